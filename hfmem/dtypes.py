@@ -1,0 +1,83 @@
+"""Element types: how many bits each takes, and the names that configs, safetensors and engines give it.
+
+One canonical name a type: the safetensors code (`BF16`, `F8_E4M3`, …), because headers are what numbers are exact from.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hfmem.errors import UnsupportedError
+
+#: bits per element of every dtype code the safetensors format knows (safetensors 0.8, `tensor.rs`)
+BITS: Final[dict[str, int]] = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+
+#: spellings of `torch_dtype` / `dtype` in config.json and of command-line flags → canonical code
+_ALIASES: Final[dict[str, str]] = {
+    "bfloat16": "BF16",
+    "bf16": "BF16",
+    "float16": "F16",
+    "fp16": "F16",
+    "half": "F16",
+    "f16": "F16",
+    "float32": "F32",
+    "fp32": "F32",
+    "float": "F32",
+    "f32": "F32",
+    "float64": "F64",
+    "double": "F64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e4m3": "F8_E4M3",
+    "fp8": "F8_E4M3",
+    "fp8_e4m3": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "fp8_e5m2": "F8_E5M2",
+    "int8": "I8",
+    "uint8": "U8",
+}
+
+#: canonical code → the short word a report shows
+DISPLAY: Final[dict[str, str]] = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8", "F8_E5M2": "fp8_e5m2"}
+
+
+def canonical(name: str) -> str:
+    """The canonical code of `name` (`"torch.bfloat16"`, `"fp16"`, `"F8_E4M3"` …).
+
+    Raises:
+        UnsupportedError: `name` is no dtype known here.
+    """
+    word = name.removeprefix("torch.")
+    if word.upper() in BITS:
+        return word.upper()
+    try:
+        return _ALIASES[word.lower()]
+    except KeyError:
+        raise UnsupportedError(f"dtype {name!r} is not known") from None
+
+
+def num_bytes(dtype: str, num_elements: int) -> int:
+    """Bytes of `num_elements` packed elements of the canonical `dtype`; sub-byte types round up to a whole byte."""
+    return (BITS[dtype] * num_elements + 7) // 8

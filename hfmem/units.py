@@ -1,0 +1,113 @@
+"""Sizes and counts as people type and read them. Bytes are integers everywhere; text is made here and in `render` only."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from hfmem.errors import UsageError
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+GB: Final = 10**9
+
+#: no real context or batch comes near; a larger number is a slip of the keyboard and would only overflow what reads it
+MAX_COUNT: Final = 1 << 40
+
+_COUNT = re.compile(r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)", re.IGNORECASE)
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_MEMORY_UNITS: Final[dict[str, int]] = {
+    "": 1,
+    "b": 1,
+    "kib": KIB,
+    "mib": MIB,
+    "gib": GIB,
+    "tib": GIB << 10,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": GB,
+    "tb": 10**12,
+    # a bare letter is what `nvidia-smi`, Docker and engines mean by it: the power of two
+    "k": KIB,
+    "m": MIB,
+    "g": GIB,
+    "t": GIB << 10,
+}
+
+
+def parse_count(text: str, what: str = "count") -> int:
+    """A positive number of tokens or sequences: `"131072"`, `"128k"` (× 1024), `"1m"` (× 1024²), `"1.5k"`.
+
+    Raises:
+        UsageError: not a positive whole number, or above 2^40.
+    """
+    match = _COUNT.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{what} {text!r} is not a positive whole number (examples: 8192, 32k, 1m)")
+    digits, suffix = match.groups()
+    scale = {"": 1, "k": 1 << 10, "m": 1 << 20}[suffix.lower()]
+    if "." in digits:
+        whole, fraction = digits.split(".")
+        scaled = int(whole + fraction) * scale
+        value, rest = divmod(scaled, 10 ** len(fraction))
+        if rest:
+            raise UsageError(f"{what} {text!r} is not a whole number")
+    else:
+        value = int(digits.replace("_", "").replace(",", "")) * scale
+    if value < 1:
+        raise UsageError(f"{what} must be at least 1, not {text!r}")
+    if value > MAX_COUNT:
+        raise UsageError(f"{what} {text!r} is beyond 2^40")
+    return value
+
+
+def parse_memory(text: str, what: str = "memory size") -> int:
+    """Bytes of `"24GiB"`, `"24GB"` (10⁹), `"80g"` (GiB) or a plain integer of bytes.
+
+    Raises:
+        UsageError: not a size, not positive, or beyond 2^60 bytes.
+    """
+    match = _MEMORY.fullmatch(text.strip())
+    unit = _MEMORY_UNITS.get(match.group(2).lower()) if match else None
+    if match is None or unit is None:
+        raise UsageError(f"{what} {text!r} is not a size (examples: 24GiB, 24GB, 80g, 25769803776)")
+    digits = match.group(1)
+    whole, _, fraction = digits.partition(".")
+    value = int(whole + fraction) * unit // 10 ** len(fraction)
+    if not 0 < value <= 1 << 60:
+        raise UsageError(f"{what} {text!r} is out of range")
+    return value
+
+
+def format_gib(num_bytes: int, digits: int = 2) -> str:
+    """`16060522496` → `"14.96 GiB"`."""
+    return f"{num_bytes / GIB:,.{digits}f} GiB"
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Three significant digits in the binary unit that suits: `"128 KiB"`, `"14.96 GiB"`, `"312 B"`."""
+    if num_bytes < KIB:
+        return f"{num_bytes} B"
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if num_bytes >= unit:
+            value = num_bytes / unit
+            return f"{value:,.0f} {name}" if value == int(value) and unit < GIB else f"{value:,.2f} {name}"
+    raise AssertionError("unreachable")
+
+
+def format_gb(num_bytes: int) -> str:
+    """Decimal gigabytes, for downloads and bandwidth only: `"16.1 GB"`, `"538 MB"`."""
+    if num_bytes >= GB:
+        return f"{num_bytes / GB:,.1f} GB"
+    if num_bytes >= 10**6:
+        return f"{num_bytes / 10**6:,.0f} MB"
+    return f"{num_bytes / 10**3:,.0f} kB"
+
+
+def format_count(value: int) -> str:
+    """Parameters in three significant digits: `8030261248` → `"8.03 B"`."""
+    for scale, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if value >= scale:
+            return f"{value / scale:.3g} {name}" if value < 1000 * scale else f"{value / scale:,.0f} {name}"
+    return str(value)
