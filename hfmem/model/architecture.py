@@ -1,0 +1,73 @@
+"""What a model is, once its config has been read: the only thing later stages know about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hfmem.model.inventory import Component, TensorSpec
+from hfmem.model.layers import Cache, Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A warning that travels into the report: a stable code and one sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Facts derived from config.json by one family's rule.
+
+    Heads and head_dim describe the main (text) stack's first attention layer and are None where the model has no attention;
+    per-layer truth is in `layers`. `dtype` is the canonical code of the config's dtype (the model's default for state and cache).
+    `class_defaults` lists keys that config.json leaves out and the class default table supplied.
+    """
+
+    family: str
+    model_type: str
+    architectures: tuple[str, ...]
+    dtype: str
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int | None
+    num_kv_heads: int | None
+    head_dim: int | None
+    vocab_size: int
+    max_position_embeddings: int | None
+    layers: tuple[Layer, ...]
+    tensors: tuple[TensorSpec, ...]
+    tie_word_embeddings: bool = False
+    intermediate_size: int | None = None
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    rope_scaled: bool = False
+    assumed: str | None = None
+    class_defaults: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    def caches(self) -> tuple[Cache, ...]:
+        """Every layer's caches in order, flattened."""
+        return tuple(cache for layer in self.layers for cache in layer.caches)
+
+    def expected_parameters(self) -> int:
+        """Logical parameters by the inventory: buffers and tied copies left out."""
+        return sum(s.count * s.elements for s in self.tensors if not s.buffer and s.tied_to is None)
+
+    def active_parameters(self) -> int:
+        """Parameters that one token uses: routed experts at top_k / num_experts; MTP layers do not run in plain decoding."""
+        total = sum(
+            (Fraction(s.count * s.elements) * s.active for s in self.tensors if not s.buffer and s.tied_to is None),
+            Fraction(0),
+        )
+        return int(total)
+
+    def parameters_by_component(self) -> dict[Component, int]:
+        """Logical parameters of each component, by the inventory."""
+        totals: dict[Component, int] = {}
+        for s in self.tensors:
+            if not s.buffer and s.tied_to is None:
+                totals[s.component] = totals.get(s.component, 0) + s.count * s.elements
+        return totals

@@ -1,0 +1,221 @@
+"""The closed set of things a layer keeps between tokens. Each is one frozen dataclass; engines `match` over the union.
+
+A new kind of cache is one dataclass here, added to `Cache`; the type checker then lists every place that must learn it
+(`assert_never`). Fields are facts of the model, never of an engine: no pages, no replication, no rounding.
+
+Shapes are per sequence. Tokens are counted by the caller; `window` and `chunk` are in tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FullAttention:
+    """Keys and values of every token: MHA, GQA and MQA alike. K is `[tokens, num_kv_heads, head_dim]`, V has `v_head_dim`."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingAttention:
+    """As `FullAttention`, but a token sees itself and the `window - 1` tokens before it."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedAttention:
+    """As `FullAttention` within aligned chunks of `chunk` tokens (Llama 4): a token sees its own chunk's beginning, no further."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek V2): one row of `kv_lora_rank + qk_rope_head_dim` a token, shared by all heads.
+
+    `qk_nope_head_dim` and `v_head_dim` are what the latent expands to; they shape weights, not the cache.
+    """
+
+    num_heads: int
+    kv_lora_rank: int
+    qk_rope_head_dim: int
+    qk_nope_head_dim: int
+    v_head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLatentAttention:
+    """Latent attention that reads `index_topk` tokens picked by an indexer (DeepSeek V3.2, GLM 5).
+
+    A layer with its own indexer keeps one key of `index_head_dim` a token beside the latent row; a layer that reuses another
+    layer's choice has `has_indexer` False and keeps none.
+    """
+
+    num_heads: int
+    kv_lora_rank: int
+    qk_rope_head_dim: int
+    qk_nope_head_dim: int
+    v_head_dim: int
+    index_head_dim: int
+    index_topk: int
+    has_indexer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba1State:
+    """Selective state space of Mamba 1: conv `[intermediate, conv_kernel - 1]`, state `[intermediate, state_size]`."""
+
+    intermediate_size: int
+    state_size: int
+    conv_kernel: int
+    state_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba2State:
+    """State space of Mamba 2: conv `[num_heads·head_dim + 2·num_groups·state_size, conv_kernel - 1]`, state
+    `[num_heads, head_dim, state_size]`."""
+
+    num_heads: int
+    head_dim: int
+    state_size: int
+    num_groups: int
+    conv_kernel: int
+    state_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNetState:
+    """Gated delta net (Qwen3-Next): conv over q, k and v `[2·num_k_heads·head_k_dim + num_v_heads·head_v_dim, conv_kernel - 1]`,
+    state `[num_v_heads, head_k_dim, head_v_dim]`."""
+
+    num_k_heads: int
+    num_v_heads: int
+    head_k_dim: int
+    head_v_dim: int
+    conv_kernel: int
+    state_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinearAttentionState:
+    """Linear (lightning) attention: one matrix `[num_heads, head_dim, head_dim]`, no convolution."""
+
+    num_heads: int
+    head_dim: int
+    state_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KimiDeltaState:
+    """Kimi delta attention: three convolutions (q, k, v), each `[num_heads·head_dim, conv_kernel - 1]`, state
+    `[num_heads, head_k_dim, head_v_dim]`."""
+
+    num_heads: int
+    head_k_dim: int
+    head_v_dim: int
+    conv_kernel: int
+    state_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShortConvState:
+    """Gated short convolution (LFM2): `[hidden_size, conv_kernel - 1]`."""
+
+    hidden_size: int
+    conv_kernel: int
+
+
+@dataclass(frozen=True, slots=True)
+class RgLruState:
+    """Real-gated linear recurrent unit (RecurrentGemma): conv `[width, conv_kernel - 1]`, state `[width]`."""
+
+    width: int
+    conv_kernel: int
+    state_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RwkvState:
+    """RWKV: `num_vectors` vectors of `hidden_size` and, from v5 on, a matrix `[num_heads, head_dim, head_dim]` (`num_heads` 0: none)."""
+
+    hidden_size: int
+    num_vectors: int
+    num_heads: int = 0
+    head_dim: int = 0
+    state_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CrossAttention:
+    """Keys and values of an encoder's output, written once: constant in the decoder's context.
+
+    `source_tokens` is the longest encoder output (Whisper: 1500), or None where the input decides (T5: as long as the source text;
+    Mllama: grows with images).
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    source_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCache:
+    """The layer attends over another layer's cache and keeps none of its own (Gemma 3n, Gemma 4). `source_layer` is an index."""
+
+    source_layer: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoCache:
+    """Nothing is kept between tokens: an encoder layer, a vision block, a block without attention. `role` says which."""
+
+    role: str
+
+
+RecurrentCache = (
+    Mamba1State
+    | Mamba2State
+    | DeltaNetState
+    | LinearAttentionState
+    | KimiDeltaState
+    | ShortConvState
+    | RgLruState
+    | RwkvState
+)
+
+Cache = (
+    FullAttention
+    | SlidingAttention
+    | ChunkedAttention
+    | LatentAttention
+    | SparseLatentAttention
+    | RecurrentCache
+    | CrossAttention
+    | SharedCache
+    | NoCache
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One block in execution order and what it keeps: one cache as a rule, two in parallel hybrids (Falcon-H1: attention and
+    state) and in decoders with cross attention (self and cross)."""
+
+    caches: tuple[Cache, ...]
+    stack: str = "decoder"  # "decoder" | "encoder" | "vision" | "audio" | "mtp"
