@@ -165,6 +165,15 @@ class Inventory:
         if boxes:
             self.specs.append(
                 TensorSpec(
-                    pattern, shape, boxes, component, split or Replicated(), active, tied_to, optional, buffer, layer_axis=0
+                    pattern,
+                    shape,
+                    boxes,
+                    component,
+                    split or Replicated(),
+                    active,
+                    tied_to,
+                    optional,
+                    buffer,
+                    layer_axis=0,
                 )
             )

@@ -1,0 +1,221 @@
+"""Reading config.json: null-safe, alias-aware, and honest about where each value came from.
+
+A value is what config.json says; else what the configuration class assumes (`data/class_defaults.json.gz`, read off transformers'
+class fields, source and version inside); else an error that names the key and the file. Only `hfmem.model` reads a config.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
+
+_T = TypeVar("_T", int, float, str, bool)
+
+#: no real dimension comes near; a larger one would only overflow what reads it
+_MAX_INT = 1 << 40
+
+
+@cache
+def _class_table() -> dict[str, Any]:
+    packed = files("hfmem.model").joinpath("data/class_defaults.json.gz").read_bytes()
+    table: dict[str, Any] = json.loads(gzip.decompress(packed))
+    return table
+
+
+def class_defaults_source() -> str:
+    """Where the table of class defaults was read from, with its version."""
+    source: str = _class_table()["source"]
+    return source
+
+
+class Config:
+    """A config.json, or a nested part of it, with the class defaults of its model type behind it.
+
+    Args:
+        data: the parsed JSON object.
+        file: what messages call it (`config.json`, `config.json: text_config`).
+        model_type: whose class defaults apply; `data["model_type"]` when None. "" applies none.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        file: str = "config.json",
+        model_type: str | None = None,
+        used_defaults: list[str] | None = None,
+    ) -> None:
+        self.data = data
+        self.file = file
+        own = data.get("model_type")
+        self.model_type: str = model_type if model_type is not None else (own if isinstance(own, str) else "")
+        #: keys that the class default table supplied so far, shared with nested parts
+        self.used_defaults: list[str] = used_defaults if used_defaults is not None else []
+
+    # ---- looking up -------------------------------------------------------------------------------------------------------
+
+    def published(self, *names: str) -> Any:
+        """The first non-null value that config.json itself gives under one of `names`, else None."""
+        for name in names:
+            value = self.data.get(name)
+            if value is not None:
+                return value
+        return None
+
+    def has(self, name: str) -> bool:
+        """Whether config.json itself has the key, null included."""
+        return name in self.data
+
+    def lookup(self, *names: str) -> Any:
+        """The published value, else the class default (recorded in `used_defaults`), else None."""
+        value = self.published(*names)
+        if value is not None:
+            return value
+        aliases: dict[str, str] = _class_table()["aliases"].get(self.model_type, {}) if self.model_type else {}
+        for name in names:  # attribute aliases of the class: `num_local_experts` published for `num_experts`
+            for alias, target in aliases.items():
+                if name == target and (value := self.data.get(alias)) is not None:
+                    return value
+                if name == alias and (value := self.data.get(target)) is not None:
+                    return value
+        for name in names:
+            if self.has(name):  # an explicit null is a value: the class default does not replace it
+                return None
+        defaults: dict[str, Any] = _class_table()["defaults"].get(self.model_type, {}) if self.model_type else {}
+        for name in names:
+            for key in (name, aliases.get(name, name)):
+                if defaults.get(key) is not None:
+                    if key not in self.used_defaults:
+                        self.used_defaults.append(key)
+                    return defaults[key]
+        return None
+
+    def _missing(self, names: Sequence[str]) -> MissingKeyError:
+        also = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
+        return MissingKeyError(
+            f"{self.file}: {names[0]!r}{also} is missing and {self.model_type or 'this model'!r} needs it"
+        )
+
+    def _typed(self, kind: type[_T], names: Sequence[str], value: Any) -> _T:
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, kind):
+            raise ContradictionError(f"{self.file}: {names[0]!r} is {json.dumps(value)[:80]}, expected {kind.__name__}")
+        if isinstance(value, int) and not -_MAX_INT <= value <= _MAX_INT:
+            raise ContradictionError(f"{self.file}: {names[0]!r} is {str(value)[:40]}, beyond any real model")
+        return value
+
+    # ---- typed access -----------------------------------------------------------------------------------------------------
+
+    def opt_int(self, *names: str) -> int | None:
+        """An integer or None; negative numbers are errors."""
+        value = self.lookup(*names)
+        if value is None:
+            return None
+        number = self._typed(int, names, value)
+        if number < 0:
+            raise ContradictionError(f"{self.file}: {names[0]!r} is {number}, expected a non-negative integer")
+        return number
+
+    def need_int(self, *names: str) -> int:
+        """An integer ≥ 0 that must be there. Raises MissingKeyError naming key and file."""
+        value = self.opt_int(*names)
+        if value is None:
+            raise self._missing(names)
+        return value
+
+    def positive(self, *names: str) -> int:
+        """An integer ≥ 1 that must be there."""
+        value = self.need_int(*names)
+        if value < 1:
+            raise ContradictionError(f"{self.file}: {names[0]!r} is {value}, expected at least 1")
+        return value
+
+    def opt_float(self, *names: str) -> float | None:
+        """A number or None."""
+        value = self.lookup(*names)
+        if value is None:
+            return None
+        return (
+            float(value) if isinstance(value, int) and not isinstance(value, bool) else self._typed(float, names, value)
+        )
+
+    def need_float(self, *names: str) -> float:
+        """A number that must be there."""
+        value = self.opt_float(*names)
+        if value is None:
+            raise self._missing(names)
+        return value
+
+    def flag(self, *names: str, default: bool | None = None) -> bool:
+        """A flag. `default` is the meaning of its absence, to be given only where the model's code defines it."""
+        value = self.lookup(*names)
+        if value is None:
+            if default is None:
+                raise self._missing(names)
+            return default
+        return self._typed(bool, names, value)
+
+    def opt_str(self, *names: str) -> str | None:
+        """A string or None."""
+        value = self.lookup(*names)
+        return None if value is None else self._typed(str, names, value)
+
+    def opt_list(self, *names: str) -> list[Any] | None:
+        """A list or None."""
+        value: list[Any] | None = self.lookup(*names)
+        if value is not None and not isinstance(value, list):
+            raise ContradictionError(f"{self.file}: {names[0]!r} is {json.dumps(value)[:80]}, expected a list")
+        return value
+
+    def need_list(self, *names: str) -> list[Any]:
+        """A list that must be there."""
+        value = self.opt_list(*names)
+        if value is None:
+            raise self._missing(names)
+        return value
+
+    def opt_sub(self, *names: str, model_type: str | None = None) -> Config | None:
+        """A nested object as a Config of its own.
+
+        Its class defaults are those of its own `model_type`, else of the type that the outer class assumes for it, else of
+        `model_type` when given.
+        """
+        for name in names:
+            value = self.data.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, dict):
+                raise ContradictionError(f"{self.file}: {name!r} is {json.dumps(value)[:80]}, expected an object")
+            return Config(value, f"{self.file}: {name}", self._sub_type(name, value, model_type), self.used_defaults)
+        return None
+
+    def _sub_type(self, name: str, value: Mapping[str, Any], model_type: str | None) -> str:
+        own = value.get("model_type")
+        if isinstance(own, str) and (own in _class_table()["defaults"] or model_type is None):
+            return own
+        assumed: str | None = _class_table()["defaults"].get(self.model_type, {}).get(f"{name}.model_type")
+        return assumed or model_type or ""
+
+    def sub(self, *names: str, model_type: str | None = None) -> Config:
+        """A nested object that the class may assume whole: an absent one is empty, so that class defaults fill it."""
+        found = self.opt_sub(*names, model_type=model_type)
+        if found is not None:
+            return found
+        kind = self._sub_type(names[0], {}, model_type)
+        if not kind:
+            raise self._missing(names)
+        return Config({}, f"{self.file}: {names[0]}", kind, self.used_defaults)
+
+    def choice(self, name: str, value: str, known: Sequence[str]) -> str:
+        """`value` if it is one of `known`. Raises UnknownArchitectureError naming the key otherwise."""
+        if value not in known:
+            raise UnknownArchitectureError(
+                f"{self.file}: {name!r} is {value[:80]!r}, which is not known for {self.model_type!r} (known: {', '.join(known)})"
+            )
+        return value

@@ -1,0 +1,97 @@
+"""Llama and the models built on its block: pre-norm, rotary GQA, gated MLP.
+
+Source: transformers 5.23.0 `models/{llama,mistral,qwen2,qwen3,…}/modeling_*.py`, and the published checkpoints' tensor names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hfmem.errors import ContradictionError
+from hfmem.model.architecture import Architecture
+from hfmem.model.blocks import (
+    VOCAB,
+    Dims,
+    assemble,
+    attention,
+    attention_by_types,
+    embedding,
+    full,
+    gated_mlp,
+    lm_head,
+    norm,
+    read_dims,
+    sliding,
+)
+from hfmem.model.config import Config
+from hfmem.model.inventory import Inventory
+from hfmem.model.layers import Layer
+
+
+def decoder(
+    cfg: Config,
+    family: str,
+    *,
+    layers: Sequence[Layer] | None = None,
+    qkv_bias: bool = False,
+    o_bias: bool = False,
+    mlp_bias: bool = False,
+    qk_norm: str | None = None,
+    d: Dims | None = None,
+) -> Architecture:
+    """The Llama block `num_hidden_layers` times, with `layers` (default: full attention everywhere) as its caches."""
+    d = d or read_dims(cfg)
+    inv = Inventory()
+    vocab = cfg.positive(*VOCAB)
+    intermediate = cfg.positive("intermediate_size")
+    every = range(d.num_layers)
+    tied = cfg.flag("tie_word_embeddings", default=False)
+    embedding(inv, "model.embed_tokens.weight", vocab, d.hidden)
+    attention(inv, "model.layers.{}.self_attn", every, d, qkv_bias=qkv_bias, o_bias=o_bias, qk_norm=qk_norm)
+    gated_mlp(inv, "model.layers.{}.mlp", every, d.hidden, intermediate, bias=mlp_bias)
+    norm(inv, "model.layers.{}.input_layernorm", every, d.hidden)
+    norm(inv, "model.layers.{}.post_attention_layernorm", every, d.hidden)
+    norm(inv, "model.norm", None, d.hidden)
+    lm_head(inv, "lm_head.weight", vocab, d.hidden, "model.embed_tokens.weight" if tied else None)
+    kept = [Layer((full(d),))] * d.num_layers if layers is None else layers
+    return assemble(cfg, cfg, family, d, kept, inv, vocab=vocab, tied=tied, intermediate=intermediate)
+
+
+def llama(cfg: Config) -> Architecture:
+    """Llama 1–3 and everything published under its class (Yi, Vicuna, CodeLlama, SmolLM 1–2, …)."""
+    bias = cfg.flag("attention_bias", default=False)
+    return decoder(cfg, "llama", qkv_bias=bias, o_bias=bias, mlp_bias=cfg.flag("mlp_bias", default=False))
+
+
+def mistral(cfg: Config) -> Architecture:
+    """Mistral: Llama's block; a non-null `sliding_window` holds in every layer."""
+    d = read_dims(cfg)
+    window = cfg.opt_int("sliding_window")
+    return decoder(cfg, "mistral", d=d, layers=[Layer((sliding(d, window) if window else full(d),))] * d.num_layers)
+
+
+def qwen_layers(cfg: Config, d: Dims) -> list[Layer]:
+    """Qwen2's windows: off unless `use_sliding_window`; then `layer_types`, else layers from `max_window_layers` on slide."""
+    if not cfg.flag("use_sliding_window", default=False):
+        return [Layer((full(d),))] * d.num_layers
+    window = cfg.opt_int("sliding_window")
+    types = cfg.opt_list("layer_types")
+    if types is None:
+        first = cfg.need_int("max_window_layers")
+        types = ["sliding_attention" if window and i >= first else "full_attention" for i in range(d.num_layers)]
+    if len(types) != d.num_layers:
+        raise ContradictionError(f"{cfg.file}: 'layer_types' has {len(types)} entries for {d.num_layers} layers")
+    return attention_by_types(cfg, d, types, window)
+
+
+def qwen2(cfg: Config) -> Architecture:
+    """Qwen 1.5, 2, 2.5: Llama's block with biases on q, k and v."""
+    d = read_dims(cfg)
+    return decoder(cfg, "qwen2", d=d, layers=qwen_layers(cfg, d), qkv_bias=True)
+
+
+def qwen3(cfg: Config) -> Architecture:
+    """Qwen3: head_dim of its own, a norm over each head of q and k."""
+    d = read_dims(cfg)
+    bias = cfg.flag("attention_bias", default=False)
+    return decoder(cfg, "qwen3", d=d, layers=qwen_layers(cfg, d), qkv_bias=bias, o_bias=bias, qk_norm="head")

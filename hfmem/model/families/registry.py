@@ -1,0 +1,71 @@
+"""Which rule reads which model_type. One line an entry: `model_type: "module:function"`; modules load when asked for."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+from hfmem.errors import UnknownArchitectureError
+from hfmem.model.architecture import Architecture
+from hfmem.model.config import Config
+
+
+class Family(Protocol):
+    """A family's rule: the whole config in, the architecture out."""
+
+    def __call__(self, cfg: Config, /) -> Architecture: ...
+
+
+#: model_type as config.json spells it → the rule, in `hfmem.model.families`
+FAMILIES: Final[dict[str, str]] = {
+    "llama": "llama:llama",
+    "mistral": "llama:mistral",
+    "qwen2": "llama:qwen2",
+    "qwen3": "llama:qwen3",
+}
+
+#: model_type absent from config.json: the first entry of `architectures` decides
+BY_CLASS: Final[dict[str, str]] = {
+    "LlamaForCausalLM": "llama",
+}
+
+
+def rule(model_type: str) -> Family:
+    """The rule registered under `model_type`. Raises KeyError."""
+    module, _, function = FAMILIES[model_type].partition(":")
+    return cast(Family, getattr(import_module(f"hfmem.model.families.{module}"), function))
+
+
+def nearest(model_type: str) -> str | None:
+    """The registered model_type spelled most like this one, for messages."""
+    found = difflib.get_close_matches(model_type, FAMILIES, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def read_architecture(data: dict[str, object], file: str = "config.json", assume: str | None = None) -> Architecture:
+    """Derive a model's architecture from its parsed config.json.
+
+    Args:
+        data: the config's JSON object.
+        file: what messages call it.
+        assume: read the config as this model_type whatever it says (`--assume`); the result says so.
+
+    Raises:
+        UnknownArchitectureError: no rule for this model_type.
+        MissingKeyError, ContradictionError: the family's rule found a key absent or impossible.
+    """
+    published = data.get("model_type")
+    model_type = published if isinstance(published, str) else ""
+    if not model_type:
+        classes = data.get("architectures")
+        first = classes[0] if isinstance(classes, list) and classes else None
+        model_type = BY_CLASS.get(first, "") if isinstance(first, str) else ""
+    wanted = assume or model_type
+    if wanted not in FAMILIES:
+        if not wanted:
+            raise UnknownArchitectureError(f"{file}: neither 'model_type' nor 'architectures' says what this model is")
+        near = nearest(wanted)
+        hint = f"; nearest: {near} (--assume {near} to go on as that)" if near else ""
+        raise UnknownArchitectureError(f'{file}: model_type "{wanted[:80]}" is not known{hint}')
+    return rule(wanted)(Config(data, file, model_type=wanted))
