@@ -35,6 +35,34 @@ BITS: Final[dict[str, int]] = {
     "U64": 64,
 }
 
+#: elements and bytes of one block of the quantized tensor types of GGUF files (llama.cpp's `ggml-common.h`)
+BLOCKS: Final[dict[str, tuple[int, int]]] = {
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+}
+
 #: spellings of `torch_dtype` / `dtype` in config.json and of command-line flags → canonical code
 _ALIASES: Final[dict[str, str]] = {
     "bfloat16": "BF16",
@@ -78,6 +106,14 @@ def canonical(name: str) -> str:
         raise UnsupportedError(f"dtype {name!r} is not known") from None
 
 
+def is_stored(dtype: str) -> bool:
+    """Whether `dtype` is a code that a tensor in a file can have."""
+    return dtype in BITS or dtype in BLOCKS
+
+
 def num_bytes(dtype: str, num_elements: int) -> int:
-    """Bytes of `num_elements` packed elements of the canonical `dtype`; sub-byte types round up to a whole byte."""
+    """Bytes of `num_elements` packed elements of `dtype`; sub-byte types round up to a byte, blocks to a block."""
+    if dtype in BLOCKS:
+        elements, size = BLOCKS[dtype]
+        return -(-num_elements // elements) * size
     return (BITS[dtype] * num_elements + 7) // 8

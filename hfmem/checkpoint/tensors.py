@@ -1,7 +1,8 @@
 """Tensor facts, grouped: what every checkpoint parser returns and everything later reads.
 
-A 161-shard model has 90,000 tensors of some sixty kinds. Later stages never look at one tensor at a time, so parsers fold names that
-differ in their numbers alone into one `TensorGroup`; what an estimate costs then depends on the kinds, not on the number of tensors.
+A 161-shard model has 90,000 tensors of some sixty kinds. Later stages never look at one tensor at a time, so parsers
+fold names that differ in their numbers alone into one `TensorGroup`; what an estimate costs then depends on the
+kinds, not on the number of tensors.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ Box = tuple[range, ...]
 class TensorGroup:
     """Tensors with one dtype and shape whose names differ only in the integers that stand at `{}` in `pattern`.
 
-    `pattern` is `"model.layers.{}.self_attn.q_proj.weight"`; `boxes` list the integers, e.g. `((range(0, 32),),)`. Boxes of one group
-    are disjoint. A pattern without `{}` has the single box `()`. Two groups may share a pattern when dtype or shape differ.
+    `pattern` is `"model.layers.{}.self_attn.q_proj.weight"`; `boxes` list the integers, e.g. `((range(0, 32),),)`.
+    Boxes of one group are disjoint, and a range may have a step. A pattern without `{}` has the single box `()`. A
+    brace of the name itself is doubled, so that `pattern.format(*indices)` is the name. Two groups may share a
+    pattern when dtype or shape differ.
     """
 
     pattern: str
@@ -70,8 +73,9 @@ class TensorGroup:
 class Checkpoint:
     """All tensors of one coherent set of weight files.
 
-    `file_bytes` is the size of the files that hold them (headers included), None where no size is known. `metadata` merges the
-    `__metadata__` of the headers (first file wins). `format` says which parser made it.
+    `file_bytes` is the size of the files that hold them (headers included), None where no size is known. `metadata`
+    merges the `__metadata__` of the headers (first file wins). `format` says which parser made it. `notes` are
+    oddities worth a warning.
     """
 
     groups: tuple[TensorGroup, ...]
@@ -79,6 +83,7 @@ class Checkpoint:
     num_files: int
     file_bytes: int | None
     metadata: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:

@@ -1,0 +1,97 @@
+"""The headers of all shards, put together to one `Checkpoint` and checked against the index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hfmem.checkpoint.grouping import Fact, group_facts
+from hfmem.checkpoint.index import Index
+from hfmem.checkpoint.safetensors import Header
+from hfmem.checkpoint.tensors import Checkpoint
+from hfmem.errors import ContradictionError, MissingFileError
+
+
+def merge(headers: Mapping[str, Header], index: Index | None = None, *, file_bytes: int | None = None) -> Checkpoint:
+    """All tensors of `headers` (file name → header), each counted once, in the order given.
+
+    With an index, a tensor that two files store is the one of the file that the index names; without one nothing says
+    which holds. `file_bytes` is the size of the files; left out, it is known when every header's length is.
+
+    Raises:
+        ContradictionError: a tensor stored twice with nothing to choose, or an index that names a tensor no file has.
+        MissingFileError: the index names a file that has no header here.
+    """
+    notes = list(index.notes) if index else []
+    if index:
+        _check_index(headers, index, notes)
+    names: list[str] = []
+    facts: list[Fact] = []
+    for header in headers.values():
+        names += header.tensors
+        facts += header.tensors.values()
+    if len(set(names)) != len(names):
+        names, facts = _without_doubles(headers, index, notes)
+    sizes = [header.file_bytes for header in headers.values()]
+    if file_bytes is None and sizes and None not in sizes:
+        file_bytes = sum(size for size in sizes if size is not None)
+    metadata: dict[str, str] = {}
+    for header in headers.values():
+        for key, value in header.metadata:
+            metadata.setdefault(key, value)
+    return Checkpoint(
+        groups=group_facts(names, facts),
+        format="safetensors",
+        num_files=len(headers),
+        file_bytes=file_bytes,
+        metadata=tuple(metadata.items()),
+        notes=tuple(notes),
+    )
+
+
+def _check_index(headers: Mapping[str, Header], index: Index, notes: list[str]) -> None:
+    for shard in index.shards:
+        if shard not in headers:
+            raise MissingFileError(f"{index.file} names {shard}, which is not there")
+    by_shard: dict[str, set[str]] = {}
+    for name, shard in index.weight_map.items():
+        by_shard.setdefault(shard, set()).add(name)
+    elsewhere: list[str] = []
+    for shard, named in by_shard.items():
+        for name in sorted(named.difference(headers[shard].tensors)):
+            others = [other for other, header in headers.items() if name in header.tensors]
+            if not others:
+                raise ContradictionError(f"{index.file}: {shard} does not hold tensor {name!r}, nor does another file")
+            elsewhere.append(name)
+    if elsewhere:
+        notes.append(f"{index.file}: {len(elsewhere):,} tensors are in other files than it says ({elsewhere[0]}, …)")
+    unnamed = [name for header in headers.values() for name in header.tensors.keys() - index.weight_map.keys()]
+    if unnamed:
+        notes.append(f"{index.file}: leaves out {len(unnamed):,} stored tensors ({min(unnamed)}, …)")
+
+
+def _without_doubles(
+    headers: Mapping[str, Header], index: Index | None, notes: list[str]
+) -> tuple[list[str], list[Fact]]:
+    """Each name once: where several files store it, from the file that the index names."""
+    home: dict[str, str] = {}
+    doubles = 0
+    for shard, header in headers.items():
+        for name in header.tensors:
+            first = home.setdefault(name, shard)
+            if first == shard:
+                continue
+            doubles += 1
+            named = index.weight_map.get(name) if index else None
+            if named == shard:
+                home[name] = shard
+            elif named != first:
+                raise ContradictionError(f"tensor {name!r} is stored in both {first} and {shard}")
+    assert index is not None
+    notes.append(f"{doubles:,} tensors are stored in several files and counted once, as {index.file} says")
+    kept = [
+        (name, fact)
+        for shard, header in headers.items()
+        for name, fact in header.tensors.items()
+        if home[name] == shard
+    ]
+    return [name for name, _ in kept], [fact for _, fact in kept]
