@@ -66,14 +66,14 @@ def main() -> None:
         if not model_type or model_type in defaults:
             return
         defaults[model_type] = {k: v for k, v in sorted(field_defaults(config_class).items()) if k not in base}
-        subs = {k: v for k, v in getattr(config_class, "sub_configs", {}).items()}
+        subs = dict(getattr(config_class, "sub_configs", {}).items())
         for key, sub in subs.items():
             sub_type = getattr(sub, "model_type", "")
             if sub_type:
                 defaults[model_type][f"{key}.model_type"] = sub_type
             if dataclasses.is_dataclass(sub):
                 collect(sub)
-        mapped = {k: v for k, v in (getattr(config_class, "attribute_map", None) or {}).items()}
+        mapped = dict((getattr(config_class, "attribute_map", None) or {}).items())
         if mapped:
             aliases[model_type] = mapped
 

@@ -74,8 +74,8 @@ class TensorSpec:
 
     `active` is the share of the tensor's elements that one token uses (routed experts: top_k / num_experts; an embedding table is
     counted whole, as model cards do). `tied_to` names the pattern whose storage this tensor shares: a file may store it or not, and
-    it counts once. `optional`: a file may leave it out or a config may not tell. `layer_axis`: which `{}` is the layer, for pipeline
-    stages. `stored` False: the class has it as a parameter but checkpoints do not hold it.
+    it counts once. `optional`: a file may leave it out. `buffer`: stored, and not a parameter. `layer_axis`: which `{}` is the
+    layer, for pipeline stages.
     """
 
     pattern: str

@@ -151,7 +151,7 @@ class RgLruState:
 
 @dataclass(frozen=True, slots=True)
 class RwkvState:
-    """RWKV: `num_vectors` vectors of `hidden_size` and, from v5 on, a matrix `[num_heads, head_dim, head_dim]` (`num_heads` 0: none)."""
+    """RWKV: `num_vectors` vectors of `hidden_size`; from v5 on also `[num_heads, head_dim, head_dim]` (`num_heads` 0: none)."""
 
     hidden_size: int
     num_vectors: int
