@@ -1,0 +1,172 @@
+"""What a layer must keep, in bytes: the model's own need, before any engine's pages, replication or rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from hfmem.dtypes import num_bytes
+from hfmem.memory.formats import resolve_kv_dtype, vector_bytes
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import (
+    Cache,
+    ChunkedAttention,
+    CrossAttention,
+    DeltaNetState,
+    FullAttention,
+    KimiDeltaState,
+    LatentAttention,
+    LinearAttentionState,
+    Mamba1State,
+    Mamba2State,
+    NoCache,
+    RecurrentCache,
+    RgLruState,
+    RwkvState,
+    SharedCache,
+    ShortConvState,
+    SlidingAttention,
+    SparseLatentAttention,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StateTensor:
+    """One constant tensor of a recurrent layer: `role` "conv" or "state", its shape for one sequence, and the dtype that the
+    config names for it (None: the model's)."""
+
+    role: str
+    shape: tuple[int, ...]
+    dtype: str | None = None
+
+    @property
+    def elements(self) -> int:
+        """Elements of the tensor."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+def state_tensors(cache: RecurrentCache) -> tuple[StateTensor, ...]:
+    """The tensors a recurrent layer keeps for one sequence, with a convolution's history as `conv_kernel - 1` columns."""
+    match cache:
+        case Mamba1State(intermediate_size=width, state_size=n, conv_kernel=k, state_dtype=dtype):
+            return (StateTensor("conv", (width, k - 1)), StateTensor("state", (width, n), dtype))
+        case Mamba2State(num_heads=h, head_dim=d, state_size=n, num_groups=g, conv_kernel=k, state_dtype=dtype):
+            return (StateTensor("conv", (h * d + 2 * g * n, k - 1)), StateTensor("state", (h, d, n), dtype))
+        case DeltaNetState(
+            num_k_heads=hk, num_v_heads=hv, head_k_dim=dk, head_v_dim=dv, conv_kernel=k, state_dtype=dtype
+        ):
+            return (StateTensor("conv", (2 * hk * dk + hv * dv, k - 1)), StateTensor("state", (hv, dk, dv), dtype))
+        case KimiDeltaState(num_heads=h, head_k_dim=dk, head_v_dim=dv, conv_kernel=k, state_dtype=dtype):
+            return (
+                StateTensor("conv", (h * dk, k - 1)),
+                StateTensor("conv", (h * dk, k - 1)),
+                StateTensor("conv", (h * dv, k - 1)),
+                StateTensor("state", (h, dk, dv), dtype),
+            )
+        case LinearAttentionState(num_heads=h, head_dim=d, state_dtype=dtype):
+            return (StateTensor("state", (h, d, d), dtype),)
+        case ShortConvState(hidden_size=width, conv_kernel=k):
+            return (StateTensor("conv", (width, k - 1)),)
+        case RgLruState(width=width, conv_kernel=k, state_dtype=dtype):
+            return (StateTensor("conv", (width, k - 1)), StateTensor("state", (width,), dtype))
+        case RwkvState(hidden_size=width, num_vectors=n, num_heads=h, head_dim=d, state_dtype=dtype):
+            vectors = StateTensor("state", (n, width), dtype)
+            return (vectors, StateTensor("state", (h, d, d), dtype)) if h else (vectors,)
+        case _:
+            assert_never(cache)
+
+
+def token_bytes(cache: Cache, kv_dtype: str) -> int:
+    """Bytes one cached token takes in this layer; 0 where nothing is kept per token.
+
+    Source: K and V of `num_kv_heads` heads, or one latent row (its compressed and rotary parts are two vectors) and, with an
+    indexer, one more key.
+    """
+    match cache:
+        case FullAttention() | SlidingAttention() | ChunkedAttention():
+            row = vector_bytes(kv_dtype, cache.head_dim) + vector_bytes(kv_dtype, cache.v_head_dim)
+            return cache.num_kv_heads * row
+        case LatentAttention():
+            return vector_bytes(kv_dtype, cache.kv_lora_rank) + vector_bytes(kv_dtype, cache.qk_rope_head_dim)
+        case SparseLatentAttention():
+            latent = vector_bytes(kv_dtype, cache.kv_lora_rank) + vector_bytes(kv_dtype, cache.qk_rope_head_dim)
+            return latent + (vector_bytes(kv_dtype, cache.index_head_dim) if cache.has_indexer else 0)
+        case CrossAttention():
+            return cache.num_kv_heads * 2 * vector_bytes(kv_dtype, cache.head_dim)
+        case SharedCache() | NoCache():
+            return 0
+        case _:
+            return _recurrent_token_bytes(cache)
+
+
+def _recurrent_token_bytes(cache: RecurrentCache) -> int:
+    """A recurrent layer keeps nothing per token; a separate function so that the type checker proves the match above whole."""
+    return 0
+
+
+def held_tokens(cache: Cache, context: int) -> int:
+    """How many of a sequence's `context` tokens a layer has to keep: all, the window's, or the chunk's."""
+    match cache:
+        case SlidingAttention(window=window):
+            return min(context, window)
+        case ChunkedAttention(chunk=chunk):
+            return min(context, chunk)
+        case FullAttention() | LatentAttention() | SparseLatentAttention():
+            return context
+        case _:
+            return 0
+
+
+def source_tokens(cache: CrossAttention, given: int | None) -> int:
+    """Encoder positions a cross attention layer keeps: the model's maximum, else the given length, else none."""
+    if cache.source_tokens is not None:
+        return cache.source_tokens
+    return given or 0
+
+
+def constant_bytes(cache: Cache, kv_dtype: str, model_dtype: str, given_source_tokens: int | None = None) -> int:
+    """Bytes one sequence takes in this layer whatever its context: a recurrent state, or cross attention's keys and values."""
+    match cache:
+        case CrossAttention():
+            return source_tokens(cache, given_source_tokens) * token_bytes(cache, kv_dtype)
+        case (
+            FullAttention()
+            | SlidingAttention()
+            | ChunkedAttention()
+            | LatentAttention()
+            | SparseLatentAttention()
+            | SharedCache()
+            | NoCache()
+        ):
+            return 0
+        case _:
+            return sum(num_bytes(t.dtype or model_dtype, t.elements) for t in state_tensors(cache))
+
+
+def layer_bytes(
+    cache: Cache, context: int, kv_dtype: str, model_dtype: str, given_source_tokens: int | None = None
+) -> int:
+    """Bytes one sequence of `context` tokens takes in one layer's cache, as the model needs it."""
+    growing = held_tokens(cache, context) * token_bytes(cache, kv_dtype)
+    return growing + constant_bytes(cache, kv_dtype, model_dtype, given_source_tokens)
+
+
+def bytes_per_token(arch: Architecture, kv_dtype: str = "auto", declared: str | None = None) -> int:
+    """Growth per token of the layers that keep every token, over all layers: `kv_cache.bytes_per_token` of the contract."""
+    fmt = resolve_kv_dtype(arch.dtype, kv_dtype, declared)
+    return sum(
+        token_bytes(cache, fmt)
+        for cache in arch.caches()
+        if isinstance(cache, FullAttention | LatentAttention | SparseLatentAttention)
+    )
+
+
+def state_bytes_per_seq(
+    arch: Architecture, kv_dtype: str = "auto", declared: str | None = None, given_source_tokens: int | None = None
+) -> int:
+    """Constant bytes of one sequence, as the model needs it: recurrent states and cross attention."""
+    fmt = resolve_kv_dtype(arch.dtype, kv_dtype, declared)
+    return sum(constant_bytes(cache, fmt, arch.dtype, given_source_tokens) for cache in arch.caches())

@@ -1,0 +1,164 @@
+"""transformers' dynamic cache: what it holds during decoding.
+
+Read from transformers 5.23.0: `cache_utils.py` (`DynamicLayer`, `DynamicSlidingWindowLayer`, `DynamicIndexedLayer`,
+`LinearAttentionLayer`, `EncoderDecoderCache`) and the models' own states (`modeling_recurrent_gemma.py`, `modeling_rwkv.py`,
+`modeling_minimax.py`, `modeling_falcon.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from hfmem.dtypes import num_bytes
+from hfmem.errors import UnsupportedError
+from hfmem.memory.cache import StateTensor, source_tokens, state_tensors, token_bytes
+from hfmem.memory.engines.ideal import open_source_notes
+from hfmem.memory.formats import resolve_kv_dtype
+from hfmem.memory.result import CacheBytes, LayerGroup, group_layers
+from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import (
+    Cache,
+    ChunkedAttention,
+    CrossAttention,
+    DeltaNetState,
+    FullAttention,
+    KimiDeltaState,
+    LatentAttention,
+    LinearAttentionState,
+    Mamba1State,
+    Mamba2State,
+    NoCache,
+    RecurrentCache,
+    RgLruState,
+    RwkvState,
+    SharedCache,
+    ShortConvState,
+    SlidingAttention,
+    SparseLatentAttention,
+)
+
+NAME: Final = "transformers"
+VERSION: Final = "5.23.0"
+
+_DTYPES: Final = frozenset({"bf16", "fp16", "fp32"})
+
+
+def cache(arch: Architecture, serving: Serving) -> CacheBytes:
+    """Bytes of the dynamic cache of `num_seqs` sequences of `context` tokens, one decode step after the prompt.
+
+    Tensor parallelism shards the KV heads (a head is never split); pipeline stages are even runs of layers, as `device_map` does.
+
+    Raises:
+        UnsupportedError: a KV dtype the dynamic cache does not hold, or KV heads that `tp` does not divide.
+    """
+    # a declared cache format is an engine's business: the dynamic cache holds what the attention layers compute in
+    fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, None)
+    if fmt not in _DTYPES:
+        raise UnsupportedError(f"transformers' dynamic cache holds the model's dtype, not {fmt}")
+    groups = []
+    stages = [0] * serving.pp
+    num_layers = max(len(arch.layers), 1)
+    for kind, layers in group_layers(tuple(layer.caches for layer in arch.layers)).items():
+        held = _broadcast(arch, kind)
+        tokens = decode_tokens(held, serving.context, serving.source_tokens)
+        per_token = token_bytes(held, fmt)
+        state = _state_bytes(held, arch.dtype)
+        constant = tokens * per_token if isinstance(held, CrossAttention) else state
+        growing = 0 if isinstance(held, CrossAttention) else tokens * per_token
+        shards = _shards(held, serving.tp)
+        copies = len(layers) * serving.tp // shards
+        groups.append(LayerGroup(kind, layers, per_token, tokens, copies * (growing + constant), copies * constant))
+        for index in layers:
+            stages[index * serving.pp // num_layers] += (growing + constant) // shards
+    per_seq = sum(group.bytes for group in groups)
+    return CacheBytes(
+        engine=NAME,
+        kv_dtype=fmt,
+        bytes=per_seq * serving.num_seqs,
+        bytes_per_rank=max(stages) * serving.num_seqs_per_replica,
+        bytes_per_seq=per_seq,
+        state_bytes_per_seq=sum(group.state_bytes for group in groups),
+        layer_groups=tuple(groups),
+        notes=open_source_notes(arch, serving),
+    )
+
+
+def _broadcast(arch: Architecture, kind: Cache) -> Cache:
+    """Falcon's new decoder broadcasts K and V to every query head before it caches them (`modeling_falcon.py`)."""
+    if arch.model_type in ("falcon", "RefinedWeb") and isinstance(kind, FullAttention) and kind.num_kv_heads > 1:
+        return FullAttention(kind.num_heads, kind.num_heads, kind.head_dim, kind.v_head_dim)
+    return kind
+
+
+def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None) -> int:
+    """Tokens a layer's tensors hold during decoding: windows and chunks alike keep one less than their size.
+
+    A window of 1 keeps everything: the slice `[-window + 1:]` is then the whole.
+    """
+    match kind:
+        case SlidingAttention(window=size) | ChunkedAttention(chunk=size):
+            return min(context, size - 1) if size > 1 else context
+        case FullAttention() | LatentAttention() | SparseLatentAttention():
+            return context
+        case CrossAttention():
+            return source_tokens(kind, given_source_tokens)
+        case _:
+            return 0
+
+
+def _state_bytes(kind: Cache, model_dtype: str) -> int:
+    """Constant bytes of one sequence in a recurrent layer: convolutions hold the full kernel width, states are fp32.
+
+    RecurrentGemma keeps K - 1 columns; RWKV's first two vectors and MiniMax's matrix are in the model's dtype.
+    """
+    match kind:
+        case (
+            FullAttention()
+            | SlidingAttention()
+            | ChunkedAttention()
+            | LatentAttention()
+            | SparseLatentAttention()
+            | CrossAttention()
+            | SharedCache()
+            | NoCache()
+        ):
+            return 0
+        case LinearAttentionState():
+            return sum(num_bytes(model_dtype, t.elements) for t in state_tensors(kind))
+        case RwkvState(hidden_size=width, num_vectors=n):
+            split = min(n, 2)
+            matrix = state_tensors(kind)[1:]
+            vectors = num_bytes(model_dtype, split * width) + num_bytes("F32", (n - split) * width)
+            return vectors + sum(num_bytes("F32", t.elements) for t in matrix)
+        case _:
+            return sum(_tensor_bytes(kind, t, model_dtype) for t in state_tensors(kind))
+
+
+def _tensor_bytes(kind: RecurrentCache, tensor: StateTensor, model_dtype: str) -> int:
+    if tensor.role == "state":
+        return num_bytes("F32", tensor.elements)
+    columns = tensor.shape[1]
+    match kind:
+        case RgLruState():
+            width = columns
+        case Mamba1State() | Mamba2State() | DeltaNetState() | KimiDeltaState() | ShortConvState():
+            width = columns + 1
+        case LinearAttentionState() | RwkvState():
+            raise AssertionError("no convolution")
+        case _:
+            assert_never(kind)
+    return num_bytes(model_dtype, tensor.shape[0] * width)
+
+
+def _shards(kind: Cache, tp: int) -> int:
+    """How many ranks share one layer's cache: KV heads are split, latents and states are not."""
+    match kind:
+        case FullAttention() | SlidingAttention() | ChunkedAttention() | CrossAttention():
+            if kind.num_kv_heads % tp:
+                raise UnsupportedError(
+                    f"transformers does not split {kind.num_kv_heads} KV heads over {tp} tensor-parallel ranks"
+                )
+            return tp
+        case _:
+            return 1

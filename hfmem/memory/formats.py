@@ -1,0 +1,114 @@
+"""Formats of cached vectors: how many bytes one token's key, value or latent takes, its scales included."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hfmem.dtypes import canonical
+from hfmem.errors import UnsupportedError, UsageError
+
+#: canonical KV format → its bits per element, before scales
+KV_BITS: Final[dict[str, int]] = {
+    "bf16": 16,
+    "fp16": 16,
+    "fp32": 32,
+    "fp8": 8,
+    "fp8_e5m2": 8,
+    "fp8_per_token_head": 8,
+    "int8": 8,
+    "int4": 4,
+    "nvfp4": 4,
+}
+
+_ALIASES: Final[dict[str, str]] = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "f16": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+    "f32": "fp32",
+    "fp8_e4m3": "fp8",
+    "fp8_e4m3fn": "fp8",
+    "float8_e4m3fn": "fp8",
+    "float8_e4m3": "fp8",
+    "e4m3": "fp8",
+    "float8_e5m2": "fp8_e5m2",
+    "e5m2": "fp8_e5m2",
+    "int8_per_token_head": "int8",
+    "q8_0": "int8",
+    "int4_per_token_head": "int4",
+    "q4_0": "int4",
+    "fp4": "nvfp4",
+}
+
+_FROM_MODEL: Final[dict[str, str]] = {
+    "BF16": "bf16",
+    "F16": "fp16",
+    "F32": "fp32",
+    "F64": "fp32",
+    "F8_E4M3": "fp8",
+    "F8_E5M2": "fp8_e5m2",
+}
+
+#: bytes of one fp32 scale
+SCALE_BYTES: Final = 4
+
+
+def canonical_kv_dtype(name: str) -> str:
+    """`"auto"` or one of `KV_BITS`.
+
+    Raises:
+        UsageError: no KV format of that name.
+    """
+    word = name.strip().lower().removeprefix("torch.")
+    if word == "auto":
+        return word
+    word = _ALIASES.get(word, word)
+    if word not in KV_BITS:
+        raise UsageError(f"KV dtype {name!r} is not known (auto, {', '.join(KV_BITS)})")
+    return word
+
+
+def kv_dtype_of_model(dtype: str) -> str:
+    """The KV format of a model computing in the canonical `dtype`: the same floating type.
+
+    Raises:
+        UnsupportedError: no engine caches in that type.
+    """
+    code = canonical(dtype)
+    try:
+        return _FROM_MODEL[code]
+    except KeyError:
+        raise UnsupportedError(f"a cache in the model's dtype {dtype!r} is not known; give --kv-dtype") from None
+
+
+def resolve_kv_dtype(model_dtype: str, kv_dtype: str, declared: str | None) -> str:
+    """The format that `kv_dtype` means: `auto` is what the checkpoint declares for its cache, else the model's own dtype.
+
+    Quantized weights alone never change the cache: an FP8 checkpoint without a declared cache format keeps the model's dtype.
+    """
+    if kv_dtype != "auto":
+        return kv_dtype
+    if declared is not None and declared != "auto":
+        return declared
+    return kv_dtype_of_model(model_dtype)
+
+
+def vector_bytes(kv_dtype: str, size: int) -> int:
+    """Bytes of one cached vector of `size` elements: one head's key or value of one token, or a latent row.
+
+    - floating formats and `fp8`: elements only; fp8's scales are per tensor and live with the weights.
+    - `int8`, `int4`, `fp8_per_token_head`: one fp32 scale beside each vector, as vLLM's `*_per_token_head` formats keep it
+      (`TritonAttentionBackend.customize_spec`); int4 packs two elements in a byte.
+    - `nvfp4`: two elements in a byte and one fp8 scale for 16 elements (`nvfp4_kv_cache_full_dim`).
+    """
+    match kv_dtype:
+        case "int8" | "fp8_per_token_head":
+            return size + SCALE_BYTES
+        case "int4":
+            return size // 2 + SCALE_BYTES
+        case "nvfp4":
+            return size // 2 + size // 16
+        case _:
+            return size * KV_BITS[kv_dtype] // 8

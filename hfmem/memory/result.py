@@ -1,0 +1,71 @@
+"""What an engine's rules answer: bytes of the cache, layer by layer and in all, and what its pool holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hfmem.model.architecture import Note
+from hfmem.model.layers import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Layers with one kind and shape of cache, as one engine holds it.
+
+    `layers` are indices in execution order. `bytes_per_token` is what each further token adds while the layer still grows,
+    `tokens` how many tokens the engine holds there for one sequence, `bytes` all of that for one sequence over all `layers` and
+    ranks, `state_bytes` the part of `bytes` that does not depend on the context.
+    """
+
+    cache: Cache
+    layers: tuple[int, ...]
+    bytes_per_token: int
+    tokens: int
+    bytes: int
+    state_bytes: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many layers there are in the group."""
+        return len(self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBytes:
+    """The cache of `num_seqs` sequences of `context` tokens under one engine.
+
+    `bytes` counts all ranks together (replicas included), `bytes_per_rank` the most loaded rank, `bytes_per_seq` one sequence over
+    the ranks that hold it. `state_bytes_per_seq` is the part of `bytes_per_seq` that does not depend on the context.
+    """
+
+    engine: str
+    kv_dtype: str
+    bytes: int
+    bytes_per_rank: int
+    bytes_per_seq: int
+    state_bytes_per_seq: int
+    layer_groups: tuple[LayerGroup, ...]
+    page_size: int | None = None
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What a pool of `memory_bytes_per_rank` holds, as the engine itself computes and logs it."""
+
+    memory_bytes_per_rank: int
+    page_size: int
+    page_bytes: int
+    num_pages: int
+    capacity_tokens: int
+    max_concurrency: float
+    log_lines: tuple[str, ...] = ()
+
+
+def group_layers(layers: tuple[tuple[Cache, ...], ...]) -> dict[Cache, tuple[int, ...]]:
+    """Each distinct cache and the layers that have it, in the order in which caches first appear."""
+    found: dict[Cache, list[int]] = {}
+    for index, caches in enumerate(layers):
+        for cache in caches:
+            found.setdefault(cache, []).append(index)
+    return {cache: tuple(indices) for cache, indices in found.items()}

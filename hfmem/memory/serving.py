@@ -1,0 +1,69 @@
+"""How a model is to be served: the second input, beside the architecture, of every rule in `hfmem.memory`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hfmem.errors import UsageError
+from hfmem.memory.formats import canonical_kv_dtype
+
+#: engines by the name that `--engine` takes, in the order in which a report shows them
+ENGINES: Final[tuple[str, ...]] = ("ideal", "vllm", "transformers", "sglang", "llama.cpp")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One serving configuration.
+
+    `context` is the tokens of one sequence, `num_seqs` how many such sequences there are at once over all replicas. `kv_dtype` is
+    stored in its canonical spelling. `declared_kv_dtype` is what the checkpoint itself declares for its cache (ModelOpt's
+    `kv_cache_quant_algo`, compressed-tensors' `kv_cache_scheme`) and what `auto` then means. `source_tokens` is the length of an
+    encoder's output where the model sets no maximum (T5, or the vision tokens of Mllama's images).
+
+    `max_num_batched_tokens` and `page_size` None: the engine's own default. `kv_memory_bytes` is the memory of one rank's cache
+    pool. `ep` True: experts are dealt out over all `tp × dp` ranks. `enable_prefix_caching` None: the engine's own default.
+
+    Raises:
+        UsageError: a count below one, or a name that is no engine or KV dtype.
+    """
+
+    context: int
+    num_seqs: int = 1
+    kv_dtype: str = "auto"
+    engine: str = "vllm"
+    tp: int = 1
+    pp: int = 1
+    ep: bool = False
+    dp: int = 1
+    max_num_batched_tokens: int | None = None
+    page_size: int | None = None
+    kv_memory_bytes: int | None = None
+    declared_kv_dtype: str | None = None
+    source_tokens: int | None = None
+    enable_prefix_caching: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("context", "num_seqs", "tp", "pp", "dp"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        for name in ("max_num_batched_tokens", "page_size", "kv_memory_bytes", "source_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.engine not in ENGINES:
+            raise UsageError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
+        object.__setattr__(self, "kv_dtype", canonical_kv_dtype(self.kv_dtype))
+        if self.declared_kv_dtype is not None:
+            object.__setattr__(self, "declared_kv_dtype", canonical_kv_dtype(self.declared_kv_dtype))
+
+    @property
+    def num_ranks(self) -> int:
+        """Devices in all: tensor × pipeline × data parallel."""
+        return self.tp * self.pp * self.dp
+
+    @property
+    def num_seqs_per_replica(self) -> int:
+        """Sequences on the busiest data-parallel replica."""
+        return -(-self.num_seqs // self.dp)
