@@ -22,6 +22,7 @@ Fact = tuple[str, tuple[int, ...]]
 # every name is given a leading "." and a trailing "\n", so that one literal character starts each candidate: that is
 # what lets the regular expression run over all names at once at the speed of memchr
 _INDEX: Final = re.compile(r"\.(0|[1-9][0-9]{0,17})(?=[.\n])")
+_WHOLE_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 def split_names(names: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -30,14 +31,25 @@ def split_names(names: Sequence[str]) -> tuple[list[str], list[int]]:
         return [], []
     text = "\n.".join(names)
     if text.count("\n") != len(names) - 1:  # a name holds a line feed: nothing real does
-        parts = [split_names([name.replace("\n", "\0")]) for name in names]
-        patterns = [p[0].replace("\0", "\n") if "\n" in n else p[0] for n, (p, _) in zip(names, parts, strict=True)]
-        return patterns, [value for _, values in parts for value in values]
+        return _split_slowly(names)
     if "{" in text or "}" in text:
         text = text.replace("{", "{{").replace("}", "}}")
     text = f".{text}\n"
     patterns = _INDEX.sub(".{}", text)[1:-1].split("\n.")
     return patterns, list(map(int, _INDEX.findall(text)))
+
+
+def _split_slowly(names: Sequence[str]) -> tuple[list[str], list[int]]:
+    patterns: list[str] = []
+    numbers: list[int] = []
+    for name in names:
+        parts = name.replace("{", "{{").replace("}", "}}").split(".")
+        for i, part in enumerate(parts):
+            if _WHOLE_INDEX.fullmatch(part):
+                numbers.append(int(part))
+                parts[i] = "{}"
+        patterns.append(".".join(parts))
+    return patterns, numbers
 
 
 def group_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[TensorGroup, ...]:
