@@ -1,0 +1,125 @@
+"""How a model with towers is put together: the text model by its own family's rule under other names, towers and projectors beside it.
+
+A wrapper's rule is four lines: `text_part` (which nested config, whose rule), towers into an `Inventory`, `wrap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from hfmem.errors import UnknownArchitectureError
+from hfmem.model.architecture import Architecture, Note
+from hfmem.model.blocks import read_dtype
+from hfmem.model.config import Config
+from hfmem.model.families import registry
+from hfmem.model.inventory import Component, Inventory, TensorSpec
+from hfmem.model.layers import Layer, NoCache
+from hfmem.model.families.parts import Part
+
+#: pairs (old prefix, new prefix); the first whose old prefix fits a tensor's name applies
+Renames = Sequence[tuple[str, str]]
+
+#: text model under `model.language_model`, head beside it: what transformers ≥ 4.52 saves
+NESTED: Renames = (("model.", "model.language_model."),)
+#: the whole text model, head too, under `language_model.`
+WHOLE: Renames = (("", "language_model."),)
+#: the text model keeps its own names (Qwen2-VL and kin)
+PLAIN: Renames = ()
+
+
+def text_config(cfg: Config, *names: str, model_type: str | None = None) -> Config:
+    """The part of the config that describes the text model.
+
+    Args:
+        cfg: the whole config.
+        names: where it may be nested (default `text_config`).
+        model_type: whose rule and class defaults apply where the part names no type, or when it is not nested: early configs of
+            a family keep the text model's keys at the top level.
+
+    The outer `tie_word_embeddings` decides, as in transformers (`get_expanded_tied_weights_keys` asks the model's own config); a
+    type that transformers does not know falls back on the inner one.
+    """
+    names = names or ("text_config",)
+    nested = cfg.opt_sub(*names, model_type=model_type)
+    if nested is None and model_type is not None and cfg.published("hidden_size", "num_hidden_layers") is not None:
+        nested = Config(cfg.data, cfg.file, model_type, cfg.used_defaults)
+    if nested is None:
+        nested = cfg.sub(*names, model_type=model_type)
+    tied = cfg.lookup("tie_word_embeddings")
+    data = nested.data if tied is None else {**nested.data, "tie_word_embeddings": tied}
+    return Config(data, nested.file, nested.model_type, cfg.used_defaults)
+
+
+def text_architecture(text: Config, model_type: str | None = None) -> Architecture:
+    """The text model by the rule registered for its type (or `model_type`). Raises UnknownArchitectureError naming the type."""
+    wanted = model_type or text.model_type
+    if wanted not in registry.FAMILIES:
+        near = registry.nearest(wanted)
+        hint = f"; nearest: {near}" if near else ""
+        raise UnknownArchitectureError(f'{text.file}: model_type "{wanted[:80]}" is not known{hint}')
+    return registry.rule(wanted)(text)
+
+
+def text_part(cfg: Config, *names: str, model_type: str | None = None) -> tuple[Config, Architecture]:
+    """`text_config` and its architecture in one step."""
+    text = text_config(cfg, *names, model_type=model_type)
+    return text, text_architecture(text)
+
+
+def _renamed(name: str, renames: Renames) -> str:
+    for old, new in renames:
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
+
+
+def rename(tensors: Iterable[TensorSpec], renames: Renames) -> tuple[TensorSpec, ...]:
+    """The same tensors under other names; ties follow."""
+    return tuple(
+        replace(
+            spec,
+            pattern=_renamed(spec.pattern, renames),
+            tied_to=None if spec.tied_to is None else _renamed(spec.tied_to, renames),
+        )
+        for spec in tensors
+    )
+
+
+def tower(inv: Inventory, prefix: str = "") -> Part:
+    """Where a tower or projector puts its tensors: all of it counts as `Component.VISION`."""
+    return Part(inv, prefix, Component.VISION)
+
+
+def tower_layers(count: int, stack: str = "vision") -> tuple[Layer, ...]:
+    """The layers of a vision or audio tower: nothing is kept between tokens."""
+    return (Layer((NoCache(stack),), stack=stack),) * count
+
+
+def wrap(
+    cfg: Config,
+    text: Config,
+    inner: Architecture,
+    family: str,
+    renames: Renames,
+    inv: Inventory,
+    layers: Iterable[Layer] = (),
+    notes: Iterable[Note] = (),
+) -> Architecture:
+    """The whole model: `inner` (the text model) under `renames`, with `inv`'s tensors and the towers' `layers` after its own.
+
+    The decoder's layers come first so that a layer's place is also its index in tensor names and in `SharedCache.source_layer`.
+    """
+    published = cfg.published("architectures")
+    architectures = tuple(a for a in published if isinstance(a, str)) if isinstance(published, list) else ()
+    return replace(
+        inner,
+        family=family,
+        model_type=cfg.model_type,
+        architectures=architectures,
+        dtype=read_dtype(cfg, text),
+        layers=(*inner.layers, *layers),
+        tensors=(*rename(inner.tensors, renames), *inv.specs),
+        class_defaults=tuple(cfg.used_defaults),
+        notes=(*inner.notes, *notes),
+    )
