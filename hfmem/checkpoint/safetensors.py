@@ -10,7 +10,8 @@ costs gigabytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,10 +31,11 @@ _MAX_COMMAS: Final = 5_000_000
 _MAX_BRACKETS: Final = 2_000_000
 _MAX_STRANGE_OBJECTS: Final = 10_000
 
+# how a JSON value can start that equals a count and is none: a bool, a negative zero. A hyphen in a name is not it
+_NOT_COUNTS: Final = (b"true", b"false", b"[-", b",-", b":-", b" -", b"\n-", b"\t-", b"\r-")
+
 _METADATA: Final = "__metadata__"
 _KEYS: Final = ("dtype", "shape", "data_offsets")
-
-_Entry = tuple[Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,7 @@ def parse_header(data: bytes, file_size: int | None = None, *, file: str) -> Hea
         raise FormatError(f"{file}: the header takes {len(data):,} bytes (limit 100 MB)")
     if not data.startswith(b"{"):
         raise FormatError(f"{file}: not a safetensors header: it starts with {data[:1]!r}, not '{{'")
-    root, strict = _load(data, file)
-    header = _header(root, strict, file, len(data))
+    header = _header(_load(data, file), file, len(data))
     if file_size is not None:
         room = file_size - PREFIX_BYTES - len(data)
         if header.data_bytes > room:
@@ -128,42 +129,33 @@ def parse_metadata_endpoint(payload: bytes, *, what: str = "safetensors-metadata
     Raises:
         FormatError, ContradictionError, UnsupportedError: as `parse_header`, for any of the headers.
     """
-    root, strict = _load(payload, what)
+    root = _load(payload, what)
     headers = root.get("headers") if isinstance(root, dict) else None
     if not isinstance(headers, dict) or not headers:
         raise FormatError(f"{what}: the response holds no headers")
     index = root.get("index")
     metadata = index.get("metadata") if isinstance(index, dict) else None
-    return {shard: _header(header, strict, shard, None) for shard, header in headers.items()}, metadata
+    return {shard: _header(header, shard, None) for shard, header in headers.items()}, metadata
 
 
-def _load(data: bytes, what: str) -> tuple[Any, bool]:
-    """The JSON value, tensor entries as `(dtype, shape, data_offsets)`, and whether entries must be checked one by one.
-
-    A `true` equals 1, and a float or `-0` may equal an integer: where the text can hold one, no entry may be judged
-    by comparing it with one that was checked before.
-    """
+def _load(data: bytes, what: str) -> Any:
+    """The JSON value, with tensor entries as `_Good` tuples or, where anything is unusual about them, as `_Raw`."""
     brackets = data.count(b"[") + data.count(b"{")
     if data.count(b",") > _MAX_COMMAS or brackets > _MAX_BRACKETS:
         raise FormatError(f"{what}: the JSON holds more values than any checkpoint ({brackets:,} lists and objects)")
-    strict = any(word in data for word in (b"true", b"false", b"-"))
-    floats: list[str] = []
-
-    def parse_float(text: str) -> float:
-        floats.append(text)
-        return float(text)
+    strict = any(word in data for word in _NOT_COUNTS)
 
     def parse_constant(text: str) -> Any:
         raise FormatError(f"{what}: not JSON: it holds {text}")
 
     def parse_int(text: str) -> int | float:
-        return -0.0 if text == "-0" else int(text)
+        return _Float(text) if text == "-0" else int(text)
 
     try:
-        root = json.loads(
+        return json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_object_hook(what),
-            parse_float=parse_float,
+            object_pairs_hook=_object_hook(what, strict),
+            parse_float=_Float,
             parse_int=parse_int if strict else None,
             parse_constant=parse_constant,
         )
@@ -177,25 +169,64 @@ def _load(data: bytes, what: str) -> tuple[Any, bool]:
         raise FormatError(f"{what}: not JSON at character {error.pos}: {error.msg}") from None
     except ValueError:  # an integer of more digits than Python converts
         raise ContradictionError(f"{what}: holds an integer of thousands of digits") from None
-    return root, strict or bool(floats)
 
 
-def _object_hook(what: str) -> Callable[[list[tuple[str, Any]]], Any]:
+class _Float(float):
+    """A float of the JSON: equal to nothing, so that `1.0` is never taken for a size of 1 seen before."""
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class _Raw:
+    """An object with the three keys of a tensor entry, not yet checked."""
+
+    __slots__ = ("dtype", "offsets", "shape")
+
+    def __init__(self, dtype: Any, shape: Any, offsets: Any) -> None:
+        self.dtype, self.shape, self.offsets = dtype, shape, offsets
+
+
+#: fact, begin, end of an entry whose size was right
+_Good = tuple[Fact, int, int]
+
+
+def _object_hook(what: str, strict: bool) -> Callable[[list[tuple[str, Any]]], Any]:
+    """Entries are judged here, as the scanner meets them, by looking up sizes seen before: nothing per tensor stays alive.
+
+    With `strict` the text may hold a `true`, which equals 1: then none may be judged by comparison.
+    """
     strange = 0
+    known: dict[tuple[Any, ...], tuple[Fact, int]] = {}
+
+    def learn(dtype: Any, shape: Any) -> None:
+        with suppress(HfmemError):  # an entry that breaks a rule is reported later, when its name is known
+            known[dtype, *shape] = _size("", _Raw(dtype, shape, None))
 
     def hook(pairs: list[tuple[str, Any]]) -> Any:
         nonlocal strange
         if len(pairs) == 3:
             (a, dtype), (b, shape), (c, offsets) = pairs
-            if (a, b, c) == _KEYS:
-                return dtype, shape, offsets
+            if a == "dtype" and b == "shape" and c == "data_offsets":
+                try:
+                    begin, end = offsets
+                    fact, size = known[dtype, *shape]
+                    if end - begin == size and type(shape) is list and type(begin) is type(end) is int and not strict:
+                        return fact, begin, end
+                except KeyError:
+                    if not strict:
+                        learn(dtype, shape)
+                except (TypeError, ValueError):
+                    pass
+                return _Raw(dtype, shape, offsets)
         found = dict(pairs)
         if len(found) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
             raise ContradictionError(f"{what}: the key {twice!r} occurs twice")
         if all(key in found for key in _KEYS):
-            return tuple(found[key] for key in _KEYS)
+            return _Raw(found["dtype"], found["shape"], found["data_offsets"])
         strange += 1
         if strange > _MAX_STRANGE_OBJECTS:
             raise FormatError(f"{what}: holds thousands of objects that are no tensor entries")
@@ -204,30 +235,26 @@ def _object_hook(what: str) -> Callable[[list[tuple[str, Any]]], Any]:
     return hook
 
 
-def _header(root: Any, strict: bool, file: str, header_bytes: int | None) -> Header:
+def _header(root: Any, file: str, header_bytes: int | None) -> Header:
     if not isinstance(root, dict):
         raise FormatError(f"{file}: not a safetensors header: no object of tensors by name")
     metadata = _metadata(root.pop(_METADATA, None), file)
     tensors: dict[str, Fact] = {}
-    known: dict[tuple[Any, ...], tuple[Fact, int]] = {}
     begins: list[int] = []
     ends: list[int] = []
     for name, entry in root.items():
-        try:
-            dtype, shape, (begin, end) = entry
-            fact, size = known[dtype, *shape]
-            good = not strict and type(shape) is list and end - begin == size
-        except (TypeError, ValueError, KeyError):
-            good = False
-        if not good:
-            fact, size, begin, end = _check(name, entry, file)
-            known[fact[0], *fact[1]] = fact, size
+        fact, begin, end = entry if type(entry) is tuple else _check(name, entry, file)
         tensors[name] = fact
         begins.append(begin)
         ends.append(end)
+    for name in () if "".join(tensors).isascii() else tensors:
+        _check_text(name, "a tensor's name", file)
     if begins and not (begins[0] == 0 and begins[1:] == ends[:-1]):
         _check_layout(list(tensors), begins, ends, file)
-    return Header(file, tensors, metadata, header_bytes, max(ends, default=0))
+    data_bytes = max(ends, default=0)
+    if data_bytes > _MAX_U64:
+        raise ContradictionError(f"{file}: its tensors take more than 2^64 bytes")
+    return Header(file, tensors, metadata, header_bytes, data_bytes)
 
 
 def _metadata(value: Any, file: str) -> tuple[tuple[str, str], ...]:
@@ -247,22 +274,36 @@ def _check_text(text: str, what: str, file: str) -> None:
         raise FormatError(f"{file}: {what} holds an unpaired surrogate") from None
 
 
-def _check(name: str, entry: Any, file: str) -> tuple[Fact, int, int, int]:
+def _check(name: str, entry: Any, file: str) -> _Good:
     """One entry, every rule, with the message that fits."""
     _check_text(name, "a tensor's name", file)
     where = f"{file}: tensor {name!r}"
-    if not isinstance(entry, tuple):
+    if not isinstance(entry, _Raw):
         missing = [key for key in _KEYS if not isinstance(entry, dict) or key not in entry]
         raise FormatError(f"{where} lacks {', '.join(missing)}")
-    dtype, shape, offsets = entry
+    (dtype, shape), size = _size(where, entry)
+    offsets = entry.offsets
+    if type(offsets) is not list or len(offsets) != 2 or not all(type(offset) is int for offset in offsets):
+        raise FormatError(f"{where}: data_offsets are not two integers")
+    begin, end = offsets
+    if not 0 <= begin <= end <= _MAX_U64:
+        raise ContradictionError(f"{where}: data_offsets {_short(offsets)} are no range of bytes")
+    if end - begin != size:
+        raise ContradictionError(
+            f"{where}: data_offsets span {end - begin:,} bytes, {dtype} {_short(shape)} takes {size:,}"
+        )
+    return (dtype, shape), begin, end
+
+
+def _size(where: str, entry: _Raw) -> tuple[Fact, int]:
+    """Dtype and shape, and the bytes they take."""
+    dtype, shape = entry.dtype, entry.shape
     if type(dtype) is not str:
         raise FormatError(f"{where}: dtype is not a string")
     if dtype not in BITS:
         raise UnsupportedError(f"{where}: dtype {dtype[:40]!r} is not one that safetensors knows")
     if type(shape) is not list or not all(type(size) is int for size in shape):
         raise FormatError(f"{where}: shape is not a list of integers")
-    if type(offsets) is not list or len(offsets) != 2 or not all(type(offset) is int for offset in offsets):
-        raise FormatError(f"{where}: data_offsets are not two integers")
     if any(size < 0 for size in shape):
         raise ContradictionError(f"{where}: shape {_short(shape)} has a negative size")
     elements = 1
@@ -275,17 +316,10 @@ def _check(name: str, entry: Any, file: str) -> tuple[Fact, int, int, int]:
         raise ContradictionError(f"{where}: {dtype} {_short(shape)} overflows 64 bits")
     if bits % 8:
         raise ContradictionError(f"{where}: {dtype} {_short(shape)} does not fill whole bytes")
-    begin, end = offsets
-    if not 0 <= begin <= end <= _MAX_U64:
-        raise ContradictionError(f"{where}: data_offsets {_short(offsets)} are no range of bytes")
-    if end - begin != bits // 8:
-        raise ContradictionError(
-            f"{where}: data_offsets span {end - begin:,} bytes, {dtype} {_short(shape)} takes {bits // 8:,}"
-        )
-    return (dtype, tuple(shape)), bits // 8, begin, end
+    return (dtype, tuple(shape)), bits // 8
 
 
-def _short(values: list[int]) -> str:
+def _short(values: Sequence[int]) -> str:
     text = ", ".join(map(str, values[:8])) if all(abs(v) <= 1 << 70 for v in values[:8]) else "…"
     return f"[{text}, …]" if len(values) > 8 else f"[{text}]"
 
