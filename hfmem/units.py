@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Final
 
 from hfmem.errors import UsageError
@@ -50,7 +51,7 @@ def parse_count(text: str, what: str = "count") -> int:
     if "." in digits:
         whole, fraction = digits.split(".")
         scaled = int(whole + fraction) * scale
-        value, rest = divmod(scaled, 10 ** len(fraction))
+        value, rest = divmod(scaled, int(10 ** len(fraction)))
         if rest:
             raise UsageError(f"{what} {text!r} is not a whole number")
     else:
@@ -74,10 +75,22 @@ def parse_memory(text: str, what: str = "memory size") -> int:
         raise UsageError(f"{what} {text!r} is not a size (examples: 24GiB, 24GB, 80g, 25769803776)")
     digits = match.group(1)
     whole, _, fraction = digits.partition(".")
-    value = int(whole + fraction) * unit // 10 ** len(fraction)
+    value = int(whole + fraction) * unit // int(10 ** len(fraction))
     if not 0 < value <= 1 << 60:
         raise UsageError(f"{what} {text!r} is out of range")
     return value
+
+
+def parse_percent(text: str, what: str = "share") -> Fraction:
+    """A share from 0 to 10 (1000 %) of `"10%"` or `"10"`, exact.
+
+    Raises:
+        UsageError: not a percentage in that range.
+    """
+    match = re.fullmatch(r"(\d{1,4}(?:\.\d{1,6})?)\s*%?", text.strip())
+    if match is None or Fraction(match.group(1)) > 1000:
+        raise UsageError(f"{what} {text!r} is not a percentage from 0 to 1000 (example: 10%)")
+    return Fraction(match.group(1)) / 100
 
 
 def format_gib(num_bytes: int, digits: int = 2) -> str:

@@ -1,0 +1,1 @@
+"""Reports as text: table, JSON, Markdown. Functions return strings or lines of spans; printing them is `cli`'s business."""

@@ -1,0 +1,35 @@
+"""hfmem: exactly what a Hugging Face model needs to be served, before a byte of weights is downloaded.
+
+    >>> import hfmem
+    >>> report = hfmem.estimate("meta-llama/Meta-Llama-3-8B", context=131072)  # doctest: +SKIP
+    >>> report.weights.bytes  # doctest: +SKIP
+    16060522496
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hfmem.errors import HfmemError
+
+if TYPE_CHECKING:
+    from hfmem.api import estimate
+    from hfmem.report import Report
+
+__version__ = "0.1.0"
+__all__ = ["HfmemError", "Report", "__version__", "estimate"]
+
+#: public names and the modules they live in; loaded when first used, so that `import hfmem` stays cheap
+_LAZY = {"estimate": "hfmem.api", "Report": "hfmem.report"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,96 @@
+"""The command line: parses, calls the api, renders, exits. Nothing is computed here.
+
+Exit codes: 0 done, 1 does not fit, 2 usage, 3 the model could not be read, 4 read but not supported or contradicting itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from hfmem import __version__
+from hfmem.cli.estimate import estimate
+from hfmem.cli.output import complain
+from hfmem.errors import HfmemError
+
+_EXAMPLES = """\b
+Examples:
+  hfmem meta-llama/Meta-Llama-3-8B --ctx 128k
+  hfmem Qwen/Qwen2.5-7B-Instruct mistralai/Mistral-7B-v0.1 --ctx 32k --batch 8 --json
+  hfmem ./my-checkout --kv-dtype fp8 --engine sglang"""
+
+#: options of the group itself; every other first word is a model or an option of `estimate`
+_GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+
+
+class _ModelFirstGroup(TyperGroup):
+    """`hfmem MODEL …` means `hfmem estimate MODEL …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in _GROUP_OPTIONS:
+            args = ["estimate", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_ModelFirstGroup,
+    name="hfmem",
+    rich_markup_mode=None,  # Rich would cost 40 ms at start, and help is the first thing people run
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"hfmem {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(epilog=_EXAMPLES, no_args_is_help=True)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Exactly how much memory a Hugging Face model needs to be served, before a byte of weights is downloaded.
+
+    `hfmem MODEL...` estimates; its options: `hfmem estimate --help`. A model called like a command is reached as ./name or
+    hf://org/name.
+    """
+
+
+app.command()(estimate)
+
+
+def _leave(status: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader left; nothing is owed to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout = None  # type: ignore[assignment]  # no second flush at exit
+    os._exit(status) if status == 130 else sys.exit(status)
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its status. Every deliberate error is one line on stderr."""
+    usage_error = typer.BadParameter.__mro__[1]  # UsageError of whichever Click this Typer stands on
+    click_error = usage_error.__mro__[1]
+    try:
+        status = app(args=argv, prog_name="hfmem", standalone_mode=False)
+    except HfmemError as error:
+        complain(error)
+        _leave(error.exit_code)
+    except BrokenPipeError:
+        _leave(0)
+    except (KeyboardInterrupt, typer.Abort):
+        _leave(130)
+    except click_error as error:
+        text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        complain(f"{text} (hfmem --help)")
+        _leave(2)
+    _leave(status if isinstance(status, int) else 0)

@@ -1,0 +1,94 @@
+"""`hfmem MODEL…`: the estimate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from hfmem.cli import options as o
+from hfmem.cli.output import complain, fetching, json_text, say_stats, show, write
+from hfmem.errors import HfmemError, UsageError
+
+
+def estimate(
+    models: o.Models,
+    ctx: o.Ctx = None,
+    batch: o.Batch = "1",
+    kv_dtype: o.KvDtype = "auto",
+    engine: o.Engine = "vllm",
+    tp: o.Tp = 1,
+    pp: o.Pp = 1,
+    dp: o.Dp = 1,
+    ep: o.Ep = False,
+    max_num_batched_tokens: o.BatchedTokens = None,
+    page_size: o.PageSize = None,
+    kv_memory: o.KvMemory = None,
+    overhead: o.Overhead = None,
+    revision: o.Revision = None,
+    json: o.Json = False,
+    exact: o.Exact = False,
+    strict: o.Strict = False,
+    assume: o.Assume = None,
+    no_cache: o.NoCache = False,
+    refresh: o.Refresh = False,
+    offline: o.Offline = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Weights, KV cache and total memory of one or more models."""
+    from hfmem.units import parse_count, parse_memory, parse_percent
+
+    settings: dict[str, Any] = {
+        "context": None if ctx is None else parse_count(ctx, "--ctx"),
+        "num_seqs": parse_count(batch, "--batch"),
+        "kv_dtype": kv_dtype,
+        "engine": engine,
+        "tp": tp,
+        "pp": pp,
+        "dp": dp,
+        "ep": ep,
+        "max_num_batched_tokens": (
+            None if max_num_batched_tokens is None else parse_count(max_num_batched_tokens, "--max-num-batched-tokens")
+        ),
+        "page_size": page_size,
+        "kv_memory_bytes": None if kv_memory is None else parse_memory(kv_memory, "--kv-memory"),
+        "overhead": None if overhead is None else parse_percent(overhead, "--overhead"),
+        "revision": revision,
+        "strict": strict,
+        "assume": assume,
+    }
+    from hfmem.api import estimate as run
+    from hfmem.render.json import error_dict, report_dict
+
+    results: list[Any] = []
+    status = 0
+    shown = 0
+    for model in models:
+        try:
+            with fetching(no_cache, refresh, offline) as fetch:
+                report, stats = run(model, fetch=fetch, **settings, with_stats=True)
+        except UsageError:
+            raise  # the flags are the same for every model
+        except HfmemError as error:
+            complain(error)
+            status = max(status, error.exit_code)
+            results.append(error_dict(model, error))
+            continue
+        if verbose:
+            say_stats(model, stats)
+        if json:
+            results.append(report_dict(report))
+            continue
+        from hfmem.render.lines import line
+        from hfmem.render.table import legend, render_report
+
+        if shown:
+            show([line("")])
+        show(render_report(report, exact=exact))
+        shown += 1
+    if json:
+        write(json_text(results if len(models) > 1 else results[0]))
+    elif shown:
+        show(legend())
+    if status:
+        raise typer.Exit(status)

@@ -1,0 +1,76 @@
+"""Arguments and options that several commands share, each with its unit and default in its help line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+_MODEL_HELP = "org/name[@revision], a Hub URL, a local folder or file."
+
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", show_default=False, help=_MODEL_HELP)]
+Model = Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help=_MODEL_HELP)]
+Ctx = Annotated[
+    str | None,
+    typer.Option(
+        "--ctx",
+        "--max-model-len",
+        metavar="TOKENS",
+        help="Tokens a sequence: 8192, 32k, 1m [default: the model's positions].",
+    ),
+]
+Batch = Annotated[str, typer.Option("--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")]
+KvDtype = Annotated[
+    str,
+    typer.Option(
+        "--kv-dtype",
+        "--kv-cache-dtype",
+        metavar="DTYPE",
+        help="Cache: auto, bf16, fp16, fp8, fp8_e5m2, int8, int4, nvfp4.",
+    ),
+]
+Engine = Annotated[
+    str, typer.Option("--engine", metavar="NAME", help="Whose rules: ideal, vllm, transformers, sglang, llama.cpp.")
+]
+Tp = Annotated[int, typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]
+Pp = Annotated[int, typer.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Pipeline stages.")]
+Dp = Annotated[int, typer.Option("--dp", "--data-parallel-size", metavar="N", help="Data-parallel replicas.")]
+Ep = Annotated[bool, typer.Option("--ep", "--enable-expert-parallel", help="Deal experts out whole over the ranks.")]
+BatchedTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--max-num-batched-tokens", metavar="TOKENS", help="Tokens of one engine step [default: the engine's]."
+    ),
+]
+PageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: the engine's]."
+    ),
+]
+KvMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-memory", metavar="BYTES", help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none]."
+    ),
+]
+Overhead = Annotated[
+    str | None,
+    typer.Option(
+        "--overhead", metavar="PERCENT", help="Flat share of weights and cache instead of estimates, e.g. 10%."
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+Exact = Annotated[bool, typer.Option("--bytes", help="Print exact bytes instead of GiB.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit 4 when config and headers disagree.")]
+Assume = Annotated[
+    str | None,
+    typer.Option("--assume", metavar="MODEL_TYPE", help="Read the config as this model_type, whatever it says."),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write stored facts.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Fetch again and replace stored facts.")]
+Offline = Annotated[bool, typer.Option("--offline", help="No network: stored facts, local cache, catalogue.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say on stderr what was fetched.")]

@@ -1,0 +1,106 @@
+"""What leaves the program: tables and JSON on stdout; errors, hints and progress on stderr."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hfmem.errors import HfmemError
+from hfmem.render.lines import Line, print_lines, safe, wants_color
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from hfmem.hub import FetchOptions, FetchStats
+
+#: a fetch shorter than this shows no progress bar
+_PATIENCE_SECONDS = 0.4
+
+
+def write(text: str) -> None:
+    """Text on stdout, flushed, so that a closed pipe is noticed here and not at exit."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def show(lines: Sequence[Line]) -> None:
+    """Lines on stdout: wrapped and in colour on a terminal, plain and unbroken in a pipe."""
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    print_lines(lines, sys.stdout, width=width, color=wants_color(sys.stdout))
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(safe(text) + "\n")
+    sys.stderr.flush()
+
+
+def complain(error: HfmemError | str) -> None:
+    """The one line an error gets."""
+    say(f"error: {error if isinstance(error, str) else error.message}")
+
+
+def say_stats(model: str, stats: FetchStats) -> None:
+    """For `-v`: what reading the model took."""
+    kept = ", from stored facts" if stats.cache_hit else ""
+    say(f"{model}: {stats.requests} requests, {stats.bytes_read:,} bytes read in {stats.seconds:.2f} s{kept}")
+
+
+class _Bar:
+    """A progress bar that appears only when a fetch takes long and stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        if self._bar is None:
+            if time.monotonic() - self._started < _PATIENCE_SECONDS:
+                return
+            from rich.console import Console
+            from rich.markup import escape
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                console=Console(file=sys.stderr),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(escape(safe(label)), total=total)
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total)
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+@contextmanager
+def fetching(no_cache: bool, refresh: bool, offline: bool) -> Iterator[FetchOptions]:
+    """Fetch options with a progress bar on stderr while the block runs."""
+    from hfmem.hub import FetchOptions
+
+    bar = _Bar() if sys.stderr.isatty() else None
+    try:
+        yield FetchOptions(no_cache=no_cache, refresh=refresh, offline=offline, progress=bar)
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON with a final newline."""
+    from hfmem.render.json import dumps
+
+    return dumps(value) + "\n"

@@ -1,0 +1,38 @@
+"""The JSON form of a report: its dataclasses, key for key, nothing rounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from hfmem.errors import HfmemError
+from hfmem.report import Report
+
+
+def to_dict(value: Any) -> Any:
+    """Plain dicts, lists and scalars of a report (or any part of one)."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_dict(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_dict(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_dict(item) for item in value]
+    return value
+
+
+def error_dict(model: str, error: HfmemError) -> dict[str, Any]:
+    """What stands in the array for a model that failed."""
+    return {"model": {"id": model}, "error": {"code": error.code, "message": error.message}}
+
+
+def report_dict(report: Report) -> dict[str, Any]:
+    """The report by the JSON contract, `schema_version` first."""
+    found: dict[str, Any] = to_dict(report)
+    return {"schema_version": found.pop("schema_version"), **found}
+
+
+def dumps(value: Any) -> str:
+    """Indented JSON. Non-ASCII text is escaped, so that no string from a config can steer a terminal."""
+    return json.dumps(value, indent=2, ensure_ascii=True)

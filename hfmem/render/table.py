@@ -1,0 +1,220 @@
+"""The report as one screen of text: the answer last, where the eye rests, and the doubt beside each number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hfmem.dtypes import DISPLAY
+from hfmem.memory.serving import ENGINES
+from hfmem.render.lines import Line, Span, line
+from hfmem.report import Grade, Report, RuntimeItem
+from hfmem.units import GIB, format_bytes, format_count, format_gb
+
+_MARKS: dict[Grade, Span] = {"exact": ("=", "green"), "derived": ("≈", "cyan"), "estimated": ("~", "yellow")}
+_BAR_WIDTH = 20
+_INDENT = 34  # where the text beside a number begins without bars
+
+#: report words for the keys of `runtime`
+RUNTIME_WORDS: Mapping[str, str] = {
+    "activations_bytes": "activations",
+    "cuda_graph_bytes": "CUDA graphs",
+    "engine_bytes": "engine",
+    "overhead_bytes": "overhead",
+}
+
+
+def render_report(report: Report, *, bars: bool = False, exact: bool = False) -> list[Line]:
+    """Lines for one report. `bars` draws each part's share (terminals only); `exact` prints bytes instead of GiB."""
+    lines = _headline(report)
+    lines.append(line(""))
+    total = max(report.total_bytes, 1)
+    rows: list[tuple[str, int, Grade, str]] = [
+        ("weights", report.weights.bytes, report.weights.grade, _weights_detail(report)),
+        ("KV cache", report.kv_cache.bytes, report.kv_cache.grade, _cache_detail(report)),
+    ]
+    for key, item in report.runtime.items():
+        rows.append(
+            (RUNTIME_WORDS.get(key, key.removesuffix("_bytes")), item.bytes * report.parallelism.num_ranks, item.grade, _band(item))
+        )
+    unit = _number(0, exact)[1]
+    width = max(len(_number(row[1], exact)[0]) for row in (*rows, ("", report.total_bytes, "exact", "")))
+    for name, num_bytes, grade, detail in rows:
+        lines.append(_row(name, num_bytes, _MARKS[grade], detail, width, exact, num_bytes / total if bars else None))
+    lines.append(line(("  " + "─" * (16 + width + len(unit)), "dim"), hang=None))
+    lines.append(
+        line(
+            "  ",
+            (f"{'total':<14}", "bold"),
+            (f"{_number(report.total_bytes, exact)[0]:>{width}}", "bold"),
+            f" {unit}     ",
+            *_total_detail(report),
+            hang=_INDENT,
+        )
+    )
+    lines += _engine_lines(report)
+    lines += _pool_lines(report)
+    if report.warnings:
+        lines += [line(("! ", "bold yellow"), warning.message, hang=2) for warning in report.warnings]
+    return lines
+
+
+def legend() -> list[Line]:
+    """What the marks mean."""
+    return [
+        line(
+            "  ",
+            _MARKS["exact"],
+            (" exact   ", "dim"),
+            _MARKS["derived"],
+            (" derived by rule   ", "dim"),
+            _MARKS["estimated"],
+            (" estimated          --json prints everything", "dim"),
+        )
+    ]
+
+
+def _headline(report: Report) -> list[Line]:
+    model = report.model
+    parameters = f"{format_count(report.parameters.total)} parameters"
+    if report.parameters.active != report.parameters.total:
+        parameters += f" ({format_count(report.parameters.active)} active)"
+    quantization = report.weights.quantization
+    precision = DISPLAY.get(model.dtype, model.dtype.lower())
+    if quantization:
+        bits = quantization.get("bits")
+        precision = f"{quantization.get('method')}{f' {bits}-bit' if bits else ''}, {precision} activations"
+    shape = f"{model.num_hidden_layers} layers"
+    if model.num_attention_heads:
+        shape += f", {model.num_attention_heads} heads"
+        if any(row.kind.startswith("latent") for row in report.layers):
+            shape += ", latent cache"
+        elif model.num_kv_heads is not None:
+            shape += f", {model.num_kv_heads} KV {'head' if model.num_kv_heads == 1 else 'heads'} × {model.head_dim}"
+    lines = [
+        line(
+            (model.id, "bold"),
+            ("@" + model.revision[:7] if model.revision and len(model.revision) >= 40 else "", "dim"),
+            f" · {model.model_type} · {parameters} · {precision} · {shape}",
+            hang=2,
+        )
+    ]
+    if model.notice:
+        lines.append(line((model.notice, "yellow"), hang=0))
+    kinds = [f"{row.count} {_kind_words(row.kind, row.window)}" for row in report.layers]
+    if len({row.kind for row in report.layers}) > 1 or any(row.window for row in report.layers):
+        merged: dict[str, int] = {}
+        for row in report.layers:
+            word = _kind_words(row.kind, row.window)
+            merged[word] = merged.get(word, 0) + row.count
+        kinds = [f"{count} {word}" for word, count in merged.items()]
+        lines.append(line(("layers: " + " · ".join(kinds), "dim"), hang=8))
+    return lines
+
+
+def _kind_words(kind: str, window: int | None) -> str:
+    word = {"latent_sparse": "latent sparse", "none": "without cache"}.get(kind, kind)
+    return f"{word} ({window:,})" if window else word
+
+
+def _number(num_bytes: int, exact: bool) -> tuple[str, str]:
+    return (f"{num_bytes:,}", "B") if exact else (f"{num_bytes / GIB:,.2f}", "GiB")
+
+
+def _row(name: str, num_bytes: int, mark: Span, detail: str, width: int, exact: bool, share: float | None) -> Line:
+    value, unit = _number(num_bytes, exact)
+    spans: list[Span | str] = ["  ", f"{name:<14}", f"{value:>{width}} {unit}  ", mark, "  "]
+    hang = 2 + 14 + width + len(unit) + 6
+    if share is not None:
+        spans.append((f"{_bar(share):<{_BAR_WIDTH}}  ", "blue"))
+        hang += _BAR_WIDTH + 2
+    spans.append((detail, "dim"))
+    return line(*spans, hang=hang)
+
+
+def _bar(share: float) -> str:
+    eighths = round(max(0.0, min(1.0, share)) * _BAR_WIDTH * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[rest]
+
+
+def _weights_detail(report: Report) -> str:
+    weights = report.weights
+    shown = [
+        f"{name.replace('_', ' ')} {num_bytes / GIB:,.2f}"
+        for name, num_bytes in weights.by_component.items()
+        if num_bytes >= GIB / 200
+    ]
+    dtypes = [
+        f"{dtype} {num_bytes / GIB:,.2f}" for dtype, num_bytes in weights.by_dtype.items() if num_bytes >= GIB / 200
+    ]
+    text = ", ".join(shown) if len(shown) > 1 else ""
+    if len(dtypes) > 1:
+        text += ("; " if text else "") + " + ".join(dtypes)
+    if weights.download_bytes is not None:
+        text += ("; " if text else "") + f"download {format_gb(weights.download_bytes)}"
+    if weights.evidence != "headers":
+        text += ("; " if text else "") + {
+            "config": "counted from config.json by the family's rule",
+            "index": "size from the index, no headers",
+            "hub-summary": "from the Hub's summary, no headers",
+        }.get(weights.evidence, weights.evidence)
+    return text
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def _cache_detail(report: Report) -> str:
+    cache = report.kv_cache
+    parts: list[str] = []
+    if cache.bytes_per_token:
+        parts.append(f"{_plural(cache.context, 'token')} × {format_bytes(cache.bytes_per_token)}")
+    elif cache.bytes:
+        parts.append(_plural(cache.context, "token"))
+    if cache.state_bytes_per_seq:
+        parts.append(f"state {format_bytes(cache.state_bytes_per_seq)} a sequence")
+    if not parts:
+        return "none: this model keeps nothing between tokens"
+    parts.append(_plural(cache.num_seqs, "sequence"))
+    parts.append(f"{DISPLAY.get(cache.dtype, cache.dtype.lower())}, {cache.engine}")
+    return ", ".join(parts)
+
+
+def _band(item: RuntimeItem) -> str:
+    if item.low == item.high:
+        return item.source
+    return f"{item.low / GIB:,.2f}–{item.high / GIB:,.2f} a rank, {item.source}"
+
+
+def _total_detail(report: Report) -> list[Span | str]:
+    spans: list[Span | str] = []
+    if report.per_rank.total_bytes != report.total_bytes:
+        spans.append(f"{format_bytes(report.per_rank.total_bytes)} on the most loaded rank  ")
+    if report.fit is not None:
+        fit = report.fit
+        style = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}[fit.verdict]
+        spans.append(f"of {fit.usable_bytes_per_device / GIB:,.1f} usable on {fit.num_devices} × {fit.device}   ")
+        spans.append((fit.verdict.replace("-", " "), style))
+    return spans
+
+
+def _engine_lines(report: Report) -> list[Line]:
+    cache = report.kv_cache
+    values = {name: cache.engines.get(name) for name in ENGINES}
+    known = {value for value in values.values() if value is not None}
+    if len(known) < 2:
+        return []
+    parts = [f"{name} {'–' if value is None else f'{value / GIB:,.2f}'}" for name, value in values.items()]
+    return [line(("  cache by engine, GiB at TP 1: " + " · ".join(parts), "dim"), hang=4)]
+
+
+def _pool_lines(report: Report) -> list[Line]:
+    pool = report.engine_pool
+    if pool is None:
+        return []
+    text = (
+        f"  pool of {format_bytes(pool.kv_memory_bytes_per_rank)} a rank: {pool.num_pages:,} pages of {pool.page_size} tokens, "
+        f"{pool.capacity_tokens:,} tokens, {pool.max_concurrency:.2f} sequences of {report.kv_cache.context:,}"
+    )
+    return [line(text, hang=4)]

@@ -1,0 +1,173 @@
+"""The result of an estimate: one frozen dataclass a section of the JSON output, integer bytes throughout.
+
+Field names are the JSON keys. `grade` says how a number came about: `exact` (read from headers), `derived` (computed from the
+config by a rule), `estimated` (a named constant with a source and a band).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+Grade = Literal["exact", "derived", "estimated"]
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the model is and where its facts came from. `notice` is the one line to show when they are not live."""
+
+    id: str
+    revision: str | None
+    source: str  # "hub" | "cache" | "local" | "catalog"
+    model_type: str
+    architectures: tuple[str, ...]
+    dtype: str
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int | None
+    num_kv_heads: int | None
+    head_dim: int | None
+    vocab_size: int
+    max_position_embeddings: int | None
+    notice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """A run of layers that keep the same thing. `window` is in tokens, `state_bytes` per sequence and layer (ideal rules)."""
+
+    kind: str
+    count: int
+    num_kv_heads: int | None
+    head_dim: int | None
+    v_head_dim: int | None
+    window: int | None
+    state_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Logical parameter counts: a 4-bit weight counts once, tied tensors once."""
+
+    total: int
+    active: int
+    by_component: Mapping[str, int]
+    grade: Grade
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Bytes of the tensors that are loaded, all ranks together, before any engine's padding."""
+
+    bytes: int
+    by_dtype: Mapping[str, int]
+    by_component: Mapping[str, int]
+    evidence: str  # "headers" | "index" | "hub-summary" | "config"
+    quantization: Mapping[str, Any] | None
+    download_bytes: int | None
+    grade: Grade
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """The cache of `num_seqs` sequences of `context` tokens. `engines` holds every engine's bytes at TP 1, None where refused."""
+
+    context: int
+    num_seqs: int
+    dtype: str
+    engine: str
+    bytes: int
+    bytes_per_rank: int
+    ideal_bytes: int
+    bytes_per_token: int
+    state_bytes_per_seq: int
+    engines: Mapping[str, int | None]
+    grade: Grade = "derived"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeItem:
+    """One estimated part of an engine's own memory, per rank: the estimate, its band, and where it is from."""
+
+    bytes: int
+    low: int
+    high: int
+    grade: Grade
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    """How the model is laid out: tensor, pipeline and data parallel sizes, and whether experts are dealt out whole (`ep`)."""
+
+    tp: int
+    pp: int
+    ep: bool
+    dp: int
+    num_ranks: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerRank:
+    """The most loaded rank."""
+
+    parameters: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    runtime_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePool:
+    """What the engine would log about its cache pool."""
+
+    kv_memory_bytes_per_rank: int
+    page_size: int
+    num_pages: int
+    capacity_tokens: int
+    max_concurrency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether it fits the devices asked about."""
+
+    device: str
+    num_devices: int
+    memory_bytes_per_device: int
+    usable_bytes_per_device: int
+    verdict: Literal["fits", "tight", "does-not-fit"]
+    headroom_bytes: int
+    max_context: int | None
+    max_num_seqs: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWarning:
+    """Something the user should know: a stable code and one sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything an estimate says about one model."""
+
+    model: ModelInfo
+    layers: tuple[LayerRow, ...]
+    parameters: Parameters
+    weights: Weights
+    kv_cache: KvCache
+    runtime: Mapping[str, RuntimeItem]
+    parallelism: Parallelism
+    per_rank: PerRank
+    total_bytes: int
+    fit: Fit | None = None
+    engine_pool: EnginePool | None = None
+    warnings: tuple[ReportWarning, ...] = ()
+    schema_version: int = field(default=SCHEMA_VERSION)
