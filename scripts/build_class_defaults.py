@@ -23,7 +23,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 #: fields that cannot change a byte of weights or cache
 _IRRELEVANT = re.compile(
     r"dropout|_token_id|_eps$|epsilon|initializer|^hidden_act|activation|_act$|output_|loss|use_cache|return_|problem_type|id2label"
-    r"|label2id|_std$|_factor$|^transformers_version|is_encoder_decoder$|chunk_size_feed|init_|jitter|_theta$|rope_|^use_bfloat"
+    r"|label2id|_std$|_factor$|^transformers_version|is_encoder_decoder$|chunk_size_feed|init_|jitter|_theta$|^rope_|^use_bfloat"
     r"|_coef$|_range$|torchscript|name_or_path|_name$|layerdrop|mask_|_prob$|pruned_heads|finetuning|task_|_drop$|gradient|scale$|scaling"
 )
 
@@ -73,6 +73,13 @@ def main() -> None:
                 defaults[model_type][f"{key}.model_type"] = sub_type
             if dataclasses.is_dataclass(sub):
                 collect(sub)
+        for key, spec in (getattr(config_class, "sub_configs_defaults", None) or {}).items():
+            if spec.model_type:
+                defaults[model_type][f"{key}.model_type"] = spec.model_type
+            if issubclass(spec.config_class, transformers.PretrainedConfig):  # else a nested part's own type decides
+                defaults[model_type][f"{key}.fixed"] = True
+            if kept := {k: v for k, v in spec.init_kwargs.items() if relevant(k, v)}:
+                defaults[model_type][f"{key}.values"] = kept
         mapped = dict((getattr(config_class, "attribute_map", None) or {}).items())
         if mapped:
             aliases[model_type] = mapped

@@ -23,6 +23,15 @@ FAMILIES: Final[dict[str, str]] = {
     "mistral": "llama:mistral",
     "qwen2": "llama:qwen2",
     "qwen3": "llama:qwen3",
+    "deepseek_v2": "deepseek:deepseek_v2",
+    "deepseek_v3": "deepseek:deepseek_v3",
+    "deepseek_v32": "deepseek:deepseek_v32",
+    "kimi_k2": "deepseek:kimi_k2",
+    "glm_moe_dsa": "deepseek:glm_moe_dsa",
+    "glm4_moe_lite": "deepseek:glm4_moe_lite",
+    "axk1": "deepseek:axk1",
+    "mistral4": "deepseek:mistral4",
+    "minicpm3": "deepseek:minicpm3",
 }
 
 #: model_type absent from config.json: the first entry of `architectures` decides
