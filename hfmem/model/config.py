@@ -196,21 +196,30 @@ class Config:
         return None
 
     def _sub_type(self, name: str, value: Mapping[str, Any], model_type: str | None) -> str:
+        assumed: dict[str, Any] = _class_table()["defaults"].get(self.model_type, {})
+        fixed: str | None = assumed.get(f"{name}.model_type")
+        if fixed and assumed.get(
+            f"{name}.fixed"
+        ):  # the class reads this part by one class, whatever the part calls itself
+            return fixed
         own = value.get("model_type")
         if isinstance(own, str) and (own in _class_table()["defaults"] or model_type is None):
             return own
-        assumed: str | None = _class_table()["defaults"].get(self.model_type, {}).get(f"{name}.model_type")
-        return assumed or model_type or ""
+        return fixed or model_type or ""
 
     def sub(self, *names: str, model_type: str | None = None) -> Config:
-        """A nested object that the class may assume whole: an absent one is empty, so that class defaults fill it."""
+        """A nested object that the class may assume whole: an absent one holds what the class puts there, often nothing."""
         found = self.opt_sub(*names, model_type=model_type)
         if found is not None:
             return found
         kind = self._sub_type(names[0], {}, model_type)
         if not kind:
             raise self._missing(names)
-        return Config({}, f"{self.file}: {names[0]}", kind, self.used_defaults)
+        values: dict[str, Any] = _class_table()["defaults"].get(self.model_type, {}).get(f"{names[0]}.values") or {}
+        self.used_defaults.extend(
+            f"{names[0]}.{key}" for key in values if f"{names[0]}.{key}" not in self.used_defaults
+        )
+        return Config(values, f"{self.file}: {names[0]}", kind, self.used_defaults)
 
     def choice(self, name: str, value: str, known: Sequence[str]) -> str:
         """`value` if it is one of `known`. Raises UnknownArchitectureError naming the key otherwise."""

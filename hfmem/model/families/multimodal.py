@@ -1,4 +1,4 @@
-"""How a model with towers is put together: the text model by its own family's rule under other names, towers and projectors beside it.
+"""How a model with towers is put together: the text model by its own family's rule under other names, towers and projectors beside.
 
 A wrapper's rule is four lines: `text_part` (which nested config, whose rule), towers into an `Inventory`, `wrap`.
 """
@@ -13,9 +13,9 @@ from hfmem.model.architecture import Architecture, Note
 from hfmem.model.blocks import read_dtype
 from hfmem.model.config import Config
 from hfmem.model.families import registry
+from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory, TensorSpec
 from hfmem.model.layers import Layer, NoCache
-from hfmem.model.families.parts import Part
 
 #: pairs (old prefix, new prefix); the first whose old prefix fits a tensor's name applies
 Renames = Sequence[tuple[str, str]]

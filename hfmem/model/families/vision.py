@@ -31,7 +31,9 @@ def patches(cfg: Config) -> int:
     return (height // ph) * (width // pw)
 
 
-def mlp(part: Part, hidden: int, intermediate: int, names: tuple[str, str] = ("fc1", "fc2"), *, bias: bool = True) -> None:
+def mlp(
+    part: Part, hidden: int, intermediate: int, names: tuple[str, str] = ("fc1", "fc2"), *, bias: bool = True
+) -> None:
     """Up and down projections with biases."""
     part.linear(names[0], intermediate, hidden, split=COLUMN, bias=bias)
     part.linear(names[1], hidden, intermediate, split=ROW, bias=bias)
