@@ -1,0 +1,329 @@
+"""How many parameters a model has and what its weights take, from the best evidence at hand.
+
+Headers say it exactly; the index names tensors and a size; the Hub's summary counts elements by dtype; the config alone gives the
+family's inventory at the config's dtype. The counting rules are the same for all four: a parameter counts once however it is
+packed or shared, buffers are not parameters, multi-token-prediction layers count where they are stored and are not active.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+from hfmem.checkpoint.grouping import group_facts
+from hfmem.checkpoint.index import Index
+from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
+from hfmem.dtypes import BITS, canonical, num_bytes
+from hfmem.errors import MissingFileError
+from hfmem.model.architecture import Architecture, Note
+from hfmem.model.inventory import Component
+from hfmem.model.matching import Expected, Match, Matcher
+from hfmem.model.names import classify, is_buffer_name, is_router
+
+_FLOATS: Final = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterReport:
+    """Logical parameters and stored bytes. Every component is a key of the two component maps, zero where there is none.
+
+    `evidence` is "headers", "index", "hub-summary" or "config"; `exact` says whether `weights_bytes` was read rather than derived.
+    `groups` are the tensors behind the bytes: stored ones with headers, else the inventory's at the config's dtype.
+    """
+
+    total: int
+    active: int
+    by_component: Mapping[str, int]
+    weights_bytes: int
+    weights_by_dtype: Mapping[str, int]
+    weights_by_component: Mapping[str, int]
+    evidence: str
+    exact: bool
+    groups: tuple[TensorGroup, ...]
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Some tensors of one group: what they are part of, and the share of their elements that one token uses."""
+
+    component: Component
+    active: Fraction
+    boxes: tuple[Box, ...]
+    count: int
+    expected: Expected | None
+
+
+class Locator:
+    """Answers for any stored tensor, expected or not, which component it belongs to."""
+
+    def __init__(self, architecture: Architecture | None) -> None:
+        self.matcher = Matcher(architecture.tensors if architecture else ())
+        self._share = Fraction(1)
+        if architecture and architecture.num_experts and architecture.num_experts_per_tok:
+            self._share = Fraction(architecture.num_experts_per_tok, architecture.num_experts)
+        self._mtp_layers = self._layers_of_mtp()
+
+    def _layers_of_mtp(self) -> dict[str, frozenset[int]]:
+        """Layer numbers that only multi-token-prediction tensors have, by what stands before the number."""
+        own: dict[str, set[int]] = {}
+        others: dict[str, set[int]] = {}
+        for item in self.matcher.expected:
+            stem, brace, _ = item.core.partition(".{}")
+            if brace:
+                target = own if item.spec.component is Component.MTP else others
+                for box in item.boxes:
+                    target.setdefault(stem, set()).update(box[0])
+        return {stem: frozenset(values - others.get(stem, set())) for stem, values in own.items()}
+
+    def locate(self, pattern: str, boxes: Sequence[Box]) -> list[Located]:
+        """The tensors of one group, dealt out to components."""
+        return [self._locate(pattern, match) for match in self.matcher.assign(pattern, boxes)]
+
+    def _locate(self, pattern: str, match: Match) -> Located:
+        expected = match.expected or self.matcher.owner(pattern, match.boxes)
+        if expected is not None:
+            component = expected.spec.component
+            active = expected.spec.active
+            if match.expected is None and component is Component.EXPERTS:
+                active = Fraction(1) if is_router(pattern) else self._share
+        else:
+            component = Component.MTP if self._in_mtp(pattern, match.boxes) else classify(pattern)
+            routed = component is Component.EXPERTS and not is_router(pattern)
+            active = self._share if routed else Fraction(1)
+        if component is Component.MTP:
+            active = Fraction(0)
+        return Located(component, active, match.boxes, match.count, match.expected)
+
+    def _in_mtp(self, pattern: str, boxes: Sequence[Box]) -> bool:
+        if "{}" not in pattern or not self._mtp_layers:
+            return False
+        stem = pattern.partition(".{}")[0]
+        for known, layers in self._mtp_layers.items():
+            if (stem == known or stem.endswith(f".{known}")) and boxes[0] and boxes[0][0][0] in layers:
+                return True
+        return False
+
+
+def count_parameters(
+    architecture: Architecture | None,
+    checkpoint: Checkpoint | None = None,
+    *,
+    logical: Sequence[TensorGroup] | None = None,
+    names: Sequence[TensorGroup] | None = None,
+    total_size: int | None = None,
+    summary: Mapping[str, int] | None = None,
+    quantized: bool = False,
+) -> ParameterReport:
+    """Count parameters and bytes from the best of the evidence given.
+
+    Args:
+        architecture: the family's reading of the config; None where no family covers the model (then names classify tensors).
+        checkpoint: all tensors, from headers. Exact.
+        logical: what the checkpoint's tensors stand for once unpacked; left out, stored elements are logical ones.
+        names: the tensors that an index names (`index_names`), where headers are out of reach.
+        total_size: the size of all tensors, as an index gives it.
+        summary: the Hub's count of stored elements by dtype, where headers are out of reach.
+        quantized: the config says that weights are packed: then only headers, summary or index tell their size.
+
+    Raises:
+        MissingFileError: neither an architecture nor any evidence.
+    """
+    locator = Locator(architecture)
+    if checkpoint is not None:
+        logical_groups = checkpoint.groups if logical is None else tuple(logical)
+        by_component, active = tally(logical_groups, locator)
+        by_dtype, bytes_by_component = _stored(checkpoint.groups, locator)
+        return ParameterReport(
+            sum(by_component.values()), active, by_component, checkpoint.total_bytes, by_dtype, bytes_by_component,
+            "headers", True, checkpoint.groups,
+        )  # fmt: skip
+    if architecture is None:
+        raise MissingFileError("no tensor headers to count, and no architecture that says what to expect")
+    return _without_headers(architecture, locator, names, total_size, summary, quantized)
+
+
+def tally(groups: Iterable[TensorGroup], locator: Locator) -> tuple[dict[str, int], int]:
+    """Logical parameters by component, and how many of them one token uses."""
+    by_component = _empty()
+    active = Fraction(0)
+    targets = {item.spec.tied_to for item in locator.matcher.expected} - {None}
+    # tensors that share one storage: the class's name → the members found in the file, the owner first
+    shared: dict[str, list[tuple[bool, Component, int]]] = {}
+    for group in groups:
+        for part in locator.locate(group.pattern, group.boxes):
+            elements = part.count * group.elements
+            spec = part.expected.spec if part.expected else None
+            if spec is None:
+                if group.dtype == "BOOL" or is_buffer_name(group.pattern, group.shape):
+                    continue
+            elif spec.buffer:
+                continue
+            elif spec.tied_to is not None or spec.pattern in targets:
+                key = spec.tied_to if spec.tied_to is not None else spec.pattern
+                shared.setdefault(key, []).append((spec.tied_to is not None, part.component, elements))
+                continue
+            by_component[part.component] += elements
+            active += elements * part.active
+    for key, members in shared.items():
+        borrowed, component, elements = min(members, key=lambda member: member[0])
+        if borrowed:  # the file stores the copy and leaves its owner out
+            component = next(
+                (item.spec.component for item in locator.matcher.expected if item.spec.pattern == key), component
+            )
+        by_component[component] += elements
+        active += elements
+    return by_component, int(active)
+
+
+def _stored(groups: Iterable[TensorGroup], locator: Locator) -> tuple[dict[str, int], dict[str, int]]:
+    by_dtype: dict[str, int] = {}
+    by_component = _empty()
+    for group in groups:
+        by_dtype[group.dtype] = by_dtype.get(group.dtype, 0) + group.total_bytes
+        for part in locator.locate(group.pattern, group.boxes):
+            by_component[part.component] += part.count * group.tensor_bytes
+    return by_dtype, by_component
+
+
+def _empty() -> dict[str, int]:
+    return {component.value: 0 for component in Component}
+
+
+# ---- without headers -----------------------------------------------------------------------------------------------------
+
+
+def synthesise(
+    architecture: Architecture, dtype: str | None = None, names: Iterable[TensorGroup] | None = None
+) -> tuple[TensorGroup, ...]:
+    """The tensors that the inventory expects, as a checkpoint's groups at `dtype` (default: the config's).
+
+    With `names` (groups of which only pattern and boxes count) exactly the expected tensors among them, in their spelling; without,
+    one of each set of tied tensors and no optional buffers.
+    """
+    code = canonical(dtype) if dtype is not None else architecture.dtype
+    found: dict[tuple[str, tuple[int, ...]], list[Box]] = {}
+    matcher = Matcher(architecture.tensors)
+    if names is None:
+        for item in matcher.expected:
+            if item.spec.tied_to is None and not (item.spec.buffer and item.spec.optional):
+                found.setdefault((item.pattern, item.spec.shape), []).extend(item.boxes)
+    else:
+        for group in names:
+            for match in matcher.assign(group.pattern, group.boxes):
+                if match.expected is not None:
+                    found.setdefault((group.pattern, match.expected.spec.shape), []).extend(match.boxes)
+    return tuple(TensorGroup(pattern, code, shape, tuple(boxes)) for (pattern, shape), boxes in found.items())
+
+
+def index_names(index: Index) -> tuple[TensorGroup, ...]:
+    """The index's tensor names as groups; dtype and shape are placeholders that mean nothing."""
+    names = list(index.weight_map)
+    return group_facts(names, [("U8", (0,))] * len(names))
+
+
+def _without_headers(
+    architecture: Architecture,
+    locator: Locator,
+    names: Sequence[TensorGroup] | None,
+    total_size: int | None,
+    summary: Mapping[str, int] | None,
+    quantized: bool,
+) -> ParameterReport:
+    notes: list[Note] = []
+    stored = {code: count for code, count in (summary or {}).items() if code in BITS and count > 0}
+    known = sum(num_bytes(code, count) for code, count in stored.items()) or total_size
+    groups = _expected_groups(architecture, locator, names, None if quantized else known)
+    if known and not quantized and (code := _uniform_dtype(groups, known, architecture.dtype)):
+        groups = tuple(TensorGroup(g.pattern, code, g.shape, g.boxes) for g in groups)
+    by_component, active = tally(groups, locator)
+    by_dtype, bytes_by_component = _stored(groups, locator)
+    derived = sum(by_dtype.values())
+    evidence = "hub-summary" if stored else "index" if known else "config"
+    if stored:
+        by_dtype = {code: num_bytes(code, count) for code, count in stored.items()}
+    if not known:
+        if quantized:
+            message = "the weights are quantized and nothing says their size: this is the size before quantization, an upper bound"
+            notes.append(Note("quantized_size_unknown", message))
+    elif known != derived:
+        by_dtype = by_dtype if stored else _explain(by_dtype, known)
+        bytes_by_component = _scaled(bytes_by_component, derived, known)
+        if not quantized:
+            message = (
+                f"the {'Hub summary' if stored else 'index'} gives {known:,} bytes of weights, the config's inventory "
+                f"{derived:,}; the former is used"
+            )
+            notes.append(Note("weights_size_differs", message))
+    return ParameterReport(
+        sum(by_component.values()), active, by_component, known or derived, by_dtype, bytes_by_component,
+        evidence, bool(known), groups, tuple(notes),
+    )  # fmt: skip
+
+
+def _expected_groups(
+    architecture: Architecture, locator: Locator, names: Sequence[TensorGroup] | None, size: int | None
+) -> tuple[TensorGroup, ...]:
+    """The inventory, restricted to what an index names where its names are the inventory's, else to what a total size allows."""
+    everything = synthesise(architecture)
+    if names:
+        groups = synthesise(architecture, names=names)
+        if 2 * sum(g.count for g in groups) > sum(g.count for g in names):
+            return groups
+        # packed or foreign names: an optional part (a stored MTP layer) counts if any of its modules is named
+        owners = [locator.matcher.owner(g.pattern, g.boxes) for g in names]
+        modules = {item.core.rpartition(".")[0] for item in owners if item is not None}
+        left_out = {
+            i.pattern for i in locator.matcher.expected if i.spec.optional and i.core.rpartition(".")[0] not in modules
+        }
+        return tuple(group for group in everything if group.pattern not in left_out)
+    if size is None:
+        return everything
+    # what a file may leave out or repeat: the size tells which it is, if it tells anything
+    optional = frozenset(i.pattern for i in locator.matcher.expected if i.spec.optional and i.spec.tied_to is None)
+    tied = tuple(
+        TensorGroup(i.pattern, architecture.dtype, i.spec.shape, i.boxes)
+        for i in locator.matcher.expected
+        if i.spec.tied_to is not None
+    )
+    plain = tuple(group for group in everything if group.pattern not in optional)
+    for candidate in (everything, plain, (*everything, *tied), (*plain, *tied)):
+        if _uniform_dtype(candidate, size, architecture.dtype) is not None:
+            return candidate
+    return everything
+
+
+def _uniform_dtype(groups: Iterable[TensorGroup], total_size: int, config_dtype: str) -> str | None:
+    """The dtype in which all the expected tensors take exactly `total_size`; the config's where that fits."""
+    elements = sum(group.total_elements for group in groups)
+    for code in (config_dtype, *_FLOATS):
+        if elements and num_bytes(code, elements) == total_size:
+            return code
+    return None
+
+
+def _explain(by_dtype: Mapping[str, int], known: int) -> dict[str, int]:
+    """The derived bytes by dtype where they fit below the known total, the rest as unknown; else all of it unknown."""
+    rest = known - sum(by_dtype.values())
+    return {**by_dtype, "unknown": rest} if rest > 0 else {"unknown": known}
+
+
+def _scaled(by_component: Mapping[str, int], derived: int, known: int) -> dict[str, int]:
+    """The component split in the proportions of the inventory, adding up to the known total."""
+    if not derived:
+        return {**by_component, Component.OTHER.value: known}
+    scaled = {name: value * known // derived for name, value in by_component.items()}
+    largest = max(scaled, key=lambda name: scaled[name])
+    scaled[largest] += known - sum(scaled.values())
+    return scaled
+
+
+def stored_dtype(groups: Iterable[TensorGroup]) -> str | None:
+    """The float dtype that most stored bytes are in; None where nothing is stored as a float of two bytes or more."""
+    sizes: dict[str, int] = {}
+    for group in groups:
+        if group.dtype in ("F64", "F32", "BF16", "F16"):
+            sizes[group.dtype] = sizes.get(group.dtype, 0) + group.total_bytes
+    return max(sizes, key=lambda code: sizes[code]) if sizes else None
