@@ -6,9 +6,11 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
+    CompressedAttention,
     CrossAttention,
     DeltaNetState,
     FullAttention,
+    IndexedAttention,
     LatentAttention,
     Layer,
     Mamba2State,
@@ -128,3 +130,23 @@ def whisper_large_v3() -> Architecture:
     encoder = Layer((NoCache("encoder"),), "encoder")
     decoder = Layer((FullAttention(20, 20, 64, 64), CrossAttention(20, 20, 64, 1500)))
     return build("whisper", [encoder] * 32 + [decoder] * 32, heads=20, kv_heads=20, head_dim=64, hidden_size=1280)
+
+
+def deepseek_v4_flash() -> Architecture:
+    """43 layers: two of the window alone, then ratios 4 and 128 in turn."""
+
+    def layer(index: int) -> Layer:
+        if index < 2:
+            return Layer((CompressedAttention(64, 512, 128, 0),))
+        if index % 2 == 0:
+            return Layer((CompressedAttention(64, 512, 128, 4, 128, True),))
+        return Layer((CompressedAttention(64, 512, 128, 128),))
+
+    layers = [layer(index) for index in range(43)]
+    return build("deepseek_v4", layers, heads=64, kv_heads=1, head_dim=512, hidden_size=4096)
+
+
+def minimax_m3() -> Architecture:
+    """60 layers, the last 57 with an indexer."""
+    dense, sparse = FullAttention(64, 4, 128, 128), IndexedAttention(64, 4, 128, 128, 128)
+    return build("minimax_m3_vl", one(dense, 3) + one(sparse, 57), heads=64, kv_heads=4, head_dim=128)

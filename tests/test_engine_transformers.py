@@ -6,6 +6,7 @@ import pytest
 from example_architectures import (
     build,
     deepseek_v3,
+    deepseek_v4_flash,
     deepseek_v32,
     falcon_40b,
     gemma_3_27b,
@@ -63,6 +64,12 @@ def test_windows_keep_one_less() -> None:
     assert held(mistral_7b(), 8192) == 131_072 * 4095
     assert held(mistral_7b(), 4095) == held(mistral_7b(), 4096)
     assert held(llama_4_scout(), 65536) == 4096 * (12 * 65536 + 36 * 8191)
+
+
+def test_compressed_attention() -> None:
+    # DeepSeek-V4-Flash: measured after a prefill of 64, 512 and 8192 tokens
+    assert [held(deepseek_v4_flash(), n) for n in (64, 512, 8192)] == [6_215_680, 9_589_760, 62_428_160]
+    assert held(deepseek_v4_flash(), 512, 3) == 28_769_280
 
 
 def test_a_window_of_one_keeps_everything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import assert_never
 
 from hfmem.dtypes import num_bytes
@@ -11,11 +12,14 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
+    CompressedAttention,
     CrossAttention,
     DeltaNetState,
     FullAttention,
+    IndexedAttention,
     KimiDeltaState,
     LatentAttention,
+    Layer,
     LinearAttentionState,
     Mamba1State,
     Mamba2State,
@@ -83,7 +87,7 @@ def token_bytes(cache: Cache, kv_dtype: str) -> int:
     """Bytes one cached token takes in this layer; 0 where nothing is kept per token.
 
     Source: K and V of `num_kv_heads` heads, or one latent row (its compressed and rotary parts are two vectors) and, with an
-    indexer, one more key.
+    indexer, one more key. Of compressed attention it is a row of the window.
     """
     match cache:
         case FullAttention() | SlidingAttention() | ChunkedAttention():
@@ -94,6 +98,11 @@ def token_bytes(cache: Cache, kv_dtype: str) -> int:
         case SparseLatentAttention():
             latent = vector_bytes(kv_dtype, cache.kv_lora_rank) + vector_bytes(kv_dtype, cache.qk_rope_head_dim)
             return latent + (vector_bytes(kv_dtype, cache.index_head_dim) if cache.has_indexer else 0)
+        case IndexedAttention():
+            row = vector_bytes(kv_dtype, cache.head_dim) + vector_bytes(kv_dtype, cache.v_head_dim)
+            return cache.num_kv_heads * row + vector_bytes(kv_dtype, cache.index_head_dim)
+        case CompressedAttention():
+            return vector_bytes(kv_dtype, cache.head_dim)
         case CrossAttention():
             return cache.num_kv_heads * 2 * vector_bytes(kv_dtype, cache.head_dim)
         case SharedCache() | NoCache():
@@ -110,11 +119,11 @@ def _recurrent_token_bytes(cache: RecurrentCache) -> int:
 def held_tokens(cache: Cache, context: int) -> int:
     """How many of a sequence's `context` tokens a layer has to keep: all, the window's, or the chunk's."""
     match cache:
-        case SlidingAttention(window=window):
+        case SlidingAttention(window=window) | CompressedAttention(window=window):
             return min(context, window)
         case ChunkedAttention(chunk=chunk):
             return min(context, chunk)
-        case FullAttention() | LatentAttention() | SparseLatentAttention():
+        case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
             return context
         case _:
             return 0
@@ -132,12 +141,17 @@ def constant_bytes(cache: Cache, kv_dtype: str, model_dtype: str, given_source_t
     match cache:
         case CrossAttention():
             return source_tokens(cache, given_source_tokens) * token_bytes(cache, kv_dtype)
+        case CompressedAttention():
+            # the overlapped group: values and gates of `ratio` tokens, for the rows and for the indexer's keys
+            width = cache.head_dim + (cache.index_head_dim or 0)
+            return num_bytes(model_dtype, 2 * cache.ratio * width) if cache.overlap else 0
         case (
             FullAttention()
             | SlidingAttention()
             | ChunkedAttention()
             | LatentAttention()
             | SparseLatentAttention()
+            | IndexedAttention()
             | SharedCache()
             | NoCache()
         ):
@@ -151,17 +165,44 @@ def layer_bytes(
 ) -> int:
     """Bytes one sequence of `context` tokens takes in one layer's cache, as the model needs it."""
     growing = held_tokens(cache, context) * token_bytes(cache, kv_dtype)
+    if isinstance(cache, CompressedAttention):
+        growing += compressed_bytes(cache, context, kv_dtype, model_dtype)
     return growing + constant_bytes(cache, kv_dtype, model_dtype, given_source_tokens)
+
+
+def compressed_bytes(cache: CompressedAttention, context: int, kv_dtype: str, model_dtype: str) -> int:
+    """The compressed rows and index keys of `context` tokens, and the unfinished group's values and gates."""
+    if not cache.ratio:
+        return 0
+    rows, pending = divmod(context, cache.ratio)
+    index = cache.index_head_dim
+    row = vector_bytes(kv_dtype, cache.head_dim) + (vector_bytes(kv_dtype, index) if index else 0)
+    width = (cache.head_dim + (index or 0)) * (2 if cache.overlap else 1)
+    return rows * row + num_bytes(model_dtype, 2 * pending * width)
+
+
+def growth_per_token(cache: Cache, kv_dtype: str) -> Fraction:
+    """What each further token adds to a layer that keeps every token, compressed or not; 0 where a window or a state bounds it."""
+    match cache:
+        case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
+            return Fraction(token_bytes(cache, kv_dtype))
+        case CompressedAttention(head_dim=row, ratio=ratio, index_head_dim=index) if ratio:
+            kept = vector_bytes(kv_dtype, row) + (vector_bytes(kv_dtype, index) if index else 0)
+            return Fraction(kept, ratio)
+        case _:
+            return Fraction(0)
+
+
+def decoding_layers(arch: Architecture) -> tuple[Layer, ...]:
+    """The layers that run in plain decoding: multi-token-prediction layers draft tokens and have no cache without speculation."""
+    return tuple(layer for layer in arch.layers if layer.stack != "mtp")
 
 
 def bytes_per_token(arch: Architecture, kv_dtype: str = "auto", declared: str | None = None) -> int:
     """Growth per token of the layers that keep every token, over all layers: `kv_cache.bytes_per_token` of the contract."""
     fmt = resolve_kv_dtype(arch.dtype, kv_dtype, declared)
-    return sum(
-        token_bytes(cache, fmt)
-        for cache in arch.caches()
-        if isinstance(cache, FullAttention | LatentAttention | SparseLatentAttention)
-    )
+    caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
+    return int(sum((growth_per_token(cache, fmt) for cache in caches), Fraction(0)))
 
 
 def state_bytes_per_seq(
@@ -169,4 +210,5 @@ def state_bytes_per_seq(
 ) -> int:
     """Constant bytes of one sequence, as the model needs it: recurrent states and cross attention."""
     fmt = resolve_kv_dtype(arch.dtype, kv_dtype, declared)
-    return sum(constant_bytes(cache, fmt, arch.dtype, given_source_tokens) for cache in arch.caches())
+    caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
+    return sum(constant_bytes(cache, fmt, arch.dtype, given_source_tokens) for cache in caches)

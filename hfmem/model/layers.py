@@ -76,6 +76,34 @@ class SparseLatentAttention:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexedAttention:
+    """As `FullAttention`, reading the blocks an indexer picks: one more key of `index_head_dim` a token (MiniMax M3)."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    index_head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedAttention:
+    """Window and compressed rows (DeepSeek V4): the last `window` tokens as one row of `head_dim` each (K and V are the same row),
+    and one such row for every `ratio` tokens. `ratio` 0: the window alone.
+
+    With an indexer each compressed row has a key of `index_head_dim` beside it. A compressor pools `ratio` tokens, with `overlap`
+    the group before as well: its projections (values and gates) of the unfinished group, and of the overlapped one, are kept.
+    """
+
+    num_heads: int
+    head_dim: int
+    window: int
+    ratio: int
+    index_head_dim: int | None = None
+    overlap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Mamba1State:
     """Selective state space of Mamba 1: conv `[intermediate, conv_kernel - 1]`, state `[intermediate, state_size]`."""
 
@@ -205,6 +233,8 @@ Cache = (
     | ChunkedAttention
     | LatentAttention
     | SparseLatentAttention
+    | IndexedAttention
+    | CompressedAttention
     | RecurrentCache
     | CrossAttention
     | SharedCache

@@ -11,7 +11,15 @@ from typing import Final, assert_never
 
 from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
-from hfmem.memory.cache import StateTensor, source_tokens, state_tensors, token_bytes
+from hfmem.memory.cache import (
+    StateTensor,
+    compressed_bytes,
+    constant_bytes,
+    decoding_layers,
+    source_tokens,
+    state_tensors,
+    token_bytes,
+)
 from hfmem.memory.engines.ideal import open_source_notes
 from hfmem.memory.formats import resolve_kv_dtype
 from hfmem.memory.result import CacheBytes, LayerGroup, group_layers
@@ -20,9 +28,11 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
+    CompressedAttention,
     CrossAttention,
     DeltaNetState,
     FullAttention,
+    IndexedAttention,
     KimiDeltaState,
     LatentAttention,
     LinearAttentionState,
@@ -58,14 +68,19 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         raise UnsupportedError(f"transformers' dynamic cache holds the model's dtype, not {fmt}")
     groups = []
     stages = [0] * serving.pp
-    num_layers = max(len(arch.layers), 1)
-    for kind, layers in group_layers(tuple(layer.caches for layer in arch.layers)).items():
+    model_layers = decoding_layers(arch)
+    num_layers = max(len(model_layers), 1)
+    for kind, layers in group_layers(tuple(layer.caches for layer in model_layers)).items():
         held = _broadcast(arch, kind)
         tokens = decode_tokens(held, serving.context, serving.source_tokens)
         per_token = token_bytes(held, fmt)
         state = _state_bytes(held, arch.dtype)
         constant = tokens * per_token if isinstance(held, CrossAttention) else state
         growing = 0 if isinstance(held, CrossAttention) else tokens * per_token
+        if isinstance(held, CompressedAttention):
+            # a layer of the window alone stores the row twice, as keys and as values
+            growing *= 1 if held.ratio else 2
+            growing += compressed_bytes(held, serving.context, fmt, arch.dtype)
         shards = _shards(held, serving.tp)
         copies = len(layers) * serving.tp // shards
         groups.append(LayerGroup(kind, layers, per_token, tokens, copies * (growing + constant), copies * constant))
@@ -97,9 +112,9 @@ def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None) ->
     A window of 1 keeps everything: the slice `[-window + 1:]` is then the whole.
     """
     match kind:
-        case SlidingAttention(window=size) | ChunkedAttention(chunk=size):
+        case SlidingAttention(window=size) | ChunkedAttention(chunk=size) | CompressedAttention(window=size):
             return min(context, size - 1) if size > 1 else context
-        case FullAttention() | LatentAttention() | SparseLatentAttention():
+        case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
             return context
         case CrossAttention():
             return source_tokens(kind, given_source_tokens)
@@ -119,11 +134,14 @@ def _state_bytes(kind: Cache, model_dtype: str) -> int:
             | ChunkedAttention()
             | LatentAttention()
             | SparseLatentAttention()
+            | IndexedAttention()
             | CrossAttention()
             | SharedCache()
             | NoCache()
         ):
             return 0
+        case CompressedAttention():
+            return constant_bytes(kind, "bf16", model_dtype)
         case LinearAttentionState():
             return sum(num_bytes(model_dtype, t.elements) for t in state_tensors(kind))
         case RwkvState(hidden_size=width, num_vectors=n):
@@ -154,7 +172,7 @@ def _tensor_bytes(kind: RecurrentCache, tensor: StateTensor, model_dtype: str) -
 def _shards(kind: Cache, tp: int) -> int:
     """How many ranks share one layer's cache: KV heads are split, latents and states are not."""
     match kind:
-        case FullAttention() | SlidingAttention() | ChunkedAttention() | CrossAttention():
+        case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention() | CrossAttention():
             if kind.num_kv_heads % tp:
                 raise UnsupportedError(
                     f"transformers does not split {kind.num_kv_heads} KV heads over {tp} tensor-parallel ranks"
