@@ -32,6 +32,18 @@ FAMILIES: Final[dict[str, str]] = {
     "axk1": "deepseek:axk1",
     "mistral4": "deepseek:mistral4",
     "minicpm3": "deepseek:minicpm3",
+    "qwen2_vl": "qwen_vl:qwen2_vl",
+    "qwen2_vl_text": "llama:qwen2",
+    "qwen2_5_vl": "qwen_vl:qwen2_5_vl",
+    "qwen2_5_vl_text": "llama:qwen2",
+    "qwen3_vl": "qwen_vl:qwen3_vl",
+    "qwen3_vl_text": "llama:qwen3",
+    "qwen3_vl_moe": "qwen_vl:qwen3_vl",
+    "qwen3_vl_moe_text": "qwen_vl:qwen3_vl_moe_text",
+    "glm4v": "qwen_vl:glm4v",
+    "glm4v_text": "qwen_vl:glm4v_text",
+    "glm4v_moe": "qwen_vl:glm4v",
+    "glm4v_moe_text": "qwen_vl:glm4v_moe_text",
 }
 
 #: model_type absent from config.json: the first entry of `architectures` decides
