@@ -34,10 +34,11 @@ def read_experts(cfg: Config) -> Experts | None:
     )
 
 
-def sparse_layers(cfg: Config, num_layers: int) -> list[int]:
+def sparse_layers(cfg: Config, num_layers: int, *, dense_default: int = 0) -> list[int]:
     """Which layers hold experts: `mlp_layer_types`, else from `first_k_dense_replace` on every `moe_layer_freq`-th layer.
 
-    `moe_layer_freq` may be a list of 0 and 1, one a layer (MiMo, MiniMax).
+    `moe_layer_freq` may be a list of 0 and 1, one a layer (MiMo, MiniMax). `dense_default`: how many layers a class leaves dense
+    when the config is silent.
     """
     types = cfg.opt_list("mlp_layer_types")
     if types is not None:
@@ -48,7 +49,8 @@ def sparse_layers(cfg: Config, num_layers: int) -> list[int]:
         if len(freq) != num_layers:
             raise ContradictionError(f"{cfg.file}: 'moe_layer_freq' has {len(freq)} entries for {num_layers} layers")
         return [i for i, sparse in enumerate(freq) if sparse]
-    first = cfg.opt_int("first_k_dense_replace") or 0
+    first = cfg.opt_int("first_k_dense_replace")
+    first = dense_default if first is None else first
     step = cfg.opt_int("moe_layer_freq") or 1
     return [i for i in range(num_layers) if i >= first and i % step == 0]
 

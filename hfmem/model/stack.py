@@ -93,7 +93,7 @@ def open_stack(
 
 
 def as_mtp(inv: Inventory, describe: Callable[[Inventory], None]) -> None:
-    """Add what `describe` lists as multi-token-prediction tensors: stored by publishers, not run in plain decoding, maybe absent."""
+    """Add what `describe` lists as multi-token-prediction tensors: published, not run in plain decoding, maybe absent."""
     part = Inventory()
     describe(part)
     inv.specs.extend(replace(s, component=Component.MTP, active=Fraction(0), optional=True) for s in part.specs)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hfmem.errors import MissingKeyError
-from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import gated_mlp, linear, norm, read_dims
+from hfmem.model.architecture import Architecture, Note
 from hfmem.model.blocks import attention as plain_attention
 from hfmem.model.blocks import full as full_attention
+from hfmem.model.blocks import gated_mlp, linear, norm, read_dims
 from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Replicated
 from hfmem.model.latent_blocks import Indexer, Latent, indexer, latent_attention, latent_dims, read_indexer, read_latent
@@ -72,6 +72,7 @@ def latent_stack(
     indexed: Sequence[int] | None = None,
     post_mlp_norm: bool = False,
     tied_default: bool = False,
+    dense_default: int = 0,
 ) -> Stack:
     """The DeepSeek stack: latent attention everywhere, dense feed-forward first, experts after, maybe an indexer, maybe MTP.
 
@@ -84,7 +85,7 @@ def latent_stack(
     )  # fmt: skip
     inv = stack.inv
     experts = read_experts(text)
-    sparse = sparse_layers(text, d.num_layers) if experts else []
+    sparse = sparse_layers(text, d.num_layers, dense_default=dense_default) if experts else []
     dense = [i for i in range(d.num_layers) if i not in set(sparse)]
     bias = text.flag("attention_bias", default=False)
     own = list(range(d.num_layers)) if indexed is None else list(indexed)
@@ -153,16 +154,20 @@ def kimi_k2(cfg: Config) -> Architecture:
 def _grouped_query(cfg: Config) -> Stack:
     """Megatron-trained variant: plain grouped-query attention with `num_query_groups` KV heads, a norm over each head of q and k.
 
-    Source: the index of jianzhnie/Kimi2-PCL, whose tensors add up to its total_size with 128-wide heads and `num_query_groups` KV heads
-    (its `num_key_value_heads` says otherwise).
+    Source: the index of jianzhnie/Kimi2-PCL: its tensors add up to its total_size with 128-wide heads and `num_query_groups` KV
+    heads (its `num_key_value_heads` says otherwise).
     """
     d = read_dims(cfg)
+    notes: list[Note] = []
     groups = cfg.opt_int("num_query_groups")
     if cfg.published("head_dim") is None and "kv_channels" not in cfg.data:
-        # the rotary tables and norms of this lineage are those of 128-wide heads; the config does not say so
         d = replace(d, head_dim=128)
+        notes.append(
+            Note("assumed-head-dim", "config.json does not say how wide a head is; 128 as in the published Kimi2-PCL")
+        )
     d = replace(d, num_kv_heads=groups or d.num_kv_heads)
     stack = open_stack(cfg, cfg, d)
+    stack.notes = notes
     every = range(d.num_layers)
     inv = stack.inv
     plain_attention(
@@ -222,12 +227,12 @@ def glm_moe_dsa(cfg: Config) -> Architecture:
 
 def glm4_moe_lite(cfg: Config) -> Architecture:
     """GLM-4.7-Flash: DeepSeek V3's shape."""
-    return latent_stack(cfg, cfg).finish(cfg, "glm4_moe_lite")
+    return latent_stack(cfg, cfg, dense_default=1).finish(cfg, "glm4_moe_lite")
 
 
 def axk1(cfg: Config) -> Architecture:
     """SKT A.X K1: DeepSeek V3's shape with a norm after the experts; one dense layer first unless the config says otherwise."""
-    return latent_stack(cfg, cfg, post_mlp_norm=True).finish(cfg, "axk1")
+    return latent_stack(cfg, cfg, post_mlp_norm=True, dense_default=1).finish(cfg, "axk1")
 
 
 def mistral4_stack(cfg: Config, text: Config, *, prefix: str, head: str) -> Stack:

@@ -44,6 +44,15 @@ FAMILIES: Final[dict[str, str]] = {
     "glm4v_text": "qwen_vl:glm4v_text",
     "glm4v_moe": "qwen_vl:glm4v",
     "glm4v_moe_text": "qwen_vl:glm4v_moe_text",
+    "mamba": "mamba:mamba",
+    "falcon_mamba": "mamba:falcon_mamba",
+    "mamba2": "mamba:mamba2_model",
+    "jamba": "hybrid:jamba",
+    "bamba": "hybrid:bamba",
+    "granitemoehybrid": "hybrid:granitemoehybrid",
+    "falcon_h1": "hybrid:falcon_h1",
+    "lfm2": "hybrid:lfm2",
+    "lfm2_moe": "hybrid:lfm2_moe",
 }
 
 #: model_type absent from config.json: the first entry of `architectures` decides
