@@ -1,0 +1,212 @@
+"""Kept-alive HTTP/1.1 connections by origin, through a proxy where the environment names one.
+
+Over `http.client`, because a memory estimate reads kilobytes: the HTTP clients of huggingface_hub (httpx in 1.x,
+httpx2 in 2.x) take longer to import than the whole answer takes to fetch.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+import threading
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from hfmem.errors import NetworkError, UsageError
+
+if TYPE_CHECKING:
+    import ssl
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Scheme, host and port: what a connection and a token belong to."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def origin_of(url: str) -> Origin:
+    """The origin of `url`.
+
+    Raises:
+        NetworkError: not an http(s) address.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise NetworkError(f"{url[:200]!r} is not a web address") from None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise NetworkError(f"{url[:200]!r} is not a web address")
+    return Origin(parts.scheme, parts.hostname.lower(), port or _DEFAULT_PORTS[parts.scheme])
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy)."""
+
+    http: http.client.HTTPConnection
+    proxied: bool
+    proxy_headers: dict[str, str]
+    reused: bool = False
+
+
+class Pool:
+    """Idle connections, shared by threads. A connection is used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._open: set[Connection] = set()
+        self._lock = threading.Lock()
+        self._tls: ssl.SSLContext | None = None
+        self.closed = False
+
+    def take(self, origin: Origin, timeout: float, *, fresh: bool = False) -> Connection:
+        """An idle connection to `origin`, else a new one.
+
+        Raises:
+            OSError, http.client.HTTPException: it cannot be opened.
+            UsageError: the proxy of the environment cannot be used.
+        """
+        with self._lock:
+            idle = self._idle.get(origin)
+            if idle and not fresh:
+                connection = idle.pop()
+                connection.reused = True
+                return connection
+        connection = self._connect(origin, timeout)
+        with self._lock:
+            self._open.add(connection)
+            closed = self.closed
+        if closed:
+            self.drop(connection)
+            raise ConnectionAbortedError("closed")
+        return connection
+
+    def give(self, origin: Origin, connection: Connection) -> None:
+        """Returns a connection whose response was read to its end."""
+        with self._lock:
+            if not self.closed:
+                self._idle.setdefault(origin, []).append(connection)
+                return
+        self.drop(connection)
+
+    def drop(self, connection: Connection) -> None:
+        """Closes a connection that cannot be used again."""
+        with self._lock:
+            self._open.discard(connection)
+        connection.http.close()
+
+    def close(self) -> None:
+        """Closes everything; threads that wait for bytes get an error at once."""
+        import socket
+
+        with self._lock:
+            self.closed = True
+            connections, idle = list(self._open), {id(c) for group in self._idle.values() for c in group}
+            self._open.clear()
+            self._idle.clear()
+        for connection in connections:
+            sock = connection.http.sock
+            try:
+                if id(connection) in idle:
+                    connection.http.close()
+                elif sock is not None:
+                    # Not SSLSocket.shutdown: it drops the TLS state under the thread that reads.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def _connect(self, origin: Origin, timeout: float) -> Connection:
+        proxy = proxy_for(origin)
+        headers: dict[str, str] = {}
+        host, port = origin.host, origin.port
+        if proxy is not None:
+            host, port, headers = proxy.hostname or "", proxy.port or 80, _proxy_headers(proxy)
+        connection: http.client.HTTPConnection
+        if origin.scheme == "https":
+            connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context())
+            if proxy is not None:
+                connection.set_tunnel(origin.host, origin.port, headers)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        plain = proxy is not None and origin.scheme == "http"
+        return Connection(connection, plain, headers if plain else {})
+
+    def _context(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._tls is None:
+                self._tls = _tls_context()
+            return self._tls
+
+
+def _tls_context() -> ssl.SSLContext:
+    """Verifies against SSL_CERT_FILE/SSL_CERT_DIR, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, the system's store, or certifi's."""
+    import ssl
+
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = os.environ.get(name)
+        if path:
+            try:
+                if os.path.isdir(path):
+                    return ssl.create_default_context(capath=path)
+                return ssl.create_default_context(cafile=path)
+            except (OSError, ssl.SSLError) as error:
+                raise UsageError(f"{name}={path}: no certificates could be read ({error})") from None
+    context = ssl.create_default_context()
+    paths = ssl.get_default_verify_paths()
+    if sys.platform != "win32" and not context.get_ca_certs() and not (paths.capath and os.listdir(paths.capath)):
+        try:
+            import certifi  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            return context
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def proxy_for(origin: Origin) -> SplitResult | None:
+    """The proxy that http_proxy, https_proxy, all_proxy and no_proxy (or the system's settings) ask for.
+
+    Raises:
+        UsageError: a proxy of a kind not supported.
+    """
+    if sys.platform not in ("darwin", "win32") and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None  # urllib.request costs 15 ms and most machines have no proxy
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    address = proxies.get(origin.scheme) or proxies.get("all")
+    if not address or proxy_bypass(f"{origin.host}:{origin.port}"):
+        return None
+    try:
+        proxy = urlsplit(address if "://" in address else f"http://{address}")
+        valid = bool(proxy.hostname) and (proxy.port is None or proxy.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or proxy.scheme != "http":
+        shown = address.rsplit("@", 1)[-1]  # never show a proxy's password
+        raise UsageError(f"the proxy {shown} cannot be used: only http:// proxies are supported (they carry https too)")
+    return proxy
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return {"Proxy-Authorization": "Basic " + b64encode(pair).decode("ascii")}

@@ -1,0 +1,106 @@
+"""What every place that holds a model offers, and the small helpers for reading through it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from math import prod
+from typing import Any, Final, Protocol
+
+from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header
+from hfmem.dtypes import BITS
+from hfmem.errors import FormatError
+
+#: bytes of a file's front read when nothing tells how long its header is: 97 % of the Hub's headers are shorter than 100 kB
+DEFAULT_GUESS: Final = 128 << 10
+MAX_CONFIG_BYTES: Final = 32 << 20
+
+# `"":{"dtype":"F8_E4M3","shape":[,],"data_offsets":[,]},` without the name and the numbers
+_ENTRY: Final = '"":{"dtype":"","shape":[],"data_offsets":[,]},'
+#: what a tensor adds to a header besides its name, with a long dtype, two dimensions and offsets of tens of gigabytes
+_ENTRY_GUESS: Final = len(_ENTRY) + 7 + 12 + 2 * 11
+
+
+class Files(Protocol):
+    """A folder of model files, on the Hub or on a disk. `label` names it in messages."""
+
+    @property
+    def label(self) -> str: ...
+
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        """The whole file; None where there is none."""
+
+    def headers(self, sizes: Mapping[str, int]) -> dict[str, Header]:
+        """The safetensors header of each file of `sizes`, which maps it to the bytes its front is guessed to take.
+
+        Raises:
+            MissingFileError: one of them is not there.
+        """
+
+    def listing(self) -> dict[str, int | None]:
+        """The files at the top of the folder, with their sizes where known."""
+
+
+def parse_object(data: bytes, what: str) -> dict[str, Any]:
+    """The JSON object of a config file. Python's `NaN` and `Infinity` are taken: published configs hold them.
+
+    Raises:
+        FormatError: empty, not JSON, or not an object.
+    """
+    if not data.strip():
+        raise FormatError(f"{what} is empty ({len(data)} bytes)")
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise FormatError(f"{what}: the JSON is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{what}: not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{what}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except ValueError:
+        raise FormatError(f"{what}: holds an integer of thousands of digits") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{what}: not a JSON object but a {type(value).__name__}")
+    return value
+
+
+def guess_fronts(weight_map: Mapping[str, str], shards: Sequence[str]) -> dict[str, int]:
+    """Bytes that reach past each shard's header, from the names of the tensors it holds."""
+    sizes = dict.fromkeys(shards, PREFIX_BYTES + 512)
+    for name, shard in weight_map.items():
+        sizes[shard] += len(name) + _ENTRY_GUESS
+    return {shard: -(-size // 4096) * 4096 for shard, size in sizes.items()}
+
+
+def file_size(header: Header) -> int:
+    """Bytes of the file that `header` is of; computed, where an endpoint sent it already parsed.
+
+    The format's library writes compact JSON and pads it with spaces to a multiple of 8; a file written by something
+    else may differ by some bytes.
+    """
+    if header.file_bytes is not None:
+        return header.file_bytes
+    names = "".join(header.tensors)
+    plain = names.isascii() and names.isprintable() and '"' not in names and "\\" not in names
+    length = len(names) if plain else sum(len(_quoted(name)) - 2 for name in header.tensors)
+    facts = {fact: (prod(fact[1]) * BITS[fact[0]] // 8, _fact_text(fact)) for fact in set(header.tensors.values())}
+    found = [facts[fact] for fact in header.tensors.values()]
+    ends = list(accumulate(size for size, _ in found))
+    begins = [0, *ends[:-1]] if ends else []
+    length += sum(text for _, text in found)
+    length += sum(map(len, map(str, ends))) + sum(map(len, map(str, begins)))
+    length += 2 - 1 + len(_ENTRY) * len(found) if found else 2
+    if header.metadata:
+        inner = sum(len(_quoted(key)) + len(_quoted(value)) + 2 for key, value in header.metadata)
+        length += len('"__metadata__":{}') + inner - 1 + (1 if found else 0)
+    return PREFIX_BYTES + -(-length // 8) * 8 + header.data_bytes
+
+
+def _fact_text(fact: tuple[str, tuple[int, ...]]) -> int:
+    dtype, shape = fact
+    return len(dtype) + len(",".join(map(str, shape)))
+
+
+def _quoted(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")

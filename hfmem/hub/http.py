@@ -1,0 +1,435 @@
+"""GET with retries, redirects, byte ranges and bounds: every read has a cap, every wait an end, and the token one host."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+from hfmem.errors import FormatError, NetworkError
+from hfmem.hub.connection import Connection, Origin, Pool, origin_of
+from hfmem.hub.facts import FetchStats
+
+_RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECTS = 10
+MAX_RETRIES = 4
+#: seconds before the first retry; doubled for each further one, times a random 0.5 to 1
+BACKOFF = 0.5
+MAX_BACKOFF = 8.0
+#: seconds to open a connection where a stored answer could be given instead
+QUICK_CONNECT = 3.0
+_CHUNK = 1 << 16
+_MAX_ERROR_BODY = 1 << 16
+#: a server that ignores Range is read up to here to reach the bytes wanted, never further
+MAX_DISCARD = 16 << 20
+
+
+class Deadline:
+    """A moment after which nothing is waited for."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    def remaining(self) -> float:
+        """Seconds left, 0 when it has passed."""
+        return max(0.0, self._at - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back. Header names are lower case; `hops` are the headers of redirects that led here, first one first.
+
+    `total_size` is the size of the whole resource where the server told it. `url` is the address that answered.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+    total_size: int | None = None
+    hops: tuple[Mapping[str, str], ...] = ()
+
+    def header(self, name: str) -> str | None:
+        """A header of the answer, else of a redirect before it: the Hub describes a file on the hop before the storage host's."""
+        for headers in (self.headers, *reversed(self.hops)):
+            if name in headers:
+                return headers[name]
+        return None
+
+
+class _Transient(Exception):
+    """A failure that another try may mend. `connecting`: no connection came about."""
+
+    def __init__(self, text: str, *, connecting: bool = False) -> None:
+        super().__init__(text)
+        self.connecting = connecting
+
+
+@dataclass(slots=True)
+class Client:
+    """One model's requests: connections, deadline, retries and counts. Threads share it.
+
+    `token` is sent to `home`, the endpoint's origin, and to no other. `quick` means that a stored answer exists: a
+    host that cannot be reached is given up at once. `close()` makes every waiting thread stop.
+    """
+
+    home: Origin
+    deadline: Deadline
+    token: str | None
+    agent: str
+    timeout: float
+    quick: bool = False
+    pool: Pool = field(default_factory=Pool)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _requests: int = 0
+    _bytes: int = 0
+    _started: float = field(default_factory=time.monotonic)
+
+    def stats(self) -> FetchStats:
+        """Requests sent (each redirect is one more), body bytes received, seconds since the start."""
+        with self._lock:
+            return FetchStats(self._requests, self._bytes, False, time.monotonic() - self._started)
+
+    def close(self) -> None:
+        """Stops everything in flight."""
+        self._stop.set()
+        self.pool.close()
+
+    def get(
+        self,
+        url: str,
+        *,
+        max_bytes: int,
+        byte_range: tuple[int, int] | None = None,
+        timeout: float | None = None,
+        retries: int = MAX_RETRIES,
+        stop: Callable[[Mapping[str, str]], bool] | None = None,
+    ) -> Response:
+        """The response to GET `url`, whatever its status, unless that is one to try again.
+
+        With `byte_range` (first, past-the-last) the body is exactly those bytes, fewer only where the resource ends
+        before; the status is 206 then, also where the server ignored Range and sent all. `stop` sees the headers of
+        each redirect: True ends there.
+
+        Raises:
+            NetworkError: unreachable, too many retries or redirects, past the deadline, or a server that breaks the
+            protocol. FormatError: the body is longer than `max_bytes`.
+        """
+        attempt = 0
+        while True:
+            wait: float | None = None
+            try:
+                response = self._follow(url, max_bytes, byte_range, timeout or self.timeout, stop)
+            except _Transient as error:
+                reason, connecting = str(error), error.connecting
+            else:
+                if response.status not in _RETRY_STATUS:
+                    return response
+                host = origin_of(response.url)
+                reason, connecting = f"{host} answered {response.status} {_reason(response.status)}".rstrip(), False
+                wait = _retry_after(response.headers)
+            attempt += 1
+            if attempt > retries or (connecting and (self.quick or attempt > 2)) or self._stop.is_set():
+                tries = f" ({attempt} tries)" if attempt > 1 else ""
+                raise NetworkError(reason + tries)
+            if wait is None:
+                wait = min(MAX_BACKOFF, BACKOFF * 2 ** (attempt - 1)) * (0.5 + os.urandom(1)[0] / 510)
+            if wait >= self.deadline.remaining():
+                raise NetworkError(
+                    f"{reason}; waiting {wait:.0f} s would pass the deadline of {self.deadline.seconds:g} s"
+                )
+            if self._stop.wait(wait):
+                raise NetworkError("stopped")
+
+    def _follow(
+        self,
+        url: str,
+        max_bytes: int,
+        byte_range: tuple[int, int] | None,
+        timeout: float,
+        stop: Callable[[Mapping[str, str]], bool] | None,
+    ) -> Response:
+        hops: list[Mapping[str, str]] = []
+        token = self.token
+        origin = origin_of(url)
+        if origin != self.home:
+            token = None
+        while True:
+            headers = {"user-agent": self.agent, "accept": "*/*"}
+            if byte_range is not None:
+                headers["range"] = f"bytes={byte_range[0]}-{byte_range[1] - 1}"
+                headers["accept-encoding"] = "identity"
+            else:
+                headers["accept-encoding"] = "gzip"
+            if token is not None:
+                headers["authorization"] = f"Bearer {token}"
+            response = self._exchange(origin, url, headers, max_bytes, byte_range, timeout, tuple(hops))
+            location = response.headers.get("location")
+            if response.status not in _REDIRECT_STATUS or location is None:
+                return response
+            if stop is not None and stop(response.headers):
+                return response
+            hops.append(response.headers)
+            if len(hops) > MAX_REDIRECTS:
+                raise NetworkError(f"{url[:200]}: more than {MAX_REDIRECTS} redirects")
+            url = urljoin(url, location)
+            previous, origin = origin, origin_of(url)
+            if origin != previous:
+                token = None  # and it stays dropped: coming back to the first host does not restore it
+
+    def _exchange(
+        self,
+        origin: Origin,
+        url: str,
+        headers: dict[str, str],
+        max_bytes: int,
+        byte_range: tuple[int, int] | None,
+        timeout: float,
+        hops: tuple[Mapping[str, str], ...],
+    ) -> Response:
+        """One request and its response, on a kept connection where there is one."""
+        fresh = False
+        while True:
+            connection = self._connection(origin, timeout, fresh)
+            keep = False
+            try:
+                started, sock = self._send(connection, url, headers, timeout)
+                response, keep = self._receive(started, sock, url, max_bytes, byte_range, timeout, hops)
+                return response
+            except (OSError, http.client.HTTPException) as error:
+                if connection.reused and _is_stale(error):
+                    fresh = True  # the server closed it while it was idle: not a failure
+                    continue
+                if self.deadline.remaining() <= 0:
+                    raise NetworkError(self.late(f"reading from {origin}")) from None
+                raise _Transient(f"{origin}: {_describe(error)}") from None
+            finally:
+                if keep:
+                    self.pool.give(origin, connection)
+                else:
+                    self.pool.drop(connection)
+
+    def late(self, doing: str) -> str:
+        """The message of a passed deadline."""
+        return f"{doing} took longer than the deadline of {self.deadline.seconds:g} s (HFMEM_DEADLINE)"
+
+    def _limit(self, timeout: float) -> float:
+        remaining = self.deadline.remaining()
+        if remaining <= 0:
+            raise TimeoutError("deadline")
+        return min(timeout, remaining)
+
+    def _connection(self, origin: Origin, timeout: float, fresh: bool) -> Connection:
+        import ssl
+
+        try:
+            limit = self._limit(min(timeout, QUICK_CONNECT) if self.quick else timeout)
+            return self.pool.take(origin, limit, fresh=fresh)
+        except ssl.SSLCertVerificationError as error:
+            raise NetworkError(
+                f"the certificate of {origin} is not trusted ({error.verify_message}); SSL_CERT_FILE may name your CA"
+            ) from None
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            if self.deadline.remaining() <= 0:
+                raise NetworkError(self.late(f"connecting to {origin}")) from None
+            raise _Transient(f"{origin} cannot be reached: {_describe(error)}", connecting=True) from None
+
+    def _send(
+        self, connection: Connection, url: str, headers: dict[str, str], timeout: float
+    ) -> tuple[http.client.HTTPResponse, object]:
+        parts = urlsplit(url)
+        target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        if connection.proxied:
+            target = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, ""))
+        sock = connection.http.sock
+        sock.settimeout(self._limit(timeout))
+        with self._lock:
+            self._requests += 1
+        try:
+            connection.http.request("GET", target, headers={**headers, **connection.proxy_headers})
+        except (http.client.InvalidURL, UnicodeError):
+            raise NetworkError(f"{url[:200]!r} is not a web address") from None
+        return connection.http.getresponse(), sock
+
+    def _receive(
+        self,
+        started: http.client.HTTPResponse,
+        sock: object,
+        url: str,
+        max_bytes: int,
+        byte_range: tuple[int, int] | None,
+        timeout: float,
+        hops: tuple[Mapping[str, str], ...],
+    ) -> tuple[Response, bool]:
+        """Reads the body within its bounds; the flag says whether the connection can be used again."""
+        headers = {name.lower(): value for name, value in started.headers.items()}
+        status = started.status
+        reader = _Reader(self, started, sock, timeout)
+        if status in _REDIRECT_STATUS or status >= 400:
+            body, ended = reader.read(_MAX_ERROR_BODY)
+            if status >= 400 and headers.get("content-encoding") == "gzip":
+                body = b""
+            return Response(status, headers, body, url, _range_total(headers), hops), ended and not started.will_close
+        if byte_range is None:
+            length = started.length
+            if length is not None and length > max_bytes:
+                raise FormatError(f"{url}: {length:,} bytes are too many (limit {max_bytes:,})")
+            body, ended = reader.read(max_bytes + 1)
+            if len(body) > max_bytes:
+                raise FormatError(f"{url}: more than {max_bytes:,} bytes")
+            body = _decode(body, headers.get("content-encoding", ""), max_bytes, url)
+            return Response(status, headers, body, url, length, hops), ended and not started.will_close
+
+        first, end = byte_range
+        if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+            raise NetworkError(f"{url}: the server compressed a byte range, which cannot be used")
+        if status == 206:
+            total = _check_content_range(headers, first, end, url)
+            body, ended = reader.read(end - first)
+            stop = end if total is None else min(end, total)
+            if total is not None and len(body) != stop - first:
+                raise http.client.IncompleteRead(body, stop - first - len(body))
+            return Response(206, headers, body, url, total, hops), ended and not started.will_close
+        if status != 200:
+            raise NetworkError(f"{url}: answered {status} to a range request")
+        # The server ignored Range and sends everything: take the bytes wanted and hang up.
+        if first > MAX_DISCARD:
+            raise NetworkError(
+                f"{url}: the server ignores byte ranges, and {first:,} bytes would have to be read for nothing"
+            )
+        total = started.length
+        body, _ = reader.read(end if total is None else min(end, total))
+        if total is not None and len(body) < min(end, total):
+            raise http.client.IncompleteRead(body, min(end, total) - len(body))
+        return Response(206, headers, body[first:], url, total, hops), False
+
+
+class _Reader:
+    """Reads a body piece by piece, each piece within the time limit."""
+
+    def __init__(self, client: Client, response: http.client.HTTPResponse, sock: object, timeout: float) -> None:
+        self._client, self._response, self._sock, self._timeout = client, response, sock, timeout
+
+    def read(self, limit: int) -> tuple[bytes, bool]:
+        """At most `limit` bytes, and whether the body ended with them.
+
+        Raises:
+            http.client.IncompleteRead: the connection ended before the announced length.
+        """
+        response, client = self._response, self._client
+        expected = response.length
+        parts: list[bytes] = []
+        size = 0
+        while size < limit:
+            self._sock.settimeout(client._limit(self._timeout))  # type: ignore[attr-defined]
+            part = response.read1(min(_CHUNK, limit - size))
+            if not part:
+                break
+            parts.append(part)
+            size += len(part)
+            with client._lock:
+                client._bytes += len(part)
+        if expected is not None and size < min(limit, expected):
+            raise http.client.IncompleteRead(b"", expected - size)
+        ended = response.isclosed() or expected == size
+        response.close()  # http.client refuses the next request on the connection before this
+        return b"".join(parts), ended
+
+
+def _decode(body: bytes, encoding: str, max_bytes: int, url: str) -> bytes:
+    match encoding.lower():
+        case "" | "identity":
+            return body
+        case "gzip" | "x-gzip":
+            unpacker = zlib.decompressobj(wbits=31)
+            try:
+                plain = unpacker.decompress(body, max_bytes + 1)
+            except zlib.error as error:
+                raise _Transient(f"{url}: broken compression: {error}") from None
+            if len(plain) > max_bytes:
+                raise FormatError(f"{url}: more than {max_bytes:,} bytes")
+            if not unpacker.eof:
+                raise _Transient(f"{url}: the compressed body ends early")
+            return plain
+        case other:
+            raise NetworkError(f"{url}: Content-Encoding {other[:40]!r} was not asked for")
+
+
+def _check_content_range(headers: Mapping[str, str], first: int, end: int, url: str) -> int | None:
+    """The total size that a matching Content-Range tells, None for `*`.
+
+    Raises:
+        NetworkError: the header is missing or names other bytes.
+    """
+    text = headers.get("content-range", "")
+    unit, _, rest = text.strip().partition(" ")
+    span, _, total_text = rest.strip().partition("/")
+    begin, _, last = span.partition("-")
+    if unit.lower() != "bytes" or not begin.isdecimal() or not last.isdecimal() or int(begin) != first:
+        raise NetworkError(f"{url}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
+    total = int(total_text) if total_text.isdecimal() else None
+    expected = end - 1 if total is None else min(end, total) - 1
+    if int(last) != expected:
+        raise NetworkError(f"{url}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
+    return total
+
+
+def _range_total(headers: Mapping[str, str]) -> int | None:
+    """The total of `Content-Range: bytes */123`, which a 416 carries."""
+    total = headers.get("content-range", "").rpartition("/")[2]
+    return int(total) if total.isdecimal() else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by Retry-After (seconds or an HTTP date), else by the Hub's `ratelimit: "api";r=0;t=55`."""
+    text = headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return float(text)
+    if text:
+        from datetime import UTC, datetime
+        from email.utils import parsedate_to_datetime
+
+        try:
+            when = parsedate_to_datetime(text)
+        except (TypeError, ValueError):
+            return None
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    fields = dict(part.strip().partition("=")[::2] for part in headers.get("ratelimit", "").split(";"))
+    if fields.get("r") == "0" and fields.get("t", "").isdecimal():
+        return float(fields["t"]) + 1
+    return None
+
+
+def _reason(status: int) -> str:
+    return http.client.responses.get(status, "")
+
+
+def _is_stale(error: Exception) -> bool:
+    return isinstance(
+        error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+    )
+
+
+def _describe(error: Exception) -> str:
+    import socket
+
+    match error:
+        case TimeoutError():
+            return "timed out"
+        case socket.gaierror():
+            return "the name cannot be resolved"
+        case http.client.IncompleteRead():
+            return "the body ended early"
+        case OSError():
+            return error.strerror or str(error) or type(error).__name__
+        case _:
+            return str(error) or type(error).__name__

@@ -1,0 +1,205 @@
+"""Models on this machine: a folder, one safetensors file, or an index. Only header bytes are read, never the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header, header_length, parse_header
+from hfmem.errors import FormatError, MissingFileError, ModelNotFoundError, SourceError, UsageError
+from hfmem.hub.facts import ModelFacts, Source
+from hfmem.hub.files import MAX_CONFIG_BYTES, parse_object
+from hfmem.hub.weights import (
+    QUANTIZATION_FILES,
+    SINGLE,
+    Weights,
+    from_file,
+    from_index,
+    other_weights,
+    refuse_other_file,
+    safetensors_weights,
+    wants_quantization_files,
+    without_config,
+)
+
+CONFIG = "config.json"
+_MAX_INDEX_FILE = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """`Files` of a folder. `label` is the folder as the user knows it."""
+
+    folder: Path
+    label: str
+
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        try:
+            with open(self.folder / name, "rb") as file:
+                data = file.read(max_bytes + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise unreadable(self.folder / name, error) from None
+        if len(data) > max_bytes:
+            raise FormatError(f"{self.folder / name} takes more than {max_bytes:,} bytes")
+        return data
+
+    def headers(self, sizes: Mapping[str, int]) -> dict[str, Header]:
+        return {name: self.header(name) for name in sizes}
+
+    def header(self, name: str) -> Header:
+        """The header of one file, checked against the file's size."""
+        path = self.folder / name
+        where = str(path)
+        try:
+            if not path.is_file():
+                if path.exists():
+                    raise FormatError(f"{where} is not a file")
+                broken = " (a broken link: its blob is gone)" if path.is_symlink() else ""
+                raise MissingFileError(f"{self.label}: {name} is not there{broken}")
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size == 0:
+                    raise FormatError(f"{where} is empty (0 bytes)")
+                length = header_length(file.read(PREFIX_BYTES), where, size)
+                data = file.read(length)
+        except OSError as error:
+            raise unreadable(path, error) from None
+        if len(data) < length:
+            raise FormatError(f"{where}: truncated: the header takes {length:,} bytes and {len(data):,} are there")
+        return parse_header(data, size, file=where)
+
+    def listing(self) -> dict[str, int | None]:
+        try:
+            with os.scandir(self.folder) as entries:
+                return {entry.name: _size(entry) for entry in entries if not entry.is_dir()}
+        except OSError as error:
+            raise unreadable(self.folder, error) from None
+
+
+def load_local(path_text: str) -> ModelFacts:
+    """The facts of a local model.
+
+    Raises:
+        ModelNotFoundError: no such path.
+        SourceError: it cannot be read, or is no model.
+    """
+    path = Path(os.path.expanduser(path_text))
+    try:
+        if path.is_dir():
+            return _load_folder(_snapshot_of(path), path_text)
+        if path.is_file():
+            return _load_file(path, path_text)
+        if not path.exists():
+            raise ModelNotFoundError(f"{path_text}: no such folder or file")
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except ValueError as error:
+        raise UsageError(f"{path_text!r}: {error}") from None
+    raise FormatError(f"{path_text} is neither a folder nor a file")
+
+
+def folder_facts(folder: Path, label: str, *, repo_id: str, revision: str | None, source: Source) -> ModelFacts:
+    """The facts of a folder with config.json and weights; `label` names it in messages.
+
+    Raises:
+        SourceError: it cannot be read, or is no model.
+    """
+    files = LocalFiles(folder, label)
+    data = files.read(CONFIG, MAX_CONFIG_BYTES)
+    if data is None:
+        listing = files.listing()
+        config, name, weights = without_config(files, listing)
+    else:
+        config, name = parse_object(data, str(folder / CONFIG)), CONFIG
+        found = safetensors_weights(files)
+        weights = other_weights(files, files.listing()) if found is None else found
+    extra: dict[str, Mapping[str, object]] = {}
+    if wants_quantization_files(config, weights.checkpoint):
+        for file in QUANTIZATION_FILES:
+            text = files.read(file, MAX_CONFIG_BYTES)
+            if text is not None:
+                extra[file] = parse_object(text, str(folder / file))
+    return ModelFacts(
+        repo_id=repo_id,
+        revision=revision,
+        source=source,
+        config=config,
+        config_file=str(folder / name),
+        checkpoint=weights.checkpoint,
+        evidence=weights.evidence,
+        index_total_size=weights.index_total_size,
+        download_bytes=weights.download_bytes,
+        weight_files=weights.files,
+        extra=extra,
+        notice=weights.notice,
+    )
+
+
+def unreadable(path: Path, error: OSError) -> SourceError:
+    """The error for a path that the system refuses to read."""
+    return SourceError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def _load_folder(folder: Path, label: str) -> ModelFacts:
+    commit = folder.name if folder.parent.name == "snapshots" else None
+    return folder_facts(folder, label, repo_id=label, revision=commit, source="local")
+
+
+def _load_file(path: Path, label: str) -> ModelFacts:
+    name = path.name.lower()
+    folder = path.parent
+    files = LocalFiles(folder, str(folder))
+    if name == CONFIG:
+        return folder_facts(folder, label, repo_id=label, revision=None, source="local")
+    weights: Weights
+    if name.endswith(".safetensors.index.json"):
+        weights = from_index(files, files.read(path.name, _MAX_INDEX_FILE) or b"", path.name)
+    elif name.endswith(".safetensors"):
+        whole = safetensors_weights(files) if path.name != SINGLE else None
+        in_set = whole is not None and any(file.name == path.name for file in whole.files)
+        weights = whole if whole is not None and in_set else from_file(files, path.name)
+    else:
+        refuse_other_file(str(path))
+    data = files.read(CONFIG, MAX_CONFIG_BYTES)
+    if data is None:
+        raise MissingFileError(f"{folder} has no config.json beside {path.name}")
+    return ModelFacts(
+        repo_id=label,
+        revision=None,
+        source="local",
+        config=parse_object(data, str(folder / CONFIG)),
+        config_file=str(folder / CONFIG),
+        checkpoint=weights.checkpoint,
+        evidence=weights.evidence,
+        index_total_size=weights.index_total_size,
+        download_bytes=weights.download_bytes,
+        weight_files=weights.files,
+        notice=weights.notice,
+    )
+
+
+def _snapshot_of(path: Path) -> Path:
+    """A `models--org--name` folder of the Hub cache stands for the snapshot that its `refs/main` names."""
+    if not path.name.startswith("models--") or not (path / "snapshots").is_dir():
+        return path
+    try:
+        commit = (path / "refs" / "main").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        snapshots = sorted((path / "snapshots").iterdir())
+        if len(snapshots) != 1:
+            raise MissingFileError(
+                f"{path} has {len(snapshots)} snapshots and no refs/main; name one of them"
+            ) from None
+        return snapshots[0]
+    return path / "snapshots" / commit
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return None

@@ -1,0 +1,22 @@
+"""What a caller may ask of a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hfmem.hub.facts import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """How to fetch. `no_cache` neither reads nor writes stored facts; `refresh` does not read them; `offline` opens no socket.
+
+    `token` replaces the one of the environment (`False`: send none). `deadline` is in seconds, for one model.
+    """
+
+    no_cache: bool = False
+    refresh: bool = False
+    offline: bool = False
+    token: str | bool | None = None
+    deadline: float | None = None
+    progress: Progress | None = None

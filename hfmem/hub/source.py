@@ -1,0 +1,167 @@
+"""From what the user typed to a model's facts, by the best source at hand.
+
+The live Hub comes first. When it cannot be reached, refuses, or may not be asked (offline), the answer is, in this
+order: facts stored by an earlier run, a download in the Hub's own cache, the shipped catalogue; the facts' `notice`
+then says which, why, and how to get live data.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import assert_never
+
+from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError
+from hfmem.hub.catalog import in_catalog, load_catalog_entry, suggest
+from hfmem.hub.facts import FetchStats, ModelFacts
+from hfmem.hub.options import FetchOptions
+from hfmem.hub.reference import HubRef, LocalPath, parse_reference, with_revision
+from hfmem.hub.settings import Settings, clean_token, find_token, read_settings, user_agent
+from hfmem.hub.store import FactStore, is_commit
+
+
+def load_model(ref_text: str, *, revision: str | None = None, options: FetchOptions | None = None) -> ModelFacts:
+    """The facts of the model that `ref_text` names, at `revision` where the text names none.
+
+    Raises:
+        UsageError: the text, the revision or an environment variable cannot be used.
+        SourceError: the model cannot be read; the subclasses say why.
+    """
+    options = options or FetchOptions()
+    settings = read_settings()
+    ref = with_revision(parse_reference(ref_text, endpoint=settings.endpoint, exists=os.path.exists), revision)
+    match ref:
+        case LocalPath():
+            from hfmem.hub.local import load_local
+
+            facts = load_local(ref.path)
+            if _is_like_a_repo_id(ref.path):
+                notice = f"from the local path {ref.path}, which comes before the Hub's {ref.path} (hf://{ref.path})"
+                facts = replace(facts, notice="; ".join(filter(None, (notice, facts.notice))))
+            return facts
+        case HubRef():
+            return _load_hub(ref, settings, options)
+        case _:
+            assert_never(ref)
+
+
+def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFacts:
+    store = FactStore(settings.facts_dir, read=not options.no_cache, write=not options.no_cache)
+    if settings.offline or options.offline:
+        facts = _stored(ref, settings, store, "offline mode; unset HF_HUB_OFFLINE for live data")
+        if facts is not None:
+            return facts
+        raise OfflineError(
+            f"offline mode, and {ref.repo_id} is in no cache here and not in the shipped catalogue" + _did_you_mean(ref)
+        )
+    try:
+        return _load_live(ref, settings, store, options)
+    except (AccessError, NetworkError, ModelNotFoundError) as error:
+        reason = _reason(error, ref)
+        facts = None if reason is None else _stored(ref, settings, store, reason)
+        if facts is not None:
+            return facts
+        if isinstance(error, ModelNotFoundError) and "has no revision" not in str(error):
+            raise type(error)(str(error) + _did_you_mean(ref)) from None
+        raise
+
+
+def _load_live(ref: HubRef, settings: Settings, store: FactStore, options: FetchOptions) -> ModelFacts:
+    revision = ref.revision or "main"
+    if is_commit(revision) and not options.refresh and not options.no_cache:
+        facts = _stored(ref, settings, store, None)  # a commit never changes: nothing to ask
+        if facts is not None and facts.source == "cache":
+            return facts
+    from hfmem.hub.connection import origin_of
+    from hfmem.hub.http import Client, Deadline
+    from hfmem.hub.live import Live
+
+    client = Client(
+        home=origin_of(settings.endpoint),
+        deadline=Deadline(options.deadline or settings.deadline),
+        token=_token(options),
+        agent=user_agent(),
+        timeout=settings.download_timeout,
+        quick=_has_stored(ref, settings, store),
+    )
+    try:
+        return Live(client, settings, store, ref, options).load()
+    finally:
+        client.close()
+
+
+def _token(options: FetchOptions) -> str | None:
+    match options.token:
+        case str(token):
+            return clean_token(token)
+        case False:
+            return None
+        case _:
+            return find_token()
+
+
+def _stored(ref: HubRef, settings: Settings, store: FactStore, reason: str | None) -> ModelFacts | None:
+    """The best answer that needs no network; `reason` says why the Hub was not asked, None where it need not be."""
+    from hfmem.hub.hfcache import cached_commit, snapshot_facts
+
+    revision = ref.revision or "main"
+    because = "" if reason is None else f" ({reason})"
+    hit = FetchStats(cache_hit=True)
+    commit = store.commit_of(settings.endpoint, ref.repo_id, revision)
+    facts = store.load(ref.repo_id, commit, ref.file) if commit else None
+    if facts is not None:
+        notice = f"from the stored facts of commit {str(commit)[:7]}{because}" if because else None
+        return replace(facts, notice=_join(notice, facts.notice), stats=hit)
+    if ref.file is not None:
+        return None
+    commit = cached_commit(settings.hub_cache, ref.repo_id, revision)
+    facts = snapshot_facts(settings.hub_cache, ref.repo_id, commit) if commit else None
+    if facts is not None:
+        notice = f"from the Hugging Face cache, commit {str(commit)[:7]}{because}" if because else None
+        return replace(facts, notice=_join(notice, facts.notice), stats=hit)
+    facts = load_catalog_entry(ref.repo_id)
+    if facts is not None and (revision == "main" or revision == facts.revision):
+        notice = f"from the shipped catalogue of {facts.date}{because}"
+        return replace(facts, notice=_join(notice, facts.notice), stats=hit)
+    return None
+
+
+def _has_stored(ref: HubRef, settings: Settings, store: FactStore) -> bool:
+    """Whether there may be a stored answer; cheaper than reading it."""
+    from hfmem.hub.hfcache import cached_commit
+
+    revision = ref.revision or "main"
+    if not is_commit(revision) and store.commit_of(settings.endpoint, ref.repo_id, revision) is not None:
+        return True
+    if ref.file is not None:
+        return False
+    known = cached_commit(settings.hub_cache, ref.repo_id, revision) is not None
+    return known or (revision == "main" and in_catalog(ref.repo_id))
+
+
+def _reason(error: HfmemError, ref: HubRef) -> str | None:
+    """Why live data is not to be had, as a stored answer's notice says it; None when no stored answer should be given."""
+    from hfmem.hub.responses import HiddenModelError
+
+    match error:
+        case AccessError() if "is gated" in str(error) and "token's user" not in str(error):
+            return "the repo is gated: `hf auth login` or HF_TOKEN for live data"
+        case AccessError() | NetworkError():
+            return error.message
+        case HiddenModelError():
+            return "the Hub does not show the repo to an unknown user: `hf auth login` or HF_TOKEN for live data"
+        case _:
+            return None
+
+
+def _did_you_mean(ref: HubRef) -> str:
+    name = suggest(ref.repo_id)
+    return f"; did you mean {name}?" if name else ""
+
+
+def _is_like_a_repo_id(path: str) -> bool:
+    return not path.startswith((".", "/", "~")) and "\\" not in path and path.count("/") <= 1 and "." not in path[-12:]
+
+
+def _join(first: str | None, second: str | None) -> str | None:
+    return "; ".join(part for part in (first, second) if part) or None

@@ -1,0 +1,213 @@
+"""Which files are the weights: one coherent set, as transformers loads it, and what is known when there is none.
+
+Order: the shards of `model.safetensors.index.json`; else `model.safetensors`; else, as an own line of the report
+says, Mistral's `consolidated` files or PyTorch's `pytorch_model.bin`. Never a second copy (`consolidated` beside the
+above, `*.fp16.*`, `original/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, NoReturn
+
+from hfmem.checkpoint.index import MAX_INDEX_BYTES, Index, check_shard_name, parse_index
+from hfmem.checkpoint.merge import merge
+from hfmem.checkpoint.safetensors import Header, parse_metadata_endpoint
+from hfmem.checkpoint.tensors import Checkpoint
+from hfmem.errors import FormatError, HfmemError, MissingFileError, UnsupportedError
+from hfmem.hub.facts import Evidence, WeightFile
+from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, Files, file_size, guess_fronts, parse_object
+
+INDEX: Final = "model.safetensors.index.json"
+SINGLE: Final = "model.safetensors"
+CONSOLIDATED_INDEX: Final = "consolidated.safetensors.index.json"
+CONSOLIDATED: Final = "consolidated.safetensors"
+TORCH_INDEX: Final = "pytorch_model.bin.index.json"
+TORCH: Final = "pytorch_model.bin"
+PARAMS: Final = "params.json"
+ADAPTER: Final = "adapter_config.json"
+DIFFUSERS: Final = "model_index.json"
+#: what a server without a listing is asked for by name
+PROBED: Final = (TORCH_INDEX, TORCH, CONSOLIDATED_INDEX, CONSOLIDATED, PARAMS, ADAPTER, DIFFUSERS)
+#: quantization settings that stand beside config.json instead of in it (ModelOpt, AutoGPTQ, AutoAWQ)
+QUANTIZATION_FILES: Final = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+
+_QUANTIZED_NAMES = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2", "SCB", "absmax")
+_QUANTIZED_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"})
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weight part of `ModelFacts`."""
+
+    checkpoint: Checkpoint | None
+    evidence: Evidence
+    index_total_size: int | None
+    files: tuple[WeightFile, ...]
+    notice: str | None = None
+
+    @property
+    def download_bytes(self) -> int | None:
+        """Size of all files; None where one is not known."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes or not sizes else sum(size for size in sizes if size is not None)
+
+
+def from_headers(headers: Mapping[str, Header], index: Index | None = None, total: int | None = None) -> Weights:
+    """The weights of shards whose headers were read."""
+    files = tuple(WeightFile(name, file_size(header)) for name, header in headers.items())
+    checkpoint = merge(headers, index, file_bytes=sum(file.size or 0 for file in files))
+    return Weights(checkpoint, "headers", index.total_size if index else total, files)
+
+
+def from_metadata_route(payload: bytes, what: str) -> Weights:
+    """The weights by the Hub's safetensors-metadata response."""
+    headers, metadata = parse_metadata_endpoint(payload, what=what)
+    for shard in headers:
+        check_shard_name(shard, what)
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return from_headers(headers, None, total if type(total) is int and total > 0 else None)
+
+
+def from_index(files: Files, data: bytes, name: str) -> Weights:
+    """The weights of the shards that an index names."""
+    if not data.strip():
+        raise FormatError(f"{files.label}: {name} is empty ({len(data)} bytes)")
+    index = parse_index(data, name)
+    folder = name.rpartition("/")[0]
+    found = files.headers(
+        {_join(folder, shard): size for shard, size in guess_fronts(index.weight_map, index.shards).items()}
+    )
+    return from_headers({shard: found[_join(folder, shard)] for shard in index.shards}, index)
+
+
+def from_file(files: Files, name: str) -> Weights:
+    """The weights of one safetensors file."""
+    return from_headers(files.headers({name: DEFAULT_GUESS}))
+
+
+def safetensors_weights(files: Files) -> Weights | None:
+    """The default set of safetensors files, None where there is none."""
+    index = files.read(INDEX, MAX_INDEX_BYTES)
+    if index is not None:
+        return from_index(files, index, INDEX)
+    return from_file(files, SINGLE) if SINGLE in files.listing() else None
+
+
+def other_weights(files: Files, listing: Mapping[str, int | None]) -> Weights:
+    """The weights of a model without `model.safetensors` and without its index.
+
+    Raises:
+        MissingFileError: there are none that can be read; says what was found.
+    """
+    if CONSOLIDATED_INDEX in listing or CONSOLIDATED in listing:
+        return _consolidated(files, listing)
+    if TORCH_INDEX in listing:
+        data = files.read(TORCH_INDEX, MAX_INDEX_BYTES)
+        if data is not None:
+            index = parse_index(data, TORCH_INDEX)
+            found = tuple(WeightFile(shard, listing.get(shard)) for shard in index.shards)
+            missing = [file.name for file in found if file.name not in listing and "/" not in file.name]
+            if missing and any(file.name in listing for file in found):
+                raise MissingFileError(f"{files.label}: {TORCH_INDEX} names {missing[0]}, which is not there")
+            return Weights(None, "index", index.total_size, found)
+    if TORCH in listing:
+        if listing[TORCH] == 0:
+            raise FormatError(f"{files.label}: {TORCH} is empty (0 bytes)")
+        return Weights(None, "config", None, (WeightFile(TORCH, listing[TORCH]),))
+    raise MissingFileError(f"{files.label} has no {SINGLE} and no {INDEX}{describe(files, listing)}")
+
+
+def without_config(files: Files, listing: Mapping[str, int | None]) -> tuple[dict[str, Any], str, Weights]:
+    """Config and weights of a repo that has no config.json: Mistral's own layout.
+
+    Raises:
+        MissingFileError: anything else, saying what it is instead.
+    """
+    if PARAMS in listing and (CONSOLIDATED in listing or CONSOLIDATED_INDEX in listing):
+        data = files.read(PARAMS, MAX_CONFIG_BYTES)
+        if data is not None:
+            return parse_object(data, PARAMS), PARAMS, _consolidated(files, listing)
+    refuse_without_config(files, listing)
+
+
+def refuse_without_config(files: Files, listing: Mapping[str, int | None]) -> NoReturn:
+    """Raises the error for a place without config.json.
+
+    Raises:
+        MissingFileError: always.
+    """
+    raise MissingFileError(f"{files.label} has no config.json{describe(files, listing)}")
+
+
+def describe(files: Files, listing: Mapping[str, int | None]) -> str:
+    """What a place that is no plain transformers model holds, as the rest of a message."""
+    if ADAPTER in listing:
+        return (
+            f"; it is an adapter (PEFT){_named(files, ADAPTER, 'base_model_name_or_path', ' of ', ': run hfmem on it')}"
+        )
+    if DIFFUSERS in listing:
+        return f"; it is a diffusers pipeline{_named(files, DIFFUSERS, '_class_name', ' (', ')')}"
+    gguf = sorted(name for name in listing if name.lower().endswith(".gguf"))
+    if gguf:
+        return f"; it holds GGUF files: {_some(gguf)}"
+    if not listing:
+        return "; it is empty"
+    weights = [
+        name for name in listing if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx"))
+    ]
+    return f"; found {_some(sorted(weights or listing))}"
+
+
+def wants_quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None) -> bool:
+    """Whether the tensors look quantized and config.json does not say how."""
+    if checkpoint is None:
+        return False
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if any(part.get(key) for key in ("quantization_config", "compression_config", "quantization")):
+            return False
+    if any(group.pattern.rpartition(".")[2] in _QUANTIZED_NAMES for group in checkpoint.groups):
+        return True
+    packed = sum(group.total_bytes for group in checkpoint.groups if group.dtype in _QUANTIZED_DTYPES)
+    return 4 * packed > checkpoint.total_bytes
+
+
+def refuse_other_file(name: str) -> NoReturn:
+    """Raises for a reference to a single file that is no safetensors file.
+
+    Raises:
+        UnsupportedError: always.
+    """
+    kind = "GGUF files are" if name.lower().endswith(".gguf") else "files of this kind are"
+    raise UnsupportedError(f"{name}: {kind} not read yet; give the repo or folder of a safetensors checkpoint")
+
+
+def _consolidated(files: Files, listing: Mapping[str, int | None]) -> Weights:
+    notice = "the weights are Mistral's consolidated files: the repo has no model.safetensors"
+    if CONSOLIDATED_INDEX in listing:
+        data = files.read(CONSOLIDATED_INDEX, MAX_INDEX_BYTES)
+        if data is not None:
+            return replace(from_index(files, data, CONSOLIDATED_INDEX), notice=notice)
+    return replace(from_file(files, CONSOLIDATED), notice=notice)
+
+
+def _named(files: Files, name: str, key: str, before: str, after: str) -> str:
+    """The string under `key` of a small JSON file, when it can be had."""
+    try:
+        data = files.read(name, MAX_CONFIG_BYTES)
+        value = parse_object(data, name).get(key) if data is not None else None
+    except HfmemError:
+        return ""
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 120:
+        return ""
+    return f"{before}{value}{after}"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join("".join(c if c.isprintable() else "?" for c in name[:80]) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
