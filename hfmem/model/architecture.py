@@ -23,7 +23,8 @@ class Architecture:
 
     Heads and head_dim describe the main (text) stack's first attention layer and are None where the model has no attention;
     per-layer truth is in `layers`. `dtype` is the canonical code of the config's dtype (the model's default for state and cache).
-    `class_defaults` lists keys that config.json leaves out and the class default table supplied.
+    `class_defaults` lists keys that config.json leaves out and the class default table supplied. `dtype_given` False: config.json
+    names no dtype, and what the files store decides where it is known (`parameters.with_stored_dtype`).
     """
 
     family: str
@@ -46,6 +47,7 @@ class Architecture:
     rope_scaled: bool = False
     assumed: str | None = None
     class_defaults: tuple[str, ...] = ()
+    dtype_given: bool = True
     notes: tuple[Note, ...] = ()
 
     def caches(self) -> tuple[Cache, ...]:

@@ -8,7 +8,7 @@ packed or shared, buffers are not parameters, multi-token-prediction layers coun
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
@@ -327,3 +327,9 @@ def stored_dtype(groups: Iterable[TensorGroup]) -> str | None:
         if group.dtype in ("F64", "F32", "BF16", "F16"):
             sizes[group.dtype] = sizes.get(group.dtype, 0) + group.total_bytes
     return max(sizes, key=lambda code: sizes[code]) if sizes else None
+
+
+def with_stored_dtype(architecture: Architecture, groups: Iterable[TensorGroup]) -> Architecture:
+    """The architecture in the dtype of its files where config.json names none, which is what engines load it in."""
+    code = None if architecture.dtype_given else stored_dtype(groups)
+    return architecture if code is None else replace(architecture, dtype=code)

@@ -1,0 +1,395 @@
+"""Does config.json describe the tensors that are really stored? Each disagreement is one `Note` with a stable code.
+
+The codes in `CONTRADICTIONS` mean that the two exclude each other, so that numbers derived from the config are wrong for these
+files (`--strict` stops there). The others are differences that published checkpoints have for a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Final
+
+from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
+from hfmem.dtypes import BITS, DISPLAY
+from hfmem.model.architecture import Architecture, Note
+from hfmem.model.inventory import Column, Component, Vocab
+from hfmem.model.matching import Expected, Matcher, count_boxes, subtract
+from hfmem.model.names import classify, core, is_buffer_name
+from hfmem.model.parameters import stored_dtype
+
+#: codes that mean the config and the tensors exclude each other
+CONTRADICTIONS: Final = frozenset(
+    {
+        "layers_mismatch",
+        "kv_heads_mismatch",
+        "heads_mismatch",
+        "hidden_mismatch",
+        "intermediate_mismatch",
+        "vocab_mismatch",
+        "experts_mismatch",
+        "shape_mismatch",
+        "dtype_mismatch",
+        "missing_tensors",
+        "unexpected_tensors",
+    }
+)
+
+#: modules that a class puts on top of the model for a task other than text generation
+_TASK_HEADS: Final = frozenset(
+    (
+        "score",
+        "classifier",
+        "pooler",
+        "cls",
+        "qa_outputs",
+        "v_head",
+        "classification_head",
+        "seq_relationship",
+        "dense",
+        "value_head",
+    )
+)
+_MTP_ONLY: Final = frozenset(("eh_proj", "enorm", "hnorm", "shared_head"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Tensors that no spec explains."""
+
+    group: TensorGroup
+    boxes: tuple[Box, ...]
+
+    @property
+    def elements(self) -> int:
+        return count_boxes(self.boxes) * prod(self.group.shape)
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """What was found for each expected tensor, and what was not expected."""
+
+    found: dict[int, list[tuple[TensorGroup, tuple[Box, ...]]]] = field(default_factory=dict)
+    unexpected: list[_Stored] = field(default_factory=list)
+    packed_modules: set[str] = field(default_factory=set)
+
+
+def check(
+    architecture: Architecture, checkpoint: Checkpoint, logical: Sequence[TensorGroup] | None = None
+) -> tuple[Note, ...]:
+    """Compare the config's inventory with headers.
+
+    Args:
+        logical: what packed tensors stand for, where weights are quantized; left out, the stored groups. Packed tensors that are
+            given as they are stored count as present, and their shapes are not compared.
+    """
+    groups = checkpoint.groups if logical is None else tuple(logical)
+    notes = _compare(architecture, groups, shapes=True)
+    notes += _dtype(architecture, checkpoint)
+    return tuple(notes)
+
+
+def check_names(architecture: Architecture, names: Sequence[TensorGroup]) -> tuple[Note, ...]:
+    """Compare the config's inventory with the names of an index (`parameters.index_names`), which say nothing of shapes."""
+    return tuple(_compare(architecture, names, shapes=False))
+
+
+def contradictions(notes: Iterable[Note]) -> tuple[Note, ...]:
+    """Those notes that mean config and tensors exclude each other."""
+    return tuple(note for note in notes if note.code in CONTRADICTIONS)
+
+
+def _compare(architecture: Architecture, groups: Sequence[TensorGroup], *, shapes: bool) -> list[Note]:
+    if not architecture.tensors:
+        return []
+    matcher = Matcher(architecture.tensors)
+    ledger = _assign(matcher, groups)
+    notes, settled = _layers(architecture, matcher, groups)
+    if shapes:
+        notes += _shapes(architecture, matcher, ledger)
+    notes += _tied(matcher, ledger)
+    notes += _presence(architecture, matcher, ledger, settled)
+    return notes
+
+
+def _assign(matcher: Matcher, groups: Iterable[TensorGroup]) -> _Ledger:
+    ledger = _Ledger()
+    biases: list[tuple[str, _Stored]] = []
+    position = {id(item): number for number, item in enumerate(matcher.expected)}
+    modules = {item.core.rpartition(".")[0] for item in matcher.expected} | {item.core for item in matcher.expected}
+    for group in groups:
+        for match in matcher.assign(group.pattern, group.boxes):
+            if match.expected is not None:
+                ledger.found.setdefault(position[id(match.expected)], []).append((group, match.boxes))
+                continue
+            module, _, leaf = core(group.pattern).rpartition(".")
+            if leaf not in ("weight", "bias"):
+                outer = module.rpartition(".")[0]
+                stem = leaf.rpartition("_")[0]
+                owner = next((m for m in (f"{module}.{stem}", module, outer) if m in modules), None)
+                if owner is not None:  # q_proj.qweight, q_proj.weight.absmax, experts.down_proj_blocks
+                    ledger.packed_modules.add(owner)
+                    continue
+            if group.dtype != "BOOL" and not is_buffer_name(group.pattern, group.shape):
+                if leaf == "bias":
+                    biases.append((module, _Stored(group, match.boxes)))
+                else:
+                    ledger.unexpected.append(_Stored(group, match.boxes))
+    # GPTQ and AWQ tools write a bias (of zeros) beside every packed weight
+    ledger.unexpected += [stored for module, stored in biases if module not in ledger.packed_modules]
+    return ledger
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------------------
+
+
+def _stem(item_core: str) -> str | None:
+    stem, brace, _ = item_core.partition(".{}")
+    return stem if brace else None
+
+
+def _layers(
+    architecture: Architecture, matcher: Matcher, groups: Iterable[TensorGroup]
+) -> tuple[list[Note], dict[str, frozenset[int]]]:
+    """Layer numbers in names against those expected, stack by stack; and the numbers that this settles, so that the missing and
+    unexpected tensors of whole layers are not reported again."""
+    needed: dict[str, set[int]] = {}
+    allowed: dict[str, set[int]] = {}
+    for item in matcher.expected:
+        stem = _stem(item.core)
+        fields = [part for part in item.spec.pattern.split(".") if part == "{}" or part.isdigit()]
+        if stem is None or item.spec.layer_axis != 0 or fields[0] != "{}":
+            continue
+        for box in item.boxes:
+            allowed.setdefault(stem, set()).update(box[0])
+            if not item.spec.optional:
+                needed.setdefault(stem, set()).update(box[0])
+    stored: dict[str, set[int]] = {}
+    mtp: dict[str, set[int]] = {}
+    for group in groups:
+        name = core(group.pattern)
+        stem = _stem(name)
+        if stem in allowed and not is_buffer_name(group.pattern, group.shape):
+            values = {v for box in group.boxes for v in box[0]}
+            stored.setdefault(stem, set()).update(values)
+            if _MTP_ONLY & set(name.split(".")):
+                mtp.setdefault(stem, set()).update(values)
+    notes: list[Note] = []
+    settled: dict[str, frozenset[int]] = {}
+    main = max(needed, key=lambda s: len(needed[s]), default="")
+    for stem, found in stored.items():
+        extra = found - allowed[stem]
+        undeclared = extra & mtp.get(stem, set())
+        if undeclared:
+            message = f"the files hold multi-token-prediction layers ({_numbers(undeclared)}) that config.json does not declare"
+            notes.append(Note("mtp_undeclared", message))
+        extra -= undeclared
+        lacking = needed.get(stem, set()) - found
+        settled[stem] = frozenset(extra | undeclared | lacking)
+        if extra or lacking:
+            key = f"num_hidden_layers is {architecture.num_hidden_layers}" if stem == main else f"the stack {stem!r}"
+            held = f"the files hold {len(found - undeclared)} layers ({_numbers(found - undeclared)})"
+            wanted = f"{len(needed.get(stem, ()))} are expected"
+            notes.append(Note("layers_mismatch", f"config.json: {key}, {wanted}, and {held}"))
+    return notes, settled
+
+
+def _numbers(values: Iterable[int]) -> str:
+    ordered = sorted(values)
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]}–{ordered[-1]}"
+    text = ", ".join(map(str, ordered[:6]))
+    return f"{text}, …" if len(ordered) > 6 else text
+
+
+# ---- shapes ----------------------------------------------------------------------------------------------------------------
+
+
+def _shapes(architecture: Architecture, matcher: Matcher, ledger: _Ledger) -> list[Note]:
+    seen: dict[str, list[str]] = {}
+    for number, pairs in ledger.found.items():
+        item = matcher.expected[number]
+        for group, boxes in pairs:
+            if _squeezed(group.shape) != _squeezed(item.spec.shape):
+                code, text = _explain(architecture, item, group)
+                seen.setdefault(code, []).append(f"{text} in {group.pattern} × {count_boxes(boxes)}")
+    return [
+        Note(
+            code,
+            f"config.json: {texts[0]}" + (f", and {len(texts) - 1} more kinds of tensor" if len(texts) > 1 else ""),
+        )
+        for code, texts in seen.items()
+    ]
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """Dimensions of one do not change what a tensor holds: `[1, 1, hidden]` is `[hidden]`."""
+    return tuple(size for size in shape if size != 1)
+
+
+def _explain(architecture: Architecture, item: Expected, group: TensorGroup) -> tuple[str, str]:
+    """The code and the sentence for one shape that is not the expected one: which key of the config it contradicts."""
+    want, have = item.spec.shape, group.shape
+    shapes = f"{list(want)} is expected, {list(have)} stored"
+    if len(want) != len(have):
+        return "shape_mismatch", shapes
+    wrong = [axis for axis, (a, b) in enumerate(zip(want, have, strict=True)) if a != b]
+    if isinstance(item.spec.split, Vocab) and wrong == [0]:
+        return "vocab_mismatch", f"vocab_size means {want[0]:,} rows, {have[0]:,} are stored"
+    if architecture.hidden_size in (want[axis] for axis in wrong) and wrong != [0]:
+        return "hidden_mismatch", f"hidden_size is {architecture.hidden_size:,} and {shapes}"
+    if item.spec.component is Component.ATTENTION and 0 in wrong and isinstance(item.spec.split, Column):
+        heads = [count for count in item.spec.split.kv_heads if count]
+        if heads:
+            width = want[0] // heads[0]
+            held = (
+                f"{have[0] // width} × {width}"
+                if len(item.spec.split.parts) < 2 and width and not have[0] % width
+                else shapes
+            )
+            return (
+                "kv_heads_mismatch",
+                f"{heads[0]} KV heads × {width} mean {want[0]:,} rows, {have[0]:,} ({held}) are stored",
+            )
+        return "heads_mismatch", f"the attention heads mean {want[0]:,} rows, {have[0]:,} are stored"
+    if item.spec.component is Component.ATTENTION and wrong == [1]:
+        return "heads_mismatch", f"the attention heads mean {want[1]:,} columns, {have[1]:,} are stored"
+    sizes = [want[axis] for axis in wrong]
+    if item.spec.component is Component.EXPERTS and architecture.num_experts in sizes:
+        return "experts_mismatch", f"there are {architecture.num_experts} experts and {shapes}"
+    if architecture.hidden_size in sizes:
+        return "hidden_mismatch", f"hidden_size is {architecture.hidden_size:,} and {shapes}"
+    if item.spec.component in (Component.MLP, Component.EXPERTS):
+        return "intermediate_mismatch", f"the feed-forward width: {shapes}"
+    return "shape_mismatch", shapes
+
+
+# ---- presence --------------------------------------------------------------------------------------------------------------
+
+
+def _tied(matcher: Matcher, ledger: _Ledger) -> list[Note]:
+    copies = [
+        (group, boxes)
+        for number, pairs in ledger.found.items()
+        if matcher.expected[number].spec.tied_to is not None
+        for group, boxes in pairs
+    ]
+    if not copies:
+        return []
+    size = sum(count_boxes(boxes) * group.tensor_bytes for group, boxes in copies)
+    message = (
+        f"{copies[0][0].pattern} is stored although the config ties it: {size:,} bytes, its parameters counted once"
+    )
+    return [Note("tied_stored", message)]
+
+
+def _presence(
+    architecture: Architecture, matcher: Matcher, ledger: _Ledger, settled: Mapping[str, frozenset[int]]
+) -> list[Note]:
+    missing = _missing(matcher, ledger, settled)
+    unexpected = [left for stored in ledger.unexpected if (left := _outside(stored, settled)) is not None]
+    notes: list[Note] = []
+    for component in Component:  # the same elements under other names are another layout, not a contradiction
+        lost = sum(count * item.spec.elements for item, count in missing if item.spec.component is component)
+        gained = sum(stored.elements for stored in unexpected if _component(matcher, stored) is component)
+        if lost and lost == gained:
+            missing = [pair for pair in missing if pair[0].spec.component is not component]
+            unexpected = [stored for stored in unexpected if _component(matcher, stored) is not component]
+            message = f"{component.value} tensors are laid out in another way than this family's ({lost:,} parameters in both)"
+            notes.append(Note("layout_differs", message))
+    heads = [stored for stored in unexpected if _TASK_HEADS & set(core(stored.group.pattern).split(".")[:2])]
+    unexpected = [stored for stored in unexpected if stored not in heads]
+    headless = [pair for pair in missing if pair[0].spec.component is Component.LM_HEAD]
+    if headless and (heads or not _generates(architecture)):
+        missing = [pair for pair in missing if pair not in headless]
+        notes.append(Note("head_missing", "the files hold no language model head: the class has none, or another head"))
+    if heads:
+        notes.append(
+            Note("task_head", f"the files hold a task's head ({_list((s.group.pattern, s.boxes) for s in heads)})")
+        )
+    if missing:
+        what = ", ".join(f"{item.spec.pattern} × {count}" for item, count in missing[:3]) + (
+            ", …" if len(missing) > 3 else ""
+        )
+        total = sum(count for _, count in missing)
+        notes.append(
+            Note("missing_tensors", f"config.json means {total:,} tensors that the files do not hold ({what})")
+        )
+    if unexpected:
+        total = sum(count_boxes(stored.boxes) for stored in unexpected)
+        what = _list((stored.group.pattern, stored.boxes) for stored in unexpected)
+        notes.append(
+            Note("unexpected_tensors", f"the files hold {total:,} tensors that config.json does not explain ({what})")
+        )
+    return notes
+
+
+def _missing(matcher: Matcher, ledger: _Ledger, settled: Mapping[str, frozenset[int]]) -> list[tuple[Expected, int]]:
+    missing: list[tuple[Expected, int]] = []
+    stored_targets = {
+        matcher.expected[n].spec.tied_to for n in ledger.found if matcher.expected[n].spec.tied_to is not None
+    }
+    for number, item in enumerate(matcher.expected):
+        spec = item.spec
+        if spec.optional or spec.buffer or spec.tied_to is not None or spec.pattern in stored_targets:
+            continue
+        if {item.core, item.core.rpartition(".")[0]} & ledger.packed_modules and spec.pattern.rpartition(".")[
+            2
+        ] != "bias":
+            continue
+        rest: tuple[Box, ...] = item.boxes
+        for _, boxes in ledger.found.get(number, ()):
+            rest = subtract(rest, boxes)
+        gone = settled.get(_stem(item.core) or "", frozenset())
+        count = sum(
+            prod(len(r) for r in box[1:]) * sum(v not in gone for v in box[0]) if gone else prod(map(len, box))
+            for box in rest
+        )
+        if count:
+            missing.append((item, count))
+    return missing
+
+
+def _outside(stored: _Stored, settled: Mapping[str, frozenset[int]]) -> _Stored | None:
+    """What is left of unexpected tensors once whole layers that were reported are taken out."""
+    gone = settled.get(_stem(core(stored.group.pattern)) or "", frozenset())
+    if not gone:
+        return stored
+    everywhere = tuple((range(v, v + 1), *box[1:]) for box in stored.boxes for v in box[0] if v not in gone)
+    return _Stored(stored.group, everywhere) if everywhere else None
+
+
+def _component(matcher: Matcher, stored: _Stored) -> Component:
+    owner = matcher.owner(stored.group.pattern, stored.boxes)
+    return owner.spec.component if owner else classify(stored.group.pattern)
+
+
+def _generates(architecture: Architecture) -> bool:
+    """Whether the class named has a language model head."""
+    first = architecture.architectures[0] if architecture.architectures else ""
+    return not first or any(
+        word in first for word in ("ForCausalLM", "LMHead", "ForConditionalGeneration", "ForMaskedLM")
+    )
+
+
+def _list(items: Iterable[tuple[str, Sequence[Box]]]) -> str:
+    pairs = list(items)
+    text = ", ".join(f"{pattern} × {count_boxes(boxes)}" for pattern, boxes in pairs[:3])
+    return f"{text}, …" if len(pairs) > 3 else text
+
+
+# ---- dtype -----------------------------------------------------------------------------------------------------------------
+
+
+def _dtype(architecture: Architecture, checkpoint: Checkpoint) -> list[Note]:
+    stored = stored_dtype(checkpoint.groups)
+    if stored is None or not architecture.dtype_given or stored == architecture.dtype:
+        return []
+    in_floats = sum(group.total_bytes for group in checkpoint.groups if group.dtype == stored)
+    if 2 * in_floats <= checkpoint.total_bytes:  # mostly packed: the floats left say nothing about the model's dtype
+        return []
+    config, files = (DISPLAY.get(code, code) for code in (architecture.dtype, stored))
+    message = f"config.json says {config} and the files store {files}: engines convert on loading"
+    same = BITS[stored] == BITS[architecture.dtype]
+    return [Note("dtype_differs" if same else "dtype_mismatch", message)]
