@@ -9,22 +9,9 @@ from collections.abc import Sequence
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import (
-    VOCAB,
-    Dims,
-    assemble,
-    attention,
-    attention_by_types,
-    embedding,
-    full,
-    gated_mlp,
-    lm_head,
-    norm,
-    read_dims,
-    sliding,
-)
+from hfmem.model.blocks import Dims, attention_by_types, full, read_dims, sliding
 from hfmem.model.config import Config
-from hfmem.model.inventory import Inventory
+from hfmem.model.draft import Draft, full_layers
 from hfmem.model.layers import Layer
 
 
@@ -38,23 +25,14 @@ def decoder(
     mlp_bias: bool = False,
     qk_norm: str | None = None,
     d: Dims | None = None,
+    head_bias: bool = False,
 ) -> Architecture:
     """The Llama block `num_hidden_layers` times, with `layers` (default: full attention everywhere) as its caches."""
-    d = d or read_dims(cfg)
-    inv = Inventory()
-    vocab = cfg.positive(*VOCAB)
-    intermediate = cfg.positive("intermediate_size")
-    every = range(d.num_layers)
-    tied = cfg.flag("tie_word_embeddings", default=False)
-    embedding(inv, "model.embed_tokens.weight", vocab, d.hidden)
-    attention(inv, "model.layers.{}.self_attn", every, d, qkv_bias=qkv_bias, o_bias=o_bias, qk_norm=qk_norm)
-    gated_mlp(inv, "model.layers.{}.mlp", every, d.hidden, intermediate, bias=mlp_bias)
-    norm(inv, "model.layers.{}.input_layernorm", every, d.hidden)
-    norm(inv, "model.layers.{}.post_attention_layernorm", every, d.hidden)
-    norm(inv, "model.norm", None, d.hidden)
-    lm_head(inv, "lm_head.weight", vocab, d.hidden, "model.embed_tokens.weight" if tied else None)
-    kept = [Layer((full(d),))] * d.num_layers if layers is None else layers
-    return assemble(cfg, cfg, family, d, kept, inv, vocab=vocab, tied=tied, intermediate=intermediate)
+    m = Draft(cfg, d=d)
+    m.attention(qkv_bias=qkv_bias, o_bias=o_bias, qk_norm=qk_norm)
+    m.gated(cfg.positive("intermediate_size"), bias=mlp_bias)
+    m.norms("input_layernorm", "post_attention_layernorm")
+    return m.close(family, full_layers(m.d) if layers is None else layers, head_bias=head_bias)
 
 
 def llama(cfg: Config) -> Architecture:

@@ -1,0 +1,377 @@
+"""Dense decoders that differ from Llama in norms, biases, a fused matrix or interleaved windows.
+
+Source: transformers 5.23.0 `models/<model_type>/{configuration,modeling}_*.py`; tensor names as published checkpoints have them.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import isqrt
+
+from hfmem.model.architecture import Architecture
+from hfmem.model.blocks import attention_by_types, norm, read_dims
+from hfmem.model.config import Config
+from hfmem.model.draft import Draft, exactly, full_layers, read_as, typed_layers, windowed_layers
+from hfmem.model.families.llama import decoder
+from hfmem.model.inventory import Column, Component, Replicated, Row
+from hfmem.model.layers import Layer
+
+_PAIR = ("input_layernorm", "post_attention_layernorm")
+_POST_ONLY = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+
+def _bias(cfg: Config, key: str = "attention_bias") -> bool:
+    return cfg.flag(key, default=False)
+
+
+def ministral(cfg: Config) -> Architecture:
+    """Ministral (2410): Mistral with `layer_types`; without them every layer slides when `sliding_window` is set."""
+    d = read_dims(cfg)
+    types = cfg.opt_list("layer_types")
+    return decoder(
+        cfg, "ministral", d=d, layers=windowed_layers(cfg, d) if types is None else typed_layers(cfg, d, None)
+    )
+
+
+def ministral3(cfg: Config) -> Architecture:
+    """Ministral 3: Mistral's block; a `sliding_window`, where set, holds in every layer."""
+    d = read_dims(cfg)
+    return decoder(cfg, "ministral3", d=d, layers=windowed_layers(cfg, d))
+
+
+def smollm3(cfg: Config) -> Architecture:
+    """SmolLM3: no rotary embedding in every fourth layer; those layers slide if `use_sliding_window`."""
+    d = read_dims(cfg)
+    layers = full_layers(d)
+    if cfg.flag("use_sliding_window", default=False):
+        rope = cfg.opt_list("no_rope_layers")  # 1 where a layer has rotary embeddings
+        step = cfg.opt_int("no_rope_layer_interval") or 4  # configuration_smollm3.py's default
+        layers = typed_layers(cfg, d, lambda i: bool(rope[i]) if rope is not None else (i + 1) % step != 0)
+    bias = _bias(cfg)
+    return decoder(cfg, "smollm3", d=d, layers=layers, qkv_bias=bias, o_bias=bias, mlp_bias=_bias(cfg, "mlp_bias"))
+
+
+def granite(cfg: Config) -> Architecture:
+    """Granite 3 dense: Llama's block with multipliers, which store nothing."""
+    bias = _bias(cfg)
+    return decoder(cfg, "granite", qkv_bias=bias, o_bias=bias, mlp_bias=_bias(cfg, "mlp_bias"))
+
+
+def seed_oss(cfg: Config) -> Architecture:
+    """Seed-OSS: biases on q, k, v, and on the output by a flag of its own."""
+    out = _bias(cfg, "attention_out_bias")
+    return decoder(cfg, "seed_oss", qkv_bias=_bias(cfg), o_bias=out, mlp_bias=_bias(cfg, "mlp_bias"))
+
+
+def internlm3(cfg: Config) -> Architecture:
+    """InternLM3: `qkv_bias` for q, k, v; `bias` for the output and the feed-forward.
+
+    The class of transformers calls them `attention_bias` and `mlp_bias`.
+    """
+    bias = cfg.flag("bias", "mlp_bias", default=False)
+    qkv = cfg.flag("qkv_bias", "attention_bias", default=False)
+    return decoder(cfg, "internlm3", qkv_bias=qkv, o_bias=bias, mlp_bias=bias)
+
+
+def iquestcoder(cfg: Config) -> Architecture:
+    """IQuest-Coder: Llama's block; windows, which the class refuses, are refused here."""
+    if cfg.flag("use_sliding_window", default=False):
+        cfg.choice("use_sliding_window", "true", ("false",))
+    bias = _bias(cfg)
+    return decoder(cfg, "iquestcoder", qkv_bias=bias, o_bias=bias, mlp_bias=_bias(cfg, "mlp_bias"))
+
+
+def cwm(cfg: Config) -> Architecture:
+    """Code World Model: windows in three of four layers, the first layer full."""
+    d = read_dims(cfg)
+    layers = typed_layers(cfg, d, lambda i: i % 4 == 0)
+    return decoder(cfg, "cwm", d=d, layers=layers, mlp_bias=_bias(cfg, "mlp_bias"))
+
+
+def helium(cfg: Config) -> Architecture:
+    """Helium 1: the output projection never has a bias."""
+    return decoder(cfg, "helium", qkv_bias=_bias(cfg), mlp_bias=_bias(cfg, "mlp_bias"))
+
+
+def ernie4_5(cfg: Config) -> Architecture:
+    """ERNIE 4.5 dense: all biases, the head's too, by `use_bias`."""
+    bias = _bias(cfg, "use_bias")
+    return decoder(cfg, "ernie4_5", qkv_bias=bias, o_bias=bias, mlp_bias=bias, head_bias=bias)
+
+
+def phi3(cfg: Config) -> Architecture:
+    """Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini: q, k, v in one matrix, gate and up in one; the window holds in every layer."""
+    m = Draft(cfg)
+    m.qkv("self_attn.qkv_proj")
+    m.linear("self_attn.o_proj", m.d.hidden, m.d.num_heads * m.d.head_dim, Row())
+    m.fused_gated(cfg.positive("intermediate_size"), "mlp.gate_up_proj", "mlp.down_proj")
+    m.norms(*_PAIR)
+    return m.close("phi3", windowed_layers(cfg, m.d))
+
+
+def phi4(cfg: Config) -> Architecture:
+    """`phi4`, as some Phi-4-mini checkpoints call themselves: Phi-3's class."""
+    return read_as(phi3, cfg, "phi3")
+
+
+def glm(cfg: Config) -> Architecture:
+    """GLM-4-9B as converted to transformers (`glm`): biases on q, k, v; gate and up in one matrix."""
+    return _glm(cfg, "glm", _PAIR)
+
+
+def glm4(cfg: Config) -> Architecture:
+    """GLM-4-0414 (9B, 32B, Z1): `glm` with a norm after attention and after the feed-forward too."""
+    return _glm(cfg, "glm4", (*_PAIR, "post_self_attn_layernorm", "post_mlp_layernorm"))
+
+
+def _glm(cfg: Config, family: str, norms: tuple[str, ...]) -> Architecture:
+    m = Draft(cfg)
+    m.attention(qkv_bias=_bias(cfg))
+    m.fused_gated(cfg.positive("intermediate_size"), "mlp.gate_up_proj", "mlp.down_proj")
+    m.norms(*norms)
+    return m.close(family, full_layers(m.d))
+
+
+def cohere(cfg: Config) -> Architecture:
+    """Command R and R+: attention and feed-forward in parallel behind one norm; R+ normalises q and k per head."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    if cfg.flag("use_qk_norm", default=False):
+        m.each("self_attn.q_norm.weight", (m.d.num_heads, m.d.head_dim), Component.NORM)
+        m.each("self_attn.k_norm.weight", (m.d.num_kv_heads, m.d.head_dim), Component.NORM)
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms("input_layernorm")
+    return m.close("cohere", full_layers(m.d))
+
+
+def cohere2(cfg: Config) -> Architecture:
+    """Command R7B, Command A: every `sliding_window_pattern`-th layer (4) sees everything, the others a window."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms("input_layernorm")
+    return m.close("cohere2", _every_nth(cfg, m, 4))
+
+
+def _every_nth(cfg: Config, m: Draft, untold: int) -> list[Layer]:
+    """Full attention in every n-th layer, n being `sliding_window_pattern`; `untold`: the class's own default."""
+    published = cfg.published("sliding_window_pattern")
+    pattern = cfg.positive("sliding_window_pattern") if published is not None else untold
+    return typed_layers(cfg, m.d, lambda i: (i + 1) % pattern == 0)
+
+
+def olmo(cfg: Config) -> Architecture:
+    """OLMo 1: Llama's block, norms without parameters."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.gated(cfg.positive("intermediate_size"))
+    return m.close("olmo", full_layers(m.d), final=False)
+
+
+def olmo2(cfg: Config) -> Architecture:
+    """OLMo 2: norms after attention and feed-forward, and over the whole of q and k."""
+    return _olmo23(cfg, "olmo2", windows=False)
+
+
+def olmo3(cfg: Config) -> Architecture:
+    """OLMo 3: OLMo 2 with windows in three of four layers."""
+    return _olmo23(cfg, "olmo3", windows=True)
+
+
+def _olmo23(cfg: Config, family: str, *, windows: bool) -> Architecture:
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="full")
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms(*_POST_ONLY)
+    return m.close(family, typed_layers(cfg, m.d, lambda i: (i + 1) % 4 == 0) if windows else full_layers(m.d))
+
+
+def exaone4(cfg: Config) -> Architecture:
+    """EXAONE 4: norms after attention and feed-forward, q and k normalised per head; windows by `sliding_window_pattern`."""
+    m = Draft(cfg)
+    m.attention(qk_norm="head")
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms(*_POST_ONLY)
+    return m.close("exaone4", exaone_layers(cfg, m))
+
+
+def exaone_layers(cfg: Config, m: Draft) -> list[Layer]:
+    """`sliding_window_pattern` is a number (every n-th layer is full) or a string such as `LLLG` (G is full), repeated."""
+    if cfg.opt_int("sliding_window") is None:
+        return full_layers(m.d)
+    pattern = cfg.lookup("sliding_window_pattern")
+    if isinstance(pattern, str) and pattern:
+        letters = [cfg.choice("sliding_window_pattern", letter, ("L", "G")) for letter in pattern]
+        return typed_layers(cfg, m.d, lambda i: letters[i % len(letters)] == "G")
+    step = cfg.positive("sliding_window_pattern")
+    return typed_layers(cfg, m.d, lambda i: (i + 1) % step == 0)
+
+
+def granite_swa(cfg: Config) -> Architecture:
+    """Granite with windows and attention sinks; every fourth layer, from the first on, is full."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.each("self_attn.sinks", (m.d.num_heads,), Component.ATTENTION, None, Column())
+    m.gated(cfg.positive("intermediate_size"), bias=_bias(cfg, "mlp_bias"))
+    m.norms(*_PAIR)
+    return m.close("granite_swa", typed_layers(cfg, m.d, lambda i: i % 4 == 0))
+
+
+def hyperclovax(cfg: Config) -> Architecture:
+    """HyperCLOVA X: Granite's block with optional norms after attention and feed-forward."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.gated(cfg.positive("intermediate_size"), bias=_bias(cfg, "mlp_bias"))
+    m.norms(*_PAIR)
+    if cfg.flag("use_post_norm", default=False):
+        m.norms("post_norm1", "post_norm2")
+    return m.close("hyperclovax", full_layers(m.d))
+
+
+def nemotron(cfg: Config) -> Architecture:
+    """Nemotron-4, Minitron: LayerNorms, a feed-forward without gate."""
+    m = Draft(cfg, norm_bias=True)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=_bias(cfg, "mlp_bias"))
+    m.norms(*_PAIR)
+    return m.close("nemotron", full_layers(m.d))
+
+
+def arcee(cfg: Config) -> Architecture:
+    """Arcee (AFM): Llama's block, a feed-forward without gate."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=_bias(cfg, "mlp_bias"))
+    m.norms(*_PAIR)
+    return m.close("arcee", full_layers(m.d))
+
+
+def jais2(cfg: Config) -> Architecture:
+    """Jais 2: LayerNorms, biases, a feed-forward without gate."""
+    m = Draft(cfg, norm_bias=True)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=_bias(cfg, "mlp_bias"))
+    m.norms(*_PAIR)
+    return m.close("jais2", full_layers(m.d))
+
+
+def apertus(cfg: Config) -> Architecture:
+    """Apertus: q and k normalised per head, a feed-forward without gate whose xIELU keeps two parameters and two buffers."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
+    m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=False)
+    if cfg.opt_str("hidden_act") in (None, "xielu"):  # "xielu" is the class default
+        for name in ("alpha_p", "alpha_n"):
+            m.each(f"mlp.act_fn.{name}", (1,), Component.MLP)
+        for name in ("beta", "eps"):
+            m.each(f"mlp.act_fn.{name}", (), Component.MLP, buffer=True)
+    m.norms("attention_layernorm", "feedforward_layernorm")
+    return m.close("apertus", full_layers(m.d))
+
+
+def hunyuan_dense(cfg: Config) -> Architecture:
+    """HunYuan V1 dense: Llama's block, q and k normalised per head under names of their own."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head", qk_norm_names=("query_layernorm", "key_layernorm"))
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms(*_PAIR)
+    return m.close("hunyuan_v1_dense", full_layers(m.d))
+
+
+def bitnet(cfg: Config) -> Architecture:
+    """BitNet b1.58: Llama's block with a norm before each output projection (weights logical, not packed)."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    intermediate = cfg.positive("intermediate_size")
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.gated(intermediate)
+    m.norms(*_PAIR, "self_attn.attn_sub_norm")
+    m.norms("mlp.ffn_sub_norm", size=intermediate)
+    return m.close("bitnet", full_layers(m.d))
+
+
+def nanochat(cfg: Config) -> Architecture:
+    """nanochat: norms without parameters, a feed-forward without gate."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.plain(cfg.positive("intermediate_size"), "mlp", ("fc1", "fc2"), bias=False)
+    return m.close("nanochat", full_layers(m.d), final=False)
+
+
+def diffllama(cfg: Config) -> Architecture:
+    """DiffLlama: four vectors of a head's size steer the difference of two attention maps; its group norm stores nothing."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
+        m.each(f"self_attn.{name}", (m.d.head_dim,), Component.ATTENTION)
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms(*_PAIR)
+    return m.close("diffllama", full_layers(m.d))
+
+
+def doge(cfg: Config) -> Architecture:
+    """Doge: a dynamic mask computed from v, scaled residuals; `is_moe` adds experts that are rows of two embeddings.
+
+    A token uses the feed-forward whole and `num_experts_per_tok` rows of each expert table.
+    """
+    m = Draft(cfg)
+    d, bias = m.d, _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
+    m.each("self_attn.A", (d.num_kv_heads,), Component.ATTENTION)
+    m.linear("self_attn.dt_proj", d.num_kv_heads, d.num_kv_heads * d.head_dim, Replicated(), bias=bias)
+    m.gated(cfg.positive("intermediate_size"), bias=_bias(cfg, "mlp_bias"))
+    if cfg.flag("is_moe", default=False):
+        experts, top_k = cfg.positive("num_experts"), cfg.positive("num_experts_per_tok")
+        m.linear("mlp.router_gate", 2 * isqrt(experts), d.hidden, Replicated(), component=Component.EXPERTS)
+        for name in ("down_embed", "up_embed"):
+            m.inv.each(
+                m.at(f"mlp.{name}.weight"),
+                m.every,
+                (experts, d.hidden),
+                Component.EXPERTS,
+                active=Fraction(top_k, experts),
+            )
+        m.moe = (experts, top_k)
+    m.norms(*_PAIR)
+    for name in ("input_residual", "post_attention_residual"):
+        m.each(name, (d.hidden,), Component.OTHER)
+    return m.close("doge", windowed_layers(cfg, d))
+
+
+def modernbert_decoder(cfg: Config) -> Architecture:
+    """ModernBERT decoder: fused gate and up, a prediction head, windows of half `local_attention` in two of three layers.
+
+    The first layer has no norm before attention (the embedding's own serves).
+    """
+    m = Draft(cfg, embed="model.embeddings.tok_embeddings", head="decoder", final="model.final_norm")
+    m.norm_bias = _bias(cfg, "norm_bias")
+    bias = _bias(cfg)
+    norm(m.inv, "model.embeddings.norm", None, m.d.hidden, bias=m.norm_bias)
+    m.attention("attn", qkv_bias=bias, o_bias=bias, names=("q_proj", "k_proj", "v_proj", "Wo"))
+    m.fused_gated(cfg.positive("intermediate_size"), "mlp.Wi", "mlp.Wo", bias=_bias(cfg, "mlp_bias"))
+    m.norms("attn_norm", layers=range(1, m.d.num_layers))
+    m.norms("mlp_norm")
+    m.inv.add("lm_head.dense.weight", (m.d.hidden, m.d.hidden), Component.LM_HEAD)
+    if _bias(cfg, "classifier_bias"):
+        m.inv.add("lm_head.dense.bias", (m.d.hidden,), Component.LM_HEAD)
+    norm(m.inv, "lm_head.norm", None, m.d.hidden, bias=m.norm_bias)
+    every = cfg.opt_int("global_attn_every_n_layers") or 3  # configuration_modernbert_decoder.py's default
+    local = cfg.need_int("local_attention")
+    types = cfg.opt_list("layer_types") or [
+        "full_attention" if i % every == 0 else "sliding_attention" for i in m.every
+    ]
+    caches = attention_by_types(cfg, m.d, exactly(cfg, "layer_types", types, m.d.num_layers), local // 2 or None)
+    return m.close("modernbert-decoder", caches, head_bias=cfg.flag("decoder_bias", default=True))
