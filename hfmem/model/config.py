@@ -34,6 +34,17 @@ def class_defaults_source() -> str:
     return source
 
 
+def class_keys(model_type: str) -> frozenset[str]:
+    """Keys that the configuration class of `model_type` knows, attribute aliases included; empty for a class not in the table."""
+    table = _class_table()
+    aliases: dict[str, str] = table["aliases"].get(model_type, {})
+    keys = {*table["defaults"].get(model_type, {}), *aliases, *aliases.values()}
+    subs = [key.partition(".")[0] for key in keys if key.endswith(".model_type")]
+    for sub in subs:
+        keys |= table["defaults"].get(table["defaults"][model_type][f"{sub}.model_type"], {}).keys() - {"model_type"}
+    return frozenset(key for key in keys if "." not in key)
+
+
 class Config:
     """A config.json, or a nested part of it, with the class defaults of its model type behind it.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from hfmem.errors import UnknownArchitectureError
-from hfmem.model.architecture import Architecture
-from hfmem.model.config import Config
+from hfmem.model.architecture import Architecture, Note
+from hfmem.model.config import Config, class_keys
+from hfmem.model.nearest import class_family, nearest_family, relevant_keys
 
 
 class Family(Protocol):
@@ -103,11 +106,6 @@ FAMILIES: Final[dict[str, str]] = {
     "modernbert-decoder": "dense:modernbert_decoder",
 }
 
-#: model_type absent from config.json: the first entry of `architectures` decides
-BY_CLASS: Final[dict[str, str]] = {
-    "LlamaForCausalLM": "llama",
-}
-
 
 def rule(model_type: str) -> Family:
     """The rule registered under `model_type`. Raises KeyError."""
@@ -115,13 +113,7 @@ def rule(model_type: str) -> Family:
     return cast(Family, getattr(import_module(f"hfmem.model.families.{module}"), function))
 
 
-def nearest(model_type: str) -> str | None:
-    """The registered model_type spelled most like this one, for messages."""
-    found = difflib.get_close_matches(model_type, FAMILIES, n=1, cutoff=0.5)
-    return found[0] if found else None
-
-
-def read_architecture(data: dict[str, object], file: str = "config.json", assume: str | None = None) -> Architecture:
+def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume: str | None = None) -> Architecture:
     """Derive a model's architecture from its parsed config.json.
 
     Args:
@@ -134,16 +126,48 @@ def read_architecture(data: dict[str, object], file: str = "config.json", assume
         MissingKeyError, ContradictionError: the family's rule found a key absent or impossible.
     """
     published = data.get("model_type")
-    model_type = published if isinstance(published, str) else ""
-    if not model_type:
-        classes = data.get("architectures")
-        first = classes[0] if isinstance(classes, list) and classes else None
-        model_type = BY_CLASS.get(first, "") if isinstance(first, str) else ""
+    model_type = (published if isinstance(published, str) else "") or class_family(data, FAMILIES) or ""
+    if assume is not None and assume not in FAMILIES:
+        near = difflib.get_close_matches(assume, FAMILIES, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UnknownArchitectureError(f"--assume {assume[:80]}: no such architecture{hint}")
     wanted = assume or model_type
     if wanted not in FAMILIES:
-        if not wanted:
-            raise UnknownArchitectureError(f"{file}: neither 'model_type' nor 'architectures' says what this model is")
-        near = nearest(wanted)
-        hint = f"; nearest: {near} (--assume {near} to go on as that)" if near else ""
-        raise UnknownArchitectureError(f'{file}: model_type "{wanted[:80]}" is not known{hint}')
-    return rule(wanted)(Config(data, file, model_type=wanted))
+        raise UnknownArchitectureError(_refusal(data, file, wanted))
+    architecture = rule(wanted)(Config(data, file, model_type=wanted))
+    notes = architecture.notes
+    if assume is not None and assume != model_type:
+        notes = (*notes, _assumption(data, file, model_type, assume))
+    return replace(
+        architecture,
+        assumed=assume if assume != model_type else None,
+        dtype_given=_names_dtype(data),
+        notes=notes,
+    )
+
+
+def _refusal(data: Mapping[str, Any], file: str, model_type: str) -> str:
+    """`config.json: model_type "foo9" is not known; nearest: llama (differs in: attn_mix). --assume llama to go on`."""
+    near = nearest_family(data, model_type, FAMILIES)
+    hint = ""
+    if near is not None:
+        differs = f" (differs in: {near.differences})" if near.differences else " (same keys)"
+        hint = f"; nearest: {near.model_type}{differs}. --assume {near.model_type} to go on"
+    if not model_type:
+        return f"{file}: neither 'model_type' nor 'architectures' says what this model is{hint}"
+    return f'{file}: model_type "{model_type[:80]}" is not known{hint}'
+
+
+def _assumption(data: Mapping[str, Any], file: str, model_type: str, assumed: str) -> Note:
+    unknown = sorted(relevant_keys(data) - class_keys(assumed)) if class_keys(assumed) else []
+    ignored = f"; keys without a meaning there: {', '.join(unknown[:8])}" if unknown else ""
+    what = f'model_type "{model_type[:80]}"' if model_type else "a config without model_type"
+    return Note("assumed_architecture", f"{file}: {what} is read as {assumed}, as told (--assume){ignored}")
+
+
+def _names_dtype(data: Mapping[str, Any]) -> bool:
+    """Whether the config, or a part of it, names the dtype it was saved in."""
+    parts = [data, *(value for value in data.values() if isinstance(value, Mapping))]
+    return any(
+        isinstance(part.get(key), str) and part[key] != "auto" for part in parts for key in ("dtype", "torch_dtype")
+    )

@@ -1,0 +1,127 @@
+"""Which known family an unknown config.json looks like, by its keys: for the message that refuses it, and for `--assume`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hfmem.model.config import class_keys
+
+#: keys that cannot change a byte of weights or cache, or that every config may have
+_IRRELEVANT: Final = re.compile(
+    r"dropout|dropout_prob$|_token_id$|_eps$|epsilon|initializer|activation|_act$|^hidden_act|loss|use_cache|return_|problem_type"
+    r"|id2label|label2id|transformers_version|^is_|chunk_size_feed|jitter|_theta$|rope_|rotary_base|_coef$|torchscript|name_or_path"
+    r"|layerdrop|pruned_heads|finetuning|^task_|gradient|scaling$|^auto_map$|^architectures$|^model_type$|dtype$|^_|attn_implementation"
+    r"|attention_dropout|flash_attn|^use_flash|pretraining_tp|^bos|^eos|^pad|quantization_config|tokenizer|_config$|max_length$"
+    r"|^unsloth|^seq_aux$|scoring_func|topk_method|norm_topk|aux_loss|init_|embd_pdrop|attn_pdrop|resid_pdrop|summary_"
+)
+
+#: what tells that a config describes a transformer at all, under the names of `blocks`
+_ESSENTIAL: Final = (
+    ("hidden_size", "n_embd", "d_model", "n_embed", "dim"),
+    ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers"),
+    ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"),
+    ("vocab_size", "padded_vocab_size", "n_vocab"),
+)
+#: among classes that explain a config equally well, those that others are usually derived from
+_COMMON: Final = (
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen2_moe",
+    "qwen3_moe",
+    "deepseek_v3",
+    "gemma2",
+    "gpt_neox",
+    "gpt2",
+    "t5",
+    "bert",
+)
+_NESTED: Final = ("text_config", "llm_config", "language_config")
+_CLASS_SUFFIX: Final = re.compile(r"(LMHeadModel|PreTrainedModel|Model|For[A-Z]\w*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """A known model_type and how the config's keys differ from its own: those that it has no meaning for, and those it needs."""
+
+    model_type: str
+    unknown_keys: tuple[str, ...]
+    missing_keys: tuple[str, ...]
+
+    @property
+    def differences(self) -> str:
+        """The differing keys as a message lists them; "" where the keys are the same."""
+        keys = [*self.unknown_keys, *(f"no {key}" for key in self.missing_keys)]
+        return ", ".join(keys[:6]) + (", …" if len(keys) > 6 else "")
+
+
+def relevant_keys(data: Mapping[str, Any]) -> frozenset[str]:
+    """Keys of a config, and of its text part, that may say something about tensors or cache."""
+    keys = {key for key in data if isinstance(key, str)}
+    for name in _NESTED:
+        nested = data.get(name)
+        if isinstance(nested, Mapping):
+            keys |= {key for key in nested if isinstance(key, str)}
+    return frozenset(key[:80] for key in keys if not _IRRELEVANT.search(key))
+
+
+def nearest_family(data: Mapping[str, Any], model_type: str, candidates: Iterable[str]) -> Nearest | None:
+    """The candidate whose class leaves fewest of the config's keys without a meaning; None where the config is no transformer's.
+
+    Among equals: a like name, then the common base of others, then the fewest keys that the config leaves out, then the order given.
+    """
+    keys = relevant_keys(data)
+    if sum(any(name in keys for name in names) for names in _ESSENTIAL) < 3:
+        return None
+    known = tuple(candidates)
+    like = set(difflib.get_close_matches(model_type, known, n=3, cutoff=0.75)) if model_type else set()
+    by_class = class_family(data, known)
+    common = {name: place for place, name in enumerate(_COMMON)}
+    best: tuple[tuple[bool, int, bool, int, int, int], str] | None = None
+    for order, name in enumerate(known):
+        own = class_keys(name)
+        if not keys & own:
+            continue
+        score = (
+            name != by_class,
+            len(keys - own),
+            name not in like,
+            common.get(name, len(common)),
+            len(_relevant(own) - keys),
+            order,
+        )
+        if best is None or score < best[0]:
+            best = (score, name)
+    if best is None:
+        return None
+    own = class_keys(best[1])
+    missing = [
+        next(name for name in names if name in own)
+        for names in _ESSENTIAL
+        if any(name in own for name in names) and not any(name in keys for name in names)
+    ]
+    return Nearest(best[1], tuple(sorted(keys - own)), tuple(missing))
+
+
+def _relevant(keys: Iterable[str]) -> set[str]:
+    return {key for key in keys if not _IRRELEVANT.search(key)}
+
+
+def class_family(data: Mapping[str, Any], candidates: Iterable[str]) -> str | None:
+    """The model_type that the first class in `architectures` belongs to: `GPTNeoXForCausalLM` is `gpt_neox`'s."""
+    classes = data.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else None
+    if not isinstance(first, str):
+        return None
+    stem = _plain(_CLASS_SUFFIX.sub("", first))
+    return next((name for name in candidates if _plain(name) == stem), None) if stem else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
