@@ -23,7 +23,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 #: fields that cannot change a byte of weights or cache
 _IRRELEVANT = re.compile(
     r"dropout|_token_id|_eps$|epsilon|initializer|^hidden_act|activation|_act$|output_|loss|use_cache|return_|problem_type|id2label"
-    r"|label2id|_std$|_factor$|^transformers_version|is_encoder_decoder$|chunk_size_feed|init_|jitter|_theta$|^rope_|^use_bfloat"
+    r"|label2id|_std$|(?<!scale)(?<!downsample)_factor$|^transformers_version|is_encoder_decoder$|chunk_size_feed|init_|jitter|_theta$|^rope_|^use_bfloat"
     r"|_coef$|_range$|torchscript|name_or_path|_name$|layerdrop|mask_|_prob$|pruned_heads|finetuning|task_|_drop$|gradient|scale$|scaling"
 )
 
@@ -32,7 +32,7 @@ def relevant(name: str, value: Any) -> bool:
     """Whether a field's default belongs into the table."""
     if name.startswith("_") or _IRRELEVANT.search(name):
         return False
-    if isinstance(value, (bool, int, str)) or value is None:
+    if isinstance(value, (bool, int, str)) or value is None or (isinstance(value, float) and name.endswith("_ratio")):
         return True
     return isinstance(value, (list, tuple)) and len(value) <= 64 and all(isinstance(v, (int, str, bool)) for v in value)
 

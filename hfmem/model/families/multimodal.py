@@ -28,7 +28,7 @@ WHOLE: Renames = (("", "language_model."),)
 PLAIN: Renames = ()
 
 
-def text_config(cfg: Config, *names: str, model_type: str | None = None) -> Config:
+def text_config(cfg: Config, *names: str, model_type: str | None = None, inner_tie: bool = False) -> Config:
     """The part of the config that describes the text model.
 
     Args:
@@ -36,6 +36,7 @@ def text_config(cfg: Config, *names: str, model_type: str | None = None) -> Conf
         names: where it may be nested (default `text_config`).
         model_type: whose rule and class defaults apply where the part names no type, or when it is not nested: early configs of
             a family keep the text model's keys at the top level.
+        inner_tie: the class also ties when the text part says so (LLaVA).
 
     The outer `tie_word_embeddings` decides, as in transformers (`get_expanded_tied_weights_keys` asks the model's own config); a
     type that transformers does not know falls back on the inner one.
@@ -47,6 +48,8 @@ def text_config(cfg: Config, *names: str, model_type: str | None = None) -> Conf
     if nested is None:
         nested = cfg.sub(*names, model_type=model_type)
     tied = cfg.lookup("tie_word_embeddings")
+    if inner_tie and tied is not True:
+        tied = nested.lookup("tie_word_embeddings")
     data = nested.data if tied is None else {**nested.data, "tie_word_embeddings": tied}
     return Config(data, nested.file, nested.model_type, cfg.used_defaults)
 

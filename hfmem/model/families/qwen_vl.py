@@ -64,9 +64,7 @@ def stacked_experts(part: Part, hidden: int, intermediate: int, num_experts: int
         raise ContradictionError(f"{top_k} experts per token cannot be picked from {num_experts}")
     share = Fraction(top_k, num_experts)
     up, down = ExpertSplit(None, Column((intermediate, intermediate), (None, None))), ExpertSplit(None, Row())
-    part.tensor(
-        "experts.gate_up_proj", (num_experts, hidden, 2 * intermediate), Component.EXPERTS, up, active=share
-    )
+    part.tensor("experts.gate_up_proj", (num_experts, hidden, 2 * intermediate), Component.EXPERTS, up, active=share)
     part.tensor("experts.down_proj", (num_experts, intermediate, hidden), Component.EXPERTS, down, active=share)
 
 
@@ -190,9 +188,7 @@ def glm4v_moe_text(cfg: Config) -> Architecture:
     attention(inv, "model.layers.{}.self_attn", every, d, qkv_bias=bias, qk_norm=qk_norm)
     gated_mlp(inv, "model.layers.{}.mlp", range(dense), d.hidden, inter)
     routed_experts(inv, "model.layers.{}.mlp", sparse, d.hidden, width, experts, top_k)
-    inv.each(
-        "model.layers.{}.mlp.gate.e_score_correction_bias", sparse, (experts,), Component.EXPERTS, buffer=True
-    )
+    inv.each("model.layers.{}.mlp.gate.e_score_correction_bias", sparse, (experts,), Component.EXPERTS, buffer=True)
     if shared:
         gated_mlp(inv, "model.layers.{}.mlp.shared_experts", sparse, d.hidden, shared * width)
     norm(inv, "model.layers.{}.input_layernorm", every, d.hidden)
