@@ -104,6 +104,14 @@ FAMILIES: Final[dict[str, str]] = {
     "diffllama": "dense:diffllama",
     "doge": "dense:doge",
     "modernbert-decoder": "dense:modernbert_decoder",
+    "qwen3_next": "qwen_hybrid:qwen3_next",
+    "qwen3_5": "qwen_hybrid:qwen3_5",
+    "qwen3_5_moe": "qwen_hybrid:qwen3_5",
+    "qwen3_5_text": "qwen_hybrid:qwen3_5_text",
+    "qwen3_5_moe_text": "qwen_hybrid:qwen3_5_text",
+    "nemotron_h": "nemotron_h:nemotron_h",
+    "zamba": "zamba:zamba",
+    "zamba2": "zamba:zamba2",
 }
 
 
