@@ -74,13 +74,15 @@ def relevant_keys(data: Mapping[str, Any]) -> frozenset[str]:
 def nearest_family(data: Mapping[str, Any], model_type: str, candidates: Iterable[str]) -> Nearest | None:
     """The candidate whose class leaves fewest of the config's keys without a meaning; None where the config is no transformer's.
 
-    Among equals: a like name, then the common base of others, then the fewest keys that the config leaves out, then the order given.
+    Among equals: a like name, then the common base of others, then the fewest keys that the config leaves out, then the
+    order given.
     """
     keys = relevant_keys(data)
     if sum(any(name in keys for name in names) for names in _ESSENTIAL) < 3:
         return None
     known = tuple(candidates)
     like = set(difflib.get_close_matches(model_type, known, n=3, cutoff=0.75)) if model_type else set()
+    like |= {name for name in known if len(name) > 2 and model_type.startswith((f"{name}_", f"{name}-"))}
     by_class = class_family(data, known)
     common = {name: place for place, name in enumerate(_COMMON)}
     best: tuple[tuple[bool, int, bool, int, int, int], str] | None = None
