@@ -15,6 +15,7 @@ from hfmem.model.architecture import Architecture
 
 _MODULES: Final[dict[str, str]] = {
     "ideal": "hfmem.memory.engines.ideal",
+    "vllm": "hfmem.memory.engines.vllm",
     "transformers": "hfmem.memory.engines.transformers",
 }
 

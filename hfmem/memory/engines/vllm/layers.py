@@ -1,0 +1,280 @@
+"""From an architecture to vLLM's specs: page sizes, formats, and the block size that attention and states agree on.
+
+Read from vLLM 0.33.0 as it runs on Hopper (sm90) GPUs: the attention modules' `get_kv_cache_spec`, the backends'
+`customize_spec` and `get_supported_kernel_block_sizes`, `platforms/interface.py` (`_align_hybrid_block_size`),
+`model_executor/layers/mamba/mamba_utils.py`, `models/deepseek_v4`, `models/minimax_m3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import lcm
+from typing import Final
+
+from hfmem.errors import UnsupportedError
+from hfmem.memory.cache import decoding_layers
+from hfmem.memory.engines.vllm.groups import Member
+from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
+from hfmem.memory.engines.vllm.states import checkpoint_alignment, request_states, state_bytes
+from hfmem.memory.engines.vllm.support import kv_heads_per_rank
+from hfmem.memory.formats import KV_BITS, SCALE_BYTES, resolve_kv_dtype
+from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import (
+    Cache,
+    ChunkedAttention,
+    CompressedAttention,
+    CrossAttention,
+    FullAttention,
+    IndexedAttention,
+    LatentAttention,
+    NoCache,
+    RecurrentCache,
+    SharedCache,
+    SlidingAttention,
+    SparseLatentAttention,
+)
+
+#: Cohere's window is that of the tokens before the current one, which vLLM counts in (`commandr.py`, `cohere2_moe.py`)
+_WINDOW_WITHOUT_SELF: Final = frozenset({"cohere2", "cohere2_moe", "cohere2_vision"})
+#: latent models whose vLLM class expands the latent and caches full heads (`minicpm3.py`)
+_EXPANDS_LATENT: Final = frozenset({"minicpm3"})
+
+_BF16_BYTES: Final = 2
+_FP32_BYTES: Final = 4
+_HYBRID_MLA_BLOCK: Final = 128
+#: bytes of a packed latent row: fp8 content, scales and rotary part (FlashMLA's and DeepSeek V4's layouts)
+_FP8_DS_MLA: Final = 656
+_NVFP4_DS_MLA: Final = 352
+_V4_ROW: Final = 584
+_V4_ALIGNMENT: Final = 576
+_V4_WINDOW_BLOCK: Final = 64
+#: DeepSeek V4's compressor state: ratio → tokens of a page
+_V4_STATE_BLOCK: Final[dict[int, int]] = {4: 4, 128: 8}
+#: one indexer key with its fp32 scale for each 128 elements (DeepSeek V3.2)
+_INDEX_SCALE_GROUP: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A model's specs on one rank, before grouping."""
+
+    members: tuple[Member, ...]
+    caches: tuple[tuple[int, Cache], ...]
+    num_layers: int
+    block_size: int
+    kv_dtype: str
+    block_outermost: bool
+
+
+def model_dtype(arch: Architecture) -> str:
+    """The dtype vLLM computes in by default: the config's, fp32 checkpoints in bf16 (`_resolve_auto_dtype`)."""
+    return "BF16" if arch.dtype in ("F32", "F64") else arch.dtype
+
+
+def plan_layers(arch: Architecture, serving: Serving) -> Plan:
+    """Every layer's specs on one rank.
+
+    Raises:
+        UnsupportedError: a layer, format or layout vLLM refuses.
+    """
+    dtype = model_dtype(arch)
+    fmt = resolve_kv_dtype(dtype, serving.kv_dtype, serving.declared_kv_dtype)
+    layers = tuple(layer for layer in decoding_layers(arch) if layer.stack == "decoder")
+    caches = tuple((index, cache) for index, layer in enumerate(layers) for cache in layer.caches)
+    kinds = tuple(dict.fromkeys(cache for _, cache in caches))
+    compressed = any(isinstance(cache, CompressedAttention) for cache in kinds)
+    if compressed and serving.kv_dtype == "auto":
+        fmt = "fp8"  # the packed layout is the only one of the default backend
+    state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
+    attention = next((cache for cache in kinds if _is_attention(cache)), None)
+    align = bool(state_pages) and attention is not None and serving.enable_prefix_caching is not False
+    block = _block_size(arch, kinds, fmt, serving)
+    state_padded = None
+    if state_pages and attention is not None:
+        token = _row_bytes(arch, attention, fmt, serving.tp)
+        block = _hybrid_block(block, max(state_pages), token, attention, arch, align, serving)
+        state_padded = block * token
+    specs: dict[Cache, tuple[Spec, ...]] = {}
+    for cache in kinds:
+        if isinstance(cache, RecurrentCache):
+            # without prefix caching a state's page spans the whole sequence
+            span = block if align else serving.context
+            size = state_bytes(cache, arch, dtype, serving.tp)
+            padded = state_padded if state_padded != size else None
+            pages = request_states(cache, arch) if align else 1
+            specs[cache] = (StateSpec(span, size, pages, (cache,), padded),)
+        else:
+            specs[cache] = tuple(_attention_specs(arch, cache, fmt, block, serving.tp))
+    members = tuple(
+        Member(layer, position, spec) for position, (layer, cache) in enumerate(caches) for spec in specs[cache]
+    )
+    return Plan(members, caches, len(layers), block, fmt, compressed)
+
+
+def _is_attention(cache: Cache) -> bool:
+    return isinstance(cache, FullAttention | SlidingAttention | ChunkedAttention | LatentAttention | IndexedAttention)
+
+
+def _content(fmt: str, head: int, head_v: int) -> tuple[int, int]:
+    """Slots a head takes in a page and bytes of each: K and V side by side, with an fp32 scale each in per-token-head formats."""
+    match fmt:
+        case "int8" | "fp8_per_token_head":
+            return 1, head + head_v + 2 * SCALE_BYTES
+        case "int4":
+            return 1, head // 2 + head_v // 2 + 2 * SCALE_BYTES
+        case "nvfp4":
+            if head != head_v:
+                raise UnsupportedError("vLLM's nvfp4 cache takes keys and values of one size only")
+            return 2, head // 2 + head // 16
+        case _:
+            return 1, (head + head_v) * KV_BITS[fmt] // 8
+
+
+def _latent_row(fmt: str, size: int) -> int:
+    """Bytes of a latent row (`MLACommonBackend.customize_spec`): per-token formats keep a pair of fp32 scales."""
+    match fmt:
+        case "int8" | "fp8_per_token_head":
+            return size + 2 * SCALE_BYTES
+        case "int4":
+            return size // 2 + 2 * SCALE_BYTES
+        case "nvfp4":
+            raise UnsupportedError("vLLM has no nvfp4 cache for dense latent attention")
+        case _:
+            return size * KV_BITS[fmt] // 8
+
+
+def _sparse_row(fmt: str, size: int) -> int:
+    """Bytes of a latent row under sparse attention: plain, or packed with its scales."""
+    match fmt:
+        case "bf16" | "fp16":
+            return size * _BF16_BYTES
+        case "fp8":
+            return _FP8_DS_MLA
+        case "nvfp4":
+            return _NVFP4_DS_MLA
+        case _:
+            raise UnsupportedError(f"vLLM has no {fmt} cache for sparse latent attention")
+
+
+def _row_bytes(arch: Architecture, cache: Cache, fmt: str, tp: int) -> int:
+    """Bytes one token takes in an attention layer on one rank: what a hybrid's block size is reckoned with."""
+    spec = next(iter(_attention_specs(arch, cache, fmt, 1, tp)))
+    return spec.content_page_bytes
+
+
+def _attention_specs(arch: Architecture, cache: Cache, fmt: str, block: int, tp: int) -> Iterator[PagedSpec]:
+    """The specs of one layer's cache, in the order in which vLLM's modules register them."""
+    match cache:
+        case FullAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv):
+            yield _head_spec(Kind.FULL, heads, d, dv, fmt, block, tp)
+        case SlidingAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv, window=window):
+            window += arch.model_type in _WINDOW_WITHOUT_SELF
+            yield _head_spec(Kind.SLIDING, heads, d, dv, fmt, block, tp, window)
+        case ChunkedAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv, chunk=chunk):
+            yield _head_spec(Kind.CHUNKED, heads, d, dv, fmt, block, tp, chunk)
+        case CrossAttention(num_kv_heads=heads, head_dim=d):
+            yield _head_spec(Kind.CROSS, heads, d, d, fmt, block, tp)
+        case IndexedAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv, index_head_dim=index):
+            yield _head_spec(Kind.FULL, heads, d, dv, fmt, block, tp)
+            yield PagedSpec(Kind.MLA, block, 1, index * _BF16_BYTES, ("index", index))
+        case LatentAttention() if arch.model_type in _EXPANDS_LATENT:
+            heads, size = cache.num_heads, cache.qk_nope_head_dim + cache.qk_rope_head_dim
+            yield _head_spec(Kind.FULL, heads, size, size, fmt, block, tp)
+        case LatentAttention(kv_lora_rank=rank, qk_rope_head_dim=rope):
+            yield PagedSpec(Kind.MLA, block, 1, _latent_row(fmt, rank + rope), ("latent", rank + rope, fmt))
+        case SparseLatentAttention(kv_lora_rank=rank, qk_rope_head_dim=rope, index_head_dim=index):
+            if cache.has_indexer:
+                key = index + ceil_div(index, _INDEX_SCALE_GROUP) * SCALE_BYTES
+                yield PagedSpec(Kind.MLA, block, 1, key, ("index", index))
+            shape = ("latent", rank + rope, fmt, cache.has_indexer)
+            yield PagedSpec(Kind.MLA, block, 1, _sparse_row(fmt, rank + rope), shape)
+        case CompressedAttention():
+            yield from _compressed_specs(cache, fmt, block)
+        case SharedCache() | NoCache():
+            return
+        case _:
+            _assert_recurrent(cache)
+
+
+def _assert_recurrent(cache: RecurrentCache) -> None:
+    raise AssertionError(f"{cache} has no pages")
+
+
+def _head_spec(
+    kind: Kind, num_kv_heads: int, head: int, head_v: int, fmt: str, block: int, tp: int, window: int | None = None
+) -> PagedSpec:
+    heads = kv_heads_per_rank(num_kv_heads, tp)
+    slots, content = _content(fmt, head, head_v)
+    return PagedSpec(kind, block, heads * slots, content, (heads, head, head_v, fmt), window=window)
+
+
+def _compressed_specs(cache: CompressedAttention, fmt: str, block: int) -> Iterator[PagedSpec]:
+    """DeepSeek V4: the window rows, compressed rows, index keys, fp32 states of both compressors, in pages of whole 576 bytes."""
+    if fmt not in ("fp8", "fp8_e5m2"):
+        raise UnsupportedError(f"vLLM's packed cache of compressed attention is fp8 only, not {fmt}")
+    row, ratio, index = cache.head_dim, cache.ratio, cache.index_head_dim
+    if row != 512:
+        raise UnsupportedError(f"vLLM packs compressed rows of 512 elements, not {row}")
+    yield PagedSpec(Kind.SLIDING_MLA, _V4_WINDOW_BLOCK, 1, _V4_ROW, ("row", row), window=cache.window).aligned(
+        _V4_ALIGNMENT
+    )
+    if not ratio:
+        return
+    if ratio not in _V4_STATE_BLOCK:
+        raise UnsupportedError(f"vLLM compresses 4 or 128 tokens into a row, not {ratio}")
+    span = 2 if cache.overlap else 1
+
+    def state(width: int, name: str) -> PagedSpec:
+        values_and_gates = 2 * span * width * _FP32_BYTES
+        spec = PagedSpec(
+            Kind.SLIDING_MLA, _V4_STATE_BLOCK[ratio], 1, values_and_gates, (name, width), window=span * ratio
+        )
+        return spec.aligned(_V4_ALIGNMENT)
+
+    if index is not None:
+        key = index + ceil_div(index, _INDEX_SCALE_GROUP) * SCALE_BYTES
+        yield PagedSpec(Kind.MLA, block, 1, key, ("index", index), tokens_per_state=ratio).aligned(_V4_ALIGNMENT)
+        yield state(index, "index state")
+    yield PagedSpec(Kind.MLA, block, 1, _V4_ROW, ("row", row), tokens_per_state=ratio).aligned(_V4_ALIGNMENT)
+    yield state(row, "state")
+
+
+def _kernel_block(arch: Architecture, kinds: tuple[Cache, ...], fmt: str) -> int:
+    """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16."""
+    block = 16
+    for cache in kinds:
+        match cache:
+            case CompressedAttention():
+                block = max(block, 256)
+            case IndexedAttention():
+                block = max(block, 128)
+            case SparseLatentAttention():
+                block = max(block, 64)
+            case LatentAttention(kv_lora_rank=512, qk_rope_head_dim=64) if fmt in ("fp8", "fp8_e5m2"):
+                block = max(block, 64)  # FlashMLA; FlashAttention's latent kernel takes no fp8
+            case _:
+                pass
+    return block
+
+
+def _block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
+    kernel = _kernel_block(arch, kinds, fmt)
+    if serving.page_size is None:
+        return kernel
+    if serving.page_size % kernel:
+        raise UnsupportedError(f"vLLM's kernels for this model take pages in multiples of {kernel} tokens")
+    return serving.page_size
+
+
+def _hybrid_block(
+    block: int, state: int, token: int, attention: Cache, arch: Architecture, align: bool, serving: Serving
+) -> int:
+    """The attention block whose page covers a state's page (`_align_hybrid_block_size`)."""
+    step = block
+    if isinstance(attention, LatentAttention) and arch.model_type not in _EXPANDS_LATENT:
+        step = max(step, _HYBRID_MLA_BLOCK)
+    if align:
+        step = lcm(step, checkpoint_alignment(arch))
+    return max(block, step * ceil_div(state, step * token))

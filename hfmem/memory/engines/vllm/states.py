@@ -1,0 +1,96 @@
+"""vLLM's recurrent states: their shapes on one rank, dtypes, and how many a request holds.
+
+Read from vLLM 0.33.0: `model_executor/layers/mamba/mamba_utils.py` (shapes, dtypes), `model_executor/models/config.py` (the
+state dtype Nemotron-H and Qwen3.5 set), the mixers' `get_kv_cache_spec` (prefill checkpoints), `v1/attention/backends/gdn_attn.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from hfmem.dtypes import num_bytes
+from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.vllm.support import divide
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import (
+    DeltaNetState,
+    KimiDeltaState,
+    LinearAttentionState,
+    Mamba1State,
+    Mamba2State,
+    RecurrentCache,
+    RgLruState,
+    RwkvState,
+    ShortConvState,
+)
+
+#: models whose vLLM config keeps the state in fp32 unless config.json says otherwise (`NemotronHForCausalLMConfig`)
+_FP32_STATE: Final = frozenset({"nemotron_h", "nemotron_h_puzzle"})
+#: gated delta nets that vLLM prefills with FLA's kernels, which export no checkpoint (`olmo_gdn_linear_attn.py`)
+_NO_CHECKPOINT: Final = frozenset({"olmo_hybrid", "olmo3_2_hybrid"})
+#: tokens between the states FlashInfer's gated delta net prefill can export (`FLASHINFER_GDN_CHECKPOINT_ALIGNMENT`)
+_GDN_ALIGNMENT: Final = 64
+
+
+def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int) -> int:
+    """Bytes of one state on one rank: convolutions and states are split over ranks by channels and heads.
+
+    Mamba 2's groups are repeated until the ranks share them evenly. Convolutions are in the model's dtype; the state is too, unless
+    the config names one, or the model's class does.
+
+    Raises:
+        UnsupportedError: `tp` does not divide channels or heads, or vLLM has no such layer.
+    """
+    match cache:
+        case Mamba1State(intermediate_size=width, state_size=n, conv_kernel=k):
+            channels = divide(width, tp, "Mamba channels")
+            return num_bytes(dtype, channels * (k - 1)) + num_bytes(_state_dtype(cache, arch, dtype), channels * n)
+        case Mamba2State(num_heads=heads, head_dim=d, state_size=n, num_groups=groups, conv_kernel=k):
+            shared = groups if groups % tp == 0 else tp
+            channels = divide(heads * d + 2 * shared * n, tp, "convolution channels")
+            own = divide(heads, tp, "Mamba heads")
+            return num_bytes(dtype, channels * (k - 1)) + num_bytes(_state_dtype(cache, arch, dtype), own * d * n)
+        case DeltaNetState(num_k_heads=hk, num_v_heads=hv, head_k_dim=dk, head_v_dim=dv, conv_kernel=k):
+            channels = divide(2 * hk * dk + hv * dv, tp, "convolution channels")
+            own = divide(hv, tp, "delta net heads")
+            return num_bytes(dtype, channels * (k - 1)) + num_bytes(_state_dtype(cache, arch, dtype), own * dk * dv)
+        case KimiDeltaState(num_heads=heads, head_k_dim=dk, head_v_dim=dv, conv_kernel=k):
+            channels = divide(heads * (2 * dk + dv), tp, "convolution channels")
+            own = divide(heads, tp, "delta net heads")
+            state = num_bytes(cache.state_dtype or "F32", own * dv * dv)
+            return num_bytes(dtype, channels * (k - 1)) + state
+        case LinearAttentionState(num_heads=heads, head_dim=d):
+            return num_bytes(cache.state_dtype or dtype, divide(heads, tp, "linear attention heads") * d * d)
+        case ShortConvState(hidden_size=width, conv_kernel=k):
+            return num_bytes(dtype, divide(width, tp, "convolution channels") * (k - 1))
+        case RgLruState() | RwkvState():
+            raise UnsupportedError(f"vLLM 0.33 has no state cache for {arch.model_type} models")
+        case _:
+            assert_never(cache)
+
+
+def _state_dtype(cache: Mamba1State | Mamba2State | DeltaNetState, arch: Architecture, dtype: str) -> str:
+    if cache.state_dtype is not None:
+        return cache.state_dtype
+    return "F32" if arch.model_type in _FP32_STATE else dtype
+
+
+def request_states(cache: RecurrentCache, arch: Architecture) -> int:
+    """States one request holds under prefix caching: the last two, and a prefill checkpoint where the layer exports one.
+
+    Mamba 2 and Qwen's gated delta net (FlashInfer's prefill on Hopper) do; Kimi's does only with a bounded gate.
+    """
+    match cache:
+        case Mamba2State():
+            return 3
+        case DeltaNetState():
+            return 2 if arch.model_type in _NO_CHECKPOINT else 3
+        case _:
+            return 2
+
+
+def checkpoint_alignment(arch: Architecture) -> int:
+    """Tokens that block boundaries must be a multiple of, so that every layer can export a state there; 1: no constraint."""
+    states = [cache for cache in arch.caches() if isinstance(cache, RecurrentCache)]
+    qwen = all(isinstance(cache, DeltaNetState) for cache in states) and arch.model_type not in _NO_CHECKPOINT
+    return _GDN_ALIGNMENT if states and qwen else 1

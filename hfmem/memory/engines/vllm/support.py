@@ -1,0 +1,146 @@
+"""What vLLM refuses, and in which words.
+
+Read from vLLM 0.33.0: `model_executor/models/registry.py` (models no longer supported, plugins), `config/model.py`
+(`verify_with_parallel_config`), `distributed/utils.py` (`divide`) and the assertions of the attention modules.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hfmem.errors import UnsupportedError
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import CrossAttention, RgLruState, RwkvState
+
+#: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`)
+_DROPPED: Final[dict[str, str]] = {
+    "AquilaForCausalLM": "0.24.0",
+    "AquilaModel": "0.24.0",
+    "ArcticForCausalLM": "0.28.0",
+    "AyaVisionForConditionalGeneration": "0.24.0",
+    "BaiChuanForCausalLM": "0.23.0",
+    "BaichuanForCausalLM": "0.23.0",
+    "BambaForCausalLM": "0.23.0",
+    "ChameleonForConditionalGeneration": "0.28.0",
+    "DonutForConditionalGeneration": "0.10.2",
+    "Dots1ForCausalLM": "0.23.0",
+    "FuyuForCausalLM": "0.25.0",
+    "Grok1ForCausalLM": "0.24.0",
+    "Grok1ModelForCausalLM": "0.24.0",
+    "HCXVisionForCausalLM": "0.28.0",
+    "InternLM2VEForCausalLM": "0.23.0",
+    "InternLMForCausalLM": "0.23.0",
+    "JAISLMHeadModel": "0.22.0",
+    "MPTForCausalLM": "0.28.0",
+    "MiniMaxForCausalLM": "0.23.0",
+    "MiniMaxM1ForCausalLM": "0.23.0",
+    "MiniMaxText01ForCausalLM": "0.23.0",
+    "MiniMaxVL01ForConditionalGeneration": "0.23.0",
+    "MllamaForConditionalGeneration": "0.10.2",
+    "MotifForCausalLM": "0.10.2",
+    "MptForCausalLM": "0.28.0",
+    "OuroForCausalLM": "0.26.0",
+    "PersimmonForCausalLM": "0.25.0",
+    "Phi3SmallForCausalLM": "0.9.2",
+    "Phi4FlashForCausalLM": "0.10.2",
+    "Phi4MultimodalForCausalLM": "0.12.0",
+    "Plamo2ForCausalLM": "0.26.0",
+    "QWenLMHeadModel": "0.23.0",
+    "QwenVLForConditionalGeneration": "0.23.0",
+    "RWForCausalLM": "0.28.0",
+    "StableLMEpochForCausalLM": "0.28.0",
+    "TeleChatForCausalLM": "0.25.0",
+    "XverseForCausalLM": "0.23.0",
+}
+#: class names that transformers 5 has, so that the Transformers backend serves them although vLLM's own class is gone
+_BACKEND_SERVES: Final = frozenset({"PersimmonForCausalLM", "Dots1ForCausalLM", "FuyuForCausalLM"})
+
+#: class name → the plugin that brings it back
+_PLUGINS: Final[dict[str, str]] = {
+    "BartModel": "https://github.com/vllm-project/bart-plugin",
+    "BartForConditionalGeneration": "https://github.com/vllm-project/bart-plugin",
+    "Florence2ForConditionalGeneration": "https://github.com/vllm-project/bart-plugin",
+    "MBartForConditionalGeneration": "https://github.com/vllm-project/bart-plugin",
+}
+
+#: encoder-decoder models that vLLM does serve
+_CROSS_ATTENTION: Final = frozenset({"whisper"})
+
+#: model types neither vLLM nor its Transformers backend serves: no class there dispatches through the attention interface
+_NOT_SERVED: Final = frozenset({"gpt_neo", "mpt", "bamba", "codegen", "ctrl", "biogpt", "openai-gpt"})
+
+
+def check_model(arch: Architecture) -> None:
+    """Refuse models that vLLM 0.33 does not serve.
+
+    Raises:
+        UnsupportedError: with vLLM's reason.
+    """
+    for name in arch.architectures:
+        if name in _PLUGINS:
+            raise UnsupportedError(f"vLLM 0.33 needs the plugin at {_PLUGINS[name]} to serve {name}")
+        if name in _DROPPED and name not in _BACKEND_SERVES:
+            raise UnsupportedError(f"vLLM served {name} until v{_DROPPED[name]} and does not any more")
+    if arch.model_type in _NOT_SERVED:
+        raise UnsupportedError(f"vLLM 0.33 does not serve {arch.model_type} models")
+    caches = arch.caches()
+    if any(isinstance(cache, RwkvState | RgLruState) for cache in caches):
+        raise UnsupportedError(f"vLLM 0.33 has no state cache for {arch.model_type} models")
+    if any(isinstance(cache, CrossAttention) for cache in caches) and arch.model_type not in _CROSS_ATTENTION:
+        raise UnsupportedError(f"vLLM 0.33 serves no encoder-decoder model but Whisper, not {arch.model_type}")
+
+
+def check_heads(arch: Architecture, tp: int) -> None:
+    """Refuse a tensor-parallel size that does not divide the attention heads.
+
+    Raises:
+        UnsupportedError: in vLLM's words.
+    """
+    heads = arch.num_attention_heads
+    if heads is not None and heads % tp:
+        raise UnsupportedError(
+            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({tp})."
+        )
+
+
+def kv_heads_per_rank(num_kv_heads: int, tp: int) -> int:
+    """KV heads one rank holds: shared out, or replicated where there are more ranks than heads.
+
+    Raises:
+        UnsupportedError: neither divides the other.
+    """
+    if num_kv_heads >= tp:
+        return divide(num_kv_heads, tp, "KV heads")
+    if tp % num_kv_heads:
+        raise UnsupportedError(f"vLLM cannot replicate {num_kv_heads} KV heads over {tp} tensor-parallel ranks")
+    return 1
+
+
+def divide(value: int, tp: int, what: str) -> int:
+    """`value / tp`, exactly.
+
+    Raises:
+        UnsupportedError: `tp` does not divide it.
+    """
+    if value % tp:
+        raise UnsupportedError(f"vLLM does not split {value} {what} over {tp} tensor-parallel ranks")
+    return value // tp
+
+
+def pipeline_stages(num_layers: int, pp: int) -> tuple[range, ...]:
+    """Layers of each pipeline stage (`get_pp_indices`): what does not divide goes to the last stages but one, then backwards.
+
+    Raises:
+        UnsupportedError: more stages than layers.
+    """
+    if pp > num_layers:
+        raise UnsupportedError(f"{num_layers} layers do not fill {pp} pipeline stages")
+    sizes = [num_layers // pp] * pp
+    for back in range(2, num_layers % pp + 2):
+        sizes[-back] += 1
+    stages = []
+    start = 0
+    for size in sizes:
+        stages.append(range(start, start + size))
+        start += size
+    return tuple(stages)
