@@ -1,0 +1,155 @@
+"""Puts the stored tensors of one layer back together: a packed weight, its scales, its zeros are one module.
+
+Works on groups. Tensors whose groups list the same indices belong together as they are; only where one leaf's group
+covers several shapes of another (a model with some layers left unquantized) are the indices spelled out and folded
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from hfmem.checkpoint.grouping import Fact, boxes_of
+from hfmem.checkpoint.tensors import Box, TensorGroup
+
+#: last components that belong to a quantized weight, by the method that writes them
+LEAVES: Final = frozenset(
+    [
+        "weight",
+        # GPTQ, AWQ, AutoRound, FP-Quant, HIGGS
+        *("qweight", "qzeros", "scales", "g_idx", "tables", "tables2", "dqweight", "workspace"),
+        *("forward_hadamard_matrix", "backward_hadamard_matrix", "act_global_scale"),
+        # compressed-tensors, with its sparse and Marlin forms
+        *("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale"),
+        *("input_global_scale", "input_zero_point", "compressed", "bitmask", "shape", "row_offsets"),
+        *("scale_packed", "meta", "B_24", "B_meta", "s"),
+        # FP8, modelopt, Quark, DeepSeek
+        *("weight_scale_inv", "weight_scale_2", "input_scale", "activation_scale", "scale", "pre_quant_scale"),
+        *("k_scale", "v_scale", "q_scale", "prob_scale", "output_scale", "input_scale_ub", "k_zero_point"),
+        *("v_zero_point", "weight_bias"),
+        # bitsandbytes
+        *("SCB", "weight_format", "weight.absmax", "weight.quant_map", "weight.nested_absmax"),
+        *("weight.nested_quant_map", "weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4"),
+        # EETQ, MLX
+        *("weight_scales", "biases"),
+        # HQQ
+        *("W_q", "zero", "nbits", "group_size", "axis", "packing", "view_as_float", "unpack_view_dtype"),
+        *("quant_scale", "quant_zero", "compute_dtype", "offload_meta", "encoded_state_dict", "channel_wise"),
+        *("stores_quant_config", "optimize", "round_zero"),
+        # AQLM
+        *("codes", "codebooks"),
+        # QuIP#, QTIP, EXL3, EXL2
+        *("Qidxs", "SU", "SV", "Wscale", "codebook_id", "fuse_scales", "rescale_WH", "had_left", "had_right"),
+        *("trellis", "suh", "svh", "mcg", "mul1", "tlut", "rcp"),
+        *("q_weight", "q_scale", "q_scale_max", "q_groups", "q_group_map", "q_perm", "q_invperm"),
+        # torchao, in the spelling of its two generations of safetensors files
+        *(f"{stem}{part}" for stem in ("_weight_", "weight:") for part in ("qdata", "scale_and_zero", "scale")),
+        *(f"{stem}{part}" for stem in ("_weight_", "weight:") for part in ("zero_point", "per_tensor_scale")),
+        *("_weight_act_pre_scale", "weight:act_pre_scale"),
+    ]
+)
+
+#: endings of stacked experts' parameters, which have no `.weight` of their own → the leaf they stand for
+_JOINED: Final = {
+    "_blocks": "blocks",
+    "_scales": "scales",
+    "_weight_scale_2": "weight_scale_2",
+    "_weight_scale": "weight_scale",
+    "_input_scale": "input_scale",
+    "_activation_scale": "activation_scale",
+    "_scale_inv": "weight_scale_inv",
+    "_scale": "weight_scale",
+    "_weight_packed": "weight_packed",
+    "_weight_shape": "weight_shape",
+    "_weight_g_idx": "weight_g_idx",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stored tensor of a module: the full pattern it is stored under, dtype and shape."""
+
+    pattern: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """Modules with the same leaves, dtypes and shapes. `weight` is the name the unquantized model gives the weight."""
+
+    base: str
+    weight: str
+    leaves: dict[str, Part]
+    boxes: tuple[Box, ...]
+
+
+def modules(groups: Iterable[TensorGroup]) -> Iterator[Module]:
+    """All tensors of `groups` as modules, in order of first appearance; a tensor that is no one's part is a module alone."""
+    groups = tuple(groups)
+    patterns = {group.pattern for group in groups}
+    by_base: dict[tuple[str, str], list[tuple[str, TensorGroup]]] = {}
+    for group in groups:
+        base, weight, leaf = _split(group.pattern, patterns)
+        by_base.setdefault((base, weight), []).append((leaf, group))
+    for (base, weight), found in by_base.items():
+        by_boxes: dict[tuple[Box, ...], dict[str, Part]] = {}
+        for leaf, group in found:
+            by_boxes.setdefault(group.boxes, {})[leaf] = Part(group.pattern, group.dtype, group.shape)
+        if sum(len(leaves) for leaves in by_boxes.values()) != len(found) or not _disjoint(by_boxes):
+            by_boxes = _spelled_out(found)
+        for boxes, leaves in by_boxes.items():
+            yield Module(base, weight, leaves, boxes)
+
+
+def _split(pattern: str, patterns: set[str]) -> tuple[str, str, str]:
+    """Base, name of the weight, and leaf of a stored name."""
+    base, _, leaf = pattern.rpartition(".")
+    if leaf in LEAVES and base:
+        return base, f"{base}.weight", leaf
+    head, _, tail = base.rpartition(".weight")
+    if head and f"weight{tail}.{leaf}" in LEAVES:
+        return head, f"{head}.weight", f"weight{tail}.{leaf}"
+    for ending, means in _JOINED.items():
+        if leaf.endswith(ending) and leaf != ending:
+            stem = pattern.removesuffix(ending)
+            if any(stem + main in patterns for main in ("", "_blocks", "_weight_packed")):
+                return stem, stem, means
+    if any(pattern + ending in patterns for ending in _JOINED):
+        return pattern, pattern, "weight"
+    return pattern, pattern, ""
+
+
+def _disjoint(keys: Iterable[tuple[Box, ...]]) -> bool:
+    keys = list(keys)
+    if len(keys) == 1:
+        return True
+    spelled = [index for boxes in keys for index in TensorGroup("", "U8", (), boxes).indices()]
+    return len(set(spelled)) == len(spelled)
+
+
+def _spelled_out(found: list[tuple[str, TensorGroup]]) -> dict[tuple[Box, ...], dict[str, Part]]:
+    at: dict[tuple[int, ...], dict[str, Part]] = {}
+    for leaf, group in found:
+        part = Part(group.pattern, group.dtype, group.shape)
+        for index in group.indices():
+            at.setdefault(index, {})[leaf] = part
+    alike: dict[tuple[tuple[str, Part], ...], list[tuple[int, ...]]] = {}
+    for index, leaves in at.items():
+        alike.setdefault(tuple(sorted(leaves.items(), key=lambda item: item[0])), []).append(index)
+    return {
+        boxes_of([value for index in sorted(indices) for value in index], len(indices[0])): dict(leaves)
+        for leaves, indices in alike.items()
+    }
+
+
+def shape_of(part: Part | None) -> tuple[int, ...] | None:
+    """The part's shape, None for no part."""
+    return None if part is None else part.shape
+
+
+def fact_of(part: Part) -> Fact:
+    """The part's dtype and shape."""
+    return part.dtype, part.shape

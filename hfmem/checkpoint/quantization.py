@@ -1,0 +1,204 @@
+"""From stored tensors to logical ones: a GPTQ checkpoint of an 8 B model has 8.03 B parameters, whatever its files hold.
+
+`logical_groups` returns one group for each kind of weight as the unquantized model names it, with its scales, zeros
+and indices counted into its bytes and not into its elements. What no layout explains is counted as it is stored, and
+`summarize` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Final
+
+from hfmem.checkpoint.layouts import recognize
+from hfmem.checkpoint.modules import Module, Part, modules
+from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
+from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
+from hfmem.dtypes import num_bytes
+
+__all__ = [
+    "BUFFER_SUFFIXES",
+    "LogicalGroup",
+    "Quantization",
+    "QuantizationSummary",
+    "is_buffer",
+    "logical_groups",
+    "parse_quantization",
+    "summarize",
+]
+
+#: last components of persistent buffers: stored, loaded, and no parameters of the model
+BUFFER_SUFFIXES: Final = (
+    "inv_freq",
+    "e_score_correction_bias",
+    "final_logits_bias",
+    "masked_bias",
+    "position_ids",
+    "token_type_ids",
+    "cos_cached",
+    "sin_cached",
+    "num_batches_tracked",
+    "running_mean",
+    "running_var",
+    "relative_position_index",
+)
+# GPT-2's and GPT-NeoX's causal masks are called `bias` like a real one; four axes of which the first two are 1 are a
+# mask
+_MASK_PARENTS: Final = ("attn.bias", "attention.bias", "attn.attention.bias")
+
+# scales of activations and of the KV cache that stand alone, beside no weight
+_LONE_SCALES: Final = (
+    *("k_scale", "v_scale", "q_scale", "kv_scale", "prob_scale", "input_scale", "output_scale", "weight_scale"),
+    *("input_global_scale", "k_zero_point", "v_zero_point", "activation_scale", "k_bmm_quantizer._amax"),
+)
+# dtypes that hold packed codes when no rule explains them
+_PACKED: Final = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "F4"})
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalGroup(TensorGroup):
+    """Weights as the unquantized model has them: name pattern, logical shape, and all that is stored for one of them.
+
+    A `TensorGroup` whose elements are logical and whose bytes are those of `parts`: the codes first, then scales,
+    zeros, indices. `dtype` is what the codes are stored as. Where the file does not hold the shape (bitsandbytes 4
+    bit) it is `(elements,)` and `shape_known` is False. `method` and `bits` are None for a tensor stored as it is;
+    `parameter` is False for buffers and for scales beside no weight, whose shape is then `(0,)`.
+    """
+
+    parts: tuple[Part, ...]
+    method: str | None = None
+    bits: int | None = None
+    group_size: int | None = None
+    block: tuple[int, int] | None = None
+    shape_known: bool = True
+    parameter: bool = True
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Stored bytes of one weight, scales and indices included."""
+        return sum(num_bytes(part.dtype, prod(part.shape)) for part in self.parts)
+
+    @property
+    def total_bytes(self) -> int:
+        """Stored bytes of all."""
+        return self.count * self.tensor_bytes
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of one weight's codes alone."""
+        return num_bytes(self.parts[0].dtype, prod(self.parts[0].shape))
+
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of all, by the dtype they are stored in."""
+        out: dict[str, int] = {}
+        for part in self.parts:
+            out[part.dtype] = out.get(part.dtype, 0) + self.count * num_bytes(part.dtype, prod(part.shape))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationSummary:
+    """What the tensors show. `recognized` is False where packed tensors remain that no layout explains.
+
+    `quantized_*` and `overhead_bytes` (scales, zeros, indices) speak of the quantized weights; `plain_*` of the rest.
+    """
+
+    method: str
+    bits: int | None
+    group_size: int | None
+    block: tuple[int, int] | None
+    recognized: bool
+    quantized_elements: int
+    quantized_bytes: int
+    overhead_bytes: int
+    plain_elements: int
+    plain_bytes: int
+    said: Quantization | None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits of one quantized weight, scales included."""
+        return 8 * self.quantized_bytes / self.quantized_elements if self.quantized_elements else 0.0
+
+
+def is_buffer(pattern: str, shape: tuple[int, ...]) -> bool:
+    """Whether a stored tensor is a persistent buffer and no parameter."""
+    leaf = pattern.rpartition(".")[2]
+    if leaf in BUFFER_SUFFIXES:
+        return True
+    return pattern.endswith(_MASK_PARENTS) and len(shape) == 4 and shape[:2] == (1, 1)
+
+
+def logical_groups(
+    stored: Checkpoint | Iterable[TensorGroup], said: Quantization | None = None
+) -> tuple[LogicalGroup, ...]:
+    """The weights that the stored groups make up, in order of first appearance; no byte is left out and none counted twice.
+
+    `said` is what the configuration files say, if they do.
+    """
+    found: list[LogicalGroup] = []
+    for module in modules(stored.groups if isinstance(stored, Checkpoint) else stored):
+        found += _logical(module, said)
+    if said is not None or any(group.method for group in found):
+        found = [_without_lone_scales(group) for group in found]
+    return tuple(found)
+
+
+def _logical(module: Module, said: Quantization | None) -> list[LogicalGroup]:
+    layout = recognize(module.leaves, module.base, said)
+    out: list[LogicalGroup] = []
+    if layout is not None:
+        parts = tuple(module.leaves[leaf] for leaf in layout.leaves)
+        out.append(
+            LogicalGroup(
+                module.weight,
+                parts[0].dtype,
+                layout.shape if layout.shape is not None else (layout.elements,),
+                module.boxes,
+                parts,
+                layout.method,
+                layout.bits,
+                layout.group_size,
+                layout.block,
+                layout.shape is not None,
+            )
+        )
+    for leaf, part in module.leaves.items():
+        if layout is None or leaf not in layout.leaves:
+            parameter = not is_buffer(part.pattern, part.shape)
+            out.append(LogicalGroup(part.pattern, part.dtype, part.shape, module.boxes, (part,), parameter=parameter))
+    return out
+
+
+def _without_lone_scales(group: LogicalGroup) -> LogicalGroup:
+    if group.method is None and group.pattern.endswith(_LONE_SCALES) and group.elements <= 1:
+        return replace(group, shape=(0,), parameter=False)
+    return group
+
+
+def summarize(groups: Iterable[LogicalGroup], said: Quantization | None = None) -> QuantizationSummary | None:
+    """What is quantized and how, None for a checkpoint in which nothing is."""
+    groups = tuple(groups)
+    quantized = [group for group in groups if group.method]
+    plain = [group for group in groups if not group.method]
+    unexplained = sum(g.total_bytes for g in plain if g.parameter and g.dtype in _PACKED and g.elements > 1)
+    if not quantized and said is None and not unexplained:
+        return None
+    total = sum(group.total_bytes for group in groups)
+    main = max(quantized, key=lambda group: group.total_elements) if quantized else None
+    method = said.method if said else (main.method or "unknown") if main else "unknown"
+    return QuantizationSummary(
+        method=method,
+        bits=main.bits if main else said.bits if said else None,
+        group_size=main.group_size if main else said.group_size if said else None,
+        block=main.block if main else said.block if said else None,
+        recognized=100 * unexplained <= total and (said is None or said.known or bool(quantized)),
+        quantized_elements=sum(group.total_elements for group in quantized),
+        quantized_bytes=sum(group.total_bytes for group in quantized),
+        overhead_bytes=sum(group.count * (group.tensor_bytes - group.code_bytes) for group in quantized),
+        plain_elements=sum(group.total_elements for group in plain if group.parameter),
+        plain_bytes=sum(group.total_bytes for group in plain),
+        said=said,
+    )
