@@ -51,6 +51,7 @@ from hfmem.model.layers import (
 NAME: Final = "transformers"
 VERSION: Final = "5.23.0"
 
+_WINDOW_IS_A_MASK: Final = frozenset({"gpt_neo"})
 _DTYPES: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
@@ -71,7 +72,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     model_layers = decoding_layers(arch)
     num_layers = max(len(model_layers), 1)
     for kind, layers in group_layers(tuple(layer.caches for layer in model_layers)).items():
-        held = _broadcast(arch, kind)
+        held = _as_cached(arch, kind)
         tokens = decode_tokens(held, serving.context, serving.source_tokens)
         per_token = token_bytes(held, fmt)
         state = _state_bytes(held, arch.dtype)
@@ -99,8 +100,14 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     )
 
 
-def _broadcast(arch: Architecture, kind: Cache) -> Cache:
-    """Falcon's new decoder broadcasts K and V to every query head before it caches them (`modeling_falcon.py`)."""
+def _as_cached(arch: Architecture, kind: Cache) -> Cache:
+    """Where a model's code caches otherwise than its layer says.
+
+    Falcon's new decoder broadcasts K and V to every query head before it caches them (`modeling_falcon.py`). GPT-Neo's local
+    layers mask what lies outside their window and keep it (no `layer_types` tells the cache).
+    """
+    if arch.model_type in _WINDOW_IS_A_MASK and isinstance(kind, SlidingAttention):
+        return FullAttention(kind.num_heads, kind.num_kv_heads, kind.head_dim, kind.v_head_dim)
     if arch.model_type in ("falcon", "RefinedWeb") and isinstance(kind, FullAttention) and kind.num_kv_heads > 1:
         return FullAttention(kind.num_heads, kind.num_heads, kind.head_dim, kind.v_head_dim)
     return kind

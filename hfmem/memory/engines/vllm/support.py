@@ -12,7 +12,8 @@ from hfmem.errors import UnsupportedError
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import CrossAttention, RgLruState, RwkvState
 
-#: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`)
+#: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`); without RWForCausalLM, Falcon's old name, whose
+#: checkpoints load as FalconForCausalLM
 _DROPPED: Final[dict[str, str]] = {
     "AquilaForCausalLM": "0.24.0",
     "AquilaModel": "0.24.0",
@@ -47,7 +48,6 @@ _DROPPED: Final[dict[str, str]] = {
     "Plamo2ForCausalLM": "0.26.0",
     "QWenLMHeadModel": "0.23.0",
     "QwenVLForConditionalGeneration": "0.23.0",
-    "RWForCausalLM": "0.28.0",
     "StableLMEpochForCausalLM": "0.28.0",
     "TeleChatForCausalLM": "0.25.0",
     "XverseForCausalLM": "0.23.0",

@@ -1,0 +1,324 @@
+"""vLLM's arithmetic against what vLLM 0.33.0's own functions return for published configs (8192 batched tokens)."""
+
+from __future__ import annotations
+
+import pytest
+from example_architectures import (
+    build,
+    deepseek_v3,
+    deepseek_v4_flash,
+    deepseek_v32,
+    gemma_3_27b,
+    gpt_oss_120b,
+    lfm2,
+    llama_3_8b,
+    llama_4_scout,
+    minimax_m3,
+    nemotron_3_nano,
+    one,
+    qwen3_5_27b,
+    qwen3_next,
+    whisper_large_v3,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hfmem.errors import UnsupportedError
+from hfmem.memory.engines import engine, pooling_engine
+from hfmem.memory.engines.vllm import default_max_num_batched_tokens, layout, max_model_len
+from hfmem.memory.engines.vllm.groups import _approximate_gcd
+from hfmem.memory.engines.vllm.support import kv_heads_per_rank, pipeline_stages
+from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import (
+    CrossAttention,
+    FullAttention,
+    Layer,
+    Mamba1State,
+    Mamba2State,
+    RwkvState,
+    SharedCache,
+    SlidingAttention,
+)
+from hfmem.units import GIB
+
+vllm = engine("vllm")
+
+
+def request(arch: Architecture, context: int, tp: int = 1, kv_dtype: str = "auto") -> tuple[int, int]:
+    """Bytes of one request on a rank, and of one block."""
+    serving = Serving(context, tp=tp, kv_dtype=kv_dtype)
+    return vllm.cache(arch, serving).bytes_per_rank, max(layout(arch, serving).stage_block_bytes)
+
+
+@pytest.mark.parametrize(
+    ("arch", "tp", "kv_dtype", "block", "requests"),
+    [
+        (gemma_3_27b(), 1, "auto", 1_310_720, (301_465_600, 4_705_484_800, 11_248_599_040, 19_301_662_720)),
+        (gemma_3_27b(), 8, "auto", 163_840, (37_683_200, 588_185_600, 1_406_074_880, 2_412_707_840)),
+        (qwen3_next(), 1, "auto", 14_155_776, (141_557_760, 339_738_624, 934_281_216, 3_354_918_912)),
+        (qwen3_next(), 8, "auto", 2_359_296, (28_311_552, 122_683_392, 424_673_280, 1_632_632_832)),
+        (qwen3_5_27b(), 1, "auto", 54_525_952, (545_259_520, 1_035_993_088, 2_671_771_648, 9_105_833_984)),
+        (qwen3_5_27b(), 8, "auto", 7_340_032, (80_740_352, 205_520_896, 609_222_656, 2_216_689_664)),
+        (nemotron_3_nano(), 1, "auto", 12_877_824, (167_411_712, 206_045_184, 360_579_072, 965_836_800)),
+        (nemotron_3_nano(), 8, "auto", 1_622_016, (21_086_208, 45_416_448, 121_651_200, 423_346_176)),
+        (lfm2(), 1, "auto", 196_608, (7_077_888, 101_449_728, 403_439_616, 1_611_399_168)),
+        (lfm2(), 8, "auto", 24_576, (884_736, 12_681_216, 50_429_952, 201_424_896)),
+        (deepseek_v4_flash(), 1, "auto", 1_002_240, (214_479_360, 3_371_535_360, 6_825_254_400, 7_210_114_560)),
+        (deepseek_v4_flash(), 1, "fp8", 1_002_240, (214_479_360, 3_371_535_360, 6_825_254_400, 7_210_114_560)),
+        (deepseek_v3(), 1, "fp8", 2_248_704, (17_989_632, 287_834_112, 1_151_336_448, 4_605_345_792)),
+        (minimax_m3(), 1, "auto", 17_596_416, tuple(n * 17_596_416 for n in (4, 64, 256, 1024))),
+        (llama_3_8b(), 1, "fp8", 1_048_576, (33_554_432, 536_870_912, 2_147_483_648, 8_589_934_592)),
+    ],
+    ids=lambda value: value.family if isinstance(value, Architecture) else str(value) if isinstance(value, str) else "",
+)
+def test_one_request(arch: Architecture, tp: int, kv_dtype: str, block: int, requests: tuple[int, ...]) -> None:
+    contexts = (512, 8192, 32768, 131072)
+    assert [request(arch, n, tp, kv_dtype) for n in contexts] == [(size, block) for size in requests]
+
+
+def test_page_sizes_of_sparse_latents() -> None:
+    # 61 layers of 64 tokens: keys of 132 B with rows of 1152 B, or of 656 B in fp8
+    assert request(deepseek_v32(), 64) == (61 * 64 * (132 + 1152),) * 2
+    assert request(deepseek_v32(), 65, kv_dtype="fp8") == (2 * 61 * 64 * (132 + 656), 61 * 64 * (132 + 656))
+
+
+def test_latents_are_replicated_and_heads_are_shared_out() -> None:
+    assert request(deepseek_v3(), 4096, tp=8) == request(deepseek_v3(), 4096)
+    total = vllm.cache(deepseek_v3(), Serving(4096, tp=8))
+    assert total.bytes == 8 * total.bytes_per_rank
+    assert vllm.cache(llama_3_8b(), Serving(4096, tp=8)).bytes == 131_072 * 4096
+    # 8 heads over 16 ranks: each head twice
+    assert vllm.cache(llama_3_8b(), Serving(4096, tp=16)).bytes == 2 * 131_072 * 4096
+    assert kv_heads_per_rank(2, 8) == 1
+
+
+def test_cross_attention_holds_the_encoder_budget() -> None:
+    # 32 layers × 81,920 B a page; 32 self pages and 8192 / 16 pages of encoder output
+    page = 16 * 20 * 2 * 64 * 2
+    assert request(whisper_large_v3(), 512) == ((32 + 512) * 32 * page, 32 * page)
+    assert vllm.cache(whisper_large_v3(), Serving(512)).state_bytes_per_seq == 245_760_000
+
+
+def test_chunks_hold_themselves_and_what_is_in_flight() -> None:
+    # three groups of 12 chunked layers, one of 12 full ones; 65,536 B a page of 16 tokens
+    pages = 3 * (8192 + 2 * 8192) // 16 + 131072 // 16
+    assert request(llama_4_scout(), 131072) == (pages * 12 * 65536, 12 * 65536)
+
+
+def test_in_flight_tokens_follow_the_flag_and_the_pipeline() -> None:
+    def pages(**flags: int) -> int:
+        serving = Serving(131072, **flags)  # type: ignore[arg-type]
+        return layout(gpt_oss_120b(), serving).request_blocks
+
+    full = 131072 // 16
+    assert pages() == full + -(-(127 + 2 * 8192) // 16) + 1
+    assert pages(max_num_batched_tokens=2048) == full + -(-(127 + 2 * 2048) // 16) + 1
+    assert pages(max_num_batched_tokens=2048, pp=2) == full + -(-(127 + 3 * 2048) // 16) + 1
+
+
+def test_unequal_pages_are_made_equal() -> None:
+    # Gemma 4 26B: 25 sliding layers of 8 × 256, 5 full ones of 2 × 512, whose page of 16 tokens is half as large
+    layers = [
+        Layer((FullAttention(16, 2, 512, 512) if i % 6 == 5 else SlidingAttention(16, 8, 256, 256, 1024),))
+        for i in range(30)
+    ]
+    found = layout(build("gemma4", layers, heads=16, kv_heads=8), Serving(131072))
+    assert max(found.stage_block_bytes) == 655_360
+    assert sorted({member.spec.block_size for group in found.groups for member in group.members}) == [16, 32]
+
+
+def test_pages_that_do_not_divide_are_padded() -> None:
+    layers = [Layer((FullAttention(8, 3, 64, 64) if i % 2 else SlidingAttention(8, 2, 64, 64, 128),)) for i in range(4)]
+    found = layout(build("any", layers), Serving(1000))
+    assert {member.spec.page_bytes for group in found.groups for member in group.members} == {16 * 3 * 128 * 2}
+
+
+def test_groups_of_equal_length_or_one_more() -> None:
+    def lengths(sliding: int, full: int) -> list[int]:
+        layers = one(SlidingAttention(8, 8, 64, 64, 128), sliding) + one(FullAttention(8, 8, 64, 64), full)
+        return [len(group.members) for group in layout(build("any", layers), Serving(1000)).groups]
+
+    assert lengths(52, 10) == [9, 9, 9, 9, 8, 8, 10]
+    assert lengths(12, 13) == [12, 13]  # less than half as many again: padded to the longer
+    assert lengths(20, 30) == [20, 15, 15]
+
+
+def test_approximate_gcd() -> None:
+    assert _approximate_gcd([43, 21, 20], 21) == 22
+    assert _approximate_gcd([10, 20, 30], 1) == 10
+
+
+def test_shared_layers_have_no_cache() -> None:
+    dense = one(FullAttention(8, 8, 64, 64), 4)
+    assert request(build("a", dense + [Layer((SharedCache(3),))] * 4), 4096) == request(build("a", dense), 4096)
+
+
+def test_states_without_attention() -> None:
+    # Mamba-130m: one state a sequence, whatever its length
+    arch = build("mamba", one(Mamba1State(1536, 16, 4), 24))
+    assert [request(arch, n)[0] for n in (512, 131072)] == [1_400_832] * 2
+    assert request(arch, 512, tp=8)[0] == 175_104
+
+
+def test_hybrids_without_prefix_caching_hold_one_state() -> None:
+    arch = qwen3_next()
+    cached, plain = (layout(arch, Serving(4096, enable_prefix_caching=flag)) for flag in (None, False))
+    assert cached.plan.block_size == 576
+    assert plain.plan.block_size == 544  # 1,097,728 B of state over 2048 B a token, in pages of 16
+    assert cached.request_blocks == 3 * 3 + -(-4096 // 576)
+    assert plain.request_blocks == 3 * 1 + -(-4096 // 544)
+
+
+def test_nemotron_keeps_fp32_states_unless_told() -> None:
+    arch = build("nemotron_h", one(Mamba2State(64, 64, 128, 8, 4), 1) + one(FullAttention(32, 2, 128, 128), 1))
+    other = build("granite", one(Mamba2State(64, 64, 128, 8, 4), 1) + one(FullAttention(32, 2, 128, 128), 1))
+    conv, state = 6144 * 3 * 2, 64 * 64 * 128
+    assert vllm.cache(arch, Serving(10)).state_bytes_per_seq == conv + state * 4
+    assert vllm.cache(other, Serving(10)).state_bytes_per_seq == conv + state * 2
+
+
+def test_quantized_pages() -> None:
+    per_head = {"bf16": 512, "fp8": 256, "int8": 256 + 8, "int4": 128 + 8, "nvfp4": 2 * (64 + 8)}
+    for fmt, size in per_head.items():
+        assert request(llama_3_8b(), 16, kv_dtype=fmt)[0] == 32 * 8 * 16 * size, fmt
+
+
+def test_declared_cache_format_is_what_auto_means() -> None:
+    assert vllm.cache(llama_3_8b(), Serving(16, declared_kv_dtype="fp8")).bytes == 65536 * 16
+    assert vllm.cache(llama_3_8b(), Serving(16, kv_dtype="bf16", declared_kv_dtype="fp8")).bytes == 131072 * 16
+
+
+def test_fp32_models_run_in_bf16() -> None:
+    arch = build("any", one(FullAttention(8, 8, 64, 64), 4), dtype="F32")
+    assert vllm.cache(arch, Serving(16)).kv_dtype == "bf16"
+
+
+def test_pipeline_stages() -> None:
+    assert [len(stage) for stage in pipeline_stages(61, 8)] == [7, 7, 8, 8, 8, 8, 8, 7]
+    assert [len(stage) for stage in pipeline_stages(32, 3)] == [11, 11, 10]
+    assert [len(stage) for stage in pipeline_stages(80, 4)] == [20] * 4
+    staged = vllm.cache(llama_3_8b(), Serving(4096, pp=3))
+    assert staged.bytes_per_rank == 11 * 4096 * 4096
+    assert staged.bytes == 131_072 * 4096
+
+
+def test_sequences_and_replicas() -> None:
+    result = vllm.cache(llama_3_8b(), Serving(4096, 5, dp=2))
+    assert result.bytes == 5 * 131_072 * 4096
+    assert result.bytes_per_rank == 3 * 131_072 * 4096
+
+
+def test_page_size_flag() -> None:
+    assert vllm.cache(llama_3_8b(), Serving(100, page_size=128)).bytes == 131_072 * 128
+    with pytest.raises(UnsupportedError, match="multiples of 16"):
+        vllm.cache(llama_3_8b(), Serving(100, page_size=24))
+    with pytest.raises(UnsupportedError, match="multiples of 64"):
+        vllm.cache(deepseek_v32(), Serving(100, page_size=16))
+
+
+@pytest.mark.parametrize(
+    ("arch", "tp", "reason"),
+    [
+        (
+            build("qwen2", one(FullAttention(28, 4, 128, 128), 2), heads=28),
+            8,
+            r"attention heads \(28\) must be divisible",
+        ),
+        (build("any", one(FullAttention(80, 10, 128, 128), 2), heads=80), 8, "10 KV heads"),
+        (build("any", one(FullAttention(24, 3, 128, 128), 2), heads=24), 8, "replicate 3 KV heads"),
+        (build("rwkv", one(RwkvState(768, 5), 2)), 1, "no state cache"),
+        (build("t5", [Layer((FullAttention(8, 8, 64, 64), CrossAttention(8, 8, 64, None)))]), 1, "but Whisper"),
+        (build("bamba", one(Mamba2State(128, 64, 128, 1, 4), 2)), 1, "does not serve bamba"),
+        (build("mpt", one(FullAttention(32, 32, 128, 128), 2), architectures=("MPTForCausalLM",)), 1, "v0.28.0"),
+        (
+            build("bart", one(FullAttention(32, 32, 128, 128), 2), architectures=("BartForConditionalGeneration",)),
+            1,
+            "plugin",
+        ),
+        (build("x", one(FullAttention(8, 8, 64, 64), 2)), 1, None),
+    ],
+)
+def test_refusals(arch: Architecture, tp: int, reason: str | None) -> None:
+    if reason is None:
+        assert vllm.cache(arch, Serving(16, tp=tp)).bytes > 0
+        return
+    with pytest.raises(UnsupportedError, match=reason):
+        vllm.cache(arch, Serving(16, tp=tp))
+
+
+def test_pool_is_logged_as_vllm_logs_it() -> None:
+    pooling = pooling_engine("vllm")
+    assert pooling is not None
+    # 20 GiB over 2 MiB a page: 10,240 pages; 512 pages a request of 8192 tokens
+    dense = pooling.pool(llama_3_8b(), Serving(8192), 20 * GIB)
+    assert (dense.page_size, dense.page_bytes, dense.num_pages) == (16, 2_097_152, 10_240)
+    assert (dense.max_concurrency, dense.capacity_tokens) == (20.0, 163_840)
+    assert dense.log_lines == (
+        "GPU KV cache size: 163,840 tokens, Maximum concurrency for 8,192 tokens per request: 20.00x",
+    )
+    # 40 GiB // 1,310,720 B: 32,768 pages; 14,726 a request of 131,072 tokens
+    hybrid = pooling.pool(gemma_3_27b(), Serving(131072), 40 * GIB)
+    assert hybrid.num_pages == 32_768
+    assert hybrid.capacity_tokens == int(32_768 / 14_726 * 131_072)
+    assert hybrid.log_lines[0].endswith("131,072 tokens per request: 2.23x")
+
+
+def test_pool_too_small_for_one_request() -> None:
+    pooling = pooling_engine("vllm")
+    assert pooling is not None
+    page = 2_097_152
+    # one page stays empty: 513 pages serve 512 pages' worth of tokens, 512 do not
+    assert pooling.pool(llama_3_8b(), Serving(8192), 513 * page).num_pages == 513
+    with pytest.raises(UnsupportedError, match="longest that fits is 8176"):
+        pooling.pool(llama_3_8b(), Serving(8192), 512 * page)
+    assert max_model_len(llama_3_8b(), Serving(8192), page) == 0
+    with pytest.raises(UnsupportedError, match="makes no pool"):
+        pooling.pool(build("bert", []), Serving(512), GIB)
+
+
+def test_batched_tokens_by_device() -> None:
+    assert default_max_num_batched_tokens(192 * GIB) == 16384
+    assert default_max_num_batched_tokens(80 * GIB, "NVIDIA H100 80GB HBM3") == 8192
+    assert default_max_num_batched_tokens(80 * GIB, "NVIDIA A100-SXM4-80GB") == 2048
+    assert default_max_num_batched_tokens(24 * GIB) == 2048
+
+
+def test_layer_groups_account_for_the_request() -> None:
+    result = vllm.cache(gpt_oss_120b(), Serving(8192))
+    assert [(group.count, group.bytes_per_token) for group in result.layer_groups] == [(18, 2048), (18, 2048)]
+    assert sum(group.bytes for group in result.layer_groups) == result.bytes
+
+
+hybrids = st.builds(
+    lambda sliding, full, heads, window: build(
+        "any",
+        one(SlidingAttention(8, heads, 64, 64, window), sliding) + one(FullAttention(8, 8, 64, 64), full),
+    ),
+    st.integers(0, 9),
+    st.integers(1, 9),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 5000),
+)
+
+
+@settings(deadline=None)
+@given(hybrids, st.integers(1, 1 << 18), st.integers(0, 4096))
+def test_requests_never_shrink_with_context(arch: Architecture, context: int, more: int) -> None:
+    small, large = (vllm.cache(arch, Serving(n)) for n in (context, context + more))
+    assert small.bytes <= large.bytes
+    assert vllm.cache(arch, Serving(context, 2)).bytes == 2 * small.bytes
+    assert small.bytes >= engine("ideal").cache(arch, Serving(context)).bytes
+
+
+@settings(deadline=None)
+@given(hybrids, st.integers(1, 40_000), st.integers(1, 400))
+def test_longest_context_fits_and_one_more_does_not(arch: Architecture, limit: int, blocks: int) -> None:
+    serving = Serving(limit)
+    found = layout(arch, serving)
+    memory = (blocks + 1) * max(found.stage_block_bytes)
+    longest = max_model_len(arch, serving, memory)
+    if longest:
+        assert layout(arch, Serving(longest)).request_blocks <= blocks
+    if longest < limit:
+        assert layout(arch, Serving(longest + 1)).request_blocks > blocks
