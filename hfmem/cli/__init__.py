@@ -15,13 +15,19 @@ from typer.core import TyperGroup
 from hfmem import __version__
 from hfmem.cli.estimate import estimate
 from hfmem.cli.output import complain
-from hfmem.errors import HfmemError
+from hfmem.errors import HfmemError, UsageError
 
 _EXAMPLES = """\b
 Examples:
   hfmem meta-llama/Meta-Llama-3-8B --ctx 128k
   hfmem Qwen/Qwen2.5-7B-Instruct mistralai/Mistral-7B-v0.1 --ctx 32k --batch 8 --json
   hfmem ./my-checkout --kv-dtype fp8 --engine sglang"""
+
+#: 128 + SIGINT, as shells report it
+_INTERRUPTED = 130
+
+#: what Typer raises for wrong usage; newer releases carry Click inside, so the class is found through a public one
+_ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 #: options of the group itself; every other first word is a model or an option of `estimate`
 _GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
@@ -70,16 +76,15 @@ app.command()(estimate)
 def _leave(status: int) -> NoReturn:
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader left; nothing is owed to it
+    except BrokenPipeError:  # the reader left; nothing is owed to it, and the flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.stdout = None  # type: ignore[assignment]  # no second flush at exit
-    os._exit(status) if status == 130 else sys.exit(status)
+    if status == _INTERRUPTED:
+        os._exit(status)  # do not wait for requests in flight
+    sys.exit(status)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status. Every deliberate error is one line on stderr."""
-    usage_error = typer.BadParameter.__mro__[1]  # UsageError of whichever Click this Typer stands on
-    click_error = usage_error.__mro__[1]
     try:
         status = app(args=argv, prog_name="hfmem", standalone_mode=False)
     except HfmemError as error:
@@ -88,9 +93,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         _leave(0)
     except (KeyboardInterrupt, typer.Abort):
-        _leave(130)
-    except click_error as error:
-        text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        _leave(_INTERRUPTED)
+    except _ClickError as error:
+        format_message = getattr(error, "format_message", error.__str__)
+        text = " ".join(format_message().split())
         complain(f"{text} (hfmem --help)")
-        _leave(2)
+        _leave(UsageError.exit_code)
     _leave(status if isinstance(status, int) else 0)

@@ -53,11 +53,9 @@ def estimate(
         "page_size": page_size,
         "kv_memory_bytes": None if kv_memory is None else parse_memory(kv_memory, "--kv-memory"),
         "overhead": None if overhead is None else parse_percent(overhead, "--overhead"),
-        "revision": revision,
-        "strict": strict,
-        "assume": assume,
     }
     from hfmem.api import estimate as run
+    from hfmem.api import read_model
     from hfmem.render.json import error_dict, report_dict
 
     results: list[Any] = []
@@ -66,7 +64,8 @@ def estimate(
     for model in models:
         try:
             with fetching(no_cache, refresh, offline) as fetch:
-                report, stats = run(model, fetch=fetch, **settings, with_stats=True)
+                read = read_model(model, revision=revision, assume=assume, strict=strict, fetch=fetch)
+            report = run(read, **settings)
         except UsageError:
             raise  # the flags are the same for every model
         except HfmemError as error:
@@ -75,7 +74,7 @@ def estimate(
             results.append(error_dict(model, error))
             continue
         if verbose:
-            say_stats(model, stats)
+            say_stats(model, read.facts.stats)
         if json:
             results.append(report_dict(report))
             continue
