@@ -1,4 +1,7 @@
-"""The whole line, in order: reference → source → architecture → parameters → cache → report. Everything the CLI shows comes from here."""
+"""The whole line, in order: reference → source → architecture → parameters → cache → report.
+
+Everything that the command line shows comes from here.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from typing import Any
 
 from hfmem.checkpoint.quantization import QuantizationSummary, logical_groups, summarize
 from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
+from hfmem.dtypes import CONFIG_NAMES
 from hfmem.errors import ContradictionError, UnsupportedError
 from hfmem.hub import FetchOptions, ModelFacts, load_model
 from hfmem.memory import engines
 from hfmem.memory.cache import bytes_per_token
-from hfmem.memory.layer_table import layer_runs
+from hfmem.memory.layer_table import LayerRun, layer_runs, merged
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.model.architecture import Architecture, Note
@@ -178,6 +182,42 @@ def estimate(
     return _report(read, serving, notes, overhead)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerTable:
+    """Rows by layer, the configuration they speak of, and the engine's cache where it answers for this model."""
+
+    runs: tuple[LayerRun, ...]
+    serving: Serving
+    engine: CacheBytes | None
+
+
+def layer_table(
+    model: str | Model,
+    *,
+    context: int | None = None,
+    num_seqs: int = 1,
+    kv_dtype: str = "auto",
+    engine: str = "vllm",
+    merge: bool = True,
+) -> LayerTable:
+    """What each layer keeps, per token and at a context. `merge` folds equal layers over the whole model into one row.
+
+    Raises:
+        UsageError, SourceError, UnsupportedError: as `estimate`; an engine that refuses the model leaves its column out.
+    """
+    read = model if isinstance(model, Model) else read_model(model)
+    serving = Serving(
+        context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,
+        num_seqs=num_seqs,
+        kv_dtype=kv_dtype,
+        engine=engine,
+        declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
+    )
+    held = engines.cache_or_none(engine, read.architecture, serving)
+    runs = layer_runs(read.architecture, serving, held)
+    return LayerTable(merged(runs) if merge else runs, serving, held)
+
+
 def _report(read: Model, serving: Serving, notes: list[Note], overhead: Fraction | float | None) -> Report:
     architecture, parameters = read.architecture, read.parameters
     if serving.num_ranks > 1:
@@ -220,7 +260,7 @@ def _model_info(read: Model) -> ModelInfo:
         source=facts.source,
         model_type=architecture.model_type,
         architectures=architecture.architectures,
-        dtype=architecture.dtype,
+        dtype=CONFIG_NAMES.get(architecture.dtype, architecture.dtype),
         num_hidden_layers=architecture.num_hidden_layers,
         hidden_size=architecture.hidden_size,
         num_attention_heads=architecture.num_attention_heads,

@@ -87,8 +87,18 @@ _ALIASES: Final[dict[str, str]] = {
     "uint8": "U8",
 }
 
-#: canonical code → the short word a report shows
-DISPLAY: Final[dict[str, str]] = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8", "F8_E5M2": "fp8_e5m2"}
+#: canonical code → the short word a table shows
+_WORDS: Final[dict[str, str]] = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F8_E4M3": "fp8", "F8_E5M2": "fp8_e5m2"}
+
+#: canonical code → the word config.json uses for it
+CONFIG_NAMES: Final[dict[str, str]] = {
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
 
 
 def canonical(name: str) -> str:
@@ -117,3 +127,12 @@ def num_bytes(dtype: str, num_elements: int) -> int:
         elements, size = BLOCKS[dtype]
         return -(-num_elements // elements) * size
     return (BITS[dtype] * num_elements + 7) // 8
+
+
+def dtype_word(name: str) -> str:
+    """The short word for a dtype under any of its names: `"bfloat16"` → `"bf16"`; a name not known comes back lower-case."""
+    try:
+        code = canonical(name)
+    except UnsupportedError:
+        return name.lower()
+    return _WORDS.get(code, code.lower())

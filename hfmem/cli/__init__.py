@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from hfmem import __version__
 from hfmem.cli.estimate import estimate
+from hfmem.cli.layers import layers
 from hfmem.cli.output import complain
 from hfmem.errors import HfmemError, UsageError
 
@@ -25,6 +26,9 @@ Examples:
 
 #: 128 + SIGINT, as shells report it
 _INTERRUPTED = 130
+
+#: a bug of ours: the model was read, and we cannot go on
+_INTERNAL = 4
 
 #: what Typer raises for wrong usage; newer releases carry Click inside, so the class is found through a public one
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -71,6 +75,7 @@ def _root(
 
 
 app.command()(estimate)
+app.command()(layers)
 
 
 def _leave(status: int) -> NoReturn:
@@ -99,4 +104,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
         text = " ".join(format_message().split())
         complain(f"{text} (hfmem --help)")
         _leave(UsageError.exit_code)
+    except Exception as error:
+        if os.environ.get("HFMEM_DEBUG"):
+            raise
+        complain(f"internal error, please report it: {type(error).__name__}: {error} (HFMEM_DEBUG=1 shows where)")
+        _leave(_INTERNAL)
     _leave(status if isinstance(status, int) else 0)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Final
 
+from hfmem.checkpoint.quantization import LogicalGroup, logical_groups
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
-from hfmem.dtypes import BITS, DISPLAY
+from hfmem.dtypes import BITS
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.inventory import Column, Component, Vocab
 from hfmem.model.matching import Expected, Matcher, count_boxes, subtract
@@ -81,10 +82,10 @@ def check(
     """Compare the config's inventory with headers.
 
     Args:
-        logical: what packed tensors stand for, where weights are quantized; left out, the stored groups. Packed tensors that are
-            given as they are stored count as present, and their shapes are not compared.
+        logical: what packed tensors stand for; left out, what their layout tells (`logical_groups`). Packed tensors that no layout
+            explains count as present, and their shapes are not compared.
     """
-    groups = checkpoint.groups if logical is None else tuple(logical)
+    groups = logical_groups(checkpoint) if logical is None else tuple(logical)
     notes = _compare(architecture, groups, shapes=True)
     notes += _dtype(architecture, checkpoint)
     return tuple(notes)
@@ -119,6 +120,11 @@ def _assign(matcher: Matcher, groups: Iterable[TensorGroup]) -> _Ledger:
     position = {id(item): number for number, item in enumerate(matcher.expected)}
     modules = {item.core.rpartition(".")[0] for item in matcher.expected} | {item.core for item in matcher.expected}
     for group in groups:
+        if isinstance(group, LogicalGroup):
+            if not group.parameter:
+                continue
+            if group.method:
+                ledger.packed_modules.add(core(group.pattern).rpartition(".")[0])
         for match in matcher.assign(group.pattern, group.boxes):
             if match.expected is not None:
                 ledger.found.setdefault(position[id(match.expected)], []).append((group, match.boxes))
@@ -211,7 +217,11 @@ def _shapes(architecture: Architecture, matcher: Matcher, ledger: _Ledger) -> li
     for number, pairs in ledger.found.items():
         item = matcher.expected[number]
         for group, boxes in pairs:
-            if _squeezed(group.shape) != _squeezed(item.spec.shape):
+            if isinstance(group, LogicalGroup) and not group.shape_known:
+                if group.elements != item.spec.elements:
+                    text = f"{item.spec.elements:,} elements are expected, {group.elements:,} packed"
+                    seen.setdefault("shape_mismatch", []).append(f"{text} in {group.pattern} × {count_boxes(boxes)}")
+            elif _squeezed(group.shape) != _squeezed(item.spec.shape):
                 code, text = _explain(architecture, item, group)
                 seen.setdefault(code, []).append(f"{text} in {group.pattern} × {count_boxes(boxes)}")
     return [
@@ -389,7 +399,7 @@ def _dtype(architecture: Architecture, checkpoint: Checkpoint) -> list[Note]:
     in_floats = sum(group.total_bytes for group in checkpoint.groups if group.dtype == stored)
     if 2 * in_floats <= checkpoint.total_bytes:  # mostly packed: the floats left say nothing about the model's dtype
         return []
-    config, files = (DISPLAY.get(code, code) for code in (architecture.dtype, stored))
+    config, files = architecture.dtype.lower(), stored.lower()
     message = f"config.json says {config} and the files store {files}: engines convert on loading"
     same = BITS[stored] == BITS[architecture.dtype]
     return [Note("dtype_differs" if same else "dtype_mismatch", message)]

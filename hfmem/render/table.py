@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hfmem.dtypes import DISPLAY
+from hfmem.dtypes import dtype_word
 from hfmem.memory.serving import ENGINES
 from hfmem.render.lines import Line, Span, line
 from hfmem.report import Grade, Report, RuntimeItem
@@ -34,7 +34,12 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
     ]
     for key, item in report.runtime.items():
         rows.append(
-            (RUNTIME_WORDS.get(key, key.removesuffix("_bytes")), item.bytes * report.parallelism.num_ranks, item.grade, _band(item))
+            (
+                RUNTIME_WORDS.get(key, key.removesuffix("_bytes")),
+                item.bytes * report.parallelism.num_ranks,
+                item.grade,
+                _band(item),
+            )
         )
     unit = _number(0, exact)[1]
     width = max(len(_number(row[1], exact)[0]) for row in (*rows, ("", report.total_bytes, "exact", "")))
@@ -79,7 +84,7 @@ def _headline(report: Report) -> list[Line]:
     if report.parameters.active != report.parameters.total:
         parameters += f" ({format_count(report.parameters.active)} active)"
     quantization = report.weights.quantization
-    precision = DISPLAY.get(model.dtype, model.dtype.lower())
+    precision = dtype_word(model.dtype)
     if quantization:
         bits = quantization.get("bits")
         precision = f"{quantization.get('method')}{f' {bits}-bit' if bits else ''}, {precision} activations"
@@ -177,7 +182,7 @@ def _cache_detail(report: Report) -> str:
     if not parts:
         return "none: this model keeps nothing between tokens"
     parts.append(_plural(cache.num_seqs, "sequence"))
-    parts.append(f"{DISPLAY.get(cache.dtype, cache.dtype.lower())}, {cache.engine}")
+    parts.append(f"{cache.dtype}, {cache.engine}")
     return ", ".join(parts)
 
 
