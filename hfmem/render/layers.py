@@ -1,0 +1,67 @@
+"""The table by layer: what each run of layers keeps, per token and at a context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hfmem.memory.layer_table import LayerRun
+from hfmem.memory.result import CacheBytes
+from hfmem.memory.serving import Serving
+from hfmem.render.lines import Line, line
+from hfmem.units import format_bytes
+
+_HEAD = ("layers", "kind", "shape", "window", "a token", "a sequence", "held", "all", "")
+
+
+def render_layers(runs: Sequence[LayerRun], serving: Serving, engine: CacheBytes | None) -> list[Line]:
+    """One row a run of layers, aligned; the last row is the total. Columns: bytes per token and layer, constant bytes per sequence
+    and layer, tokens held, bytes of all the run's layers for all sequences, and what the engine holds where one was asked."""
+    name = engine.engine if engine is not None and engine.engine != "ideal" else ""
+    rows: list[tuple[str, ...]] = [(*_HEAD[:-1], name)]
+    rows += [_row(run, serving, bool(name)) for run in runs]
+    total = sum(run.bytes for run in runs)
+    held = format_bytes(engine.bytes) if name and engine is not None else ""
+    rows.append(("total", "", "", "", "", "", "", format_bytes(total), held))
+    used = [column for column in range(len(_HEAD)) if any(row[column] for row in rows[1:]) or column == 0]
+    widths = [max(len(row[column]) for row in rows) for column in used]
+    lines: list[Line] = []
+    for number, row in enumerate(rows):
+        cells = []
+        for width, column in zip(widths, used, strict=True):
+            cells.append(f"{row[column]:<{width}}" if column < 3 else f"{row[column]:>{width}}")
+        style = "bold" if number in (0, len(rows) - 1) else ""
+        lines.append(line(("  ".join(cells), style), hang=None))
+    details = dict.fromkeys(f"{run.kind}: {run.detail}" for run in runs if run.detail)
+    return [*lines, *(line((f"  {text}", "dim"), hang=4) for text in details)]
+
+
+def _row(run: LayerRun, serving: Serving, engine: bool) -> tuple[str, ...]:
+    shape = ""
+    if run.num_kv_heads is not None:
+        shape = f"{run.num_kv_heads} × {run.head_dim}"
+        if run.v_head_dim != run.head_dim and not run.kind.startswith("latent"):
+            shape += f" (V {run.v_head_dim})"
+    return (
+        span(run.layers) + ("" if run.stack == "decoder" else f" {run.stack}"),
+        run.kind,
+        shape,
+        f"{run.window:,}" if run.window else "",
+        format_bytes(run.bytes_per_token) if run.bytes_per_token else "",
+        format_bytes(run.state_bytes) if run.state_bytes else "",
+        f"{run.tokens:,}" if run.bytes_per_token else "",
+        format_bytes(run.bytes) if run.bytes else "0",
+        ("0" if not run.engine_bytes else format_bytes(round(run.engine_bytes * serving.num_seqs))) if engine else "",
+    )
+
+
+def span(layers: Sequence[int]) -> str:
+    """Layer numbers as people write them: `0-31`, `5, 11, 17 … (10)`."""
+    if len(layers) == 1:
+        return str(layers[0])
+    step = layers[1] - layers[0]
+    if all(b - a == step for a, b in pairwise(layers)):
+        if step == 1:
+            return f"{layers[0]}-{layers[-1]} ({len(layers)})"
+        return f"{layers[0]}, {layers[1]} … {layers[-1]} ({len(layers)})"
+    return f"{layers[0]} … {layers[-1]} ({len(layers)})"
