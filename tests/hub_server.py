@@ -1,7 +1,8 @@
 """A local HTTP server that behaves like the Hub, for tests and benchmarks: two hosts, real status codes and headers, faults on demand.
 
-Small files are answered by the first host; weight files redirect to the second one (another port and host name), as the Hub sends
-readers to its storage. Weights are never held in memory: a file is its first bytes and a size, and what lies beyond reads as zeros.
+Small files are answered by the first host; weight files redirect to the second one (another port and host name), as
+the Hub sends readers to its storage. Weights are never held in memory: a file is its first bytes and a size, and what
+lies beyond reads as zeros.
 """
 
 from __future__ import annotations

@@ -1,0 +1,469 @@
+"""Reading models from a Hub: which requests are made, what comes back, and what each kind of trouble says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hub_server import Blob, HubServer, shard, sharded
+
+from hfmem.errors import (
+    AccessError,
+    ContradictionError,
+    FormatError,
+    MissingFileError,
+    ModelNotFoundError,
+    NetworkError,
+    UnsupportedError,
+)
+from hfmem.hub import FetchOptions, load_model
+from hfmem.hub.files import DEFAULT_GUESS
+
+CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "time_step_limit": [0.0, float("inf")]}
+FRESH = FetchOptions(no_cache=True)
+TENSORS = [("model.layers.0.w", "BF16", (128, 64)), ("model.layers.1.w", "BF16", (128, 64)), ("norm", "F32", (64,))]
+TENSOR_BYTES = 2 * 128 * 64 * 2 + 64 * 4
+
+
+def add_single(hub: HubServer, **settings: Any) -> Blob:
+    """A repo with one weight file, beside second copies that must not count."""
+    blob = shard(TENSORS)
+    others = {
+        name: shard([("x", "F32", (1000,))])
+        for name in ("consolidated.safetensors", "model.fp16.safetensors", "original/model.safetensors")
+    }
+    hub.add("org/single", {"config.json": CONFIG, "model.safetensors": blob, **others}, **settings)
+    return blob
+
+
+def add_sharded(hub: HubServer, shards: int = 4, repo_id: str = "org/sharded", **settings: Any) -> dict[str, Any]:
+    parts = {
+        f"model-{i + 1:05d}-of-{shards:05d}.safetensors": [
+            (f"model.layers.{i}.mlp.experts.{j}.w{k}.weight", "BF16", (32, 16)) for j in range(8) for k in (1, 2)
+        ]
+        for i in range(shards)
+    }
+    files = sharded(parts)
+    consolidated = shard([("layers.0", "BF16", (999, 999))])
+    hub.add(repo_id, {"config.json": CONFIG, "consolidated.safetensors": consolidated, **files}, **settings)
+    return files
+
+
+def weight_sizes(files: dict[str, Any]) -> int:
+    return sum(blob.size for blob in files.values() if isinstance(blob, Blob))
+
+
+def test_single_file(hub: HubServer) -> None:
+    blob = add_single(hub)
+    facts = load_model("org/single", options=FRESH)
+    assert facts.source == "hub"
+    assert facts.config == CONFIG
+    assert facts.revision == hub.repos["org/single"].commit
+    assert facts.evidence == "headers"
+    assert facts.checkpoint is not None
+    assert facts.checkpoint.total_bytes == TENSOR_BYTES
+    assert facts.checkpoint.num_tensors == 3
+    assert facts.download_bytes == blob.size == 8 + int.from_bytes(blob.front[:8], "little") + TENSOR_BYTES
+    # config.json, the metadata route (no index: 404), the file and the storage host it redirects to
+    assert len(hub.requests()) == facts.stats.requests == 4
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sharded_model_takes_three_requests_with_the_metadata_route(hub: HubServer, packed: bool) -> None:
+    hub.gzip = packed
+    files = add_sharded(hub, 161)
+    facts = load_model("org/sharded", options=FRESH)
+    assert facts.checkpoint is not None
+    assert facts.checkpoint.num_tensors == 161 * 16
+    assert facts.checkpoint.total_bytes == facts.index_total_size == 161 * 16 * 32 * 16 * 2
+    # no size is in the response: the headers' length is worked out from their content
+    assert facts.download_bytes == weight_sizes(files)
+    assert facts.checkpoint.num_files == 161
+    assert len(hub.requests()) == facts.stats.requests == 3
+
+
+def test_sharded_model_without_the_metadata_route(hub: HubServer) -> None:
+    hub.metadata_route = False
+    files = add_sharded(hub, 161)
+    by_range = load_model("org/sharded", options=FRESH)
+    assert by_range.download_bytes == weight_sizes(files)
+    # config, route, model.safetensors, index; then the redirect and the storage host for each shard
+    assert len(hub.requests()) == 4 + 2 * 161
+    # connections are kept: not one a request
+    assert hub.connections["hub"] <= 40
+    assert hub.connections["cdn"] <= 40
+    hub.metadata_route = True
+    by_route = load_model("org/sharded", options=FRESH)
+    assert by_route.checkpoint is not None
+    assert by_range.checkpoint == by_route.checkpoint
+    assert by_range.weight_files == by_route.weight_files
+
+
+def test_single_file_without_the_metadata_route(hub: HubServer) -> None:
+    hub.metadata_route = False
+    add_single(hub)
+    load_model("org/single")
+    assert len(hub.requests()) == 5  # nothing but the index itself says that there is none
+    hub.add("org/two", {"config.json": CONFIG, "model.safetensors": shard(TENSORS)})
+    hub.clear()
+    load_model("org/two")
+    assert len(hub.requests()) == 4
+
+
+def test_an_endpoint_without_the_route_is_remembered(hub: HubServer) -> None:
+    hub.metadata_route = False
+    add_sharded(hub, 2)
+    add_sharded(hub, 2, "org/other")
+    load_model("org/sharded")
+    hub.clear()
+    load_model("org/other")
+    assert not [entry for entry in hub.requests() if "safetensors-metadata" in entry.path]
+    assert len(hub.requests()) == 3 + 2 * 2
+
+
+def test_revisions_are_read_at_their_commit_and_not_by_the_route_of_main(hub: HubServer) -> None:
+    add_sharded(hub, 2, branches={"v1": "1" * 40, "refs/pr/7": "7" * 40})
+    for revision, commit in (("v1", "1" * 40), ("refs/pr/7", "7" * 40), ("1" * 40, "1" * 40)):
+        hub.clear()
+        facts = load_model(f"org/sharded@{revision}", options=FRESH)
+        assert facts.revision == commit
+        assert not [entry for entry in hub.requests() if "safetensors-metadata" in entry.path]
+        shards = [entry.path for entry in hub.requests("hub") if "/model-0" in entry.path]
+        assert len(shards) == 2
+        assert all(f"/resolve/{commit}/" in path for path in shards)
+    assert load_model("org/sharded", revision="v1", options=FRESH).revision == "1" * 40
+
+
+def test_small_files_behind_relative_redirects(hub: HubServer) -> None:
+    hub.resolve_cache = True
+    add_sharded(hub, 2)
+    facts = load_model("org/sharded")
+    assert facts.revision == hub.repos["org/sharded"].commit
+    hub.clear()
+    again = load_model("org/sharded")
+    assert again.source == "cache"
+    assert len(hub.requests()) == 1  # the redirect itself names the commit
+
+
+@pytest.mark.parametrize("length", [*range(99_993, 100_009), *range(DEFAULT_GUESS - 9, DEFAULT_GUESS + 2)])
+def test_header_lengths_around_the_guess(hub: HubServer, length: int) -> None:
+    """A header that the first request holds costs one request, a longer one exactly one more (each with its redirect)."""
+    hub.add("org/m", {"config.json": CONFIG, "model.safetensors": shard(TENSORS, pad_to=length)})
+    facts = load_model("org/m", options=FRESH)
+    assert facts.download_bytes == 8 + length + TENSOR_BYTES
+    weights = [entry for entry in hub.requests("cdn") if entry.path.partition("?")[0].endswith("//model.safetensors")]
+    assert [entry.status for entry in weights] == [206] * (1 if 8 + length <= DEFAULT_GUESS else 2)
+    # nothing is read twice; past the header only what the first guess took
+    assert sum(entry.sent for entry in weights) == min(max(8 + length, DEFAULT_GUESS), facts.download_bytes)
+
+
+def test_shards_are_asked_for_as_much_as_their_names_need(hub: HubServer) -> None:
+    hub.metadata_route = False
+    many = [(f"model.layers.{i}.self_attn.some_projection.weight", "BF16", (4096, 14336)) for i in range(3000)]
+    hub.add("org/m", {"config.json": CONFIG, **sharded({"big.safetensors": many, "tiny.safetensors": TENSORS})})
+    load_model("org/m", options=FRESH)
+    sent = {entry.path.partition("//")[2].partition("?")[0]: entry for entry in hub.requests("cdn")}
+    assert len(hub.requests("cdn")) == 2  # neither needed a second request
+    header = len(hub.repos["org/m"].files["big.safetensors"].front)
+    assert header > DEFAULT_GUESS
+    assert header <= sent["big.safetensors"].sent < 1.4 * header
+    assert sent["tiny.safetensors"].sent <= 8192
+
+
+@pytest.mark.parametrize("length", [5_000, 300_000])
+def test_a_server_that_ignores_range_costs_kilobytes(hub: HubServer, length: int) -> None:
+    hub.ranges = False
+    tensors = [("w", "BF16", (1 << 16, 1 << 14))]  # 2 GiB
+    hub.add("org/m", {"config.json": CONFIG, "model.safetensors": shard(tensors, pad_to=length)})
+    facts = load_model("org/m", options=FRESH)
+    assert facts.download_bytes == 8 + length + (1 << 31)
+    assert facts.stats.bytes_read < 2 * (DEFAULT_GUESS + length)
+    # what the server could push into socket buffers before it saw the connection close
+    assert sum(entry.sent for entry in hub.requests("cdn")) < 32 << 20
+
+
+def test_the_token_stays_with_the_endpoint(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.metadata_route = False
+    add_sharded(hub, 3, gated=True)
+    monkeypatch.setenv("HF_TOKEN", " hf_good\n")
+    load_model("org/sharded", options=FRESH)
+    assert hub.requests("cdn")
+    assert not [entry for entry in hub.requests("cdn") if "authorization" in entry.headers]
+    assert {entry.headers.get("authorization") for entry in hub.requests("hub")} == {"Bearer hf_good"}
+
+
+def test_token_sources(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    add_single(hub)
+
+    def sent() -> str | None:
+        hub.clear()
+        load_model("org/single", options=FRESH)
+        return hub.requests("hub")[0].headers.get("authorization")
+
+    assert sent() is None
+    (tmp_path / "token").write_text("hf_good\n")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert sent() == "Bearer hf_good"
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_stranger")
+    assert sent() == "Bearer hf_stranger"
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    assert sent() == "Bearer hf_good"
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    assert sent() is None
+
+
+def test_user_agent(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_USER_AGENT_ORIGIN", "partner")
+    add_single(hub)
+    load_model("org/single", options=FRESH)
+    agent = hub.requests()[0].headers["user-agent"]
+    assert agent.startswith("hfmem/")
+    assert f"; hf_hub/{huggingface_hub.__version__}; python/3." in agent
+    assert agent.endswith("; origin/partner")
+
+
+def test_gated(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_single(hub, gated=True)
+    with pytest.raises(AccessError, match=r"org/single is gated: accept its licence at http.*hf auth login.*HF_TOKEN"):
+        load_model("org/single", options=FRESH)
+    monkeypatch.setenv("HF_TOKEN", "hf_stranger")
+    with pytest.raises(AccessError, match="gated and this token's user is not on its list"):
+        load_model("org/single", options=FRESH)
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    assert load_model("org/single", options=FRESH).source == "hub"
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    with pytest.raises(AccessError, match="refuses the token"):
+        load_model("org/single", options=FRESH)
+
+
+def test_private_disabled_and_unknown(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_single(hub, private=True)
+    with pytest.raises(ModelNotFoundError, match=r"org/single is not at http.*HF_TOKEN if it is private"):
+        load_model("org/single", options=FRESH)
+    with pytest.raises(ModelNotFoundError, match="org/nothing is not at"):
+        load_model("org/nothing", options=FRESH)
+    with pytest.raises(ModelNotFoundError, match=r"did you mean meta-llama/Meta-Llama-3-8B\?"):
+        load_model("meta-llama/Meta-Lama-3-8B", options=FRESH)
+    monkeypatch.setenv("HF_TOKEN", "hf_stranger")
+    with pytest.raises(ModelNotFoundError, match="this token may not read it"):
+        load_model("org/single", options=FRESH)
+    hub.repos["org/single"].disabled = True
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    with pytest.raises(AccessError, match="disabled"):
+        load_model("org/single", options=FRESH)
+
+
+def test_unknown_revision(hub: HubServer) -> None:
+    add_single(hub)
+    with pytest.raises(ModelNotFoundError, match="org/single has no revision 'v9'"):
+        load_model("org/single@v9", options=FRESH)
+
+
+def test_a_server_that_sends_no_error_codes(hub: HubServer) -> None:
+    hub.error_codes = hub.commit_header = False
+    blob = add_single(hub)
+    assert load_model("org/single", options=FRESH).download_bytes == blob.size
+    with pytest.raises(ModelNotFoundError, match="org/nothing"):
+        load_model("org/nothing", options=FRESH)
+    hub.add("org/noconfig", {"README.md": b"hello"})
+    with pytest.raises(MissingFileError, match=r"org/noconfig has no config\.json; found README\.md"):
+        load_model("org/noconfig", options=FRESH)
+    hub.tree_route = False
+    with pytest.raises(ModelNotFoundError, match="org/nothing"):
+        load_model("org/nothing", options=FRESH)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"README.md": b"x"}, r"has no config\.json; found README\.md"),
+        ({}, r"has no config\.json; it is empty"),
+        ({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}, r"has no config\.json; it holds GGUF files: a\.gguf, b\.gguf"),
+        (
+            {"adapter_config.json": {"base_model_name_or_path": "org/base"}, "adapter_model.safetensors": b"x"},
+            r"it is an adapter \(PEFT\) of org/base: run hfmem on it",
+        ),
+        ({"model_index.json": {"_class_name": "FluxPipeline"}}, r"it is a diffusers pipeline \(FluxPipeline\)"),
+        ({"config.json": CONFIG, "tf_model.h5": b"x", "README.md": b""}, r"no model\.safetensors .*found tf_model\.h5"),
+        ({"config.json": CONFIG, "q.gguf": b"x"}, r"no model\.safetensors .*GGUF files: q\.gguf"),
+    ],
+)
+def test_what_is_no_plain_model_is_named(hub: HubServer, files: dict[str, Any], message: str) -> None:
+    hub.add("org/m", files)
+    with pytest.raises(MissingFileError, match=message):
+        load_model("org/m", options=FRESH)
+
+
+def test_no_terminal_codes_from_a_repo_in_messages(hub: HubServer) -> None:
+    hub.add("org/m", {"\x1b[31mred.bin\x07": b"x"})
+    with pytest.raises(MissingFileError) as caught:
+        load_model("org/m", options=FRESH)
+    assert "\x1b" not in caught.value.message and "\x07" not in caught.value.message
+
+
+@pytest.mark.parametrize("tree", [True, False])
+def test_pytorch_weights(hub: HubServer, tree: bool) -> None:
+    hub.tree_route = tree
+    index = {"metadata": {"total_size": 5000}, "weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}}
+    shards = {"pytorch_model-1.bin": Blob(b"PK", 3000), "pytorch_model-2.bin": Blob(b"PK", 2100)}
+    hub.add("org/m", {"config.json": CONFIG, "pytorch_model.bin.index.json": index, **shards})
+    facts = load_model("org/m", options=FRESH)
+    assert (facts.evidence, facts.index_total_size, facts.checkpoint) == ("index", 5000, None)
+    assert facts.download_bytes == (5100 if tree else None)
+    hub.add("org/one", {"config.json": CONFIG, "pytorch_model.bin": Blob(b"PK", 777)})
+    one = load_model("org/one", options=FRESH)
+    assert (one.evidence, one.download_bytes, one.checkpoint) == ("config", 777, None)
+
+
+def test_mistral_layout(hub: HubServer) -> None:
+    blob = shard(TENSORS)
+    hub.add("org/m", {"params.json": {"dim": 64}, "consolidated.safetensors": blob})
+    facts = load_model("org/m", options=FRESH)
+    assert facts.config_file == "params.json"
+    assert facts.config == {"dim": 64}
+    assert facts.download_bytes == blob.size
+    assert facts.notice is not None and "consolidated" in facts.notice
+    hub.add("org/both", {"config.json": CONFIG, "params.json": {"dim": 64}, "consolidated.safetensors": blob})
+    both = load_model("org/both", options=FRESH)
+    assert both.config_file == "config.json"
+    assert both.notice is not None and "consolidated" in both.notice
+
+
+def test_the_index_comes_before_the_single_file(hub: HubServer) -> None:
+    files = sharded({"model-1.safetensors": TENSORS})
+    other = shard([("x", "F32", (5000,))])
+    hub.add("org/m", {"config.json": CONFIG, **files, "model.safetensors": other})
+    for route in (True, False):
+        hub.metadata_route = route
+        facts = load_model("org/m", options=FRESH)
+        assert facts.checkpoint is not None and facts.checkpoint.total_bytes == TENSOR_BYTES
+
+
+def test_one_file_of_a_repo(hub: HubServer) -> None:
+    blob = shard([("w", "F16", (10, 10))])
+    hub.add("org/m", {"config.json": CONFIG, "model.safetensors": shard(TENSORS), "other.safetensors": blob})
+    facts = load_model("https://huggingface.co/org/m/blob/main/other.safetensors", options=FRESH)
+    assert facts.checkpoint is not None and facts.checkpoint.total_bytes == 200
+    assert facts.download_bytes == blob.size
+    with pytest.raises(UnsupportedError, match="GGUF"):
+        load_model("org/m/x.gguf", options=FRESH)
+    with pytest.raises(MissingFileError, match="nope"):
+        load_model("hf://org/m@main/nope.safetensors", options=FRESH)
+
+
+def test_quantization_settings_beside_the_config(hub: HubServer) -> None:
+    packed = shard([("l.qweight", "I32", (64, 64)), ("l.scales", "F16", (64,))])
+    settings = {"bits": 4, "group_size": 128}
+    files = {"config.json": CONFIG, "model.safetensors": packed, "quantize_config.json": settings}
+    hub.add("org/q", files)
+    facts = load_model("org/q")
+    assert facts.extra == {"quantize_config.json": settings}
+    assert load_model("org/q").extra == facts.extra  # by the stored facts
+    hub.add("org/known", {**files, "config.json": {**CONFIG, "quantization_config": {"bits": 4}}})
+    assert load_model("org/known").extra == {}
+    assert not [entry for entry in hub.requests() if "org/known" in entry.path and "quant" in entry.path]
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", b"{", b"[1]", b"\xff\xfe", b"{" * 100_000, b'"x"', b"9" * 5000])
+def test_config_that_is_none(hub: HubServer, content: bytes) -> None:
+    hub.add("org/m", {"config.json": content, "model.safetensors": shard(TENSORS)})
+    with pytest.raises(FormatError, match=r"org/m: config\.json"):
+        load_model("org/m", options=FRESH)
+
+
+def test_weight_files_that_are_broken(hub: HubServer) -> None:
+    good = shard(TENSORS)
+    cases: list[tuple[Blob, type[Exception], str]] = [
+        (Blob(b"", 0), FormatError, "empty"),
+        (Blob(b"abc", 3), FormatError, "too few"),
+        (Blob(good.front, good.size - 1), ContradictionError, "past the file's end"),
+        (Blob(good.front, good.size + 1), ContradictionError, "belong to none"),
+        (Blob((1 << 40).to_bytes(8, "little"), 1 << 41), FormatError, "limit 100 MB"),
+        (Blob((200_000).to_bytes(8, "little") + b"{", 150_000), FormatError, "truncated"),
+        (Blob(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", 63), FormatError, "LFS pointer"),
+    ]
+    for blob, error, message in cases:
+        hub.add("org/m", {"config.json": CONFIG, "model.safetensors": blob})
+        with pytest.raises(error, match=message):
+            load_model("org/m", options=FRESH)
+
+
+@pytest.mark.parametrize("name", ["../evil.safetensors", "/etc/passwd", "a\\b.safetensors", "", "a/../b.safetensors"])
+def test_an_index_that_leaves_the_repo(hub: HubServer, name: str) -> None:
+    hub.metadata_route = False
+    hub.add("org/m", {"config.json": CONFIG, "model.safetensors.index.json": {"weight_map": {"w": name}}})
+    with pytest.raises(ContradictionError, match="no file of this repository"):
+        load_model("org/m", options=FRESH)
+    assert not hub.requests("cdn")
+
+
+def test_an_index_that_names_a_missing_shard(hub: HubServer) -> None:
+    hub.metadata_route = False
+    files = add_sharded(hub, 3)
+    del hub.repos["org/sharded"].files["model-00002-of-00003.safetensors"]
+    with pytest.raises(MissingFileError, match="model-00002-of-00003"):
+        load_model("org/sharded", options=FRESH)
+    assert files
+    hub.add("org/m", {"config.json": CONFIG, "model.safetensors.index.json": b""})
+    with pytest.raises(FormatError, match=r"index\.json is empty"):
+        load_model("org/m", options=FRESH)
+
+
+def test_the_route_in_trouble_is_gone_around(hub: HubServer) -> None:
+    from hub_server import fail_times
+
+    files = add_sharded(hub, 3)
+    hub.faults.append(fail_times(99, 503, on="safetensors-metadata"))
+    facts = load_model("org/sharded")
+    assert facts.download_bytes == weight_sizes(files)
+    # a server in trouble is not a server without the route
+    hub.faults.clear()
+    add_sharded(hub, 3, "org/next")
+    hub.clear()
+    load_model("org/next")
+    assert [entry for entry in hub.requests() if "safetensors-metadata" in entry.path]
+
+
+def test_a_listing_of_several_pages(hub: HubServer) -> None:
+    files = {f"file-{i:05d}.txt": b"x" for i in range(1500)}
+    hub.add("org/m", {**files, "config.json": CONFIG, "pytorch_model.bin": Blob(b"PK", 55)})
+    assert load_model("org/m", options=FRESH).download_bytes == 55
+
+
+def test_progress_is_reported_from_the_calling_thread(hub: HubServer) -> None:
+    import threading
+
+    hub.metadata_route = False
+    add_sharded(hub, 5)
+    seen: list[tuple[int, int, str]] = []
+    threads: set[int] = set()
+
+    def progress(done: int, total: int, label: str) -> None:
+        threads.add(threading.get_ident())
+        seen.append((done, total, label))
+
+    load_model("org/sharded", options=FetchOptions(no_cache=True, progress=progress))
+    assert [entry[:2] for entry in seen if "headers" in entry[2]] == [(i, 5) for i in range(1, 6)]
+    assert all("org/sharded" in entry[2] for entry in seen)
+    assert threads == {threading.get_ident()}
+
+
+def test_config_survives_as_it_is(hub: HubServer) -> None:
+    config = json.loads('{"a": null, "b": 1e-05, "c": [1, {"d": "ü"}], "model_type": "x"}')
+    hub.add("org/m", {"config.json": config, "model.safetensors": shard(TENSORS)})
+    assert load_model("org/m").config == config
+    assert load_model("org/m").config == config
+
+
+def test_an_endpoint_that_is_no_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfmem.errors import UsageError
+
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example.com")
+    with pytest.raises(UsageError, match="HF_ENDPOINT"):
+        load_model("org/m")
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.com")
+    with pytest.raises(NetworkError, match="cannot be resolved"):
+        load_model("org/m")
