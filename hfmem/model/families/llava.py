@@ -51,7 +51,7 @@ def _feature_layers(cfg: Config, *names: str) -> int:
 
 
 def llava(cfg: Config) -> Architecture:
-    """LLaVA 1.5, LLaVA-NeXT (video too), LLaVA-OneVision: tower and two-layer projector; all but the first keep a newline vector."""
+    """LLaVA 1.5, NeXT (video too) and OneVision: tower and two-layer projector; all but the first keep a newline vector."""
     text = text_config(cfg, inner_tie=cfg.model_type in ("llava", "llava_onevision"))
     inner = text_architecture(text)
     inv = Inventory()
