@@ -21,6 +21,7 @@ from conformance_notes import NOTES
 from hfmem.checkpoint.grouping import group_facts
 from hfmem.checkpoint.index import parse_index
 from hfmem.checkpoint.tensors import Checkpoint
+from hfmem.dtypes import num_bytes
 from hfmem.errors import HfmemError
 from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.engines import engine
@@ -28,7 +29,7 @@ from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.crosscheck import check, check_names, contradictions
 from hfmem.model.families.registry import read_architecture
-from hfmem.model.parameters import count_parameters, index_names
+from hfmem.model.parameters import count_parameters, index_names, synthesise
 
 CORPUS = Path(os.environ.get("HFMEM_CORPUS") or "/nonexistent")
 pytestmark = [
@@ -137,7 +138,6 @@ def test_params_active(name: str) -> None:
 COMPONENTS = {
     "embedding": ("embedding",),
     "lm_head": ("lm_head",),
-    "experts": ("experts", "router"),
 }
 
 
@@ -236,6 +236,16 @@ def test_index(name: str) -> None:
         problems = [f"{note.code}: {note.message}" for note in contradictions(check_names(arch, names))]
         quantized = "quantization_config" in json.loads((path.parent / "config.json").read_bytes())
         if index.total_size and not quantized:
-            report = count_parameters(arch, names=names, total_size=index.total_size)
-            problems += [note.message for note in report.notes if note.code == "weights_size_differs"]
+            stored = synthesise(arch, names=names)
+            tables = sum(group.count for group in names if group.pattern.endswith("rotary_emb.inv_freq"))
+            # old files repeat the rotary table of head_dim / 2 floats in every layer, in float32 or in the model's dtype
+            sizes = {
+                sum(num_bytes(code, g.total_elements) for g in stored)
+                + num_bytes(table, tables * (arch.head_dim or 0) // 2)
+                for code in ("F32", "BF16", "F8_E4M3")
+                for table in ("F32", "BF16")
+            }
+            if index.total_size not in sizes:
+                nearest = min(sizes, key=lambda size: abs(size - (index.total_size or 0)))
+                problems.append(f"{index.total_size:,} bytes in the index, the inventory takes {nearest:,}")
     explain(name.partition("/")[0], "index", problems)

@@ -14,13 +14,14 @@ from typing import Final
 
 from hfmem.checkpoint.grouping import group_facts
 from hfmem.checkpoint.index import Index
+from hfmem.checkpoint.quantization import LogicalGroup, logical_groups
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
 from hfmem.dtypes import BITS, canonical, num_bytes
 from hfmem.errors import MissingFileError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.inventory import Component
 from hfmem.model.matching import Expected, Match, Matcher
-from hfmem.model.names import classify, is_buffer_name, is_router
+from hfmem.model.names import classify, core, is_buffer_name, is_router
 
 _FLOATS: Final = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
 
@@ -122,7 +123,7 @@ def count_parameters(
     Args:
         architecture: the family's reading of the config; None where no family covers the model (then names classify tensors).
         checkpoint: all tensors, from headers. Exact.
-        logical: what the checkpoint's tensors stand for once unpacked; left out, stored elements are logical ones.
+        logical: what the checkpoint's tensors stand for once unpacked; left out, what their layout tells (`logical_groups`).
         names: the tensors that an index names (`index_names`), where headers are out of reach.
         total_size: the size of all tensors, as an index gives it.
         summary: the Hub's count of stored elements by dtype, where headers are out of reach.
@@ -133,8 +134,7 @@ def count_parameters(
     """
     locator = Locator(architecture)
     if checkpoint is not None:
-        logical_groups = checkpoint.groups if logical is None else tuple(logical)
-        by_component, active = tally(logical_groups, locator)
+        by_component, active = tally(logical_groups(checkpoint) if logical is None else logical, locator)
         by_dtype, bytes_by_component = _stored(checkpoint.groups, locator)
         return ParameterReport(
             sum(by_component.values()), active, by_component, checkpoint.total_bytes, by_dtype, bytes_by_component,
@@ -152,13 +152,22 @@ def tally(groups: Iterable[TensorGroup], locator: Locator) -> tuple[dict[str, in
     targets = {item.spec.tied_to for item in locator.matcher.expected} - {None}
     # tensors that share one storage: the class's name → the members found in the file, the owner first
     shared: dict[str, list[tuple[bool, Component, int]]] = {}
+    groups = tuple(groups)
+    packed = {
+        core(group.pattern).rpartition(".")[0] for group in groups if isinstance(group, LogicalGroup) and group.method
+    }
     for group in groups:
+        if isinstance(group, LogicalGroup) and not group.parameter:
+            continue
+        module, _, leaf = core(group.pattern).rpartition(".")
         for part in locator.locate(group.pattern, group.boxes):
             elements = part.count * group.elements
             spec = part.expected.spec if part.expected else None
             if spec is None:
                 if group.dtype == "BOOL" or is_buffer_name(group.pattern, group.shape):
                     continue
+                if leaf == "bias" and module in packed and locator.matcher.expected:
+                    continue  # GPTQ and AWQ tools write a bias of zeros beside every packed weight
             elif spec.buffer:
                 continue
             elif spec.tied_to is not None or spec.pattern in targets:
@@ -249,9 +258,12 @@ def _without_headers(
             message = "the weights are quantized and nothing says their size: this is the size before quantization, an upper bound"
             notes.append(Note("quantized_size_unknown", message))
     elif known != derived:
+        named = {(g.pattern, g.boxes) for g in groups}
+        rest = [g for g in names or () if (g.pattern, g.boxes) not in named]
+        buffers_only = known > derived and bool(rest) and all(is_buffer_name(g.pattern, g.shape) for g in rest)
         by_dtype = by_dtype if stored else _explain(by_dtype, known)
         bytes_by_component = _scaled(bytes_by_component, derived, known)
-        if not quantized:
+        if not quantized and not buffers_only:
             message = (
                 f"the {'Hub summary' if stored else 'index'} gives {known:,} bytes of weights, the config's inventory "
                 f"{derived:,}; the former is used"
