@@ -33,6 +33,7 @@ PROBED: Final = (TORCH_INDEX, TORCH, CONSOLIDATED_INDEX, CONSOLIDATED, PARAMS, A
 #: quantization settings that stand beside config.json instead of in it (ModelOpt, AutoGPTQ, AutoAWQ)
 QUANTIZATION_FILES: Final = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".nemo")
 _QUANTIZED_NAMES = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2", "SCB", "absmax")
 _QUANTIZED_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"})
 
@@ -116,6 +117,9 @@ def other_weights(files: Files, listing: Mapping[str, int | None]) -> Weights:
         if listing[TORCH] == 0:
             raise FormatError(f"{files.label}: {TORCH} is empty (0 bytes)")
         return Weights(None, "config", None, (WeightFile(TORCH, listing[TORCH]),))
+    if not any(name in (ADAPTER, DIFFUSERS) or name.lower().endswith(_WEIGHT_SUFFIXES) for name in listing):
+        # a config on its own (a vendored one, a model not uploaded yet) is enough for everything but the stored bytes
+        return Weights(None, "config", None, (), "no weight files here: everything is derived from config.json")
     raise MissingFileError(f"{files.label} has no {SINGLE} and no {INDEX}{describe(files, listing)}")
 
 
@@ -154,9 +158,7 @@ def describe(files: Files, listing: Mapping[str, int | None]) -> str:
         return f"; it holds GGUF files: {_some(gguf)}"
     if not listing:
         return "; it is empty"
-    weights = [
-        name for name in listing if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx"))
-    ]
+    weights = [name for name in listing if name.lower().endswith(_WEIGHT_SUFFIXES)]
     return f"; found {_some(sorted(weights or listing))}"
 
 
