@@ -94,7 +94,7 @@ def _gptq_awq(leaves: Leaves, module: str, said: Quantization | None) -> Layout 
     if not bits or not word or bits > word:
         return None
     if cols == out:  # GPTQ
-        fits = not stack and 0 < indexed and indexed * bits <= rows * word
+        fits = not stack and indexed > 0 and indexed * bits <= rows * word
         inputs = indexed if fits else rows * word // bits
         method, shape = "gptq", (*stack, out, inputs)
     elif cols * word // bits == out:  # AWQ "gemm"
@@ -140,8 +140,16 @@ def _compressed(leaves: Leaves, module: str, said: Quantization | None) -> Layou
     """compressed-tensors `pack-quantized` (int32 words), `nvfp4`/`mxfp4` (two codes a byte), and their sparse forms."""
     used = _present(
         leaves,
-        *("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale"),
-        *("input_global_scale", "input_scale", "input_zero_point", "scale_packed", "meta", "compressed", "bitmask"),
+        *(
+            "compressed",
+            "weight_packed",
+            "weight_scale",
+            "weight_zero_point",
+            "weight_shape",
+            "weight_g_idx",
+            "weight_global_scale",
+        ),
+        *("input_global_scale", "input_scale", "input_zero_point", "scale_packed", "meta", "bitmask"),
         *("shape", "row_offsets", "output_scale", "activation_scale"),
     )
     if "compressed" in leaves and "bitmask" in leaves:
@@ -203,7 +211,7 @@ def _scaled(leaves: Leaves, module: str, said: Quantization | None) -> Layout | 
     )
     method = said.method if said else _SCALED_METHODS.get((weight.dtype, scale.dtype), "fp8")
     cols = weight.shape[-1] if weight.shape else 0
-    groups = scale.shape[-1] if scale.shape else 1
+    groups = scale.shape[-1] if len(scale.shape) == len(weight.shape) > 0 else 1
 
     def layout(factor: int, per: int, bits: int, axis: int = -1) -> Layout:
         shape = list(weight.shape)

@@ -43,6 +43,17 @@ BUFFER_SUFFIXES: Final = (
     "running_mean",
     "running_var",
     "relative_position_index",
+    "freqs_cis",
+    "layer_scalar",  # Gemma 4
+    "std_bias",
+    "std_scale",
+    "tid2eid",  # DeepSeek-V4's hash routing
+    "balancing_biases",  # Ernie 4.5
+    "cluster_usage",  # codec codebooks
+    "embed_sum",
+    "initialized",
+    "global_mean",  # Phi-4-multimodal audio
+    "global_invstd",
 )
 # GPT-2's and GPT-NeoX's causal masks are called `bias` like a real one; four axes of which the first two are 1 are a
 # mask
