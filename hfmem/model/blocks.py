@@ -28,6 +28,7 @@ POSITIONS = (
     "n_ctx",
     "max_sequence_length",
     "model_max_length",
+    "max_target_positions",
 )
 VOCAB = ("vocab_size", "padded_vocab_size", "n_vocab")
 

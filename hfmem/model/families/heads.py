@@ -31,9 +31,6 @@ def task(cfg: Config, default: str, known: dict[str, str]) -> str:
 
 
 def num_labels(cfg: Config) -> int:
-    """Outputs of a classification head: `id2label`'s length, else `num_labels`, else 2 as transformers assumes."""
+    """Outputs of a classification head: `id2label`'s length, else `num_labels` (the class's own, or 2 as transformers assumes)."""
     labels = cfg.published("id2label")
-    if isinstance(labels, dict):
-        return len(labels)
-    published = cfg.published("num_labels", "_num_labels")
-    return cfg.positive("num_labels", "_num_labels") if published is not None else 2
+    return len(labels) if isinstance(labels, dict) else cfg.opt_int("num_labels") or 2
