@@ -188,6 +188,22 @@ FAMILIES: Final[dict[str, str]] = {
     "minimax_m3": "minimax:minimax_m3",
     "minimax_m3_vl": "minimax:minimax_m3",
     "minimax_m3_vl_text": "minimax:minimax_m3_text",
+    "qwen": "remote:qwen",
+    "chatglm": "remote:chatglm",
+    "baichuan": "remote:baichuan",
+    "internlm": "remote:internlm",
+    "internlm2": "remote:internlm2",
+    "minicpm": "remote:minicpm",
+    "exaone": "remote:exaone",
+    "orion": "remote:orion",
+    "Yi": "remote:yi",
+    "PanguEmbedded": "remote:pangu",
+    "phi3small": "remote:phi3small",
+    "aquila": "remote:plain_llama",
+    "xverse": "remote:plain_llama",
+    "skywork": "remote:plain_llama",
+    "nemotron-nas": "nas:nemotron_nas",
+    "deci": "nas:deci",
 }
 
 
