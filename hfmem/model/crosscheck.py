@@ -110,7 +110,7 @@ def _compare(architecture: Architecture, groups: Sequence[TensorGroup], *, shape
     if shapes:
         notes += _shapes(architecture, matcher, ledger)
     notes += _tied(matcher, ledger)
-    notes += _presence(architecture, matcher, ledger, settled)
+    notes += _presence(architecture, matcher, ledger, settled, shapes=shapes)
     return notes
 
 
@@ -221,7 +221,7 @@ def _shapes(architecture: Architecture, matcher: Matcher, ledger: _Ledger) -> li
                 if group.elements != item.spec.elements:
                     text = f"{item.spec.elements:,} elements are expected, {group.elements:,} packed"
                     seen.setdefault("shape_mismatch", []).append(f"{text} in {group.pattern} × {count_boxes(boxes)}")
-            elif _squeezed(group.shape) != _squeezed(item.spec.shape):
+            elif not _same_shape(group, item.spec.shape):
                 code, text = _explain(architecture, item, group)
                 seen.setdefault(code, []).append(f"{text} in {group.pattern} × {count_boxes(boxes)}")
     return [
@@ -231,6 +231,13 @@ def _shapes(architecture: Architecture, matcher: Matcher, ledger: _Ledger) -> li
         )
         for code, texts in seen.items()
     ]
+
+
+def _same_shape(group: TensorGroup, expected: Sequence[int]) -> bool:
+    """Whether the stored shape is the expected one; stacked experts and packed matrices may lie either way round."""
+    have, want = _squeezed(group.shape), _squeezed(expected)
+    turned = len(want) == 3 or (isinstance(group, LogicalGroup) and group.method is not None)
+    return have == want or (turned and sorted(have) == sorted(want))
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
@@ -295,7 +302,12 @@ def _tied(matcher: Matcher, ledger: _Ledger) -> list[Note]:
 
 
 def _presence(
-    architecture: Architecture, matcher: Matcher, ledger: _Ledger, settled: Mapping[str, frozenset[int]]
+    architecture: Architecture,
+    matcher: Matcher,
+    ledger: _Ledger,
+    settled: Mapping[str, frozenset[int]],
+    *,
+    shapes: bool,
 ) -> list[Note]:
     missing = _missing(matcher, ledger, settled)
     unexpected = [left for stored in ledger.unexpected if (left := _outside(stored, settled)) is not None]
@@ -303,11 +315,19 @@ def _presence(
     for component in Component:  # the same elements under other names are another layout, not a contradiction
         lost = sum(count * item.spec.elements for item, count in missing if item.spec.component is component)
         gained = sum(stored.elements for stored in unexpected if _component(matcher, stored) is component)
-        if lost and lost == gained:
+        others = any(_component(matcher, stored) is component for stored in unexpected)
+        if lost and (lost == gained if shapes else others):
             missing = [pair for pair in missing if pair[0].spec.component is not component]
             unexpected = [stored for stored in unexpected if _component(matcher, stored) is not component]
-            message = f"{component.value} tensors are laid out in another way than this family's ({lost:,} parameters in both)"
+            message = f"{component.value} tensors are laid out in another way than this family's ({lost:,} parameters)"
             notes.append(Note("layout_differs", message))
+    towers = [pair for pair in missing if pair[0].spec.component is Component.VISION]
+    if towers and not any(
+        matcher.expected[n].spec.component is Component.VISION for n in ledger.found
+    ):  # a text-only copy of a multimodal model
+        missing = [pair for pair in missing if pair not in towers]
+        lost = sum(count * item.spec.elements for item, count in towers)
+        notes.append(Note("towers_missing", f"the files leave out the vision or audio part ({lost:,} parameters)"))
     heads = [stored for stored in unexpected if _TASK_HEADS & set(core(stored.group.pattern).split(".")[:2])]
     unexpected = [stored for stored in unexpected if stored not in heads]
     headless = [pair for pair in missing if pair[0].spec.component is Component.LM_HEAD]

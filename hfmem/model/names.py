@@ -74,7 +74,7 @@ def is_buffer_name(pattern: str, shape: Sequence[int]) -> bool:
 
 def is_router(pattern: str) -> bool:
     """Whether a tensor under the experts' component chooses experts (used whole by every token) rather than being one."""
-    return not any("experts" in part or "_exps" in part for part in pattern.split(".")) or any(
+    return not any("experts" in part or "_exps" in part or part == "switch_mlp" for part in pattern.split(".")) or any(
         part in _ROUTER for part in pattern.split(".")[-2:]
     )
 
@@ -92,7 +92,7 @@ def classify(pattern: str) -> Component:
     if words & {"shared_expert", "shared_experts", "shared_mlp"} or "_shexp" in gguf:
         return Component.MLP
     if (
-        "experts" in words
+        words & {"experts", "switch_mlp"}
         or "_exps" in gguf
         or (module in _ROUTER and words & {"mlp", "block_sparse_moe", "moe", "ffn"})
     ):
