@@ -1,0 +1,225 @@
+"""Weights on the most loaded rank: logical parameters from the family's inventory, bytes from the tensors that are stored.
+
+Tensor parallelism splits each tensor as `hfmem.memory.shares` says; pipeline stages hold runs of layers, the first the embedding
+and the towers, the last the final norm and the head. Engines leave out what they do not load: a tied head's copy,
+multi-token-prediction layers without speculation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import Final
+
+from hfmem.checkpoint.tensors import Box, TensorGroup
+from hfmem.dtypes import BITS, num_bytes
+from hfmem.memory.engines.vllm.support import pipeline_stages
+from hfmem.memory.serving import Serving
+from hfmem.memory.shares import VOCAB_PADDING, Sharding, share
+from hfmem.model.architecture import Architecture
+from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec
+from hfmem.model.matching import Expected, Matcher
+
+#: engines that pad vocabularies
+_PADS: Final = frozenset({"vllm", "sglang"})
+#: vLLM and SGLang compute fp32 checkpoints in bf16
+_DOWNCASTS: Final = frozenset({"vllm", "sglang"})
+#: persistent buffers that serving engines register as parameters
+_BIAS_BUFFERS: Final = ("e_score_correction_bias", "gate.bias", "expert_bias")
+
+
+@dataclass(frozen=True, slots=True)
+class RankWeights:
+    """`parameters` and `bytes` on the most loaded rank, of pipeline stage `stage`; `all_ranks_bytes` over every rank.
+
+    `stage_bytes` are the bytes of a rank of each stage in turn.
+    """
+
+    parameters: int
+    bytes: int
+    all_ranks_bytes: int
+    stage: int
+    stage_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """Which pipeline stage holds which layers."""
+
+    ranges: tuple[range, ...]
+    tied_head: bool
+
+    @property
+    def last(self) -> int:
+        return len(self.ranges) - 1
+
+    def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
+        """How many of the tensors in `boxes` each stage holds."""
+        total = [0] * len(self.ranges)
+        if axis is None or spec.component is Component.VISION or _in_encoder(spec):
+            total[self._home(spec)] = sum(prod(len(r) for r in box) for box in boxes)
+            return total
+        for box in boxes:
+            others = prod(len(r) for index, r in enumerate(box) if index != axis)
+            for layer in box[axis]:
+                total[self._stage_of(layer)] += others
+        return total
+
+    def _stage_of(self, layer: int) -> int:
+        for stage, layers in enumerate(self.ranges):
+            if layer in layers:
+                return stage
+        return self.last
+
+    def _home(self, spec: TensorSpec) -> int:
+        return self.last if spec.component in (Component.LM_HEAD, Component.NORM) and not _in_encoder(spec) else 0
+
+
+def _in_encoder(spec: TensorSpec) -> bool:
+    return spec.component is Component.VISION or "encoder" in spec.pattern.split(".")
+
+
+def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> RankWeights:
+    """Weights of the most loaded rank under `serving`.
+
+    Args:
+        groups: the tensors behind the model's bytes: a checkpoint's, or the inventory's at the config's dtype.
+
+    Raises:
+        UnsupportedError: a tensor that the ranks cannot divide, or more pipeline stages than layers.
+    """
+    tp, pp = serving.tp, serving.pp
+    if serving.engine == "llama.cpp":  # layers are dealt out to devices, tensors stay whole
+        tp, pp = 1, serving.tp * serving.pp
+    sharding = Sharding(
+        tp=tp,
+        expert_ranks=tp * serving.dp if serving.engine in _PADS else tp,
+        expert_parallel=serving.ep,
+        num_experts=arch.num_experts,
+        vocab_padding=VOCAB_PADDING if serving.engine in _PADS else 1,
+    )
+    layers = max(arch.num_hidden_layers, 1)
+    stages = _Stages(pipeline_stages(layers, pp) if pp > 1 else (range(layers),), arch.tie_word_embeddings)
+    parameters = _parameters(arch, stages, sharding, serving.engine)
+    stage_bytes = _bytes(arch, tuple(groups), stages, sharding, serving.engine)
+    heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
+    return RankWeights(
+        parameters=max(parameters),
+        bytes=stage_bytes[heaviest],
+        all_ranks_bytes=sum(stage_bytes) * tp * serving.dp,
+        stage=heaviest,
+        stage_bytes=tuple(stage_bytes),
+    )
+
+
+def _loaded(spec: TensorSpec, engine: str) -> bool:
+    """Whether an engine makes room for the tensor."""
+    if spec.component is Component.MTP:
+        return False
+    if spec.buffer:
+        return engine in _PADS and spec.pattern.endswith(_BIAS_BUFFERS)
+    return spec.tied_to is None
+
+
+def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine: str) -> list[int]:
+    totals = [Fraction(0)] * len(stages.ranges)
+    for spec in arch.tensors:
+        size = spec.elements * share(spec, sharding) if _loaded(spec, engine) else Fraction(0)
+        for stage, count in enumerate(stages.counts(spec, spec.boxes, spec.layer_axis)):
+            totals[stage] += count * size
+        if _copied_to_last(spec, stages, arch):
+            totals[stages.last] += spec.elements * share(spec, sharding)
+    return [-(-total.numerator // total.denominator) for total in totals]
+
+
+def _copied_to_last(spec: TensorSpec, stages: _Stages, arch: Architecture) -> bool:
+    """A tied embedding is the head too: the last of several stages holds its own copy."""
+    tied = {s.tied_to for s in arch.tensors if s.component is Component.LM_HEAD}
+    return stages.last > 0 and spec.pattern in tied
+
+
+def _bytes(
+    arch: Architecture, groups: Sequence[TensorGroup], stages: _Stages, sharding: Sharding, engine: str
+) -> list[int]:
+    matcher = Matcher(arch.tensors)
+    totals = [0] * len(stages.ranges)
+    downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
+    for group in groups:
+        for match in matcher.assign(group.pattern, group.boxes):
+            expected = match.expected or matcher.owner(group.pattern, match.boxes)
+            if expected is None:
+                totals[0] += match.count * group.tensor_bytes
+                continue
+            spec = expected.spec
+            if match.expected is not None and not _stored_and_loaded(spec):
+                continue
+            if spec.component is Component.MTP:
+                continue
+            size = num_bytes(_held_dtype(group, downcast), group.elements)
+            part = _group_share(group, spec, sharding, match.expected is not None)
+            on_rank = -(-size * part.numerator // part.denominator)
+            axis = _folded_axis(expected)
+            for stage, count in enumerate(stages.counts(spec, match.boxes, axis)):
+                totals[stage] += count * on_rank
+            if match.expected is not None and _copied_to_last(spec, stages, arch):
+                totals[stages.last] += on_rank
+    return totals
+
+
+def _stored_and_loaded(spec: TensorSpec) -> bool:
+    return spec.tied_to is None and spec.component is not Component.MTP
+
+
+def _group_share(group: TensorGroup, spec: TensorSpec, sharding: Sharding, is_spec: bool) -> Fraction:
+    """The share of a stored tensor that a rank holds: its logical tensor's, unless it has no extent in the split dimension.
+
+    Scales for each output row of a row-split matrix, input permutations of a column-split one, and scalars are whole on every rank.
+    """
+    whole = share(spec, sharding)
+    if is_spec and group.shape == spec.shape:
+        return whole
+    if group.elements <= 1:
+        return Fraction(1)
+    inner = spec.split.inner if isinstance(spec.split, ExpertSplit) else spec.split
+    if isinstance(inner, Replicated) or len(spec.shape) < 2:
+        return whole
+    if isinstance(spec.split, ExpertSplit) and sharding.expert_parallel:
+        return whole
+    out, inputs = spec.shape[-2], spec.shape[-1]
+    if group.pattern.endswith("g_idx"):
+        return whole if isinstance(inner, Row) else Fraction(1)
+    if isinstance(inner, Row) and group.elements == out != inputs:
+        return Fraction(1)
+    return whole
+
+
+def _folded_axis(expected: Expected) -> int | None:
+    """The layer's `{}` in the folded pattern, where integers that the spec writes out have become `{}` as well."""
+    axis = expected.spec.layer_axis
+    if axis is None:
+        return None
+    seen = 0
+    for position, part in enumerate(p for p in expected.spec.pattern.split(".") if p == "{}" or p.isdigit()):
+        if part == "{}":
+            if seen == axis:
+                return position
+            seen += 1
+    return axis
+
+
+def _target_dtype(arch: Architecture, groups: Sequence[TensorGroup]) -> str | None:
+    """bf16 where the checkpoint is mostly fp32 and the engine computes it in half precision; None: as stored."""
+    by_dtype: dict[str, int] = {}
+    for group in groups:
+        by_dtype[group.dtype] = by_dtype.get(group.dtype, 0) + group.total_bytes
+    if not by_dtype or max(by_dtype, key=lambda d: by_dtype[d]) not in ("F32", "F64"):
+        return None
+    return "BF16" if arch.dtype in ("F32", "F64") else arch.dtype
+
+
+def _held_dtype(group: TensorGroup, target: str | None) -> str:
+    if target is None or group.dtype not in ("F32", "F64") or BITS[target] >= BITS[group.dtype]:
+        return group.dtype
+    return target
