@@ -1,0 +1,107 @@
+"""`hfmem explain`: where a model's memory comes from, step by step, with its own numbers put in.
+
+Parameters, weights, cache per token, cache at the context, and the sum, in the way the articles on serving memory teach it; where
+the naive cache formula (every head, every layer, the whole context) says something else, both are shown and the reasons named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hfmem.dtypes import BITS
+from hfmem.memory.engines.ideal import cache as ideal_cache
+from hfmem.memory.result import CacheBytes
+from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
+from hfmem.model.parameters import ParameterReport
+from hfmem.plan.explain_cache import at_context, per_token
+from hfmem.plan.explain_parameters import parameter_steps
+from hfmem.plan.steps import Section, Step, bytes_of
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The whole arithmetic of one model under one serving configuration."""
+
+    model: str
+    sections: tuple[Section, ...]
+    total_bytes: int
+
+
+def explain(
+    model: str,
+    arch: Architecture,
+    parameters: ParameterReport,
+    serving: Serving,
+    *,
+    engine: CacheBytes | None = None,
+    overhead: Fraction = Fraction(0),
+    device_bytes: int | None = None,
+) -> Explanation:
+    """The steps from tensors to bytes.
+
+    Args:
+        model: what to call it.
+        engine: an engine's cache for the same serving configuration, to show beside the model's own need.
+        overhead: a flat share of weights and cache on top (the articles' 10 %: `Fraction(1, 10)`).
+        device_bytes: memory of one device, to count how many are needed by the sum alone.
+    """
+    weights = _weights(parameters)
+    cache = ideal_cache(arch, serving)
+    sections = [
+        Section("Parameters", tuple(parameter_steps(arch, parameters)), parameters.total, "parameters"),
+        Section("Weights", tuple(weights), parameters.weights_bytes, "bytes"),
+        per_token(arch, serving),
+        at_context(arch, serving, cache, engine),
+    ]
+    held = engine.bytes if engine is not None else cache.bytes
+    total = _total(parameters.weights_bytes, held, engine, overhead, device_bytes)
+    sections.append(total)
+    return Explanation(model, tuple(sections), total.result)
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------------
+
+
+def _weights(parameters: ParameterReport) -> list[Step]:
+    steps: list[Step] = []
+    running = 0
+    for code, size in sorted(parameters.weights_by_dtype.items(), key=lambda pair: -pair[1]):
+        running += size
+        bits = BITS.get(code)
+        formula = f"{size:,} bytes" if bits is None else f"{size * 8 // bits:,} × {bytes_of(bits)}"
+        steps.append(Step(f"Tensors in {code}", formula, size, "bytes", None, running))
+    stored = sum(size * 8 // BITS[code] for code, size in parameters.weights_by_dtype.items() if code in BITS)
+    if steps and stored != parameters.total:
+        more = stored - parameters.total
+        note = f"{stored:,} stored elements for {parameters.total:,} parameters: " + (
+            "buffers, scales or tied copies are stored too"
+            if more > 0
+            else "several parameters are packed in one element"
+        )
+        last = steps[-1]
+        steps[-1] = Step(last.title, last.formula, last.result, last.unit, note, last.running)
+    return steps
+
+
+# ---- the sum ---------------------------------------------------------------------------------------------------------------
+
+
+def _total(
+    weights: int, cache: int, engine: CacheBytes | None, overhead: Fraction, device_bytes: int | None
+) -> Section:
+    total = weights + cache
+    name = "Weights + cache" + (f" as {engine.engine} holds it" if engine is not None else "")
+    steps = [Step(name, f"{weights:,} + {cache:,}", total, "bytes", None, total)]
+    if overhead:
+        extra = -(-total * overhead.numerator // overhead.denominator)
+        percent = f"{float(overhead * 100):g} %"
+        total += extra
+        note = "activations, temporary buffers, fragmentation: a flat rule, not a measurement"
+        steps.append(Step(f"Overhead of {percent}", f"{percent} × {weights + cache:,}", extra, "bytes", note, total))
+    if device_bytes:
+        count = -(-total // device_bytes)
+        note = "by the sum alone: what an engine may use of a device and how tensors split decide in the end"
+        steps.append(Step("Devices", f"{total:,} / {device_bytes:,}, rounded up", count, "GPUs", note))
+    return Section("Total", tuple(steps), total, "bytes")

@@ -1,0 +1,240 @@
+"""The parameter count as arithmetic: which matrices, how many of each, in the order in which a forward pass meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import prod
+from typing import Final
+
+from hfmem.memory.layer_table import kind_of
+from hfmem.model.architecture import Architecture
+from hfmem.model.inventory import Component, TensorSpec
+from hfmem.model.layers import (
+    ChunkedAttention,
+    FullAttention,
+    IndexedAttention,
+    LatentAttention,
+    SlidingAttention,
+    SparseLatentAttention,
+)
+from hfmem.model.parameters import ParameterReport
+from hfmem.plan.steps import Step
+
+#: terms of a formula that are written out; further ones are summed up
+_MAX_TERMS: Final = 8
+
+_TITLES: Final[dict[Component, str]] = {
+    Component.EMBEDDING: "Embedding",
+    Component.ATTENTION: "Attention",
+    Component.MLP: "MLP",
+    Component.EXPERTS: "Experts",
+    Component.NORM: "Norms",
+    Component.LM_HEAD: "Output head",
+    Component.VISION: "Vision and audio",
+    Component.MTP: "Multi-token prediction",
+    Component.OTHER: "Other tensors",
+}
+
+
+def parameter_steps(arch: Architecture, report: ParameterReport) -> list[Step]:
+    """Embedding, attention, MLP or experts, head, then norms, adding up to the model's parameters; then what is active per token.
+
+    The steps come from the family's inventory; where the files hold another number, a step says so.
+    """
+    if not arch.tensors:
+        return _by_component(report)
+    steps: list[Step] = []
+    total = 0
+    in_layers = {Component.NORM: (True, False)}
+    order = (
+        Component.EMBEDDING,
+        Component.ATTENTION,
+        Component.MLP,
+        Component.EXPERTS,
+        Component.OTHER,
+        Component.VISION,
+        Component.LM_HEAD,
+        Component.NORM,
+        Component.MTP,
+    )
+    for component in order:
+        for within in in_layers.get(component, (None,)):
+            for step in _component_steps(arch, component, within):
+                total += step.result
+                steps.append(Step(step.title, step.formula, step.result, step.unit, step.note, total))
+    if total != report.total:
+        difference = report.total - total
+        note = (
+            f"{abs(difference):,} {'more' if difference > 0 else 'fewer'} than the config's family has: the files decide"
+            if report.evidence == "headers"
+            else f"{abs(difference):,} {'more' if difference > 0 else 'fewer'}: tensors that not every checkpoint holds"
+        )
+        steps.append(Step("As stored", f"{total:,} {difference:+,}", report.total, "parameters", note, report.total))
+    if report.active != report.total:
+        steps.append(_active(arch, report))
+    return steps
+
+
+def _by_component(report: ParameterReport) -> list[Step]:
+    steps: list[Step] = []
+    total = 0
+    for name, count in report.by_component.items():
+        if count:
+            total += count
+            steps.append(Step(_TITLES[Component(name)], f"{count:,}", count, "parameters", None, total))
+    return steps
+
+
+def _active(arch: Architecture, report: ParameterReport) -> Step:
+    note = "multi-token-prediction layers do not run in plain decoding"
+    if arch.num_experts and arch.num_experts_per_tok:
+        note = (
+            f"a token passes through {arch.num_experts_per_tok} of {arch.num_experts} routed experts in each MoE layer"
+        )
+    idle = report.total - report.active
+    return Step("Active per token", f"{report.total:,} − {idle:,}", report.active, "parameters", note)
+
+
+def _component_steps(arch: Architecture, component: Component, within_layers: bool | None) -> list[Step]:
+    specs = [s for s in arch.tensors if s.component is component and not s.buffer]
+    if within_layers is not None:
+        specs = [s for s in specs if (s.layer_axis is not None) is within_layers]
+    tied = [s for s in specs if s.tied_to is not None]
+    specs = [s for s in specs if s.tied_to is None]
+    title = _TITLES[component]
+    if component is Component.NORM and within_layers is False:
+        title = "Final norm" if len(specs) <= 2 else "Norms outside the layers"
+    steps = []
+    if component in (Component.VISION, Component.MTP, Component.OTHER):
+        steps += _summed(title, specs)
+    else:
+        for layers, members in _by_layers(specs).items():
+            where = f", {len(layers)} layer{'s' if len(layers) > 1 else ''}" if layers else ""
+            if layers and len(_by_layers(specs)) > 1:
+                where += f" ({_ranges(layers)})"
+            result = sum(s.count * s.elements for s in members)
+            formula = _formula(members, len(layers) or 1)
+            steps.append(
+                Step(f"{title}{where}", formula, result, "parameters", _note(arch, component, layers, members))
+            )
+    for spec in tied:
+        note = f"tied: the same {spec.elements:,} numbers as the embedding, counted once"
+        steps.append(Step(title, f"{_label(spec)} {_shape(spec.shape)}", 0, "parameters", note))
+    return steps
+
+
+def _mixer(arch: Architecture, component: Component, layers: Sequence[int]) -> str | None:
+    """The title of layers whose token mixer is no attention."""
+    decoders = [item for item in arch.layers if item.stack == "decoder"]
+    if component is not Component.ATTENTION or not layers or layers[0] >= len(decoders):
+        return None
+    kinds = {kind_of(cache) for cache in decoders[layers[0]].caches}
+    return "Recurrent mixer" if kinds == {"recurrent"} else None
+
+
+def _summed(title: str, specs: Sequence[TensorSpec]) -> list[Step]:
+    if not specs:
+        return []
+    total = sum(s.count * s.elements for s in specs)
+    count = sum(s.count for s in specs)
+    return [Step(title, f"{count:,} tensors", total, "parameters")]
+
+
+def _by_layers(specs: Iterable[TensorSpec]) -> dict[tuple[int, ...], list[TensorSpec]]:
+    """Specs by the set of layers that they occur in; `()` for tensors outside the layers."""
+    found: dict[tuple[int, ...], list[TensorSpec]] = {}
+    for spec in specs:
+        layers: tuple[int, ...] = ()
+        if spec.layer_axis is not None:
+            layers = tuple(sorted({value for box in spec.boxes for value in box[spec.layer_axis]}))
+        found.setdefault(layers, []).append(spec)
+    return found
+
+
+def _ranges(values: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and runs[-1][1] == value - 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    text = [str(a) if a == b else f"{a}–{b}" for a, b in runs[:4]]
+    return ", ".join(text) + (", …" if len(runs) > 4 else "")
+
+
+def _formula(specs: Sequence[TensorSpec], num_layers: int) -> str:
+    """`32 × (q_proj 4,096 × 4,096 + k_proj 1,024 × 4,096 + …)`: like tensors side by side, small ones summed up at the end."""
+    like: dict[tuple[int, tuple[int, ...]], list[str]] = {}
+    for spec in specs:
+        each, rest = divmod(spec.count, num_layers)
+        if rest:  # not the same number in every layer: a sum is all that can be said
+            return f"{sum(s.count for s in specs):,} tensors"
+        like.setdefault((each, spec.shape), []).append(_label(spec))
+    terms: list[tuple[int, str]] = []
+    of_experts: dict[int, list[tuple[int, str]]] = {}
+    for (each, shape), labels in like.items():
+        names = ", ".join(labels) if len(labels) <= 4 else f"{labels[0]} … {labels[-1]}"
+        times = f"{len(labels):,} × " if len(labels) > 1 else ""
+        target = terms if each == 1 else of_experts.setdefault(each, [])
+        target.append((len(labels) * each * prod(shape), f"{names} {times}{_shape(shape)}"))
+    for each, inside in of_experts.items():
+        terms.append((sum(size for size, _ in inside), f"{each:,} × ({' + '.join(text for _, text in inside)})"))
+    if len(terms) > _MAX_TERMS:
+        large = sorted(terms, key=lambda term: -term[0])[: _MAX_TERMS - 1]
+        small = [term for term in terms if term not in large]
+        terms = [term for term in terms if term in large]
+        terms.append((0, f"{sum(size for size, _ in small):,} in {len(small)} smaller kinds"))
+    inner = " + ".join(text for _, text in terms)
+    return f"{num_layers:,} × ({inner})" if num_layers > 1 else inner
+
+
+def _label(spec: TensorSpec) -> str:
+    """The tensor's own name: `q_proj`, `k_proj bias`, `layer norm`."""
+    parts = [part for part in spec.pattern.split(".") if part != "{}" and not part.isdigit()]
+    leaf = parts.pop() if parts[-1] in ("weight", "bias") else None
+    name = parts[-1] if parts else spec.pattern
+    return f"{name} bias" if leaf == "bias" else name
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " × ".join(f"{size:,}" for size in shape) or "1"
+
+
+def _note(arch: Architecture, component: Component, layers: Sequence[int], members: Sequence[TensorSpec]) -> str | None:
+    if component is Component.EMBEDDING and members:
+        return "vocabulary × hidden size"
+    if component is Component.EXPERTS:
+        shares = {s.active for s in members} - {Fraction(1)}
+        if len(shares) == 1 and arch.num_experts and arch.num_experts_per_tok:
+            return f"a router picks {arch.num_experts_per_tok} of {arch.num_experts} experts for each token"
+    if component is Component.ATTENTION and layers:
+        return attention_note(arch, layers[0])
+    return None
+
+
+def attention_note(arch: Architecture, layer: int) -> str | None:
+    """What a layer's attention is called and why its K and V are as small as they are."""
+    decoders = [item for item in arch.layers if item.stack == "decoder"]
+    if layer >= len(decoders) or not decoders[layer].caches:
+        return None
+    match decoders[layer].caches[0]:
+        case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention() as cache:
+            group = cache.num_heads // cache.num_kv_heads
+            if group == 1:
+                return (
+                    f"multi-head attention: each of the {cache.num_heads} heads has its own K and V of {cache.head_dim}"
+                )
+            if cache.num_kv_heads == 1:
+                return f"multi-query attention: all {cache.num_heads} heads share one K and V of {cache.head_dim}"
+            return (
+                f"grouped-query attention: {cache.num_heads} heads share {cache.num_kv_heads} K/V heads of {cache.head_dim}, "
+                f"{group} heads to each"
+            )
+        case LatentAttention() | SparseLatentAttention() as cache:
+            return (
+                f"multi-head latent attention: K and V of {cache.num_heads} heads are unfolded from one row of "
+                f"{cache.kv_lora_rank} + {cache.qk_rope_head_dim}"
+            )
+        case _:
+            return None
