@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     output: Path = parser.parse_args().output
-    base = set(field_defaults(transformers.PretrainedConfig)) - {"tie_word_embeddings", "num_labels"}
+    base = set(field_defaults(transformers.PretrainedConfig)) - {"tie_word_embeddings"}
     defaults: dict[str, dict[str, Any]] = {}
     aliases: dict[str, dict[str, str]] = {}
 

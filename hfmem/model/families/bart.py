@@ -170,7 +170,7 @@ def bart(cfg: Config) -> Architecture:
         if what == "generation" and traits.logits_bias:
             Part(inv).tensor("final_logits_bias", (1, out), Component.OTHER, optional=True, buffer=True)
     elif what == "classification":
-        _head(Part(inv, "classification_head."), hidden, num_labels(cfg))
+        _head(Part(inv, "classification_head."), hidden, num_labels(cfg, 3 if cfg.model_type == "bart" else 2))
     elif what == "qa":
         Part(inv, component=Component.OTHER).linear("qa_outputs", num_labels(cfg), hidden)
     own = decoder_layers(decoders, heads, d.head_dim, None, cross=what != "decoder")

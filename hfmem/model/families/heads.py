@@ -30,7 +30,9 @@ def task(cfg: Config, default: str, known: dict[str, str]) -> str:
     )
 
 
-def num_labels(cfg: Config) -> int:
-    """Outputs of a classification head: `id2label`'s length, else `num_labels` (the class's own, or 2 as transformers assumes)."""
+def num_labels(cfg: Config, default: int = 2) -> int:
+    """Outputs of a classification head: `id2label`'s length, else `num_labels`, else what the class assumes (2; BART 3)."""
     labels = cfg.published("id2label")
-    return len(labels) if isinstance(labels, dict) else cfg.opt_int("num_labels") or 2
+    if isinstance(labels, dict):
+        return len(labels)
+    return default if cfg.published("num_labels") is None else cfg.positive("num_labels")

@@ -204,6 +204,19 @@ FAMILIES: Final[dict[str, str]] = {
     "skywork": "remote:plain_llama",
     "nemotron-nas": "nas:nemotron_nas",
     "deci": "nas:deci",
+    "mimo": "mimo:mimo",
+    "mimo_v2": "mimo:mimo_v2",
+    "mimo_v2_flash": "mimo:mimo_v2",
+    "longcat_flash": "longcat:longcat_flash",
+    "glm4_moe": "glm_moe:glm4_moe",
+    "bert": "encoders:bert",
+    "roberta": "encoders:bert",
+    "xlm-roberta": "encoders:bert",
+    "camembert": "encoders:bert",
+    "electra": "encoders:bert",
+    "mpnet": "encoders:bert",
+    "mra": "encoders:bert",
+    "deberta-v2": "encoders:bert",
 }
 
 
