@@ -1,0 +1,212 @@
+"""Which launch configuration a shape gets on a device: pure arithmetic over a small table, no torch, no GPU, no autotuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+def next_power_of_2(n: int) -> int:
+    """Smallest power of two that is at least `n`."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchConfig:
+    """Everything about a launch that is free to choose.
+
+    block_m, block_n: query rows and tokens of a tile. ctas_per_sm: programs a multiprocessor is to hold, which also caps their
+    registers. split_tiles: 0 for equal shares of all tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    ctas_per_sm: int
+    min_tiles: int = 1
+    split_tiles: int = 0
+    pairs: bool = True
+
+    @property
+    def max_registers(self) -> int:
+        """Registers a thread may use for `ctas_per_sm` programs to fit the 65,536 of a CUDA multiprocessor."""
+        return min(255, 65536 // (32 * self.num_warps * self.ctas_per_sm) // 8 * 8)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """family: a key of `SHARED_BYTES`."""
+
+    family: str
+    num_sms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeShape:
+    """What of a call decides its configuration. `element_bytes`: of a cache element; `latent`: an MLA cache."""
+
+    group: int
+    max_q_len: int
+    head_dim: int
+    v_head_dim: int
+    element_bytes: int
+    latent: bool = False
+
+
+#: families → shared memory of one multiprocessor in bytes (CUDA programming guide, table of compute capabilities; CDNA3 ISA: LDS)
+SHARED_BYTES = {
+    "sm80": 164 * 1024,
+    "sm86": 100 * 1024,
+    "sm90": 228 * 1024,
+    "sm100": 228 * 1024,
+    "sm120": 100 * 1024,
+    "gfx942": 64 * 1024,
+    "interpreter": 228 * 1024,
+}
+
+
+def family_of(capability: tuple[int, int], hip_arch: str = "") -> str:
+    """The family of a device: (major, minor) on CUDA, the name ("gfx942:sramecc+…") on ROCm.
+
+    Raises:
+        ValueError: a CUDA device older than the oldest family.
+    """
+    if hip_arch:
+        return "gfx942"
+    major, minor = capability
+    if major < 8:
+        raise ValueError(f"device: expected compute capability 8.0 or later, given {major}.{minor}")
+    if major == 8:
+        return "sm80" if minor == 0 else "sm86"
+    return {9: "sm90", 10: "sm100", 11: "sm100"}.get(major, "sm120")
+
+
+class Entry(NamedTuple):
+    """One row of the table, for blocks of at most `rows` query rows and tokens of at most `columns` key + value columns."""
+
+    rows: int
+    columns: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    ctas_per_sm: int
+
+
+# Chosen by compile-only evidence (triton 3.9; tests/paged_decode/test_compile.py holds every row to it): no spills under the
+# register cap that ctas_per_sm implies, and the shared memory of that many programs within the multiprocessor's. Among those,
+# the row with the most bytes in flight, (num_stages - 1) · tile · ctas_per_sm, then the fewest instructions a token.
+# No row has been timed on a device yet.
+_WIDE_16 = (
+    Entry(16, 128, 64, 4, 4, 4),
+    Entry(16, 256, 64, 4, 3, 3),
+    Entry(16, 512, 32, 4, 3, 2),
+    Entry(16, 1024, 16, 4, 3, 2),
+    Entry(32, 128, 64, 4, 3, 2),
+    Entry(32, 256, 32, 4, 4, 2),
+    Entry(32, 512, 32, 4, 3, 2),
+    Entry(32, 1024, 16, 8, 3, 1),
+    Entry(64, 128, 64, 4, 3, 2),
+    Entry(64, 256, 64, 4, 3, 1),
+    Entry(64, 512, 32, 8, 3, 1),
+)
+_WIDE_8 = (
+    Entry(16, 128, 64, 4, 4, 4),
+    Entry(16, 256, 64, 4, 4, 3),
+    Entry(16, 512, 32, 4, 4, 2),
+    Entry(16, 1024, 16, 4, 3, 2),
+    Entry(32, 128, 64, 4, 3, 2),
+    Entry(32, 256, 32, 4, 4, 2),
+    Entry(32, 512, 32, 4, 3, 2),
+    Entry(32, 1024, 16, 8, 3, 1),
+    Entry(64, 128, 64, 4, 3, 2),
+    Entry(64, 256, 32, 4, 4, 1),
+    Entry(64, 512, 32, 8, 3, 1),
+)
+_NARROW_16 = (
+    Entry(16, 128, 64, 4, 3, 2),
+    Entry(16, 256, 32, 4, 3, 2),
+    Entry(16, 512, 16, 4, 3, 2),
+    Entry(16, 1024, 16, 4, 2, 1),
+    Entry(32, 128, 64, 4, 3, 2),
+    Entry(32, 256, 32, 4, 3, 2),
+    Entry(32, 512, 16, 4, 3, 1),
+    Entry(32, 1024, 16, 8, 2, 1),
+)
+_NARROW_8 = (
+    Entry(16, 128, 64, 4, 4, 3),
+    Entry(16, 256, 64, 4, 3, 2),
+    Entry(16, 512, 32, 4, 3, 2),
+    Entry(16, 1024, 16, 4, 3, 1),
+    Entry(32, 128, 64, 4, 3, 2),
+    Entry(32, 256, 32, 4, 3, 2),
+    Entry(32, 512, 16, 4, 3, 1),
+    Entry(32, 1024, 16, 8, 2, 1),
+)
+_CDNA_16 = (
+    Entry(16, 128, 64, 4, 2, 2),
+    Entry(16, 256, 32, 4, 2, 2),
+    Entry(16, 512, 16, 4, 2, 2),
+    Entry(16, 1024, 16, 4, 2, 1),
+    Entry(32, 256, 32, 4, 2, 1),
+    Entry(32, 1024, 16, 4, 2, 1),
+)
+_FLOAT32 = (Entry(16, 256, 16, 4, 2, 1), Entry(16, 2048, 16, 8, 1, 1))
+_TABLE = {
+    "sm80": {2: _WIDE_16, 1: _WIDE_8},
+    "sm86": {2: _NARROW_16, 1: _NARROW_8},
+    "sm90": {2: _WIDE_16, 1: _WIDE_8},
+    "sm100": {2: _WIDE_16, 1: _WIDE_8},
+    "sm120": {2: _NARROW_16, 1: _NARROW_8},
+    "gfx942": {2: _CDNA_16, 1: _CDNA_16},
+    "interpreter": {2: (Entry(64, 2048, 32, 4, 2, 1),), 1: (Entry(64, 2048, 32, 4, 2, 1),)},
+}
+# MLA: keys and values are one tile, columns are not counted twice
+_LATENT_WIDE = (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 32, 8, 3, 1))
+_LATENT_NARROW = (Entry(16, 1024, 32, 4, 2, 1), Entry(32, 1024, 32, 8, 2, 1))
+_LATENT = {
+    "sm80": _LATENT_WIDE,
+    "sm86": _LATENT_NARROW,
+    "sm90": _LATENT_WIDE,
+    "sm100": _LATENT_WIDE,
+    "sm120": _LATENT_NARROW,
+    "gfx942": (Entry(32, 1024, 16, 4, 2, 1),),
+    "interpreter": (Entry(32, 1024, 32, 4, 2, 1),),
+}
+
+#: tokens of a fixed split: what a batch-invariant call cuts every sequence into
+FIXED_SPLIT_TOKENS = 512
+
+
+def table_entries(family: str, element_bytes: int, *, latent: bool) -> tuple[Entry, ...]:
+    """The rows that `select_config` chooses from."""
+    if element_bytes == 4:
+        return _FLOAT32
+    return _LATENT[family] if latent else _TABLE[family][element_bytes]
+
+
+def select_config(shape: DecodeShape, family: str, *, batch_invariant: bool = False) -> LaunchConfig:
+    """The configuration of a decode call. It depends on no length and no batch size, so one compiled kernel serves them all.
+
+    The row with the fewest columns that suffice, then with the fewest query rows that hold group · max_q_len; where none
+    holds them all, the largest, and the rows become several blocks.
+
+    Raises:
+        ValueError: more columns than any row is for.
+    """
+    rows = max(16, next_power_of_2(shape.group * shape.max_q_len))
+    columns = shape.head_dim if shape.latent else next_power_of_2(shape.head_dim) + next_power_of_2(shape.v_head_dim)
+    entries = table_entries(family, shape.element_bytes, latent=shape.latent)
+    wide_enough = [e for e in entries if e.columns >= columns]
+    if not wide_enough:
+        raise ValueError(
+            f"head_dim: expected at most {max(e.columns for e in entries)} padded key and value columns, given {columns}"
+        )
+    narrowest = [e for e in wide_enough if e.columns == min(w.columns for w in wide_enough)]
+    entry = min(narrowest, key=lambda e: (e.rows < rows, abs(e.rows - rows)))
+    config = LaunchConfig(
+        min(entry.rows, rows), entry.block_n, entry.num_warps, entry.num_stages, entry.ctas_per_sm, min_tiles=2
+    )
+    if batch_invariant:
+        config = replace(config, split_tiles=FIXED_SPLIT_TOKENS // config.block_n)
+    return config

@@ -1,0 +1,288 @@
+"""From checked tensors to one kernel launch: strides, column blocks, workspace, grid. No validation and no choice of impl here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hfmem_kernels._heuristics import DeviceFacts, LaunchConfig, family_of, next_power_of_2
+
+#: how a cache element is decoded; the numbers are those of `_kernels_common`
+PLAIN, E4M3, E5M2, INT8 = range(4)
+_FORMATS = {torch.float8_e4m3fn: E4M3, torch.float8_e5m2: E5M2, torch.int8: INT8}
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Scratch memory of the decode kernels, to be reused by any number of calls, one after the other.
+
+    counters: int32, zero between calls (every call restores that). partials: float32, contents never matter.
+    """
+
+    counters: torch.Tensor
+    partials: torch.Tensor
+
+    @classmethod
+    def empty(cls, num_slots: int, num_floats: int, device: torch.device | str) -> Workspace:
+        """A workspace of at least the given capacity."""
+        counters = torch.zeros(2 * num_slots, dtype=torch.int32, device=device)
+        return cls(counters, torch.empty(num_floats, dtype=torch.float32, device=device))
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How head dimensions are cut into power-of-two blocks: a key row into d1 + d2 columns, a value row into one block."""
+
+    d1: int
+    d2: int
+    dv: int
+
+    @classmethod
+    def of(cls, head_dim: int, v_head_dim: int, *, pairs: bool, latent: bool) -> Columns:
+        """80 → 64 + 16, 96 → 64 + 32, 192 → 128 + 64, 576 → 512 + 64; tensor cores want blocks of 16, of 32 if in pairs."""
+        smallest = 32 if pairs else 16
+        if latent:
+            d1 = v_head_dim
+        else:
+            d1 = max(smallest, next_power_of_2(head_dim + 1) // 2 if head_dim > 1 else 1)
+        rest = head_dim - d1
+        d2 = max(smallest, next_power_of_2(rest)) if rest > 0 else 0
+        return cls(d1, d2, max(smallest, next_power_of_2(v_head_dim)))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Grid and workspace of one launch."""
+
+    num_programs: int
+    max_pieces: int
+    num_slots: int
+    partial_floats: int
+
+
+def plan_split(config: LaunchConfig, num_items: int, max_tokens: int, num_sms: int, v_columns: int) -> Split:
+    """The grid: `ctas_per_sm` programs a multiprocessor, or a fixed split of at most `max_tokens` tokens an item.
+
+    Needs no value that lives on the device, so a captured CUDA graph stays valid whatever the sequences' lengths are.
+    """
+    if config.split_tiles:
+        tiles = max(1, -(-max_tokens // config.block_n))
+        max_pieces = -(-tiles // config.split_tiles)
+        programs = num_items * max_pieces
+        slots = programs
+    else:
+        max_pieces = 1
+        programs = max(1, num_sms * config.ctas_per_sm)
+        slots = 2 * programs
+    row_floats = config.block_m * v_columns
+    return Split(programs, max_pieces, slots, slots * (config.block_m * 2 + row_floats))
+
+
+def cache_format(cache: torch.Tensor) -> int:
+    """The element format of a cache tensor."""
+    return _FORMATS.get(cache.dtype, PLAIN)
+
+
+def interpreting() -> bool:
+    """Whether Triton runs kernels in its interpreter, on CPU tensors."""
+    import triton
+
+    return (
+        bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else os.environ.get("TRITON_INTERPRET") == "1"
+    )
+
+
+def require_triton(impl: str, tensor: torch.Tensor) -> None:
+    """Refuse, rather than fall back, where the kernels cannot run.
+
+    Raises:
+        ValueError: `impl` is neither "triton" nor "reference".
+        RuntimeError: Triton is not installed, or `tensor` is not on a GPU and the interpreter is off.
+    """
+    if impl != "triton":
+        raise ValueError(f'impl: expected "triton" or "reference", given {impl!r}')
+    if tensor.device.type == "meta" or torch.compiler.is_compiling():
+        return
+    if importlib.util.find_spec("triton") is None:
+        raise RuntimeError('impl="triton" needs the triton package; impl="reference" runs without it')
+    if tensor.device.type != "cuda" and not interpreting():
+        raise RuntimeError(
+            f'impl="triton" needs a GPU, the tensors are on {tensor.device}; impl="reference" runs anywhere'
+        )
+
+
+_facts: dict[int, DeviceFacts] = {}
+
+
+def device_facts(device: torch.device) -> DeviceFacts:
+    """What the heuristics need to know of a device; queried once a device. The interpreter counts as four multiprocessors."""
+    if device.type != "cuda":
+        return DeviceFacts(family="interpreter", num_sms=4)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index not in _facts:
+        properties = torch.cuda.get_device_properties(index)
+        hip_arch = getattr(properties, "gcnArchName", "") if torch.version.hip else ""
+        family = family_of((properties.major, properties.minor), hip_arch)
+        _facts[index] = DeviceFacts(family=family, num_sms=properties.multi_processor_count)
+    return _facts[index]
+
+
+def _byte_view(cache: torch.Tensor) -> torch.Tensor:
+    return cache.view(torch.uint8) if cache_format(cache) != PLAIN else cache
+
+
+def pairs_possible(*caches: torch.Tensor) -> bool:
+    """Whether 8-bit caches can be read as uint16: adjacent columns, and every row at an even address."""
+    return all(
+        c.stride(-1) == 1
+        and c.shape[-1] % 2 == 0
+        and c.data_ptr() % 2 == 0
+        and all(s % 2 == 0 for s in c.stride()[:-1])
+        for c in caches
+    )
+
+
+def unit_of(strides: list[int], offset_bytes: int, element_bytes: int) -> int:
+    """Largest power of two of elements, 16 bytes at most, that divides all strides: the vector width rows allow."""
+    unit = 16 // element_bytes
+    while unit > 1 and (any(s % unit for s in strides) or offset_bytes % (unit * element_bytes)):
+        unit //= 2
+    return unit
+
+
+def _units(cache: torch.Tensor, pairs: bool) -> tuple[torch.Tensor, list[int], int]:
+    """The tensor to hand over, its strides [page, token, head] in units and column stride, and the unit in elements."""
+    view = _byte_view(cache)
+    page, token, head, dim = view.stride()
+    if pairs:
+        view = view.view(torch.uint16)
+        page, token, head = page // 2, token // 2, head // 2
+    unit = unit_of([page, token, head], 0, view.element_size())
+    return view, [page // unit, token // unit, head // unit, dim], unit
+
+
+def extent(view: torch.Tensor, unit: int) -> int:
+    """Units from a cache's first element to past its last; below 2^31 the kernel's row offsets fit 32 bits."""
+    return sum((size - 1) * abs(stride) for size, stride in zip(view.shape, view.stride(), strict=True)) // unit + 1
+
+
+def decoder_of() -> int:
+    """How `decode_pair` decodes: 0 plain Triton, 1 PTX, 2 PTX with the fp8 conversion that sm_89 brought."""
+    import triton
+
+    if interpreting():
+        return 0
+    target = triton.runtime.driver.active.get_current_target()
+    if target.backend != "cuda":
+        return 0
+    return 2 if target.arch >= 89 else 1
+
+
+def scale_mode(k_scale: torch.Tensor | None) -> int:
+    """0: none, 1: one a tensor or a head, 2: one a token and head."""
+    if k_scale is None:
+        return 0
+    return 2 if k_scale.dim() == 3 else 1
+
+
+def scale_strides(scale: torch.Tensor | None) -> list[int]:
+    """Strides [page, token, head] of scales, zero where they do not vary."""
+    if scale is None:
+        return [0, 0, 0]
+    if scale.dim() == 3:
+        return list(scale.stride())
+    return [0, 0, 0 if scale.numel() == 1 else scale.stride(0)]
+
+
+def launch_decode(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    page_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    *,
+    cu_q: torch.Tensor | None,
+    max_q_len: int,
+    out: torch.Tensor,
+    lse: torch.Tensor | None,
+    workspace: Workspace,
+    scale: float,
+    window: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+    alibi_slopes: torch.Tensor | None,
+    k_scale: torch.Tensor | None,
+    v_scale: torch.Tensor | None,
+    v_factor: float,
+    kv_lora_rank: int,
+    config: LaunchConfig,
+    num_sms: int,
+    warmup: bool = False,
+) -> Any:
+    """Launch (or, with `warmup`, only compile) the decode kernel.
+
+    q, out: [batch, q_len, heads, dim], or [tokens, heads, dim] with `cu_q` [batch + 1]; caches [pages, page, kv heads, dim].
+    """
+    from hfmem_kernels._kernels import decode_kernel
+
+    batch = seq_lens.shape[0]
+    num_pages, page_size, num_kv_heads, head_dim = k_cache.shape
+    latent = kv_lora_rank > 0
+    v_head_dim = kv_lora_rank or v_cache.shape[-1]
+    group = q.shape[-2] // num_kv_heads
+    m_blocks = -(-group * max_q_len // config.block_m)
+    kind = cache_format(k_cache)
+    pairs = kind != PLAIN and config.pairs and pairs_possible(k_cache, v_cache)
+    columns = Columns.of(head_dim, v_head_dim, pairs=pairs, latent=latent)
+    capacity = page_table.shape[1] * page_size
+    max_tokens = min(capacity, window + max_q_len - 1) if window else capacity
+    split = plan_split(config, batch * num_kv_heads * m_blocks, max_tokens, num_sms, columns.dv)
+
+    k_view, k_strides, k_unit = _units(k_cache, pairs)
+    v_view, v_strides, v_unit = _units(v_cache, pairs)
+    state_floats = split.num_slots * config.block_m * 2
+    varlen = cu_q is not None
+    q_strides = [0, *q.stride()] if varlen else list(q.stride())
+    out_strides = [0, *out.stride()] if varlen else list(out.stride())
+    lse_strides = [0, 0, 0] if lse is None else ([0, *lse.stride()] if varlen else list(lse.stride()))
+    nothing = workspace.counters  # a pointer for the arguments that this launch does not read
+    arguments = [
+        q, k_view, v_view, page_table, seq_lens, cu_q if varlen else nothing, out, nothing if lse is None else lse,
+        nothing if sinks is None else sinks, nothing if alibi_slopes is None else alibi_slopes,
+        nothing if k_scale is None else k_scale, nothing if v_scale is None else v_scale,
+        workspace.partials[state_floats:], workspace.partials, workspace.counters,
+        batch, num_kv_heads, max_q_len, window, capacity, split.num_slots, split.max_pieces, scale, softcap, v_factor,
+        *q_strides, *k_strides, *v_strides, page_table.stride(0), *out_strides, *lse_strides,
+        *scale_strides(k_scale), *scale_strides(v_scale),
+    ]  # fmt: skip
+    constants = {
+        "GROUP": group, "PAGE": page_size, "DK": head_dim, "DV": v_head_dim, "D1": columns.d1, "D2": columns.d2,
+        "DVP": columns.dv, "FORMAT": kind, "PAIRS": pairs, "UNIT_K": k_unit, "UNIT_V": v_unit,
+        "SCALES": scale_mode(k_scale), "LATENT": latent, "VARLEN": varlen, "HAS_WINDOW": window > 0,
+        "HAS_SOFTCAP": softcap > 0.0, "HAS_ALIBI": alibi_slopes is not None, "HAS_SINKS": sinks is not None,
+        "HAS_LSE": lse is not None, "M_BLOCKS": m_blocks, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
+        "BLOCK_B": min(1024, next_power_of_2(batch)), "SPLIT_TILES": config.split_tiles, "MIN_TILES": config.min_tiles,
+        "DECODER": decoder_of(), "SCALAR_IDS": page_size >= config.block_n,
+        "SAME_STRIDES": (k_strides[:2], k_unit) == (v_strides[:2], v_unit),
+        "WIDE": max(extent(k_view, k_unit), extent(v_view, v_unit)) >= 2**31,
+    }  # fmt: skip
+    return run(decode_kernel, (split.num_programs,), arguments, constants, config, warmup)
+
+
+def run(
+    kernel: Any,
+    grid: tuple[int, ...],
+    arguments: list[Any],
+    constants: dict[str, Any],
+    config: LaunchConfig,
+    warmup: bool,
+) -> Any:
+    """Launch a `@triton.jit` function with the options of `config`."""
+    options: dict[str, Any] = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+    if constants.get("DECODER", 0):  # CUDA
+        options["maxnreg"] = config.max_registers
+    return kernel.run(*arguments, grid=grid, warmup=warmup, **constants, **options)
