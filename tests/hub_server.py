@@ -1,4 +1,4 @@
-"""A local HTTP server that behaves like the Hub, for tests and benchmarks: two hosts, real status codes and headers, faults on demand.
+"""A local HTTP server that behaves like the Hub, for tests and benchmarks: two hosts, its codes and headers, faults.
 
 Small files are answered by the first host; weight files redirect to the second one (another port and host name), as
 the Hub sends readers to its storage. Weights are never held in memory: a file is its first bytes and a size, and what

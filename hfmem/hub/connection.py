@@ -6,12 +6,14 @@ httpx2 in 2.x) take longer to import than the whole answer takes to fetch.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import sys
 import threading
 from base64 import b64encode
 from dataclasses import dataclass
+from socket import SHUT_RDWR, socket
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -54,9 +56,13 @@ def origin_of(url: str) -> Origin:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy)."""
+    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy).
+
+    `sock` is kept because `http` lets go of it when the server announces that it will close the connection.
+    """
 
     http: http.client.HTTPConnection
+    sock: socket
     proxied: bool
     proxy_headers: dict[str, str]
     reused: bool = False
@@ -110,23 +116,18 @@ class Pool:
 
     def close(self) -> None:
         """Closes everything; threads that wait for bytes get an error at once."""
-        import socket
-
         with self._lock:
             self.closed = True
             connections, idle = list(self._open), {id(c) for group in self._idle.values() for c in group}
             self._open.clear()
             self._idle.clear()
         for connection in connections:
-            sock = connection.http.sock
-            try:
+            with contextlib.suppress(OSError):
                 if id(connection) in idle:
                     connection.http.close()
-                elif sock is not None:
+                else:
                     # Not SSLSocket.shutdown: it drops the TLS state under the thread that reads.
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
-            except OSError:
-                pass
+                    socket.shutdown(connection.sock, SHUT_RDWR)
 
     def _connect(self, origin: Origin, timeout: float) -> Connection:
         proxy = proxy_for(origin)
@@ -147,7 +148,7 @@ class Pool:
             connection.close()
             raise
         plain = proxy is not None and origin.scheme == "http"
-        return Connection(connection, plain, headers if plain else {})
+        return Connection(connection, connection.sock, plain, headers if plain else {})
 
     def _context(self) -> ssl.SSLContext:
         with self._lock:

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from socket import gaierror, socket
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from hfmem.errors import FormatError, NetworkError
@@ -180,7 +181,10 @@ class Client:
             hops.append(response.headers)
             if len(hops) > MAX_REDIRECTS:
                 raise NetworkError(f"{url[:200]}: more than {MAX_REDIRECTS} redirects")
-            url = urljoin(url, location)
+            try:
+                url = urljoin(url, location)
+            except ValueError:
+                raise NetworkError(f"{location[:200]!r} is not a web address") from None
             previous, origin = origin, origin_of(url)
             if origin != previous:
                 token = None  # and it stays dropped: coming back to the first host does not restore it
@@ -201,8 +205,8 @@ class Client:
             connection = self._connection(origin, timeout, fresh)
             keep = False
             try:
-                started, sock = self._send(connection, url, headers, timeout)
-                response, keep = self._receive(started, sock, url, max_bytes, byte_range, timeout, hops)
+                started = self._send(connection, url, headers, timeout)
+                response, keep = self._receive(started, connection.sock, url, max_bytes, byte_range, timeout, hops)
                 return response
             except (OSError, http.client.HTTPException) as error:
                 if connection.reused and _is_stale(error):
@@ -244,25 +248,24 @@ class Client:
 
     def _send(
         self, connection: Connection, url: str, headers: dict[str, str], timeout: float
-    ) -> tuple[http.client.HTTPResponse, object]:
+    ) -> http.client.HTTPResponse:
         parts = urlsplit(url)
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         if connection.proxied:
             target = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, ""))
-        sock = connection.http.sock
-        sock.settimeout(self._limit(timeout))
+        connection.sock.settimeout(self._limit(timeout))
         with self._lock:
             self._requests += 1
         try:
             connection.http.request("GET", target, headers={**headers, **connection.proxy_headers})
         except (http.client.InvalidURL, UnicodeError):
             raise NetworkError(f"{url[:200]!r} is not a web address") from None
-        return connection.http.getresponse(), sock
+        return connection.http.getresponse()
 
     def _receive(
         self,
         started: http.client.HTTPResponse,
-        sock: object,
+        sock: socket,
         url: str,
         max_bytes: int,
         byte_range: tuple[int, int] | None,
@@ -292,10 +295,9 @@ class Client:
         if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
             raise NetworkError(f"{url}: the server compressed a byte range, which cannot be used")
         if status == 206:
-            total = _check_content_range(headers, first, end, url)
+            stop, total = _check_content_range(headers, first, end, url)
             body, ended = reader.read(end - first)
-            stop = end if total is None else min(end, total)
-            if total is not None and len(body) != stop - first:
+            if len(body) != stop - first:
                 raise http.client.IncompleteRead(body, stop - first - len(body))
             return Response(206, headers, body, url, total, hops), ended and not started.will_close
         if status != 200:
@@ -315,7 +317,7 @@ class Client:
 class _Reader:
     """Reads a body piece by piece, each piece within the time limit."""
 
-    def __init__(self, client: Client, response: http.client.HTTPResponse, sock: object, timeout: float) -> None:
+    def __init__(self, client: Client, response: http.client.HTTPResponse, sock: socket, timeout: float) -> None:
         self._client, self._response, self._sock, self._timeout = client, response, sock, timeout
 
     def read(self, limit: int) -> tuple[bytes, bool]:
@@ -329,7 +331,7 @@ class _Reader:
         parts: list[bytes] = []
         size = 0
         while size < limit:
-            self._sock.settimeout(client._limit(self._timeout))  # type: ignore[attr-defined]
+            self._sock.settimeout(client._limit(self._timeout))
             part = response.read1(min(_CHUNK, limit - size))
             if not part:
                 break
@@ -363,23 +365,22 @@ def _decode(body: bytes, encoding: str, max_bytes: int, url: str) -> bytes:
             raise NetworkError(f"{url}: Content-Encoding {other[:40]!r} was not asked for")
 
 
-def _check_content_range(headers: Mapping[str, str], first: int, end: int, url: str) -> int | None:
-    """The total size that a matching Content-Range tells, None for `*`.
+def _check_content_range(headers: Mapping[str, str], first: int, end: int, url: str) -> tuple[int, int | None]:
+    """Where the bytes that Content-Range tells end, and the total size, None for `*`.
 
     Raises:
-        NetworkError: the header is missing or names other bytes.
+        NetworkError: the header is missing or names other bytes than those from `first` to `end` (or to the end of all).
     """
     text = headers.get("content-range", "")
     unit, _, rest = text.strip().partition(" ")
     span, _, total_text = rest.strip().partition("/")
     begin, _, last = span.partition("-")
-    if unit.lower() != "bytes" or not begin.isdecimal() or not last.isdecimal() or int(begin) != first:
-        raise NetworkError(f"{url}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
-    total = int(total_text) if total_text.isdecimal() else None
-    expected = end - 1 if total is None else min(end, total) - 1
-    if int(last) != expected:
-        raise NetworkError(f"{url}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
-    return total
+    if unit.lower() == "bytes" and begin.isdecimal() and last.isdecimal() and int(begin) == first:
+        stop = int(last) + 1
+        total = int(total_text) if total_text.isdecimal() else None
+        if first < stop <= end and (total is None or stop == min(end, total)):
+            return stop, total
+    raise NetworkError(f"{url}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
 
 
 def _range_total(headers: Mapping[str, str]) -> int | None:
@@ -420,12 +421,10 @@ def _is_stale(error: Exception) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    import socket
-
     match error:
         case TimeoutError():
             return "timed out"
-        case socket.gaierror():
+        case gaierror():
             return "the name cannot be resolved"
         case http.client.IncompleteRead():
             return "the body ended early"

@@ -174,7 +174,7 @@ class Live:
         no_index = response is not None and response.header("x-error-code") == "EntryNotFound"
         # On the official Hub the route speaks for the index: that it failed and the single file is there settles it.
         if by_route and not no_index and (front.status == 404 or not self.settings.official):
-            if response is not None and is_plain_404(response):
+            if response is not None and is_plain_404(response) and not self.settings.official:
                 self.store.remember_no_metadata_route(self.settings.endpoint)
             index = repo.get(INDEX, MAX_INDEX_BYTES)
             if index.status == 200:
