@@ -1,0 +1,72 @@
+"""LongCat-Flash: a layer has two latent-attention blocks with a dense MLP each, and experts across them, some of them empty.
+
+Source: transformers 5.23.0 `models/longcat_flash`. Its class allocates weights for the empty experts too; checkpoints store only
+the `n_routed_experts` real ones, which is what counts here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from hfmem.model.architecture import Architecture
+from hfmem.model.blocks import linear, routed_experts
+from hfmem.model.config import Config
+from hfmem.model.families.parts import COLUMN, ROW, Part
+from hfmem.model.inventory import Component, Inventory, Replicated
+from hfmem.model.latent_blocks import latent_attention, latent_dims, read_latent
+from hfmem.model.layers import Layer
+from hfmem.model.stack import open_stack
+
+LAYER = "model.layers.{}"
+#: the two halves of a layer
+HALVES = (0, 1)
+
+
+def longcat_flash(cfg: Config) -> Architecture:
+    """LongCat-Flash. A token picks `moe_topk` of the real and the empty experts together: it uses that share of the real ones."""
+    latent = read_latent(cfg)
+    d = replace(latent_dims(cfg, latent), num_layers=_num_layers(cfg))
+    stack = open_stack(cfg, cfg, d)
+    inv, every = stack.inv, range(d.num_layers)
+    width = cfg.positive("ffn_hidden_size", "intermediate_size")
+    bias = cfg.flag("attention_bias", default=False)
+    for half in HALVES:
+        latent_attention(inv, f"{LAYER}.self_attn.{half}", every, d.hidden, latent, bias=bias)
+    part = Part(inv, component=Component.MLP).at("model.layers.{}.mlps.{}.", every)
+    mlps = replace(part, axes=(tuple(every), HALVES))
+    mlps.linear("gate_proj", width, d.hidden, split=COLUMN, bias=False)
+    mlps.linear("up_proj", width, d.hidden, split=COLUMN, bias=False)
+    mlps.linear("down_proj", d.hidden, width, split=ROW, bias=False)
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        place = Part(inv, component=Component.NORM, axes=(tuple(every), HALVES))
+        place.tensor(f"{LAYER}.{name}.{{}}.weight", (d.hidden,))
+    routed = cfg.positive("n_routed_experts")
+    empty = cfg.opt_int("zero_expert_num") or 0
+    top_k = cfg.positive("moe_topk", "num_experts_per_tok")
+    expert_width = cfg.positive("expert_ffn_hidden_size", "moe_intermediate_size")
+    _experts(inv, f"{LAYER}.mlp", d.num_layers, d.hidden, expert_width, routed, empty, top_k)
+    stack.intermediate, stack.num_experts, stack.top_k = width, routed, top_k
+    stack.layers = [Layer((latent.cache(), latent.cache()))] * d.num_layers
+    return stack.finish(cfg, "longcat_flash")
+
+
+def _num_layers(cfg: Config) -> int:
+    """Published as `num_layers`; `num_hidden_layers`, where a config has it instead, counts attention blocks: two a layer."""
+    if cfg.published("num_layers") is None and cfg.published("num_hidden_layers") is not None:
+        return cfg.positive("num_hidden_layers") // 2
+    return cfg.positive("num_layers")
+
+
+def _experts(
+    inv: Inventory, prefix: str, num_layers: int, hidden: int, width: int, routed: int, empty: int, top_k: int
+) -> None:
+    every, found = range(num_layers), Inventory()
+    routed_experts(found, prefix, every, hidden, width, routed, min(top_k, routed))
+    share = Fraction(min(top_k, routed + empty), routed + empty)
+    inv.specs.extend(replace(s, active=share) for s in found.specs if ".experts." in s.pattern)
+    router = f"{prefix}.router"
+    linear(inv, f"{router}.classifier", every, routed + empty, hidden, Component.EXPERTS, Replicated())
+    inv.each(
+        f"{router}.e_score_correction_bias", every, (routed + empty,), Component.EXPERTS, buffer=True, optional=True
+    )
