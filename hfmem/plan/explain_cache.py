@@ -146,15 +146,8 @@ def at_context(arch: Architecture, serving: Serving, ideal: CacheBytes, engine: 
         )
     if engine is not None and engine.bytes != ideal.bytes:
         note = "its pages, windows in flight and replicas on top" if engine.bytes > ideal.bytes else "it holds less"
-        steps.append(
-            Step(
-                f"As {engine.engine} holds it",
-                f"{engine.bytes_per_seq:,} × {serving.num_seqs:,}",
-                engine.bytes,
-                "bytes",
-                note,
-            )
-        )
+        formula = f"{engine.bytes_per_seq:,} × {serving.num_seqs:,}"
+        steps.append(Step(f"As {engine.engine} holds it", formula, engine.bytes, "bytes", note))
     return Section(f"Cache at {serving.context:,} tokens", tuple(steps), ideal.bytes, "bytes")
 
 
