@@ -171,6 +171,12 @@ def _layers(
             allowed.setdefault(stem, set()).update(box[0])
             if not item.spec.optional:
                 needed.setdefault(stem, set()).update(box[0])
+    for item in matcher.expected:
+        stem = _stem(item.core)
+        if (
+            stem in allowed and item.spec.layer_axis is None
+        ):  # modules of one list with the layers (MixFormer's embedding, head)
+            allowed[stem].update(v for box in item.boxes for v in box[0])
     stored: dict[str, set[int]] = {}
     mtp: dict[str, set[int]] = {}
     for group in groups:

@@ -12,11 +12,11 @@ from typing import Final
 
 from hfmem.errors import ContradictionError
 from hfmem.model import blocks
-from hfmem.model.architecture import Architecture
+from hfmem.model.architecture import Architecture, Note
 from hfmem.model.blocks import VOCAB, Dims
 from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row, Split
-from hfmem.model.layers import Layer
+from hfmem.model.layers import Layer, SlidingAttention
 
 #: roots that a bare `…Model` class does not write before its tensors' names
 _ROOTS: Final = ("model.", "transformer.", "gpt_neox.", "biogpt.")
@@ -254,6 +254,7 @@ class Draft:
         if len(caches) != self.d.num_layers:
             raise ContradictionError(f"{self.cfg.file}: {len(caches)} layers described for {self.d.num_layers}")
         num_experts, top_k = self.moe or (None, None)
+        notes = _open_window(self.cfg, caches)
         arch = blocks.assemble(
             self.cfg,
             self.cfg,
@@ -266,6 +267,7 @@ class Draft:
             intermediate=self.intermediate if intermediate is None else intermediate,
             num_experts=num_experts,
             top_k=top_k,
+            notes=notes,
         )
         return _without_root(arch) if kind == "none" else arch
 
@@ -313,15 +315,19 @@ def full_layers(d: Dims) -> list[Layer]:
 
 
 def windowed_layers(cfg: Config, d: Dims, key: str = "sliding_window") -> list[Layer]:
-    """One window for every layer where `key` is set, else full attention.
-
-    A window longer than `max_position_embeddings` never closes (Phi-4-mini: 262,144 over 131,072 positions): full attention.
-    """
+    """One window for every layer where `key` is set, else full attention."""
     window = cfg.opt_int(key)
+    return [Layer((blocks.sliding(d, window),))] * d.num_layers if window else full_layers(d)
+
+
+def _open_window(cfg: Config, caches: Sequence[Layer]) -> list[Note]:
+    """A window longer than the positions never closes (Phi-4-mini: 262,144 over 131,072): worth a word."""
     positions = cfg.opt_int(*blocks.POSITIONS)
-    if not window or (positions is not None and window > positions):
-        return full_layers(d)
-    return [Layer((blocks.sliding(d, window),))] * d.num_layers
+    widest = max((c.window for layer in caches for c in layer.caches if isinstance(c, SlidingAttention)), default=0)
+    if positions is None or widest <= positions:
+        return []
+    message = f"a window of {widest:,} tokens is longer than the model's {positions:,} positions: within them every token is kept"
+    return [Note("open_window", message)]
 
 
 def typed_layers(

@@ -36,8 +36,8 @@ def opt(cfg: Config) -> Architecture:
     rows = cfg.positive(*blocks.POSITIONS) + 2
     m.inv.add(f"{root}.embed_positions.weight", (rows, d.hidden), Component.EMBEDDING)
     if width != d.hidden:
-        m.inv.add(f"{root}.project_in.weight", (d.hidden, width), Component.EMBEDDING)
-        m.inv.add(f"{root}.project_out.weight", (width, d.hidden), Component.EMBEDDING)
+        m.inv.add(f"{root}.project_in.weight", (d.hidden, width), Component.OTHER)
+        m.inv.add(f"{root}.project_out.weight", (width, d.hidden), Component.OTHER)
     bias = cfg.flag("enable_bias", default=True)
     m.attention(qkv_bias=bias, o_bias=bias, names=("q_proj", "k_proj", "v_proj", "out_proj"))
     ffn = cfg.positive("ffn_dim")

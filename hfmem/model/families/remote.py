@@ -118,7 +118,10 @@ def chatglm(cfg: Config) -> Architecture:
 
 
 def _chatglm1(cfg: Config) -> Architecture:
-    """ChatGLM-6B: multi-head attention, biases everywhere, a feed-forward without gate, an untied head without bias."""
+    """ChatGLM-6B: multi-head attention, biases everywhere, a feed-forward without gate.
+
+    Its configuration class says nothing of tying, so the base class of its time ties; files repeat the head.
+    """
     root = "transformer"
     m = Draft(
         cfg,
@@ -126,6 +129,7 @@ def _chatglm1(cfg: Config) -> Architecture:
         embed=f"{root}.word_embeddings",
         final=f"{root}.final_layernorm",
         norm_bias=True,
+        untold_tie=True,
     )
     m.qkv("attention.query_key_value", bias=True)
     m.linear("attention.dense", m.d.hidden, m.d.num_heads * m.d.head_dim, Row(), bias=True)
