@@ -125,7 +125,7 @@ def _model(groups: Sequence[LogicalGroup], roles: dict[int, Role], file_type: st
         len(layers),
         experts,
         rows.get(Role.Q, 0) // rows[Role.K] if Role.K in rows else 1,
-        any(role is Role.HEAD for role in roles.values()),
+        any(roles[id(group)] is Role.HEAD for group in groups),
     )
 
 
