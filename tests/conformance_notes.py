@@ -40,15 +40,15 @@ NOTES: Final[dict[str, dict[str, str]]] = {
         "index": "The fine-tune's file holds an lm_head.weight beside the class's own output_layer; nothing reads it.",
     },
     "EleutherAI__gpt-neo-1.3B": {
-        "slope": "transformers masks the local layers but caches them whole; by attention_types they see 256 tokens, so only the global "
-        "layers grow for ever (the transformers column keeps all: test_kv agrees)."
+        "slope": "transformers masks the local layers but caches them whole; by attention_types they see 256 tokens, so "
+        "only the global layers grow for ever (the transformers column keeps all: test_kv agrees)."
     },
     "THUDM__chatglm-6b": {
-        "index": "Stale total_size, from the vocabulary of 150,528 before image tokens were taken out: the weight files themselves (LFS "
-        "pointers, 13,416,906,785 bytes) hold the 13,415,858,176 bytes counted here and their zip overhead."
+        "index": "Stale total_size, from the vocabulary of 150,528 before image tokens were taken out: the weight files "
+        "themselves (LFS pointers, 13,416,906,785 bytes) hold the 13,415,858,176 bytes counted here and their zip overhead."
     },
     "togethercomputer__RedPajama-INCITE-7B-Base": {
-        "index": "total_size counts the boolean mask buffers at an eighth of a byte an element, as old transformers did: 13,714,604,032 bytes "
-        "of parameters + 32 · (2048² / 8 + 2 + 128)."
+        "index": "total_size counts the boolean mask buffers at an eighth of a byte an element, as old transformers "
+        "did: 13,714,604,032 bytes of parameters + 32 · (2048² / 8 + 2 + 128)."
     },
 }
