@@ -19,6 +19,7 @@ from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.engines import engine
 from hfmem.memory.engines.vllm import layout
 from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.families.registry import read_architecture
 
@@ -56,6 +57,15 @@ EXPLAINED: Final[dict[tuple[str, str], str]] = {
         "mlx-community__Mistral-Small-4-119B-4bit",
         "tp8 served",
     ): "vLLM stops at a config without `architectures`; the cache does not",
+}
+#: models whose parameters vLLM lays out otherwise than their family's inventory says, by name of the run
+_PARAMETERS_EXPLAINED: Final[dict[str, str]] = {
+    "google-bert__bert-base-uncased": "vLLM builds the masked-language head with a table of its own, which the file shares",
+    "microsoft__phi-2": "the Transformers backend gives the head no bias, which the file stores",
+    "WizardLM__WizardCoder-15B-V1.0": "the Transformers backend has no plan for GPT-BigCode and repeats its layers",
+    "llava-hf__llava-1.5-7b-hf": "vLLM leaves out the tower's last layer, whose output the projector never reads",
+    "THUDM__glm-4v-9b-hf": "vLLM's tower has no biases in attention, transformers' has",
+    "moonshotai__Kimi-K2-Thinking": "this copy of the config lacks `topk_method`: vLLM makes no correction bias then",
 }
 #: messages of the oracle's own tools and files, which say nothing of vLLM
 _TOOLING: Final = ("cudart", "image processor", "No such file", "position_ids", "layer_types", "@gemma3.py")
@@ -193,3 +203,28 @@ def test_vllm_refuses_what_vllm_refuses(architectures: dict[str, Architecture]) 
                 continue
             differences.append((row["id"], f"{name} served", reason))
     check(differences)
+
+
+def test_parameters_of_a_rank(architectures: dict[str, Architecture]) -> None:
+    differences: list[tuple[str, str, object]] = []
+    checked = 0
+    for row in rows():
+        arch = architectures.get(row["id"])
+        if arch is None or row["id"] in _PARAMETERS_EXPLAINED:
+            continue
+        for name, tp, kv_dtype, record in runs(row):
+            expected = record.get("params_rank")
+            if expected is None or kv_dtype != "auto":
+                continue
+            got = rank_weights(arch, (), Serving(10, tp=tp)).parameters
+            checked += 1
+            if got != expected:
+                differences.append((row["id"], f"{name} parameters", (got, expected)))
+    assert checked > 200
+    check(differences)
+
+
+def test_weights_refuse_what_the_cache_does_not(architectures: dict[str, Architecture]) -> None:
+    for model in ("Qwen__Qwen2.5-VL-3B-Instruct",):
+        with pytest.raises(UnsupportedError, match="3420"):
+            rank_weights(architectures[model], (), Serving(10, tp=8))

@@ -8,7 +8,7 @@ multi-token-prediction layers without speculation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 from typing import Final
@@ -19,15 +19,20 @@ from hfmem.memory.engines.vllm.support import pipeline_stages
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, share
 from hfmem.model.architecture import Architecture
-from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec
+from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
 from hfmem.model.matching import Expected, Matcher
+from hfmem.model.names import core
 
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
 _DOWNCASTS: Final = frozenset({"vllm", "sglang"})
 #: persistent buffers that serving engines register as parameters
-_BIAS_BUFFERS: Final = ("e_score_correction_bias", "gate.bias", "expert_bias")
+_BUFFER_PARAMETERS: Final = ("e_score_correction_bias", "gate.bias", "expert_bias", "tid2eid")
+#: models whose vLLM class keeps the vocabulary as it is (`whisper.py`)
+_UNPADDED_VOCAB: Final = frozenset({"whisper"})
+#: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
+_SINK_HEADS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         expert_ranks=tp * serving.dp if serving.engine in _PADS else tp,
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
-        vocab_padding=VOCAB_PADDING if serving.engine in _PADS else 1,
+        vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in _UNPADDED_VOCAB else 1,
     )
     layers = max(arch.num_hidden_layers, 1)
     stages = _Stages(pipeline_stages(layers, pp) if pp > 1 else (range(layers),), arch.tie_word_embeddings)
@@ -119,19 +124,38 @@ def _loaded(spec: TensorSpec, engine: str) -> bool:
     if spec.component is Component.MTP:
         return False
     if spec.buffer:
-        return engine in _PADS and spec.pattern.endswith(_BIAS_BUFFERS)
+        return engine in _PADS and spec.pattern.endswith(_BUFFER_PARAMETERS)
     return spec.tied_to is None
 
 
 def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine: str) -> list[int]:
     totals = [Fraction(0)] * len(stages.ranges)
+    biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
     for spec in arch.tensors:
-        size = spec.elements * share(spec, sharding) if _loaded(spec, engine) else Fraction(0)
+        size = spec.elements * _share(spec, sharding) if _loaded(spec, engine) else Fraction(0)
+        if engine in _PADS and spec.pattern.endswith("k_proj.weight") and _fused_bias(spec.pattern, biases):
+            size += spec.shape[0] * _share(spec, sharding)
         for stage, count in enumerate(stages.counts(spec, spec.boxes, spec.layer_axis)):
             totals[stage] += count * size
         if _copied_to_last(spec, stages, arch):
-            totals[stages.last] += spec.elements * share(spec, sharding)
+            totals[stages.last] += spec.elements * _share(spec, sharding)
     return [-(-total.numerator // total.denominator) for total in totals]
+
+
+def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
+    """`share`, with what serving engines make of a head's bias (split like the head) and of DeepSeek V4's sinks (padded)."""
+    if spec.component is Component.LM_HEAD and len(spec.shape) == 1:
+        return share(replace(spec, split=Vocab()), sharding)
+    if spec.pattern.endswith(".attn_sink") and sharding.vocab_padding > 1:
+        heads = -(-spec.shape[0] // sharding.tp)
+        return Fraction(-(-heads // _SINK_HEADS) * _SINK_HEADS, spec.shape[0])
+    return share(spec, sharding)
+
+
+def _fused_bias(pattern: str, biases: set[str]) -> bool:
+    """Whether the fused projection has a bias for k although the checkpoint stores none (Whisper): q's and v's are there."""
+    stem = pattern.removesuffix("k_proj.weight")
+    return f"{stem}q_proj.bias" in biases and f"{stem}k_proj.bias" not in biases
 
 
 def _copied_to_last(spec: TensorSpec, stages: _Stages, arch: Architecture) -> bool:
@@ -157,7 +181,10 @@ def _bytes(
                 continue
             if spec.component is Component.MTP:
                 continue
-            size = num_bytes(_held_dtype(group, downcast), group.elements)
+            target = downcast if match.expected is not None else None
+            size = num_bytes(_held_dtype(group, target), group.elements)
+            if match.expected is None and not _same_module(group.pattern, expected):
+                spec = replace(spec, split=Replicated())  # a neighbour in the same layer, whose split is not known
             part = _group_share(group, spec, sharding, match.expected is not None)
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
@@ -166,6 +193,12 @@ def _bytes(
             if match.expected is not None and _copied_to_last(spec, stages, arch):
                 totals[stages.last] += on_rank
     return totals
+
+
+def _same_module(pattern: str, expected: Expected) -> bool:
+    """Whether a stored tensor belongs to the expected one's own module: `q_proj.qweight` to `q_proj.weight`."""
+    module = expected.core.rpartition(".")[0]
+    return core(pattern).startswith((f"{module}.", f"{expected.core}."))
 
 
 def _stored_and_loaded(spec: TensorSpec) -> bool:
@@ -177,7 +210,7 @@ def _group_share(group: TensorGroup, spec: TensorSpec, sharding: Sharding, is_sp
 
     Scales for each output row of a row-split matrix, input permutations of a column-split one, and scalars are whole on every rank.
     """
-    whole = share(spec, sharding)
+    whole = _share(spec, sharding)
     if is_spec and group.shape == spec.shape:
         return whole
     if group.elements <= 1:

@@ -138,8 +138,14 @@ def cohere(cfg: Config) -> Architecture:
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     if cfg.flag("use_qk_norm", default=False):
-        m.each("self_attn.q_norm.weight", (m.d.num_heads, m.d.head_dim), Component.NORM)
-        m.each("self_attn.k_norm.weight", (m.d.num_kv_heads, m.d.head_dim), Component.NORM)
+        m.each("self_attn.q_norm.weight", (m.d.num_heads, m.d.head_dim), Component.NORM, None, Column())
+        m.each(
+            "self_attn.k_norm.weight",
+            (m.d.num_kv_heads, m.d.head_dim),
+            Component.NORM,
+            None,
+            Column(kv_heads=(m.d.num_kv_heads,)),
+        )
     m.gated(cfg.positive("intermediate_size"))
     m.norms("input_layernorm")
     return m.close("cohere", full_layers(m.d))

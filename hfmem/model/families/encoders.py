@@ -107,10 +107,10 @@ def _embeddings(part: Part, cfg: Config, traits: Traits, vocab: int, width: int)
     emb.tensor("word_embeddings.weight", (vocab, width), split=Vocab())
     rows = cfg.positive("max_position_embeddings") + traits.extra_positions
     if cfg.model_type != "deberta-v2" or cfg.flag("position_biased_input", default=True):
-        emb.tensor("position_embeddings.weight", (rows, width))
+        emb.tensor("position_embeddings.weight", (rows, width), split=Vocab())
     types = cfg.need_int("type_vocab_size") if traits.token_types else 0
     if types:
-        emb.tensor("token_type_embeddings.weight", (types, width))
+        emb.tensor("token_type_embeddings.weight", (types, width), split=Vocab())
     # old files hold the positions 0, 1, 2, … as integers
     emb.tensor("position_ids", (1, rows - traits.extra_positions), optional=True, buffer=True)
 

@@ -109,7 +109,7 @@ def minimax_m3_text(cfg: Config) -> Architecture:
     heads = sparse_part.opt_int("sparse_num_index_heads") or cfg.positive("index_n_heads")
     width = sparse_part.opt_int("sparse_index_dim") or cfg.positive("index_head_dim")
     indexed, part = indices_of(kinds, SPARSE), Component.ATTENTION
-    linear(inv, f"{LAYER}.self_attn.index_q_proj", indexed, heads * width, d.hidden, part, Replicated())
+    linear(inv, f"{LAYER}.self_attn.index_q_proj", indexed, heads * width, d.hidden, part, Column(kv_heads=(heads,)))
     linear(inv, f"{LAYER}.self_attn.index_k_proj", indexed, width, d.hidden, part, Replicated())
     for name in ("index_q_norm", "index_k_norm"):
         norm(inv, f"{LAYER}.self_attn.{name}", indexed, width)
@@ -146,6 +146,6 @@ def minimax_m3(cfg: Config) -> Architecture:
     projected = cfg.positive("projector_hidden_size")
     for place, fed in (("multi_modal_projector", width), ("patch_merge_mlp", inner.hidden_size * merge**2)):
         projector = tower(inv, f"{place}.")
-        projector.linear("linear_1", projected, fed)
-        projector.linear("linear_2", inner.hidden_size, projected)
+        projector.linear("linear_1", projected, fed, split=Column())
+        projector.linear("linear_2", inner.hidden_size, projected, split=Row())
     return wrap(cfg, text, inner, "minimax_m3", WHOLE, inv, tower_layers(count))
