@@ -217,6 +217,22 @@ FAMILIES: Final[dict[str, str]] = {
     "mpnet": "encoders:bert",
     "mra": "encoders:bert",
     "deberta-v2": "encoders:bert",
+    "axk2": "latent_more:axk2",
+    "mistral_large4": "latent_more:mistral_large4",
+    "mistral_large4_text": "latent_more:mistral_large4_text",
+    "gemma3": "gemma_mm:gemma3",
+    "gemma3n": "gemma_mm:gemma3n",
+    "gemma3n_text": "gemma4:gemma3n_text",
+    "gemma4": "gemma_mm:gemma4",
+    "gemma4_text": "gemma4:gemma4_text",
+    "muse_glimmer": "muse:muse_glimmer",
+    "muse_glimmer_text": "muse:muse_glimmer_text",
+    "muse_spark": "muse:muse_spark",
+    "muse_spark_text": "muse:muse_spark_text",
+    "step3p5": "step:step3p5",
+    "step3p7": "step:step3p7",
+    "step3_text": "step:step3_text",
+    "step3_vl": "step:step3_vl",
 }
 
 
