@@ -66,7 +66,7 @@ def is_buffer_name(pattern: str, shape: Sequence[int]) -> bool:
     """Whether a tensor no inventory explains is a stored buffer: positions, masks, rotary tables, running statistics."""
     parts = pattern.split(".")
     leaf = parts[-1]
-    if leaf in _BUFFER_LEAVES:
+    if leaf in _BUFFER_LEAVES or "exp_probs_b" in parts:
         return True
     # the causal mask of GPT-2, GPT-Neo and GPT-J: [1, 1, positions, positions] under the name of a bias
     return leaf == "bias" and len(shape) == 4 and shape[0] == shape[1] == 1 and shape[2] == shape[3] > 1
@@ -94,6 +94,7 @@ def classify(pattern: str) -> Component:
     if (
         words & {"experts", "switch_mlp"}
         or "_exps" in gguf
+        or module == "ffn_gate_inp"
         or (module in _ROUTER and words & {"mlp", "block_sparse_moe", "moe", "ffn"})
     ):
         return Component.EXPERTS
