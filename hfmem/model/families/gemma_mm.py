@@ -21,7 +21,7 @@ _MOBILENET_V5_300M = 294_126_912
 
 
 def gemma3(cfg: Config) -> Architecture:
-    """Gemma 3: SigLIP, a matrix into the text model's width, the text model; the text model alone if saved as `Gemma3ForCausalLM`."""
+    """Gemma 3: SigLIP, a matrix into the text model's width, the text model; that alone if saved as `Gemma3ForCausalLM`."""
     if cfg.published("text_config") is None and class_name(cfg).endswith("ForCausalLM"):
         data = dict(cfg.data)
         if data.get("sliding_window") is None and data.get("sliding_window_attention_size") is not None:

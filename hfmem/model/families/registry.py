@@ -233,6 +233,10 @@ FAMILIES: Final[dict[str, str]] = {
     "step3p7": "step:step3p7",
     "step3_text": "step:step3_text",
     "step3_vl": "step:step3_vl",
+    "llama4": "llama4:llama4",
+    "llama4_text": "llama4:llama4_text",
+    "mllama": "llama4:mllama",
+    "mllama_text_model": "llama4:mllama_text",
 }
 
 
