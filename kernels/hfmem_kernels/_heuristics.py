@@ -152,7 +152,7 @@ _CDNA_16 = (
     Entry(32, 1024, 16, 4, 2, 1),
 )
 _FLOAT32 = (Entry(16, 256, 16, 4, 2, 1), Entry(16, 2048, 16, 8, 1, 1))
-_TABLE = {
+_TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
     "sm80": {2: _WIDE_16, 1: _WIDE_8},
     "sm86": {2: _NARROW_16, 1: _NARROW_8},
     "sm90": {2: _WIDE_16, 1: _WIDE_8},
@@ -164,7 +164,7 @@ _TABLE = {
 # MLA: keys and values are one tile, columns are not counted twice
 _LATENT_WIDE = (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 32, 8, 3, 1))
 _LATENT_NARROW = (Entry(16, 1024, 32, 4, 2, 1), Entry(32, 1024, 32, 8, 2, 1))
-_LATENT = {
+_LATENT: dict[str, tuple[Entry, ...]] = {
     "sm80": _LATENT_WIDE,
     "sm86": _LATENT_NARROW,
     "sm90": _LATENT_WIDE,

@@ -10,6 +10,7 @@ numbered `query * GROUP + head of the group`. Three choices are about memory, no
   16", which rows of 88 or 328 elements are not, and would fall back to narrow loads.
 """
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 from __future__ import annotations
 
 import triton
@@ -23,12 +24,15 @@ from hfmem_kernels._kernels_common import (
     finish_piece,
     format_factor,
     key_range,
+    load_ids,
     num_tiles,
     query_span,
+    rows_of,
     share_owner,
     share_start,
     tiles_before,
 )
+from hfmem_kernels._kernels_latent import attend_packed_latent
 
 
 @triton.jit
@@ -62,37 +66,9 @@ def _partial_scores(q_low, q_high, tile, scores, FORMAT: tl.constexpr, PAIRS: tl
 
 
 @triton.jit
-def _load_ids(ids_ptr, t0, hi, offsets, PAGE: tl.constexpr, SCALAR_IDS: tl.constexpr):
-    """Page ids of the tile that begins at t0: the first two, scalar, if a page is no smaller than a tile, else one a token."""
-    if SCALAR_IDS:
-        first = tl.load(ids_ptr + t0 // PAGE, mask=t0 < hi, other=0)
-        ahead = (t0 // PAGE + 1) * PAGE
-        second = tl.load(ids_ptr + ahead // PAGE, mask=ahead < hi, other=0)
-    else:
-        t = t0 + offsets
-        first = tl.load(ids_ptr + t // PAGE, mask=t < hi, other=0)
-        second = first
-    return first, second
-
-
-@triton.jit
-def _rows_of(first, second, t0, offsets, stride_page, stride_token, PAGE: tl.constexpr, SCALAR_IDS: tl.constexpr):
-    """Offset of each token's row. int64 if the ids are; without a multiplication for each row where a page spans the tile."""
-    wide = offsets.to(first.dtype)
-    if SCALAR_IDS:
-        inside = t0 % PAGE
-        rows = first * stride_page + inside.to(first.dtype) * stride_token + wide * stride_token
-        jump = (second - first) * stride_page - (first * 0 + PAGE) * stride_token
-        rows += tl.where(inside + offsets >= PAGE, jump, 0)
-    else:
-        rows = first * stride_page + ((t0 + offsets) % PAGE).to(first.dtype) * stride_token
-    return rows
-
-
-@triton.jit
 def _attend(
     q_ptr, k_ptr, v_ptr, ids_ptr, k_scale_ptr, v_scale_ptr, alibi_ptr,
-    b, head, m_block, q_row0, q_len, lo, hi, tile0, tile1, window, scale, softcap, v_factor,
+    b, head, m_block, q_row0, q_len, lo, hi, tile0, tile1, window, scale, softcap, v_factor, k_offset, v_offset,
     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
     GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
     DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
@@ -100,7 +76,7 @@ def _attend(
     HAS_ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr,
     SCALAR_IDS: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Attention of one block of query rows to the tiles tile0 … tile1 - 1. Returns acc [BLOCK_M, DVP], m and l [BLOCK_M]."""
+    """Attention of one block of query rows to the tiles tile0 … tile1 - 1. Returns acc [BLOCK_M, DVP], m and norm [BLOCK_M]."""
     # --- the query rows, in the type of the dot's other side
     row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
     query = row // GROUP
@@ -160,22 +136,22 @@ def _attend(
     if HAS_ALIBI:
         slope = tl.load(alibi_ptr + q_head, mask=row_mask, other=0.0).to(tl.float32) * LOG2E
 
-    k_base = k_ptr + head.to(tl.int64) * skh * UNIT_K
-    v_base = v_ptr + head.to(tl.int64) * svh * UNIT_V
+    k_base = k_ptr + (head.to(tl.int64) * skh + k_offset) * UNIT_K
+    v_base = v_ptr + (head.to(tl.int64) * svh + v_offset) * UNIT_V
     cols_v = tl.arange(0, DVP // STEP)
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)  # summed over the columns once, at the end
     acc = tl.zeros([BLOCK_M, DVP // STEP], tl.float32)
     acc_high = acc
     offsets = tl.arange(0, BLOCK_N)
-    first, second = _load_ids(ids_ptr, lo + tile0 * BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
         inside = offsets < hi - t0
         if WIDE:
             first = first.to(tl.int64)
             second = second.to(tl.int64)
-        rows = _rows_of(first, second, t0, offsets, skp, skt, PAGE, SCALAR_IDS)
+        rows = rows_of(first, second, t0, offsets, skp, skt, PAGE, SCALAR_IDS)
         k_rows = k_base + rows.to(tl.int64) * UNIT_K
         k1 = _load_rows(k_rows, skd, inside, cols1, DK // STEP, D1 <= DK)
         k2 = k1
@@ -185,16 +161,16 @@ def _attend(
             v = k1  # the latent is both the first D1 columns of the key and the value
         else:
             if not SAME_STRIDES:
-                rows = _rows_of(first, second, t0, offsets, svp, svt, PAGE, SCALAR_IDS)
+                rows = rows_of(first, second, t0, offsets, svp, svt, PAGE, SCALAR_IDS)
             v = _load_rows(v_base + rows.to(tl.int64) * UNIT_V, svd, inside, cols_v, DV // STEP, DVP <= DV)
         k_token = to_log2
         v_token = to_log2
         if SCALES == 2:
-            rows = _rows_of(first.to(tl.int64), second.to(tl.int64), t0, offsets, ssp, sst, PAGE, SCALAR_IDS)
+            rows = rows_of(first.to(tl.int64), second.to(tl.int64), t0, offsets, ssp, sst, PAGE, SCALAR_IDS)
             k_token = tl.load(k_scale_ptr + head.to(tl.int64) * ssh + rows, mask=inside, other=0.0)
-            rows = _rows_of(first.to(tl.int64), second.to(tl.int64), t0, offsets, vsp, vst, PAGE, SCALAR_IDS)
+            rows = rows_of(first.to(tl.int64), second.to(tl.int64), t0, offsets, vsp, vst, PAGE, SCALAR_IDS)
             v_token = tl.load(v_scale_ptr + head.to(tl.int64) * vsh + rows, mask=inside, other=0.0)
-        first, second = _load_ids(ids_ptr, t0 + BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+        first, second = load_ids(ids_ptr, t0 + BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
 
         scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         scores = _partial_scores(q_low1, q_high1, k1, scores, FORMAT, PAIRS, DECODER)
@@ -253,7 +229,7 @@ def _attend(
 def decode_kernel(
     q_ptr, k_ptr, v_ptr, page_table_ptr, seq_lens_ptr, cu_q_ptr, out_ptr, lse_ptr, sinks_ptr, alibi_ptr,
     k_scale_ptr, v_scale_ptr, partial_ptr, state_ptr, counter_ptr,
-    batch, num_kv_heads, q_len, window, capacity, num_slots, max_pieces, scale, softcap, v_factor,
+    batch, num_kv_heads, q_len, window, capacity, num_slots, max_pieces, scale, softcap, v_factor, k_offset, v_offset,
     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, spb, sob, sot, soh, sod, slb, slt, slh,
     ssp, sst, ssh, vsp, vst, vsh,
     GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
@@ -262,7 +238,7 @@ def decode_kernel(
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_LSE: tl.constexpr,
     M_BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
     SPLIT_TILES: tl.constexpr, MIN_TILES: tl.constexpr, DECODER: tl.constexpr, SCALAR_IDS: tl.constexpr,
-    SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr,
+    SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr, PACKED_LATENT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs) sharing all tiles equally when SPLIT_TILES is 0, else (items × max_pieces), a fixed split.
 
@@ -328,13 +304,20 @@ def decode_kernel(
         if tile < tile_stop:
             head = lane // M_BLOCKS
             m_block = lane % M_BLOCKS
-            acc, m, l = _attend(
-                q_ptr, k_ptr, v_ptr, page_table_ptr + b.to(tl.int64) * spb, k_scale_ptr, v_scale_ptr, alibi_ptr,
-                b, head, m_block, q_row0, count, lo, hi, tile, tile_stop, window, scale, softcap, v_factor,
-                sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
-                GROUP, PAGE, DK, DV, D1, D2, DVP, FORMAT, PAIRS, UNIT_K, UNIT_V, SCALES, LATENT, HAS_WINDOW,
-                HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, SCALAR_IDS, SAME_STRIDES, WIDE,
-            )  # fmt: skip
+            if PACKED_LATENT:
+                acc, m, norm = attend_packed_latent(
+                    q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, b, m_block, q_row0, count, lo, hi, tile,
+                    tile_stop, window, scale, sqb, sqt, sqh, sqd, skp, skt, GROUP, PAGE, UNIT_K, HAS_WINDOW, BLOCK_M,
+                    BLOCK_N, DECODER, SCALAR_IDS, WIDE,
+                )  # fmt: skip
+            else:
+                acc, m, norm = _attend(
+                    q_ptr, k_ptr, v_ptr, page_table_ptr + b.to(tl.int64) * spb, k_scale_ptr, v_scale_ptr, alibi_ptr,
+                    b, head, m_block, q_row0, count, lo, hi, tile, tile_stop, window, scale, softcap, v_factor, k_offset, v_offset,
+                    sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
+                    GROUP, PAGE, DK, DV, D1, D2, DVP, FORMAT, PAIRS, UNIT_K, UNIT_V, SCALES, LATENT, HAS_WINDOW,
+                    HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, SCALAR_IDS, SAME_STRIDES, WIDE,
+                )  # fmt: skip
             rows = tl.arange(0, BLOCK_M)
             row = m_block * BLOCK_M + rows
             query = row // GROUP
@@ -344,7 +327,7 @@ def decode_kernel(
             out_rows = out_ptr + b.to(tl.int64) * sob + token * sot + q_head.to(tl.int64) * soh
             lse_ptrs = lse_ptr + b.to(tl.int64) * slb + token * slt + q_head.to(tl.int64) * slh
             finish_piece(
-                acc, m, l, index, num_pieces, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, counter_ptr,
+                acc, m, norm, index, num_pieces, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, counter_ptr,
                 num_slots, out_rows, sod, lse_ptrs, sinks_ptr + q_head, rows, row_mask, BLOCK_M, DVP, DV, HAS_LSE,
                 HAS_SINKS,
             )  # fmt: skip

@@ -1,11 +1,12 @@
 """Writing caches and merging results. `@triton.jit` functions only."""
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from hfmem_kernels._kernels_common import E4M3, E5M2, INT8, LN2, LOG2E, PLAIN
+from hfmem_kernels._kernels_common import E4M3, E5M2, LN2, LOG2E, PLAIN
 
 
 @triton.jit
@@ -127,12 +128,12 @@ def merge_kernel(
     inside = row < rows
     cols = tl.arange(0, BLOCK_D)
     top = tl.full([BLOCK_R], float("-inf"), tl.float32)
-    for part in range(0, parts):
+    for part in range(parts):
         top = tl.maximum(top, tl.load(lses_ptr + part * slp + row * slr, mask=inside, other=float("-inf")))
     shift = tl.where(top == float("-inf"), 0.0, top)
     total = tl.zeros([BLOCK_R], tl.float32)
     acc = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
-    for part in range(0, parts):
+    for part in range(parts):
         lse = tl.load(lses_ptr + part * slp + row * slr, mask=inside, other=float("-inf"))
         weight = tl.exp2((lse - shift) * LOG2E)
         mask = (inside & (weight > 0.0))[:, None] & (cols < DIM)[None, :]

@@ -8,6 +8,7 @@
   result does not depend on which program that was.
 """
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 from __future__ import annotations
 
 import triton
@@ -95,14 +96,9 @@ def decode_pair(x, FORMAT: tl.constexpr, DECODER: tl.constexpr):
         low = decode_low(x, FORMAT)
         high = decode_high(x, FORMAT)
     else:
-        if FORMAT == E5M2:
-            PTX: tl.constexpr = PTX_E5M2
-        elif FORMAT == INT8:
-            PTX: tl.constexpr = PTX_INT8
-        elif DECODER == CONVERT:
-            PTX: tl.constexpr = PTX_E4M3_CONVERT
-        else:
-            PTX: tl.constexpr = PTX_E4M3
+        E4M3_PTX: tl.constexpr = PTX_E4M3_CONVERT if DECODER == CONVERT else PTX_E4M3
+        FLOAT_PTX: tl.constexpr = PTX_E5M2 if FORMAT == E5M2 else E4M3_PTX
+        PTX: tl.constexpr = PTX_INT8 if FORMAT == INT8 else FLOAT_PTX
         low, high = tl.inline_asm_elementwise(PTX, "=r,=r,r", [x], dtype=(tl.float16, tl.float16), is_pure=True, pack=2)
     return low, high
 
@@ -117,10 +113,7 @@ def format_factor(FORMAT: tl.constexpr, DECODER: tl.constexpr):
 def key_range(seq_len, q_len, window, capacity, HAS_WINDOW: tl.constexpr):
     """First and past-the-last key position that any query of a sequence sees. `capacity`: what the page table can hold."""
     hi = tl.minimum(tl.maximum(seq_len, 0), capacity)
-    if HAS_WINDOW:
-        lo = tl.maximum(hi - q_len + 1 - window, 0)
-    else:
-        lo = hi * 0
+    lo = tl.maximum(hi - q_len + 1 - window, 0) if HAS_WINDOW else hi * 0
     return lo, hi
 
 
@@ -140,6 +133,34 @@ def query_span(cu_q_ptr, b, q_len, mask, VARLEN: tl.constexpr):
         start = b * 0
         count = b * 0 + q_len
     return start, count
+
+
+@triton.jit
+def load_ids(ids_ptr, t0, hi, offsets, PAGE: tl.constexpr, SCALAR_IDS: tl.constexpr):
+    """Page ids of the tile that begins at t0: the first two, scalar, if a page is no smaller than a tile, else one a token."""
+    if SCALAR_IDS:
+        first = tl.load(ids_ptr + t0 // PAGE, mask=t0 < hi, other=0)
+        ahead = (t0 // PAGE + 1) * PAGE
+        second = tl.load(ids_ptr + ahead // PAGE, mask=ahead < hi, other=0)
+    else:
+        t = t0 + offsets
+        first = tl.load(ids_ptr + t // PAGE, mask=t < hi, other=0)
+        second = first
+    return first, second
+
+
+@triton.jit
+def rows_of(first, second, t0, offsets, stride_page, stride_token, PAGE: tl.constexpr, SCALAR_IDS: tl.constexpr):
+    """Offset of each token's row. int64 if the ids are; without a multiplication for each row where a page spans the tile."""
+    wide = offsets.to(first.dtype)
+    if SCALAR_IDS:
+        inside = t0 % PAGE
+        rows = first * stride_page + inside.to(first.dtype) * stride_token + wide * stride_token
+        jump = (second - first) * stride_page - (first * 0 + PAGE) * stride_token
+        rows += tl.where(inside + offsets >= PAGE, jump, 0)
+    else:
+        rows = first * stride_page + ((t0 + offsets) % PAGE).to(first.dtype) * stride_token
+    return rows
 
 
 @triton.jit
@@ -180,10 +201,10 @@ def share_owner(unit, quotient, remainder):
 
 
 @triton.jit
-def normaliser(m, l, sink_ptrs, row_mask, HAS_SINKS: tl.constexpr):
+def normaliser(m, norm, sink_ptrs, row_mask, HAS_SINKS: tl.constexpr):
     """What a row of `acc` is to be multiplied by, and its lse. A row without keys: 0 and -inf.
 
-    m: maximum logit in log2 units; l: sum of 2**(logit - m).
+    m: maximum logit in log2 units; norm: sum of 2**(logit - m).
     """
     factor = tl.full(m.shape, 1.0, tl.float32)
     if HAS_SINKS:
@@ -191,10 +212,10 @@ def normaliser(m, l, sink_ptrs, row_mask, HAS_SINKS: tl.constexpr):
         top = tl.maximum(m, sink)
         top = tl.where(top == float("-inf"), 0.0, top)
         factor = tl.exp2(m - top)
-        l = l * factor + tl.exp2(sink - top)
+        norm = norm * factor + tl.exp2(sink - top)
         m = top
-    empty = l == 0.0
-    denominator = tl.where(empty, 1.0, l)
+    empty = norm == 0.0
+    denominator = tl.where(empty, 1.0, norm)
     return factor / denominator, tl.where(empty, float("-inf"), (m + tl.log2(denominator)) * LN2)
 
 
@@ -205,11 +226,11 @@ def slot_of(index, first_slot, rest_base, rest_stride):
 
 
 @triton.jit
-def store_state(state_ptr, slot, m, l, rows, row_mask, BLOCK_M: tl.constexpr):
-    """Write m and l of a slot."""
+def store_state(state_ptr, slot, m, norm, rows, row_mask, BLOCK_M: tl.constexpr):
+    """Write m and norm of a slot."""
     pointers = state_ptr + (slot.to(tl.int64) * BLOCK_M + rows) * 2
     tl.store(pointers, m, mask=row_mask)
-    tl.store(pointers + 1, l, mask=row_mask)
+    tl.store(pointers + 1, norm, mask=row_mask)
 
 
 @triton.jit
@@ -234,8 +255,8 @@ def merge_slots(
     for j in range(start, stop, step):
         base = slot_of(j, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M
         m = tl.load(state_ptr + (base + rows) * 2, mask=row_mask, other=float("-inf"), cache_modifier=".cg")
-        l = tl.load(state_ptr + (base + rows) * 2 + 1, mask=row_mask, other=0.0, cache_modifier=".cg")
-        total += l * tl.exp2(m - shift)
+        norm = tl.load(state_ptr + (base + rows) * 2 + 1, mask=row_mask, other=0.0, cache_modifier=".cg")
+        total += norm * tl.exp2(m - shift)
     factor, lse = normaliser(top, total, sink_ptrs, row_mask, HAS_SINKS)
     for column in range(0, DVP, CHUNK):
         cols = column + tl.arange(0, CHUNK)
@@ -266,7 +287,7 @@ def merge_slots(
 
 @triton.jit
 def finish_piece(
-    acc, m, l, index, num_pieces, first_slot, rest_base, rest_stride,
+    acc, m, norm, index, num_pieces, first_slot, rest_base, rest_stride,
     partial_ptr, state_ptr, counter_ptr, num_slots, out_rows, out_stride, lse_ptrs, sink_ptrs, rows, row_mask,
     BLOCK_M: tl.constexpr, DVP: tl.constexpr, DV: tl.constexpr, HAS_LSE: tl.constexpr, HAS_SINKS: tl.constexpr,
 ):  # fmt: skip
@@ -278,7 +299,7 @@ def finish_piece(
     cols = tl.arange(0, DVP)
     CHUNK: tl.constexpr = min(DVP, max(16, 4096 // BLOCK_M))
     if num_pieces == 1:
-        factor, lse = normaliser(m, l, sink_ptrs, row_mask, HAS_SINKS)
+        factor, lse = normaliser(m, norm, sink_ptrs, row_mask, HAS_SINKS)
         out_ptrs = out_rows[:, None] + cols[None, :] * out_stride
         value = (acc * factor[:, None]).to(out_rows.dtype.element_ty)
         tl.store(out_ptrs, value, mask=row_mask[:, None] & (cols < DV)[None, :])
@@ -288,7 +309,7 @@ def finish_piece(
         slot = slot_of(index, first_slot, rest_base, rest_stride)
         base = slot.to(tl.int64) * BLOCK_M
         tl.store(partial_ptr + (base + rows)[:, None] * DVP + cols[None, :], acc, mask=row_mask[:, None])
-        store_state(state_ptr, slot, m, l, rows, row_mask, BLOCK_M)
+        store_state(state_ptr, slot, m, norm, rows, row_mask, BLOCK_M)
         fan = tl.where(num_pieces <= 256, 16, 32)
         num_groups = (num_pieces + fan - 1) // fan
         start = index // fan * fan

@@ -45,10 +45,8 @@ class Columns:
     def of(cls, head_dim: int, v_head_dim: int, *, pairs: bool, latent: bool) -> Columns:
         """80 → 64 + 16, 96 → 64 + 32, 192 → 128 + 64, 576 → 512 + 64; tensor cores want blocks of 16, of 32 if in pairs."""
         smallest = 32 if pairs else 16
-        if latent:
-            d1 = v_head_dim
-        else:
-            d1 = max(smallest, next_power_of_2(head_dim + 1) // 2 if head_dim > 1 else 1)
+        below = next_power_of_2(head_dim + 1) // 2  # the largest power of two within
+        d1 = v_head_dim if latent else max(smallest, below)
         rest = head_dim - d1
         d2 = max(smallest, next_power_of_2(rest)) if rest > 0 else 0
         return cls(d1, d2, max(smallest, next_power_of_2(v_head_dim)))
@@ -146,28 +144,45 @@ def pairs_possible(*caches: torch.Tensor) -> bool:
     )
 
 
-def unit_of(strides: list[int], offset_bytes: int, element_bytes: int) -> int:
-    """Largest power of two of elements, 16 bytes at most, that divides all strides: the vector width rows allow."""
-    unit = 16 // element_bytes
-    while unit > 1 and (any(s % unit for s in strides) or offset_bytes % (unit * element_bytes)):
-        unit //= 2
-    return unit
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A cache as the kernel addresses it: `base` 16-byte aligned where possible, strides and offset in units of elements."""
+
+    base: torch.Tensor
+    page: int
+    token: int
+    head: int
+    dim: int
+    offset: int
+    unit: int
 
 
-def _units(cache: torch.Tensor, pairs: bool) -> tuple[torch.Tensor, list[int], int]:
-    """The tensor to hand over, its strides [page, token, head] in units and column stride, and the unit in elements."""
+def rows_of(cache: torch.Tensor, pairs: bool) -> Rows:
+    """Strides of [page, token, head, dim] for the kernel; `pairs`: in uint16.
+
+    Rows that begin inside others (V behind K, or behind a scale) are addressed from the last 16-byte boundary before them: the
+    compiler knows the alignment of a pointer only if it is 16.
+    """
     view = _byte_view(cache)
     page, token, head, dim = view.stride()
     if pairs:
         view = view.view(torch.uint16)
         page, token, head = page // 2, token // 2, head // 2
-    unit = unit_of([page, token, head], 0, view.element_size())
-    return view, [page // unit, token // unit, head // unit, dim], unit
+    size = view.element_size()
+    beyond = view.data_ptr() % 16 // size
+    if beyond > view.storage_offset() or view.device.type == "meta":
+        beyond = 0
+    unit = 16 // size
+    while unit > 1 and any(x % unit for x in (page, token, head, beyond)):
+        unit //= 2
+    base = view.as_strided((1,), (1,), view.storage_offset() - beyond) if beyond else view
+    return Rows(base, page // unit, token // unit, head // unit, dim, beyond // unit, unit)
 
 
-def extent(view: torch.Tensor, unit: int) -> int:
-    """Units from a cache's first element to past its last; below 2^31 the kernel's row offsets fit 32 bits."""
-    return sum((size - 1) * abs(stride) for size, stride in zip(view.shape, view.stride(), strict=True)) // unit + 1
+def extent(cache: torch.Tensor, rows: Rows) -> int:
+    """Units from the first row of a cache to past its last; below 2^31 the kernel's row offsets fit 32 bits."""
+    pages, tokens, heads, _ = cache.shape
+    return (pages - 1) * rows.page + (tokens - 1) * rows.token + (heads - 1) * rows.head + rows.offset + 1
 
 
 def decoder_of() -> int:
@@ -230,8 +245,9 @@ def launch_decode(
     from hfmem_kernels._kernels import decode_kernel
 
     batch = seq_lens.shape[0]
-    num_pages, page_size, num_kv_heads, head_dim = k_cache.shape
+    _, page_size, num_kv_heads, head_dim = k_cache.shape
     latent = kv_lora_rank > 0
+    packed_latent = k_cache.dtype == torch.uint8
     v_head_dim = kv_lora_rank or v_cache.shape[-1]
     group = q.shape[-2] // num_kv_heads
     m_blocks = -(-group * max_q_len // config.block_m)
@@ -242,8 +258,8 @@ def launch_decode(
     max_tokens = min(capacity, window + max_q_len - 1) if window else capacity
     split = plan_split(config, batch * num_kv_heads * m_blocks, max_tokens, num_sms, columns.dv)
 
-    k_view, k_strides, k_unit = _units(k_cache, pairs)
-    v_view, v_strides, v_unit = _units(v_cache, pairs)
+    k_rows = rows_of(k_cache, pairs or packed_latent)
+    v_rows = k_rows if latent else rows_of(v_cache, pairs)
     state_floats = split.num_slots * config.block_m * 2
     varlen = cu_q is not None
     q_strides = [0, *q.stride()] if varlen else list(q.stride())
@@ -251,24 +267,25 @@ def launch_decode(
     lse_strides = [0, 0, 0] if lse is None else ([0, *lse.stride()] if varlen else list(lse.stride()))
     nothing = workspace.counters  # a pointer for the arguments that this launch does not read
     arguments = [
-        q, k_view, v_view, page_table, seq_lens, cu_q if varlen else nothing, out, nothing if lse is None else lse,
+        q, k_rows.base, v_rows.base, page_table, seq_lens, cu_q if varlen else nothing, out, nothing if lse is None else lse,
         nothing if sinks is None else sinks, nothing if alibi_slopes is None else alibi_slopes,
         nothing if k_scale is None else k_scale, nothing if v_scale is None else v_scale,
         workspace.partials[state_floats:], workspace.partials, workspace.counters,
         batch, num_kv_heads, max_q_len, window, capacity, split.num_slots, split.max_pieces, scale, softcap, v_factor,
-        *q_strides, *k_strides, *v_strides, page_table.stride(0), *out_strides, *lse_strides,
+        k_rows.offset, v_rows.offset, *q_strides, k_rows.page, k_rows.token, k_rows.head, k_rows.dim,
+        v_rows.page, v_rows.token, v_rows.head, v_rows.dim, page_table.stride(0), *out_strides, *lse_strides,
         *scale_strides(k_scale), *scale_strides(v_scale),
     ]  # fmt: skip
     constants = {
         "GROUP": group, "PAGE": page_size, "DK": head_dim, "DV": v_head_dim, "D1": columns.d1, "D2": columns.d2,
-        "DVP": columns.dv, "FORMAT": kind, "PAIRS": pairs, "UNIT_K": k_unit, "UNIT_V": v_unit,
+        "DVP": columns.dv, "FORMAT": kind, "PAIRS": pairs, "UNIT_K": k_rows.unit, "UNIT_V": v_rows.unit,
         "SCALES": scale_mode(k_scale), "LATENT": latent, "VARLEN": varlen, "HAS_WINDOW": window > 0,
         "HAS_SOFTCAP": softcap > 0.0, "HAS_ALIBI": alibi_slopes is not None, "HAS_SINKS": sinks is not None,
         "HAS_LSE": lse is not None, "M_BLOCKS": m_blocks, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
         "BLOCK_B": min(1024, next_power_of_2(batch)), "SPLIT_TILES": config.split_tiles, "MIN_TILES": config.min_tiles,
         "DECODER": decoder_of(), "SCALAR_IDS": page_size >= config.block_n,
-        "SAME_STRIDES": (k_strides[:2], k_unit) == (v_strides[:2], v_unit),
-        "WIDE": max(extent(k_view, k_unit), extent(v_view, v_unit)) >= 2**31,
+        "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
+        "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "PACKED_LATENT": packed_latent,
     }  # fmt: skip
     return run(decode_kernel, (split.num_programs,), arguments, constants, config, warmup)
 

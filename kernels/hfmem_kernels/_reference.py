@@ -52,7 +52,7 @@ def attend(
     sinks: torch.Tensor | None,
     alibi_slopes: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One sequence: q [q_len, heads, dim]; k, v [tokens, kv heads, dim] at positions `start` … `seq_len` - 1. Computes in k's dtype.
+    """One sequence: q [q_len, heads, dim]; k, v [tokens, kv heads, dim] at positions `start` … `seq_len` - 1, in k's dtype.
 
     Query i stands at position seq_len - q_len + i and sees itself and what is before it, `window` tokens at most. A sink is
     one more logit with a value of zero. Returns out [q_len, heads, v dim] and lse [q_len, heads], natural logarithm.

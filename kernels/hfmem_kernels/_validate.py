@@ -144,7 +144,7 @@ def check_latent(q: torch.Tensor, cache: torch.Tensor, kv_lora_rank: int) -> Lat
     if cache.dtype == torch.uint8:
         if kv_lora_rank != 512 or width != 576:
             fail("q", "576 columns, 512 of them latent, for a uint8 (fp8_ds_mla) cache", f"{width}, {kv_lora_rank}")
-        check_dtype("q", q, QUERY_DTYPES[:2])
+        check_dtype("q", q, [torch.bfloat16])
         row = latent_row_bytes(512, 64, "", LatentFormat.FP8_DS)
         check_shape("cache", cache, ["pages", "page size", row])
         if cache.stride(2) != 1 or any(s % 16 for s in cache.stride()[:2]) or cache.storage_offset() % 16:

@@ -94,7 +94,7 @@ def write_latent(
             k_scale=cache_scale, v_scale=cache_scale, impl=impl,
         )  # fmt: skip
         return
-    q_like = latent.new_empty(1, 1, latent.shape[1] + rope.shape[1])
+    q_like = latent.new_empty(1, 1, latent.shape[1] + rope.shape[1], dtype=torch.bfloat16)
     assert _validate.check_latent(q_like, cache, latent.shape[1]) is LatentFormat.FP8_DS
     if cache_scale is not None:
         _validate.fail("cache_scale", "None for rows that carry their scales", cache_scale)

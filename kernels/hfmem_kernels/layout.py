@@ -125,6 +125,7 @@ def allocate(spec: CacheSpec, pages: int, device: torch.device | str) -> PagedCa
                 store = torch.zeros(pages * spec.page_size, spec.num_kv_heads, row, dtype=torch.uint8, device=device)
                 return store, store.view(pages, spec.page_size, spec.num_kv_heads, row)
 
+    storage: tuple[torch.Tensor, ...]
     if spec.layout in (Layout.PACKED, Layout.PACKED_HND):
         store, rows = raw(k_bytes + v_bytes + 2 * scale)
         k_rows, v_rows, storage = rows[..., : k_bytes + scale], rows[..., k_bytes + scale :], (store,)

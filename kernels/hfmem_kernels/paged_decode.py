@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -91,7 +91,7 @@ def paged_decode_attention(
         _validate.check_indices(page_table, seq_lens, k_cache.shape[0], k_cache.shape[1], window)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if impl == "reference":
-        keywords = {"cu_q": cu_q, "scale": scale, "window": window, "softcap": softcap, "sinks": sinks}
+        keywords: dict[str, Any] = {"cu_q": cu_q, "scale": scale, "window": window, "softcap": softcap, "sinks": sinks}
         keywords |= {"alibi_slopes": alibi_slopes, "k_scale": _tensor(k_scale, q), "v_scale": _tensor(v_scale, q)}
         return _reference_result(q, k_cache, v_cache, page_table, seq_lens, keywords, out, lse, return_lse)
     require_triton(impl, q)
@@ -205,7 +205,7 @@ def _tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Ten
 
 def _reference_result(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor | None, page_table: torch.Tensor,
-    seq_lens: torch.Tensor, keywords: dict[str, object], out: torch.Tensor | None, lse: torch.Tensor | None,
+    seq_lens: torch.Tensor, keywords: dict[str, Any], out: torch.Tensor | None, lse: torch.Tensor | None,
     return_lse: bool,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     batched = q.dim() == 3 and keywords["cu_q"] is None
@@ -216,7 +216,7 @@ def _reference_result(
         page_table,
         seq_lens,
         **keywords,
-        dtype=torch.float32,  # type: ignore[arg-type]
+        dtype=torch.float32,
     )
     if batched:
         result, log_sum = result[:, 0], log_sum[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -113,57 +114,71 @@ def oracle(inputs: Inputs, dtype: torch.dtype = torch.float64) -> tuple[torch.Te
     return _reference.decode(*inputs.positional, **arguments, dtype=dtype)
 
 
-#: unit roundoff of the formats a value passes through
-ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+#: unit roundoff of the formats a value passes through: half a step of 24, 11 and 8 binary digits
+ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What decides a bound. operand: the format weights enter the second product in; logit: the largest |logit| by magnitudes."""
+
+    operand: str
+    out_dtype: str
+    head_dim: int
+    tokens: int
+    logit: float
+    largest_value: float
+
+
+def bounds(
+    out: torch.Tensor, lse: torch.Tensor, magnitude: torch.Tensor, rounding: Rounding
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bounds of |out - oracle| and |lse - oracle|, elementwise, for a kernel that accumulates in fp32.
+
+    `magnitude` = Σ p·|v| of the oracle; u = 2^-24.
+    - A logit is a sum of head_dim products and passes a few operations more: wrong by at most δ = (head_dim + 16) · u · L, L the
+      largest Σ |q|·|k| · scale (plus |bias|).
+    - Weights are wrong by the factor e^δ, the normaliser too; weights are rounded to the operand format, the normaliser is
+      not; sums of n terms add n · u: magnitude · (e^2δ - 1 + u_operand + n · u).
+    - Weights below 2^-14 of the largest are subnormal in fp16: wrong by 2^-25 each, n · 2^-25 · max |v| in all.
+    - The result is rounded once: u_out · (|out| + what it is wrong by).
+    """
+    delta = (rounding.head_dim + 16) * 2.0**-24 * max(1.0, rounding.logit)
+    relative = math.expm1(2.0 * delta) + ROUNDOFF[rounding.operand] + (rounding.tokens + 16) * 2.0**-24
+    bound = magnitude * relative
+    if rounding.operand == "float16":
+        bound = bound + rounding.tokens * 2.0**-25 * rounding.largest_value
+    last = ROUNDOFF[rounding.out_dtype]
+    finite = lse.masked_fill(torch.isinf(lse), 0.0).abs()
+    return bound * (1 + last) + out.abs() * last + 1e-30, (finite + 4) * 2.0**-22 + delta + rounding.tokens * 2.0**-24
 
 
 def error_budget(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bounds |out - oracle| and |lse - oracle|, elementwise, for a kernel that accumulates in fp32.
-
-    With a = Σ p·|v| (fp64) and S = scale · Σ|q|·|k|, the largest size a logit passes through:
-    - a logit is wrong by at most δ = (head_dim + 16) · 2^-24 · (max S + max |bias|): one rounding for each product and for each
-      of the few operations after the dot product;
-    - weights are wrong by the factor e^δ, and by the roundoff u_p of the format they enter the second product in; the
-      normaliser is summed from unrounded weights: a · (e^{2δ} - 1 + u_p), and n · 2^-24 · a for summing n terms;
-    - the result is rounded once: u_out · |out|.
-    u of bf16 is taken as 2^-8, a whole step: the interpreter truncates where the hardware rounds to nearest.
-    """
+    """`bounds` for a case."""
     case = inputs.case
     out, lse = oracle(inputs)
-    absolute = replace_cache(inputs, abs_values=True)
-    magnitude, _ = oracle(absolute)
-    q, k, v, table, lengths = inputs.positional
-    arguments = inputs.arguments
-    k_at_most = _largest(k, arguments.get("k_scale"))
-    q_at_most = float(q.double().abs().sum(-1).max()) if q.numel() else 0.0
-    size = arguments["scale"] * q_at_most * k_at_most
-    if case.alibi:
-        size += max(case.seq_lens, default=0)
-    delta = (case.head_dim + 16) * 2.0**-24 * max(1.0, size)
-    longest = max(case.seq_lens, default=0)
-    quantized = (case.cache_dtype or case.dtype) in ("float8_e4m3fn", "float8_e5m2", "int8")
+    v_scale = inputs.arguments.get("v_scale")
+    values = _dequantized(inputs.cache.v, v_scale)
+    arguments = {name: value for name, value in inputs.arguments.items() if name != "v_scale"}
+    absolute = replace(inputs, cache=replace(inputs.cache, v=values.abs()), arguments=arguments)
+    k_largest = _dequantized(inputs.cache.k, inputs.arguments.get("k_scale")).abs().nan_to_num(0.0, 0.0).amax().item()
+    logit = inputs.arguments["scale"] * inputs.q.double().abs().sum(-1).amax().item() * k_largest
+    longest = max(case.seq_lens)
+    quantized = (case.cache_dtype or case.dtype) != case.dtype
     operand = ("bfloat16" if case.scales == "token" else "float16") if quantized else case.dtype
-    weight_error = torch.expm1(torch.tensor(2.0 * delta)).item() + ROUNDOFF[operand] + (longest + 16) * 2.0**-24
-    if quantized and operand == "float16":
-        weight_error += (
-            2.0**-11
-        )  # weights below 2^-14 of the largest lose digits: at most 2^-25 each, n of them below 2^-11
-    return magnitude * weight_error + out.abs() * ROUNDOFF[case.dtype] + 1e-30, (lse.abs() + 4) * 2.0**-21 + delta
+    rounding = Rounding(
+        operand, case.dtype, case.head_dim, longest, logit + (longest if case.alibi else 0),
+        values.abs().nan_to_num(0.0, 0.0).amax().item(),
+    )  # fmt: skip
+    return bounds(out, lse, oracle(absolute)[0], rounding)
 
 
-def replace_cache(inputs: Inputs, *, abs_values: bool) -> Inputs:
-    """The same case with |V| for V: its output is Σ p·|v|, what relative errors of the weights multiply."""
-    v = inputs.cache.v.to(torch.float32).abs() if abs_values else inputs.cache.v
-    return replace(inputs, cache=replace(inputs.cache, v=v))
-
-
-def _largest(k: torch.Tensor, scale: torch.Tensor | None) -> float:
-    values = k.to(torch.float32)
-    if scale is not None:
-        values = values * (
-            scale[..., None] if scale.dim() == 3 else scale.reshape(-1, 1) if scale.numel() > 1 else scale
-        )
-    return float(torch.nan_to_num(values.abs(), nan=0.0, posinf=0.0).max())
+def _dequantized(cache: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """A cache [pages, page, heads, dim] times its scales, in fp32."""
+    values = cache.to(torch.float32)
+    if scale is None:
+        return values
+    return values * (scale[..., None] if scale.dim() == 3 else scale.reshape(-1, 1))
 
 
 def _fill(
