@@ -32,7 +32,7 @@ from hfmem.model.layers import ChunkedAttention, CrossAttention, Layer
 def llama4_text(cfg: Config) -> Architecture:
     """Llama 4's decoder. Layers with rotary positions attend within chunks, the others (`no_rope_layers` 0) over everything.
 
-    Sparse layers (`moe_layers`, else every `interleave_moe_layer_step`-th) have a shared expert beside the routed ones; dense layers
+    Sparse layers (`moe_layers`, else every `interleave_moe_layer_step`-th) have a shared expert beside the routed ones; dense ones
     are `intermediate_size_mlp` wide.
     """
     d = read_dims(cfg)
