@@ -124,3 +124,10 @@ def test_any_config_gives_facts_or_one_line(config: dict[str, object]) -> None:
         except HfmemError as error:
             assert error.message
             assert "\n" not in error.message
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_local_experts"])
+def test_an_absurd_count_is_refused_at_once(key: str) -> None:
+    config = PLAIN | {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2} | {key: 1 << 39}
+    with pytest.raises(HfmemError, match=rf"'{key}' is 549,755,813,888, beyond any real model"):
+        read_architecture(config)

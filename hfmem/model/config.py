@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -19,6 +20,10 @@ _T = TypeVar("_T", int, float, str, bool)
 
 #: no real dimension comes near; a larger one would only overflow what reads it
 _MAX_INT = 1 << 40
+
+#: what a model has many of is listed one by one; no real one has near as many layers or experts
+_MAX_REPEATS = 1 << 16
+_REPEATED = re.compile(r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|depths$")
 
 
 @cache
@@ -131,6 +136,8 @@ class Config:
         number = self._typed(int, names, value)
         if number < 0:
             raise ContradictionError(f"{self.file}: {names[0]!r} is {number}, expected a non-negative integer")
+        if number > _MAX_REPEATS and _REPEATED.search(names[0]):
+            raise ContradictionError(f"{self.file}: {names[0]!r} is {number:,}, beyond any real model")
         return number
 
     def need_int(self, *names: str) -> int:
