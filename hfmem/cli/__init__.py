@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from hfmem import __version__
+from hfmem.cli.command import ModelFirstGroup, PlainCommand
 from hfmem.cli.estimate import estimate
 from hfmem.cli.layers import layers
 from hfmem.cli.output import complain
@@ -33,21 +33,8 @@ _INTERNAL = 4
 #: what Typer raises for wrong usage; newer releases carry Click inside, so the class is found through a public one
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
-#: options of the group itself; every other first word is a model or an option of `estimate`
-_GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
-
-
-class _ModelFirstGroup(TyperGroup):
-    """`hfmem MODEL …` means `hfmem estimate MODEL …`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in _GROUP_OPTIONS:
-            args = ["estimate", *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_ModelFirstGroup,
+    cls=ModelFirstGroup,
     name="hfmem",
     rich_markup_mode=None,  # Rich would cost 40 ms at start, and help is the first thing people run
     pretty_exceptions_enable=False,
@@ -74,8 +61,8 @@ def _root(
     """
 
 
-app.command()(estimate)
-app.command()(layers)
+app.command(cls=PlainCommand)(estimate)
+app.command(cls=PlainCommand)(layers)
 
 
 def _leave(status: int) -> NoReturn:

@@ -1,4 +1,7 @@
-"""Arguments and options that several commands share, each with its unit and default in its help line."""
+"""Arguments and options that several commands share, each with its unit and default in its help line.
+
+All are words or flags: `units` and the api turn words into numbers, with messages that name the flag.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,9 @@ KvDtype = Annotated[
 Engine = Annotated[
     str, typer.Option("--engine", metavar="NAME", help="Whose rules: ideal, vllm, transformers, sglang, llama.cpp.")
 ]
-Tp = Annotated[int, typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]
-Pp = Annotated[int, typer.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Pipeline stages.")]
-Dp = Annotated[int, typer.Option("--dp", "--data-parallel-size", metavar="N", help="Data-parallel replicas.")]
+Tp = Annotated[str, typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]
+Pp = Annotated[str, typer.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Pipeline stages.")]
+Dp = Annotated[str, typer.Option("--dp", "--data-parallel-size", metavar="N", help="Data-parallel replicas.")]
 Ep = Annotated[bool, typer.Option("--ep", "--enable-expert-parallel", help="Deal experts out whole over the ranks.")]
 BatchedTokens = Annotated[
     str | None,
@@ -43,7 +46,7 @@ BatchedTokens = Annotated[
     ),
 ]
 PageSize = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: the engine's]."
     ),
