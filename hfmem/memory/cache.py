@@ -11,6 +11,7 @@ from hfmem.memory.formats import resolve_kv_dtype, vector_bytes
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
+    CcaState,
     ChunkedAttention,
     CompressedAttention,
     CrossAttention,
@@ -76,6 +77,8 @@ def state_tensors(cache: RecurrentCache) -> tuple[StateTensor, ...]:
             return (StateTensor("conv", (width, k - 1)),)
         case RgLruState(width=width, conv_kernel=k, state_dtype=dtype):
             return (StateTensor("conv", (width, k - 1)), StateTensor("state", (width,), dtype))
+        case CcaState(channels=channels, history=columns, delayed=width):
+            return (StateTensor("conv", (channels, columns)), StateTensor("state", (width,)))
         case RwkvState(hidden_size=width, num_vectors=n, num_heads=h, head_dim=d, state_dtype=dtype):
             vectors = StateTensor("state", (n, width), dtype)
             return (vectors, StateTensor("state", (h, d, d), dtype)) if h else (vectors,)

@@ -13,6 +13,7 @@ from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
+    CcaState,
     ChunkedAttention,
     CompressedAttention,
     CrossAttention,
@@ -95,6 +96,7 @@ def kind_of(cache: Cache) -> str:
             | ShortConvState()
             | RgLruState()
             | RwkvState()
+            | CcaState()
         ):
             return "recurrent"
         case _:
@@ -139,6 +141,8 @@ def _detail(cache: Cache) -> str:
             return f"short convolution, {cache.hidden_size} × {cache.conv_kernel - 1}"
         case RgLruState():
             return f"recurrent unit, {cache.width}"
+        case CcaState():
+            return f"convolved attention, {cache.channels} × {cache.history} + {cache.delayed}"
         case RwkvState():
             return f"RWKV, {cache.num_vectors} × {cache.hidden_size}"
         case _:

@@ -189,6 +189,16 @@ class RwkvState:
 
 
 @dataclass(frozen=True, slots=True)
+class CcaState:
+    """Compressed convolutional attention (Zaya), beside the layer's KV cache: the last `history` columns of q and k before two
+    convolutions `[channels, history]`, and the half of v that is used one token later `[delayed]`."""
+
+    channels: int
+    history: int
+    delayed: int
+
+
+@dataclass(frozen=True, slots=True)
 class CrossAttention:
     """Keys and values of an encoder's output, written once: constant in the decoder's context.
 
@@ -225,6 +235,7 @@ RecurrentCache = (
     | ShortConvState
     | RgLruState
     | RwkvState
+    | CcaState
 )
 
 Cache = (

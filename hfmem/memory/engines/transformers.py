@@ -27,6 +27,7 @@ from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
+    CcaState,
     ChunkedAttention,
     CompressedAttention,
     CrossAttention,
@@ -132,7 +133,8 @@ def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None) ->
 def _state_bytes(kind: Cache, model_dtype: str) -> int:
     """Constant bytes of one sequence in a recurrent layer: convolutions hold the full kernel width, states are fp32.
 
-    RecurrentGemma keeps K - 1 columns; RWKV's first two vectors and MiniMax's matrix are in the model's dtype.
+    RecurrentGemma keeps K - 1 columns; RWKV's first two vectors, MiniMax's matrix and Zaya's states are in the
+    model's dtype.
     """
     match kind:
         case (
@@ -149,7 +151,7 @@ def _state_bytes(kind: Cache, model_dtype: str) -> int:
             return 0
         case CompressedAttention():
             return constant_bytes(kind, "bf16", model_dtype)
-        case LinearAttentionState():
+        case LinearAttentionState() | CcaState():
             return sum(num_bytes(model_dtype, t.elements) for t in state_tensors(kind))
         case RwkvState(hidden_size=width, num_vectors=n):
             split = min(n, 2)
@@ -169,7 +171,7 @@ def _tensor_bytes(kind: RecurrentCache, tensor: StateTensor, model_dtype: str) -
             width = columns
         case Mamba1State() | Mamba2State() | DeltaNetState() | KimiDeltaState() | ShortConvState():
             width = columns + 1
-        case LinearAttentionState() | RwkvState():
+        case LinearAttentionState() | RwkvState() | CcaState():
             raise AssertionError("no convolution")
         case _:
             assert_never(kind)

@@ -237,6 +237,10 @@ FAMILIES: Final[dict[str, str]] = {
     "llama4_text": "llama4:llama4_text",
     "mllama": "llama4:mllama",
     "mllama_text_model": "llama4:mllama_text",
+    "zaya": "zaya:zaya",
+    "recurrent_gemma": "recurrent:recurrent_gemma",
+    "rwkv": "recurrent:rwkv",
+    "olmo_hybrid": "recurrent:olmo_hybrid",
 }
 
 

@@ -13,6 +13,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.support import divide
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
+    CcaState,
     DeltaNetState,
     KimiDeltaState,
     LinearAttentionState,
@@ -63,7 +64,7 @@ def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int) 
             return num_bytes(cache.state_dtype or dtype, divide(heads, tp, "linear attention heads") * d * d)
         case ShortConvState(hidden_size=width, conv_kernel=k):
             return num_bytes(dtype, divide(width, tp, "convolution channels") * (k - 1))
-        case RgLruState() | RwkvState():
+        case RgLruState() | RwkvState() | CcaState():
             raise UnsupportedError(f"vLLM 0.33 has no state cache for {arch.model_type} models")
         case _:
             assert_never(cache)

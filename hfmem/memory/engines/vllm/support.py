@@ -10,7 +10,7 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import CrossAttention, RgLruState, RwkvState
+from hfmem.model.layers import CcaState, CrossAttention, RgLruState, RwkvState
 
 #: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`); without RWForCausalLM, Falcon's old name, whose
 #: checkpoints load as FalconForCausalLM
@@ -84,7 +84,7 @@ def check_model(arch: Architecture) -> None:
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"vLLM 0.33 does not serve {arch.model_type} models")
     caches = arch.caches()
-    if any(isinstance(cache, RwkvState | RgLruState) for cache in caches):
+    if any(isinstance(cache, RwkvState | RgLruState | CcaState) for cache in caches):
         raise UnsupportedError(f"vLLM 0.33 has no state cache for {arch.model_type} models")
     if any(isinstance(cache, CrossAttention) for cache in caches) and arch.model_type not in _CROSS_ATTENTION:
         raise UnsupportedError(f"vLLM 0.33 serves no encoder-decoder model but Whisper, not {arch.model_type}")
