@@ -61,6 +61,8 @@ BLOCKS: Final[dict[str, tuple[int, int]]] = {
     "TQ1_0": (256, 54),
     "TQ2_0": (256, 66),
     "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+    "Q1_0": (128, 18),
 }
 
 #: spellings of `torch_dtype` / `dtype` in config.json and of command-line flags → canonical code
