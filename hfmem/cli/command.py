@@ -14,6 +14,10 @@ _GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-c
 class ModelFirstGroup(TyperGroup):
     """`hfmem MODEL …` means `hfmem estimate MODEL …`."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _take_words(self)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command in front of a first word that is none."""
         if args and args[0] not in self.commands and args[0] not in _GROUP_OPTIONS:
@@ -30,12 +34,16 @@ class PlainCommand(TyperCommand):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for parameter in self.params:
-            parameter.process_value = partial(_word, parameter, parameter.process_value)  # type: ignore[method-assign]
+        _take_words(self)
+
+
+def _take_words(command: Any) -> None:
+    for parameter in command.params:
+        parameter.process_value = partial(_word, parameter, parameter.process_value)
 
 
 def _word(parameter: Any, usual: Any, ctx: Any, value: Any) -> Any:
-    if parameter.callback is not None or (parameter.required and not value):
+    if not value if parameter.required else (value and parameter.callback is not None):
         return usual(ctx, value)
     if parameter.multiple or parameter.nargs != 1:
         return list(value or ())
