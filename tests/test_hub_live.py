@@ -348,8 +348,17 @@ def test_one_file_of_a_repo(hub: HubServer) -> None:
     facts = load_model("https://huggingface.co/org/m/blob/main/other.safetensors", options=FRESH)
     assert facts.checkpoint is not None and facts.checkpoint.total_bytes == 200
     assert facts.download_bytes == blob.size
-    with pytest.raises(UnsupportedError, match="GGUF"):
-        load_model("org/m/x.gguf", options=FRESH)
+    for text in ("org/m/x.gguf", "org/m:Q4_K_M"):
+        with pytest.raises(UnsupportedError, match="GGUF"):
+            load_model(text, options=FRESH)
+    for name in (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "config.json",
+    ):
+        whole = load_model(f"https://huggingface.co/org/m/blob/main/{name}", options=FRESH)
+        assert whole.checkpoint is not None and whole.checkpoint.total_bytes == TENSOR_BYTES
     with pytest.raises(MissingFileError, match="nope"):
         load_model("hf://org/m@main/nope.safetensors", options=FRESH)
 

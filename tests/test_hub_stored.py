@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import HubServer, fail_times, shard, sharded
+from hub_server import HubServer, fail_times, shard, sharded, stall_times
 
 from hfmem.errors import AccessError, ModelNotFoundError, NetworkError, OfflineError
 from hfmem.hub import FetchOptions, FetchStats, ModelFacts, load_model
@@ -295,6 +295,30 @@ def test_an_unreachable_hub_falls_back_fast(hub: HubServer, monkeypatch: pytest.
         assert time.monotonic() - started < 1
         assert facts.source == "catalog"
         assert facts.notice is not None and "cannot be reached" in facts.notice
+
+
+def test_a_hub_that_is_silent_is_waited_for_once(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.faults.append(stall_times(99, 3, on="."))
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
+    started = time.monotonic()
+    facts = load_model(LLAMA)
+    assert 0.9 < time.monotonic() - started < 1.9
+    assert facts.source == "catalog"
+    assert facts.notice is not None and "timed out" in facts.notice
+
+
+def test_settings_that_cannot_be_used() -> None:
+    code = "from hfmem.hub import load_model; load_model('org/m')"
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "HFMEM_DEADLINE"):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            name: "soon",
+            "HF_HUB_OFFLINE": "1",
+        }
+        out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert "hfmem.errors.UsageError" in out.stderr.splitlines()[-1]
+        assert name in out.stderr.splitlines()[-1]
 
 
 def test_a_hub_that_fails_falls_back_to_stored_facts(hub: HubServer) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hfmem.errors import HfmemError
 from hfmem.hub.facts import ModelFacts
-from hfmem.hub.local import folder_facts
 from hfmem.hub.store import is_commit
 
 
@@ -27,6 +26,8 @@ def cached_commit(cache: Path, repo_id: str, revision: str) -> str | None:
 
 def snapshot_facts(cache: Path, repo_id: str, commit: str) -> ModelFacts | None:
     """The facts of a downloaded commit, None unless its config and all of its weight files' headers are there."""
+    from hfmem.hub.local import folder_facts  # the parsers cost milliseconds that a start without a download saves
+
     folder = _folder(cache, repo_id) / "snapshots" / commit
     try:
         if not (folder / "config.json").is_file():

@@ -66,11 +66,12 @@ class Response:
 
 
 class _Transient(Exception):
-    """A failure that another try may mend. `connecting`: no connection came about."""
+    """A failure that another try may mend. `connecting`: no connection came about; `silent`: nothing came in time."""
 
-    def __init__(self, text: str, *, connecting: bool = False) -> None:
+    def __init__(self, text: str, *, connecting: bool = False, silent: bool = False) -> None:
         super().__init__(text)
         self.connecting = connecting
+        self.silent = silent
 
 
 @dataclass(slots=True)
@@ -130,15 +131,17 @@ class Client:
             try:
                 response = self._follow(url, max_bytes, byte_range, timeout or self.timeout, stop)
             except _Transient as error:
-                reason, connecting = str(error), error.connecting
+                reason, connecting, silent = str(error), error.connecting, error.silent
             else:
                 if response.status not in _RETRY_STATUS:
                     return response
                 host = origin_of(response.url)
-                reason, connecting = f"{host} answered {response.status} {_reason(response.status)}".rstrip(), False
+                reason = f"{host} answered {response.status} {_reason(response.status)}".rstrip()
+                connecting = silent = False
                 wait = _retry_after(response.headers)
             attempt += 1
-            if attempt > retries or (connecting and (self.quick or attempt > 2)) or self._stop.is_set():
+            hopeless = (self.quick and (connecting or silent)) or (connecting and attempt > 2)
+            if attempt > retries or hopeless or self._stop.is_set():
                 tries = f" ({attempt} tries)" if attempt > 1 else ""
                 raise NetworkError(reason + tries)
             if wait is None:
@@ -214,7 +217,7 @@ class Client:
                     continue
                 if self.deadline.remaining() <= 0:
                     raise NetworkError(self.late(f"reading from {origin}")) from None
-                raise _Transient(f"{origin}: {_describe(error)}") from None
+                raise _Transient(f"{origin}: {_describe(error)}", silent=isinstance(error, TimeoutError)) from None
             finally:
                 if keep:
                     self.pool.give(origin, connection)

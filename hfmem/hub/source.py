@@ -8,16 +8,20 @@ then says which, why, and how to get live data.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from typing import assert_never
 
-from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError
+from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError, UnsupportedError
 from hfmem.hub.catalog import in_catalog, load_catalog_entry, suggest
 from hfmem.hub.facts import FetchStats, ModelFacts
 from hfmem.hub.options import FetchOptions
 from hfmem.hub.reference import HubRef, LocalPath, parse_reference, with_revision
 from hfmem.hub.settings import Settings, clean_token, find_token, read_settings, user_agent
 from hfmem.hub.store import FactStore, is_commit
+
+#: files of the default set: a reference to one of them means the model
+_DEFAULT_FILE = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
 
 
 def load_model(ref_text: str, *, revision: str | None = None, options: FetchOptions | None = None) -> ModelFacts:
@@ -46,6 +50,12 @@ def load_model(ref_text: str, *, revision: str | None = None, options: FetchOpti
 
 
 def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFacts:
+    if ref.variant is not None:
+        raise UnsupportedError(
+            f"{ref.repo_id}:{ref.variant} is a GGUF file, and these are not read yet; give a safetensors repo"
+        )
+    if ref.file is not None and _DEFAULT_FILE.fullmatch(ref.file):
+        ref = replace(ref, file=None)
     store = FactStore(settings.facts_dir, read=not options.no_cache, write=not options.no_cache)
     if settings.offline or options.offline:
         facts = _stored(ref, settings, store, "offline mode; unset HF_HUB_OFFLINE for live data")
