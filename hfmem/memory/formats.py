@@ -18,6 +18,22 @@ KV_BITS: Final[dict[str, int]] = {
     "int8": 8,
     "int4": 4,
     "nvfp4": 4,
+    "q8_0": 8,
+    "q5_1": 5,
+    "q5_0": 5,
+    "q4_1": 4,
+    "q4_0": 4,
+    "iq4_nl": 4,
+}
+
+#: llama.cpp's block types → elements and bytes of a block (`ggml-common.h`)
+GGML_BLOCKS: Final[dict[str, tuple[int, int]]] = {
+    "q8_0": (32, 34),
+    "q5_1": (32, 24),
+    "q5_0": (32, 22),
+    "q4_1": (32, 20),
+    "q4_0": (32, 18),
+    "iq4_nl": (32, 18),
 }
 
 _ALIASES: Final[dict[str, str]] = {
@@ -36,9 +52,7 @@ _ALIASES: Final[dict[str, str]] = {
     "float8_e5m2": "fp8_e5m2",
     "e5m2": "fp8_e5m2",
     "int8_per_token_head": "int8",
-    "q8_0": "int8",
     "int4_per_token_head": "int4",
-    "q4_0": "int4",
     "fp4": "nvfp4",
 }
 
@@ -102,7 +116,11 @@ def vector_bytes(kv_dtype: str, size: int) -> int:
     - `int8`, `int4`, `fp8_per_token_head`: one fp32 scale beside each vector, as vLLM's `*_per_token_head` formats keep it
       (`TritonAttentionBackend.customize_spec`); int4 packs two elements in a byte.
     - `nvfp4`: two elements in a byte and one fp8 scale for 16 elements (`nvfp4_kv_cache_full_dim`).
+    - llama.cpp's block types: whole blocks of 32.
     """
+    if kv_dtype in GGML_BLOCKS:
+        elements, block_bytes = GGML_BLOCKS[kv_dtype]
+        return -(-size // elements) * block_bytes
     match kv_dtype:
         case "int8" | "fp8_per_token_head":
             return size + SCALE_BYTES

@@ -17,6 +17,7 @@ _MODULES: Final[dict[str, str]] = {
     "ideal": "hfmem.memory.engines.ideal",
     "vllm": "hfmem.memory.engines.vllm",
     "transformers": "hfmem.memory.engines.transformers",
+    "llama.cpp": "hfmem.memory.engines.llama_cpp",
 }
 
 

@@ -18,7 +18,7 @@ from hfmem.memory.engines.vllm.groups import Member
 from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
 from hfmem.memory.engines.vllm.states import checkpoint_alignment, request_states, state_bytes
 from hfmem.memory.engines.vllm.support import kv_heads_per_rank
-from hfmem.memory.formats import KV_BITS, SCALE_BYTES, resolve_kv_dtype
+from hfmem.memory.formats import GGML_BLOCKS, KV_BITS, SCALE_BYTES, resolve_kv_dtype
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -84,6 +84,8 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     layers = tuple(layer for layer in decoding_layers(arch) if layer.stack == "decoder")
     caches = tuple((index, cache) for index, layer in enumerate(layers) for cache in layer.caches)
     kinds = tuple(dict.fromkeys(cache for _, cache in caches))
+    if fmt in GGML_BLOCKS:
+        raise UnsupportedError(f"vLLM has no {fmt} cache: that is llama.cpp's")
     compressed = any(isinstance(cache, CompressedAttention) for cache in kinds)
     if compressed and serving.kv_dtype == "auto":
         fmt = "fp8"  # the packed layout is the only one of the default backend
