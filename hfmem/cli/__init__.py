@@ -14,6 +14,7 @@ import typer
 from hfmem import __version__
 from hfmem.cli.command import ModelFirstGroup, PlainCommand
 from hfmem.cli.estimate import estimate
+from hfmem.cli.explain import explain
 from hfmem.cli.layers import layers
 from hfmem.cli.output import complain
 from hfmem.errors import HfmemError, UsageError
@@ -48,7 +49,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog=_EXAMPLES, no_args_is_help=True)
+@app.callback(epilog=_EXAMPLES)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -63,6 +64,7 @@ def _root(
 
 app.command(cls=PlainCommand)(estimate)
 app.command(cls=PlainCommand)(layers)
+app.command(cls=PlainCommand)(explain)
 
 
 def _leave(status: int) -> NoReturn:
@@ -77,8 +79,9 @@ def _leave(status: int) -> NoReturn:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status. Every deliberate error is one line on stderr."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        status = app(args=argv, prog_name="hfmem", standalone_mode=False)
+        status = app(args=words or ["--help"], prog_name="hfmem", standalone_mode=False)
     except HfmemError as error:
         complain(error)
         _leave(error.exit_code)
@@ -96,4 +99,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
             raise
         complain(f"internal error, please report it: {type(error).__name__}: {error} (HFMEM_DEBUG=1 shows where)")
         _leave(_INTERNAL)
+    if not words:  # nothing was estimated: a script that forgot its model must not go on
+        _leave(UsageError.exit_code)
     _leave(status if isinstance(status, int) else 0)

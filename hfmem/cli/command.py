@@ -1,4 +1,8 @@
-"""The Typer classes of this command line: a group whose first word may be a model, and commands that parse words cheaply."""
+"""The Typer classes of this command line: a group whose first word may be a model, and parameters that are read cheaply.
+
+Typer ≥ 0.27 builds a pydantic adapter for every parameter, which takes longer than `import typer` itself. All parameters here are
+words, lists of words and flags, which need no conversion: they are handed on as they are, and `units` and the api judge them.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,20 @@ from typer.core import TyperCommand, TyperGroup
 _GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 
 
+class PlainCommand(TyperCommand):
+    """A command whose parameters are words, lists of words and flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, `--help` included, none of which converts its value."""
+        return [_plain(parameter) for parameter in super().get_params(ctx)]
+
+
 class ModelFirstGroup(TyperGroup):
     """`hfmem MODEL …` means `hfmem estimate MODEL …`."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _take_words(self)
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The group's own options, `--help` included, none of which converts its value."""
+        return [_plain(parameter) for parameter in super().get_params(ctx)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command in front of a first word that is none."""
@@ -25,24 +37,14 @@ class ModelFirstGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-class PlainCommand(TyperCommand):
-    """A command whose parameters are words, lists of words and flags, checked by the command itself.
-
-    Typer ≥ 0.27 builds a pydantic adapter for every parameter, which alone takes longer than `import typer`. Words need no
-    conversion: they are handed on as they are. A missing required argument still goes the usual way, for its message.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _take_words(self)
+def _plain(parameter: Any) -> Any:
+    if not isinstance(parameter.process_value, partial):
+        parameter.process_value = partial(_process, parameter, parameter.process_value)
+    return parameter
 
 
-def _take_words(command: Any) -> None:
-    for parameter in command.params:
-        parameter.process_value = partial(_word, parameter, parameter.process_value)
-
-
-def _word(parameter: Any, usual: Any, ctx: Any, value: Any) -> Any:
+def _process(parameter: Any, usual: Any, ctx: Any, value: Any) -> Any:
+    """`value` as it is. A missing required value, and a callback that has something to do, go Typer's own way."""
     if not value if parameter.required else (value and parameter.callback is not None):
         return usual(ctx, value)
     if parameter.multiple or parameter.nargs != 1:

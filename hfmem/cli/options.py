@@ -11,7 +11,7 @@ import typer
 
 _MODEL_HELP = "org/name[@revision], a Hub URL, a local folder or file."
 
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", show_default=False, help=_MODEL_HELP)]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL", show_default=False, help=_MODEL_HELP)]
 Model = Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help=_MODEL_HELP)]
 Ctx = Annotated[
     str | None,
