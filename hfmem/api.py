@@ -23,6 +23,8 @@ from hfmem.model.architecture import Architecture, Note
 from hfmem.model.crosscheck import check, contradictions
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
+from hfmem.plan.explain import Explanation
+from hfmem.plan.explain import explain as explain_steps
 from hfmem.report import (
     EnginePool,
     KvCache,
@@ -216,6 +218,41 @@ def layer_table(
     held = engines.cache_or_none(engine, read.architecture, serving)
     runs = layer_runs(read.architecture, serving, held)
     return LayerTable(merged(runs) if merge else runs, serving, held)
+
+
+def explain(
+    model: str | Model,
+    *,
+    context: int | None = None,
+    num_seqs: int = 1,
+    kv_dtype: str = "auto",
+    engine: str = "vllm",
+    overhead: Fraction | None = None,
+    device_bytes: int | None = None,
+) -> Explanation:
+    """The arithmetic behind an estimate, step by step; an engine that refuses the model is left out.
+
+    Raises:
+        UsageError, SourceError, UnsupportedError: as `estimate`.
+    """
+    read = model if isinstance(model, Model) else read_model(model)
+    serving = Serving(
+        context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,
+        num_seqs=num_seqs,
+        kv_dtype=kv_dtype,
+        engine=engine,
+        declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
+    )
+    held = None if engine == "ideal" else engines.cache_or_none(engine, read.architecture, serving)
+    return explain_steps(
+        read.facts.repo_id,
+        read.architecture,
+        read.parameters,
+        serving,
+        engine=held,
+        overhead=overhead or Fraction(0),
+        device_bytes=device_bytes,
+    )
 
 
 def _report(read: Model, serving: Serving, notes: list[Note], overhead: Fraction | float | None) -> Report:

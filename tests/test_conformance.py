@@ -12,6 +12,7 @@ import functools
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +159,20 @@ def measured_dtype(row: dict[str, Any]) -> str:
     return "BF16" if "bfloat16" in text or "float32" not in text else "F32"
 
 
+def encoder_tokens(row: dict[str, Any]) -> int | None:
+    """How long an encoder's output was in the measurement: said, or read off the constant keys `[heads, tokens, head_dim]`."""
+    if row.get("encoder_len_used"):
+        return int(row["encoder_len_used"])
+    lengths = {
+        int(m[1]) for text in row.get("constant_tensors", {}) if (m := re.search(r"keys \[\d+, (\d+), \d+\]", text))
+    }
+    return lengths.pop() if len(lengths) == 1 else None
+
+
 def transformers_cache(name: str, context: int, num_seqs: int) -> Any:
     row = oracle_rows()[name]
     arch = dataclasses.replace(oracle_architecture(name), dtype=measured_dtype(row))
-    return engine("transformers").cache(arch, Serving(context, num_seqs, source_tokens=row.get("encoder_len_used")))
+    return engine("transformers").cache(arch, Serving(context, num_seqs, source_tokens=encoder_tokens(row)))
 
 
 @pytest.mark.parametrize("name", rows_with("kv"))

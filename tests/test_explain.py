@@ -14,6 +14,7 @@ from hfmem.model.parameters import count_parameters
 from hfmem.plan.explain import Explanation, explain
 from hfmem.plan.steps import Section, Step
 from hfmem.render.explain import markdown_lines, text_lines
+from hfmem.render.lines import wrap
 
 LLAMA_3_8B = {
     "architectures": ["LlamaForCausalLM"],
@@ -182,13 +183,16 @@ def test_stored_tensors_decide() -> None:
     assert part.result == 8_030_261_255
 
 
-def test_text_fits_and_has_the_numbers() -> None:
-    lines = list(text_lines(explained(LLAMA_3_8B, 131_072), 80))
-    assert "    = 8,030,261,248 parameters" not in lines  # the sum is the section's, not a step's
+def test_text_has_the_numbers_and_wraps() -> None:
+    items = text_lines(explained(LLAMA_3_8B, 131_072))
+    lines = [item.text for item in items]
     assert "  → 8,030,261,248 parameters" in lines
+    assert "    = 1,342,177,280 parameters   (so far 1,867,513,856)" in lines
     assert "  → 131,072 bytes a token = 128 KiB" in lines
     assert "  → 17,179,869,184 bytes = 16.00 GiB" in lines
-    assert max(map(len, lines)) <= 80
+    narrow = [piece.text for item in items for piece in wrap(item, 80)]
+    assert max(map(len, narrow)) <= 80
+    assert "".join("".join(narrow).split()) == "".join("".join(lines).split())
 
 
 def test_markdown_cells_stay_cells() -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from textwrap import wrap
-from typing import Final
 
 from hfmem.plan.explain import Explanation
 from hfmem.plan.steps import Section, Step
+from hfmem.render.lines import Line, line
 from hfmem.units import format_bytes
-
-_MIN_WIDTH: Final = 40
 
 
 def _amount(value: int, unit: str) -> str:
@@ -24,27 +21,25 @@ def _amount(value: int, unit: str) -> str:
             return f"{value:,} {unit}"
 
 
-def _step_lines(step: Step, width: int, is_only: bool) -> Iterator[str]:
-    yield f"  {step.title}"
-    yield from (f"      {line}" for line in wrap(step.formula, width - 6, break_long_words=False))
-    result = f"    = {_amount(step.result, step.unit)}"
-    if step.running is not None and step.running != step.result and not is_only:
-        result += f"   (so far {step.running:,})"
-    yield result
+def _step_lines(step: Step, is_only: bool) -> Iterator[Line]:
+    yield line(f"  {step.title}", hang=4)
+    yield line((f"      {step.formula}", "dim"), hang=6)
+    so_far = step.running is not None and step.running != step.result and not is_only
+    running = f"   (so far {step.running:,})" if so_far else ""
+    yield line(("    = ", "dim"), _amount(step.result, step.unit), (running, "dim"), hang=6)
     if step.note:
-        yield from (f"      {line}" for line in wrap(step.note, width - 6, break_long_words=False))
+        yield line((f"      {step.note}", "dim"), hang=6)
 
 
-def text_lines(explanation: Explanation, width: int = 80) -> Iterator[str]:
-    """Plain lines, wrapped to `width` columns where the words allow it; no markup, no control codes."""
-    width = max(width, _MIN_WIDTH)
-    yield explanation.model
+def text_lines(explanation: Explanation) -> list[Line]:
+    """A heading, then for each section its steps and its result. Long formulas are wrapped by whoever knows the width."""
+    lines = [line((explanation.model, "bold"))]
     for section in explanation.sections:
-        yield ""
-        yield section.title
+        lines += [line(""), line((section.title, "bold"))]
         for step in section.steps:
-            yield from _step_lines(step, width, len(section.steps) == 1)
-        yield f"  → {_amount(section.result, section.unit)}"
+            lines += _step_lines(step, len(section.steps) == 1)
+        lines.append(line(("  → ", ""), (_amount(section.result, section.unit), "bold")))
+    return lines
 
 
 def markdown_lines(explanation: Explanation) -> Iterator[str]:

@@ -51,7 +51,7 @@ def _row(run: LayerRun, serving: Serving, engine: bool) -> tuple[str, ...]:
         format_bytes(run.state_bytes) if run.state_bytes else "",
         f"{run.tokens:,}" if run.bytes_per_token else "",
         format_bytes(run.bytes) if run.bytes else "0",
-        ("0" if not run.engine_bytes else format_bytes(round(run.engine_bytes * serving.num_seqs))) if engine else "",
+        ("0" if not run.engine_bytes else format_bytes(run.engine_bytes)) if engine else "",
     )
 
 

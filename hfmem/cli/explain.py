@@ -1,0 +1,64 @@
+"""`hfmem explain MODEL`: the arithmetic, step by step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hfmem.cli import options as o
+from hfmem.cli.output import fetching, json_text, say_stats, show, write
+
+
+def explain(
+    model: o.Model,
+    ctx: o.Ctx = None,
+    batch: o.Batch = "1",
+    kv_dtype: o.KvDtype = "auto",
+    engine: o.Engine = "vllm",
+    overhead: o.Overhead = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device-memory", metavar="BYTES", help="Count devices of this size: 40GB, 80g [default: none]."),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    revision: o.Revision = None,
+    json: o.Json = False,
+    assume: o.Assume = None,
+    no_cache: o.NoCache = False,
+    refresh: o.Refresh = False,
+    offline: o.Offline = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """The arithmetic with the model's numbers put in: parameters, weights, cache, sum."""
+    from hfmem.units import parse_count, parse_memory, parse_percent
+
+    context = None if ctx is None else parse_count(ctx, "--ctx")
+    num_seqs = parse_count(batch, "--batch")
+    share = None if overhead is None else parse_percent(overhead, "--overhead")
+    device_bytes = None if device is None else parse_memory(device, "--device-memory")
+    from hfmem.api import explain as run
+    from hfmem.api import read_model
+    from hfmem.render.explain import markdown_lines, text_lines
+    from hfmem.render.json import to_dict
+    from hfmem.render.lines import safe
+
+    with fetching(no_cache, refresh, offline) as fetch:
+        read = read_model(model, revision=revision, assume=assume, fetch=fetch)
+    if verbose:
+        say_stats(model, read.facts.stats)
+    told = run(
+        read,
+        context=context,
+        num_seqs=num_seqs,
+        kv_dtype=kv_dtype,
+        engine=engine,
+        overhead=share,
+        device_bytes=device_bytes,
+    )
+    if json:
+        write(json_text(to_dict(told)))
+    elif markdown:
+        write("".join(f"{safe(text)}\n" for text in markdown_lines(told)))
+    else:
+        show(text_lines(told))
