@@ -21,6 +21,11 @@ _FALCON: Final = (
     "holds (the transformers column has the repeated heads: test_kv agrees)."
 )
 
+_STEP: Final = (
+    "The file holds the text model's keys at the top level and no text_config. transformers ignores them there and fills in its "
+    "class defaults (128,815 words); the file says 128,896: 2 · 81 · 4,096 = 663,552 more."
+)
+
 NOTES: Final[dict[str, dict[str, str]]] = {
     "Qwen__Qwen-1_8B-Chat": {"groups": _BY_FORMULA},
     "stvlynn__Qwen-7B-Chat-Cantonese": {"groups": _BY_FORMULA},
@@ -50,5 +55,20 @@ NOTES: Final[dict[str, dict[str, str]]] = {
     "togethercomputer__RedPajama-INCITE-7B-Base": {
         "index": "total_size counts the boolean mask buffers at an eighth of a byte an element, as old transformers "
         "did: 13,714,604,032 bytes of parameters + 32 · (2048² / 8 + 2 + 128)."
+    },
+    "stepfun-ai__Step-3.7-Flash": dict.fromkeys(("params_total", "params_active", "groups"), _STEP),
+    "default__muse_spark": {
+        "params_active": "The oracle scales everything named experts by top_k / num_experts, post_expert_norm too: one norm a "
+        "layer that every expert's output passes, used whole: 62 · 4,096 · (1 − 8 / 256) = 246,016 more here."
+    },
+    "MiniMaxAI__MiniMax-M1": {
+        "index": "The router gates are stored in float32 in a bfloat16 model: 80 · 32 · 6,144 · 2 = 31,457,280 bytes more."
+    },
+    "github__jianzhnie__Kimi2-PCL-1T": {
+        "index": "total_size is the sum of the file sizes: the 2,059,316,667,904 bytes of tensors counted here and the headers "
+        "of 34 files."
+    },
+    "mlx-community__Mistral-Small-4-119B-4bit": {
+        "headers": "MLX's conversion leaves out the vision tower and projector, which the config still describes."
     },
 }

@@ -184,14 +184,6 @@ def _grouped_query(cfg: Config) -> Stack:
     gated_mlp(inv, "model.layers.{}.mlp", dense, d.hidden, stack.intermediate)
     moe(inv, "model.layers.{}.mlp", sparse, d.hidden, experts, correction_bias=CORRECTION)
     stack.num_experts, stack.top_k = experts.count, experts.top_k
-    inv.each(
-        "model.layers.{}.self_attn.rotary_emb.inv_freq",
-        every,
-        (d.head_dim // 2,),
-        Component.OTHER,
-        buffer=True,
-        optional=True,
-    )
     stack.layers = [Layer((full_attention(d),))] * d.num_layers
     return stack
 
@@ -208,6 +200,8 @@ def shared_indexers(cfg: Config, num_layers: int) -> list[int]:
     `index_skip_topk_offset` − 1 on has one, and all before that.
     """
     types = cfg.opt_list("indexer_types")
+    if types is not None and len(types) != num_layers and cfg.published("index_topk_freq") is not None:
+        types = None  # a published list that is too short (GLM-5.3-NVFP4: 74 of 78) beside the rule that made it
     if types is None and (pattern := cfg.published("index_topk_pattern")) is not None:
         types = [{"F": "full", "S": "shared"}.get(c, c) for c in pattern]
     if types is not None:
