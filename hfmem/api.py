@@ -12,13 +12,14 @@ from typing import Any
 from hfmem.checkpoint.quantization import QuantizationSummary, logical_groups, summarize
 from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
 from hfmem.dtypes import CONFIG_NAMES
-from hfmem.errors import ContradictionError, UnsupportedError
+from hfmem.errors import ContradictionError
 from hfmem.hub import FetchOptions, ModelFacts, load_model
 from hfmem.memory import engines
 from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.layer_table import LayerRun, layer_runs, merged
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import ENGINES, Serving
+from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.crosscheck import check, contradictions
 from hfmem.model.families.registry import read_architecture
@@ -257,17 +258,22 @@ def explain(
 
 def _report(read: Model, serving: Serving, notes: list[Note], overhead: Fraction | float | None) -> Report:
     architecture, parameters = read.architecture, read.parameters
-    if serving.num_ranks > 1:
-        raise UnsupportedError("only --tp 1 --pp 1 --dp 1 so far")
     cache = engines.engine(serving.engine).cache(architecture, serving)
     alone = replace(serving, engine="ideal", tp=1, pp=1, dp=1, ep=False)
     ideal = engines.engine("ideal").cache(architecture, alone)
+    ranks = rank_weights(architecture, parameters.groups, serving)
     runtime: dict[str, RuntimeItem] = {}
     if overhead is not None:
-        flat = int((parameters.weights_bytes + cache.bytes) * Fraction(overhead))
+        flat = int((ranks.bytes + cache.bytes_per_rank) * Fraction(overhead))
         runtime["overhead_bytes"] = RuntimeItem(flat, flat, flat, "estimated", f"flat {float(overhead):.0%} as asked")
     runtime_bytes = sum(item.bytes for item in runtime.values())
-    total = parameters.weights_bytes + cache.bytes + runtime_bytes
+    per_rank = PerRank(
+        parameters=ranks.parameters,
+        weights_bytes=ranks.bytes,
+        kv_cache_bytes=cache.bytes_per_rank,
+        runtime_bytes=runtime_bytes,
+        total_bytes=ranks.bytes + cache.bytes_per_rank + runtime_bytes,
+    )
     notes += cache.notes
     return Report(
         model=_model_info(read),
@@ -282,8 +288,8 @@ def _report(read: Model, serving: Serving, notes: list[Note], overhead: Fraction
         kv_cache=_kv_cache(read, serving, cache, ideal),
         runtime=runtime,
         parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks),
-        per_rank=PerRank(parameters.total, parameters.weights_bytes, cache.bytes_per_rank, runtime_bytes, total),
-        total_bytes=total,
+        per_rank=per_rank,
+        total_bytes=ranks.all_ranks_bytes + cache.bytes + runtime_bytes * serving.num_ranks,
         engine_pool=_pool(architecture, serving),
         warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys(notes)),
     )

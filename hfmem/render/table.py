@@ -29,7 +29,7 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
     lines.append(line(""))
     total = max(report.total_bytes, 1)
     rows: list[tuple[str, int, Grade, str]] = [
-        ("weights", report.weights.bytes, report.weights.grade, _weights_detail(report)),
+        ("weights", _held_weights(report), report.weights.grade, _weights_detail(report)),
         ("KV cache", report.kv_cache.bytes, report.kv_cache.grade, _cache_detail(report)),
     ]
     for key, item in report.runtime.items():
@@ -76,6 +76,12 @@ def legend() -> list[Line]:
             (" estimated          --json prints everything", "dim"),
         )
     ]
+
+
+def _held_weights(report: Report) -> int:
+    """What the engine holds over all ranks: replicas and padding included, what it does not load left out."""
+    runtime = report.per_rank.runtime_bytes * report.parallelism.num_ranks
+    return report.total_bytes - report.kv_cache.bytes - runtime
 
 
 def _headline(report: Report) -> list[Line]:
@@ -153,6 +159,8 @@ def _weights_detail(report: Report) -> str:
         f"{dtype} {num_bytes / GIB:,.2f}" for dtype, num_bytes in weights.by_dtype.items() if num_bytes >= GIB / 200
     ]
     text = ", ".join(shown) if len(shown) > 1 else ""
+    if _held_weights(report) != weights.bytes:
+        text = f"{weights.bytes / GIB:,.2f} stored" + (f": {text}" if text else "")
     if len(dtypes) > 1:
         text += ("; " if text else "") + " + ".join(dtypes)
     if weights.download_bytes is not None:
