@@ -15,8 +15,8 @@ from typing import Final
 from hfmem.checkpoint.layouts import recognize
 from hfmem.checkpoint.modules import Module, Part, modules
 from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
-from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
-from hfmem.dtypes import num_bytes
+from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
+from hfmem.dtypes import BLOCKS, num_bytes
 
 __all__ = [
     "BUFFER_SUFFIXES",
@@ -58,6 +58,9 @@ BUFFER_SUFFIXES: Final = (
 # GPT-2's and GPT-NeoX's causal masks are called `bias` like a real one; four axes of which the first two are 1 are a
 # mask
 _MASK_PARENTS: Final = ("attn.bias", "attention.bias", "attn.attention.bias")
+
+# GGUF stores the frequencies of scaled rotary embeddings
+_GGUF_ROPE: Final = ("rope_freqs.", "rope_factors_")
 
 # scales of activations and of the KV cache that stand alone, beside no weight
 _LONE_SCALES: Final = (
@@ -137,7 +140,7 @@ class QuantizationSummary:
 def is_buffer(pattern: str, shape: tuple[int, ...]) -> bool:
     """Whether a stored tensor is a persistent buffer and no parameter."""
     leaf = pattern.rpartition(".")[2]
-    if leaf in BUFFER_SUFFIXES:
+    if leaf in BUFFER_SUFFIXES or pattern.startswith(_GGUF_ROPE):
         return True
     return pattern.endswith(_MASK_PARENTS) and len(shape) == 4 and shape[:2] == (1, 1)
 
@@ -178,9 +181,18 @@ def _logical(module: Module, said: Quantization | None) -> list[LogicalGroup]:
         )
     for leaf, part in module.leaves.items():
         if layout is None or leaf not in layout.leaves:
-            parameter = not is_buffer(part.pattern, part.shape)
-            out.append(LogicalGroup(part.pattern, part.dtype, part.shape, module.boxes, (part,), parameter=parameter))
+            out.append(_as_stored(part, module.boxes))
     return out
+
+
+def _as_stored(part: Part, boxes: tuple[Box, ...]) -> LogicalGroup:
+    parameter = not is_buffer(part.pattern, part.shape)
+    if part.dtype not in BLOCKS:
+        return LogicalGroup(part.pattern, part.dtype, part.shape, boxes, (part,), parameter=parameter)
+    size, num = BLOCKS[part.dtype]
+    return LogicalGroup(
+        part.pattern, part.dtype, part.shape, boxes, (part,), "gguf", 8 * num // size, size, parameter=parameter
+    )
 
 
 def _without_lone_scales(group: LogicalGroup) -> LogicalGroup:

@@ -72,7 +72,7 @@ class _Model:
 
 def gguf_groups(groups: Iterable[LogicalGroup], file_type: str, *, tied: bool = False) -> tuple[LogicalGroup, ...]:
     """The weights as a GGUF file of this type stores them; a tied head is dropped and the embedding takes its type."""
-    groups = tuple(group for group in groups if group.parameter and group.elements)
+    groups = tuple(group for group in groups if group.elements and (group.parameter or _is_kept(group.pattern)))
     vocab = vocabulary(groups)
     roles = {id(group): role_of(group, vocab) for group in groups}
     if tied and any(role is Role.EMBEDDING for role in roles.values()):
@@ -91,6 +91,11 @@ def gguf_groups(groups: Iterable[LogicalGroup], file_type: str, *, tied: bool = 
             folded = boxes if len(by_type) > 1 else list(group.boxes)
             out.append(_stored(group, kind, _fold(folded)))
     return tuple(out)
+
+
+def _is_kept(pattern: str) -> bool:
+    """Buffers that GGUF stores too: routing corrections, rotary factors."""
+    return pattern.endswith((".e_score_correction_bias", ".layer_scalar", ".weight"))
 
 
 def _stored(group: LogicalGroup, kind: str, boxes: tuple[Box, ...]) -> LogicalGroup:
