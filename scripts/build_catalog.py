@@ -18,6 +18,7 @@ import csv
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,9 @@ class Builder:
         checkpoint, files, how = self.tensors(header_id)
         if checkpoint is None and "tensors_from" in item:
             sys.exit(f"{repo_id}: no verified headers of {header_id}")
+        if checkpoint is not None and "stored_as" in item:
+            # a copy saved in another type of the same width: names, shapes and bytes hold, the type does not
+            checkpoint = recast(checkpoint, item["stored_as"])
         if checkpoint is not None:
             origin += f"; {how}" + (f" (the same as in {header_id})" if header_id != repo_id else "")
         facts = ModelFacts(
@@ -145,6 +149,14 @@ class Builder:
         headers, _ = parse_metadata_endpoint(json.dumps({"headers": shards}).encode(), what=repo_id)
         files = tuple(WeightFile(name, file_size(header)) for name, header in headers.items())
         return merge(headers, file_bytes=sum(file.size or 0 for file in files)), files, how
+
+
+def recast(checkpoint: Checkpoint, dtype: str) -> Checkpoint:
+    """The same tensors in another type of the same width."""
+    groups = tuple(replace(group, dtype=dtype) for group in checkpoint.groups)
+    if sum(group.total_bytes for group in groups) != checkpoint.total_bytes:
+        sys.exit(f"{dtype} does not have the width of what the headers store")
+    return replace(checkpoint, groups=groups)
 
 
 def trim(config: dict[str, Any]) -> dict[str, Any]:

@@ -258,6 +258,7 @@ def test_gated_without_a_token_falls_back_to_the_catalogue(hub: HubServer, monke
     )
     assert facts.checkpoint is not None
     assert facts.checkpoint.total_bytes == 16_060_522_496
+    assert {group.dtype for group in facts.checkpoint.groups} == {"BF16"}
     assert sum(group.total_elements for group in facts.checkpoint.groups) == 8_030_261_248
     assert facts.config["max_position_embeddings"] == 8192
     monkeypatch.setenv("HF_TOKEN", "hf_good")
