@@ -241,6 +241,12 @@ FAMILIES: Final[dict[str, str]] = {
     "recurrent_gemma": "recurrent:recurrent_gemma",
     "rwkv": "recurrent:rwkv",
     "olmo_hybrid": "recurrent:olmo_hybrid",
+    "inkling_text": "moe_recent:inkling_text",
+    "kolibri1": "moe_recent:kolibri1",
+    "flint": "moe_recent:flint",
+    "beam": "moe_recent:beam",
+    "hy_v4": "latent_more:hy_v4",
+    "bailing_hybrid": "bailing:bailing_hybrid",
 }
 
 

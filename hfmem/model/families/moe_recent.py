@@ -1,0 +1,165 @@
+"""Mixture-of-experts decoders that came with transformers 5: Inkling's text model, Kolibri, Flint, Beam.
+
+Source: transformers 5.23.0 `models/{inkling,kolibri1,flint,beam}/` and `conversion_mapping.py`.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from hfmem.errors import ContradictionError
+from hfmem.model import blocks
+from hfmem.model.architecture import Architecture
+from hfmem.model.blocks import Dims, read_dims
+from hfmem.model.config import Config
+from hfmem.model.draft import Draft, exactly, others, sparse_layers, typed_layers
+from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row
+from hfmem.model.layers import Cache, Layer, ShortConvState
+
+_PAIR = ("input_layernorm", "post_attention_layernorm")
+
+
+def inkling_text(cfg: Config) -> Architecture:
+    """Inkling: four short convolutions a layer (after k, v, attention and feed-forward) beside full or windowed attention.
+
+    Windowed layers (`hybrid_sliding`) have heads of their own (`swa_*`). `dense_intermediate_size`, where published, makes
+    `intermediate_size` the experts' width.
+    """
+    wide, n = read_dims(cfg), cfg.positive("num_hidden_layers")
+    narrow = Dims(
+        wide.hidden,
+        n,
+        cfg.positive("swa_num_attention_heads"),
+        cfg.positive("swa_num_key_value_heads"),
+        cfg.positive("swa_head_dim"),
+    )
+    m = Draft(cfg, d=wide, tied=False)
+    window, kernel = cfg.positive("sliding_window_size"), cfg.positive("conv_kernel_size")
+    kinds = _inkling_kinds(cfg, n)
+    blocks.norm(m.inv, "model.embed_tokens.embed_norm", None, wide.hidden)
+    for kind, d, extent in (("hybrid", wide, cfg.positive("rel_extent")), ("hybrid_sliding", narrow, window)):
+        where = [i for i, k in enumerate(kinds) if k == kind]
+        m.attention(layers=where, d=d, qk_norm="head")
+        rel = cfg.positive("d_rel")
+        m.linear("self_attn.r_proj", d.num_heads * rel, d.hidden, Column(), layers=where)
+        m.each("self_attn.rel_logits_proj.proj", (rel, extent), Component.ATTENTION, where)
+        for name in ("k_sconv", "v_sconv"):
+            _convolution(m, f"self_attn.{name}", d.num_kv_heads * d.head_dim, kernel, where)
+    for name in ("attn_sconv", "mlp_sconv"):
+        _convolution(m, name, wide.hidden, kernel, list(m.every))
+    m.norms(*_PAIR)
+    _inkling_feed_forward(m)
+    return m.close("inkling", [_inkling_layer(k, wide, narrow, window, kernel) for k in kinds])
+
+
+def _inkling_kinds(cfg: Config, n: int) -> list[str]:
+    """`layer_types`, else `local_layer_ids`, else every sixth layer sees everything."""
+    types = cfg.opt_list("layer_types")
+    if types is None:
+        local = cfg.opt_list("local_layer_ids")
+        slides = [i for i in range(n) if (i + 1) % 6] if local is None else local
+        types = ["hybrid_sliding" if i in slides else "hybrid" for i in range(n)]
+    names = exactly(cfg, "layer_types", types, n)
+    return [cfg.choice("layer_types", kind, ("hybrid", "hybrid_sliding")) for kind in names]
+
+
+def _inkling_layer(kind: str, wide: Dims, narrow: Dims, window: int, kernel: int) -> Layer:
+    d = wide if kind == "hybrid" else narrow
+    attention: Cache = blocks.full(d) if kind == "hybrid" else blocks.sliding(d, window)
+    kv, hidden = ShortConvState(d.num_kv_heads * d.head_dim, kernel), ShortConvState(d.hidden, kernel)
+    return Layer((attention, kv, kv, hidden, hidden))
+
+
+def _convolution(m: Draft, tail: str, channels: int, kernel: int, layers: list[int]) -> None:
+    m.each(f"{tail}.conv1d.weight", (channels, 1, kernel), Component.ATTENTION, layers, Column())
+
+
+def _inkling_feed_forward(m: Draft) -> None:
+    cfg, n, hidden = m.cfg, m.d.num_layers, m.d.hidden
+    sparse = sparse_layers(cfg, n, cfg.opt_int("dense_mlp_idx") or 0)
+    wide = cfg.opt_int("dense_intermediate_size")
+    if wide is None:
+        wide, width = cfg.positive("intermediate_size"), cfg.positive("moe_intermediate_size")
+    else:
+        width = cfg.positive("intermediate_size")
+    dense = others(n, sparse)
+    m.gated(wide, layers=dense)
+    m.each("mlp.global_scale", (1,), Component.MLP, dense)
+    num_experts, shared, top_k = (
+        cfg.positive("n_routed_experts"),
+        cfg.need_int("n_shared_experts"),
+        cfg.positive("num_experts_per_tok"),
+    )
+    if top_k > num_experts:
+        raise ContradictionError(f"{cfg.file}: {top_k} experts per token cannot be picked from {num_experts}")
+    m.moe = (num_experts, top_k)
+    # shared experts have a weight from the router too
+    m.linear("mlp.gate", num_experts + shared, hidden, Replicated(), component=Component.EXPERTS, layers=sparse)
+    m.each("mlp.gate.global_scale", (1,), Component.EXPERTS, sparse)
+    m.each("mlp.gate.e_score_correction_bias", (num_experts,), Component.EXPERTS, sparse, buffer=True)
+    share, both = Fraction(top_k, num_experts), Column((width, width), (None, None))
+    for name, shape, split in (
+        ("gate_up_proj", (num_experts, 2 * width, hidden), ExpertSplit(None, both)),
+        ("down_proj", (num_experts, hidden, width), ExpertSplit(None, Row())),
+    ):
+        m.inv.each(m.at(f"mlp.experts.{name}"), sparse, shape, Component.EXPERTS, split, active=share)
+    if shared:
+        for name in ("gate_proj", "up_proj"):
+            m.each(f"mlp.shared_experts.{name}", (shared, width, hidden), Component.MLP, sparse)
+        m.each("mlp.shared_experts.down_proj", (shared, hidden, width), Component.MLP, sparse)
+    m.intermediate = wide
+
+
+def kolibri1(cfg: Config) -> Architecture:
+    """Kolibri: EXAONE-like attention with norms after it and after the experts, every fifth layer full."""
+    m = Draft(cfg)
+    m.attention(qk_norm="head")
+    width, num_experts = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts")
+    top_k = cfg.positive("num_experts_per_tok")
+    m.experts("mlp", width, num_experts, top_k, correction="gate.e_score_correction_bias")
+    m.gated(cfg.positive("shared_expert_intermediate_size"), "mlp.shared_experts")
+    m.norms(*_PAIR, "post_self_attn_layernorm", "post_mlp_layernorm")
+    return m.close("kolibri1", typed_layers(cfg, m.d, lambda i: (i + 1) % 5 == 0))
+
+
+def flint(cfg: Config) -> Architecture:
+    """Flint: Qwen3-MoE's norms, sinks, a shared expert without gate; the first two, every fourth and the last layer are full."""
+    m = Draft(cfg)
+    bias, n = cfg.flag("attention_bias", default=False), m.d.num_layers
+    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
+    m.each("self_attn.sinks", (m.d.num_heads,), Component.ATTENTION, None, Column())
+    dense, step = cfg.opt_list("mlp_only_layers"), cfg.positive("decoder_sparse_step")
+    dense = [0, 1] if dense is None else dense  # configuration_flint.py's default
+    num_experts = cfg.need_int("num_experts")
+    sparse = [i for i in m.every if num_experts > 0 and i not in dense and (i + 1) % step == 0]
+    m.gated(cfg.positive("intermediate_size"), layers=others(n, sparse))
+    if sparse:
+        top_k = cfg.positive("num_experts_per_tok")
+        m.experts("mlp", cfg.positive("moe_intermediate_size"), num_experts, top_k, layers=sparse)
+        m.gated(cfg.positive("shared_expert_intermediate_size"), "mlp.shared_expert", layers=sparse)
+    m.norms(*_PAIR)
+    return m.close("flint", typed_layers(cfg, m.d, lambda i: i < 2 or i % 4 == 1 or i == n - 1))
+
+
+def beam(cfg: Config) -> Architecture:
+    """Beam: gated attention with a bias a head, four norms a layer, three dense layers first; every sixth and the last are full."""
+    m = Draft(cfg)
+    bias, n = cfg.flag("attention_bias", default=False), m.d.num_layers
+    heads = m.d.num_heads * m.d.head_dim
+    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
+    m.linear("self_attn.gate_proj", heads, m.d.hidden, Column())
+    m.each("self_attn.gate_bias", (m.d.num_heads,), Component.ATTENTION, None, Column())
+    sparse = sparse_layers(cfg, n, 3)
+    m.gated(cfg.positive("intermediate_size"), layers=others(n, sparse))
+    if sparse:
+        width, top_k = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts_per_tok")
+        m.experts(
+            "mlp",
+            width,
+            cfg.positive("num_experts", "n_routed_experts"),
+            top_k,
+            layers=sparse,
+            correction="gate.e_score_correction_bias",
+        )
+    m.norms(*_PAIR, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+    return m.close("beam", typed_layers(cfg, m.d, lambda i: (i + 1) % 6 == 0 or i == n - 1))
