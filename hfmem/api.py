@@ -11,7 +11,8 @@ from typing import Any
 
 from hfmem.checkpoint.quantization import QuantizationSummary, logical_groups, summarize
 from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
-from hfmem.dtypes import CONFIG_NAMES
+from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
+from hfmem.dtypes import CONFIG_NAMES, canonical
 from hfmem.errors import ContradictionError
 from hfmem.hub import FetchOptions, ModelFacts, load_model
 from hfmem.memory import engines
@@ -119,6 +120,8 @@ def estimate(
     page_size: int | None = None,
     kv_memory_bytes: int | None = None,
     overhead: Fraction | float | None = None,
+    quant: str | None = None,
+    dtype: str | None = None,
     revision: str | None = None,
     assume: str | None = None,
     strict: bool = False,
@@ -135,6 +138,7 @@ def estimate(
         tp, pp, dp: tensor, pipeline and data parallel sizes; ep: experts are dealt out whole.
         max_num_batched_tokens, page_size: the engine's settings; None: its defaults.
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
+        quant, dtype: what if the weights were stored in another format, as in `in_format`.
         overhead: a flat share of weights and cache (0.1 = 10 %) instead of the engine's runtime estimates.
         revision, assume, strict, fetch: as in `read_model`.
 
@@ -151,6 +155,7 @@ def estimate(
         if isinstance(model, Model)
         else read_model(model, revision=revision, assume=assume, strict=strict, fetch=fetch)
     )
+    read = in_format(read, quant, dtype)
     architecture = read.architecture
     positions = architecture.max_position_embeddings
     notes = list(read.notes)
@@ -183,6 +188,41 @@ def estimate(
         declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
     )
     return _report(read, serving, notes, overhead)
+
+
+def in_format(read: Model, quant: str | None = None, dtype: str | None = None) -> Model:
+    """The same model as if its weights were stored in another format: everything about them is then derived.
+
+    Args:
+        quant: a scheme (`fp8`, `int4`, `awq`, `nvfp4`, `q4_k_m` …; `hfmem.checkpoint.whatif.names()` has all).
+        dtype: of the weights that stay unquantized, and of all without `quant`.
+
+    Raises:
+        UsageError: no such format.
+    """
+    if quant is None and dtype is None:
+        return read
+    from hfmem.checkpoint.whatif import convert
+
+    architecture = read.architecture
+    stored = logical_groups(read.parameters.groups, read.quantization)
+    groups = convert(stored, quant or str(dtype), dtype=dtype, tied=architecture.tie_word_embeddings)
+    tensors = tuple(
+        TensorGroup(part.pattern, part.dtype, part.shape, group.boxes) for group in groups for part in group.parts
+    )
+    checkpoint = Checkpoint(tensors, "safetensors", 1, None)
+    counted = count_parameters(architecture, checkpoint, logical=groups)
+    facts = replace(read.facts, download_bytes=None)
+    if dtype is not None:
+        architecture = replace(architecture, dtype=canonical(dtype))
+    return replace(
+        read,
+        facts=facts,
+        architecture=architecture,
+        packing=summarize(groups),
+        parameters=replace(counted, evidence=read.parameters.evidence, exact=False),
+        notes=tuple(note for note in read.notes if note not in read.parameters.notes),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ def estimate(
     page_size: o.PageSize = None,
     kv_memory: o.KvMemory = None,
     overhead: o.Overhead = None,
+    quant: o.Quant = None,
+    dtype: o.Dtype = None,
     revision: o.Revision = None,
     json: o.Json = False,
     exact: o.Exact = False,
@@ -52,6 +54,8 @@ def estimate(
         ),
         "page_size": None if page_size is None else parse_count(page_size, "--page-size"),
         "kv_memory_bytes": None if kv_memory is None else parse_memory(kv_memory, "--kv-memory"),
+        "quant": quant,
+        "dtype": dtype,
         "overhead": None if overhead is None else parse_percent(overhead, "--overhead"),
     }
     from hfmem.api import estimate as run

@@ -63,6 +63,15 @@ Overhead = Annotated[
         "--overhead", metavar="PERCENT", help="Flat share of weights and cache instead of estimates, e.g. 10%."
     ),
 ]
+Quant = Annotated[
+    str | None,
+    typer.Option(
+        "--quant", metavar="FORMAT", help="What if: fp8, int8, int4, awq, gptq, nf4, nvfp4, mxfp4, q4_k_m … or a dtype."
+    ),
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="DTYPE", help="What if unquantized weights were bf16, fp16 or fp32.")
+]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")
 ]

@@ -159,7 +159,7 @@ def _weights_detail(report: Report) -> str:
         f"{dtype} {num_bytes / GIB:,.2f}" for dtype, num_bytes in weights.by_dtype.items() if num_bytes >= GIB / 200
     ]
     text = ", ".join(shown) if len(shown) > 1 else ""
-    if _held_weights(report) != weights.bytes:
+    if abs(_held_weights(report) - weights.bytes) > weights.bytes // 200:
         text = f"{weights.bytes / GIB:,.2f} stored" + (f": {text}" if text else "")
     if len(dtypes) > 1:
         text += ("; " if text else "") + " + ".join(dtypes)
