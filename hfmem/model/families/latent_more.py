@@ -1,4 +1,4 @@
-"""Latent attention with something of its own: A.X K2 (output gate, gated norms) and Mistral Large 4 (shared latents, mixed RoPE).
+"""Latent attention with something of its own: A.X K2 (gated norms), Mistral Large 4 (shared latents, mixed RoPE), Hunyuan V4.
 
 Source: transformers 5.23.0 `models/{axk2,mistral_large4}` and their checkpoint renames; published names (A.X K2 stores its query
 projection and gate as `q_b_proj`; Mistral Large 4 is published in Mistral's own layout).
@@ -165,3 +165,36 @@ def mistral_large4(cfg: Config) -> Architecture:
     projector.linear("linear_1", hidden, width, bias=bias)
     projector.linear("linear_2", hidden, hidden, bias=bias)
     return wrap(cfg, text, inner, "mistral_large4", NESTED, inv, tower_layers(count))
+
+
+def hy_v4(cfg: Config) -> Architecture:
+    """Tencent Hunyuan V4: GLM 5.2's attention (shared indexers) with sinks and an output gate, hyper-connections around each half.
+
+    Without `indexer_types` the first layer has an indexer and every fourth from the second on. Source: transformers 5.23.0
+    `models/hy_v4` and its checkpoint renames.
+    """
+    latent, index = read_latent(cfg), read_indexer(cfg)
+    d = latent_dims(cfg, latent)
+    stack = open_stack(cfg, cfg, d)
+    inv, every, mixer = stack.inv, range(d.num_layers), f"{LAYER}.self_attn"
+    latent_attention(inv, mixer, every, d.hidden, latent, bias=cfg.flag("attention_bias", default=False))
+    if cfg.opt_list("indexer_types") is None:
+        indexed = [i for i in every if i == 0 or (i - 1) % 4 == 0]
+    else:
+        indexed = shared_indexers(cfg, d.num_layers)
+    indexer(inv, f"{mixer}.indexer", indexed, d.hidden, latent.q_lora_rank or d.hidden, index)
+    inner, part = latent.num_heads * latent.v, Component.ATTENTION
+    linear(inv, f"{mixer}.linear_gate", every, inner, d.hidden, part, Column())
+    inv.each(f"{mixer}.learnable_sink_param", every, (latent.num_heads,), part, Column())
+    _feed_forward(stack, cfg, CORRECTION)
+    norm(inv, f"{LAYER}.input_layernorm", every, d.hidden)
+    norm(inv, f"{LAYER}.post_attention_layernorm", every, d.hidden)
+    streams = cfg.positive("hc_mult")
+    for place in ("attn", "mlp"):
+        for leaf, shape in (("fn", (2 * streams, streams * d.hidden)), ("base", (2 * streams,)), ("scale", (2,))):
+            inv.each(f"{LAYER}.hc_{place}_layer.hc_{leaf}", every, shape, Component.OTHER)
+    for leaf, shape in (("fn", (streams, streams * d.hidden)), ("base", (streams,)), ("scale", (1,))):
+        inv.add(f"model.hc_head.hc_{leaf}", shape, Component.OTHER)
+    has_indexer = set(indexed)
+    stack.layers = [Layer((latent.sparse(index, i in has_indexer),)) for i in every]
+    return stack.finish(cfg, "hy_v4")
