@@ -17,6 +17,7 @@ _MODULES: Final[dict[str, str]] = {
     "ideal": "hfmem.memory.engines.ideal",
     "vllm": "hfmem.memory.engines.vllm",
     "transformers": "hfmem.memory.engines.transformers",
+    "sglang": "hfmem.memory.engines.sglang",
     "llama.cpp": "hfmem.memory.engines.llama_cpp",
 }
 
@@ -49,8 +50,6 @@ def engine(name: str) -> Engine:
     try:
         module = _MODULES[name]
     except KeyError:
-        if name in ENGINES:
-            raise UnsupportedError(f"the rules of {name} are not known yet") from None
         raise UsageError(f"engine {name!r} is not one of {', '.join(ENGINES)}") from None
     return cast(Engine, import_module(module))
 

@@ -33,11 +33,11 @@ _NO_CHECKPOINT: Final = frozenset({"olmo_hybrid", "olmo3_2_hybrid"})
 _GDN_ALIGNMENT: Final = 64
 
 
-def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int) -> int:
+def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, state_dtype: str | None = None) -> int:
     """Bytes of one state on one rank: convolutions and states are split over ranks by channels and heads.
 
-    Mamba 2's groups are repeated until the ranks share them evenly. Convolutions are in the model's dtype; the state is too, unless
-    the config names one, or the model's class does.
+    Mamba 2's groups are repeated until the ranks share them evenly. Convolutions are in the model's dtype; the state is in
+    `state_dtype`, else in what the config names, else in what the model's class does, else in the model's.
 
     Raises:
         UnsupportedError: `tp` does not divide channels or heads, or vLLM has no such layer.
@@ -45,27 +45,35 @@ def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int) 
     match cache:
         case Mamba1State(intermediate_size=width, state_size=n, conv_kernel=k):
             channels = divide(width, tp, "Mamba channels")
-            return num_bytes(dtype, channels * (k - 1)) + num_bytes(_state_dtype(cache, arch, dtype), channels * n)
+            return num_bytes(dtype, channels * (k - 1)) + num_bytes(
+                state_dtype or _state_dtype(cache, arch, dtype), channels * n
+            )
         case Mamba2State(num_heads=heads, head_dim=d, state_size=n, num_groups=groups, conv_kernel=k):
             shared = groups if groups % tp == 0 else tp
             channels = divide(heads * d + 2 * shared * n, tp, "convolution channels")
             own = divide(heads, tp, "Mamba heads")
-            return num_bytes(dtype, channels * (k - 1)) + num_bytes(_state_dtype(cache, arch, dtype), own * d * n)
+            return num_bytes(dtype, channels * (k - 1)) + num_bytes(
+                state_dtype or _state_dtype(cache, arch, dtype), own * d * n
+            )
         case DeltaNetState(num_k_heads=hk, num_v_heads=hv, head_k_dim=dk, head_v_dim=dv, conv_kernel=k):
             channels = divide(2 * hk * dk + hv * dv, tp, "convolution channels")
             own = divide(hv, tp, "delta net heads")
-            return num_bytes(dtype, channels * (k - 1)) + num_bytes(_state_dtype(cache, arch, dtype), own * dk * dv)
+            return num_bytes(dtype, channels * (k - 1)) + num_bytes(
+                state_dtype or _state_dtype(cache, arch, dtype), own * dk * dv
+            )
         case KimiDeltaState(num_heads=heads, head_k_dim=dk, head_v_dim=dv, conv_kernel=k):
             channels = divide(heads * (2 * dk + dv), tp, "convolution channels")
             own = divide(heads, tp, "delta net heads")
-            state = num_bytes(cache.state_dtype or "F32", own * dv * dv)
+            state = num_bytes(state_dtype or cache.state_dtype or "F32", own * dv * dv)
             return num_bytes(dtype, channels * (k - 1)) + state
         case LinearAttentionState(num_heads=heads, head_dim=d):
-            return num_bytes(cache.state_dtype or dtype, divide(heads, tp, "linear attention heads") * d * d)
+            return num_bytes(
+                state_dtype or cache.state_dtype or dtype, divide(heads, tp, "linear attention heads") * d * d
+            )
         case ShortConvState(hidden_size=width, conv_kernel=k):
             return num_bytes(dtype, divide(width, tp, "convolution channels") * (k - 1))
         case RgLruState() | RwkvState() | CcaState():
-            raise UnsupportedError(f"vLLM 0.33 has no state cache for {arch.model_type} models")
+            raise UnsupportedError(f"there is no state cache for {arch.model_type} models")
         case _:
             assert_never(cache)
 
