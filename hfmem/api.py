@@ -299,7 +299,8 @@ def explain(
 def _report(read: Model, serving: Serving, notes: list[Note], overhead: Fraction | float | None) -> Report:
     architecture, parameters = read.architecture, read.parameters
     cache = engines.engine(serving.engine).cache(architecture, serving)
-    alone = replace(serving, engine="ideal", tp=1, pp=1, dp=1, ep=False)
+    # what the model needs is counted in the format that the chosen engine keeps (vLLM turns fp32 models into 16 bit)
+    alone = replace(serving, engine="ideal", kv_dtype=cache.kv_dtype, tp=1, pp=1, dp=1, ep=False)
     ideal = engines.engine("ideal").cache(architecture, alone)
     ranks = rank_weights(architecture, parameters.groups, serving)
     runtime: dict[str, RuntimeItem] = {}
@@ -392,7 +393,7 @@ def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheByte
     alone = replace(serving, tp=1, pp=1, dp=1, ep=False)
     columns: dict[str, int | None] = {}
     for name in ENGINES:
-        found = cache if name == serving.engine and alone == serving else None
+        found = ideal if name == "ideal" else cache if name == serving.engine and alone == serving else None
         found = found or engines.cache_or_none(name, read.architecture, replace(alone, engine=name))
         columns[name] = None if found is None else found.bytes
     return KvCache(
@@ -403,7 +404,7 @@ def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheByte
         bytes=cache.bytes,
         bytes_per_rank=cache.bytes_per_rank,
         ideal_bytes=ideal.bytes,
-        bytes_per_token=bytes_per_token(read.architecture, serving.kv_dtype, serving.declared_kv_dtype),
+        bytes_per_token=bytes_per_token(read.architecture, cache.kv_dtype),
         state_bytes_per_seq=cache.state_bytes_per_seq,
         engines=columns,
     )
