@@ -13,6 +13,7 @@ import typer
 
 from hfmem import __version__
 from hfmem.cli.command import ModelFirstGroup, PlainCommand
+from hfmem.cli.compare import compare
 from hfmem.cli.estimate import estimate
 from hfmem.cli.explain import explain
 from hfmem.cli.layers import layers
@@ -64,6 +65,7 @@ def _root(
 
 app.command(cls=PlainCommand)(estimate)
 app.command(cls=PlainCommand)(layers)
+app.command(cls=PlainCommand)(compare)
 app.command(cls=PlainCommand)(explain)
 
 
