@@ -8,6 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import isqrt
 
+from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import attention_by_types, norm, read_dims
 from hfmem.model.config import Config
@@ -43,7 +44,8 @@ def smollm3(cfg: Config) -> Architecture:
     """SmolLM3: no rotary embedding in every fourth layer; those layers slide if `use_sliding_window`."""
     d = read_dims(cfg)
     layers = full_layers(d)
-    if cfg.flag("use_sliding_window", default=False):
+    named = cfg.opt_list("layer_types") is not None
+    if cfg.flag("use_sliding_window", default=False) and (named or cfg.opt_int("sliding_window")):
         rope = cfg.opt_list("no_rope_layers")  # 1 where a layer has rotary embeddings
         step = cfg.opt_int("no_rope_layer_interval") or 4  # configuration_smollm3.py's default
         layers = typed_layers(cfg, d, lambda i: bool(rope[i]) if rope is not None else (i + 1) % step != 0)
@@ -89,14 +91,17 @@ def cwm(cfg: Config) -> Architecture:
 
 
 def helium(cfg: Config) -> Architecture:
-    """Helium 1: the output projection never has a bias."""
+    """Helium 1: the output projection is square and never has a bias."""
+    d = read_dims(cfg)
+    if d.num_heads * d.head_dim != d.hidden:
+        raise ContradictionError(f"{cfg.file}: {d.num_heads} heads of {d.head_dim} do not make hidden_size {d.hidden}")
     return decoder(cfg, "helium", qkv_bias=_bias(cfg), mlp_bias=_bias(cfg, "mlp_bias"))
 
 
 def ernie4_5(cfg: Config) -> Architecture:
-    """ERNIE 4.5 dense: all biases, the head's too, by `use_bias`."""
+    """ERNIE 4.5 dense: all biases but the head's by `use_bias`."""
     bias = _bias(cfg, "use_bias")
-    return decoder(cfg, "ernie4_5", qkv_bias=bias, o_bias=bias, mlp_bias=bias, head_bias=bias)
+    return decoder(cfg, "ernie4_5", qkv_bias=bias, o_bias=bias, mlp_bias=bias)
 
 
 def phi3(cfg: Config) -> Architecture:
@@ -166,6 +171,16 @@ def _every_nth(cfg: Config, m: Draft, untold: int) -> list[Layer]:
     published = cfg.published("sliding_window_pattern")
     pattern = cfg.positive("sliding_window_pattern") if published is not None else untold
     return typed_layers(cfg, m.d, lambda i: (i + 1) % pattern == 0)
+
+
+def cohere_compass(cfg: Config) -> Architecture:
+    """Cohere Compass (text): Cohere 2's block, full attention where `layer_types` does not say otherwise."""
+    m = Draft(cfg)
+    bias = _bias(cfg)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms("input_layernorm")
+    return m.close("cohere_compass", typed_layers(cfg, m.d, None))
 
 
 def olmo(cfg: Config) -> Architecture:

@@ -25,14 +25,13 @@ def decoder(
     mlp_bias: bool = False,
     qk_norm: str | None = None,
     d: Dims | None = None,
-    head_bias: bool = False,
 ) -> Architecture:
     """The Llama block `num_hidden_layers` times, with `layers` (default: full attention everywhere) as its caches."""
     m = Draft(cfg, d=d)
     m.attention(qkv_bias=qkv_bias, o_bias=o_bias, qk_norm=qk_norm)
     m.gated(cfg.positive("intermediate_size"), bias=mlp_bias)
     m.norms("input_layernorm", "post_attention_layernorm")
-    return m.close(family, full_layers(m.d) if layers is None else layers, head_bias=head_bias)
+    return m.close(family, full_layers(m.d) if layers is None else layers)
 
 
 def llama(cfg: Config) -> Architecture:

@@ -247,6 +247,17 @@ FAMILIES: Final[dict[str, str]] = {
     "beam": "moe_recent:beam",
     "hy_v4": "latent_more:hy_v4",
     "bailing_hybrid": "bailing:bailing_hybrid",
+    "qwen2_audio": "audio:qwen2_audio",
+    "voxtral": "audio:voxtral",
+    "qwen3_asr": "audio:qwen3_asr",
+    "qwen3_asr_text": "llama:qwen3",
+    "moonshine": "audio:moonshine",
+    "fuyu": "patches:fuyu",
+    "minicpmv4_6": "patches:minicpmv4_6",
+    "phi4_multimodal": "patches:phi4_multimodal",
+    "florence2": "patches:florence2",
+    "gpt-sw3": "gpt:gpt2",
+    "cohere_compass_text": "dense:cohere_compass",
 }
 
 
