@@ -6,15 +6,24 @@ import http.client
 import os
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from socket import gaierror, socket
+from socket import socket
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.connection import Connection, Origin, Pool, origin_of
 from hfmem.hub.facts import FetchStats
+from hfmem.hub.wire import (
+    Reader,
+    TransientError,
+    check_content_range,
+    decode,
+    describe,
+    is_stale,
+    range_total,
+    retry_after,
+)
 
 _RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
@@ -25,7 +34,6 @@ BACKOFF = 0.5
 MAX_BACKOFF = 8.0
 #: seconds to open a connection where a stored answer could be given instead
 QUICK_CONNECT = 3.0
-_CHUNK = 1 << 16
 _MAX_ERROR_BODY = 1 << 16
 #: a server that ignores Range is read up to here to reach the bytes wanted, never further
 MAX_DISCARD = 16 << 20
@@ -63,15 +71,6 @@ class Response:
             if name in headers:
                 return headers[name]
         return None
-
-
-class _Transient(Exception):
-    """A failure that another try may mend. `connecting`: no connection came about; `silent`: nothing came in time."""
-
-    def __init__(self, text: str, *, connecting: bool = False, silent: bool = False) -> None:
-        super().__init__(text)
-        self.connecting = connecting
-        self.silent = silent
 
 
 @dataclass(slots=True)
@@ -130,7 +129,7 @@ class Client:
             wait: float | None = None
             try:
                 response = self._follow(url, max_bytes, byte_range, timeout or self.timeout, stop)
-            except _Transient as error:
+            except TransientError as error:
                 reason, connecting, silent = str(error), error.connecting, error.silent
             else:
                 if response.status not in _RETRY_STATUS:
@@ -138,7 +137,7 @@ class Client:
                 host = origin_of(response.url)
                 reason = f"{host} answered {response.status} {_reason(response.status)}".rstrip()
                 connecting = silent = False
-                wait = _retry_after(response.headers)
+                wait = retry_after(response.headers)
             attempt += 1
             hopeless = (self.quick and (connecting or silent)) or (connecting and attempt > 2)
             if attempt > retries or hopeless or self._stop.is_set():
@@ -212,12 +211,12 @@ class Client:
                 response, keep = self._receive(started, connection.sock, url, max_bytes, byte_range, timeout, hops)
                 return response
             except (OSError, http.client.HTTPException) as error:
-                if connection.reused and _is_stale(error):
+                if connection.reused and is_stale(error):
                     fresh = True  # the server closed it while it was idle: not a failure
                     continue
                 if self.deadline.remaining() <= 0:
                     raise NetworkError(self.late(f"reading from {origin}")) from None
-                raise _Transient(f"{origin}: {_describe(error)}", silent=isinstance(error, TimeoutError)) from None
+                raise TransientError(f"{origin}: {describe(error)}", silent=isinstance(error, TimeoutError)) from None
             finally:
                 if keep:
                     self.pool.give(origin, connection)
@@ -227,6 +226,10 @@ class Client:
     def late(self, doing: str) -> str:
         """The message of a passed deadline."""
         return f"{doing} took longer than the deadline of {self.deadline.seconds:g} s (HFMEM_DEADLINE)"
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self._bytes += size
 
     def _limit(self, timeout: float) -> float:
         remaining = self.deadline.remaining()
@@ -247,7 +250,7 @@ class Client:
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             if self.deadline.remaining() <= 0:
                 raise NetworkError(self.late(f"connecting to {origin}")) from None
-            raise _Transient(f"{origin} cannot be reached: {_describe(error)}", connecting=True) from None
+            raise TransientError(f"{origin} cannot be reached: {describe(error)}", connecting=True) from None
 
     def _send(
         self, connection: Connection, url: str, headers: dict[str, str], timeout: float
@@ -278,12 +281,12 @@ class Client:
         """Reads the body within its bounds; the flag says whether the connection can be used again."""
         headers = {name.lower(): value for name, value in started.headers.items()}
         status = started.status
-        reader = _Reader(self, started, sock, timeout)
+        reader = Reader(started, sock, lambda: self._limit(timeout), self._count)
         if status in _REDIRECT_STATUS or status >= 400:
             body, ended = reader.read(_MAX_ERROR_BODY)
             if status >= 400 and headers.get("content-encoding") == "gzip":
                 body = b""
-            return Response(status, headers, body, url, _range_total(headers), hops), ended and not started.will_close
+            return Response(status, headers, body, url, range_total(headers), hops), ended and not started.will_close
         if byte_range is None:
             length = started.length
             if length is not None and length > max_bytes:
@@ -291,14 +294,14 @@ class Client:
             body, ended = reader.read(max_bytes + 1)
             if len(body) > max_bytes:
                 raise FormatError(f"{url}: more than {max_bytes:,} bytes")
-            body = _decode(body, headers.get("content-encoding", ""), max_bytes, url)
+            body = decode(body, headers.get("content-encoding", ""), max_bytes, url)
             return Response(status, headers, body, url, length, hops), ended and not started.will_close
 
         first, end = byte_range
         if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
             raise NetworkError(f"{url}: the server compressed a byte range, which cannot be used")
         if status == 206:
-            stop, total = _check_content_range(headers, first, end, url)
+            stop, total = check_content_range(headers, first, end, url)
             body, ended = reader.read(end - first)
             if len(body) != stop - first:
                 raise http.client.IncompleteRead(body, stop - first - len(body))
@@ -317,121 +320,5 @@ class Client:
         return Response(206, headers, body[first:], url, total, hops), False
 
 
-class _Reader:
-    """Reads a body piece by piece, each piece within the time limit."""
-
-    def __init__(self, client: Client, response: http.client.HTTPResponse, sock: socket, timeout: float) -> None:
-        self._client, self._response, self._sock, self._timeout = client, response, sock, timeout
-
-    def read(self, limit: int) -> tuple[bytes, bool]:
-        """At most `limit` bytes, and whether the body ended with them.
-
-        Raises:
-            http.client.IncompleteRead: the connection ended before the announced length.
-        """
-        response, client = self._response, self._client
-        expected = response.length
-        parts: list[bytes] = []
-        size = 0
-        while size < limit:
-            self._sock.settimeout(client._limit(self._timeout))
-            part = response.read1(min(_CHUNK, limit - size))
-            if not part:
-                break
-            parts.append(part)
-            size += len(part)
-            with client._lock:
-                client._bytes += len(part)
-        if expected is not None and size < min(limit, expected):
-            raise http.client.IncompleteRead(b"", expected - size)
-        ended = response.isclosed() or expected == size
-        response.close()  # http.client refuses the next request on the connection before this
-        return b"".join(parts), ended
-
-
-def _decode(body: bytes, encoding: str, max_bytes: int, url: str) -> bytes:
-    match encoding.lower():
-        case "" | "identity":
-            return body
-        case "gzip" | "x-gzip":
-            unpacker = zlib.decompressobj(wbits=31)
-            try:
-                plain = unpacker.decompress(body, max_bytes + 1)
-            except zlib.error as error:
-                raise _Transient(f"{url}: broken compression: {error}") from None
-            if len(plain) > max_bytes:
-                raise FormatError(f"{url}: more than {max_bytes:,} bytes")
-            if not unpacker.eof:
-                raise _Transient(f"{url}: the compressed body ends early")
-            return plain
-        case other:
-            raise NetworkError(f"{url}: Content-Encoding {other[:40]!r} was not asked for")
-
-
-def _check_content_range(headers: Mapping[str, str], first: int, end: int, url: str) -> tuple[int, int | None]:
-    """Where the bytes that Content-Range tells end, and the total size, None for `*`.
-
-    Raises:
-        NetworkError: the header is missing or names other bytes than those from `first` to `end` (or to the end of all).
-    """
-    text = headers.get("content-range", "")
-    unit, _, rest = text.strip().partition(" ")
-    span, _, total_text = rest.strip().partition("/")
-    begin, _, last = span.partition("-")
-    if unit.lower() == "bytes" and begin.isdecimal() and last.isdecimal() and int(begin) == first:
-        stop = int(last) + 1
-        total = int(total_text) if total_text.isdecimal() else None
-        if first < stop <= end and (total is None or stop == min(end, total)):
-            return stop, total
-    raise NetworkError(f"{url}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
-
-
-def _range_total(headers: Mapping[str, str]) -> int | None:
-    """The total of `Content-Range: bytes */123`, which a 416 carries."""
-    total = headers.get("content-range", "").rpartition("/")[2]
-    return int(total) if total.isdecimal() else None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by Retry-After (seconds or an HTTP date), else by the Hub's `ratelimit: "api";r=0;t=55`."""
-    text = headers.get("retry-after", "").strip()
-    if text.isdecimal():
-        return float(text)
-    if text:
-        from datetime import UTC, datetime
-        from email.utils import parsedate_to_datetime
-
-        try:
-            when = parsedate_to_datetime(text)
-        except (TypeError, ValueError):
-            return None
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
-        return max(0.0, (when - datetime.now(UTC)).total_seconds())
-    fields = dict(part.strip().partition("=")[::2] for part in headers.get("ratelimit", "").split(";"))
-    if fields.get("r") == "0" and fields.get("t", "").isdecimal():
-        return float(fields["t"]) + 1
-    return None
-
-
 def _reason(status: int) -> str:
     return http.client.responses.get(status, "")
-
-
-def _is_stale(error: Exception) -> bool:
-    return isinstance(
-        error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
-    )
-
-
-def _describe(error: Exception) -> str:
-    match error:
-        case TimeoutError():
-            return "timed out"
-        case gaierror():
-            return "the name cannot be resolved"
-        case http.client.IncompleteRead():
-            return "the body ended early"
-        case OSError():
-            return error.strerror or str(error) or type(error).__name__
-        case _:
-            return str(error) or type(error).__name__

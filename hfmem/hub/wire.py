@@ -1,0 +1,143 @@
+"""The parts of HTTP/1.1 that `http.client` leaves to its caller: bounded bodies, compression, ranges, and when to try again."""
+
+from __future__ import annotations
+
+import http.client
+import zlib
+from collections.abc import Callable, Mapping
+from socket import gaierror, socket
+
+from hfmem.errors import FormatError, NetworkError
+
+_CHUNK = 1 << 16
+
+
+class TransientError(Exception):
+    """A failure that another try may mend. `connecting`: no connection came about; `silent`: nothing came in time."""
+
+    def __init__(self, text: str, *, connecting: bool = False, silent: bool = False) -> None:
+        super().__init__(text)
+        self.connecting = connecting
+        self.silent = silent
+
+
+class Reader:
+    """Reads a body piece by piece, each piece within the time limit."""
+
+    def __init__(
+        self,
+        response: http.client.HTTPResponse,
+        sock: socket,
+        limit: Callable[[], float],
+        count: Callable[[int], None],
+    ) -> None:
+        """`limit` tells the seconds that the next piece may take, `count` takes the size of each."""
+        self._response, self._sock, self._limit, self._count = response, sock, limit, count
+
+    def read(self, limit: int) -> tuple[bytes, bool]:
+        """At most `limit` bytes, and whether the body ended with them.
+
+        Raises:
+            http.client.IncompleteRead: the connection ended before the announced length.
+        """
+        response = self._response
+        expected = response.length
+        parts: list[bytes] = []
+        size = 0
+        while size < limit:
+            self._sock.settimeout(self._limit())
+            part = response.read1(min(_CHUNK, limit - size))
+            if not part:
+                break
+            parts.append(part)
+            size += len(part)
+            self._count(len(part))
+        if expected is not None and size < min(limit, expected):
+            raise http.client.IncompleteRead(b"", expected - size)
+        ended = response.isclosed() or expected == size
+        response.close()  # http.client refuses the next request on the connection before this
+        return b"".join(parts), ended
+
+
+def decode(body: bytes, encoding: str, max_bytes: int, url: str) -> bytes:
+    match encoding.lower():
+        case "" | "identity":
+            return body
+        case "gzip" | "x-gzip":
+            unpacker = zlib.decompressobj(wbits=31)
+            try:
+                plain = unpacker.decompress(body, max_bytes + 1)
+            except zlib.error as error:
+                raise TransientError(f"{url}: broken compression: {error}") from None
+            if len(plain) > max_bytes:
+                raise FormatError(f"{url}: more than {max_bytes:,} bytes")
+            if not unpacker.eof:
+                raise TransientError(f"{url}: the compressed body ends early")
+            return plain
+        case other:
+            raise NetworkError(f"{url}: Content-Encoding {other[:40]!r} was not asked for")
+
+
+def check_content_range(headers: Mapping[str, str], first: int, end: int, url: str) -> tuple[int, int | None]:
+    """Where the bytes that Content-Range tells end, and the total size, None for `*`.
+
+    Raises:
+        NetworkError: the header is missing or names other bytes than those from `first` to `end` (or to the end of all).
+    """
+    text = headers.get("content-range", "")
+    unit, _, rest = text.strip().partition(" ")
+    span, _, total_text = rest.strip().partition("/")
+    begin, _, last = span.partition("-")
+    if unit.lower() == "bytes" and begin.isdecimal() and last.isdecimal() and int(begin) == first:
+        stop = int(last) + 1
+        total = int(total_text) if total_text.isdecimal() else None
+        if first < stop <= end and (total is None or stop == min(end, total)):
+            return stop, total
+    raise NetworkError(f"{url}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
+
+
+def range_total(headers: Mapping[str, str]) -> int | None:
+    """The total of `Content-Range: bytes */123`, which a 416 carries."""
+    total = headers.get("content-range", "").rpartition("/")[2]
+    return int(total) if total.isdecimal() else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by Retry-After (seconds or an HTTP date), else by the Hub's `ratelimit: "api";r=0;t=55`."""
+    text = headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return float(text)
+    if text:
+        from datetime import UTC, datetime
+        from email.utils import parsedate_to_datetime
+
+        try:
+            when = parsedate_to_datetime(text)
+        except (TypeError, ValueError):
+            return None
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    fields = dict(part.strip().partition("=")[::2] for part in headers.get("ratelimit", "").split(";"))
+    if fields.get("r") == "0" and fields.get("t", "").isdecimal():
+        return float(fields["t"]) + 1
+    return None
+
+
+def is_stale(error: Exception) -> bool:
+    return isinstance(
+        error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+    )
+
+
+def describe(error: Exception) -> str:
+    match error:
+        case TimeoutError():
+            return "timed out"
+        case gaierror():
+            return "the name cannot be resolved"
+        case http.client.IncompleteRead():
+            return "the body ended early"
+        case OSError():
+            return error.strerror or str(error) or type(error).__name__
+        case _:
+            return str(error) or type(error).__name__
