@@ -29,9 +29,10 @@ from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.crosscheck import check, check_names, contradictions
+from hfmem.model.expected import index_names, synthesise
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.layers import CompressedAttention
-from hfmem.model.parameters import count_parameters, index_names, synthesise
+from hfmem.model.parameters import count_parameters
 
 CORPUS = Path(os.environ.get("HFMEM_CORPUS") or "/nonexistent")
 pytestmark = [

@@ -12,9 +12,9 @@ from hfmem.checkpoint.index import Index
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.crosscheck import CONTRADICTIONS, check, check_names, contradictions
+from hfmem.model.expected import index_names
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Component, Inventory
-from hfmem.model.parameters import index_names
 
 Tensor = tuple[str, str, tuple[int, ...]]
 LAYERS, HIDDEN, HEADS, KV, DIM, FF, VOCAB = 3, 64, 4, 2, 16, 96, 320

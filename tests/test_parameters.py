@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hfmem.checkpoint.grouping import boxes_of, group_tensors
 from hfmem.checkpoint.index import parse_index
 from hfmem.checkpoint.quantization import logical_groups
+from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
 from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
 from hfmem.errors import MissingFileError
 from hfmem.model.architecture import Architecture
+from hfmem.model.expected import index_names, synthesise
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Component, Inventory
 from hfmem.model.matching import Matcher, count_boxes, intersect, subtract
@@ -23,9 +25,7 @@ from hfmem.model.names import classify, core, is_buffer_name
 from hfmem.model.parameters import (
     ParameterReport,
     count_parameters,
-    index_names,
     stored_dtype,
-    synthesise,
     with_stored_dtype,
 )
 
@@ -252,9 +252,39 @@ def test_config_alone_leaves_a_tied_head_out() -> None:
     assert count_parameters(arch(tie_word_embeddings=True)).weights_bytes == 2 * (TOTAL - EMBEDDING)
 
 
-def test_quantized_config_alone_says_that_it_is_an_upper_bound() -> None:
-    report = count_parameters(arch(), quantized=True)
+def said(**section: object) -> Quantization:
+    found = parse_quantization({"config.json": {"quantization_config": section}})
+    assert found is not None
+    return found
+
+
+def test_an_unknown_packing_without_headers_says_that_the_size_is_an_upper_bound() -> None:
+    report = count_parameters(arch(), quantization=said(quant_method="fancy"))
     assert [note.code for note in report.notes] == ["quantized_size_unknown"]
+    assert (report.total, report.weights_bytes) == (TOTAL, 2 * TOTAL)
+
+
+def test_a_known_packing_without_headers_is_derived() -> None:
+    """FP8 with one fp32 scale a matrix for weights and one for inputs; the head is named as an exception."""
+    section = said(quant_method="fp8", activation_scheme="static", ignored_layers=["lm_head"])
+    report = count_parameters(arch(), quantization=section)
+    assert [note.code for note in report.notes] == ["quantized_size_derived"]
+    assert report.total == TOTAL
+    assert report.weights_by_dtype["F8_E4M3"] == ATTENTION + MLP
+    assert report.weights_by_dtype["BF16"] == 2 * (NORM + 2 * EMBEDDING)
+    assert report.weights_bytes == sum(report.weights_by_dtype.values()) == sum(report.weights_by_component.values())
+
+
+def test_layers_that_stay_unquantized() -> None:
+    section = said(quant_method="fp8", modules_to_not_convert=["model.layers.1", "lm_head"])
+    report = count_parameters(arch(), quantization=section)
+    assert report.weights_by_dtype["F8_E4M3"] == (ATTENTION + MLP) // LAYERS
+
+
+def test_a_size_that_is_known_wins_over_a_derived_one() -> None:
+    report = count_parameters(arch(), quantization=said(quant_method="fp8"), total_size=12345678)
+    assert (report.weights_bytes, report.evidence, report.notes) == (12345678, "index", ())
+    assert sum(report.weights_by_component.values()) == 12345678
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(2, "BF16"), (4, "F32"), (1, "F8_E4M3")])

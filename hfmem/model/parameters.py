@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Final
 
-from hfmem.checkpoint.grouping import group_facts
-from hfmem.checkpoint.index import Index
 from hfmem.checkpoint.quantization import LogicalGroup, logical_groups
+from hfmem.checkpoint.quantization_config import Quantization
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
-from hfmem.dtypes import BITS, canonical, num_bytes
+from hfmem.dtypes import BITS, num_bytes
 from hfmem.errors import MissingFileError
 from hfmem.model.architecture import Architecture, Note
+from hfmem.model.expected import expected_groups, uniform_dtype
 from hfmem.model.inventory import Component
 from hfmem.model.matching import Expected, Match, Matcher
 from hfmem.model.names import classify, core, is_buffer_name, is_router
-
-_FLOATS: Final = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
+from hfmem.model.quantized import stored_as_said
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def count_parameters(
     names: Sequence[TensorGroup] | None = None,
     total_size: int | None = None,
     summary: Mapping[str, int] | None = None,
-    quantized: bool = False,
+    quantization: Quantization | None = None,
 ) -> ParameterReport:
     """Count parameters and bytes from the best of the evidence given.
 
@@ -127,7 +125,7 @@ def count_parameters(
         names: the tensors that an index names (`index_names`), where headers are out of reach.
         total_size: the size of all tensors, as an index gives it.
         summary: the Hub's count of stored elements by dtype, where headers are out of reach.
-        quantized: the config says that weights are packed: then only headers, summary or index tell their size.
+        quantization: how the config says that weights are packed, for their size where nothing else tells it.
 
     Raises:
         MissingFileError: neither an architecture nor any evidence.
@@ -142,7 +140,7 @@ def count_parameters(
         )  # fmt: skip
     if architecture is None:
         raise MissingFileError("no tensor headers to count, and no architecture that says what to expect")
-    return _without_headers(architecture, locator, names, total_size, summary, quantized)
+    return _without_headers(architecture, locator, names, total_size, summary, quantization)
 
 
 def tally(groups: Iterable[TensorGroup], locator: Locator) -> tuple[dict[str, int], int]:
@@ -191,7 +189,9 @@ def _stored(groups: Iterable[TensorGroup], locator: Locator) -> tuple[dict[str, 
     by_dtype: dict[str, int] = {}
     by_component = _empty()
     for group in groups:
-        by_dtype[group.dtype] = by_dtype.get(group.dtype, 0) + group.total_bytes
+        sizes = group.bytes_by_dtype() if isinstance(group, LogicalGroup) else {group.dtype: group.total_bytes}
+        for code, size in sizes.items():
+            by_dtype[code] = by_dtype.get(code, 0) + size
         for part in locator.locate(group.pattern, group.boxes):
             by_component[part.component] += part.count * group.tensor_bytes
     return by_dtype, by_component
@@ -204,116 +204,60 @@ def _empty() -> dict[str, int]:
 # ---- without headers -----------------------------------------------------------------------------------------------------
 
 
-def synthesise(
-    architecture: Architecture, dtype: str | None = None, names: Iterable[TensorGroup] | None = None
-) -> tuple[TensorGroup, ...]:
-    """The tensors that the inventory expects, as a checkpoint's groups at `dtype` (default: the config's).
-
-    With `names` (groups of which only pattern and boxes count) exactly the expected tensors among them, in their spelling; without,
-    one of each set of tied tensors and no optional buffers.
-    """
-    code = canonical(dtype) if dtype is not None else architecture.dtype
-    found: dict[tuple[str, tuple[int, ...]], list[Box]] = {}
-    matcher = Matcher(architecture.tensors)
-    if names is None:
-        for item in matcher.expected:
-            if item.spec.tied_to is None and not (item.spec.buffer and item.spec.optional):
-                found.setdefault((item.pattern, item.spec.shape), []).extend(item.boxes)
-    else:
-        for group in names:
-            for match in matcher.assign(group.pattern, group.boxes):
-                if match.expected is not None:
-                    found.setdefault((group.pattern, match.expected.spec.shape), []).extend(match.boxes)
-    return tuple(TensorGroup(pattern, code, shape, tuple(boxes)) for (pattern, shape), boxes in found.items())
-
-
-def index_names(index: Index) -> tuple[TensorGroup, ...]:
-    """The index's tensor names as groups; dtype and shape are placeholders that mean nothing."""
-    names = list(index.weight_map)
-    return group_facts(names, [("U8", (0,))] * len(names))
-
-
 def _without_headers(
     architecture: Architecture,
     locator: Locator,
     names: Sequence[TensorGroup] | None,
     total_size: int | None,
     summary: Mapping[str, int] | None,
-    quantized: bool,
+    quantization: Quantization | None,
 ) -> ParameterReport:
     notes: list[Note] = []
-    stored = {code: count for code, count in (summary or {}).items() if code in BITS and count > 0}
-    known = sum(num_bytes(code, count) for code, count in stored.items()) or total_size
-    groups = _expected_groups(architecture, locator, names, None if quantized else known)
-    if known and not quantized and (code := _uniform_dtype(groups, known, architecture.dtype)):
-        groups = tuple(TensorGroup(g.pattern, code, g.shape, g.boxes) for g in groups)
-    by_component, active = tally(groups, locator)
-    by_dtype, bytes_by_component = _stored(groups, locator)
+    summarized = {code: count for code, count in (summary or {}).items() if code in BITS and count > 0}
+    known = sum(num_bytes(code, count) for code, count in summarized.items()) or total_size
+    evidence = "hub-summary" if summarized else "index" if known else "config"
+    plain = expected_groups(architecture, locator.matcher, names, None if quantization else known)
+    if known and quantization is None and (code := uniform_dtype(plain, known, architecture.dtype)):
+        plain = tuple(TensorGroup(g.pattern, code, g.shape, g.boxes) for g in plain)
+    by_component, active = tally(plain, locator)
+    stored: tuple[TensorGroup, ...] = plain
+    if quantization is not None:
+        packed = stored_as_said(plain, quantization)
+        stored = plain if packed is None else packed
+        if not known:
+            notes.append(_derived_size(quantization, packed is not None))
+    by_dtype, bytes_by_component = _stored(stored, locator)
     derived = sum(by_dtype.values())
-    evidence = "hub-summary" if stored else "index" if known else "config"
-    if stored:
-        by_dtype = {code: num_bytes(code, count) for code, count in stored.items()}
-    if not known:
-        if quantized:
-            message = "the weights are quantized and nothing says their size: this is the size before quantization, an upper bound"
-            notes.append(Note("quantized_size_unknown", message))
-    elif known != derived:
-        named = {(g.pattern, g.boxes) for g in groups}
-        rest = [g for g in names or () if (g.pattern, g.boxes) not in named]
-        buffers_only = known > derived and bool(rest) and all(is_buffer_name(g.pattern, g.shape) for g in rest)
-        by_dtype = by_dtype if stored else _explain(by_dtype, known)
+    if summarized:
+        by_dtype = {code: num_bytes(code, count) for code, count in summarized.items()}
+    if known and known != derived:
+        by_dtype = by_dtype if summarized else _explain(by_dtype, known)
         bytes_by_component = _scaled(bytes_by_component, derived, known)
-        if not quantized and not buffers_only:
+        if quantization is None and not _only_buffers_differ(plain, names, known - derived):
             message = (
-                f"the {'Hub summary' if stored else 'index'} gives {known:,} bytes of weights, the config's inventory "
+                f"the {'Hub summary' if summarized else 'index'} gives {known:,} bytes of weights, the config's inventory "
                 f"{derived:,}; the former is used"
             )
             notes.append(Note("weights_size_differs", message))
     return ParameterReport(
         sum(by_component.values()), active, by_component, known or derived, by_dtype, bytes_by_component,
-        evidence, bool(known), groups, tuple(notes),
+        evidence, bool(known), stored, tuple(notes),
     )  # fmt: skip
 
 
-def _expected_groups(
-    architecture: Architecture, locator: Locator, names: Sequence[TensorGroup] | None, size: int | None
-) -> tuple[TensorGroup, ...]:
-    """The inventory, restricted to what an index names where its names are the inventory's, else to what a total size allows."""
-    everything = synthesise(architecture)
-    if names:
-        groups = synthesise(architecture, names=names)
-        if 2 * sum(g.count for g in groups) > sum(g.count for g in names):
-            return groups
-        # packed or foreign names: an optional part (a stored MTP layer) counts if any of its modules is named
-        owners = [locator.matcher.owner(g.pattern, g.boxes) for g in names]
-        modules = {item.core.rpartition(".")[0] for item in owners if item is not None}
-        left_out = {
-            i.pattern for i in locator.matcher.expected if i.spec.optional and i.core.rpartition(".")[0] not in modules
-        }
-        return tuple(group for group in everything if group.pattern not in left_out)
-    if size is None:
-        return everything
-    # what a file may leave out or repeat: the size tells which it is, if it tells anything
-    optional = frozenset(i.pattern for i in locator.matcher.expected if i.spec.optional and i.spec.tied_to is None)
-    tied = tuple(
-        TensorGroup(i.pattern, architecture.dtype, i.spec.shape, i.boxes)
-        for i in locator.matcher.expected
-        if i.spec.tied_to is not None
-    )
-    plain = tuple(group for group in everything if group.pattern not in optional)
-    for candidate in (everything, plain, (*everything, *tied), (*plain, *tied)):
-        if _uniform_dtype(candidate, size, architecture.dtype) is not None:
-            return candidate
-    return everything
+def _derived_size(quantization: Quantization, converted: bool) -> Note:
+    how = f"{quantization.file} says {quantization.method}"
+    if converted:
+        return Note("quantized_size_derived", f"no file sizes at hand: the weights' size follows from what {how}")
+    message = f"{how}, whose layout is not known, and no file sizes are at hand: this is the size before quantization"
+    return Note("quantized_size_unknown", message)
 
 
-def _uniform_dtype(groups: Iterable[TensorGroup], total_size: int, config_dtype: str) -> str | None:
-    """The dtype in which all the expected tensors take exactly `total_size`; the config's where that fits."""
-    elements = sum(group.total_elements for group in groups)
-    for code in (config_dtype, *_FLOATS):
-        if elements and num_bytes(code, elements) == total_size:
-            return code
-    return None
+def _only_buffers_differ(groups: Iterable[TensorGroup], names: Iterable[TensorGroup] | None, more: int) -> bool:
+    """Whether all that an index names beyond the inventory are buffers, whose bytes then are what it has more."""
+    named = {(g.pattern, g.boxes) for g in groups}
+    rest = [g for g in names or () if (g.pattern, g.boxes) not in named]
+    return more > 0 and bool(rest) and all(is_buffer_name(g.pattern, g.shape) for g in rest)
 
 
 def _explain(by_dtype: Mapping[str, int], known: int) -> dict[str, int]:
