@@ -1,0 +1,348 @@
+"""The command line as a user meets it: words in, one screen or one JSON object out, the exit codes of the contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import HubServer, header_bytes, shard, sharded
+
+from hfmem.cli import main
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
+
+
+def llama_tensors(dtype: str = "BF16") -> list[tuple[str, str, tuple[int, ...]]]:
+    """The tensors of `LLAMA`, by hand: head_dim is 64 / 4 = 16, so k and v have 2 × 16 = 32 rows."""
+    found: list[tuple[str, str, tuple[int, ...]]] = [("model.embed_tokens.weight", dtype, (100, 64))]
+    for layer in range(2):
+        base = f"model.layers.{layer}"
+        found += [
+            (f"{base}.self_attn.q_proj.weight", dtype, (64, 64)),
+            (f"{base}.self_attn.k_proj.weight", dtype, (32, 64)),
+            (f"{base}.self_attn.v_proj.weight", dtype, (32, 64)),
+            (f"{base}.self_attn.o_proj.weight", dtype, (64, 64)),
+            (f"{base}.mlp.gate_proj.weight", dtype, (128, 64)),
+            (f"{base}.mlp.up_proj.weight", dtype, (128, 64)),
+            (f"{base}.mlp.down_proj.weight", dtype, (64, 128)),
+            (f"{base}.input_layernorm.weight", dtype, (64,)),
+            (f"{base}.post_attention_layernorm.weight", dtype, (64,)),
+        ]
+    return [*found, ("model.norm.weight", dtype, (64,)), ("lm_head.weight", dtype, (100, 64))]
+
+
+#: embedding and head 100 × 64 each; a layer 64 × (64 + 32 + 32 + 64) + 3 × 128 × 64 + 2 × 64; the final norm 64
+PARAMETERS = 2 * 6400 + 2 * (64 * 192 + 3 * 8192 + 128) + 64
+#: K and V, 2 heads × 16, 2 bytes, 2 layers
+TOKEN_BYTES = 2 * 2 * 16 * 2 * 2
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit status, stdout, stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main(list(words))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A local checkout of `LLAMA`, its weights a hole in the file."""
+    place = tmp_path / "checkout"
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(LLAMA))
+    front, size = header_bytes(llama_tensors())
+    with (place / "model.safetensors").open("wb") as file:
+        file.write(front)
+        file.truncate(size)
+    return place
+
+
+def test_gated_first_command_offline(run: Run) -> None:
+    """Llama-3-8B at 128k, from the catalogue: the published counts, and 2 × 8 × 128 × 2 B × 32 layers a token."""
+    status, out, _ = run("meta-llama/Meta-Llama-3-8B", "--ctx", "128k", "--json", "--offline")
+    report = json.loads(out)
+    assert status == 0
+    assert report["schema_version"] == 1
+    assert report["model"]["source"] == "catalog"
+    assert report["parameters"]["total"] == 8_030_261_248
+    assert report["weights"]["bytes"] == 16_060_522_496
+    assert report["kv_cache"]["bytes_per_token"] == 131_072
+    assert report["kv_cache"]["ideal_bytes"] == report["kv_cache"]["bytes"] == 16 * 2**30
+    assert report["total_bytes"] == 16_060_522_496 + 16 * 2**30
+    warning = next(w for w in report["warnings"] if w["code"] == "context_exceeds_positions")
+    assert "131,072" in warning["message"] and "8,192" in warning["message"]
+
+
+def test_gated_repo_without_token_answers_from_the_catalogue(hub: HubServer, run: Run) -> None:
+    hub.add("meta-llama/Meta-Llama-3-8B", {"config.json": LLAMA}, gated=True)
+    status, out, _ = run("meta-llama/Meta-Llama-3-8B", "--ctx", "8k")
+    assert status == 0
+    notice = next(line for line in out.splitlines() if "catalogue" in line)
+    assert "gated" in notice and "HF_TOKEN" in notice
+
+
+def test_local_folder(folder: Path, run: Run) -> None:
+    status, out, err = run(str(folder), "--ctx", "1000", "--batch", "3", "--json", "--engine", "ideal")
+    report = json.loads(out)
+    assert (status, err) == (0, "")
+    assert report["model"]["source"] == "local"
+    assert report["parameters"]["total"] == PARAMETERS
+    assert report["weights"]["bytes"] == 2 * PARAMETERS
+    assert report["weights"]["evidence"] == "headers"
+    assert report["kv_cache"]["bytes_per_token"] == TOKEN_BYTES
+    assert report["kv_cache"]["bytes"] == 3000 * TOKEN_BYTES
+    assert report["layers"] == [
+        {
+            "kind": "full",
+            "count": 2,
+            "num_kv_heads": 2,
+            "head_dim": 16,
+            "v_head_dim": 16,
+            "window": None,
+            "state_bytes": 0,
+        }
+    ]
+    assert report["weights"]["download_bytes"] == (folder / "model.safetensors").stat().st_size
+
+
+def test_vllm_rounds_to_pages_of_16(folder: Path, run: Run) -> None:
+    _, out, _ = run(str(folder), "--ctx", "1000", "--json")
+    assert json.loads(out)["kv_cache"]["bytes"] == 63 * 16 * TOKEN_BYTES  # 1000 / 16 = 62.5
+
+
+def test_several_models_in_order_with_a_failure(folder: Path, run: Run) -> None:
+    status, out, err = run(str(folder), "./nowhere", str(folder), "--json", "--offline")
+    reports = json.loads(out)
+    assert status == 3
+    assert [r["model"]["id"] for r in reports] == [str(folder), "./nowhere", str(folder)]
+    assert reports[1]["error"]["code"] == "not_found"
+    assert err.count("\n") == 1 and err.startswith("error: ")
+
+
+def test_config_alone_counts_by_the_inventory(folder: Path, run: Run) -> None:
+    (folder / "model.safetensors").unlink()
+    status, out, _ = run(str(folder), "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert report["parameters"]["total"] == PARAMETERS
+    assert report["weights"]["evidence"] == "config" and report["weights"]["grade"] == "derived"
+
+
+def test_strict_turns_disagreement_into_exit_4(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "num_key_value_heads": 4}))
+    front, size = header_bytes(llama_tensors())
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(front)
+        file.truncate(size)
+    status, out, _ = run(str(tmp_path), "--json")
+    assert status == 0
+    assert "kv_heads_mismatch" in [w["code"] for w in json.loads(out)["warnings"]]
+    status, out, err = run(str(tmp_path), "--strict")
+    assert (status, out) == (4, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--ctx", "-5"), "--ctx"),
+        (("--ctx", "0"), "--ctx"),
+        (("--ctx", "12x"), "--ctx"),
+        (("--ctx", "999999999999999999999999"), "--ctx"),
+        (("--batch", "1.5"), "--batch"),
+        (("--tp", "0"), "--tp"),
+        (("--engine", "tgi"), "tgi"),
+        (("--kv-dtype", "fp7"), "fp7"),
+        (("--overhead", "x%"), "--overhead"),
+        (("--kv-memory", "lots"), "--kv-memory"),
+        (("--quant", "q9"), "q9"),
+        (("--nonsense",), "--nonsense"),
+    ],
+)
+def test_usage_errors(folder: Path, run: Run, words: tuple[str, ...], said: str) -> None:
+    status, out, err = run(str(folder), *words)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
+def test_unknown_repo_and_a_typo(hub: HubServer, run: Run) -> None:
+    status, _, err = run("nobody/nothing-here")
+    assert status == 3 and "nobody/nothing-here" in err
+    status, _, err = run("meta-llama/Meta-Llama-3-8Bb")
+    assert status == 3 and "did you mean meta-llama/Meta-Llama-3-8B?" in err
+
+
+def test_live_model_with_all_its_shards(hub: HubServer, run: Run) -> None:
+    tensors = llama_tensors()
+    hub.add(
+        "org/tiny",
+        {"config.json": LLAMA, **sharded({"model-1.safetensors": tensors[:9], "model-2.safetensors": tensors[9:]})},
+    )
+    status, out, err = run("org/tiny", "--json", "-v")
+    report = json.loads(out)
+    assert status == 0
+    assert report["model"]["source"] == "hub"
+    assert report["model"]["revision"] == hub.repos["org/tiny"].commit
+    assert report["weights"]["bytes"] == 2 * PARAMETERS
+    assert "requests" in err
+
+
+def test_unknown_architecture_names_key_and_way_on(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "model_type": "foo9", "attn_mix": 3}))
+    status, out, err = run(str(tmp_path))
+    assert (status, out) == (4, "")
+    assert "model_type" in err and "foo9" in err and "--assume" in err
+    status, out, _ = run(str(tmp_path), "--assume", "llama", "--json")
+    assert status == 0
+    assert json.loads(out)["parameters"]["total"] == PARAMETERS
+    assert any("llama" in w["message"] for w in json.loads(out)["warnings"])
+
+
+def test_missing_key_is_named(tmp_path: Path, run: Run) -> None:
+    config = {key: value for key, value in LLAMA.items() if key != "hidden_size"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "baichuan"}))
+    status, _, err = run(str(tmp_path))
+    assert status == 4 and "hidden_size" in err
+
+
+def test_hostile_strings_cannot_steer_the_terminal(tmp_path: Path, run: Run) -> None:
+    evil = "llama\x1b[31m[bold]red[/bold]\x9b2J\u202e"
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "architectures": [evil], "model_type": evil}))
+    _, _, err = run(str(tmp_path))
+    assert "\x1b" not in err and "\x9b" not in err and "\u202e" not in err
+    status, out, err = run(str(tmp_path), "--assume", "llama")
+    assert status == 0
+    assert "\x1b" not in out and "\u202e" not in out
+    assert "\x1b" not in run(str(tmp_path), "--assume", "llama", "--json")[1]
+
+
+def test_compare_formats(folder: Path, run: Run) -> None:
+    status, out, _ = run("compare", str(folder), "--quant", "bf16,fp32", "--json")
+    rows = json.loads(out)
+    assert status == 0
+    assert [row["label"] for row in rows] == ["bf16", "fp32"]
+    assert [row["weights"]["bytes"] for row in rows] == [2 * PARAMETERS, 4 * PARAMETERS]
+    assert all(row["weights"]["grade"] == "derived" for row in rows)
+    assert run("compare", str(folder), "--quant", ",")[0] == 2
+
+
+def test_layers_table(folder: Path, run: Run) -> None:
+    status, out, _ = run("layers", str(folder), "--ctx", "100", "--engine", "ideal", "--json")
+    rows = json.loads(out)["layers"]
+    assert status == 0
+    assert [(row["kind"], row["count"], row["bytes"]) for row in rows] == [("full", 2, 100 * TOKEN_BYTES)]
+    assert "2 × 16" in run("layers", str(folder))[1]
+
+
+def test_help_and_version(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0 and "hfmem meta-llama/Meta-Llama-3-8B --ctx 128k" in out
+    assert len(out.splitlines()) <= 40
+    assert run("estimate", "--help")[0] == 0
+    assert run("--version")[1].startswith("hfmem ")
+    assert run()[0] == 2
+
+
+def _process(words: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hfmem", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **more)
+
+
+def test_a_closed_pipe_is_no_error(folder: Path) -> None:
+    source = f"{sys.executable} -m hfmem {folder} {folder} {folder} | head -n 1"
+    done = subprocess.run(["bash", "-c", source], capture_output=True, text=True, check=False, timeout=60, cwd=_root())
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+def test_pipe_is_plain_and_terminal_wraps(folder: Path) -> None:
+    plain = _process([str(folder)], cwd=_root())
+    assert plain.returncode == 0 and "\x1b" not in plain.stdout
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm-256color", "PYTHONPATH": str(_root())}
+    command = [sys.executable, "-m", "hfmem", "./checkout"]
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment, cwd=folder.parent)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    _, err = process.communicate(timeout=60)
+    os.close(ours)
+    text = seen.decode()
+    assert process.returncode == 0 and err == b""
+    assert "\x1b[" in text
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert max(len(line) for line in bare.splitlines()) <= 60
+
+
+def test_no_color_is_honoured(folder: Path) -> None:
+    environment = {**os.environ, "FORCE_COLOR": "1"}
+    assert "\x1b" in _process([str(folder)], env=environment, cwd=_root()).stdout
+    assert "\x1b" not in _process([str(folder)], env={**environment, "NO_COLOR": "1"}, cwd=_root()).stdout
+
+
+def test_header_with_a_hole_is_a_contradiction(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    header = {
+        "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        "b": {"dtype": "F32", "shape": [1], "data_offsets": [8, 12]},
+    }
+    text = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(12))
+    status, out, err = run(str(tmp_path))
+    assert (status, out) == (4, "")
+    assert "model.safetensors" in err
+
+
+def test_python_api_gives_the_same_report(folder: Path, run: Run) -> None:
+    import hfmem
+    from hfmem.render.json import report_dict
+
+    report = hfmem.estimate(str(folder), context=1000)
+    assert report.total_bytes == 2 * PARAMETERS + 63 * 16 * TOKEN_BYTES
+    assert json.loads(json.dumps(report_dict(report))) == json.loads(run(str(folder), "--ctx", "1000", "--json")[1])
+
+
+def test_a_shard_server_sees_no_weights(hub: HubServer, run: Run) -> None:
+    blob = shard(llama_tensors())
+    hub.add("org/one", {"config.json": LLAMA, "model.safetensors": blob})
+    assert run("org/one", "--json")[0] == 0
+    assert max(entry.sent for entry in hub.requests()) < 200_000
