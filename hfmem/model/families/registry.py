@@ -258,6 +258,14 @@ FAMILIES: Final[dict[str, str]] = {
     "florence2": "patches:florence2",
     "gpt-sw3": "gpt:gpt2",
     "cohere_compass_text": "dense:cohere_compass",
+    "distilbert": "encoders2:distilbert",
+    "albert": "encoders2:albert",
+    "modernbert": "encoders2:modernbert",
+    "nomic_bert": "encoders2:nomic_bert",
+    "clip": "encoders2:clip",
+    "siglip": "encoders2:siglip",
+    "clip_vision_model": "encoders2:vision_model",
+    "siglip_vision_model": "encoders2:vision_model",
 }
 
 
