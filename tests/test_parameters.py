@@ -338,6 +338,8 @@ def test_a_config_without_dtype_takes_the_files() -> None:
     assert not silent.dtype_given
     assert with_stored_dtype(silent, stored).dtype == "F16"
     assert with_stored_dtype(arch(), stored).dtype == "BF16"
+    assert with_stored_dtype(silent).dtype == "F32"
+    assert with_stored_dtype(silent, quantized=True).dtype == "BF16"
     assert stored_dtype(checkpoint([("w", "I32", (4,))]).groups) is None
 
 

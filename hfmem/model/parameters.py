@@ -285,7 +285,14 @@ def stored_dtype(groups: Iterable[TensorGroup]) -> str | None:
     return max(sizes, key=lambda code: sizes[code]) if sizes else None
 
 
-def with_stored_dtype(architecture: Architecture, groups: Iterable[TensorGroup]) -> Architecture:
-    """The architecture in the dtype of its files where config.json names none, which is what engines load it in."""
-    code = None if architecture.dtype_given else stored_dtype(groups)
+def with_stored_dtype(
+    architecture: Architecture, groups: Iterable[TensorGroup] = (), *, quantized: bool = False
+) -> Architecture:
+    """The architecture in the dtype of its files where config.json names none, which is what engines load it in.
+
+    Without files, quantized weights imply BF16 beside them: what is quantized was trained in half precision.
+    """
+    if architecture.dtype_given:
+        return architecture
+    code = stored_dtype(groups) or ("BF16" if quantized else None)
     return architecture if code is None else replace(architecture, dtype=code)
