@@ -32,6 +32,7 @@ from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     CrossAttention,
+    DeltaNetState,
     FullAttention,
     Layer,
     Mamba1State,
@@ -176,6 +177,16 @@ def test_nemotron_keeps_fp32_states_unless_told() -> None:
     conv, state = 6144 * 3 * 2, 64 * 64 * 128
     assert vllm.cache(arch, Serving(10)).state_bytes_per_seq == conv + state * 4
     assert vllm.cache(other, Serving(10)).state_bytes_per_seq == conv + state * 2
+
+
+def test_only_some_classes_read_the_state_dtype() -> None:
+    # MiniCPM-V 4.6 has Qwen3.5's decoder and its config names fp32; its class keeps bf16, Qwen3.5's own does not
+    layers = [
+        Layer((FullAttention(8, 2, 256, 256) if i % 4 == 3 else DeltaNetState(16, 16, 128, 128, 4, "F32"),))
+        for i in range(24)
+    ]
+    assert request(build("minicpmv4_6", layers), 512) == (43_253_760, 3_932_160)
+    assert request(build("qwen3_5", layers), 512) != request(build("minicpmv4_6", layers), 512)
 
 
 def test_quantized_pages() -> None:

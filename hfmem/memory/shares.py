@@ -22,13 +22,18 @@ VOCAB_PADDING: Final = 64
 @dataclass(frozen=True, slots=True)
 class Sharding:
     """The ranks that share a tensor: `tp` for everything but routed experts, which `expert_ranks` share, whole ones with
-    `expert_parallel`. `vocab_padding` is the multiple that vocabularies are padded to, 1 for none."""
+    `expert_parallel`.
+
+    `vocab_padding` is the multiple that vocabularies are padded to, 1 for none. Tensors whose names begin like one of `whole` are
+    not split.
+    """
 
     tp: int = 1
     expert_ranks: int = 1
     expert_parallel: bool = False
     num_experts: int | None = None
     vocab_padding: int = 1
+    whole: tuple[str, ...] = ()
 
 
 def share(spec: TensorSpec, sharding: Sharding) -> Fraction:

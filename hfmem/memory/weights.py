@@ -20,7 +20,8 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, share
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
-from hfmem.model.matching import Expected, Matcher
+from hfmem.model.layers import SharedCache
+from hfmem.model.matching import Expected, Matcher, count_boxes, intersect
 from hfmem.model.names import core
 
 #: engines that pad vocabularies
@@ -31,6 +32,14 @@ _DOWNCASTS: Final = frozenset({"vllm", "sglang"})
 _BUFFER_PARAMETERS: Final = ("e_score_correction_bias", "gate.bias", "expert_bias", "tid2eid")
 #: models whose vLLM class keeps the vocabulary as it is (`whisper.py`)
 _UNPADDED_VOCAB: Final = frozenset({"whisper"})
+#: model type → tensors that vLLM's class keeps whole on every rank: towers that run as transformers' modules
+_WHOLE: Final[dict[str, tuple[str, ...]]] = {
+    "gemma3n": ("model.vision_tower.", "model.audio_tower."),
+    "gemma4": ("model.vision_tower.", "model.audio_tower."),
+    "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
+    "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
+    "qwen3_asr": ("thinker.audio_tower.",),
+}
 #: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
 _SINK_HEADS: Final = 64
 
@@ -103,6 +112,7 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         expert_ranks=tp * serving.dp if serving.engine in _PADS else tp,
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
+        whole=_WHOLE.get(arch.model_type, ()) if serving.engine in _PADS else (),
         vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in _UNPADDED_VOCAB else 1,
     )
     layers = max(arch.num_hidden_layers, 1)
@@ -131,10 +141,18 @@ def _loaded(spec: TensorSpec, engine: str) -> bool:
 def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine: str) -> list[int]:
     totals = [Fraction(0)] * len(stages.ranges)
     biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
+    values = _boxes_by_pattern(arch, ".v_proj.weight")
+    unused = _sharing_layers(arch) if engine in _PADS else frozenset()
     for spec in arch.tensors:
-        size = spec.elements * _share(spec, sharding) if _loaded(spec, engine) else Fraction(0)
-        if engine in _PADS and spec.pattern.endswith("k_proj.weight") and _fused_bias(spec.pattern, biases):
-            size += spec.shape[0] * _share(spec, sharding)
+        loaded = _loaded(spec, engine) and not _only_in(spec, unused)
+        size = spec.elements * _share(spec, sharding) if loaded else Fraction(0)
+        if loaded and engine in _PADS and spec.pattern.endswith(".k_proj.weight"):
+            if _fused_bias(spec.pattern, biases):
+                size += spec.shape[0] * _share(spec, sharding)
+            stem = spec.pattern.removesuffix("k_proj.weight")
+            # where keys are the values too (Gemma 4), the fused projection holds them twice
+            if stem in values and count_boxes(intersect(spec.boxes, values[stem])) == 0:
+                size *= 2
         for stage, count in enumerate(stages.counts(spec, spec.boxes, spec.layer_axis)):
             totals[stage] += count * size
         if _copied_to_last(spec, stages, arch):
@@ -142,8 +160,37 @@ def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine:
     return [-(-total.numerator // total.denominator) for total in totals]
 
 
+def _boxes_by_pattern(arch: Architecture, suffix: str) -> dict[str, tuple[Box, ...]]:
+    """Which tensors there are with this ending, by what stands before its last two words."""
+    found: dict[str, tuple[Box, ...]] = {}
+    for spec in arch.tensors:
+        if spec.pattern.endswith(suffix):
+            stem = spec.pattern.removesuffix(suffix.removeprefix("."))
+            found[stem] = (*found.get(stem, ()), *spec.boxes)
+    return found
+
+
+def _sharing_layers(arch: Architecture) -> frozenset[int]:
+    """Layers that attend over another layer's cache: their stored k and v are not loaded."""
+    return frozenset(
+        index
+        for index, layer in enumerate(layer for layer in arch.layers if layer.stack == "decoder")
+        if layer.caches and all(isinstance(cache, SharedCache) for cache in layer.caches)
+    )
+
+
+def _only_in(spec: TensorSpec, layers: frozenset[int]) -> bool:
+    """Whether a tensor that a file may leave out belongs to these layers alone."""
+    axis = spec.layer_axis
+    if not layers or not spec.optional or axis is None or spec.component not in (Component.ATTENTION, Component.NORM):
+        return False
+    return all(index in layers for box in spec.boxes for index in box[axis])
+
+
 def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     """`share`, with what serving engines make of a head's bias (split like the head) and of DeepSeek V4's sinks (padded)."""
+    if sharding.whole and spec.pattern.startswith(sharding.whole):
+        return Fraction(1)
     if spec.component is Component.LM_HEAD and len(spec.shape) == 1:
         return share(replace(spec, split=Vocab()), sharding)
     if spec.pattern.endswith(".attn_sink") and sharding.vocab_padding > 1:

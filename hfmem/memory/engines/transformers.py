@@ -53,6 +53,8 @@ NAME: Final = "transformers"
 VERSION: Final = "5.23.0"
 
 _WINDOW_IS_A_MASK: Final = frozenset({"gpt_neo"})
+#: models whose short convolutions run in fp32 (`modeling_inkling.py`)
+_FP32_CONV: Final = frozenset({"inkling", "inkling_text"})
 _DTYPES: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
@@ -76,7 +78,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         held = _as_cached(arch, kind)
         tokens = decode_tokens(held, serving.context, serving.source_tokens)
         per_token = token_bytes(held, fmt)
-        state = _state_bytes(held, arch.dtype)
+        state = _state_bytes(held, "F32" if arch.model_type in _FP32_CONV else arch.dtype)
         constant = tokens * per_token if isinstance(held, CrossAttention) else state
         growing = 0 if isinstance(held, CrossAttention) else tokens * per_token
         if isinstance(held, CompressedAttention):

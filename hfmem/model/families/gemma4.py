@@ -15,7 +15,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, assemble
 from hfmem.model.config import Config
-from hfmem.model.families.parts import COLUMN, ROW, WHOLE, Part
+from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Row, Vocab
 from hfmem.model.layers import Cache, FullAttention, Layer, NoCache, SharedCache, SlidingAttention
 
@@ -109,7 +109,7 @@ def _per_layer_inputs(cfg: Config, inv: Inventory, hidden: int, count: int, size
     model = Part(inv, "model.")
     rows = cfg.positive("vocab_size_per_layer_input")
     model.tensor("embed_tokens_per_layer.weight", (rows, count * size), Component.EMBEDDING, Vocab())
-    model.linear("per_layer_model_projection", count * size, hidden, Component.OTHER, WHOLE, bias=False)
+    model.linear("per_layer_model_projection", count * size, hidden, Component.OTHER, COLUMN, bias=False)
     model.norm("per_layer_projection_norm", size, bias=False)
     block = model.at("layers.{}.", range(count))
     block.linear("per_layer_input_gate", size, hidden, Component.OTHER, bias=False)
@@ -149,14 +149,14 @@ def gemma3n_text(cfg: Config) -> Architecture:
     block.linear("altup.correction_coefs", streams, streams, bias=False)
     block.linear("altup.prediction_coefs", streams * streams, streams, bias=False)
     block.linear("altup.modality_router", streams, hidden, bias=False)
-    block.linear("laurel.linear_left", rank, hidden, bias=False)
-    block.linear("laurel.linear_right", hidden, rank, bias=False)
+    block.linear("laurel.linear_left", rank, hidden, split=COLUMN, bias=False)
+    block.linear("laurel.linear_right", hidden, rank, split=ROW, bias=False)
     Part(inv).at("model.layers.{}.", range(count)).norms(
         ("altup.router_norm", "laurel.post_laurel_norm"), hidden, bias=False
     )
     for name in ("altup_projections", "altup_unembed_projections"):
         at = Part(inv).at(f"model.{name}.{{}}", range(streams - 1), Component.OTHER)
-        at.linear("", hidden, hidden, bias=False)
+        at.linear("", hidden, hidden, split=COLUMN, bias=False)
     d = Dims(hidden, count, shape.heads, shape.kv_heads, shape.head_dim)
     layers = _caches(types, sources, dict.fromkeys(range(count), shape), cfg.positive("sliding_window"))
     return assemble(cfg, cfg, "gemma3n", d, layers, inv, vocab=vocab, tied=tied, intermediate=max(widths))

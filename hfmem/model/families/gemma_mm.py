@@ -13,7 +13,7 @@ from hfmem.model.families.heads import class_name
 from hfmem.model.families.multimodal import NESTED, WHOLE, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.families.parts import WHOLE as REPLICATED
-from hfmem.model.inventory import Inventory, Split
+from hfmem.model.inventory import Inventory, Split, Vocab
 from hfmem.model.layers import Layer
 
 #: parameters of timm's `mobilenetv5_300m_enc` (timm 1.0.16, `features_only` off, no classifier)
@@ -89,9 +89,9 @@ def gemma3n(cfg: Config) -> Architecture:
     for name, part in (("vision", seen), ("audio", heard)):
         width = part.positive("hidden_size")
         at = tower(inv, f"model.embed_{name}.")
-        at.tensor("embedding.weight", (part.positive("vocab_size"), width))
+        at.tensor("embedding.weight", (part.positive("vocab_size"), width), split=Vocab())
         at.norms(("hard_embedding_norm", "soft_embedding_norm"), width, bias=False)
-        at.linear("embedding_projection", inner.hidden_size, width, bias=False)
+        at.linear("embedding_projection", inner.hidden_size, width, split=ROW, bias=False)
     note = Note(
         "tower_counted_whole", "the image tower (timm mobilenetv5_300m_enc) is counted as one block of parameters"
     )

@@ -96,7 +96,8 @@ def _llama4_tower(part: Part, cfg: Config) -> int:
     """Llama 4's tower: unfolded patches, blocks with biases, pixel shuffle into a two-layer adapter."""
     width, count = cfg.positive("hidden_size"), cfg.positive("num_hidden_layers")
     inner, (height, breadth) = cfg.positive("intermediate_size"), vision.side(cfg, "patch_size")
-    part.linear("patch_embedding.linear", width, cfg.positive("num_channels") * height * breadth, bias=False)
+    rows = cfg.positive("num_channels") * height * breadth
+    part.linear("patch_embedding.linear", width, rows, split=COLUMN, bias=False)
     part.tensor("class_embedding", (width,))
     part.tensor("positional_embedding_vlm", (vision.patches(cfg) + 1, width))
     part.norms(("layernorm_pre", "layernorm_post"), width)
@@ -119,7 +120,7 @@ def llama4(cfg: Config) -> Architecture:
     seen = cfg.sub("vision_config")
     count = _llama4_tower(tower(inv, "vision_model."), seen)
     out = seen.positive("vision_output_dim")
-    tower(inv).linear("multi_modal_projector.linear_1", inner.hidden_size, out, bias=False)
+    tower(inv).linear("multi_modal_projector.linear_1", inner.hidden_size, out, split=COLUMN, bias=False)
     return wrap(cfg, text, inner, "llama4", WHOLE, inv, tower_layers(count))
 
 

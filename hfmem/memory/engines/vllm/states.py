@@ -27,6 +27,15 @@ from hfmem.model.layers import (
 
 #: models whose vLLM config keeps the state in fp32 unless config.json says otherwise (`NemotronHForCausalLMConfig`)
 _FP32_STATE: Final = frozenset({"nemotron_h", "nemotron_h_puzzle"})
+#: model types whose vLLM config takes the state's dtype from config.json; others keep it in the model's dtype
+_READS_STATE_DTYPE: Final = _FP32_STATE | {
+    "qwen3_5",
+    "qwen3_5_text",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+    "qwen4_exp",
+    "qwen4_exp_text",
+}
 #: gated delta nets that vLLM prefills with FLA's kernels, which export no checkpoint (`olmo_gdn_linear_attn.py`)
 _NO_CHECKPOINT: Final = frozenset({"olmo_hybrid", "olmo3_2_hybrid"})
 #: tokens between the states FlashInfer's gated delta net prefill can export (`FLASHINFER_GDN_CHECKPOINT_ALIGNMENT`)
@@ -37,7 +46,7 @@ def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, 
     """Bytes of one state on one rank: convolutions and states are split over ranks by channels and heads.
 
     Mamba 2's groups are repeated until the ranks share them evenly. Convolutions are in the model's dtype; the state is in
-    `state_dtype`, else in what the config names, else in what the model's class does, else in the model's.
+    `state_dtype`, else in what the config names (where the model's class reads it), else in the model's.
 
     Raises:
         UnsupportedError: `tp` does not divide channels or heads, or vLLM has no such layer.
@@ -64,7 +73,7 @@ def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, 
         case KimiDeltaState(num_heads=heads, head_k_dim=dk, head_v_dim=dv, conv_kernel=k):
             channels = divide(heads * (2 * dk + dv), tp, "convolution channels")
             own = divide(heads, tp, "delta net heads")
-            state = num_bytes(state_dtype or cache.state_dtype or "F32", own * dv * dv)
+            state = num_bytes(state_dtype or "F32", own * dv * dv)
             return num_bytes(dtype, channels * (k - 1)) + state
         case LinearAttentionState(num_heads=heads, head_dim=d):
             return num_bytes(
@@ -79,9 +88,9 @@ def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, 
 
 
 def _state_dtype(cache: Mamba1State | Mamba2State | DeltaNetState, arch: Architecture, dtype: str) -> str:
-    if cache.state_dtype is not None:
-        return cache.state_dtype
-    return "F32" if arch.model_type in _FP32_STATE else dtype
+    if arch.model_type not in _READS_STATE_DTYPE:
+        return dtype
+    return cache.state_dtype or ("F32" if arch.model_type in _FP32_STATE else dtype)
 
 
 def request_states(cache: RecurrentCache, arch: Architecture) -> int:
