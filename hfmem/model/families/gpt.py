@@ -15,7 +15,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers
+from hfmem.model.draft import Draft, full_layers, read_as
 from hfmem.model.inventory import Column, Component, Replicated, Row
 from hfmem.model.layers import Layer, NoCache
 
@@ -25,7 +25,7 @@ def _inner(cfg: Config, d: Dims, *names: str) -> int:
     return cfg.opt_int(*(names or ("n_inner",))) or 4 * d.hidden
 
 
-def _positions(m: Draft, name: str, extra: int = 0) -> None:
+def positions(m: Draft, name: str, extra: int = 0) -> None:
     """A learned position table `[positions + extra, hidden]`."""
     rows = m.cfg.positive(*blocks.POSITIONS) + extra
     m.inv.add(name, (rows, m.d.hidden), Component.EMBEDDING)
@@ -39,7 +39,7 @@ def _mask(m: Draft, tail: str, *names: str) -> None:
         m.each(f"{tail}.{name}", shape, Component.OTHER, buffer=True)
 
 
-def _conv1d(m: Draft, tail: str, in_features: int, out_features: int, component: Component, *, column: bool) -> None:
+def conv1d(m: Draft, tail: str, in_features: int, out_features: int, component: Component, *, column: bool) -> None:
     split = Row() if column else Column()
     m.each(f"{tail}.weight", (in_features, out_features), component, None, split)
     m.each(f"{tail}.bias", (out_features,), component, None, Column() if column else Replicated())
@@ -47,10 +47,10 @@ def _conv1d(m: Draft, tail: str, in_features: int, out_features: int, component:
 
 def _gpt2_block(m: Draft, inner: int) -> None:
     hidden = m.d.hidden
-    _conv1d(m, "attn.c_attn", hidden, 3 * hidden, Component.ATTENTION, column=True)
-    _conv1d(m, "attn.c_proj", hidden, hidden, Component.ATTENTION, column=False)
-    _conv1d(m, "mlp.c_fc", hidden, inner, Component.MLP, column=True)
-    _conv1d(m, "mlp.c_proj", inner, hidden, Component.MLP, column=False)
+    conv1d(m, "attn.c_attn", hidden, 3 * hidden, Component.ATTENTION, column=True)
+    conv1d(m, "attn.c_proj", hidden, hidden, Component.ATTENTION, column=False)
+    conv1d(m, "mlp.c_fc", hidden, inner, Component.MLP, column=True)
+    conv1d(m, "mlp.c_proj", inner, hidden, Component.MLP, column=False)
     m.norms("ln_1", "ln_2")
     m.intermediate = inner
 
@@ -60,16 +60,21 @@ def gpt2(cfg: Config) -> Architecture:
     if cfg.flag("add_cross_attention", default=False):
         cfg.choice("add_cross_attention", "true", ("false",))
     m = Draft(cfg, layers="h.{}", embed="wte", final="ln_f", norm_bias=True)
-    _positions(m, "wpe.weight")
+    positions(m, "wpe.weight")
     _gpt2_block(m, _inner(cfg, m.d))
     _mask(m, "attn", "bias", "masked_bias")
     return m.close("gpt2", full_layers(m.d))
 
 
+def gpt_sw3(cfg: Config) -> Architecture:
+    """`gpt-sw3`: transformers reads it with GPT-2's class."""
+    return read_as(gpt2, cfg, "gpt2")
+
+
 def openai_gpt(cfg: Config) -> Architecture:
     """GPT-1: norms after each part; transformers' class keeps no cache, every step reads the whole text again."""
     m = Draft(cfg, layers="h.{}", embed="tokens_embed", norm_bias=True)
-    _positions(m, "positions_embed.weight")
+    positions(m, "positions_embed.weight")
     _gpt2_block(m, 4 * m.d.hidden)
     _mask(m, "attn", "bias")
     return m.close("openai-gpt", [Layer((NoCache("recomputed"),))] * m.d.num_layers, final=False)
@@ -112,7 +117,7 @@ def gpt_neo(cfg: Config) -> Architecture:
     transformers masks them but keeps their whole history (its cache reads `layer_types`, which this class has not).
     """
     m = Draft(cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f", norm_bias=True)
-    _positions(m, "transformer.wpe.weight")
+    positions(m, "transformer.wpe.weight")
     attn = "attn.attention"
     m.attention(attn, o_bias=True, names=("q_proj", "k_proj", "v_proj", "out_proj"))
     _mask(m, attn, "bias", "masked_bias")
@@ -191,7 +196,7 @@ def gpt_bigcode(cfg: Config) -> Architecture:
     if cfg.flag("multi_query", default=True):
         d = replace(d, num_kv_heads=1)
     m = Draft(cfg, d=d, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f", norm_bias=True)
-    _positions(m, "transformer.wpe.weight")
+    positions(m, "transformer.wpe.weight")
     m.qkv("attn.c_attn", bias=True)
     m.linear("attn.c_proj", d.hidden, d.hidden, Row(), bias=True)
     m.plain(_inner(cfg, d), "mlp", ("c_fc", "c_proj"), bias=True)

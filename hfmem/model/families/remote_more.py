@@ -1,0 +1,190 @@
+"""More decoders with code of their own: DeepSeek-MoE (V1), Ling (Bailing MoE), OpenELM, Arctic, Jais, TeleChat.
+
+Sources: deepseek-ai/deepseek-moe-16b-base `modeling_deepseek.py`; inclusionAI/Ling-lite `modeling_bailing_moe.py` and vLLM 0.33.0
+`bailing_moe.py`; apple/OpenELM `modeling_openelm.py`; Snowflake/snowflake-arctic-base `modeling_arctic.py`; inceptionai/jais-13b
+`modeling_jais.py`; Tele-AI/TeleChat2 and vLLM 0.33.0 `telechat2.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hfmem.errors import ContradictionError
+from hfmem.model import blocks
+from hfmem.model.architecture import Architecture
+from hfmem.model.blocks import Dims
+from hfmem.model.config import Config
+from hfmem.model.draft import Draft, full_layers, others
+from hfmem.model.families.gpt import conv1d, positions
+from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
+from hfmem.model.layers import Layer
+from hfmem.model.stack import as_mtp
+
+_PAIR = ("input_layernorm", "post_attention_layernorm")
+
+
+def deepseek(cfg: Config) -> Architecture:
+    """DeepSeek-MoE 16B: Llama's block; from `first_k_dense_replace` on every `moe_layer_freq`-th layer has experts."""
+    m = Draft(cfg)
+    bias = cfg.flag("attention_bias", default=False)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    num_experts = cfg.opt_int("n_routed_experts")
+    first, step = cfg.opt_int("first_k_dense_replace") or 0, cfg.opt_int("moe_layer_freq") or 1
+    sparse = [i for i in m.every if num_experts and i >= first and i % step == 0]
+    m.gated(cfg.positive("intermediate_size"), layers=others(m.d.num_layers, sparse))
+    if num_experts and sparse:
+        width, top_k = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts_per_tok")
+        m.experts("mlp", width, num_experts, top_k, layers=sparse)
+        shared = cfg.opt_int("n_shared_experts")
+        if shared:
+            m.gated(width * shared, "mlp.shared_experts", layers=sparse)
+    m.norms(*_PAIR)
+    return m.close("deepseek", full_layers(m.d), intermediate=cfg.opt_int("intermediate_size"))
+
+
+def bailing_moe(cfg: Config) -> Architecture:
+    """Ling and Ring, 1 and 2: fused q, k, v, experts after the dense layers; from 2 on norms of q and k and a correction bias."""
+    m = Draft(cfg, embed="model.word_embeddings")
+    n, hidden = m.d.num_layers, m.d.hidden
+    sparse = list(range(min(cfg.need_int("first_k_dense_replace"), n), n))
+    _bailing_attention(m)
+    m.gated(cfg.positive("intermediate_size"), layers=others(n, sparse), bias=cfg.flag("use_bias", default=False))
+    _bailing_experts(m, sparse)
+    m.norms(*_PAIR)
+    extra = list(range(n, n + (cfg.opt_int("num_nextn_predict_layers") or 0)))
+    if extra:
+        kept, m.inv, m.every = m.inv, Inventory(), range(n, n + len(extra))
+        _bailing_attention(m)
+        _bailing_experts(m, extra)
+        m.norms(*_PAIR, "enorm", "hnorm", "final_layernorm")
+        m.linear("eh_proj", hidden, 2 * hidden, Replicated())
+        mtp, m.inv = m.inv, kept
+        as_mtp(m.inv, lambda part: part.specs.extend(mtp.specs))
+    return m.close("bailing_moe", full_layers(m.d), intermediate=cfg.opt_int("intermediate_size"))
+
+
+def _bailing_attention(m: Draft) -> None:
+    cfg, d = m.cfg, m.d
+    bias = cfg.flag("use_bias", default=False)
+    m.qkv("attention.query_key_value", bias=bias or cfg.flag("use_qkv_bias", default=False))
+    m.linear("attention.dense", d.hidden, d.num_heads * d.head_dim, Row(), bias=bias)
+    if cfg.flag("use_qk_norm", default=False):
+        m.norms("attention.query_layernorm", "attention.key_layernorm", size=d.head_dim)
+
+
+def _bailing_experts(m: Draft, layers: list[int]) -> None:
+    cfg = m.cfg
+    width, num_experts = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts")
+    steered = cfg.flag("moe_router_enable_expert_bias", default=False)
+    correction = "gate.expert_bias" if steered else None
+    m.experts("mlp", width, num_experts, cfg.positive("num_experts_per_tok"), layers=layers, correction=correction)
+    shared = cfg.opt_int("num_shared_experts")
+    if shared:
+        each = cfg.opt_int("moe_shared_expert_intermediate_size") or width
+        m.gated(each * shared, "mlp.shared_experts", layers=layers)
+
+
+def openelm(cfg: Config) -> Architecture:
+    """OpenELM: heads and feed-forward widths by layer; gate and up in `proj_1`."""
+    hidden, n, head_dim = cfg.positive("model_dim"), cfg.positive("num_transformer_layers"), cfg.positive("head_dim")
+    heads, kv = _by_layer(cfg, "num_query_heads", n), _by_layer(cfg, "num_kv_heads", n)
+    widths = _openelm_widths(cfg, hidden, n)
+    m = Draft(
+        cfg,
+        d=Dims(hidden, n, heads[0], kv[0], head_dim),
+        layers="transformer.layers.{}",
+        embed="transformer.token_embeddings",
+        final="transformer.norm",
+        tied=cfg.flag("share_input_output_layers", default=True),
+    )
+    gated = cfg.flag("ffn_with_glu", default=True)
+    caches: list[Layer] = []
+    for i, (h, k, width) in enumerate(zip(heads, kv, widths, strict=True)):
+        if h % k:
+            raise ContradictionError(f"{cfg.file}: {h} attention heads cannot share {k} KV heads in layer {i}")
+        own = replace(m.d, num_heads=h, num_kv_heads=k)
+        blocks.fused_qkv(m.inv, m.at("attn.qkv_proj"), [i], own)
+        m.linear("attn.out_proj", hidden, h * head_dim, Row(), layers=[i])
+        if gated:
+            m.fused_gated(width, "ffn.proj_1", "ffn.proj_2", layers=[i])
+        else:
+            m.plain(width, "ffn", ("proj_1", "proj_2"), bias=False, layers=[i])
+        caches.append(Layer((blocks.full(own),)))
+    if cfg.flag("normalize_qk_projections", default=False):
+        m.norms("attn.q_norm", "attn.k_norm", size=head_dim)
+    m.norms("attn_norm", "ffn_norm")
+    return m.close("openelm", caches, intermediate=max(widths))
+
+
+def _by_layer(cfg: Config, key: str, n: int) -> list[int]:
+    values = cfg.need_list(key)
+    if len(values) != n or not all(isinstance(v, int) and v > 0 for v in values):
+        raise ContradictionError(f"{cfg.file}: {key!r} does not name a number for each of {n} layers")
+    return values
+
+
+def _openelm_widths(cfg: Config, hidden: int, n: int) -> list[int]:
+    """`ffn_multipliers · model_dim` to the nearest multiple of `ffn_dim_divisor`, never a tenth below (`make_divisible`)."""
+    divisor, widths = cfg.positive("ffn_dim_divisor"), []
+    multipliers = cfg.need_list("ffn_multipliers")
+    if len(multipliers) != n or not all(isinstance(v, int | float) and v > 0 for v in multipliers):
+        raise ContradictionError(f"{cfg.file}: 'ffn_multipliers' does not name a number for each of {n} layers")
+    for multiplier in multipliers:
+        wanted = multiplier * hidden
+        width = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+        widths.append(width + divisor if width < 0.9 * wanted else width)
+    return widths
+
+
+def arctic(cfg: Config) -> Architecture:
+    """Snowflake Arctic: experts in every `moe_layer_frequency`-th layer, with a dense feed-forward beside them (`use_residual`)."""
+    m = Draft(cfg)
+    m.attention()
+    step, width = cfg.positive("moe_layer_frequency"), cfg.positive("intermediate_size")
+    names = ("w1", "w3", "w2")
+    num_experts, top_k = cfg.positive("num_local_experts"), cfg.positive("num_experts_per_tok")
+    sparse = [i for i in m.every if (i + 1) % step == 0]
+    m.gated(width, "block_sparse_moe.mlp", layers=others(m.d.num_layers, sparse), names=names)
+    m.experts("block_sparse_moe", width, num_experts, top_k, layers=sparse, names=names)
+    m.norms(*_PAIR)
+    if cfg.flag("use_residual"):
+        m.norms("residual_layernorm", layers=sparse)
+        m.gated(m.d.hidden, "residual_mlp", layers=sparse, names=names)
+    return m.close("arctic", full_layers(m.d), intermediate=width)
+
+
+def jais(cfg: Config) -> Architecture:
+    """Jais 13B and 30B: GPT-2's block with ALiBi and a gated feed-forward (`c_fc2` is the gate's other half)."""
+    root = "transformer"
+    m = Draft(cfg, layers=f"{root}.h.{{}}", embed=f"{root}.wte", final=f"{root}.ln_f", norm_bias=True, untold_tie=True)
+    hidden, inner = m.d.hidden, cfg.opt_int("n_inner") or 4 * m.d.hidden
+    if cfg.opt_str("position_embedding_type") != "alibi":
+        positions(m, f"{root}.wpe.weight")
+    conv1d(m, "attn.c_attn", hidden, 3 * hidden, Component.ATTENTION, column=True)
+    conv1d(m, "attn.c_proj", hidden, hidden, Component.ATTENTION, column=False)
+    conv1d(m, "mlp.c_fc", hidden, inner, Component.MLP, column=True)
+    if cfg.opt_str("activation_function") == "swiglu":
+        conv1d(m, "mlp.c_fc2", hidden, inner, Component.MLP, column=True)
+    conv1d(m, "mlp.c_proj", inner, hidden, Component.MLP, column=False)
+    m.norms("ln_1", "ln_2")
+    return m.close("jais", full_layers(m.d), intermediate=inner)
+
+
+def telechat(cfg: Config) -> Architecture:
+    """TeleChat 1 and 2: queries apart, keys and values in one matrix, biases on the two output projections."""
+    root = "transformer"
+    m = Draft(
+        cfg, layers=f"{root}.h.{{}}", embed=f"{root}.word_embeddings", head=f"{root}.lm_head", final=f"{root}.ln_f"
+    )
+    d = m.d
+    kv = d.num_kv_heads * d.head_dim
+    attn = "self_attention"
+    m.linear(f"{attn}.query", d.num_heads * d.head_dim, d.hidden, Column())
+    m.linear(f"{attn}.key_value", 2 * kv, d.hidden, Column((kv, kv), (d.num_kv_heads, d.num_kv_heads)))
+    m.linear(f"{attn}.dense", d.hidden, d.num_heads * d.head_dim, Row(), bias=True)
+    width = cfg.positive("ffn_hidden_size")
+    for name in ("gate_proj", "up_proj"):
+        m.linear(f"mlp.{name}", width, d.hidden, Column(), component=Component.MLP)
+    m.linear("mlp.down_proj", d.hidden, width, Row(), bias=True, component=Component.MLP)
+    m.norms(*_PAIR)
+    return m.close("telechat", full_layers(d), intermediate=width)
