@@ -97,6 +97,7 @@ def read_model(
             raise ContradictionError(f"{facts.repo_id}: {worst[0].message}")
         notes += found
     else:
+        architecture = with_stored_dtype(architecture, quantized=quantization is not None)
         parameters = count_parameters(architecture, total_size=facts.index_total_size, quantization=quantization)
     return Model(
         facts, architecture, quantization, packing, parameters, (*architecture.notes, *notes, *parameters.notes)
