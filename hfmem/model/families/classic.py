@@ -12,8 +12,9 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers, read_as, windowed_layers
+from hfmem.model.draft import Draft, read_as
 from hfmem.model.inventory import Column, Component, Row
+from hfmem.model.layer_lists import full_layers, windowed_layers
 
 _4H = ("dense_h_to_4h", "dense_4h_to_h")
 

@@ -9,9 +9,10 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers, read_as, typed_layers, windowed_layers
+from hfmem.model.draft import Draft, read_as
 from hfmem.model.families.llama import decoder
 from hfmem.model.inventory import Column, Component, Row
+from hfmem.model.layer_lists import full_layers, typed_layers, windowed_layers
 from hfmem.model.layers import Layer
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")

@@ -11,8 +11,9 @@ from math import isqrt
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import attention_by_types, norm
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, exactly, full_layers, windowed_layers
+from hfmem.model.draft import Draft
 from hfmem.model.inventory import Component, Replicated
+from hfmem.model.layer_lists import exactly, full_layers, windowed_layers
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 

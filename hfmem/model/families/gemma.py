@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers, typed_layers
+from hfmem.model.draft import Draft
+from hfmem.model.layer_lists import full_layers, typed_layers
 from hfmem.model.layers import Layer, NoCache
 
 _FOUR = (

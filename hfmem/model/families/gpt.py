@@ -15,8 +15,9 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers, read_as
+from hfmem.model.draft import Draft, read_as
 from hfmem.model.inventory import Column, Component, Replicated, Row
+from hfmem.model.layer_lists import full_layers
 from hfmem.model.layers import Layer, NoCache
 
 

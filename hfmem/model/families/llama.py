@@ -11,7 +11,8 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, attention_by_types, full, read_dims, sliding
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers
+from hfmem.model.draft import Draft
+from hfmem.model.layer_lists import full_layers
 from hfmem.model.layers import Layer
 
 

@@ -10,14 +10,9 @@ from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import (
-    Draft,
-    full_layers,
-    others,
-    typed_layers,
-    windowed_layers,
-)
+from hfmem.model.draft import Draft
 from hfmem.model.inventory import Component, Inventory, Replicated
+from hfmem.model.layer_lists import full_layers, others, typed_layers, windowed_layers
 from hfmem.model.stack import as_mtp
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")

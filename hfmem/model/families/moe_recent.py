@@ -12,8 +12,9 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, exactly, others, sparse_layers, typed_layers
+from hfmem.model.draft import Draft
 from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row
+from hfmem.model.layer_lists import exactly, others, sparse_layers, typed_layers
 from hfmem.model.layers import Cache, Layer, ShortConvState
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")

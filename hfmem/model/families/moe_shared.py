@@ -12,17 +12,11 @@ from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import (
-    Draft,
-    exactly,
-    full_layers,
-    others,
-    sparse_layers,
-    typed_layers,
-)
+from hfmem.model.draft import Draft
 from hfmem.model.families.dense import exaone_layers
 from hfmem.model.families.moe import EXPERTS
 from hfmem.model.inventory import Column, Component, Inventory, Replicated
+from hfmem.model.layer_lists import exactly, full_layers, others, sparse_layers, typed_layers
 from hfmem.model.layers import Layer
 from hfmem.model.stack import as_mtp
 

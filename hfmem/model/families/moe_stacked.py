@@ -13,8 +13,9 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers, typed_layers
+from hfmem.model.draft import Draft
 from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row
+from hfmem.model.layer_lists import full_layers, typed_layers
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 

@@ -13,11 +13,12 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers, windowed_layers
+from hfmem.model.draft import Draft
 from hfmem.model.families.llama import decoder
 from hfmem.model.families.multimodal import PLAIN, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, Inventory, Row
+from hfmem.model.layer_lists import full_layers, windowed_layers
 from hfmem.model.layers import Layer, NoCache
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")

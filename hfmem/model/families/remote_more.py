@@ -14,9 +14,10 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, full_layers, others
+from hfmem.model.draft import Draft
 from hfmem.model.families.gpt import conv1d, positions
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
+from hfmem.model.layer_lists import full_layers, others
 from hfmem.model.layers import Layer
 from hfmem.model.stack import as_mtp
 
