@@ -7,18 +7,19 @@ files (`--strict` stops there). The others are differences that published checkp
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Final
 
-from hfmem.checkpoint.quantization import LogicalGroup, logical_groups
+from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
 from hfmem.dtypes import BITS
 from hfmem.model.architecture import Architecture, Note
-from hfmem.model.inventory import Column, Component, Vocab
+from hfmem.model.inventory import Component
+from hfmem.model.ledger import Ledger, Stored, assign
 from hfmem.model.matching import Expected, Matcher, count_boxes, subtract
 from hfmem.model.names import classify, core, is_buffer_name
 from hfmem.model.parameters import stored_dtype
+from hfmem.model.shape_check import compare_shapes
 
 #: codes that mean the config and the tensors exclude each other
 CONTRADICTIONS: Final = frozenset(
@@ -55,27 +56,6 @@ _TASK_HEADS: Final = frozenset(
 _MTP_ONLY: Final = frozenset(("eh_proj", "enorm", "hnorm", "shared_head"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """Tensors that no spec explains."""
-
-    group: TensorGroup
-    boxes: tuple[Box, ...]
-
-    @property
-    def elements(self) -> int:
-        return count_boxes(self.boxes) * prod(self.group.shape)
-
-
-@dataclass(slots=True)
-class _Ledger:
-    """What was found for each expected tensor, and what was not expected."""
-
-    found: dict[int, list[tuple[TensorGroup, tuple[Box, ...]]]] = field(default_factory=dict)
-    unexpected: list[_Stored] = field(default_factory=list)
-    packed_modules: set[str] = field(default_factory=set)
-
-
 def check(
     architecture: Architecture, checkpoint: Checkpoint, logical: Sequence[TensorGroup] | None = None
 ) -> tuple[Note, ...]:
@@ -105,46 +85,13 @@ def _compare(architecture: Architecture, groups: Sequence[TensorGroup], *, shape
     if not architecture.tensors:
         return []
     matcher = Matcher(architecture.tensors)
-    ledger = _assign(matcher, groups)
+    ledger = assign(matcher, groups)
     notes, settled = _layers(architecture, matcher, groups)
     if shapes:
-        notes += _shapes(architecture, matcher, ledger)
+        notes += compare_shapes(architecture, matcher, ledger)
     notes += _tied(matcher, ledger)
     notes += _presence(architecture, matcher, ledger, settled, shapes=shapes)
     return notes
-
-
-def _assign(matcher: Matcher, groups: Iterable[TensorGroup]) -> _Ledger:
-    ledger = _Ledger()
-    biases: list[tuple[str, _Stored]] = []
-    position = {id(item): number for number, item in enumerate(matcher.expected)}
-    modules = {item.core.rpartition(".")[0] for item in matcher.expected} | {item.core for item in matcher.expected}
-    for group in groups:
-        if isinstance(group, LogicalGroup):
-            if not group.parameter:
-                continue
-            if group.method:
-                ledger.packed_modules.add(core(group.pattern).rpartition(".")[0])
-        for match in matcher.assign(group.pattern, group.boxes):
-            if match.expected is not None:
-                ledger.found.setdefault(position[id(match.expected)], []).append((group, match.boxes))
-                continue
-            module, _, leaf = core(group.pattern).rpartition(".")
-            if leaf not in ("weight", "bias"):
-                outer = module.rpartition(".")[0]
-                stem = leaf.rpartition("_")[0]
-                owner = next((m for m in (f"{module}.{stem}", module, outer) if m in modules), None)
-                if owner is not None:  # q_proj.qweight, q_proj.weight.absmax, experts.down_proj_blocks
-                    ledger.packed_modules.add(owner)
-                    continue
-            if group.dtype != "BOOL" and not is_buffer_name(group.pattern, group.shape):
-                if leaf == "bias":
-                    biases.append((module, _Stored(group, match.boxes)))
-                else:
-                    ledger.unexpected.append(_Stored(group, match.boxes))
-    # GPTQ and AWQ tools write a bias (of zeros) beside every packed weight
-    ledger.unexpected += [stored for module, stored in biases if module not in ledger.packed_modules]
-    return ledger
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------------
@@ -215,83 +162,10 @@ def _numbers(values: Iterable[int]) -> str:
     return f"{text}, …" if len(ordered) > 6 else text
 
 
-# ---- shapes ----------------------------------------------------------------------------------------------------------------
-
-
-def _shapes(architecture: Architecture, matcher: Matcher, ledger: _Ledger) -> list[Note]:
-    seen: dict[str, list[str]] = {}
-    for number, pairs in ledger.found.items():
-        item = matcher.expected[number]
-        for group, boxes in pairs:
-            if isinstance(group, LogicalGroup) and not group.shape_known:
-                if group.elements != item.spec.elements:
-                    text = f"{item.spec.elements:,} elements are expected, {group.elements:,} packed"
-                    seen.setdefault("shape_mismatch", []).append(f"{text} in {group.pattern} × {count_boxes(boxes)}")
-            elif not _same_shape(group, item.spec.shape):
-                code, text = _explain(architecture, item, group)
-                seen.setdefault(code, []).append(f"{text} in {group.pattern} × {count_boxes(boxes)}")
-    return [
-        Note(
-            code,
-            f"config.json: {texts[0]}" + (f", and {len(texts) - 1} more kinds of tensor" if len(texts) > 1 else ""),
-        )
-        for code, texts in seen.items()
-    ]
-
-
-def _same_shape(group: TensorGroup, expected: Sequence[int]) -> bool:
-    """Whether the stored shape is the expected one; stacked experts and packed matrices may lie either way round."""
-    have, want = _squeezed(group.shape), _squeezed(expected)
-    turned = len(want) == 3 or (isinstance(group, LogicalGroup) and group.method is not None)
-    return have == want or (turned and sorted(have) == sorted(want))
-
-
-def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
-    """Dimensions of one do not change what a tensor holds: `[1, 1, hidden]` is `[hidden]`."""
-    return tuple(size for size in shape if size != 1)
-
-
-def _explain(architecture: Architecture, item: Expected, group: TensorGroup) -> tuple[str, str]:
-    """The code and the sentence for one shape that is not the expected one: which key of the config it contradicts."""
-    want, have = item.spec.shape, group.shape
-    shapes = f"{list(want)} is expected, {list(have)} stored"
-    if len(want) != len(have):
-        return "shape_mismatch", shapes
-    wrong = [axis for axis, (a, b) in enumerate(zip(want, have, strict=True)) if a != b]
-    if isinstance(item.spec.split, Vocab) and wrong == [0]:
-        return "vocab_mismatch", f"vocab_size means {want[0]:,} rows, {have[0]:,} are stored"
-    if architecture.hidden_size in (want[axis] for axis in wrong) and wrong != [0]:
-        return "hidden_mismatch", f"hidden_size is {architecture.hidden_size:,} and {shapes}"
-    if item.spec.component is Component.ATTENTION and 0 in wrong and isinstance(item.spec.split, Column):
-        heads = [count for count in item.spec.split.kv_heads if count]
-        if heads:
-            width = want[0] // heads[0]
-            held = (
-                f"{have[0] // width} × {width}"
-                if len(item.spec.split.parts) < 2 and width and not have[0] % width
-                else shapes
-            )
-            return (
-                "kv_heads_mismatch",
-                f"{heads[0]} KV heads × {width} mean {want[0]:,} rows, {have[0]:,} ({held}) are stored",
-            )
-        return "heads_mismatch", f"the attention heads mean {want[0]:,} rows, {have[0]:,} are stored"
-    if item.spec.component is Component.ATTENTION and wrong == [1]:
-        return "heads_mismatch", f"the attention heads mean {want[1]:,} columns, {have[1]:,} are stored"
-    sizes = [want[axis] for axis in wrong]
-    if item.spec.component is Component.EXPERTS and architecture.num_experts in sizes:
-        return "experts_mismatch", f"there are {architecture.num_experts} experts and {shapes}"
-    if architecture.hidden_size in sizes:
-        return "hidden_mismatch", f"hidden_size is {architecture.hidden_size:,} and {shapes}"
-    if item.spec.component in (Component.MLP, Component.EXPERTS):
-        return "intermediate_mismatch", f"the feed-forward width: {shapes}"
-    return "shape_mismatch", shapes
-
-
 # ---- presence --------------------------------------------------------------------------------------------------------------
 
 
-def _tied(matcher: Matcher, ledger: _Ledger) -> list[Note]:
+def _tied(matcher: Matcher, ledger: Ledger) -> list[Note]:
     copies = [
         (group, boxes)
         for number, pairs in ledger.found.items()
@@ -310,7 +184,7 @@ def _tied(matcher: Matcher, ledger: _Ledger) -> list[Note]:
 def _presence(
     architecture: Architecture,
     matcher: Matcher,
-    ledger: _Ledger,
+    ledger: Ledger,
     settled: Mapping[str, frozenset[int]],
     *,
     shapes: bool,
@@ -361,7 +235,7 @@ def _presence(
     return notes
 
 
-def _missing(matcher: Matcher, ledger: _Ledger, settled: Mapping[str, frozenset[int]]) -> list[tuple[Expected, int]]:
+def _missing(matcher: Matcher, ledger: Ledger, settled: Mapping[str, frozenset[int]]) -> list[tuple[Expected, int]]:
     missing: list[tuple[Expected, int]] = []
     stored_targets = {
         matcher.expected[n].spec.tied_to for n in ledger.found if matcher.expected[n].spec.tied_to is not None
@@ -387,16 +261,16 @@ def _missing(matcher: Matcher, ledger: _Ledger, settled: Mapping[str, frozenset[
     return missing
 
 
-def _outside(stored: _Stored, settled: Mapping[str, frozenset[int]]) -> _Stored | None:
+def _outside(stored: Stored, settled: Mapping[str, frozenset[int]]) -> Stored | None:
     """What is left of unexpected tensors once whole layers that were reported are taken out."""
     gone = settled.get(_stem(core(stored.group.pattern)) or "", frozenset())
     if not gone:
         return stored
     everywhere = tuple((range(v, v + 1), *box[1:]) for box in stored.boxes for v in box[0] if v not in gone)
-    return _Stored(stored.group, everywhere) if everywhere else None
+    return Stored(stored.group, everywhere) if everywhere else None
 
 
-def _component(matcher: Matcher, stored: _Stored) -> Component:
+def _component(matcher: Matcher, stored: Stored) -> Component:
     owner = matcher.owner(stored.group.pattern, stored.boxes)
     return owner.spec.component if owner else classify(stored.group.pattern)
 
