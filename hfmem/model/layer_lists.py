@@ -1,4 +1,4 @@
-"""Which layers are what, as configs spell it: one window for all, `layer_types`, `mlp_layer_types`, or a pattern of the class's own."""
+"""Which layers are what, as configs spell it: one window for all, `layer_types`, `mlp_layer_types`, or the class's own pattern."""
 
 from __future__ import annotations
 
