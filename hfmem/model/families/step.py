@@ -167,6 +167,8 @@ def step3p7(cfg: Config) -> Architecture:
     """Step 3.7: Step 3.5's text model with a vision tower. A config without `text_config` holds the text keys itself."""
     nested = cfg.opt_sub("text_config")
     data = nested.data if nested is not None else cfg.data if cfg.published("hidden_size") is not None else {}
+    tied = cfg.published("tie_word_embeddings")
+    data = data if tied is None else {**data, "tie_word_embeddings": tied}  # the outer flag decides, as in transformers
     text = Config(data, nested.file if nested else cfg.file, TEXT, cfg.used_defaults)
     inner = step3p5(text)
     inv = Inventory()
