@@ -151,13 +151,14 @@ class LinearAttentionState:
 @dataclass(frozen=True, slots=True)
 class KimiDeltaState:
     """Kimi delta attention: three convolutions (q, k, v), each `[num_heads·head_dim, conv_kernel - 1]`, state
-    `[num_heads, head_k_dim, head_v_dim]`."""
+    `[num_heads, head_k_dim, head_v_dim]`. `bounded_gate`: the decay has a lower bound (K3), which some kernels ask for."""
 
     num_heads: int
     head_k_dim: int
     head_v_dim: int
     conv_kernel: int
     state_dtype: str | None = None
+    bounded_gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,8 @@ def kimi_linear(cfg: Config) -> Architecture:
     heads = part.opt_int("num_heads") or cfg.positive("linear_num_heads")
     head_dim = part.opt_int("head_dim") or cfg.positive("linear_head_dim")
     kernel = part.opt_int("short_conv_kernel_size") or cfg.positive("linear_conv_kernel_dim")
-    state = KimiDeltaState(heads, head_dim, head_dim, kernel, state_dtype(cfg))
+    bounded = part.published("gate_lower_bound") is not None
+    state = KimiDeltaState(heads, head_dim, head_dim, kernel, state_dtype(cfg), bounded)
     linear_layers, full_layers = indices_of(kinds, LINEAR), indices_of(kinds, FULL)
     full_gate = part.flag("use_full_rank_gate", default=False)
     delta_attention(inv, f"{LAYER}.self_attn", linear_layers, d.hidden, state, full_gate=full_gate)

@@ -38,6 +38,8 @@ _READS_STATE_DTYPE: Final = _FP32_STATE | {
 }
 #: gated delta nets that vLLM prefills with FLA's kernels, which export no checkpoint (`olmo_gdn_linear_attn.py`)
 _NO_CHECKPOINT: Final = frozenset({"olmo_hybrid", "olmo3_2_hybrid"})
+#: head size of FlashKDA's prefill, which exports a checkpoint
+_FLASHKDA_WIDTH: Final = 128
 #: tokens between the states FlashInfer's gated delta net prefill can export (`FLASHINFER_GDN_CHECKPOINT_ALIGNMENT`)
 _GDN_ALIGNMENT: Final = 64
 
@@ -101,6 +103,8 @@ def request_states(cache: RecurrentCache, arch: Architecture) -> int:
     match cache:
         case Mamba2State():
             return 3
+        case KimiDeltaState(head_k_dim=width, bounded_gate=bounded):
+            return 3 if bounded and width == _FLASHKDA_WIDTH else 2
         case DeltaNetState():
             return 2 if arch.model_type in _NO_CHECKPOINT else 3
         case _:
