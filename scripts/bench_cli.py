@@ -73,7 +73,7 @@ class Row:
 
 def llama_tensors() -> list[tuple[str, str, tuple[int, ...]]]:
     """Names and shapes of an 8 B Llama: 291 tensors."""
-    found = [("model.embed_tokens.weight", "BF16", (128256, 4096))]
+    found: list[tuple[str, str, tuple[int, ...]]] = [("model.embed_tokens.weight", "BF16", (128256, 4096))]
     for layer in range(32):
         base = f"model.layers.{layer}"
         for name, shape in (
