@@ -26,6 +26,7 @@ from hfmem.dtypes import num_bytes
 from hfmem.errors import HfmemError
 from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.engines import engine
+from hfmem.memory.layer_table import layer_runs
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.crosscheck import check, check_names, contradictions
@@ -33,6 +34,7 @@ from hfmem.model.expected import index_names, synthesise
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.layers import CompressedAttention
 from hfmem.model.parameters import count_parameters
+from hfmem.plan.explain import explain as explain_steps
 
 CORPUS = Path(os.environ.get("HFMEM_CORPUS") or "/nonexistent")
 pytestmark = [
@@ -262,3 +264,34 @@ def test_index(name: str) -> None:
                 nearest = min(sizes, key=lambda size: abs(size - (index.total_size or 0)))
                 problems.append(f"{index.total_size:,} bytes in the index, the inventory takes {nearest:,}")
     explain(name.partition("/")[0], "index", problems)
+
+
+# ---- what is told about every real config adds up -------------------------------------------------------------------------
+
+
+def config_names() -> list[str]:
+    return sorted(path.parent.name for path in CORPUS.glob("models/*/config.json"))
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_tables_add_up(name: str) -> None:
+    config = config_of(name)
+    assert config is not None
+    try:
+        arch = read_architecture(config)
+    except HfmemError as error:
+        explain(name, "tables", [error.message])
+        return
+    serving = Serving(32_768, 2)
+    ideal = engine("ideal").cache(arch, serving).bytes
+    assert sum(run.bytes for run in layer_runs(arch, serving)) == ideal
+    report = count_parameters(arch)
+    assert sum(report.by_component.values()) == report.total == arch.expected_parameters()
+    assert sum(report.weights_by_component.values()) == sum(report.weights_by_dtype.values()) == report.weights_bytes
+    assert 0 < report.active <= report.total
+    told = explain_steps(name, arch, report, serving)
+    parameters, _, per_token, cache, _ = told.sections
+    assert sum(step.result for step in parameters.steps if step.running is not None) == report.total
+    assert per_token.result == bytes_per_token(arch)
+    assert sum(step.result for step in cache.steps if step.running is not None) == ideal
+    explain(name, "tables", [])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from hfmem.memory.cache import constant_bytes, held_tokens, layer_bytes, source_tokens, token_bytes
+from hfmem.memory.cache import constant_bytes, decoding_layers, held_tokens, layer_bytes, source_tokens, token_bytes
 from hfmem.memory.formats import resolve_kv_dtype
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
@@ -170,16 +170,17 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
     """The layers in execution order, runs of one kind and shape merged. With `engine`, also what that engine holds for each run."""
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
     held = {group.cache: group.bytes / group.count for group in engine.layer_groups} if engine else {}
+    layers = decoding_layers(arch)
     runs: list[LayerRun] = []
     start = 0
-    while start < len(arch.layers):
-        first = arch.layers[start]
+    while start < len(layers):
+        first = layers[start]
         kinds = [_merge_key(cache) for cache in first.caches]
         end = start
         while (
-            end < len(arch.layers)
-            and arch.layers[end].stack == first.stack
-            and [_merge_key(cache) for cache in arch.layers[end].caches] == kinds
+            end < len(layers)
+            and layers[end].stack == first.stack
+            and [_merge_key(cache) for cache in layers[end].caches] == kinds
         ):
             end += 1
         for cache in first.caches:
@@ -187,9 +188,7 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
             count = end - start
             of_engine = None
             if engine is not None:
-                same = [
-                    c for layer in arch.layers[start:end] for c in layer.caches if _merge_key(c) == _merge_key(cache)
-                ]
+                same = [c for layer in layers[start:end] for c in layer.caches if _merge_key(c) == _merge_key(cache)]
                 of_engine = round(sum(held.get(c, 0) for c in same) * serving.num_seqs)
             runs.append(
                 LayerRun(

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from hfmem.memory.cache import constant_bytes, held_tokens, layer_bytes, source_tokens, token_bytes
+from hfmem.memory.cache import (
+    constant_bytes,
+    decoding_layers,
+    growth_per_token,
+    held_tokens,
+    layer_bytes,
+    source_tokens,
+    token_bytes,
+)
 from hfmem.memory.formats import KV_BITS, resolve_kv_dtype, vector_bytes
 from hfmem.memory.result import CacheBytes, group_layers
 from hfmem.memory.serving import Serving
@@ -82,16 +90,31 @@ def _name(cache: Cache) -> str:
             return "Recurrent state"
 
 
+def _kinds(arch: Architecture) -> dict[Cache, tuple[int, ...]]:
+    return group_layers(tuple(layer.caches for layer in decoding_layers(arch)))
+
+
+def _growth_formula(cache: Cache, fmt: str) -> str:
+    """What one more token adds to one layer."""
+    if not isinstance(cache, CompressedAttention):
+        return _token_formula(cache, fmt)
+    row = _element(fmt, cache.head_dim)
+    if cache.index_head_dim:
+        row = f"({row} + {_element(fmt, cache.index_head_dim)} of index)"
+    return f"{row} / {cache.ratio}"
+
+
 def per_token(arch: Architecture, serving: Serving) -> Section:
     """What each further token adds in the layers that keep every token."""
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
     steps: list[Step] = []
     running = 0
-    for cache, layers in group_layers(tuple(layer.caches for layer in arch.layers)).items():
-        if isinstance(cache, FullAttention | LatentAttention | SparseLatentAttention | IndexedAttention):
-            size = len(layers) * token_bytes(cache, fmt)
+    for cache, layers in _kinds(arch).items():
+        growth = growth_per_token(cache, fmt)
+        if growth:
+            size = int(len(layers) * growth)
             running += size
-            formula = f"{len(layers)} layers × {_token_formula(cache, fmt)}"
+            formula = f"{len(layers)} layers × {_growth_formula(cache, fmt)}"
             steps.append(Step(_name(cache), formula, size, "bytes/token", _why(cache), running))
     if not steps:
         steps.append(Step("No layer keeps every token", "0", 0, "bytes/token"))
@@ -103,6 +126,8 @@ def _why(cache: Cache) -> str | None:
         case FullAttention() | IndexedAttention() if cache.num_heads > cache.num_kv_heads:
             group = cache.num_heads // cache.num_kv_heads
             return f"{cache.num_kv_heads} K/V heads, not {cache.num_heads}: a group of {group} query heads shares one"
+        case CompressedAttention():
+            return f"one row, key and value at once, stands for {cache.ratio} tokens"
         case LatentAttention() | SparseLatentAttention():
             return f"one compressed row and one rotary part for all {cache.num_heads} heads"
         case _:
@@ -114,7 +139,7 @@ def at_context(arch: Architecture, serving: Serving, ideal: CacheBytes, engine: 
     times = f"{serving.num_seqs:,} sequences × " if serving.num_seqs > 1 else ""
     steps: list[Step] = []
     running = 0
-    for cache, layers in group_layers(tuple(layer.caches for layer in arch.layers)).items():
+    for cache, layers in _kinds(arch).items():
         one = layer_bytes(cache, serving.context, fmt, arch.dtype, serving.source_tokens)
         size = serving.num_seqs * len(layers) * one
         running += size
@@ -192,7 +217,7 @@ def _naive(arch: Architecture, serving: Serving, fmt: str) -> Step | None:
 def _reasons(arch: Architecture, serving: Serving) -> list[str]:
     """Why the naive formula is not this model's, most telling first."""
     found: dict[str, int] = {}
-    for cache in arch.caches():
+    for cache in (cache for layer in decoding_layers(arch) for cache in layer.caches):
         reason: str | None
         match cache:
             case FullAttention() | IndexedAttention():
