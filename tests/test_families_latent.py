@@ -1,7 +1,7 @@
 """Latent attention, compressed caches and the mixture-of-experts families around them.
 
-Expected totals: transformers 5.23.0 models on the meta device (tied once), prediction layers excepted; `stored` adds those and is the
-checkpoint's own count. Cache bytes are bf16.
+Expected totals: transformers 5.23.0 models on the meta device (tied once), prediction layers excepted; `stored` adds those and is
+the checkpoint's own count. Cache bytes are bf16.
 """
 
 from __future__ import annotations
@@ -249,6 +249,7 @@ MIMO_7B: dict[str, Any] = {
     "num_nextn_predict_layers": 1,
     "dtype": "bfloat16",
 }
+LONGCAT = {"model_type": "longcat_flash", "dtype": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ CASES = {
     "muse_glimmer": Case({"model_type": "muse_glimmer", "dtype": "bfloat16"}, 29_776_626_688, 29_776_626_688, None, 13_312),
     "step3p7": Case({"model_type": "step3p7", "dtype": "bfloat16"}, 197_824_847_872, 12_856_041_472),
     # the class also allocates the 256 empty experts' gate and up: 28 · 256 · 2 · 2048 · 6144 = 180,388,626,432 less here
-    "longcat_flash": Case({"model_type": "longcat_flash", "dtype": "bfloat16"}, 741_053_585_408 - 180_388_626_432, None, None, 56 * 1152),
+    "longcat_flash": Case(LONGCAT, 741_053_585_408 - 180_388_626_432, None, None, 56 * 1152),
     "mimo_v2": Case({"model_type": "mimo_v2_flash", "dtype": "bfloat16"}, 308_778_768_832, None),
 }  # fmt: skip
 

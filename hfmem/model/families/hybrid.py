@@ -180,7 +180,10 @@ def _lfm2_width(cfg: Config) -> int:
     if not cfg.flag("block_auto_adjust_ff_dim", default=True):
         return width
     width = 2 * width // 3
-    multiplier = cfg.opt_float("block_ffn_dim_multiplier")
+    key = "block_ffn_dim_multiplier"
+    multiplier = (
+        cfg.opt_float(key) if cfg.has(key) else 1.0
+    )  # Lfm2Config's default; an explicit null turns rounding off
     if multiplier is not None:
         step = cfg.positive("block_multiple_of")
         width = -(-int(multiplier * width) // step) * step
