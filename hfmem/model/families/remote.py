@@ -11,7 +11,7 @@ from dataclasses import replace
 from hfmem.errors import ContradictionError, UnknownArchitectureError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import read_dims
+from hfmem.model.blocks import HEADS, read_dims
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.families.llama import decoder
@@ -35,11 +35,11 @@ def qwen(cfg: Config) -> Architecture:
     Source: Qwen/Qwen-7B `modeling_qwen.py`: `kv_channels · num_attention_heads` wide attention, a bias on q, k, v always and
     elsewhere unless `no_bias`.
     """
-    heads = cfg.positive("num_attention_heads")
+    heads = cfg.positive(*HEADS)
     d = replace(read_dims(cfg), num_kv_heads=heads, head_dim=cfg.positive("kv_channels"))
     m = Draft(cfg, d=d, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f")
     bias = not cfg.flag("no_bias", default=True)
-    width = cfg.positive("intermediate_size")
+    width = cfg.positive("intermediate_size", "ffn_hidden_size")  # the second in the first weeks' configs
     if width % 2:
         raise ContradictionError(f"{cfg.file}: 'intermediate_size' is {width}; Qwen 1 splits it in two")
     m.qkv("attn.c_attn", bias=True)
