@@ -23,6 +23,7 @@ from hfmem.checkpoint.gguf import (
     merge_gguf,
     parse_gguf,
 )
+from hfmem.checkpoint.gguf_names import models, parse_name
 from hfmem.dtypes import num_bytes
 from hfmem.errors import ContradictionError, FormatError, HfmemError, UnsupportedError
 
@@ -280,6 +281,39 @@ def test_a_projector_says_so() -> None:
     assert parse_gguf(build([("general.architecture", 8, "clip")], []), file="f").is_projector
     assert parse_gguf(build([("general.type", 8, "mmproj")], []), file="f").is_projector
     assert not parse_gguf(build(KEYS, []), file="f").is_projector
+
+
+@pytest.mark.parametrize(
+    ("path", "stem", "label", "part", "projector"),
+    [
+        ("Meta-Llama-3-8B-Instruct-Q4_K_M.gguf", "Meta-Llama-3-8B-Instruct-Q4_K_M", "Q4_K_M", (1, 1), False),
+        ("llama-2-7b.Q5_0.gguf", "llama-2-7b.Q5_0", "Q5_0", (1, 1), False),
+        ("UD-IQ2_XXS/DS-UD-IQ2_XXS-00002-of-00004.gguf", "UD-IQ2_XXS/DS-UD-IQ2_XXS", "UD-IQ2_XXS", (2, 4), False),
+        ("qwen2.5-7b-instruct-q4_k_m-00001-of-00002.gguf", "qwen2.5-7b-instruct-q4_k_m", "Q4_K_M", (1, 2), False),
+        ("Model.i1-IQ3_XS.GGUF", "Model.i1-IQ3_XS", "IQ3_XS", (1, 1), False),
+        ("model-fp16.gguf", "model-fp16", "F16", (1, 1), False),
+        ("gemma-BF16.gguf", "gemma-BF16", "BF16", (1, 1), False),
+        ("mmproj-model-f16.gguf", "mmproj-model-f16", "F16", (1, 1), True),
+        ("Qwen2-VL-7B-mmproj.gguf", "Qwen2-VL-7B-mmproj", None, (1, 1), True),
+        ("gpt-oss-20b-MXFP4.gguf", "gpt-oss-20b-MXFP4", "MXFP4", (1, 1), False),
+        ("Q8_0/big-Q8_0-00010-of-00010.gguf", "Q8_0/big-Q8_0", "Q8_0", (10, 10), False),
+        ("Q-model.gguf", "Q-model", None, (1, 1), False),
+        ("model-Q2_K_L.gguf", "model-Q2_K_L", "Q2_K_L", (1, 1), False),
+        ("model-UD-Q4_K_XL.gguf", "model-UD-Q4_K_XL", "UD-Q4_K_XL", (1, 1), False),
+        ("m-Q4_0_4_8.gguf", "m-Q4_0_4_8", "Q4_0_4_8", (1, 1), False),
+    ],
+)
+def test_names_of_files(path: str, stem: str, label: str | None, part: tuple[int, int], projector: bool) -> None:
+    name = parse_name(path)
+    assert (name.stem, name.label, (name.part, name.parts), name.projector) == (stem, label, part, projector)
+
+
+def test_models_of_a_repository() -> None:
+    found = models(["b-Q8_0-00002-of-00002.gguf", "README.md", "b-Q8_0-00001-of-00002.gguf", "a-Q4_0.gguf"])
+    assert {stem: [name.path for name in names] for stem, names in found.items()} == {
+        "a-Q4_0": ["a-Q4_0.gguf"],
+        "b-Q8_0": ["b-Q8_0-00001-of-00002.gguf", "b-Q8_0-00002-of-00002.gguf"],
+    }
 
 
 @pytest.mark.conformance

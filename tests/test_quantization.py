@@ -201,6 +201,14 @@ CASES: list[tuple[str, Stored, dict[str, Any] | None, str, int, int | None]] = [
         16,
     ),
     (
+        "compressed-tensors int4-quantized",
+        {"weight_packed": ("I8", (OUT, IN // 2)), "weight_scale": ("BF16", (OUT, IN // 128))},
+        {"quant_method": "compressed-tensors", "format": "int4-quantized"},
+        "compressed-tensors",
+        4,
+        128,
+    ),
+    (
         "compressed-tensors mxfp4",
         {"weight_packed": ("U8", (OUT, IN // 2)), "weight_scale": ("U8", (OUT, IN // 32))},
         None,
@@ -461,6 +469,14 @@ def test_stacked_experts_without_a_weight_leaf() -> None:
         ("model.layers.{}.mlp.experts.gate_up_proj", 32 * 5760 * 2880, "mxfp4"),
         ("model.layers.{}.mlp.experts.gate_up_proj_bias", 32 * 5760, None),
     ]
+    packed = {
+        experts: ("U8", (8, IN // 2, OUT)),
+        f"{experts}_weight_scale": ("F8_E4M3", (8, IN // 16, OUT)),
+        f"{experts}_weight_scale_2": ("F32", (1,)),
+        f"{experts}_input_scale": ("F32", (1,)),
+    }
+    groups = logical(packed, config(quant_method="modelopt", quant_algo="NVFP4"))
+    assert [(g.elements, g.bits) for g in groups] == [(8 * IN * OUT, 4)]
     groups = logical({experts: ("F8_E4M3", (8, 512, 256)), f"{experts}_scale_inv": ("F32", (8, 4, 2))})
     assert [(g.pattern, g.elements, g.method) for g in groups] == [
         ("model.layers.{}.mlp.experts.gate_up_proj", 8 * 512 * 256, "fp8")

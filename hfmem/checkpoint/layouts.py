@@ -20,6 +20,7 @@ Leaves = Mapping[str, Part]
 
 _FP8: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 _INT8: Final = frozenset({"I8", "U8"})
+_MICRO_SCALES: Final = frozenset({"U8", "F8_E8M0", "F8_E4M3"})
 _HQQ: Final = (
     *("W_q", "scale", "zero", "shape", "nbits", "group_size", "axis", "packing", "view_as_float", "unpack_view_dtype"),
     *("quant_scale", "quant_zero", "compute_dtype", "offload_meta", "encoded_state_dict", "channel_wise"),
@@ -167,8 +168,8 @@ def _compressed(leaves: Leaves, module: str, said: Quantization | None) -> Layou
     if not packed.shape or scale is None:
         return None
     *lead, cols = packed.shape
-    if packed.dtype in ("U8", "F4"):
-        shape = (*lead, 2 * cols if packed.dtype == "U8" else cols)
+    if packed.dtype in ("U8", "I8", "F4"):
+        shape = (*lead, cols if packed.dtype == "F4" else 2 * cols)
         group = _group(shape[-1], scale.shape[-1] if scale.shape else 1, None)
         return Layout("compressed-tensors", prod(shape), shape, 4, group, used)
     word = BITS[packed.dtype]
@@ -237,14 +238,17 @@ def _scaled(leaves: Leaves, module: str, said: Quantization | None) -> Layout | 
         if said and said.method == "bitnet":
             return layout(4, 1, 2, axis=0)
         rows = weight.shape[-2] if len(weight.shape) > 1 else 0
-        if scale.dtype in ("U8", "F8_E8M0", "F8_E4M3") and groups > 1:
+        if scale.dtype in _MICRO_SCALES and groups > 1:
             for size in (16, 32):
                 if groups * size == 2 * cols:
                     return layout(2, 1, 4)
                 if groups * size * 3 == 4 * cols:  # six bits: three bytes hold four
                     return layout(4, 3, 6)
-        if rows and len(scale.shape) > 1 and scale.shape[-2] == 2 * rows:  # modelopt INT4: two rows a byte
+        down = scale.shape[-2] if len(scale.shape) > 1 else 0
+        if rows and down == 2 * rows:  # modelopt INT4: two rows a byte
             return layout(2, 1, 4, axis=-2)
+        if scale.dtype in _MICRO_SCALES and down > 1 and groups == cols and 2 * rows in (16 * down, 32 * down):
+            return layout(2, 1, 4, axis=-2)  # stacked experts stored [in / 2, out]
         if groups > 1 and said and said.bits_of(module) == 4 and weight.dtype == "U8":
             return layout(2, 1, 4)
         return layout(1, 1, 8)

@@ -1,0 +1,58 @@
+"""What the name of a GGUF file says: its quantization label, its part of a split, whether it is a projector.
+
+`Llama-3-8B-Instruct-Q4_K_M.gguf`, `UD-IQ2_XXS/model-UD-IQ2_XXS-00002-of-00004.gguf`, `mmproj-F16.gguf`, `Model.i1-Q4_K_M.gguf`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+_SPLIT: Final = re.compile(r"^(.*)-([0-9]{5})-of-([0-9]{5})$")
+_LABEL: Final = re.compile(
+    r"(?:^|[-._/])((?:UD-)?(?:I?Q[1-8]_(?:K_(?:XXS|XS|S|M|L|XL|P)|K|XXS|XS|S|M|L|XL|NL|[01](?:_[48]_[48])?)"
+    r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|F(?:P)?16|F(?:P)?32))(?=$|[-._/])",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufName:
+    """`stem` is the path without split and suffix, the same for all parts; `part` counts from 1 of `parts`."""
+
+    path: str
+    stem: str
+    label: str | None
+    part: int
+    parts: int
+    projector: bool
+
+
+def parse_name(path: str) -> GgufName:
+    """What `path`, relative to its repository, says."""
+    stem = path[:-5] if path.lower().endswith(".gguf") else path
+    part = parts = 1
+    if match := _SPLIT.match(stem):
+        stem, part, parts = match.group(1), int(match.group(2)), int(match.group(3))
+    found = _LABEL.findall(stem)
+    base = stem.rpartition("/")[2].lower()
+    return GgufName(
+        path=path,
+        stem=stem,
+        label=found[-1].upper().replace("FP16", "F16").replace("FP32", "F32") if found else None,
+        part=part,
+        parts=parts,
+        projector=base.startswith("mmproj") or "-mmproj" in base or base.endswith("mmproj"),
+    )
+
+
+def models(paths: Iterable[str]) -> dict[str, tuple[GgufName, ...]]:
+    """The models among `paths`, each with its parts in order; projectors are models of their own."""
+    found: dict[str, list[GgufName]] = {}
+    for path in paths:
+        if path.lower().endswith(".gguf"):
+            name = parse_name(path)
+            found.setdefault(name.stem, []).append(name)
+    return {stem: tuple(sorted(names, key=lambda name: name.part)) for stem, names in sorted(found.items())}
