@@ -117,6 +117,11 @@ class HubServer:
             return [entry for entry in self.log if host in (None, entry.host)]
 
     def clear(self) -> None:
+        """Forgets the requests so far, also one that a fetch did not wait for and that is still on its way."""
+        seen = -1
+        while seen != len(self.log):
+            seen = len(self.log)
+            time.sleep(0.03)
         with self.lock:
             self.log.clear()
 
@@ -359,10 +364,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             while self.command == "GET" and first + sent < stop:
                 part = blob.read(first + sent, min(stop, first + sent + (1 << 16)))
+                sent += len(part)
+                entry.sent = sent  # before the client can have it and look
                 self.wfile.write(part)
                 self.wfile.flush()
-                sent += len(part)
-                entry.sent = sent
         except OSError:
             self.close_connection = True
         if self.keep is not None:

@@ -35,12 +35,6 @@ def add(hub: HubServer, repo_id: str = "org/m", **settings: Any) -> None:
     hub.add(repo_id, {"config.json": CONFIG, **sharded(parts)}, **settings)
 
 
-def settle(hub: HubServer) -> None:
-    """Forgets the requests so far, also one that a fetch did not wait for."""
-    time.sleep(0.05)
-    hub.clear()
-
-
 def write_hf_cache(hub: HubServer, repo_id: str, ref: str = "main") -> Path:
     """The repo as huggingface_hub lays it out: blobs, and links to them. Weights are sparse files."""
     repo = hub.repos[repo_id]
@@ -61,7 +55,7 @@ def write_hf_cache(hub: HubServer, repo_id: str, ref: str = "main") -> Path:
 def test_the_second_run_takes_one_small_request(hub: HubServer) -> None:
     add(hub)
     first = load_model("org/m")
-    settle(hub)
+    hub.clear()
     second = load_model("org/m")
     assert (second.source, second.stats.cache_hit, second.notice) == ("cache", True, None)
     assert plain(second) == plain(first)
@@ -73,7 +67,7 @@ def test_a_commit_needs_no_request_at_all(hub: HubServer) -> None:
     add(hub)
     commit = hub.repos["org/m"].commit
     first = load_model(f"org/m@{commit}")
-    settle(hub)
+    hub.clear()
     second = load_model(f"org/m@{commit}")
     assert plain(second) == plain(first)
     assert second.notice is None
@@ -85,7 +79,7 @@ def test_a_new_commit_is_seen(hub: HubServer) -> None:
     add(hub)
     old = load_model("org/m")
     hub.add("org/m", {"config.json": {"model_type": "other"}, "model.safetensors": shard(TENSORS)})
-    settle(hub)
+    hub.clear()
     new = load_model("org/m")
     assert new.source == "hub"
     assert new.revision != old.revision
@@ -181,7 +175,7 @@ def test_several_processes_share_the_cache(hub: HubServer, facts_dir: Path) -> N
 def test_offline_opens_no_socket(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     add(hub)
     online = load_model("org/m")
-    settle(hub)
+    hub.clear()
 
     def refuse(*_: Any) -> None:
         raise AssertionError("a socket was opened")
@@ -208,7 +202,7 @@ def test_the_hub_cache_offline_and_online(hub: HubServer, facts_dir: Path, monke
     add(hub)
     live = load_model("org/m", options=FetchOptions(no_cache=True))
     write_hf_cache(hub, "org/m")
-    settle(hub)
+    hub.clear()
     # online: one small request says that the download is the current commit
     confirmed = load_model("org/m")
     assert confirmed.source == "cache"

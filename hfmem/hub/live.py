@@ -26,7 +26,6 @@ from hfmem.hub.settings import Settings
 from hfmem.hub.store import FactStore, is_commit
 from hfmem.hub.weights import (
     INDEX,
-    QUANTIZATION_FILES,
     SINGLE,
     Weights,
     from_file,
@@ -34,8 +33,8 @@ from hfmem.hub.weights import (
     from_index,
     from_metadata_route,
     other_weights,
+    quantization_files,
     refuse_other_file,
-    wants_quantization_files,
     without_config,
 )
 from hfmem.hub.workers import Task, run_all
@@ -187,9 +186,10 @@ class Live:
         self, repo: RemoteFiles, config: Response, values: dict[str, object], name: str, weights: Weights
     ) -> ModelFacts:
         extra: dict[str, Mapping[str, object]] = {}
-        if wants_quantization_files(values, weights.checkpoint):
-            found = run_all(self.client, QUANTIZATION_FILES, lambda file: repo.read(file, MAX_CONFIG_BYTES))
-            for file, data in zip(QUANTIZATION_FILES, found, strict=True):
+        wanted = quantization_files(values, weights.checkpoint)
+        if wanted:
+            found = run_all(self.client, wanted, lambda file: repo.read(file, MAX_CONFIG_BYTES))
+            for file, data in zip(wanted, found, strict=True):
                 if data is not None:
                     extra[file] = parse_object(data, f"{repo.label}: {file}")
         self._progress(repo, 1, 1)

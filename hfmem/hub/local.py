@@ -12,15 +12,14 @@ from hfmem.errors import FormatError, MissingFileError, ModelNotFoundError, Sour
 from hfmem.hub.facts import ModelFacts, Source
 from hfmem.hub.files import MAX_CONFIG_BYTES, parse_object
 from hfmem.hub.weights import (
-    QUANTIZATION_FILES,
     SINGLE,
     Weights,
     from_file,
     from_index,
     other_weights,
+    quantization_files,
     refuse_other_file,
     safetensors_weights,
-    wants_quantization_files,
     without_config,
 )
 
@@ -118,11 +117,10 @@ def folder_facts(folder: Path, label: str, *, repo_id: str, revision: str | None
         found = safetensors_weights(files)
         weights = other_weights(files, files.listing()) if found is None else found
     extra: dict[str, Mapping[str, object]] = {}
-    if wants_quantization_files(config, weights.checkpoint):
-        for file in QUANTIZATION_FILES:
-            text = files.read(file, MAX_CONFIG_BYTES)
-            if text is not None:
-                extra[file] = parse_object(text, str(folder / file))
+    for file in quantization_files(config, weights.checkpoint):
+        text = files.read(file, MAX_CONFIG_BYTES)
+        if text is not None:
+            extra[file] = parse_object(text, str(folder / file))
     return ModelFacts(
         repo_id=repo_id,
         revision=revision,

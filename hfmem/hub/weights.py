@@ -30,11 +30,12 @@ ADAPTER: Final = "adapter_config.json"
 DIFFUSERS: Final = "model_index.json"
 #: what a server without a listing is asked for by name
 PROBED: Final = (TORCH_INDEX, TORCH, CONSOLIDATED_INDEX, CONSOLIDATED, PARAMS, ADAPTER, DIFFUSERS)
-#: quantization settings that stand beside config.json instead of in it (ModelOpt, AutoGPTQ, AutoAWQ)
-QUANTIZATION_FILES: Final = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+#: quantization settings that stand beside config.json instead of in it: AutoGPTQ's and AutoAWQ's, and ModelOpt's
+_INTEGER_FILES: Final = ("quantize_config.json", "quant_config.json")
+_FLOAT_FILES: Final = ("hf_quant_config.json",)
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".nemo")
-_QUANTIZED_NAMES = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2", "SCB", "absmax")
+_SCALE_NAMES = frozenset({"weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2", "SCB", "absmax"})
 _QUANTIZED_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"})
 
 
@@ -162,17 +163,18 @@ def describe(files: Files, listing: Mapping[str, int | None]) -> str:
     return f"; found {_some(sorted(weights or listing))}"
 
 
-def wants_quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None) -> bool:
-    """Whether the tensors look quantized and config.json does not say how."""
+def quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """Files to look for beside config.json, when the tensors look quantized and it does not say how."""
     if checkpoint is None:
-        return False
+        return ()
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if any(part.get(key) for key in ("quantization_config", "compression_config", "quantization")):
-            return False
-    if any(group.pattern.rpartition(".")[2] in _QUANTIZED_NAMES for group in checkpoint.groups):
-        return True
+            return ()
+    ends = {group.pattern.rpartition(".")[2] for group in checkpoint.groups}
+    if "qweight" in ends:
+        return _INTEGER_FILES
     packed = sum(group.total_bytes for group in checkpoint.groups if group.dtype in _QUANTIZED_DTYPES)
-    return 4 * packed > checkpoint.total_bytes
+    return _FLOAT_FILES if ends & _SCALE_NAMES or 4 * packed > checkpoint.total_bytes else ()
 
 
 def refuse_other_file(name: str) -> NoReturn:

@@ -73,6 +73,7 @@ def run_all(
             try:
                 results.put((at, call(item), None))  # type: ignore[arg-type]
             except BaseException as error:
+                stopped.set()
                 results.put((at, None, error))
                 return
 
