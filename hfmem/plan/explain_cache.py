@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hfmem.memory.cache import (
     constant_bytes,
     decoding_layers,
@@ -94,6 +96,10 @@ def _kinds(arch: Architecture) -> dict[Cache, tuple[int, ...]]:
     return group_layers(tuple(layer.caches for layer in decoding_layers(arch)))
 
 
+def _caches(arch: Architecture) -> Iterator[Cache]:
+    return (cache for layer in decoding_layers(arch) for cache in layer.caches)
+
+
 def _growth_formula(cache: Cache, fmt: str) -> str:
     """What one more token adds to one layer."""
     if not isinstance(cache, CompressedAttention):
@@ -124,6 +130,8 @@ def per_token(arch: Architecture, serving: Serving) -> Section:
 def _why(cache: Cache) -> str | None:
     match cache:
         case FullAttention() | IndexedAttention() if cache.num_heads > cache.num_kv_heads:
+            if cache.num_kv_heads == 1:
+                return f"one K/V head for all {cache.num_heads} query heads"
             group = cache.num_heads // cache.num_kv_heads
             return f"{cache.num_kv_heads} K/V heads, not {cache.num_heads}: a group of {group} query heads shares one"
         case CompressedAttention():
@@ -217,7 +225,7 @@ def _naive(arch: Architecture, serving: Serving, fmt: str) -> Step | None:
 def _reasons(arch: Architecture, serving: Serving) -> list[str]:
     """Why the naive formula is not this model's, most telling first."""
     found: dict[str, int] = {}
-    for cache in (cache for layer in decoding_layers(arch) for cache in layer.caches):
+    for cache in _caches(arch):
         reason: str | None
         match cache:
             case FullAttention() | IndexedAttention():
@@ -254,4 +262,6 @@ def _bare(caches: tuple[Cache, ...]) -> bool:
 
 
 def _head_reason(heads: int, kv_heads: int) -> str | None:
-    return f"{kv_heads} K/V heads serve {heads} heads in {{}} layers" if kv_heads < heads else None
+    if kv_heads == heads:
+        return None
+    return (f"{kv_heads} K/V heads serve" if kv_heads > 1 else "one K/V head serves") + f" {heads} heads in {{}} layers"

@@ -87,12 +87,15 @@ def _by_component(report: ParameterReport) -> list[Step]:
 
 
 def _active(arch: Architecture, report: ParameterReport) -> Step:
-    note = "multi-token-prediction layers do not run in plain decoding"
+    idle = report.total - report.active
+    reasons = []
     if arch.num_experts and arch.num_experts_per_tok:
-        note = (
+        reasons.append(
             f"a token passes through {arch.num_experts_per_tok} of {arch.num_experts} routed experts in each MoE layer"
         )
-    idle = report.total - report.active
+    if report.by_component.get(Component.MTP.value):
+        reasons.append("multi-token-prediction layers do not run in plain decoding")
+    note = "; ".join(reasons) or "the rest is stored and no token uses it"
     return Step("Active per token", f"{report.total:,} − {idle:,}", report.active, "parameters", note)
 
 
@@ -106,18 +109,29 @@ def _component_steps(arch: Architecture, component: Component, within_layers: bo
     if component is Component.NORM and within_layers is False:
         title = "Final norm" if len(specs) <= 2 else "Norms outside the layers"
     steps = []
+    groups = _by_layers(specs)
     if component in (Component.VISION, Component.MTP, Component.OTHER):
         steps += _summed(title, specs)
+    elif component is Component.NORM and len(groups) > 2:  # a dozen kinds of norm explain nothing
+        formula = " + ".join(_formula(members, len(layers) or 1) for (_, layers), members in list(groups.items())[:3])
+        rest = list(groups.values())[3:]
+        formula += (
+            f" + {sum(s.count * s.elements for g in rest for s in g):,} in {len(rest)} more kinds" if rest else ""
+        )
+        steps.append(Step(f"{title} in the layers", formula, sum(s.count * s.elements for s in specs), "parameters"))
     else:
-        for layers, members in _by_layers(specs).items():
-            where = f", {len(layers)} layer{'s' if len(layers) > 1 else ''}" if layers else ""
-            if layers and len(_by_layers(specs)) > 1:
+        stems = {_stack(stem) for stem, _ in groups}
+        for (stem, layers), members in groups.items():
+            stack = f"{_stack(stem)} " if len(stems) > 1 and _stack(stem) else ""
+            where = f", {len(layers)} {stack}layer{'s' if len(layers) > 1 else ''}" if layers else ""
+            if layers and sum(1 for other, _ in groups if other == stem) > 1:
                 where += f" ({_ranges(layers)})"
             result = sum(s.count * s.elements for s in members)
             formula = _formula(members, len(layers) or 1)
-            steps.append(
-                Step(f"{title}{where}", formula, result, "parameters", _note(arch, component, layers, members))
-            )
+            decoder = _stack(stem) != "encoder"
+            name = (_mixer(arch, component, layers) if decoder else None) or title
+            note = _note(arch, component, layers if decoder else (), members)
+            steps.append(Step(f"{name}{where}", formula, result, "parameters", note))
     for spec in tied:
         note = f"tied: the same {spec.elements:,} numbers as the embedding, counted once"
         steps.append(Step(title, f"{_label(spec)} {_shape(spec.shape)}", 0, "parameters", note))
@@ -141,15 +155,21 @@ def _summed(title: str, specs: Sequence[TensorSpec]) -> list[Step]:
     return [Step(title, f"{count:,} tensors", total, "parameters")]
 
 
-def _by_layers(specs: Iterable[TensorSpec]) -> dict[tuple[int, ...], list[TensorSpec]]:
-    """Specs by the set of layers that they occur in; `()` for tensors outside the layers."""
-    found: dict[tuple[int, ...], list[TensorSpec]] = {}
+def _by_layers(specs: Iterable[TensorSpec]) -> dict[tuple[str, tuple[int, ...]], list[TensorSpec]]:
+    """Specs by what stands before the layer number and the layers that they occur in; `("", ())` outside the layers."""
+    found: dict[tuple[str, tuple[int, ...]], list[TensorSpec]] = {}
     for spec in specs:
-        layers: tuple[int, ...] = ()
+        key: tuple[str, tuple[int, ...]] = ("", ())
         if spec.layer_axis is not None:
-            layers = tuple(sorted({value for box in spec.boxes for value in box[spec.layer_axis]}))
-        found.setdefault(layers, []).append(spec)
+            layers = {value for box in spec.boxes for value in box[spec.layer_axis]}
+            key = (spec.pattern.partition(".{}")[0], tuple(sorted(layers)))
+        found.setdefault(key, []).append(spec)
     return found
+
+
+def _stack(stem: str) -> str:
+    """`encoder` or `decoder` where the tensors' names say so."""
+    return next((word for word in ("encoder", "decoder") if word in stem.split(".")), "")
 
 
 def _ranges(values: Sequence[int]) -> str:
