@@ -61,7 +61,10 @@ def text_architecture(text: Config, model_type: str | None = None) -> Architectu
         near = registry.nearest(wanted)
         hint = f"; nearest: {near}" if near else ""
         raise UnknownArchitectureError(f'{text.file}: model_type "{wanted[:80]}" is not known{hint}')
-    return registry.rule(wanted)(text)
+    # the outer class says what was saved; a text part's own `architectures` (or a flat config's) would speak of another checkpoint
+    data = {key: value for key, value in text.data.items() if key != "architectures"}
+    defaults = text.model_type or wanted
+    return registry.rule(wanted)(Config(data, text.file, defaults, text.used_defaults))
 
 
 def text_part(cfg: Config, *names: str, model_type: str | None = None) -> tuple[Config, Architecture]:

@@ -273,6 +273,14 @@ FAMILIES: Final[dict[str, str]] = {
     "arctic": "remote_more:arctic",
     "jais": "remote_more:jais",
     "telechat": "remote_more:telechat",
+    "minicpmv": "remote_mm:minicpmv",
+    "llama3v": "remote_mm:llama3v",
+    "internvl_chat": "remote_mm:internvl_chat",
+    "locateanything": "remote_mm:locateanything",
+    "videollama3_qwen2": "remote_mm:videollama3_qwen2",
+    "llava_llama": "remote_mm:llava_llama",
+    "phi3_v": "remote_mm:phi3_v",
+    "nvembed": "remote_mm:nvembed",
 }
 
 
