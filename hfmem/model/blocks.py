@@ -30,6 +30,7 @@ POSITIONS = (
     "model_max_length",
     "max_target_positions",
 )
+_MAX_LAYERS = 100_000
 VOCAB = ("vocab_size", "padded_vocab_size", "n_vocab")
 
 
@@ -64,7 +65,15 @@ def read_dims(cfg: Config) -> Dims:
                 f"{cfg.file}: 'head_dim' is absent and hidden_size {hidden} does not divide by {heads} heads"
             )
         head_dim = hidden // heads
-    return Dims(hidden, cfg.positive(*LAYERS), heads, kv_heads, head_dim)
+    return Dims(hidden, num_layers(cfg), heads, kv_heads, head_dim)
+
+
+def num_layers(cfg: Config, *names: str) -> int:
+    """How many layers, under any of their names. A number that no real model comes near is an error, not a list to fill memory."""
+    count = cfg.positive(*(names or LAYERS))
+    if count > _MAX_LAYERS:
+        raise ContradictionError(f"{cfg.file}: {(names or LAYERS)[0]!r} is {count}, beyond any real model")
+    return count
 
 
 def full(d: Dims) -> FullAttention:

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import Dims, read_dims
+from hfmem.model.blocks import Dims, num_layers, read_dims
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row
@@ -118,7 +118,7 @@ def jetmoe(cfg: Config) -> Architecture:
     """
     hidden, kv = cfg.positive("hidden_size"), cfg.positive("num_key_value_heads")
     head_dim, top_k = cfg.positive("kv_channels"), cfg.positive("num_experts_per_tok")
-    d = Dims(hidden, cfg.positive("num_hidden_layers"), kv * top_k, kv, head_dim)
+    d = Dims(hidden, num_layers(cfg), kv * top_k, kv, head_dim)
     m = Draft(cfg, d=d)
     width, num_experts = cfg.positive("intermediate_size"), cfg.positive("num_local_experts")
     _count(m, num_experts, top_k)

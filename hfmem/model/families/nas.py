@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hfmem.errors import ContradictionError, UnknownArchitectureError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import Dims
+from hfmem.model.blocks import Dims, num_layers
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.inventory import Component, Replicated
@@ -42,7 +42,7 @@ def nemotron_nas(cfg: Config) -> Architecture:
     """Llama-Nemotron Super and Ultra, and others published as `nemotron-nas`: `block_configs` says what each layer has."""
     hidden, heads = cfg.positive("hidden_size"), cfg.positive("num_attention_heads")
     entries = cfg.need_list("block_configs")
-    count = cfg.positive("num_hidden_layers")
+    count = num_layers(cfg)
     if len(entries) != count or not all(isinstance(entry, dict) for entry in entries):
         raise ContradictionError(f"{cfg.file}: 'block_configs' has {len(entries)} entries for {count} layers")
     read = [
@@ -78,7 +78,7 @@ def deci(cfg: Config) -> Architecture:
     if cfg.published("block_configs") is not None:
         return nemotron_nas(cfg)
     hidden, heads = cfg.positive("hidden_size"), cfg.positive("num_attention_heads")
-    width, count = cfg.positive("intermediate_size"), cfg.positive("num_hidden_layers")
+    width, count = cfg.positive("intermediate_size"), num_layers(cfg)
     per_layer = cfg.need_list("num_key_value_heads_per_layer")
     if len(per_layer) != count or not all(isinstance(n, int) and n > 0 and heads % n == 0 for n in per_layer):
         raise ContradictionError(

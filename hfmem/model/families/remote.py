@@ -11,7 +11,7 @@ from dataclasses import replace
 from hfmem.errors import ContradictionError, UnknownArchitectureError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import HEADS, read_dims
+from hfmem.model.blocks import HEADS, num_layers, read_dims
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.families.llama import decoder
@@ -96,7 +96,7 @@ def chatglm(cfg: Config) -> Architecture:
     heads = cfg.positive("num_attention_heads")
     groups = cfg.positive("multi_query_group_num") if cfg.flag("multi_query_attention", default=False) else heads
     head_dim = cfg.positive("kv_channels")
-    d = blocks.Dims(cfg.positive("hidden_size"), cfg.positive("num_layers"), heads, groups, head_dim)
+    d = blocks.Dims(cfg.positive("hidden_size"), num_layers(cfg), heads, groups, head_dim)
     root = "transformer"
     m = Draft(
         cfg,

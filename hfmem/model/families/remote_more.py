@@ -12,7 +12,7 @@ from dataclasses import replace
 from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import Dims
+from hfmem.model.blocks import Dims, num_layers
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.families.gpt import conv1d, positions
@@ -87,7 +87,7 @@ def _bailing_experts(m: Draft, layers: list[int]) -> None:
 
 def openelm(cfg: Config) -> Architecture:
     """OpenELM: heads and feed-forward widths by layer; gate and up in `proj_1`."""
-    hidden, n, head_dim = cfg.positive("model_dim"), cfg.positive("num_transformer_layers"), cfg.positive("head_dim")
+    hidden, n, head_dim = cfg.positive("model_dim"), num_layers(cfg, "num_transformer_layers"), cfg.positive("head_dim")
     heads, kv = _by_layer(cfg, "num_query_heads", n), _by_layer(cfg, "num_kv_heads", n)
     widths = _openelm_widths(cfg, hidden, n)
     m = Draft(
