@@ -281,6 +281,9 @@ FAMILIES: Final[dict[str, str]] = {
     "llava_llama": "remote_mm:llava_llama",
     "phi3_v": "remote_mm:phi3_v",
     "nvembed": "remote_mm:nvembed",
+    "molmo": "remote_mm2:molmo",
+    "fish_qwen3_omni": "remote_mm2:fish_qwen3_omni",
+    "deepseek_vl_v2": "remote_mm2:deepseek_ocr2",
 }
 
 
