@@ -513,3 +513,12 @@ def test_garbage_is_refused_not_crashed_on(name: str) -> None:
                 read_architecture(config | {key: junk})
             except HfmemError:
                 continue
+
+
+def test_youtu_llm() -> None:
+    # tencent/Youtu-LLM-2B, sizes from its config: 32 layers of latent attention (16 heads of 128 + 64) and a dense feed-forward
+    arch = read_architecture({"model_type": "youtu", "dtype": "bfloat16"})
+    attention = 1536 * 2048 + 16 * 192 * 1536 + 576 * 2048 + 16 * 256 * 512 + 2048 * 2048
+    layer = attention + 3 * 6144 * 2048 + 1536 + 512 + 2 * 2048
+    assert arch.expected_parameters() == 128_256 * 2048 + 32 * layer + 2048
+    assert bytes_per_token(arch) == 32 * (512 + 64) * 2

@@ -242,3 +242,8 @@ def mistral4(cfg: Config) -> Architecture:
 def minicpm3(cfg: Config) -> Architecture:
     """MiniCPM3: latent attention in a dense model, tied by default."""
     return latent_stack(cfg, cfg, tied_default=True).finish(cfg, "minicpm3")
+
+
+def youtu(cfg: Config) -> Architecture:
+    """Youtu-LLM: DeepSeek's latent attention over a dense feed-forward in every layer."""
+    return latent_stack(cfg, cfg).finish(cfg, "youtu")

@@ -35,6 +35,7 @@ FAMILIES: Final[dict[str, str]] = {
     "axk1": "deepseek:axk1",
     "mistral4": "deepseek:mistral4",
     "minicpm3": "deepseek:minicpm3",
+    "youtu": "deepseek:youtu",
     "qwen2_vl": "qwen_vl:qwen2_vl",
     "qwen2_vl_text": "llama:qwen2",
     "qwen2_5_vl": "qwen_vl:qwen2_5_vl",
