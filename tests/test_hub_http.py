@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from hub_server import Blob, HubServer, fail_times, sharded, stall_times, truncate_times
 
-from hfmem.errors import FormatError, HfmemError, NetworkError, UsageError
+from hfmem.errors import FormatError, HfmemError, NetworkError
 from hfmem.hub import FetchOptions, load_model
 from hfmem.hub.connection import origin_of
 from hfmem.hub.http import MAX_DISCARD, Client, Deadline
@@ -409,7 +409,7 @@ def test_proxies_of_other_kinds_are_refused(
     hub: HubServer, model: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", address)
-    with pytest.raises(UsageError, match="only http:// proxies") as caught:
+    with pytest.raises(NetworkError, match="only http:// proxies") as caught:
         load_model(model, options=FRESH)
     assert "secret" not in caught.value.message
 
@@ -454,7 +454,7 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert http.get(url + "/x", max_bytes=10).body == b"secret"
                 http.close()
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
-        with pytest.raises(UsageError, match="SSL_CERT_FILE"):
+        with pytest.raises(NetworkError, match="SSL_CERT_FILE"):
             client(url).get(url + "/x", max_bytes=10)
     finally:
         server.shutdown()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from hub_server import Blob, HubServer, shard, sharded
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hfmem.errors import (
     ContradictionError,
@@ -76,6 +78,7 @@ def test_relative_paths_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for text in ("./org/m", "~/org/m", str(tmp_path / "org" / "m"), (tmp_path / "org" / "m").as_uri()):
         facts = load_model(text)
         assert (facts.source, facts.notice) == ("local", None)
+    assert load_model(Path("org/m")).notice is None
     # written like a repo id: local, as in transformers, and the report says so
     facts = load_model("org/m")
     assert facts.source == "local"
@@ -107,10 +110,10 @@ def test_shards_in_a_folder_below(tmp_path: Path) -> None:
 
 
 def test_quantization_settings_beside_the_config(tmp_path: Path) -> None:
-    settings = {"quantization": {"quant_algo": "NVFP4"}}
+    quantization = {"quantization": {"quant_algo": "NVFP4"}}
     packed = shard([("w", "U8", (64, 64)), ("w_scale", "F8_E4M3", (64, 4))])
-    files = {"config.json": CONFIG, "model.safetensors": packed, "hf_quant_config.json": settings}
-    assert load_model(str(write(tmp_path / "m", files))).extra == {"hf_quant_config.json": settings}
+    files = {"config.json": CONFIG, "model.safetensors": packed, "hf_quant_config.json": quantization}
+    assert load_model(str(write(tmp_path / "m", files))).extra == {"hf_quant_config.json": quantization}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,40 @@ def test_broken_links_and_folders_in_the_way(tmp_path: Path) -> None:
     (folder / "m-2-of-2.safetensors").mkdir()
     with pytest.raises(FormatError, match="is not a file"):
         load_model(str(folder))
+
+
+_FILES = st.dictionaries(
+    st.sampled_from(
+        ["config.json", "model.safetensors", "model.safetensors.index.json", "a.safetensors", "params.json",
+         "consolidated.safetensors", "pytorch_model.bin.index.json", "adapter_config.json", "hf_quant_config.json"]
+    ),
+    st.one_of(
+        st.binary(max_size=40),
+        st.sampled_from([b"{}", b"null", b'{"weight_map": {"w": "a.safetensors"}}', b'{"weight_map": {"w": 3}}']),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+            max_leaves=8,
+        ).map(lambda value: json.dumps(value).encode()),
+        st.binary(max_size=60).map(lambda data: len(data).to_bytes(8, "little") + data),
+        st.sampled_from([shard(OTHERS).front + b"\0" * 4096, shard([("w", "U8", (3,)), ("w_scale", "F32", ())]).front]),
+    ),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(files=_FILES)
+def test_any_bytes_give_facts_or_a_clear_error(tmp_path: Path, files: dict[str, bytes]) -> None:
+    import shutil
+
+    shutil.rmtree(tmp_path / "m", ignore_errors=True)
+    folder = write(tmp_path / "m", files)
+    try:
+        facts = load_model(str(folder))
+    except HfmemError as error:
+        assert error.message and "\n" not in error.message
+    else:
+        assert isinstance(facts.config, dict)
 
 
 def test_no_such_path(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from socket import SHUT_RDWR, socket
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from hfmem.errors import NetworkError, UsageError
+from hfmem.errors import NetworkError
 
 if TYPE_CHECKING:
     import ssl
@@ -83,7 +83,7 @@ class Pool:
 
         Raises:
             OSError, http.client.HTTPException: it cannot be opened.
-            UsageError: the proxy of the environment cannot be used.
+            NetworkError: the proxy or the certificates that the environment names cannot be used.
         """
         with self._lock:
             idle = self._idle.get(origin)
@@ -169,7 +169,7 @@ def _tls_context() -> ssl.SSLContext:
                     return ssl.create_default_context(capath=path)
                 return ssl.create_default_context(cafile=path)
             except (OSError, ssl.SSLError) as error:
-                raise UsageError(f"{name}={path}: no certificates could be read ({error})") from None
+                raise NetworkError(f"{name}={path}: no certificates could be read ({error})") from None
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
     if sys.platform != "win32" and not context.get_ca_certs() and not (paths.capath and os.listdir(paths.capath)):
@@ -185,7 +185,7 @@ def proxy_for(origin: Origin) -> SplitResult | None:
     """The proxy that http_proxy, https_proxy, all_proxy and no_proxy (or the system's settings) ask for.
 
     Raises:
-        UsageError: a proxy of a kind not supported.
+        NetworkError: a proxy of a kind not supported.
     """
     if sys.platform not in ("darwin", "win32") and not any(name.lower().endswith("_proxy") for name in os.environ):
         return None  # urllib.request costs 15 ms and most machines have no proxy
@@ -202,7 +202,9 @@ def proxy_for(origin: Origin) -> SplitResult | None:
         valid = False
     if not valid or proxy.scheme != "http":
         shown = address.rsplit("@", 1)[-1]  # never show a proxy's password
-        raise UsageError(f"the proxy {shown} cannot be used: only http:// proxies are supported (they carry https too)")
+        raise NetworkError(
+            f"the proxy {shown} cannot be used: only http:// proxies are supported (they carry https too)"
+        )
     return proxy
 
 

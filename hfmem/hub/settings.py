@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfmem.errors import UsageError
+from hfmem.errors import AccessError, UsageError
 
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 OFFICIAL_ENDPOINTS = frozenset({"https://huggingface.co", "https://hf.co", "https://hub-ci.huggingface.co"})
@@ -135,7 +135,10 @@ def _header_value(text: str, name: str) -> str:
 def _token_of_huggingface_hub() -> str | None:
     from huggingface_hub import get_token
 
-    return get_token()
+    try:
+        return get_token()
+    except Exception as error:  # an exchange over the network, which can fail in any way
+        raise AccessError(f"huggingface_hub cannot supply the token: {error}") from None
 
 
 def _has_refresh_token(path: Path) -> bool:

@@ -24,8 +24,10 @@ from hfmem.hub.store import FactStore, is_commit
 _DEFAULT_FILE = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
 
 
-def load_model(ref_text: str, *, revision: str | None = None, options: FetchOptions | None = None) -> ModelFacts:
-    """The facts of the model that `ref_text` names, at `revision` where the text names none.
+def load_model(
+    ref_text: str | os.PathLike[str], *, revision: str | None = None, options: FetchOptions | None = None
+) -> ModelFacts:
+    """The facts of the model that `ref_text` names, at `revision` where the text names none; a path object is local.
 
     Raises:
         UsageError: the text, the revision or an environment variable cannot be used.
@@ -33,13 +35,17 @@ def load_model(ref_text: str, *, revision: str | None = None, options: FetchOpti
     """
     options = options or FetchOptions()
     settings = read_settings()
-    ref = with_revision(parse_reference(ref_text, endpoint=settings.endpoint, exists=os.path.exists), revision)
+    if isinstance(ref_text, str):
+        ref = parse_reference(ref_text, endpoint=settings.endpoint, exists=os.path.exists)
+    else:
+        ref = LocalPath(os.fspath(ref_text))
+    ref = with_revision(ref, revision)
     match ref:
         case LocalPath():
             from hfmem.hub.local import load_local
 
             facts = load_local(ref.path)
-            if _is_like_a_repo_id(ref.path):
+            if isinstance(ref_text, str) and _is_like_a_repo_id(ref.path):
                 notice = f"from the local path {ref.path}, which comes before the Hub's {ref.path} (hf://{ref.path})"
                 facts = replace(facts, notice="; ".join(filter(None, (notice, facts.notice))))
             return facts
