@@ -133,10 +133,10 @@ def fish_qwen3_omni(cfg: Config) -> Architecture:
     )
 
 
-def _sam(part: Part, cfg: Config, image: int) -> int:
-    """SAM's ViT-B with relative positions and a neck, then two strided convolutions (DeepSeek's `deepencoder`)."""
+def _sam(part: Part, cfg: Config, image: int, out: int) -> int:
+    """SAM's ViT-B with relative positions and a neck, then two strided convolutions into `out` channels (`deepencoder`)."""
     width, count, heads = cfg.positive("width"), cfg.positive("layers"), cfg.positive("heads")
-    first, second = cfg.need_list("downsample_channels")
+    first = cfg.need_list("downsample_channels")[0]
     global_layers = cfg.need_list("global_attn_indexes")
     dim, grid, window, neck = width // heads, image // 16, 14, 256  # patch 16, window 14, neck 256: fixed in the code
     part.tensor("pos_embed", (1, grid, grid, width))
@@ -155,7 +155,7 @@ def _sam(part: Part, cfg: Config, image: int) -> int:
     part.conv("neck.2", neck, neck, (3, 3), bias=False)
     part.norm("neck.3", neck)
     part.conv("net_2", first, neck, (3, 3), bias=False)
-    part.conv("net_3", second, first, (3, 3), bias=False)
+    part.conv("net_3", out, first, (3, 3), bias=False)
     return count
 
 
@@ -179,11 +179,12 @@ def deepseek_ocr2(cfg: Config) -> Architecture:
     inner = text_architecture(text) if text.flag("use_mla", default=True) else _deepseek_mha(text)
     inv = Inventory()
     widths = seen.sub("width", model_type="widths")
-    sam = widths.sub("sam_vit_b", model_type="sam")
-    count = _sam(tower(inv, "model.sam_model."), sam, seen.positive("image_size"))
     small = widths.sub("qwen2-0-5b", model_type="qwen2")
     width = small.positive("dim")
     small.choice("dim", str(width), (str(_QWEN2_05B["hidden_size"]),))
+    # the second convolution feeds the encoder directly, whatever 'downsample_channels' says of it
+    sam = widths.sub("sam_vit_b", model_type="sam")
+    count = _sam(tower(inv, "model.sam_model."), sam, seen.positive("image_size"), width)
     encoder = text_architecture(Config(_QWEN2_05B, small.file, "qwen2", cfg.used_defaults))
     part = tower(inv, "model.qwen2_model.")
     for spec in encoder.tensors:
