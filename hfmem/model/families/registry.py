@@ -285,6 +285,9 @@ FAMILIES: Final[dict[str, str]] = {
     "molmo": "remote_mm2:molmo",
     "fish_qwen3_omni": "remote_mm2:fish_qwen3_omni",
     "deepseek_vl_v2": "remote_mm2:deepseek_ocr2",
+    "hunyuan": "remote_more:hunyuan",
+    "hf_olmo": "remote_more:hf_olmo",
+    "solar": "remote:plain_llama",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hfmem.errors import ContradictionError, UnknownArchitectureError
+from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import HEADS, num_layers, read_dims
@@ -83,16 +83,13 @@ def _qwen_vl(cfg: Config, visual: Config, text: Architecture) -> Architecture:
 
 
 def chatglm(cfg: Config) -> Architecture:
-    """ChatGLM 2 and 3, CodeGeeX 2 and 4, GLM-4-9B (`modeling_chatglm.py`); ChatGLM 1 is told by `inner_hidden_size`.
+    """ChatGLM 2 and 3, CodeGeeX 2 and 4, GLM-4-9B (`modeling_chatglm.py`); ChatGLM 1 is told by `inner_hidden_size`, GLM-4V-9B by
+    `vision_config`.
 
     `multi_query_attention` shares `multi_query_group_num` KV heads; norms are RMSNorms where `rmsnorm`.
     """
     if cfg.published("inner_hidden_size") is not None:
         return _chatglm1(cfg)
-    if cfg.published("vision_config") is not None:
-        raise UnknownArchitectureError(
-            f"{cfg.file}: 'vision_config': ChatGLM with a vision tower (GLM-4V) is not known"
-        )
     heads = cfg.positive("num_attention_heads")
     groups = cfg.positive("multi_query_group_num") if cfg.flag("multi_query_attention", default=False) else heads
     head_dim = cfg.positive("kv_channels")
@@ -115,7 +112,36 @@ def chatglm(cfg: Config) -> Architecture:
     m.norms(*_PAIR)
     m.inv.add(f"{root}.rotary_pos_emb.inv_freq", (head_dim // 4,), Component.OTHER, buffer=True, optional=True)
     final = cfg.flag("post_layer_norm", default=True)
-    return m.close("chatglm", full_layers(d), final=final, head_bias=bias)
+    arch = m.close("chatglm", full_layers(d), final=final, head_bias=bias)
+    vision = cfg.opt_sub("vision_config", model_type="")
+    return arch if vision is None else _glm4v(cfg, vision, arch)
+
+
+def _glm4v(cfg: Config, vision: Config, text: Architecture) -> Architecture:
+    """GLM-4V-9B's tower: EVA-CLIP, each 2 × 2 patches joined, a gated projector (zai-org/glm-4v-9b `visual.py`)."""
+    width, depth = vision.positive("hidden_size"), vision.positive("num_hidden_layers")
+    patch, ffn = vision.positive("patch_size"), vision.positive("intermediate_size")
+    hidden, wide = cfg.positive("hidden_size"), cfg.positive("ffn_hidden_size")
+    inv = Inventory()
+    root = Part(inv, "transformer.vision.", Component.VISION)
+    root.conv("patch_embedding.proj", width, vision.positive("in_channels"), (patch, patch))
+    root.tensor("patch_embedding.cls_embedding", (1, width))
+    root.tensor("patch_embedding.position_embedding.weight", (vision.positive("num_positions"), width))
+    block = root.at("transformer.layers.{}.", range(depth))
+    block.norms(_PAIR, width)
+    block.linear("attention.query_key_value", 3 * width, width, split=COLUMN)
+    block.linear("attention.dense", width, width, split=ROW)
+    block.linear("mlp.fc1", ffn, width, split=COLUMN)
+    block.linear("mlp.fc2", width, ffn, split=ROW)
+    root.conv("conv", hidden, width, (2, 2))
+    root.linear("linear_proj.linear_proj", hidden, hidden, bias=False)
+    root.norm("linear_proj.norm1", hidden)
+    for name in ("dense_h_to_4h", "gate_proj"):
+        root.linear(f"linear_proj.{name}", wide, hidden, split=COLUMN, bias=False)
+    root.linear("linear_proj.dense_4h_to_h", hidden, wide, split=ROW, bias=False)
+    for name in ("boi", "eoi"):
+        root.tensor(name, (1, 1, hidden))
+    return wrap(cfg, cfg, text, "chatglm", PLAIN, inv, [Layer((NoCache("vision"),), stack="vision")] * depth)
 
 
 def _chatglm1(cfg: Config) -> Architecture:

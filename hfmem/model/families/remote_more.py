@@ -1,8 +1,8 @@
-"""More decoders with code of their own: DeepSeek-MoE (V1), Ling (Bailing MoE), OpenELM, Arctic, Jais, TeleChat.
+"""More decoders with code of their own: DeepSeek-MoE (V1), Ling (Bailing MoE), OpenELM, Arctic, Jais, TeleChat, Hunyuan-Large.
 
 Sources: deepseek-ai/deepseek-moe-16b-base `modeling_deepseek.py`; inclusionAI/Ling-lite `modeling_bailing_moe.py` and vLLM 0.33.0
 `bailing_moe.py`; apple/OpenELM `modeling_openelm.py`; Snowflake/snowflake-arctic-base `modeling_arctic.py`; inceptionai/jais-13b
-`modeling_jais.py`; Tele-AI/TeleChat2 and vLLM 0.33.0 `telechat2.py`.
+`modeling_jais.py`; tencent/Tencent-Hunyuan-Large `modeling_hunyuan.py`; Tele-AI/TeleChat2 and vLLM 0.33.0 `telechat2.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from hfmem.model.blocks import Dims, num_layers
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.families.gpt import conv1d, positions
+from hfmem.model.families.moe import uniform
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.layer_lists import full_layers, others
-from hfmem.model.layers import Layer
+from hfmem.model.layers import Layer, SharedCache
 from hfmem.model.stack import as_mtp
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
@@ -189,3 +190,61 @@ def telechat(cfg: Config) -> Architecture:
     m.linear("mlp.down_proj", d.hidden, width, Row(), bias=True, component=Component.MLP)
     m.norms(*_PAIR)
     return m.close("telechat", full_layers(d), intermediate=width)
+
+
+def hunyuan(cfg: Config) -> Architecture:
+    """Hunyuan-Large and its time's dense models: every `cla_share_factor` layers attend over the first one's keys and values.
+
+    Sharing layers have no k and v projections. `num_experts` 1 is a dense feed-forward.
+    """
+    m = Draft(cfg)
+    n, d = m.d.num_layers, m.d
+    bias = cfg.flag("attention_bias", default=False)
+    factor = cfg.positive("cla_share_factor") if cfg.flag("use_cla", default=False) else 1
+    own = list(range(0, n, factor))
+    m.attention(layers=own, qkv_bias=bias, o_bias=bias)
+    for name, rows, columns, split in (
+        ("q_proj", d.num_heads * d.head_dim, d.hidden, Column()),
+        ("o_proj", d.hidden, d.num_heads * d.head_dim, Row()),
+    ):
+        m.linear(f"self_attn.{name}", rows, columns, split, bias=bias, layers=others(n, own))
+    if cfg.flag("use_qk_norm", default=False):
+        m.norms("self_attn.query_layernorm", "self_attn.key_layernorm", size=d.head_dim)
+    width, num_experts = cfg.positive("intermediate_size"), uniform(cfg, "num_experts")
+    if num_experts > 1:
+        m.experts("mlp", width, num_experts, uniform(cfg, "moe_topk"), router="gate.wg")
+        if cfg.flag("use_mixed_mlp_moe", default=False):
+            m.gated(width * uniform(cfg, "num_shared_expert"), "mlp.shared_mlp")
+    else:
+        m.gated(width)
+    m.norms(*_PAIR)
+    caches = [Layer((SharedCache(i - i % factor) if i % factor else blocks.full(d),)) for i in m.every]
+    return m.close("hunyuan", caches, intermediate=width)
+
+
+def hf_olmo(cfg: Config) -> Architecture:
+    """OLMo 1 as first published (`hf_olmo`): fused q, k, v and gate, up; `mlp_hidden_size` is both halves."""
+    hidden, heads = cfg.positive("d_model"), cfg.positive("n_heads")
+    kv = cfg.opt_int("n_kv_heads") or (1 if cfg.flag("multi_query_attention", default=False) else heads)
+    root = "model.transformer"
+    vocab = cfg.opt_int("embedding_size") or cfg.positive("vocab_size")
+    m = Draft(
+        Config({**cfg.data, "vocab_size": vocab}, cfg.file, cfg.model_type, cfg.used_defaults),
+        d=Dims(hidden, num_layers(cfg), heads, kv, hidden // heads),
+        layers=f"{root}.blocks.{{}}",
+        embed=f"{root}.wte",
+        head=f"{root}.ff_out",
+        final=f"{root}.ln_f",
+        tied=cfg.flag("weight_tying", default=True),
+    )
+    if cfg.flag("include_bias", default=False):
+        cfg.choice("include_bias", "true", ("false",))
+    both = cfg.opt_int("mlp_hidden_size") or cfg.positive("mlp_ratio") * hidden
+    m.qkv("att_proj")
+    m.linear("attn_out", hidden, hidden, Row())
+    m.linear("ff_proj", both, hidden, Column((both // 2,) * 2, (None, None)), component=Component.MLP)
+    m.linear("ff_out", hidden, both // 2, Row(), component=Component.MLP)
+    affine = cfg.flag("layer_norm_with_affine", default=True)
+    if affine:
+        m.norms("attn_norm", "ff_norm")
+    return m.close("olmo", full_layers(m.d), final=affine, intermediate=both // 2)
