@@ -275,6 +275,27 @@ def test_pool_is_logged_as_vllm_logs_it() -> None:
     assert hybrid.log_lines[0].endswith("131,072 tokens per request: 2.23x")
 
 
+def test_a_logged_hybrid_pool() -> None:
+    # vLLM 0.24 on an RTX 5090, Qwen3.6-35B-A3B, fp8 cache: "Available KV cache memory: 5.98 GiB", "GPU KV cache size: 567,978
+    # tokens", "4.33x"; its delta net exports no checkpoint, as on devices before Hopper today
+    linear, full = DeltaNetState(16, 32, 128, 128, 4, "F32"), FullAttention(16, 2, 256, 256)
+    arch = build("qwen3_5_moe", [Layer((full if i % 4 == 3 else linear,)) for i in range(40)], heads=16, kv_heads=2)
+    pooling = pooling_engine("vllm")
+    assert pooling is not None
+    found = pooling.pool(arch, Serving(131072, kv_dtype="fp8", compute_capability=89), int(5.98 * GIB))
+    assert found.log_lines == (
+        "GPU KV cache size: 567,978 tokens, Maximum concurrency for 131,072 tokens per request: 4.33x",
+    )
+
+
+def test_devices_decide_pages() -> None:
+    def page(capability: int, kv_dtype: str = "auto") -> int | None:
+        return vllm.cache(deepseek_v3(), Serving(100, kv_dtype=kv_dtype, compute_capability=capability)).page_size
+
+    assert [page(c) for c in (80, 90, 100, 120)] == [16, 16, 32, 16]
+    assert [page(c, "fp8") for c in (89, 90, 100)] == [16, 64, 32]
+
+
 def test_pool_too_small_for_one_request() -> None:
     pooling = pooling_engine("vllm")
     assert pooling is not None

@@ -23,6 +23,7 @@ class Serving:
 
     `max_num_batched_tokens` and `page_size` None: the engine's own default. `kv_memory_bytes` is the memory of one rank's cache
     pool. `ep` True: experts are dealt out over all `tp × dp` ranks. `enable_prefix_caching` None: the engine's own default.
+    `compute_capability` is the NVIDIA device's (90: Hopper), which decides vLLM's attention kernels and their pages.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -42,6 +43,7 @@ class Serving:
     declared_kv_dtype: str | None = None
     source_tokens: int | None = None
     enable_prefix_caching: bool | None = None
+    compute_capability: int = 90
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp"):

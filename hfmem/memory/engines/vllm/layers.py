@@ -1,6 +1,6 @@
 """From an architecture to vLLM's specs: page sizes, formats, and the block size that attention and states agree on.
 
-Read from vLLM 0.33.0 as it runs on Hopper (sm90) GPUs: the attention modules' `get_kv_cache_spec`, the backends'
+Read from vLLM 0.33.0 as it runs on NVIDIA GPUs, Hopper unless said: the attention modules' `get_kv_cache_spec`, the backends'
 `customize_spec` and `get_supported_kernel_block_sizes`, `platforms/interface.py` (`_align_hybrid_block_size`),
 `model_executor/layers/mamba/mamba_utils.py`, `models/deepseek_v4`, `models/minimax_m3`.
 """
@@ -92,7 +92,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and attention is not None and serving.enable_prefix_caching is not False
-    block = _block_size(arch, kinds, fmt, serving)
+    block = _block_size(kinds, fmt, serving)
     state_padded = None
     if state_pages and attention is not None:
         token = _row_bytes(arch, attention, fmt, serving.tp)
@@ -105,7 +105,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
             span = block if align else serving.context
             size = state_bytes(cache, arch, dtype, serving.tp)
             padded = state_padded if state_padded != size else None
-            pages = request_states(cache, arch) if align else 1
+            pages = request_states(cache, arch, serving.compute_capability) if align else 1
             specs[cache] = (StateSpec(span, size, pages, (cache,), padded),)
         else:
             specs[cache] = tuple(_attention_specs(arch, cache, fmt, block, serving.tp))
@@ -243,8 +243,12 @@ def _compressed_specs(cache: CompressedAttention, fmt: str, block: int) -> Itera
     yield state(row, "state")
 
 
-def _kernel_block(arch: Architecture, kinds: tuple[Cache, ...], fmt: str) -> int:
-    """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16."""
+def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int) -> int:
+    """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16.
+
+    Dense latent attention: FlashInfer's kernel on data-centre Blackwell, Triton's on Ampere, Ada and consumer Blackwell; on Hopper
+    FlashAttention's, and FlashMLA's for an fp8 cache.
+    """
     block = 16
     for cache in kinds:
         match cache:
@@ -254,15 +258,20 @@ def _kernel_block(arch: Architecture, kinds: tuple[Cache, ...], fmt: str) -> int
                 block = max(block, 128)
             case SparseLatentAttention():
                 block = max(block, 64)
-            case LatentAttention(kv_lora_rank=512, qk_rope_head_dim=64) if fmt in ("fp8", "fp8_e5m2"):
-                block = max(block, 64)  # FlashMLA; FlashAttention's latent kernel takes no fp8
+            case LatentAttention() if capability // 10 == 10:
+                block = max(block, 32)
+            case LatentAttention(kv_lora_rank=512, qk_rope_head_dim=64) if capability == 90 and fmt in (
+                "fp8",
+                "fp8_e5m2",
+            ):
+                block = max(block, 64)
             case _:
                 pass
     return block
 
 
-def _block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
-    kernel = _kernel_block(arch, kinds, fmt)
+def _block_size(kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
+    kernel = _kernel_block(kinds, fmt, serving.compute_capability)
     if serving.page_size is None:
         return kernel
     if serving.page_size % kernel:
@@ -278,5 +287,5 @@ def _hybrid_block(
     if isinstance(attention, LatentAttention) and arch.model_type not in _EXPANDS_LATENT:
         step = max(step, _HYBRID_MLA_BLOCK)
     if align:
-        step = lcm(step, checkpoint_alignment(arch))
+        step = lcm(step, checkpoint_alignment(arch, serving.compute_capability))
     return max(block, step * ceil_div(state, step * token))

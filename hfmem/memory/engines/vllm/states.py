@@ -42,6 +42,9 @@ _NO_CHECKPOINT: Final = frozenset({"olmo_hybrid", "olmo3_2_hybrid"})
 _FLASHKDA_WIDTH: Final = 128
 #: tokens between the states FlashInfer's gated delta net prefill can export (`FLASHINFER_GDN_CHECKPOINT_ALIGNMENT`)
 _GDN_ALIGNMENT: Final = 64
+_HOPPER: Final = 90
+_BLACKWELL: Final = 100
+_BLACKWELL_GDN_WIDTH: Final = 128
 
 
 def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, state_dtype: str | None = None) -> int:
@@ -95,24 +98,30 @@ def _state_dtype(cache: Mamba1State | Mamba2State | DeltaNetState, arch: Archite
     return cache.state_dtype or ("F32" if arch.model_type in _FP32_STATE else dtype)
 
 
-def request_states(cache: RecurrentCache, arch: Architecture) -> int:
+def request_states(cache: RecurrentCache, arch: Architecture, capability: int) -> int:
     """States one request holds under prefix caching: the last two, and a prefill checkpoint where the layer exports one.
 
-    Mamba 2 and Qwen's gated delta net (FlashInfer's prefill on Hopper) do; Kimi's does only with a bounded gate.
+    Mamba 2 does, and on Hopper and Blackwell Qwen's gated delta net (FlashInfer's prefill) and Kimi's with a bounded gate.
     """
     match cache:
         case Mamba2State():
             return 3
         case KimiDeltaState(head_k_dim=width, bounded_gate=bounded):
-            return 3 if bounded and width == _FLASHKDA_WIDTH else 2
+            return 3 if bounded and width == _FLASHKDA_WIDTH and capability >= _HOPPER else 2
         case DeltaNetState():
-            return 2 if arch.model_type in _NO_CHECKPOINT else 3
+            return 3 if _flashinfer_prefill(cache, arch, capability) else 2
         case _:
             return 2
 
 
-def checkpoint_alignment(arch: Architecture) -> int:
+def _flashinfer_prefill(cache: RecurrentCache, arch: Architecture, capability: int) -> bool:
+    """Whether FlashInfer prefills a gated delta net (`_resolve_gdn_prefill_backend`): on Hopper, on Blackwell with heads of 128."""
+    if not isinstance(cache, DeltaNetState) or arch.model_type in _NO_CHECKPOINT:
+        return False
+    return capability == _HOPPER or (capability >= _BLACKWELL and cache.head_k_dim == _BLACKWELL_GDN_WIDTH)
+
+
+def checkpoint_alignment(arch: Architecture, capability: int) -> int:
     """Tokens that block boundaries must be a multiple of, so that every layer can export a state there; 1: no constraint."""
     states = [cache for cache in arch.caches() if isinstance(cache, RecurrentCache)]
-    qwen = all(isinstance(cache, DeltaNetState) for cache in states) and arch.model_type not in _NO_CHECKPOINT
-    return _GDN_ALIGNMENT if states and qwen else 1
+    return _GDN_ALIGNMENT if states and all(_flashinfer_prefill(s, arch, capability) for s in states) else 1
