@@ -17,8 +17,9 @@ from hfmem.checkpoint.merge import merge
 from hfmem.checkpoint.quantization import LogicalGroup, logical_groups, parse_quantization, summarize
 from hfmem.checkpoint.roles import Role, role_of, vocabulary
 from hfmem.checkpoint.safetensors import parse_header
+from hfmem.checkpoint.schemes import SCHEMES
 from hfmem.checkpoint.tensors import TensorGroup
-from hfmem.checkpoint.whatif import SCHEMES, convert, main_dtype, names
+from hfmem.checkpoint.whatif import convert, main_dtype, names
 from hfmem.checkpoint.whatif_gguf import FILE_TYPES
 from hfmem.errors import UsageError
 

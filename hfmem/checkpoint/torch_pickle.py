@@ -15,7 +15,8 @@ from math import prod
 from typing import Any, Final
 
 from hfmem.checkpoint.grouping import Fact, group_facts
-from hfmem.checkpoint.pickle_facts import Name, Storage, Tensor, Unpickler
+from hfmem.checkpoint.pickle_facts import Unpickler
+from hfmem.checkpoint.pickle_values import Name, Storage, Tensor
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.dtypes import num_bytes
 from hfmem.errors import ContradictionError, FormatError

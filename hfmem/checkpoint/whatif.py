@@ -8,8 +8,8 @@ differ by recipe alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from math import prod
 from typing import Final
@@ -17,198 +17,13 @@ from typing import Final
 from hfmem.checkpoint.modules import Part
 from hfmem.checkpoint.quantization import LogicalGroup
 from hfmem.checkpoint.roles import MATRICES, Role, is_expert, role_of, vocabulary
+from hfmem.checkpoint.schemes import ALIASES, SCHEMES, Scheme
 from hfmem.checkpoint.whatif_gguf import FILE_TYPES, gguf_groups
 from hfmem.dtypes import canonical, num_bytes
 from hfmem.errors import UnsupportedError, UsageError
 
-#: leaf, dtype and shape of one stored tensor
-_Stored = tuple[str, str, tuple[int, ...]]
-#: the tensors that store a `[…, out, in]` weight whose scales each serve `group` inputs (None: a whole row), codes
-#: first
-_Layout = Callable[[tuple[int, ...], int | None], tuple[_Stored, ...]]
-
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 _MATRIX_FP8: Final = frozenset({"F8_E4M3", "F8_E5M2"})
-
-
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """One way to store weights; `layout` gives the tensors, `what` says it in words.
-
-    `experts_only` leaves the rest of a mixture of experts alone; `everything` takes embeddings and the head too.
-    """
-
-    name: str
-    method: str
-    bits: int
-    group_size: int | None
-    layout: _Layout
-    what: str
-    experts_only: bool = False
-    everything: bool = False
-
-
-def _up(value: int, per: int) -> int:
-    return -(-value // per)
-
-
-def _scale(shape: tuple[int, ...], group: int | None) -> tuple[int, ...]:
-    return (*shape[:-1], 1 if group is None else _up(shape[-1], group))
-
-
-def _stack(shape: tuple[int, ...], *matrix: int) -> tuple[int, ...]:
-    return (*shape[:-2], *matrix)
-
-
-def _fp8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "F8_E4M3", shape), ("weight_scale", "BF16", _scale(shape, None))
-
-
-def _fp8_tensor(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    one = shape[:-2]
-    return ("weight", "F8_E4M3", shape), ("weight_scale", "F32", one), ("input_scale", "F32", one)
-
-
-def _fp8_block(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    blocks = _stack(shape, _up(shape[-2], 128), _up(shape[-1], 128))
-    return ("weight", "F8_E4M3", shape), ("weight_scale_inv", "F32", blocks)
-
-
-def _mxfp8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "F8_E4M3", shape), ("weight_scale", "U8", _scale(shape, group))
-
-
-def _int8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "I8", shape), ("weight_scale", "BF16", _scale(shape, None))
-
-
-def _bnb8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "I8", shape), ("SCB", "F32", shape[:-1]), ("weight_format", "U8", shape[:-2])
-
-
-def _int4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    packed = (*shape[:-1], _up(shape[-1], 8))
-    scale = _scale(shape, group)
-    return ("weight_packed", "I32", packed), ("weight_scale", "BF16", scale), ("weight_shape", "I64", _stack(shape, 2))
-
-
-def _gptq(bits: int) -> _Layout:
-    def layout(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-        out, inputs = shape[-2:]
-        groups = _scale(shape, group)[-1]
-        return (
-            ("qweight", "I32", _stack(shape, _up(inputs * bits, 32), out)),
-            ("qzeros", "I32", _stack(shape, groups, _up(out * bits, 32))),
-            ("scales", "F16", _stack(shape, groups, out)),
-            ("g_idx", "I32", _stack(shape, inputs)),
-        )
-
-    return layout
-
-
-def _awq(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    out, inputs = shape[-2:]
-    groups = _scale(shape, group)[-1]
-    return (
-        ("qweight", "I32", _stack(shape, inputs, _up(out, 8))),
-        ("qzeros", "I32", _stack(shape, groups, _up(out, 8))),
-        ("scales", "F16", _stack(shape, groups, out)),
-    )
-
-
-def _nf4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    elements = prod(shape)
-    return (
-        ("weight", "U8", (_up(elements, 2), 1)),
-        ("weight.absmax", "F32", (_up(elements, group or 64),)),
-        ("weight.quant_map", "F32", (16,)),
-        ("weight.quant_state.bitsandbytes__nf4", "U8", (82,)),
-    )
-
-
-def _nf4_double(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    blocks = _up(prod(shape), group or 64)
-    return (
-        ("weight", "U8", (_up(prod(shape), 2), 1)),
-        ("weight.absmax", "U8", (blocks,)),
-        ("weight.quant_map", "F32", (16,)),
-        ("weight.nested_absmax", "F32", (_up(blocks, 256),)),
-        ("weight.nested_quant_map", "F32", (256,)),
-        ("weight.quant_state.bitsandbytes__nf4", "U8", (92,)),
-    )
-
-
-def _nvfp4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    one = shape[:-2]
-    return (
-        ("weight", "U8", (*shape[:-1], _up(shape[-1], 2))),
-        ("weight_scale", "F8_E4M3", _scale(shape, group)),
-        ("weight_scale_2", "F32", one),
-        ("input_scale", "F32", one),
-    )
-
-
-def _mxfp4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "U8", (*shape[:-1], _up(shape[-1], 2))), ("weight_scale", "U8", _scale(shape, group))
-
-
-def _hqq(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    groups = _up(prod(shape), group or 64)
-    return ("W_q", "U8", ((group or 64) // 2, groups)), ("scale", "F16", (1, groups)), ("zero", "F16", (1, groups))
-
-
-def _mlx(bits: int) -> _Layout:
-    def layout(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-        scale = _scale(shape, group)
-        codes = (*shape[:-1], _up(shape[-1] * bits, 32))
-        return ("weight", "U32", codes), ("scales", "BF16", scale), ("biases", "BF16", scale)
-
-    return layout
-
-
-#: every scheme by the word that `--quant` takes
-SCHEMES: Final[Mapping[str, Scheme]] = {
-    scheme.name: scheme
-    for scheme in (
-        Scheme("fp8", "compressed-tensors", 8, None, _fp8, "FP8, one bf16 scale a row (FP8-dynamic)"),
-        Scheme("fp8-tensor", "modelopt", 8, None, _fp8_tensor, "FP8, one scale a matrix, static inputs"),
-        Scheme("fp8-block", "fp8", 8, None, _fp8_block, "FP8, one fp32 scale a 128 × 128 block (DeepSeek)"),
-        Scheme("mxfp8", "modelopt", 8, 32, _mxfp8, "FP8 with an E8M0 scale for each 32"),
-        Scheme("int8", "compressed-tensors", 8, None, _int8, "INT8, one bf16 scale a row (W8A8)"),
-        Scheme("bnb-int8", "bitsandbytes", 8, None, _bnb8, "bitsandbytes LLM.int8"),
-        Scheme("int4", "compressed-tensors", 4, 128, _int4, "INT4, groups of 128, symmetric (W4A16)"),
-        Scheme("gptq", "gptq", 4, 128, _gptq(4), "GPTQ, 4 bit, groups of 128"),
-        Scheme("gptq-int3", "gptq", 3, 128, _gptq(3), "GPTQ, 3 bit, groups of 128"),
-        Scheme("gptq-int8", "gptq", 8, 128, _gptq(8), "GPTQ, 8 bit, groups of 128"),
-        Scheme("awq", "awq", 4, 128, _awq, "AWQ, 4 bit, groups of 128"),
-        Scheme("nf4", "bitsandbytes", 4, 64, _nf4, "bitsandbytes NF4, blocks of 64"),
-        Scheme("nf4-double", "bitsandbytes", 4, 64, _nf4_double, "bitsandbytes NF4 with double quantization"),
-        Scheme("nvfp4", "modelopt", 4, 16, _nvfp4, "NVFP4, an FP8 scale for each 16"),
-        Scheme("mxfp4", "mxfp4", 4, 32, _mxfp4, "MXFP4; of a mixture of experts the experts alone", experts_only=True),
-        Scheme("hqq", "hqq", 4, 64, _hqq, "HQQ, 4 bit, groups of 64"),
-        *(
-            Scheme(f"mlx-{bits}bit", "mlx", bits, 64, _mlx(bits), f"MLX, {bits} bit, groups of 64", everything=True)
-            for bits in (3, 4, 5, 6, 8)
-        ),
-    )
-}
-
-_ALIASES: Final = {
-    "fp8-dynamic": "fp8",
-    "fp8_dynamic": "fp8",
-    "w8a8": "int8",
-    "w4a16": "int4",
-    "gptq-int4": "gptq",
-    "bnb": "nf4",
-    "bnb-4bit": "nf4",
-    "bnb4": "nf4",
-    "bnb8": "bnb-int8",
-    "bnb-8bit": "bnb-int8",
-    "nf4-dq": "nf4-double",
-    "mlx": "mlx-4bit",
-    "mlx4": "mlx-4bit",
-    "mlx8": "mlx-8bit",
-}
 
 
 def names() -> tuple[str, ...]:
@@ -242,7 +57,7 @@ def convert(
     rest = canonical(dtype) if dtype else None
     if (file_type := target.upper().replace("-", "_")) in FILE_TYPES:
         return gguf_groups(groups, file_type, tied=tied)
-    scheme = SCHEMES.get(_ALIASES.get(word, word))
+    scheme = SCHEMES.get(ALIASES.get(word, word))
     if scheme is None:
         try:
             rest = canonical(target)
@@ -261,7 +76,7 @@ def convert(
 
 
 def _unknown(target: str) -> str:
-    near = get_close_matches(target.lower(), [*names(), *_ALIASES], n=1)
+    near = get_close_matches(target.lower(), [*names(), *ALIASES], n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names()[:12])} …"
     return f"no format called {target!r} ({hint})"
 
