@@ -26,6 +26,16 @@ _STEP: Final = (
     "class defaults (128,815 words); the file says 128,896: 2 · 81 · 4,096 = 663,552 more."
 )
 
+_SHARED_KV: Final = (
+    "The layers that share another's cache have k and v weights in every published file; transformers 5.23.0 leaves them out of the "
+    "model. They are stored, so they count."
+)
+_UNTIED_T5: Final = dict.fromkeys(
+    ("params_total", "params_active", "groups"),
+    "T5 1.1 and Flan-T5 publish an output head of their own (flan-t5-large's headers hold it); transformers 5.23.0 builds these "
+    "configs tied and measured one copy.",
+)
+
 NOTES: Final[dict[str, dict[str, str]]] = {
     "Qwen__Qwen-1_8B-Chat": {"groups": _BY_FORMULA},
     "stvlynn__Qwen-7B-Chat-Cantonese": {"groups": _BY_FORMULA},
@@ -70,5 +80,42 @@ NOTES: Final[dict[str, dict[str, str]]] = {
     },
     "mlx-community__Mistral-Small-4-119B-4bit": {
         "headers": "MLX's conversion leaves out the vision tower and projector, which the config still describes."
+    },
+    "default__gemma3n": {"params_total": _SHARED_KV},
+    "google__gemma-3n-E2B-it": {"params_total": _SHARED_KV},
+    "google__flan-t5-large": _UNTIED_T5,
+    "google__t5-v1_1-xxl": _UNTIED_T5,
+    "google-t5__t5-small": {
+        "headers": "The file holds a relative_attention_bias of the first cross attention, which the class of 2020 had and no "
+        "class since reads (transformers ignores it on loading): 32 · 8 = 256 elements."
+    },
+    "default__switch_transformers": {
+        "params_active": "The oracle found no expert count under this class's name and took the model as dense; a token passes "
+        "through 1 of 8 experts in 6 + 6 layers: 150,994,944 · 7 / 8 less."
+    },
+    "default__modernbert-decoder": {
+        "groups": "The oracle puts the output bias of 50,368 under other and the head's norm of 768 under lm_head; totals agree."
+    },
+    "default__phi4_multimodal": {
+        "groups": "The oracle's grouping goes by name: embed_tokens_extend holds the vision and audio towers, 804,568,512 "
+        "parameters that it takes for embedding; totals agree."
+    },
+    "default__mra": dict.fromkeys(
+        ("params_total", "params_active", "groups"),
+        "A config without architectures: read as the bare encoder, as for every BERT; the oracle built MraForMaskedLM, whose "
+        "head has 642,393 parameters more.",
+    ),
+    "Qwen__Qwen3-ASR": dict.fromkeys(
+        ("params_total", "params_active", "groups"),
+        "The published config nests everything in thinker_config, which transformers 5.23.0 does not look into: it was measured "
+        "with class defaults. Read here as published: d_model 896 and the text model it names.",
+    ),
+    "openbmb__MiniCPM-V-2_6-rkllm-copy": dict.fromkeys(
+        ("headers", "index"),
+        "The copy's config.json was cut down to its language model (model_type qwen2); the files still hold the vision tower and "
+        "resampler: 450 tensors that it rightly does not explain.",
+    ),
+    "mustafaaljadery__llama3v": {
+        "headers": "The config says float16 and the files store float32: a real contradiction, reported as one."
     },
 }
