@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import os
 import signal
@@ -363,7 +364,24 @@ class Proxy(BaseHTTPRequestHandler):
         self.seen.append(f"CONNECT {self.path}")
         if self.wanted and self.headers.get("proxy-authorization") != self.wanted:
             return self.send_error(407)
-        self.send_error(502, "no way out")
+        name, _, port = self.path.partition(":")
+        if name != "127.0.0.1":
+            return self.send_error(502, "no way out")
+        with socket.create_connection((name, int(port))) as upstream:
+            self.send_response(200)
+            self.end_headers()
+            back = threading.Thread(target=self.pump, args=(upstream, self.connection), daemon=True)
+            back.start()
+            self.pump(self.connection, upstream)
+            back.join(5)
+        self.close_connection = True
+
+    @staticmethod
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
@@ -414,8 +432,8 @@ def test_proxies_of_other_kinds_are_refused(
     assert "secret" not in caught.value.message
 
 
-def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server whose certificate nothing trusts, then one that SSL_CERT_FILE names."""
+def test_certificates(tmp_path: Path, proxy: tuple[str, type[Proxy]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose certificate nothing trusts, then one that SSL_CERT_FILE names; straight and through a tunnel."""
     openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     try:
@@ -453,6 +471,14 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 http = client(url)
                 assert http.get(url + "/x", max_bytes=10).body == b"secret"
                 http.close()
+        with monkeypatch.context() as patch:
+            patch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+            patch.setenv("https_proxy", f"http://{proxy[0]}")
+            http = client(url)
+            for _ in range(3):
+                assert http.get(url + "/x", max_bytes=10).body == b"secret"
+            http.close()
+            assert set(proxy[1].seen) == {f"CONNECT 127.0.0.1:{server.server_port}"}
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
         with pytest.raises(NetworkError, match="SSL_CERT_FILE"):
             client(url).get(url + "/x", max_bytes=10)

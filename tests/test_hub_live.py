@@ -436,6 +436,35 @@ def test_the_route_in_trouble_is_gone_around(hub: HubServer) -> None:
     assert [entry for entry in hub.requests() if "safetensors-metadata" in entry.path]
 
 
+@pytest.mark.parametrize("answer", [b"<html>Welcome", b"[]", b'{"headers": {}}', b'{"headers": 3, "index": null}'])
+def test_a_mirror_that_answers_everything(hub: HubServer, answer: bytes) -> None:
+    files = add_sharded(hub, 3)
+
+    def fault(handler: Any) -> bool:
+        if "safetensors-metadata" not in handler.path:
+            return False
+        handler.answer(200, answer, {})
+        return True
+
+    hub.faults.append(fault)
+    assert load_model("org/sharded", options=FRESH).download_bytes == weight_sizes(files)
+
+
+def test_main_moves_between_two_requests(hub: HubServer) -> None:
+    files = add_sharded(hub, 2)
+
+    def fault(handler: Any) -> bool:
+        if "safetensors-metadata" not in handler.path:
+            return False
+        header = {"w": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}
+        body = json.dumps({"headers": {"model-1.safetensors": header}, "index": {}}).encode()
+        handler.answer(200, body, {"X-Repo-Commit": "f" * 40})
+        return True
+
+    hub.faults.append(fault)
+    assert load_model("org/sharded", options=FRESH).download_bytes == weight_sizes(files)
+
+
 def test_a_listing_of_several_pages(hub: HubServer) -> None:
     files = {f"file-{i:05d}.txt": b"x" for i in range(1500)}
     hub.add("org/m", {**files, "config.json": CONFIG, "pytorch_model.bin": Blob(b"PK", 55)})

@@ -163,10 +163,13 @@ class Live:
         if response is not None and response.status == 200:
             if not by_route:
                 return from_index(repo, response.body, INDEX)
-            try:
-                return from_metadata_route(response.body, f"{repo.label}: safetensors-metadata")
-            except FormatError:
-                pass  # not that route's response: a mirror that answers everything
+            # `main` may move between two requests: headers of another commit than the config's are not taken
+            if response.header("x-repo-commit") in (None, repo.revision):
+                try:
+                    return from_metadata_route(response.body, f"{repo.label}: safetensors-metadata")
+                except FormatError:
+                    pass  # not that route's response: a mirror that answers everything
+            response = None
         elif response is not None and not by_route:
             repo.checked(response)
         front = single.result()
