@@ -16,7 +16,7 @@ from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.families.nas import ffn_width
 from hfmem.model.families.registry import read_architecture
-from hfmem.model.layers import FullAttention, NoCache, SlidingAttention
+from hfmem.model.layers import FullAttention, NoCache, SharedCache, ShortConvState, SlidingAttention
 
 
 def read(model_type: str, **keys: Any) -> Architecture:
@@ -229,6 +229,92 @@ PUBLISHED: list[tuple[str, str, dict[str, Any], int]] = [
     ),
     ("kyutai/helium-1-preview-2b", "helium", llama_keys(2560, 24, 20, 20, 7040, 48000), 2_172_643_840),
     ("jetmoe/jetmoe-8b", "jetmoe", {"num_hidden_layers": 24}, 8_522_237_952),
+    (
+        "deepseek-ai/deepseek-moe-16b-base",
+        "deepseek",
+        llama_keys(
+            2048,
+            28,
+            16,
+            16,
+            10944,
+            102400,
+            moe_intermediate_size=1408,
+            n_routed_experts=64,
+            n_shared_experts=2,
+            num_experts_per_tok=6,
+            first_k_dense_replace=1,
+            moe_layer_freq=1,
+        ),
+        16_375_728_128,
+    ),
+    (
+        "inclusionAI/Ling-lite",
+        "bailing_moe",
+        llama_keys(
+            2048,
+            28,
+            16,
+            4,
+            5632,
+            126464,
+            head_dim=128,
+            moe_intermediate_size=1408,
+            num_experts=64,
+            num_shared_experts=2,
+            num_experts_per_tok=6,
+            first_k_dense_replace=0,
+        ),
+        16_801_974_272,
+    ),
+    (
+        "apple/OpenELM-270M",
+        "openelm",
+        {
+            "model_dim": 1280,
+            "num_transformer_layers": 16,
+            "head_dim": 64,
+            "num_query_heads": [12] * 5 + [16] * 7 + [20] * 4,
+            "num_kv_heads": [3] * 5 + [4] * 7 + [5] * 4,
+            "ffn_multipliers": [
+                0.5,
+                0.73,
+                0.97,
+                1.2,
+                1.43,
+                1.67,
+                1.9,
+                2.13,
+                2.37,
+                2.6,
+                2.83,
+                3.07,
+                3.3,
+                3.53,
+                3.77,
+                4.0,
+            ],
+            "ffn_dim_divisor": 256,
+            "normalize_qk_projections": True,
+            "vocab_size": 32000,
+        },
+        271_527_168,
+    ),
+    (
+        "allenai/OLMo-7B",  # the same model as OLMo-7B-hf
+        "hf_olmo",
+        {
+            "d_model": 4096,
+            "n_layers": 32,
+            "n_heads": 32,
+            "mlp_hidden_size": 22016,
+            "vocab_size": 50280,
+            "embedding_size": 50304,
+            "weight_tying": False,
+            "layer_norm_with_affine": False,
+        },
+        6_888_095_744,
+    ),
 ]
 
 
@@ -561,6 +647,68 @@ def test_deci_lists_kv_heads_by_layer() -> None:
     assert [c.num_kv_heads for c in arch.caches() if isinstance(c, FullAttention)] == [4, 2, 1]
     with pytest.raises(ContradictionError, match="num_key_value_heads_per_layer"):
         read("deci", **llama_keys(64, 3, 8, 8, 128, 100), num_key_value_heads_per_layer=[4, 2])
+
+
+def test_hunyuan_shares_keys_and_values_between_layers() -> None:
+    keys = llama_keys(64, 4, 4, 2, 128, 100, num_experts=4, moe_topk=1, use_cla=True, cla_share_factor=2)
+    arch = read("hunyuan", **keys)
+    assert [type(c).__name__ for c in arch.caches()] == ["FullAttention", "SharedCache"] * 2
+    assert [c.source_layer for c in arch.caches() if isinstance(c, SharedCache)] == [0, 2]
+    stored = {s.pattern.split(".")[-2]: s.count for s in arch.tensors if "self_attn" in s.pattern}
+    assert stored["k_proj"] == stored["v_proj"] == 2
+    assert sum(s.count for s in arch.tensors if s.pattern.endswith("q_proj.weight")) == 4
+
+
+def test_inkling_keeps_four_convolutions_a_layer() -> None:
+    """Reference data (class defaults): 55 windowed layers of 16 KV heads, 11 full ones of 8, convolutions over k, v and hidden."""
+    arch = read("inkling_text")
+    first, sixth = arch.layers[0].caches, arch.layers[5].caches
+    assert first[0] == SlidingAttention(64, 16, 128, 128, 512)
+    assert sixth[0] == FullAttention(64, 8, 128, 128)
+    assert [c.hidden_size for c in first[1:] if isinstance(c, ShortConvState)] == [2048, 2048, 6144, 6144]
+    assert [c.hidden_size for c in sixth[1:] if isinstance(c, ShortConvState)] == [1024, 1024, 6144, 6144]
+    assert sum(isinstance(layer.caches[0], FullAttention) for layer in arch.layers) == 11
+
+
+def test_openelm_widths_round_to_the_divisor() -> None:
+    """`make_divisible`: 0.73 · 1280 = 934.4 → 1024, as 3.65 times 256 rounds to 4; 100 of 256 is 256, never less."""
+    keys = {"model_dim": 1280, "num_transformer_layers": 2, "head_dim": 64, "vocab_size": 100, "ffn_dim_divisor": 256}
+    arch = read("openelm", **keys, num_query_heads=[12, 12], num_kv_heads=[3, 3], ffn_multipliers=[0.73, 0.078])
+    widths = [s.shape[1] for s in arch.tensors if s.pattern.endswith("proj_2.weight")]
+    assert widths == [1024, 256]
+
+
+def test_a_tower_beside_chatglm_and_qwen_has_no_cache() -> None:
+    """zai-org/glm-4v-9b: 13.9B parameters with 63 vision layers; Qwen-VL's tower is in the reference headers."""
+    arch = read(
+        "chatglm",
+        hidden_size=4096,
+        num_layers=40,
+        num_attention_heads=32,
+        kv_channels=128,
+        multi_query_attention=True,
+        multi_query_group_num=2,
+        ffn_hidden_size=13696,
+        padded_vocab_size=151552,
+        add_qkv_bias=True,
+        vision_config={
+            "hidden_size": 1792,
+            "num_hidden_layers": 63,
+            "num_heads": 16,
+            "intermediate_size": 15360,
+            "patch_size": 14,
+            "num_positions": 6401,
+            "in_channels": 3,
+        },
+    )
+    assert round(arch.expected_parameters() / 1e9, 1) == 13.9
+    assert (arch.num_hidden_layers, len(arch.layers)) == (40, 103)
+    assert [layer.stack for layer in arch.layers] == ["decoder"] * 40 + ["vision"] * 63
+
+
+def test_too_many_layers_are_an_error_not_a_list() -> None:
+    with pytest.raises(ContradictionError, match="beyond any real model"):
+        read("llama", **{**SMALL, "num_hidden_layers": 10**9})
 
 
 def test_opt_350m_projects_its_embedding_and_has_no_last_norm() -> None:
