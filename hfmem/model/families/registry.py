@@ -288,6 +288,11 @@ FAMILIES: Final[dict[str, str]] = {
     "hunyuan": "remote_more:hunyuan",
     "hf_olmo": "remote_more:hf_olmo",
     "solar": "remote:plain_llama",
+    "qwen4_exp": "qwen4:qwen4_exp",
+    "qwen4_exp_text": "qwen4:qwen4_exp_text",
+    "plamo2": "plamo:plamo2",
+    "rwkv5": "rwkv:rwkv5",
+    "rwkv6": "rwkv:rwkv6",
 }
 
 
