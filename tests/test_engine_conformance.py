@@ -6,6 +6,7 @@ disagreement is a failure unless it stands in `EXPLAINED` with its reason.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -14,6 +15,8 @@ from typing import Any, Final
 
 import pytest
 
+from hfmem.checkpoint.grouping import group_facts
+from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.engines import engine
@@ -22,6 +25,7 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.families.registry import read_architecture
+from hfmem.model.inventory import Component
 
 ORACLE = Path(os.environ.get("HFMEM_CORPUS") or "/nonexistent").parent / "oracle"
 pytestmark = [
@@ -228,3 +232,59 @@ def test_weights_refuse_what_the_cache_does_not(architectures: dict[str, Archite
     for model in ("Qwen__Qwen2.5-VL-3B-Instruct",):
         with pytest.raises(UnsupportedError, match="3420"):
             rank_weights(architectures[model], (), Serving(10, tp=8))
+
+
+def checkpoint(path: Path) -> tuple[TensorGroup, ...]:
+    """The tensors of a published checkpoint, from its headers."""
+    names: list[str] = []
+    facts: list[tuple[str, tuple[int, ...]]] = []
+    for tensors in json.loads(gzip.decompress(path.read_bytes()))["shards"].values():
+        for name, fact in tensors.items():
+            if name != "__metadata__":
+                names.append(name)
+                facts.append((fact["dtype"], tuple(fact["shape"])))
+    return group_facts(names, facts)
+
+
+def published() -> list[tuple[str, Architecture, tuple[TensorGroup, ...]]]:
+    """Every checkpoint whose headers and config are at hand and whose family is known."""
+    found = []
+    folder = ORACLE.parent / "headers"
+    for path in sorted(folder.glob("*.json.gz")):
+        name = path.name.removesuffix(".json.gz")
+        configs = (ORACLE.parent / "corpus" / "models" / name / "config.json", folder / "configs" / f"{name}.json")
+        config = next((candidate for candidate in configs if candidate.is_file()), None)
+        if config is None:
+            continue
+        try:
+            arch = read_architecture(json.loads(config.read_text()))
+        except UnsupportedError:
+            continue
+        found.append((name, arch, checkpoint(path)))
+    return found
+
+
+def test_published_weights_on_ranks() -> None:
+    """One rank holds the file but for tied copies and draft layers; stages hold it all; two ranks at least half each."""
+    seen = 0
+    for name, arch, groups in published():
+        total = sum(group.total_bytes for group in groups)
+        whole = rank_weights(arch, groups, Serving(10, engine="transformers"))
+        tied = {spec.pattern for spec in arch.tensors if spec.tied_to}
+        draft = any(spec.component is Component.MTP for spec in arch.tensors)
+        copies = sum(group.total_bytes for group in groups if any(group.pattern.endswith(p) for p in tied))
+        assert total - copies <= whole.bytes + (total if draft else 0), name
+        assert whole.bytes <= total, name
+        if not draft:
+            assert whole.bytes >= total - copies, name
+        if arch.num_hidden_layers >= 2:
+            staged = rank_weights(arch, groups, Serving(10, pp=2, engine="transformers"))
+            table = arch.vocab_size * arch.hidden_size * 4
+            assert whole.bytes <= staged.all_ranks_bytes <= whole.bytes + table, name
+        try:
+            halves = rank_weights(arch, groups, Serving(10, tp=2, engine="transformers"))
+        except UnsupportedError:
+            continue
+        assert -(-whole.bytes // 2) <= halves.bytes <= whole.bytes, name
+        seen += 1
+    assert seen > 30

@@ -168,6 +168,45 @@ def test_quantization_companions() -> None:
     assert held("rotary_emb.inv_freq", (16,), "F32") == 2 * 16 * 4  # nobody's: whole on the first stage
 
 
+def test_quantization_blocks_are_not_cut() -> None:
+    inv = Inventory()
+    boxes = range(2)
+    inv.each("model.layers.{}.mlp.up_proj.weight", boxes, (1536, 512), Component.MLP, Column())
+    inv.each("model.layers.{}.mlp.down_proj.weight", boxes, (512, 1536), Component.MLP, Row())
+    inv.each(
+        "model.layers.{}.mlp.experts.{}.up_proj.weight",
+        boxes,
+        (1536, 512),
+        Component.EXPERTS,
+        ExpertSplit(1, Column()),
+        inner=8,
+    )
+    arch = replace(build("any", one(FullAttention(8, 8, 64, 64), 2), heads=8), tensors=tuple(inv.specs))
+
+    def held(name: str, shape: tuple[int, ...], tp: int, *, ep: bool = False, engine: str = "vllm") -> int:
+        axes = (range(2), range(8)) if "experts" in name else (range(2),)
+        stored = [TensorGroup(f"model.layers.{{}}.mlp.{name}", "F32", shape, (axes,))]
+        return rank_weights(arch, stored, Serving(10, tp=tp, ep=ep, engine=engine)).bytes
+
+    # blocks of 128 × 128: 12 of them over 4 ranks, not over 8 (192 rows each)
+    assert held("up_proj.weight_scale_inv", (12, 4), 4) == 2 * 12 * 4 * 4 // 4
+    with pytest.raises(UnsupportedError, match=r"output_partition_size = 192 is not divisible by .* block_n = 128"):
+        held("up_proj.weight_scale_inv", (12, 4), 8)
+    with pytest.raises(UnsupportedError, match=r"input_size_per_partition = 192 is not divisible by .* block_k = 128"):
+        held("down_proj.weight_scale_inv", (4, 12), 8)
+    # groups of 128 inputs in GPTQ's and in compressed-tensors' order
+    assert held("down_proj.scales", (12, 512), 4) == 2 * 12 * 512 * 4 // 4
+    with pytest.raises(UnsupportedError, match="not aligned with groups of 128"):
+        held("down_proj.scales", (12, 512), 8)
+    with pytest.raises(UnsupportedError, match="not aligned with groups of 128"):
+        held("down_proj.weight_scale", (512, 12), 8)
+    # whole experts are never cut; other engines do not refuse
+    with pytest.raises(UnsupportedError, match="block_n"):
+        held("experts.{}.up_proj.weight_scale_inv", (12, 4), 8)
+    assert held("experts.{}.up_proj.weight_scale_inv", (12, 4), 8, ep=True) == 2 * 12 * 4 * 4
+    assert held("up_proj.weight_scale_inv", (12, 4), 8, engine="transformers") == 2 * 12 * 4 * 4 // 8
+
+
 def test_expert_parallelism_and_data_parallelism() -> None:
     config = {
         "model_type": "qwen3_moe",

@@ -110,3 +110,45 @@ def _part_rows(rows: int, heads: int | None, ranks: int, pattern: str) -> int:
             f"{pattern}: {heads or rows} {'heads' if heads else 'rows'} do not divide over {ranks} ranks"
         )
     return rows // ranks
+
+
+def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: int) -> None:
+    """Refuse a split that cuts through quantization blocks, as vLLM does (`fp8_utils.py`, `awq.py`, `gptq.py`).
+
+    `scales` is the shape of the stored scales `name` of a matrix that `ranks` share: `[out / block, in / block]` for fp8 blocks,
+    `[in / group, out]` for GPTQ and AWQ, `[out, in / group]` for compressed-tensors.
+
+    Raises:
+        UnsupportedError: in vLLM's words.
+    """
+    split = spec.split.inner if isinstance(spec.split, ExpertSplit) else spec.split
+    if ranks == 1 or len(scales) != 2 or len(spec.shape) < 2:
+        return
+    out, inputs = spec.shape[-2:]
+    if name.endswith("weight_scale_inv"):
+        across, along = _block(out, scales[0]), _block(inputs, scales[1])
+        if isinstance(split, Row) and inputs // ranks % along:
+            raise UnsupportedError(
+                f"{name}: input_size_per_partition = {inputs // ranks} is not divisible by weight quantization block_k = {along}"
+            )
+        if isinstance(split, Column):
+            for rows, heads in zip(
+                split.parts or (out,), split.kv_heads or (None,) * len(split.parts or (out,)), strict=True
+            ):
+                own = _part_rows(rows, heads, ranks, spec.pattern)
+                if own % across:
+                    raise UnsupportedError(
+                        f"{name}: output_partition_size = {own} is not divisible by weight quantization block_n = {across}"
+                    )
+        return
+    groups = scales[0] if name.endswith((".scales", ".qzeros")) else scales[1]
+    if isinstance(split, Row) and 1 < groups < inputs and inputs % groups == 0 and inputs // ranks % (inputs // groups):
+        raise UnsupportedError(
+            f"{name}: {inputs} input features over {ranks} ranks are not aligned with groups of {inputs // groups}: "
+            "too large a tensor parallel size"
+        )
+
+
+def _block(size: int, blocks: int) -> int:
+    """The block size: 128 where that gives as many blocks, else what the shape says."""
+    return 128 if -(-size // 128) == blocks else -(-size // blocks)

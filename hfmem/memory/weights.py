@@ -17,7 +17,7 @@ from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import BITS, num_bytes
 from hfmem.memory.engines.vllm.support import pipeline_stages
 from hfmem.memory.serving import Serving
-from hfmem.memory.shares import VOCAB_PADDING, Sharding, share
+from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
 from hfmem.model.layers import SharedCache
@@ -208,7 +208,7 @@ def _fused_bias(pattern: str, biases: set[str]) -> bool:
 def _copied_to_last(spec: TensorSpec, stages: _Stages, arch: Architecture) -> bool:
     """A tied embedding is the head too: the last of several stages holds its own copy."""
     tied = {s.tied_to for s in arch.tensors if s.component is Component.LM_HEAD}
-    return stages.last > 0 and spec.pattern in tied
+    return stages.last > 0 and spec.component is Component.EMBEDDING and spec.pattern in tied
 
 
 def _bytes(
@@ -232,6 +232,10 @@ def _bytes(
             size = num_bytes(_held_dtype(group, target), group.elements)
             if match.expected is None and not _same_module(group.pattern, expected):
                 spec = replace(spec, split=Replicated())  # a neighbour in the same layer, whose split is not known
+            elif match.expected is None and engine in _PADS:
+                routed = isinstance(spec.split, ExpertSplit)
+                if not (routed and sharding.expert_parallel):
+                    check_blocks(spec, group.pattern, group.shape, sharding.expert_ranks if routed else sharding.tp)
             part = _group_share(group, spec, sharding, match.expected is not None)
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
