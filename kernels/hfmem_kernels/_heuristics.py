@@ -15,8 +15,8 @@ def next_power_of_2(n: int) -> int:
 class LaunchConfig:
     """Everything about a launch that is free to choose.
 
-    block_m, block_n: query rows and tokens of a tile. ctas_per_sm: programs a multiprocessor is to hold, which also caps their
-    registers. split_tiles: 0 for equal shares of all tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16.
+    block_m, block_n: query rows and tokens of a tile. ctas_per_sm: programs a multiprocessor is to hold; the grid is
+    that many for each. register_cap: most registers of a thread, 0 for the compiler's choice. split_tiles: 0 for equal shares of all tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16.
     """
 
     block_m: int
@@ -27,6 +27,7 @@ class LaunchConfig:
     min_tiles: int = 1
     split_tiles: int = 0
     pairs: bool = True
+    register_cap: int = 0
 
     @property
     def max_registers(self) -> int:
@@ -93,25 +94,27 @@ class Entry(NamedTuple):
     ctas_per_sm: int
 
 
-# Chosen by compile-only evidence (triton 3.9; tests/paged_decode/test_compile.py holds every row to it): no spills under the
-# register cap that ctas_per_sm implies, and the shared memory of that many programs within the multiprocessor's. Among those,
-# the row with the most bytes in flight, (num_stages - 1) · tile · ctas_per_sm, then the fewest instructions a token.
+# Chosen by compile-only evidence (triton 3.9; tests/paged_decode/test_compile.py holds every row to it): no spills, and
+# ctas_per_sm programs resident for certain, by registers (255 a thread allow two programs of four warps; more get a cap) and by
+# shared memory. That matters more than a third program: the grid is sized for it, and equal shares that do not all run at once
+# would cost a second round. Among what is left: at least 64 KiB in flight, (num_stages - 1) · tile · ctas_per_sm, where shared
+# memory allows it (4.45 TB/s · 0.8 µs / 132 multiprocessors needs 27), then the fewest instructions a token.
 # No row has been timed on a device yet.
-_WIDE_16 = (
-    Entry(16, 128, 64, 4, 4, 4),
-    Entry(16, 256, 64, 4, 3, 3),
-    Entry(16, 512, 32, 4, 3, 2),
+_HOPPER_16 = (
+    Entry(16, 128, 64, 4, 4, 3),
+    Entry(16, 256, 64, 4, 4, 2),
+    Entry(16, 512, 32, 4, 4, 2),
     Entry(16, 1024, 16, 4, 3, 2),
     Entry(32, 128, 64, 4, 3, 2),
-    Entry(32, 256, 32, 4, 4, 2),
+    Entry(32, 256, 32, 4, 3, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
     Entry(64, 256, 64, 4, 3, 1),
     Entry(64, 512, 32, 8, 3, 1),
 )
-_WIDE_8 = (
-    Entry(16, 128, 64, 4, 4, 4),
+_HOPPER_8 = (
+    Entry(16, 128, 64, 4, 4, 3),
     Entry(16, 256, 64, 4, 4, 3),
     Entry(16, 512, 32, 4, 4, 2),
     Entry(16, 1024, 16, 4, 3, 2),
@@ -122,6 +125,26 @@ _WIDE_8 = (
     Entry(64, 128, 64, 4, 3, 2),
     Entry(64, 256, 32, 4, 4, 1),
     Entry(64, 512, 32, 8, 3, 1),
+)
+_AMPERE_16 = (
+    Entry(16, 128, 64, 4, 4, 2),
+    Entry(16, 256, 64, 4, 3, 2),
+    Entry(16, 512, 32, 4, 3, 2),
+    Entry(16, 1024, 16, 4, 3, 1),
+    Entry(32, 128, 64, 4, 3, 2),
+    Entry(32, 256, 32, 4, 4, 2),
+    Entry(32, 512, 32, 4, 3, 1),
+    Entry(32, 1024, 16, 8, 3, 1),
+)
+_AMPERE_8 = (
+    Entry(16, 128, 64, 4, 4, 2),
+    Entry(16, 256, 64, 4, 4, 2),
+    Entry(16, 512, 32, 4, 4, 2),
+    Entry(16, 1024, 16, 4, 3, 2),
+    Entry(32, 128, 64, 4, 3, 2),
+    Entry(32, 256, 32, 4, 4, 2),
+    Entry(32, 512, 32, 4, 3, 1),
+    Entry(32, 1024, 16, 8, 3, 1),
 )
 _NARROW_16 = (
     Entry(16, 128, 64, 4, 3, 2),
@@ -153,10 +176,10 @@ _CDNA_16 = (
 )
 _FLOAT32 = (Entry(16, 256, 16, 4, 2, 1), Entry(16, 2048, 16, 8, 1, 1))
 _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
-    "sm80": {2: _WIDE_16, 1: _WIDE_8},
+    "sm80": {2: _AMPERE_16, 1: _AMPERE_8},
     "sm86": {2: _NARROW_16, 1: _NARROW_8},
-    "sm90": {2: _WIDE_16, 1: _WIDE_8},
-    "sm100": {2: _WIDE_16, 1: _WIDE_8},
+    "sm90": {2: _HOPPER_16, 1: _HOPPER_8},
+    "sm100": {2: _HOPPER_16, 1: _HOPPER_8},
     "sm120": {2: _NARROW_16, 1: _NARROW_8},
     "gfx942": {2: _CDNA_16, 1: _CDNA_16},
     "interpreter": {2: (Entry(64, 2048, 32, 4, 2, 1),), 1: (Entry(64, 2048, 32, 4, 2, 1),)},
@@ -165,7 +188,7 @@ _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
 _LATENT_WIDE = (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 32, 8, 3, 1))
 _LATENT_NARROW = (Entry(16, 1024, 32, 4, 2, 1), Entry(32, 1024, 32, 8, 2, 1))
 _LATENT: dict[str, tuple[Entry, ...]] = {
-    "sm80": _LATENT_WIDE,
+    "sm80": (Entry(16, 1024, 32, 4, 3, 1), Entry(32, 1024, 32, 8, 3, 1)),
     "sm86": _LATENT_NARROW,
     "sm90": _LATENT_WIDE,
     "sm100": _LATENT_WIDE,
@@ -183,6 +206,12 @@ def table_entries(family: str, element_bytes: int, *, latent: bool) -> tuple[Ent
     if element_bytes == 4:
         return _FLOAT32
     return _LATENT[family] if latent else _TABLE[family][element_bytes]
+
+
+def config_of(entry: Entry) -> LaunchConfig:
+    """A row of the table as a configuration; registers are capped only where 255 of them would keep programs out."""
+    config = LaunchConfig(entry.rows, entry.block_n, entry.num_warps, entry.num_stages, entry.ctas_per_sm, min_tiles=2)
+    return replace(config, register_cap=config.max_registers if config.max_registers < 248 else 0)
 
 
 def select_config(shape: DecodeShape, family: str, *, batch_invariant: bool = False) -> LaunchConfig:
@@ -204,9 +233,8 @@ def select_config(shape: DecodeShape, family: str, *, batch_invariant: bool = Fa
         )
     narrowest = [e for e in wide_enough if e.columns == min(w.columns for w in wide_enough)]
     entry = min(narrowest, key=lambda e: (e.rows < rows, abs(e.rows - rows)))
-    config = LaunchConfig(
-        min(entry.rows, rows), entry.block_n, entry.num_warps, entry.num_stages, entry.ctas_per_sm, min_tiles=2
-    )
+    config = config_of(entry)
+    config = replace(config, block_m=min(entry.rows, rows))
     if batch_invariant:
         config = replace(config, split_tiles=FIXED_SPLIT_TOKENS // config.block_n)
     return config

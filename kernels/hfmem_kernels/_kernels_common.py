@@ -49,12 +49,13 @@ PTX_E5M2 = tl.constexpr("""{
     and.b32 $1, $2, 0xff00ff00;
 }""")
 PTX_INT8 = tl.constexpr("""{
-    .reg .b32 x, y;
+    .reg .b32 x, y, bias;
     xor.b32 x, $2, 0x80808080;
     prmt.b32 y, x, 0x64646464, 0x4240;
     prmt.b32 x, x, 0x64646464, 0x4341;
-    sub.f16x2 $0, y, 0x64806480;
-    sub.f16x2 $1, x, 0x64806480;
+    mov.b32 bias, 0x64806480;
+    sub.rn.f16x2 $0, y, bias;
+    sub.rn.f16x2 $1, x, bias;
 }""")
 
 LN2 = tl.constexpr(0.6931471805599453)

@@ -300,6 +300,6 @@ def run(
 ) -> Any:
     """Launch a `@triton.jit` function with the options of `config`."""
     options: dict[str, Any] = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
-    if constants.get("DECODER", 0):  # CUDA
-        options["maxnreg"] = config.max_registers
+    if config.register_cap and constants["DECODER"]:  # ptxas understands it, nothing else does
+        options["maxnreg"] = config.register_cap
     return kernel.run(*arguments, grid=grid, warmup=warmup, **constants, **options)

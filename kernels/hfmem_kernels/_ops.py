@@ -16,8 +16,8 @@ from hfmem_kernels._validate import fail
 
 def config_of(values: Sequence[int]) -> LaunchConfig:
     """The configuration that `dataclasses.astuple` flattened."""
-    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs = values
-    return LaunchConfig(block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs))
+    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap = values
+    return LaunchConfig(block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap)
 
 
 def _split(
