@@ -27,8 +27,8 @@ _STEP: Final = (
 )
 
 _SHARED_KV: Final = (
-    "The layers that share another's cache have k and v weights in every published file; transformers 5.23.0 leaves them out of the "
-    "model. They are stored, so they count."
+    "The layers that share another's cache have k and v weights in every published file; transformers 5.23.0 leaves them out of "
+    "the model. They are stored, so they count."
 )
 _UNTIED_T5: Final = dict.fromkeys(
     ("params_total", "params_active", "groups"),
