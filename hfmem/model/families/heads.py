@@ -23,7 +23,7 @@ def task(cfg: Config, default: str, known: dict[str, str]) -> str:
     if not name:
         return default
     for suffix in sorted(known, key=len, reverse=True):
-        if name.endswith(suffix):
+        if name.endswith(suffix) and not (suffix == "Model" and name.endswith("HeadModel")):
             return known[suffix]
     raise UnknownArchitectureError(
         f"{cfg.file}: 'architectures' is {name[:80]!r}, a class of {cfg.model_type!r} whose tensors are not known"

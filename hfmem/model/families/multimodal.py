@@ -16,6 +16,7 @@ from hfmem.model.families import registry
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory, TensorSpec
 from hfmem.model.layers import Layer, NoCache
+from hfmem.model.nearest import nearest_family
 
 #: pairs (old prefix, new prefix); the first whose old prefix fits a tensor's name applies
 Renames = Sequence[tuple[str, str]]
@@ -58,8 +59,8 @@ def text_architecture(text: Config, model_type: str | None = None) -> Architectu
     """The text model by the rule registered for its type (or `model_type`). Raises UnknownArchitectureError naming the type."""
     wanted = model_type or text.model_type
     if wanted not in registry.FAMILIES:
-        near = registry.nearest(wanted)
-        hint = f"; nearest: {near}" if near else ""
+        near = nearest_family(text.data, wanted, registry.FAMILIES)
+        hint = f"; nearest: {near.model_type}" if near is not None else ""
         raise UnknownArchitectureError(f'{text.file}: model_type "{wanted[:80]}" is not known{hint}')
     # the outer class says what was saved; a text part's own `architectures` (or a flat config's) would speak of another checkpoint
     data = {key: value for key, value in text.data.items() if key != "architectures"}
