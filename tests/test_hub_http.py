@@ -116,7 +116,7 @@ def test_the_server_says_how_long_to_wait(hub: HubServer, model: str, headers: d
     hub.faults.append(fail_times(1, 429, on=r"config\.json", headers=headers))
     started = time.monotonic()
     load_model(model, options=FRESH)
-    assert 0.9 <= time.monotonic() - started < 4
+    assert 0.9 <= time.monotonic() - started < 10
 
 
 def test_a_wait_past_the_deadline_is_not_begun(hub: HubServer, model: str) -> None:
@@ -124,23 +124,23 @@ def test_a_wait_past_the_deadline_is_not_begun(hub: HubServer, model: str) -> No
     started = time.monotonic()
     with pytest.raises(NetworkError, match="429 Too Many Requests; waiting 3600 s would pass the deadline of 5 s"):
         load_model(model, options=FetchOptions(no_cache=True, deadline=5))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
 
 
 def test_stalls_are_cut_off_and_tried_again(hub: HubServer, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
-    hub.faults.append(stall_times(1, 3, on=r"model-2-of-3"))
+    hub.faults.append(stall_times(1, 20, on=r"model-2-of-3"))
     started = time.monotonic()
     load_model(model, options=FRESH)
-    assert 0.9 < time.monotonic() - started < 2.8
+    assert 0.9 < time.monotonic() - started < 10
 
 
 def test_the_deadline_ends_everything(hub: HubServer, model: str) -> None:
-    hub.faults.append(stall_times(99, 4, on=r"model-2-of-3"))
+    hub.faults.append(stall_times(99, 20, on=r"model-2-of-3"))
     started = time.monotonic()
     with pytest.raises(NetworkError, match=r"deadline of 0\.5 s"):
         load_model(model, options=FetchOptions(no_cache=True, deadline=0.5))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 8
 
 
 def test_a_body_that_trickles_meets_the_deadline() -> None:
@@ -156,7 +156,7 @@ def test_a_body_that_trickles_meets_the_deadline() -> None:
         started = time.monotonic()
         with pytest.raises(NetworkError, match="deadline"):
             client(url, deadline=Deadline(0.6)).get(url + "/x", max_bytes=5000)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20  # the whole body would take 100
 
 
 def test_bodies_that_end_early_are_read_again(hub: HubServer, model: str) -> None:
@@ -488,7 +488,7 @@ def test_certificates(tmp_path: Path, proxy: tuple[str, type[Proxy]], monkeypatc
 
 
 def test_ctrl_c_stops_at_once(hub: HubServer, model: str, facts_dir: Path) -> None:
-    hub.faults.append(stall_times(99, 8, on=r"model-\d-of-3"))
+    hub.faults.append(stall_times(99, 60, on=r"model-\d-of-3"))
     code = f"from hfmem.hub import load_model; print('go', flush=True); load_model({model!r})"
     root = str(Path(__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": root}
@@ -501,8 +501,8 @@ def test_ctrl_c_stops_at_once(hub: HubServer, model: str, facts_dir: Path) -> No
     time.sleep(0.3)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=6)
-    assert time.monotonic() - started < 2
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - started < 8
     assert "KeyboardInterrupt" in errors
     assert not list(facts_dir.rglob("*.json.z*"))
 

@@ -287,17 +287,18 @@ def test_an_unreachable_hub_falls_back_fast(hub: HubServer, monkeypatch: pytest.
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         started = time.monotonic()
         facts = load_model(LLAMA)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 2.4  # a first retry would wait 2.5 s at least
         assert facts.source == "catalog"
         assert facts.notice is not None and "cannot be reached" in facts.notice
 
 
 def test_a_hub_that_is_silent_is_waited_for_once(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.faults.append(stall_times(99, 3, on="."))
+    hub.faults.append(stall_times(99, 20, on="."))
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
     started = time.monotonic()
     facts = load_model(LLAMA)
-    assert 0.9 < time.monotonic() - started < 1.9
+    assert 0.9 < time.monotonic() - started < 10
+    assert facts.stats.cache_hit and hub.connections["hub"] <= 3  # config.json, the route, the single file: once each
     assert facts.source == "catalog"
     assert facts.notice is not None and "timed out" in facts.notice
 
