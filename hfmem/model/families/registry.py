@@ -293,6 +293,8 @@ FAMILIES: Final[dict[str, str]] = {
     "plamo2": "plamo:plamo2",
     "rwkv5": "rwkv:rwkv5",
     "rwkv6": "rwkv:rwkv6",
+    "glm5_next": "glm5_next:glm5_next",
+    "glm5_next_text": "glm5_next:glm5_next_text",
 }
 
 
