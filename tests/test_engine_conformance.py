@@ -26,6 +26,7 @@ from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Component
+from hfmem.model.layers import CrossAttention
 
 ORACLE = Path(os.environ.get("HFMEM_CORPUS") or "/nonexistent").parent / "oracle"
 pytestmark = [
@@ -161,6 +162,12 @@ def test_vllm_admits_one_request_of_these_bytes(architectures: dict[str, Archite
                 got = engine("vllm").cache(arch, serving).bytes_per_rank
                 block = max(layout(arch, serving).stage_block_bytes)
                 checked += 1
+                state = engine("vllm").cache(arch, serving).state_bytes_per_seq
+                if (
+                    not any(isinstance(cache, CrossAttention) for cache in arch.caches())
+                    and state != tp * record["state_bytes"]
+                ):
+                    differences.append((row["id"], f"{name} state", (state, record["state_bytes"])))
                 if (got, block) != (expected, record["pool_bytes_per_block"]):
                     differences.append((row["id"], f"{name} {context}", (got, expected, block)))
     assert checked > 500
