@@ -174,3 +174,16 @@ def test_a_family_loads_when_it_is_asked_for() -> None:
     loaded = loaded_by("import hfmem.model.families.registry")
     families = {name for name in loaded if name.startswith("hfmem.model.families.")} - {"hfmem.model.families.registry"}
     assert not families
+
+
+def test_modules_stay_readable() -> None:
+    """The house rule is about 300 lines; a registry of facts may be longer, nothing may grow into a heap."""
+    long = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert not {name: lines for name, lines in long.items() if lines > 500}
+
+
+def test_the_package_names_no_folder_of_one_machine() -> None:
+    for name, path in MODULES.items():
+        text = path.read_text(encoding="utf-8")
+        assert "/work/" not in text, name
+        assert "../shared" not in text, name

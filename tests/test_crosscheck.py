@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hfmem.checkpoint.grouping import group_tensors
 from hfmem.checkpoint.index import Index
@@ -15,6 +17,7 @@ from hfmem.model.crosscheck import CONTRADICTIONS, check, check_names, contradic
 from hfmem.model.expected import index_names
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Component, Inventory
+from hfmem.model.parameters import count_parameters
 
 Tensor = tuple[str, str, tuple[int, ...]]
 LAYERS, HIDDEN, HEADS, KV, DIM, FF, VOCAB = 3, 64, 4, 2, 16, 96, 320
@@ -203,3 +206,48 @@ def test_names_alone() -> None:
 
 def test_a_model_without_inventory_is_not_checked() -> None:
     assert check(replace(arch(), tensors=()), stored(tensors())) == ()
+
+
+def test_gguf_names_are_not_compared() -> None:
+    found = Checkpoint(group_tensors([("blk.0.attn_q.weight", "Q4_K", (256, 256))]), "gguf", 1, None)
+    assert check(arch(), found) == ()
+
+
+PARTS = st.sampled_from(
+    [
+        "model",
+        "layers",
+        "0",
+        "1",
+        "7",
+        "self_attn",
+        "mlp",
+        "q_proj",
+        "up_proj",
+        "experts",
+        "weight",
+        "bias",
+        "qweight",
+        "lm_head",
+    ]
+)
+STORED = st.lists(
+    st.tuples(
+        st.lists(PARTS, min_size=1, max_size=7).map(".".join),
+        st.sampled_from(["BF16", "F32", "I32", "U8", "F8_E4M3", "BOOL"]),
+        st.lists(st.integers(1, 8), max_size=3).map(tuple),
+    ),
+    max_size=12,
+    unique_by=lambda tensor: tensor[0],
+)
+
+
+@given(STORED)
+def test_any_tensors_are_compared_and_counted(found: list[Tensor]) -> None:
+    model, files = arch(), stored(found)
+    made = check(model, files)
+    assert contradictions(made) or not found or made == () or {n.code for n in made} <= {"layout_differs", "task_head"}
+    report = count_parameters(model, files)
+    assert sum(report.by_component.values()) == report.total
+    assert 0 <= report.active <= report.total
+    assert sum(report.weights_by_component.values()) == sum(report.weights_by_dtype.values()) == files.total_bytes

@@ -65,6 +65,8 @@ def check(
         logical: what packed tensors stand for; left out, what their layout tells (`logical_groups`). Packed tensors that no layout
             explains count as present, and their shapes are not compared.
     """
+    if checkpoint.format == "gguf":  # llama.cpp's own names and layouts: its metadata, not config.json, describes them
+        return ()
     groups = logical_groups(checkpoint) if logical is None else tuple(logical)
     notes = _compare(architecture, groups, shapes=True)
     notes += _dtype(architecture, checkpoint)

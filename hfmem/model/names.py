@@ -84,6 +84,8 @@ def classify(pattern: str) -> Component:
     parts = [part for part in core(pattern).split(".") if part != "{}"]
     words = set(parts)
     gguf = " ".join(parts)
+    if not parts:  # a name of numbers alone
+        return Component.OTHER
     module = parts[-2] if len(parts) > 1 else parts[-1]
     if words & _VISION or gguf.startswith(("v ", "mm ", "a ")):
         return Component.VISION
