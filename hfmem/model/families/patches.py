@@ -131,7 +131,7 @@ def _davit(part: Part, cfg: Config) -> int:
             at.linear(f"{name}.proj", width, width, split=ROW)
             vision.mlp(at.at("ffn."), width, int(width * ratio))
         channels = width
-    return 2 * sum(depths)
+    return 2 * sum(int(depth) for depth in depths)
 
 
 def florence2(cfg: Config) -> Architecture:

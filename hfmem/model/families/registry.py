@@ -295,6 +295,10 @@ FAMILIES: Final[dict[str, str]] = {
     "rwkv6": "rwkv:rwkv6",
     "glm5_next": "glm5_next:glm5_next",
     "glm5_next_text": "glm5_next:glm5_next_text",
+    "qwen2_5_omni": "omni:qwen2_5_omni",
+    "qwen2_5_omni_thinker": "omni:qwen2_5_omni_thinker",
+    "qwen2_5_omni_text": "llama:qwen2",
+    "lfm3": "lfm3:lfm3",
 }
 
 

@@ -147,16 +147,19 @@ def qwen2_vl(part: Part, vision: Config) -> int:
     return count
 
 
-def qwen2_5_vl(part: Part, vision: Config) -> int:
-    """Qwen2.5-VL's tower: windowed blocks with a gated feed-forward and RMS norms."""
+def qwen2_5_vl(part: Part, vision: Config, *, fused: bool = True) -> int:
+    """Qwen2.5-VL's tower: windowed blocks with a gated feed-forward and RMS norms. Qwen2.5-Omni keeps q, k and v apart."""
     width, count = vision.positive("hidden_size"), vision.positive("depth")
     merge = vision.positive("spatial_merge_size") ** 2 * width
     patch = (vision.positive("temporal_patch_size"), *side(vision, "patch_size"))
     part.conv("patch_embed.proj", width, vision.positive("in_channels", "in_chans"), patch, bias=False)
     block = part.at("blocks.{}.", range(count))
     block.norms(("norm1", "norm2"), width, bias=False)
-    fused_projection(block.at("attn."), "qkv", width, bias=True)
-    block.linear("attn.proj", width, width, split=ROW)
+    if fused:
+        fused_projection(block.at("attn."), "qkv", width, bias=True)
+        block.linear("attn.proj", width, width, split=ROW)
+    else:
+        projections(block.at("attn."), width, names=("q", "k", "v", "proj"))
     gated(block.at("mlp."), width, vision.positive("intermediate_size"), bias=True)
     part.norm("merger.ln_q", width, bias=False)
     part.linear("merger.mlp.0", merge, merge, split=COLUMN)
