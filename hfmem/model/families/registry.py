@@ -299,6 +299,7 @@ FAMILIES: Final[dict[str, str]] = {
     "qwen2_5_omni_thinker": "omni:qwen2_5_omni_thinker",
     "qwen2_5_omni_text": "llama:qwen2",
     "lfm3": "lfm3:lfm3",
+    "falcon_perception": "falcon_perception:falcon_perception",
 }
 
 
