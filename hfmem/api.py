@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfmem.checkpoint.quantization import QuantizationSummary, logical_groups, summarize
 from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
@@ -25,8 +25,6 @@ from hfmem.model.architecture import Architecture, Note
 from hfmem.model.crosscheck import check, contradictions
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
-from hfmem.plan.explain import Explanation
-from hfmem.plan.explain import explain as explain_steps
 from hfmem.report import (
     EnginePool,
     KvCache,
@@ -40,6 +38,9 @@ from hfmem.report import (
     RuntimeItem,
     Weights,
 )
+
+if TYPE_CHECKING:
+    from hfmem.plan.explain import Explanation
 
 #: what an estimate assumes for a model whose config names no maximum (state-space models)
 DEFAULT_CONTEXT = 8192
@@ -275,6 +276,8 @@ def explain(
     Raises:
         UsageError, SourceError, UnsupportedError: as `estimate`.
     """
+    from hfmem.plan.explain import explain as explain_steps
+
     read = model if isinstance(model, Model) else read_model(model)
     serving = Serving(
         context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,

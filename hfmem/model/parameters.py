@@ -21,7 +21,6 @@ from hfmem.model.expected import expected_groups, uniform_dtype
 from hfmem.model.inventory import Component
 from hfmem.model.matching import Expected, Match, Matcher
 from hfmem.model.names import classify, core, is_buffer_name, is_router
-from hfmem.model.quantized import stored_as_said
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +221,8 @@ def _without_headers(
     by_component, active = tally(plain, locator)
     stored: tuple[TensorGroup, ...] = plain
     if quantization is not None:
+        from hfmem.model.quantized import stored_as_said  # its schemes take longer to load than most estimates to make
+
         packed = stored_as_said(plain, quantization)
         stored = plain if packed is None else packed
         if not known:
