@@ -22,6 +22,7 @@ from hfmem.model.layers import (
     CcaState,
     DeltaNetState,
     FullAttention,
+    IndexedAttention,
     Mamba1State,
     Mamba2State,
     NoCache,
@@ -243,6 +244,23 @@ CASES = {
     "recurrent_gemma": Case(default("recurrent_gemma"), 2_010_263_040, 2_010_263_040, 0, None),
     "rwkv": Case(default("rwkv"), 7_392_649_216, 7_392_649_216, 0, None),
     "bailing_hybrid": Case(default("bailing_hybrid"), 124_414_191_072, None, 7 * 1152, None),
+    "glm5_next": Case(default("glm5_next"), 313_786_889_214, None, 11 * 2 * (512 + 2 * 128 + 1), None),
+    "lfm3": Case(default("lfm3"), 1_728_801_536, 1_728_801_536, 6 * 2 * 4 * 128 * 2, 13 * 2048 * 7 * 2),
+    # the published count of RWKV-5-World-1B5
+    "rwkv5": Case(
+        {
+            "model_type": "rwkv5",
+            "hidden_size": 2048,
+            "num_hidden_layers": 24,
+            "head_size": 64,
+            "vocab_size": 65536,
+            "torch_dtype": "bfloat16",
+        },
+        1_577_754_624,
+        1_577_754_624,
+        0,
+        None,
+    ),
 }
 
 
@@ -390,6 +408,66 @@ def test_mamba2_projection_splits_part_by_part() -> None:
     assert isinstance(spec, TensorSpec) and isinstance(spec.split, Column)
     assert spec.split.parts == (8192, 8192, 128, 128, 128) and sum(spec.split.parts) == spec.shape[0]
     assert spec.split.kv_heads == (None, None, 1, 1, None)
+
+
+def test_qwen4_ngram_tables_have_prime_sizes() -> None:
+    text = {
+        "indexer_n_heads": 8,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 256,
+        "ple_layer_ids": [2, 5],
+        "num_hidden_layers": 8,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "ngram_vocab_size_base": 20000,
+        "dtype": "bfloat16",
+    }
+    arch = read_architecture({"model_type": "qwen4_exp", "text_config": text})
+    assert arch.expected_parameters() == 2_178_078_064  # transformers 5.23.0, meta device
+    tables = [s for s in arch.tensors if s.pattern.endswith("ngram_embedding.weight")]
+    assert [s.shape for s in tables] == [(321_280, 128), (323_584, 128)]
+    assert [len(layer.caches) for layer in arch.layers[:8]] == [1, 2, 1, 1, 2, 1, 1, 1]
+    assert arch.layers[3].caches == (IndexedAttention(16, 2, 256, 256, 256),)
+    with pytest.raises(ContradictionError, match="ple_layer_ids"):
+        read_architecture({"model_type": "qwen4_exp", "text_config": text | {"ple_layer_ids": [9]}})
+
+
+def test_plamo2_by_hand() -> None:
+    config = {
+        "model_type": "plamo2",
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "hidden_size_per_head": 128,
+        "num_key_value_heads": 1,
+        "mamba_d_state": 64,
+        "mamba_d_conv": 4,
+        "mamba_num_heads": 32,
+        "mamba_step": 2,
+        "intermediate_size": 8192,
+        "vocab_size": 100032,
+        "torch_dtype": "float32",
+    }
+    arch = read_architecture(config)
+    h, inner, rank = 2048, 32 * 128, 128
+    attention = h * (18 * 128) + 16 * 128 * h + 17 * 128
+    mamba = 2 * inner * h + inner * 4 + (rank + 128) * inner + 32 * rank + h * inner + 3 * 32 + rank + 128
+    every = 3 * 8192 * h + 4 * h
+    assert arch.expected_parameters() == 100032 * h + h + 8 * (attention + mamba) + 16 * every
+    assert [isinstance(c, FullAttention) for c in arch.caches()] == [False, True] * 8
+    assert arch.caches()[0] == Mamba2State(32, 128, 64, 0, 4)
+    middle = read_architecture(config | {"mamba_step": 4, "num_hidden_layers": 6})
+    assert [i for i, c in enumerate(middle.caches()) if isinstance(c, FullAttention)] == [2]
+
+
+def test_rwkv_matrix_states() -> None:
+    base = CASES["rwkv5"].config
+    assert set(read_architecture(dict(base)).caches()) == {RwkvState(2048, 2, 32, 64)}
+    arch = read_architecture(base | {"model_type": "rwkv6", "hidden_size": 4096})
+    (mix,) = [s for s in arch.tensors if s.pattern.endswith("time_maa_w1")]
+    assert mix.shape == (4096, 5 * 64)
+    with pytest.raises(ContradictionError, match="attention_hidden_size"):
+        read_architecture(base | {"attention_hidden_size": 2050})
 
 
 @pytest.mark.parametrize("name", CASES)
