@@ -117,9 +117,10 @@ def kolibri1(cfg: Config) -> Architecture:
     m.attention(qk_norm="head")
     width, num_experts = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts")
     top_k = cfg.positive("num_experts_per_tok")
-    m.experts("mlp", width, num_experts, top_k, correction="gate.e_score_correction_bias")
+    m.experts("mlp", width, num_experts, top_k)
+    m.each("moe.router.expert_bias", (num_experts,), Component.EXPERTS, buffer=True)
     m.gated(cfg.positive("shared_expert_intermediate_size"), "mlp.shared_experts")
-    m.norms(*_PAIR, "post_self_attn_layernorm", "post_mlp_layernorm")
+    m.norms(*_PAIR, "post_attn_norm", "post_ffn_norm")
     return m.close("kolibri1", typed_layers(cfg, m.d, lambda i: (i + 1) % 5 == 0))
 
 
@@ -128,7 +129,7 @@ def flint(cfg: Config) -> Architecture:
     m = Draft(cfg)
     bias, n = cfg.flag("attention_bias", default=False), m.d.num_layers
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
-    m.each("self_attn.sinks", (m.d.num_heads,), Component.ATTENTION, None, Column())
+    m.each("self_attn.softmax_offset", (m.d.num_heads,), Component.ATTENTION, None, Column())
     dense, step = cfg.opt_list("mlp_only_layers"), cfg.positive("decoder_sparse_step")
     dense = [0, 1] if dense is None else dense  # configuration_flint.py's default
     num_experts = cfg.need_int("num_experts")
