@@ -32,6 +32,8 @@ _DOWNCASTS: Final = frozenset({"vllm", "sglang"})
 _BUFFER_PARAMETERS: Final = ("e_score_correction_bias", "gate.bias", "expert_bias", "tid2eid")
 #: models whose vLLM class keeps the vocabulary as it is (`whisper.py`)
 _UNPADDED_VOCAB: Final = frozenset({"whisper"})
+#: models whose fused projection has a bias for q, k and v together
+_FUSED_BIAS: Final = frozenset({"whisper"})
 #: model type → tensors that vLLM's class keeps whole on every rank: towers that run as transformers' modules
 _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "gemma3n": ("model.vision_tower.", "model.audio_tower."),
@@ -40,6 +42,8 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
     "qwen3_asr": ("thinker.audio_tower.",),
 }
+#: parts that vLLM and SGLang do not build: they serve the thinker, not the voice
+_NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
 #: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
 _SINK_HEADS: Final = 64
 
@@ -131,7 +135,7 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
 
 def _loaded(spec: TensorSpec, engine: str) -> bool:
     """Whether an engine makes room for the tensor."""
-    if spec.component is Component.MTP:
+    if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
         return False
     if spec.buffer:
         return engine in _PADS and spec.pattern.endswith(_BUFFER_PARAMETERS)
@@ -147,7 +151,7 @@ def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine:
         loaded = _loaded(spec, engine) and not _only_in(spec, unused)
         size = spec.elements * _share(spec, sharding) if loaded else Fraction(0)
         if loaded and engine in _PADS and spec.pattern.endswith(".k_proj.weight"):
-            if _fused_bias(spec.pattern, biases):
+            if arch.model_type in _FUSED_BIAS and _fused_bias(spec.pattern, biases):
                 size += spec.shape[0] * _share(spec, sharding)
             stem = spec.pattern.removesuffix("k_proj.weight")
             # where keys are the values too (Gemma 4), the fused projection holds them twice
@@ -224,9 +228,9 @@ def _bytes(
                 totals[0] += match.count * group.tensor_bytes
                 continue
             spec = expected.spec
-            if match.expected is not None and not _stored_and_loaded(spec):
+            if match.expected is not None and spec.tied_to is not None:
                 continue
-            if spec.component is Component.MTP:
+            if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
@@ -250,10 +254,6 @@ def _same_module(pattern: str, expected: Expected) -> bool:
     """Whether a stored tensor belongs to the expected one's own module: `q_proj.qweight` to `q_proj.weight`."""
     module = expected.core.rpartition(".")[0]
     return core(pattern).startswith((f"{module}.", f"{expected.core}."))
-
-
-def _stored_and_loaded(spec: TensorSpec) -> bool:
-    return spec.tied_to is None and spec.component is not Component.MTP
 
 
 def _group_share(group: TensorGroup, spec: TensorSpec, sharding: Sharding, is_spec: bool) -> Fraction:
