@@ -45,11 +45,36 @@ def test_the_message_names_family_and_keys() -> None:
         ({"sliding_window": 4096}, "mistral"),
         ({"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "n_routed_experts": 256}, "deepseek_v3"),
         ({"model_type": "qwen3_turbo"}, "qwen3"),
+        ({"block_configs": []}, "nemotron-nas"),
         ({"architectures": ["Gemma2ForCausalLM"]}, "gemma2"),
     ],
 )
 def test_the_nearest(extra: dict[str, object], family: str) -> None:
     assert f"nearest: {family} " in refusal(PLAIN | extra)
+
+
+def test_families_whose_code_is_in_their_repos_are_candidates() -> None:
+    config = {
+        "model_type": "chatty",
+        "num_layers": 28,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "kv_channels": 128,
+    }
+    more = {"multi_query_attention": True, "multi_query_group_num": 2, "padded_vocab_size": 65024, "mixture": 3}
+    assert "nearest: chatglm (differs in: mixture)" in refusal(config | more)
+
+
+def test_what_old_configs_all_hold_is_no_difference() -> None:
+    settings = {
+        "num_beams": 1,
+        "temperature": 1.0,
+        "bad_words_ids": None,
+        "output_scores": False,
+        "id2label": {"0": "A"},
+    }
+    assert refusal(PLAIN | settings) == refusal(PLAIN)
+    assert "nearest: llama (same keys)" in refusal(PLAIN)
 
 
 def test_a_key_of_every_transformer_that_is_missing_is_named() -> None:

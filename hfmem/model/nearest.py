@@ -15,9 +15,121 @@ _IRRELEVANT: Final = re.compile(
     r"dropout|dropout_prob$|_token_id$|_eps$|epsilon|initializer|activation|_act$|^hidden_act|loss|use_cache|return_|problem_type"
     r"|id2label|label2id|transformers_version|^is_|chunk_size_feed|jitter|_theta$|rope_|rotary_base|_coef$|torchscript|name_or_path"
     r"|layerdrop|pruned_heads|finetuning|^task_|gradient|scaling$|^auto_map$|^architectures$|^model_type$|dtype$|^_|attn_implementation"
-    r"|attention_dropout|flash_attn|^use_flash|pretraining_tp|^bos|^eos|^pad|quantization_config|tokenizer|_config$|max_length$"
+    r"|attention_dropout|flash_attn|^use_flash|pretraining_tp|^bos|^eos|^pad_token|quantization_config|tokenizer|_config$|max_length$"
     r"|^unsloth|^seq_aux$|scoring_func|topk_method|norm_topk|aux_loss|init_|embd_pdrop|attn_pdrop|resid_pdrop|summary_"
 )
+
+#: what older transformers wrote into every config.json: generation settings and fields of the base class
+_BASE: Final = frozenset(
+    (
+        *(
+            "add_cross_attention",
+            "architecture",
+            "bad_words_ids",
+            "begin_suppress_tokens",
+            "bf16",
+            "cross_attention_hidden_size",
+        ),
+        *(
+            "diversity_penalty",
+            "do_sample",
+            "early_stopping",
+            "encoder_no_repeat_ngram_size",
+            "exponential_decay_length_penalty",
+        ),
+        *(
+            "forced_bos_token_id",
+            "forced_eos_token_id",
+            "fp16",
+            "fp32",
+            "length_penalty",
+            "min_length",
+            "no_repeat_ngram_size",
+        ),
+        *(
+            "num_beam_groups",
+            "num_beams",
+            "num_return_sequences",
+            "output_attentions",
+            "output_hidden_states",
+            "output_scores",
+        ),
+        *(
+            "output_past",
+            "output_router_logits",
+            "prefix",
+            "remove_invalid_values",
+            "repetition_penalty",
+            "suppress_tokens",
+        ),
+        *(
+            "temperature",
+            "template",
+            "tie_encoder_decoder",
+            "top_k",
+            "top_p",
+            "typical_p",
+            "use_bfloat16",
+            "use_ipex",
+            "version",
+        ),
+    )
+)
+
+_LLAMA_KEYS: Final = frozenset(
+    (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        *("vocab_size", "max_position_embeddings", "tie_word_embeddings"),
+    )
+)
+#: keys of classes that live in their repos and not in transformers, as their published configs have them
+_REMOTE: Final[dict[str, frozenset[str]]] = {
+    "chatglm": frozenset(
+        (
+            *(
+                "num_layers",
+                "hidden_size",
+                "ffn_hidden_size",
+                "kv_channels",
+                "num_attention_heads",
+                "multi_query_attention",
+            ),
+            *(
+                "multi_query_group_num",
+                "padded_vocab_size",
+                "vocab_size",
+                "seq_length",
+                "add_bias_linear",
+                "add_qkv_bias",
+            ),
+            *("rmsnorm", "post_layer_norm", "apply_residual_connection_post_layernorm", "pre_seq_len", "original_rope"),
+            *("fp32_residual_connection", "prefix_projection", "quantization_bit", "tie_word_embeddings"),
+        )
+    ),
+    "qwen": _LLAMA_KEYS
+    | {"kv_channels", "no_bias", "seq_length", "rotary_pct", "use_logn_attn", "use_dynamic_ntk", "onnx_safe", "visual"},
+    "RefinedWeb": frozenset(
+        ("n_head", "n_head_kv", "n_layer", "hidden_size", "vocab_size", "alibi", "bias", "parallel_attn", "multi_query")
+    ),
+    "minicpm": _LLAMA_KEYS | {"scale_emb", "scale_depth", "dim_model_base"},
+    "minimax_m1": _LLAMA_KEYS
+    | {"attn_type_list", "postnorm", "head_dim", "rotary_dim", "num_local_experts", "num_experts_per_tok"}
+    | {f"layernorm_{part}_{ab}" for part in ("full_attention", "linear_attention", "mlp") for ab in ("alpha", "beta")},
+    "nemotron-nas": _LLAMA_KEYS | {"block_configs"},
+    "mixformer-sequential": frozenset(
+        (
+            "n_embd",
+            "n_head",
+            "n_head_kv",
+            "n_inner",
+            "n_layer",
+            "n_positions",
+            "rotary_dim",
+            "vocab_size",
+            "tie_word_embeddings",
+        )
+    ),
+}
 
 #: what tells that a config describes a transformer at all, under the names of `blocks`
 _ESSENTIAL: Final = (
@@ -68,7 +180,12 @@ def relevant_keys(data: Mapping[str, Any]) -> frozenset[str]:
         nested = data.get(name)
         if isinstance(nested, Mapping):
             keys |= {key for key in nested if isinstance(key, str)}
-    return frozenset(key[:80] for key in keys if not _IRRELEVANT.search(key))
+    return frozenset(key[:80] for key in keys if key not in _BASE and not _IRRELEVANT.search(key))
+
+
+def family_keys(model_type: str) -> frozenset[str]:
+    """Keys that have a meaning for a known model_type; empty where no list of them is at hand."""
+    return class_keys(model_type) or _REMOTE.get(model_type, frozenset())
 
 
 def nearest_family(data: Mapping[str, Any], model_type: str, candidates: Iterable[str]) -> Nearest | None:
@@ -87,7 +204,7 @@ def nearest_family(data: Mapping[str, Any], model_type: str, candidates: Iterabl
     common = {name: place for place, name in enumerate(_COMMON)}
     best: tuple[tuple[bool, int, bool, int, int, int], str] | None = None
     for order, name in enumerate(known):
-        own = class_keys(name)
+        own = family_keys(name)
         if not keys & own:
             continue
         score = (
@@ -102,7 +219,7 @@ def nearest_family(data: Mapping[str, Any], model_type: str, candidates: Iterabl
             best = (score, name)
     if best is None:
         return None
-    own = class_keys(best[1])
+    own = family_keys(best[1])
     missing = [
         next(name for name in names if name in own)
         for names in _ESSENTIAL

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol, cast
 
 from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
-from hfmem.model.config import Config, class_keys
-from hfmem.model.nearest import class_family, nearest_family, relevant_keys
+from hfmem.model.config import Config
+from hfmem.model.nearest import class_family, family_keys, nearest_family, relevant_keys
 
 
 class Family(Protocol):
@@ -355,7 +355,8 @@ def _refusal(data: Mapping[str, Any], file: str, model_type: str) -> str:
 
 
 def _assumption(data: Mapping[str, Any], file: str, model_type: str, assumed: str) -> Note:
-    unknown = sorted(relevant_keys(data) - class_keys(assumed)) if class_keys(assumed) else []
+    known = family_keys(assumed)
+    unknown = sorted(relevant_keys(data) - known) if known else []
     ignored = f"; keys without a meaning there: {', '.join(unknown[:8])}" if unknown else ""
     what = f'model_type "{model_type[:80]}"' if model_type else "a config without model_type"
     return Note("assumed_architecture", f"{file}: {what} is read as {assumed}, as told (--assume){ignored}")
