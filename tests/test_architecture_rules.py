@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -32,10 +33,20 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports(path: Path) -> tuple[str, ...]:
     """Full names of all modules that a file imports, inside functions too; type-checking blocks included."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     package = ("hfmem", *path.relative_to(ROOT).with_suffix("").parts)[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -109,7 +120,7 @@ def test_nothing_unpickles_or_evaluates() -> None:
         )
         calls = {
             node.func.id
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(tree(path))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
         assert not calls & {"eval", "exec", "__import__"}, name
@@ -120,7 +131,7 @@ def test_config_keys_are_never_guessed() -> None:
     for name, path in MODULES.items():
         if not name.startswith("model."):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
                 assert len(node.args) < 3, f"{name}: getattr with a default, line {node.lineno}"
 

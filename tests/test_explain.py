@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 
 import pytest
 
+from hfmem.cli import main
 from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -203,3 +205,46 @@ def test_markdown_cells_stay_cells() -> None:
     assert lines[0] == "## a\\|b&lt;script>"
     rows = [line for line in lines if line.startswith("|")]
     assert all(line.count("|") - line.count("\\|") == 5 for line in rows)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        main(["explain", *words])
+    assert left.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_command(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("meta-llama/Meta-Llama-3-8B", "--ctx", "128000", "--engine", "ideal", "--offline")
+    text = run(capsys, *words)
+    assert "→ 8,030,261,248 parameters" in text
+    assert "= 67,108,864,000 bytes" in text
+    told = json.loads(run(capsys, *words, "--json"))
+    assert [part["title"] for part in told["sections"]] == [
+        "Parameters",
+        "Weights",
+        "Cache per token",
+        "Cache at 128,000 tokens",
+        "Total",
+    ]
+    assert told["total_bytes"] == 16_060_522_496 + 128_000 * 131_072
+    assert run(capsys, *words, "--markdown").startswith("## meta-llama/Meta-Llama-3-8B\n")
+
+
+def test_command_counts_overhead_and_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        "--ctx",
+        "8192",
+        "--batch",
+        "10",
+        "--engine",
+        "ideal",
+        "--overhead",
+        "10%",
+        "--device-memory",
+        "40GB",
+        "--json",
+    )
+    told = json.loads(run(capsys, "meta-llama/Llama-2-13b-hf", "--offline", *words))
+    (devices,) = (part for part in told["sections"][-1]["steps"] if part["unit"] == "GPUs")
+    assert devices["result"] == 3

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, json_text, say_stats, show, write
+from hfmem.cli.output import fetching, json_text, say, say_stats, show, write
 
 
 def explain(
@@ -47,6 +47,8 @@ def explain(
         read = read_model(model, revision=revision, assume=assume, fetch=fetch)
     if verbose:
         say_stats(model, read.facts.stats)
+    for note in read.notes:
+        say(f"warning: {note.message}")
     told = run(
         read,
         context=context,
