@@ -771,6 +771,26 @@ def test_heads_by_published_class() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model_type", "published", "heads"),
+    [
+        ("qwen2", "Qwen2ForTokenClassification", {"score.weight": (3, 64), "score.bias": (3,)}),
+        ("gpt_neox", "GPTNeoXForTokenClassification", {"classifier.weight": (3, 64), "classifier.bias": (3,)}),
+        ("llama", "LlamaForSequenceClassification", {"score.weight": (3, 64)}),
+        (
+            "qwen2",
+            "Qwen2ForProcessRewardModel",
+            {"score.0.weight": (64, 64), "score.0.bias": (64,), "score.2.weight": (3, 64), "score.2.bias": (3,)},
+        ),
+        ("internlm2", "InternLM2ForRewardModel", {"v_head.weight": (1, 64)}),
+    ],
+)
+def test_task_heads(model_type: str, published: str, heads: dict[str, tuple[int, ...]]) -> None:
+    arch = read(model_type, **SMALL, architectures=[published], id2label={"0": "a", "1": "b", "2": "c"})
+    assert {s.pattern: s.shape for s in arch.tensors if s.component == "other" and not s.buffer} == heads
+    assert not [s for s in arch.tensors if s.component == "lm_head"]
+
+
+@pytest.mark.parametrize(
     ("model_type", "keys"),
     [
         ("qwen", {"hidden_size": 64}),

@@ -17,6 +17,7 @@ from hfmem.model.blocks import VOCAB, Dims
 from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row, Split
 from hfmem.model.layers import Layer, SlidingAttention
+from hfmem.model.task_heads import head_tensors, task_of
 
 #: roots that a bare `…Model` class does not write before its tensors' names
 _ROOTS: Final = ("model.", "transformer.", "gpt_neox.", "biogpt.")
@@ -33,6 +34,7 @@ class Draft:
         tied: whether the output projection shares the embedding's storage; `tie_word_embeddings` when None.
         untold_tie: what an absent `tie_word_embeddings` means where no class default is known (remote code).
         embed_dim: width of the embedding where it is not the hidden size.
+        classifier, tagger: what the class calls its head for sequences, for tokens.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Draft:
         tied: bool | None = None,
         untold_tie: bool = False,
         embed_dim: int | None = None,
+        classifier: str = "score",
+        tagger: str = "score",
     ) -> None:
         self.cfg = cfg
         self.d = d or blocks.read_dims(cfg)
@@ -59,7 +63,9 @@ class Draft:
         self.norm_bias = norm_bias
         self.moe: tuple[int, int] | None = None
         self.intermediate: int | None = None
+        self.task = task_of(cfg)
         self._layers, self._embed, self._head, self._final = layers, embed, head, final
+        self._classifier, self._tagger = classifier, tagger
         blocks.embedding(self.inv, f"{embed}.weight", self.vocab, self.width)
 
     def at(self, tail: str) -> str:
@@ -238,15 +244,15 @@ class Draft:
     ) -> Architecture:
         """Add the last norm and the head that the published class has, and put the architecture together.
 
-        A `…ForSequenceClassification` class has `score` instead of the output projection, a bare `…Model` none and writes its
-        tensors without the root's name. `intermediate` is the `intermediate_size` to report (default: the first feed-forward's).
+        A bare `…Model` has no head and writes its tensors without the root's name. `intermediate` is the `intermediate_size` to
+        report (default: the first feed-forward's).
         """
         if final:
             blocks.norm(self.inv, self._final, None, self.d.hidden, bias=self.norm_bias)
-        kind = _head_kind(self.cfg)
-        if kind == "classifier":
-            self.inv.add("score.weight", (_num_labels(self.cfg), self.d.hidden), Component.OTHER)
-        elif kind == "lm" and head:
+        if self.task != "lm":
+            for name, shape in head_tensors(self.task, self.cfg, self.d.hidden, self._classifier, self._tagger).items():
+                self.inv.add(name, shape, Component.OTHER)
+        elif head:
             tied_to = f"{self._embed}.weight" if self.tied else None
             blocks.lm_head(self.inv, f"{self._head}.weight", self.vocab, self.width, tied_to)
             if head_bias:
@@ -269,28 +275,7 @@ class Draft:
             top_k=top_k,
             notes=notes,
         )
-        return _without_root(arch) if kind == "none" else arch
-
-
-def _head_kind(cfg: Config) -> str:
-    """What sits on the decoder by its published class: "lm", "classifier" or "none" (a bare `…Model`, as embedders are)."""
-    classes = cfg.published("architectures")
-    name = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
-    if name.endswith(("ForSequenceClassification", "ForRewardModel")):
-        return "classifier"
-    # ChatGLM's and the GPTs' language models are also called …Model
-    if name.endswith("Model") and not name.endswith(("LMHeadModel", "HeadsModel", "ChatGLMModel")):
-        return "none"
-    return "lm"
-
-
-def _num_labels(cfg: Config) -> int:
-    """`num_labels`, else the length of `id2label`, else 2: what transformers' configuration base class assumes."""
-    count = cfg.published("num_labels")
-    if isinstance(count, int) and not isinstance(count, bool) and count > 0:
-        return count
-    names = cfg.published("id2label")
-    return len(names) if isinstance(names, dict) and names else 2
+        return _without_root(arch) if self.task == "none" else arch
 
 
 def _without_root(arch: Architecture) -> Architecture:

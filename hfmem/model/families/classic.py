@@ -53,7 +53,7 @@ def opt(cfg: Config) -> Architecture:
 
 def bloom(cfg: Config) -> Architecture:
     """BLOOM, BLOOMZ: ALiBi, a norm on the embedding, biases everywhere; files name tensors without `transformer.`."""
-    m = Draft(cfg, layers="h.{}", embed="word_embeddings", final="ln_f", norm_bias=True)
+    m = Draft(cfg, layers="h.{}", embed="word_embeddings", final="ln_f", norm_bias=True, tagger="classifier")
     blocks.norm(m.inv, "word_embeddings_layernorm", None, m.d.hidden, bias=True)
     m.qkv("self_attention.query_key_value", bias=True)
     m.linear("self_attention.dense", m.d.hidden, m.d.hidden, Row(), bias=True)
@@ -85,6 +85,7 @@ def mpt(cfg: Config) -> Architecture:
         final=f"{root}.norm_f",
         norm_bias=bias,
         untold_tie=True,
+        tagger="classifier",
     )
     # HF's class always uses ALiBi; MosaicML's has a position table where nothing replaces it
     replaced = attn.flag("alibi", default=True) or attn.flag("rope", default=False)
@@ -134,6 +135,7 @@ def _falcon(cfg: Config, *, new: bool, multi_query: bool) -> Architecture:
         final=f"{root}.ln_f",
         norm_bias=True,
         untold_tie=True,
+        tagger="classifier",
     )
     bias = cfg.flag("bias", default=False)
     m.qkv("self_attention.query_key_value", bias=bias)
@@ -268,6 +270,7 @@ def biogpt(cfg: Config) -> Architecture:
         head="output_projection",
         final=f"{root}.layer_norm",
         norm_bias=True,
+        tagger="classifier",
     )
     rows = cfg.positive(*blocks.POSITIONS) + 2
     m.inv.add(f"{root}.embed_positions.weight", (rows, m.d.hidden), Component.EMBEDDING)

@@ -134,7 +134,13 @@ def modernbert_decoder(cfg: Config) -> Architecture:
 
     The first layer has no norm before attention (the embedding's own serves).
     """
-    m = Draft(cfg, embed="model.embeddings.tok_embeddings", head="decoder", final="model.final_norm")
+    m = Draft(
+        cfg,
+        embed="model.embeddings.tok_embeddings",
+        head="decoder",
+        final="model.final_norm",
+        classifier="classifier",
+    )
     m.norm_bias = _bias(cfg, "norm_bias")
     bias = _bias(cfg)
     norm(m.inv, "model.embeddings.norm", None, m.d.hidden, bias=m.norm_bias)
@@ -142,10 +148,12 @@ def modernbert_decoder(cfg: Config) -> Architecture:
     m.fused_gated(cfg.positive("intermediate_size"), "mlp.Wi", "mlp.Wo", bias=_bias(cfg, "mlp_bias"))
     m.norms("attn_norm", layers=range(1, m.d.num_layers))
     m.norms("mlp_norm")
-    m.inv.add("lm_head.dense.weight", (m.d.hidden, m.d.hidden), Component.LM_HEAD)
-    if _bias(cfg, "classifier_bias"):
-        m.inv.add("lm_head.dense.bias", (m.d.hidden,), Component.LM_HEAD)
-    norm(m.inv, "lm_head.norm", None, m.d.hidden, bias=m.norm_bias)
+    if m.task != "none":
+        head = "lm_head" if m.task == "lm" else "head"
+        m.inv.add(f"{head}.dense.weight", (m.d.hidden, m.d.hidden), Component.LM_HEAD)
+        if _bias(cfg, "classifier_bias"):
+            m.inv.add(f"{head}.dense.bias", (m.d.hidden,), Component.LM_HEAD)
+        norm(m.inv, f"{head}.norm", None, m.d.hidden, bias=m.norm_bias)
     every = cfg.opt_int("global_attn_every_n_layers") or 3  # configuration_modernbert_decoder.py's default
     local = cfg.need_int("local_attention")
     types = cfg.opt_list("layer_types") or [

@@ -60,7 +60,7 @@ def gpt2(cfg: Config) -> Architecture:
     """GPT-2, GPT-SW3 and kin. openai-community's files name tensors without the leading `transformer.`."""
     if cfg.flag("add_cross_attention", default=False):
         cfg.choice("add_cross_attention", "true", ("false",))
-    m = Draft(cfg, layers="h.{}", embed="wte", final="ln_f", norm_bias=True)
+    m = Draft(cfg, layers="h.{}", embed="wte", final="ln_f", norm_bias=True, tagger="classifier")
     positions(m, "wpe.weight")
     _gpt2_block(m, _inner(cfg, m.d))
     _mask(m, "attn", "bias", "masked_bias")
@@ -83,7 +83,14 @@ def openai_gpt(cfg: Config) -> Architecture:
 
 def ctrl(cfg: Config) -> Architecture:
     """CTRL: sinusoidal positions, a bias on the tied output projection."""
-    m = Draft(cfg, layers="transformer.h.{}", embed="transformer.w", final="transformer.layernorm", norm_bias=True)
+    m = Draft(
+        cfg,
+        layers="transformer.h.{}",
+        embed="transformer.w",
+        final="transformer.layernorm",
+        norm_bias=True,
+        classifier="classifier",
+    )
     attn = "multi_head_attention"
     m.attention(attn, qkv_bias=True, o_bias=True, names=("Wq", "Wk", "Wv", "dense"))
     m.plain(cfg.positive("dff"), "ffn", ("0", "2"), bias=True)
@@ -117,7 +124,14 @@ def gpt_neo(cfg: Config) -> Architecture:
 
     transformers masks them but keeps their whole history (its cache reads `layer_types`, which this class has not).
     """
-    m = Draft(cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f", norm_bias=True)
+    m = Draft(
+        cfg,
+        layers="transformer.h.{}",
+        embed="transformer.wte",
+        final="transformer.ln_f",
+        norm_bias=True,
+        tagger="classifier",
+    )
     positions(m, "transformer.wpe.weight")
     attn = "attn.attention"
     m.attention(attn, o_bias=True, names=("q_proj", "k_proj", "v_proj", "out_proj"))
@@ -158,6 +172,7 @@ def gpt_neox(cfg: Config) -> Architecture:
         head="embed_out",
         final="gpt_neox.final_layer_norm",
         norm_bias=True,
+        tagger="classifier",
     )
     bias = cfg.flag("attention_bias", default=True)  # GPTNeoXConfig's default
     m.qkv("attention.query_key_value", bias=bias)
@@ -196,7 +211,15 @@ def gpt_bigcode(cfg: Config) -> Architecture:
     d = blocks.read_dims(cfg)
     if cfg.flag("multi_query", default=True):
         d = replace(d, num_kv_heads=1)
-    m = Draft(cfg, d=d, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f", norm_bias=True)
+    m = Draft(
+        cfg,
+        d=d,
+        layers="transformer.h.{}",
+        embed="transformer.wte",
+        final="transformer.ln_f",
+        norm_bias=True,
+        tagger="classifier",
+    )
     positions(m, "transformer.wpe.weight")
     m.qkv("attn.c_attn", bias=True)
     m.linear("attn.c_proj", d.hidden, d.hidden, Row(), bias=True)

@@ -193,6 +193,9 @@ def internlm2(cfg: Config) -> Architecture:
     m.linear("attention.wo", m.d.hidden, m.d.num_heads * m.d.head_dim, Row(), bias=bias)
     m.gated(cfg.positive("intermediate_size"), "feed_forward", names=("w1", "w3", "w2"))
     m.norms("attention_norm", "ffn_norm")
+    if m.task == "reward":  # InternLM2ForRewardModel
+        m.inv.add("v_head.weight", (1, m.d.hidden), Component.OTHER)
+        m.task = "reward by v_head"
     return m.close("internlm2", full_layers(m.d))
 
 
