@@ -167,7 +167,7 @@ def at_context(arch: Architecture, serving: Serving, ideal: CacheBytes, engine: 
         steps.append(
             Step("Nothing is kept between tokens", "0", 0, "bytes", "an encoder, or a model without attention")
         )
-    if (naive := _naive(arch, serving, fmt)) is not None and naive.result != ideal.bytes:
+    if ideal.bytes and (naive := _naive(arch, serving, fmt)) is not None and naive.result != ideal.bytes:
         ratio = (
             f"{naive.result / ideal.bytes:,.1f} × too much"
             if ideal.bytes and naive.result > ideal.bytes

@@ -107,7 +107,8 @@ def _component_steps(arch: Architecture, component: Component, within_layers: bo
     specs = [s for s in specs if s.tied_to is None]
     title = _TITLES[component]
     if component is Component.NORM and within_layers is False:
-        title = "Final norm" if len(specs) <= 2 else "Norms outside the layers"
+        final = len(specs) <= 2 and not any("embed" in s.pattern.lower() for s in specs)
+        title = "Final norm" if final else "Norms outside the layers"
     steps = []
     groups = _by_layers(specs)
     if component in (Component.VISION, Component.MTP, Component.OTHER):
