@@ -245,6 +245,7 @@ CASES = {
     "rwkv": Case(default("rwkv"), 7_392_649_216, 7_392_649_216, 0, None),
     "bailing_hybrid": Case(default("bailing_hybrid"), 124_414_191_072, None, 7 * 1152, None),
     "glm5_next": Case(default("glm5_next"), 313_786_889_214, None, 11 * 2 * (512 + 2 * 128 + 1), None),
+    "lfm2_vl": Case(default("lfm2_vl"), 2_812_857_088, 2_812_857_088, 32 * 2 * 8 * 80 * 2, 0),
     "lfm3": Case(default("lfm3"), 1_728_801_536, 1_728_801_536, 6 * 2 * 4 * 128 * 2, 13 * 2048 * 7 * 2),
     # the published count of RWKV-5-World-1B5
     "rwkv5": Case(

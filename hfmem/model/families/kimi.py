@@ -86,6 +86,20 @@ def kimi_k25(cfg: Config) -> Architecture:
     return _wrapped(cfg, text, inner, "kimi_k25")
 
 
+def kimi_vl(cfg: Config) -> Architecture:
+    """Kimi-VL: DeepSeek V3's text model with the first MoonViT (vLLM 0.33.0 `kimi_vl.py`, `moonvit.py`)."""
+    text, inner = text_part(cfg, model_type="deepseek_v3")
+    inv, vision = Inventory(), cfg.sub("vision_config", model_type="moonvit")
+    count = moonvit(tower(inv, "vision_tower."), vision)
+    height, across = side(vision, "merge_kernel_size")
+    width = vision.positive("hidden_size")
+    merged, projector = width * height * across, tower(inv, "multi_modal_projector.")
+    projector.norm("pre_norm", width)
+    projector.linear("linear_1", merged, merged)
+    projector.linear("linear_2", inner.hidden_size, merged)
+    return wrap(cfg, text, inner, "kimi_vl", WHOLE, inv, tower_layers(count))
+
+
 def kimi_k3(cfg: Config) -> Architecture:
     """Kimi K3: Kimi Linear's text model, enlarged, in the same wrapper."""
     text = text_config(cfg, model_type="kimi_linear")

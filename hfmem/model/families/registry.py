@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -11,7 +10,6 @@ from typing import Any, Final, Protocol, cast
 from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
-from hfmem.model.nearest import class_family, family_keys, nearest_family, relevant_keys
 
 
 class Family(Protocol):
@@ -327,8 +325,14 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
         MissingKeyError, ContradictionError: the family's rule found a key absent or impossible.
     """
     published = data.get("model_type")
-    model_type = (published if isinstance(published, str) else "") or class_family(data, FAMILIES) or ""
+    model_type = published if isinstance(published, str) else ""
+    if not model_type:
+        from hfmem.model.nearest import class_family  # a config that says nothing is rare
+
+        model_type = class_family(data, FAMILIES) or ""
     if assume is not None and assume not in FAMILIES:
+        import difflib
+
         near = difflib.get_close_matches(assume, FAMILIES, n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UnknownArchitectureError(f"--assume {assume[:80]}: no such architecture{hint}")
@@ -349,6 +353,8 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
 
 def _refusal(data: Mapping[str, Any], file: str, model_type: str) -> str:
     """`config.json: model_type "foo9" is not known; nearest: llama (differs in: attn_mix). --assume llama to go on`."""
+    from hfmem.model.nearest import nearest_family  # for refusals only
+
     near = nearest_family(data, model_type, FAMILIES)
     hint = ""
     if near is not None:
@@ -360,6 +366,8 @@ def _refusal(data: Mapping[str, Any], file: str, model_type: str) -> str:
 
 
 def _assumption(data: Mapping[str, Any], file: str, model_type: str, assumed: str) -> Note:
+    from hfmem.model.nearest import family_keys, relevant_keys
+
     known = family_keys(assumed)
     unknown = sorted(relevant_keys(data) - known) if known else []
     ignored = f"; keys without a meaning there: {', '.join(unknown[:8])}" if unknown else ""
