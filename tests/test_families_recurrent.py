@@ -262,6 +262,26 @@ CASES = {
         0,
         None,
     ),
+    # the published count of RWKV7-Goose-World3-1.5B
+    "rwkv7": Case(
+        {
+            "model_type": "rwkv7",
+            "hidden_size": 2048,
+            "num_hidden_layers": 24,
+            "head_dim": 64,
+            "vocab_size": 65536,
+            "decay_low_rank_dim": 96,
+            "gate_low_rank_dim": 256,
+            "a_low_rank_dim": 96,
+            "v_low_rank_dim": 64,
+            "hidden_ratio": 4.0,
+            "torch_dtype": "bfloat16",
+        },
+        1_527_404_544,
+        1_527_404_544,
+        0,
+        None,
+    ),
 }
 
 

@@ -303,6 +303,8 @@ FAMILIES: Final[dict[str, str]] = {
     "qwen3_omni_moe_text": "moe:qwen3_moe",
     "kimi_vl": "kimi:kimi_vl",
     "lfm2_vl": "lfm2_vl:lfm2_vl",
+    "rwkv7": "rwkv:rwkv7",
+    "rwkv7_fla": "rwkv:rwkv7",
 }
 
 
