@@ -645,6 +645,13 @@ def test_ffn_width_rounds_up_to_256() -> None:
 def test_deci_lists_kv_heads_by_layer() -> None:
     arch = read("deci", **llama_keys(64, 3, 8, 8, 128, 100), num_key_value_heads_per_layer=[4, 2, 1])
     assert [c.num_kv_heads for c in arch.caches() if isinstance(c, FullAttention)] == [4, 2, 1]
+    # Deci/DeciLM-7B: 7,043,551,232 parameters by the Hub, 67 KV heads over 32 layers
+    seven = read(
+        "deci",
+        **llama_keys(4096, 32, 32, 32, 14336, 32000),
+        num_key_value_heads_per_layer=[4] * 10 + [2] * 5 + [1] * 17,
+    )
+    assert seven.expected_parameters() == 7_043_551_232
     with pytest.raises(ContradictionError, match="num_key_value_heads_per_layer"):
         read("deci", **llama_keys(64, 3, 8, 8, 128, 100), num_key_value_heads_per_layer=[4, 2])
 
