@@ -1,9 +1,9 @@
 """GGUF headers, read from however much of the file has arrived: keys, tensor names, shapes and types, never a weight.
 
 `GgufParser.feed` takes the next bytes and says how many it must see in all before it can go on, so that a caller may
-start small, grow geometrically and never fetch a byte twice. Long arrays (the vocabulary) are walked and dropped. The
-rules are llama.cpp's (`gguf.cpp`): versions 2 and 3 of either byte order, no key or tensor twice, rows that fill
-whole blocks, tensors one after another at the file's alignment.
+start small, grow geometrically and never fetch a byte twice; `likely` guesses how far the part being read will reach,
+so that it need not overshoot either. Long arrays (the vocabulary) are walked and dropped. The are llama.cpp's (`gguf.cpp`): versions 2 and 3 of either byte order, no key or tensor twice, rows that fill whole
+blocks, tensors one after another at the file's alignment.
 """
 
 from __future__ import annotations
@@ -47,11 +47,14 @@ FILE_TYPES: Final[Mapping[int, str]] = dict(
 )
 
 #: no header is this large: the largest vocabularies make some 20 MB
-MAX_HEADER_BYTES: Final = 128 << 20
+MAX_HEADER_BYTES: Final = 64 << 20
 _MAX_KEYS: Final = 1 << 16
 _MAX_TENSORS: Final = 1 << 20
 _MAX_NAME: Final = 1024
 _MAX_DIMENSIONS: Final = 4
+#: bytes of a tensor's entry and of a vocabulary's word, until some have been seen
+_TENSOR_GUESS: Final = 64
+_WORD_GUESS: Final = 16
 #: arrays up to this length are kept (they hold one value a layer), longer ones are counted
 _KEPT_ITEMS: Final = 1024
 _KEPT_TEXT: Final = 1 << 20
@@ -116,11 +119,16 @@ class GgufHeader:
 
 
 class GgufParser:
-    """Reads one header from bytes that arrive in order. `header` is None until `feed` has returned 0."""
+    """Reads one header from bytes that arrive in order. `header` is None until `feed` has returned 0.
+
+    `likely` is the file offset at which the array or the tensor list being read is expected to end, by the mean size of
+    its items so far; 0 where nothing tells.
+    """
 
     def __init__(self, file: str, file_size: int | None = None) -> None:
         self.file = file
         self.header: GgufHeader | None = None
+        self.likely = 0
         self._file_size = file_size
         self._buffer = bytearray()
         self._base = 0  # file offset of the buffer's first byte; what lies before was read and dropped
@@ -186,7 +194,9 @@ class GgufParser:
             raise FormatError(f"{self.file}: general.alignment is no power of two")
         tensors: dict[str, Fact] = {}
         last = end = 0  # where the data of the latest tensor ends, without and with its padding
-        for _ in range(num_tensors):
+        first = at
+        for done in range(num_tensors):
+            self.likely = at + (num_tensors - done) * ((at - first) // done if done else _TENSOR_GUESS)
             name, at = yield from self._text(at, order, _MAX_NAME)
             (rank,), at = yield from self._read(at, f"{order}I")
             if rank > _MAX_DIMENSIONS:
@@ -279,6 +289,7 @@ class GgufParser:
     def _skip_texts(self, at: int, order: str, count: int) -> Generator[int, None, int]:
         """Past `count` strings: the one loop that runs over a whole vocabulary."""
         read = struct.Struct(f"{order}Q").unpack_from
+        first, total = at, count
         while count:
             buffer, base, have = self._buffer, self._base, self.received
             while count and at + 8 <= have:
@@ -288,6 +299,8 @@ class GgufParser:
                 at, count = end, count - 1
             self._drop(at)
             if count:
+                done = total - count
+                self.likely = at + (count * (at - first) // done if done else count * _WORD_GUESS)
                 yield at + 8 if at + 8 > have else at + 8 + read(self._buffer, at - self._base)[0]
         return at
 
