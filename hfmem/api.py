@@ -5,12 +5,12 @@ Everything that the command line shows comes from here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from hfmem.checkpoint.quantization import QuantizationSummary, logical_groups, summarize
-from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
+from hfmem.checkpoint.logical import is_plain
 from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
 from hfmem.dtypes import CONFIG_NAMES, canonical
 from hfmem.errors import ContradictionError
@@ -22,7 +22,6 @@ from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture, Note
-from hfmem.model.crosscheck import check, contradictions
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
 from hfmem.report import (
@@ -40,6 +39,8 @@ from hfmem.report import (
 )
 
 if TYPE_CHECKING:
+    from hfmem.checkpoint.quantization import QuantizationSummary
+    from hfmem.checkpoint.quantization_config import Quantization
     from hfmem.plan.explain import Explanation
 
 #: what an estimate assumes for a model whose config names no maximum (state-space models)
@@ -83,26 +84,44 @@ def read_model(
         UnsupportedError: it was read, and no rule covers it, or (`strict`) it contradicts itself.
     """
     facts = load_model(model, revision=revision, options=fetch)
-    quantization = parse_quantization({facts.config_file: facts.config, **facts.extra})
+    quantization = _said_quantization(facts)
     architecture = read_architecture(facts.config, facts.config_file, assume)
     notes = [Note(code, message) for code, message in facts.warnings]
     checkpoint = facts.checkpoint
     packing: QuantizationSummary | None = None
-    if checkpoint is not None:
-        architecture = with_stored_dtype(architecture, checkpoint.groups)
-        logical = logical_groups(checkpoint, quantization)
-        packing = summarize(logical, quantization)
-        parameters = count_parameters(architecture, checkpoint, logical=logical)
-        found = check(architecture, checkpoint, logical)
-        if strict and (worst := contradictions(found)):
-            raise ContradictionError(f"{facts.repo_id}: {worst[0].message}")
-        notes += found
-    else:
+    if checkpoint is None:
         architecture = with_stored_dtype(architecture, quantized=quantization is not None)
         parameters = count_parameters(architecture, total_size=facts.index_total_size, quantization=quantization)
+    else:
+        architecture = with_stored_dtype(architecture, checkpoint.groups)
+        logical: Sequence[TensorGroup] = checkpoint.groups
+        if quantization is not None or not is_plain(checkpoint.groups):
+            from hfmem.checkpoint.quantization import logical_groups, summarize  # most models need no unpacking
+
+            unpacked = logical_groups(checkpoint, quantization)
+            logical, packing = unpacked, summarize(unpacked, quantization)
+        parameters = count_parameters(architecture, checkpoint, logical=logical)
+        if facts.source != "catalog" or assume is not None:  # its entries were checked when they were made
+            from hfmem.model.crosscheck import check, contradictions
+
+            found = check(architecture, checkpoint, logical)
+            if strict and (worst := contradictions(found)):
+                raise ContradictionError(f"{facts.repo_id}: {worst[0].message}")
+            notes += found
     return Model(
         facts, architecture, quantization, packing, parameters, (*architecture.notes, *notes, *parameters.notes)
     )
+
+
+def _said_quantization(facts: ModelFacts) -> Quantization | None:
+    """What config.json (or a file beside it) says of quantization."""
+    parts = [facts.config, *(value for value in facts.config.values() if isinstance(value, dict))]
+    keys = ("quantization_config", "compression_config", "quantization")
+    if not facts.extra and not any(part.get(key) for part in parts for key in keys):
+        return None
+    from hfmem.checkpoint.quantization_config import parse_quantization
+
+    return parse_quantization({facts.config_file: facts.config, **facts.extra})
 
 
 def estimate(
@@ -202,6 +221,7 @@ def in_format(read: Model, quant: str | None = None, dtype: str | None = None) -
     """
     if quant is None and dtype is None:
         return read
+    from hfmem.checkpoint.quantization import logical_groups, summarize
     from hfmem.checkpoint.whatif import convert
 
     architecture = read.architecture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hfmem.checkpoint.modules import Part
+from hfmem.checkpoint.logical import Part
 
 Leaves = Mapping[str, Part]
 

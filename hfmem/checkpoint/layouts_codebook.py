@@ -6,7 +6,7 @@ from math import prod
 from typing import Final
 
 from hfmem.checkpoint.layout import Layout, Leaves, present
-from hfmem.checkpoint.modules import Part
+from hfmem.checkpoint.logical import Part
 from hfmem.checkpoint.quantization_config import Quantization
 from hfmem.dtypes import BITS
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hfmem.checkpoint.grouping import Fact, boxes_of
+from hfmem.checkpoint.logical import Part
 from hfmem.checkpoint.tensors import Box, TensorGroup
 
 #: last components that belong to a quantized weight, by the method that writes them
@@ -65,15 +66,6 @@ _JOINED: Final = {
     "_weight_shape": "weight_shape",
     "_weight_g_idx": "weight_g_idx",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One stored tensor of a module: the full pattern it is stored under, dtype and shape."""
-
-    pattern: str
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Final
 
 from hfmem.checkpoint.layouts import recognize
-from hfmem.checkpoint.modules import Module, Part, modules
+from hfmem.checkpoint.logical import LogicalGroup, Part
+from hfmem.checkpoint.modules import Module, modules
 from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
-from hfmem.dtypes import BLOCKS, num_bytes
+from hfmem.dtypes import BLOCKS
 
 __all__ = [
     "BUFFER_SUFFIXES",
@@ -69,47 +69,6 @@ _LONE_SCALES: Final = (
 )
 # dtypes that hold packed codes when no rule explains them
 _PACKED: Final = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "F4"})
-
-
-@dataclass(frozen=True, slots=True)
-class LogicalGroup(TensorGroup):
-    """Weights as the unquantized model has them: name pattern, logical shape, and all that is stored for one of them.
-
-    A `TensorGroup` whose elements are logical and whose bytes are those of `parts`: the codes first, then scales,
-    zeros, indices. `dtype` is what the codes are stored as. Where the file does not hold the shape (bitsandbytes 4
-    bit) it is `(elements,)` and `shape_known` is False. `method` and `bits` are None for a tensor stored as it is;
-    `parameter` is False for buffers and for scales beside no weight, whose shape is then `(0,)`.
-    """
-
-    parts: tuple[Part, ...]
-    method: str | None = None
-    bits: int | None = None
-    group_size: int | None = None
-    block: tuple[int, int] | None = None
-    shape_known: bool = True
-    parameter: bool = True
-
-    @property
-    def tensor_bytes(self) -> int:
-        """Stored bytes of one weight, scales and indices included."""
-        return sum(num_bytes(part.dtype, prod(part.shape)) for part in self.parts)
-
-    @property
-    def total_bytes(self) -> int:
-        """Stored bytes of all."""
-        return self.count * self.tensor_bytes
-
-    @property
-    def code_bytes(self) -> int:
-        """Bytes of one weight's codes alone."""
-        return num_bytes(self.parts[0].dtype, prod(self.parts[0].shape))
-
-    def bytes_by_dtype(self) -> dict[str, int]:
-        """Bytes of all, by the dtype they are stored in."""
-        out: dict[str, int] = {}
-        for part in self.parts:
-            out[part.dtype] = out.get(part.dtype, 0) + self.count * num_bytes(part.dtype, prod(part.shape))
-        return out
 
 
 @dataclass(frozen=True, slots=True)

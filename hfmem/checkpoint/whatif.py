@@ -14,8 +14,7 @@ from difflib import get_close_matches
 from math import prod
 from typing import Final
 
-from hfmem.checkpoint.modules import Part
-from hfmem.checkpoint.quantization import LogicalGroup
+from hfmem.checkpoint.logical import LogicalGroup, Part
 from hfmem.checkpoint.roles import MATRICES, Role, is_expert, role_of, vocabulary
 from hfmem.checkpoint.schemes import ALIASES, SCHEMES, Scheme
 from hfmem.checkpoint.whatif_gguf import FILE_TYPES, gguf_groups

@@ -14,8 +14,7 @@ from itertools import product
 from typing import Final
 
 from hfmem.checkpoint.grouping import boxes_of
-from hfmem.checkpoint.modules import Part
-from hfmem.checkpoint.quantization import LogicalGroup
+from hfmem.checkpoint.logical import LogicalGroup, Part
 from hfmem.checkpoint.roles import Role, is_expert, layer_axis, role_of, vocabulary
 from hfmem.checkpoint.tensors import Box
 from hfmem.dtypes import BLOCKS

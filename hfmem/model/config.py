@@ -6,12 +6,12 @@ class fields, source and version inside); else an error that names the key and t
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
@@ -28,8 +28,8 @@ _REPEATED = re.compile(r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|dept
 
 @cache
 def _class_table() -> dict[str, Any]:
-    packed = files("hfmem.model").joinpath("data/class_defaults.json.gz").read_bytes()
-    table: dict[str, Any] = json.loads(gzip.decompress(packed))
+    packed = Path(__file__).with_name("data").joinpath("class_defaults.json.gz").read_bytes()
+    table: dict[str, Any] = json.loads(zlib.decompress(packed, wbits=31))
     return table
 
 

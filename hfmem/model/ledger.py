@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 
-from hfmem.checkpoint.quantization import LogicalGroup
+from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.model.matching import Matcher, count_boxes
 from hfmem.model.names import core, is_buffer_name

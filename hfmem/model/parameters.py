@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from hfmem.checkpoint.quantization import LogicalGroup, logical_groups
-from hfmem.checkpoint.quantization_config import Quantization
+from hfmem.checkpoint.logical import LogicalGroup, is_plain
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
 from hfmem.dtypes import BITS, num_bytes
 from hfmem.errors import MissingFileError
@@ -21,6 +21,9 @@ from hfmem.model.expected import expected_groups, uniform_dtype
 from hfmem.model.inventory import Component
 from hfmem.model.matching import Expected, Match, Matcher
 from hfmem.model.names import classify, core, is_buffer_name, is_router
+
+if TYPE_CHECKING:
+    from hfmem.checkpoint.quantization_config import Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def count_parameters(
     """
     locator = Locator(architecture)
     if checkpoint is not None:
-        by_component, active = tally(logical_groups(checkpoint) if logical is None else logical, locator)
+        by_component, active = tally(_unpacked(checkpoint) if logical is None else logical, locator)
         by_dtype, bytes_by_component = _stored(checkpoint.groups, locator)
         return ParameterReport(
             sum(by_component.values()), active, by_component, checkpoint.total_bytes, by_dtype, bytes_by_component,
@@ -140,6 +143,14 @@ def count_parameters(
     if architecture is None:
         raise MissingFileError("no tensor headers to count, and no architecture that says what to expect")
     return _without_headers(architecture, locator, names, total_size, summary, quantization)
+
+
+def _unpacked(checkpoint: Checkpoint) -> Sequence[TensorGroup]:
+    if is_plain(checkpoint.groups):
+        return checkpoint.groups
+    from hfmem.checkpoint.quantization import logical_groups  # many layouts to load; most models need none
+
+    return logical_groups(checkpoint)
 
 
 def tally(groups: Iterable[TensorGroup], locator: Locator) -> tuple[dict[str, int], int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hfmem.checkpoint.grouping import boxes_of
-from hfmem.checkpoint.quantization import LogicalGroup, logical_groups
+from hfmem.checkpoint.logical import LogicalGroup
+from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.quantization_config import Quantization
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.checkpoint.whatif import convert

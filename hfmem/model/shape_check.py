@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hfmem.checkpoint.quantization import LogicalGroup
+from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.inventory import Column, Component, Vocab

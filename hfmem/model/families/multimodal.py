@@ -16,7 +16,6 @@ from hfmem.model.families import registry
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory, TensorSpec
 from hfmem.model.layers import Layer, NoCache
-from hfmem.model.nearest import nearest_family
 
 #: pairs (old prefix, new prefix); the first whose old prefix fits a tensor's name applies
 Renames = Sequence[tuple[str, str]]
@@ -59,6 +58,8 @@ def text_architecture(text: Config, model_type: str | None = None) -> Architectu
     """The text model by the rule registered for its type (or `model_type`). Raises UnknownArchitectureError naming the type."""
     wanted = model_type or text.model_type
     if wanted not in registry.FAMILIES:
+        from hfmem.model.nearest import nearest_family
+
         near = nearest_family(text.data, wanted, registry.FAMILIES)
         hint = f"; nearest: {near.model_type}" if near is not None else ""
         raise UnknownArchitectureError(f'{text.file}: model_type "{wanted[:80]}" is not known{hint}')

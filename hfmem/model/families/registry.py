@@ -305,6 +305,7 @@ FAMILIES: Final[dict[str, str]] = {
     "lfm2_vl": "lfm2_vl:lfm2_vl",
     "rwkv7": "rwkv:rwkv7",
     "rwkv7_fla": "rwkv:rwkv7",
+    "csm": "csm:csm",
 }
 
 
