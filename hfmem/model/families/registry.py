@@ -306,6 +306,7 @@ FAMILIES: Final[dict[str, str]] = {
     "rwkv7": "rwkv:rwkv7",
     "rwkv7_fla": "rwkv:rwkv7",
     "csm": "csm:csm",
+    "mamba_ssm": "mamba:mamba_ssm",
 }
 
 
