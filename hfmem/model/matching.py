@@ -8,13 +8,12 @@ task.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Final
 
-from hfmem.checkpoint.grouping import boxes_of
 from hfmem.model.inventory import Box, TensorSpec, as_ranges
 from hfmem.model.names import core
 
@@ -83,14 +82,25 @@ def _shared(r: range, s: range) -> tuple[range, ...]:
 
 
 def subtract(a: Sequence[Box], b: Sequence[Box]) -> tuple[Box, ...]:
-    """The index tuples of `a` that are not in `b`; enumerates `a`, so that should be what a checkpoint really holds."""
-    shared = intersect(a, b)
-    if not shared:
-        return tuple(a)
-    if count_boxes(shared) == count_boxes(a):
-        return ()
-    rest = sorted({values for box in a for values in product(*box)} - {v for box in shared for v in product(*box)})
-    return boxes_of([value for values in rest for value in values], len(rest[0]))
+    """The index tuples of `a` that are not in `b`, as disjoint boxes."""
+    rest = list(a)
+    for other in b:
+        rest = [piece for box in rest for piece in _without(box, other)]
+    return tuple(rest)
+
+
+def _without(box: Box, other: Box) -> Iterator[Box]:
+    """What is left of one box: axis by axis the values outside `other`, beside those inside it on the axes before."""
+    if len(box) != len(other) or any(not _shared(r, s) for r, s in zip(box, other, strict=True)):
+        yield box
+        return
+    inside: list[tuple[range, ...]] = []
+    for axis, (r, s) in enumerate(zip(box, other, strict=True)):
+        outside = () if r == s else as_ranges(value for value in r if value not in s)
+        for left in outside:
+            for before in product(*inside):
+                yield (*before, left, *box[axis + 1 :])
+        inside.append(_shared(r, s))
 
 
 class Matcher:
