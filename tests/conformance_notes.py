@@ -118,4 +118,26 @@ NOTES: Final[dict[str, dict[str, str]]] = {
     "mustafaaljadery__llama3v": {
         "headers": "The config says float16 and the files store float32: a real contradiction, reported as one."
     },
+    "Qwen__Qwen2.5-Omni-7B": {
+        "groups": "The oracle's grouping goes by name: the talker's codebook embedding (8,448 · 3,584 = 30,277,632) counts as "
+        "embedding there and the vocoder's proj_out (80 · 1,024 + 80) as head; here both belong to their own parts. Totals agree."
+    },
+    "facebook__seamless-m4t-v2-large": {
+        "groups": "The oracle counts the unit decoder's embed_tokens (10,082 · 1,024) as the text model's embedding; here the "
+        "text-to-unit model is a tower of its own. Totals agree."
+    },
+    "default__csm": {
+        "groups": "The oracle's grouping goes by name and puts embed_text_tokens (128,256 · 2,048) under other; it is the "
+        "backbone's embedding of text. Totals agree."
+    },
+    "openbmb__SciCore-Omics": {
+        "headers": "A MiniCPM-V 2.6 with a gene branch of its authors' own (gene_config): 246 tensors whose shapes no key gives "
+        "(the header itself was fitted); a note in the report says they are not derived.",
+        "index": "As for the header: the gene branch's 246 tensors (92,363,996 parameters by the fitted header) are not derived.",
+    },
+    "deepseek-ai__DeepSeek-OCR-2": {
+        "index": "total_size is 1,010,688 bytes (505,344 BF16 elements) above the sum over the index's own 2,707 names with the "
+        "shapes of the modeling code; the rebuilt header stops at the same sum (headers/INDEX.tsv). Which side is stale cannot be "
+        "told without a weight file; every name is expected and none is missing."
+    },
 }

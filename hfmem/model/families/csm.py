@@ -126,7 +126,7 @@ def csm(cfg: Config) -> Architecture:
     inv.specs += [_other(spec) for spec in frame.specs]
     rows = small.positive("num_codebooks") * small.positive("vocab_size")
     given = small.positive("backbone_hidden_size")
-    top.tensor(shared, (rows, given), Component.OTHER)
+    top.tensor(shared, (rows, given), Component.EMBEDDING, Vocab())
     top.linear("depth_decoder.model.inputs_embeds_projector", inner, given, Component.OTHER, bias=False)
     heads = (small.positive("num_codebooks") - 1, inner, small.positive("vocab_size"))
     top.tensor("depth_decoder.codebooks_head.weight", heads, Component.OTHER)
