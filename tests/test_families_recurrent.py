@@ -491,6 +491,22 @@ def test_rwkv_matrix_states() -> None:
         read_architecture(base | {"attention_hidden_size": 2050})
 
 
+def test_the_mamba_packages_own_configs() -> None:
+    # no model_type; 2,768,345,600 and 2,702,599,680 parameters published
+    first = {"d_model": 2560, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {}, "pad_vocab_size_multiple": 8}
+    arch = read_architecture(dict(first))
+    assert arch.expected_parameters() == 2_768_345_600
+    assert set(arch.caches()) == {Mamba1State(5120, 16, 4)}
+    second = first | {"ssm_cfg": {"layer": "Mamba2"}, "pad_vocab_size_multiple": 16}
+    arch = read_architecture(dict(second))
+    assert arch.expected_parameters() == 2_702_599_680
+    assert set(arch.caches()) == {Mamba2State(80, 64, 128, 1, 4)}
+    with pytest.raises(UnknownArchitectureError, match="attn_layer_idx"):
+        read_architecture(second | {"attn_layer_idx": [9, 18]})
+    with pytest.raises(UnknownArchitectureError, match="Mamba3"):
+        read_architecture(first | {"ssm_cfg": {"layer": "Mamba3"}})
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_garbage_is_refused_not_crashed_on(name: str) -> None:
     config = CASES[name].config

@@ -5,6 +5,7 @@ Source: transformers 5.23.0 `models/{mamba,mamba2,falcon_mamba}`; published name
 
 from __future__ import annotations
 
+from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import HIDDEN, LAYERS, Dims, norm
 from hfmem.model.config import Config
@@ -80,3 +81,47 @@ def mamba2_model(cfg: Config) -> Architecture:
     stack.intermediate = inner
     stack.layers = [Layer((mixer.cache(),))] * stack.d.num_layers
     return stack.finish(cfg, "mamba2")
+
+
+def mamba_ssm(cfg: Config) -> Architecture:
+    """The `mamba_ssm` package's own checkpoints (state-spaces/mamba-2.8b, mamba2-2.7b): no model_type, sizes in `ssm_cfg`.
+
+    Defaults are those of its `MambaConfig`, `Mamba` and `Mamba2` classes (mamba_ssm 2.2); the vocabulary is padded to a multiple.
+    """
+    part = cfg.opt_sub("ssm_cfg") or Config({}, f"{cfg.file}: ssm_cfg", "", cfg.used_defaults)
+    if cfg.published("attn_layer_idx"):
+        raise UnknownArchitectureError(
+            f"{cfg.file}: 'attn_layer_idx' puts attention among the layers, which is not known here"
+        )
+    if cfg.opt_int("d_intermediate"):
+        raise UnknownArchitectureError(
+            f"{cfg.file}: 'd_intermediate' adds an MLP to each layer, which is not known here"
+        )
+    d = Dims(cfg.positive(*HIDDEN), cfg.positive(*LAYERS), 0, 0, 0)
+    multiple = cfg.opt_int("pad_vocab_size_multiple") or 8
+    words = -(-cfg.positive("vocab_size") // multiple) * multiple
+    padded = Config({**cfg.data, "vocab_size": words}, cfg.file, cfg.model_type, cfg.used_defaults)
+    tied = cfg.published("tie_embeddings")
+    embed = "backbone.embedding.weight"
+    stack = open_stack(cfg, padded, d, embed=embed, final_norm="backbone.norm_f", tied=tied is not False)
+    stack.attention = False
+    every = range(d.num_layers)
+    norm(stack.inv, f"{PREFIX}.norm", every, d.hidden)
+    kind = part.choice("layer", part.opt_str("layer") or "Mamba1", ("Mamba1", "Mamba2"))
+    inner = (part.opt_int("expand") or 2) * d.hidden
+    kernel, bias = part.opt_int("d_conv") or 4, part.flag("bias", default=False)
+    conv_bias = part.flag("conv_bias", default=True)
+    if kind == "Mamba1":
+        rank = auto_rank(part, d.hidden, "dt_rank")
+        first = Mamba1(d.hidden, inner, part.opt_int("d_state") or 16, kernel, rank, conv_bias, bias)
+        mamba1(stack.inv, f"{PREFIX}.mixer", every, first)
+        stack.layers = [Layer((first.cache(),))] * d.num_layers
+    else:
+        size, groups = part.opt_int("headdim") or 64, part.opt_int("ngroups") or 1
+        check_heads(part, inner // size, size, inner)
+        state = part.opt_int("d_state") or 128
+        second = Mamba2(d.hidden, inner // size, size, state, groups, kernel, conv_bias, bias, bias)
+        mamba2(stack.inv, f"{PREFIX}.mixer", every, second)
+        stack.layers = [Layer((second.cache(),))] * d.num_layers
+    stack.intermediate = inner
+    return stack.finish(cfg, "mamba_ssm")
