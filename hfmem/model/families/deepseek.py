@@ -101,7 +101,7 @@ def latent_stack(
         moe(inv, f"{block}.mlp", sparse, d.hidden, experts, correction_bias=correction)
         stack.num_experts, stack.top_k = experts.count, experts.top_k
         if post_mlp_norm:
-            norm(inv, f"{block}.mlp.post_mlp_layernorm", sparse, d.hidden)
+            norm(inv, f"{block}.post_mlp_layernorm", sparse, d.hidden)
     extra = nextn_layers(text)
     if extra:
         last = range(d.num_layers, d.num_layers + extra)

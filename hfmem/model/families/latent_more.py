@@ -1,7 +1,7 @@
 """Latent attention with something of its own: A.X K2 (gated norms), Mistral Large 4 (shared latents, mixed RoPE), Hunyuan V4.
 
 Source: transformers 5.23.0 `models/{axk2,mistral_large4}` and their checkpoint renames; published names (A.X K2 stores its query
-projection and gate as `q_b_proj`; Mistral Large 4 is published in Mistral's own layout).
+projection and gate as `q_b_proj`); Mistral Large 4 in transformers' names, though its releases are in Mistral's own layout.
 """
 
 from __future__ import annotations
