@@ -91,7 +91,6 @@ UNBUILDABLE = {
     "cohere_compass_text": "its class defaults to a rope table without full_attention",
     "helium": "its output projection is square whatever the heads say; the rule refuses the contradiction",
     "internlm3": "it refuses attention_bias and mlp_bias that differ",
-    "ministral": "a drawn config may leave head_dim null, which its rope code does not take",
 }
 
 
