@@ -351,6 +351,12 @@ def test_qwen35_names_below_the_wrapper() -> None:
     assert "model.layers.{}.self_attn.q_proj.weight" in {s.pattern for s in read_architecture(dict(_TEXT_27B)).tensors}
 
 
+def test_qwen35_text_keys_at_the_top_level() -> None:
+    flat = {k: v for k, v in _TEXT_27B.items() if k != "model_type"} | {"model_type": "qwen3_5"}
+    arch = read_architecture(flat | {"vision_config": {"out_hidden_size": 5120}})
+    assert arch.expected_parameters() == read_architecture(dict(QWEN35_27B)).expected_parameters()
+
+
 def test_qwen_full_attention_layers_and_gate() -> None:
     arch = read_architecture(dict(QWEN3_NEXT))
     attending = [i for i, c in enumerate(arch.caches()) if isinstance(c, FullAttention)]

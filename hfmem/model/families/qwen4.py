@@ -119,7 +119,7 @@ def qwen4_exp_text(cfg: Config) -> Architecture:
 
 def qwen4_exp(cfg: Config) -> Architecture:
     """Qwen4-Exp with Qwen3.5's vision tower."""
-    text = text_config(cfg)
+    text = text_config(cfg, model_type=f"{cfg.model_type}_text")
     inv = Inventory()
     count = qwen3_vl(tower(inv, "model.visual."), vision_config(cfg), deepstack=False)
     return wrap(cfg, text, qwen4_exp_text(text), "qwen4_exp", NESTED, inv, tower_layers(count))

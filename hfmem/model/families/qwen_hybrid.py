@@ -158,7 +158,7 @@ def vision_config(cfg: Config) -> Config:
 
 def qwen3_5(cfg: Config) -> Architecture:
     """Qwen3.5/3.6/3.8 with their vision tower (Qwen3-VL's, without the deepstack mergers)."""
-    text = text_config(cfg)
+    text = text_config(cfg, model_type=f"{cfg.model_type}_text")
     inv = Inventory()
     count = qwen3_vl(tower(inv, "model.visual."), vision_config(cfg), deepstack=False)
     return wrap(cfg, text, _text(text, stacked=True), "qwen3_5", NESTED, inv, tower_layers(count))
