@@ -6,7 +6,7 @@ Everything that the command line shows comes from here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
+from hfmem.records import dataclass
 from hfmem.report import (
     EnginePool,
     KvCache,

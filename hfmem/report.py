@@ -7,8 +7,10 @@ config by a rule), `estimated` (a named constant with a source and a band).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Literal
+
+from hfmem.records import dataclass
 
 Grade = Literal["exact", "derived", "estimated"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from hfmem.errors import ContradictionError, FormatError, HfmemError
+from hfmem.records import dataclass
 
 #: longest real one: 10 MB for 91,991 tensors
 MAX_INDEX_BYTES: Final = 200_000_000

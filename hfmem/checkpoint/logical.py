@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 from typing import Final
 
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.dtypes import num_bytes
+from hfmem.records import dataclass
 
 #: what a model in which nothing is packed may store: floats of 16 bits and more, and buffers of integers and flags
 _PLAIN: Final = frozenset({"F64", "F32", "F16", "BF16", "I64", "BOOL"})

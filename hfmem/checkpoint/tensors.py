@@ -8,11 +8,11 @@ kinds, not on the number of tensors.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 from hfmem.dtypes import num_bytes
+from hfmem.records import dataclass
 
 #: one cartesian block of index values: the product of its ranges, one range for each `{}` of the pattern
 Box = tuple[range, ...]

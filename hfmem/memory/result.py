@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hfmem.model.architecture import Note
 from hfmem.model.layers import Cache
+from hfmem.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

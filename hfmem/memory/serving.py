@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from hfmem.errors import UsageError
 from hfmem.memory.formats import canonical_kv_dtype
+from hfmem.records import dataclass
 
 #: engines by the name that `--engine` takes, in the order in which a report shows them
 ENGINES: Final[tuple[str, ...]] = ("ideal", "vllm", "transformers", "sglang", "llama.cpp")

@@ -7,13 +7,13 @@ SGLang shards by the same classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 from typing import Final, assert_never
 
 from hfmem.errors import UnsupportedError
 from hfmem.model.inventory import Column, ExpertSplit, Replicated, Row, Split, TensorSpec, Vocab
+from hfmem.records import dataclass
 
 #: rows that vLLM and SGLang pad a vocabulary to a multiple of (`DEFAULT_VOCAB_PADDING_SIZE`)
 VOCAB_PADDING: Final = 64

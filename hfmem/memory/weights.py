@@ -8,7 +8,7 @@ multi-token-prediction layers without speculation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from math import prod
 from typing import Final
@@ -23,6 +23,7 @@ from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, Tenso
 from hfmem.model.layers import SharedCache
 from hfmem.model.matching import Expected, Matcher, count_boxes, intersect
 from hfmem.model.names import core
+from hfmem.records import dataclass
 
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})

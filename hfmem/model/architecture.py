@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 from hfmem.model.inventory import Component, TensorSpec
 from hfmem.model.layers import Cache, Layer
+from hfmem.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

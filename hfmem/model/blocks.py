@@ -6,7 +6,6 @@ Names and shapes are those of published checkpoints (`nn.Linear` weights are `[o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 from hfmem.dtypes import canonical
@@ -15,6 +14,7 @@ from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row, Vocab
 from hfmem.model.layers import FullAttention, Layer, SlidingAttention
+from hfmem.records import dataclass
 
 HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed", "dim")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")

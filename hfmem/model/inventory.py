@@ -6,10 +6,11 @@ The same patterns as `hfmem.checkpoint.tensors` so that an expected inventory an
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from math import prod
+
+from hfmem.records import dataclass
 
 Box = tuple[range, ...]
 
@@ -122,11 +123,11 @@ def as_ranges(indices: Iterable[int]) -> tuple[range, ...]:
     return tuple(ranges)
 
 
-@dataclass(slots=True)
 class Inventory:
     """Collects `TensorSpec`s while a family describes its model."""
 
-    specs: list[TensorSpec] = field(default_factory=list)
+    def __init__(self, specs: Iterable[TensorSpec] = ()) -> None:
+        self.specs = list(specs)
 
     def add(
         self,

@@ -8,7 +8,7 @@ Shapes are per sequence. Tokens are counted by the caller; `window` and `chunk` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hfmem.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Final
 
 from hfmem.model.inventory import Box, TensorSpec, as_ranges
 from hfmem.model.names import core
+from hfmem.records import dataclass
 
 _FIELD: Final = re.compile(r"^(?:\{\}|0|[1-9][0-9]{0,17})$")
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TextIO
+
+from hfmem.records import dataclass
 
 #: a span is its text and a style word of Rich's ("" for none)
 Span = tuple[str, str]

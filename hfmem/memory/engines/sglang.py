@@ -8,7 +8,6 @@ windowed pool's worst case per request), `srt/mem_cache/kv_cache_configurator.py
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from hfmem.errors import UnsupportedError
@@ -33,6 +32,7 @@ from hfmem.model.layers import (
     SlidingAttention,
     SparseLatentAttention,
 )
+from hfmem.records import dataclass
 from hfmem.units import GIB
 
 NAME: Final = "sglang"

@@ -8,7 +8,6 @@ Read from vLLM 0.33.0 as it runs on NVIDIA GPUs, Hopper unless said: the attenti
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import lcm
 from typing import Final
 
@@ -35,6 +34,7 @@ from hfmem.model.layers import (
     SlidingAttention,
     SparseLatentAttention,
 )
+from hfmem.records import dataclass
 
 #: Cohere's window is that of the tokens before the current one, which vLLM counts in (`commandr.py`, `cohere2_moe.py`)
 _WINDOW_WITHOUT_SELF: Final = frozenset({"cohere2", "cohere2_moe", "cohere2_vision"})

@@ -5,8 +5,10 @@ Read from vLLM 0.33.0, `v1/kv_cache_interface.py`: `AttentionSpec` and its kinds
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
+
+from hfmem.records import dataclass
 
 
 class Kind(StrEnum):
