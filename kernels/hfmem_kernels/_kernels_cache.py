@@ -21,7 +21,7 @@ def _encode_float(x, MANTISSA: tl.constexpr, BIAS: tl.constexpr, LARGEST: tl.con
     rounded = (bits + ((1 << (DROP - 1)) - 1) + ((bits >> DROP) & 1)) >> DROP
     normal = rounded - ((127 - BIAS) << MANTISSA)
     # below the smallest normal the step is constant: adding and taking away 2^23 rounds to a whole number of steps
-    steps = magnitude * (2.0 ** (BIAS - 1 + MANTISSA))
+    steps = tl.minimum(magnitude, 2.0 ** (1 - BIAS)) * (2.0 ** (BIAS - 1 + MANTISSA))
     subnormal = ((steps + 8388608.0) - 8388608.0).to(tl.int32)
     code = tl.where(magnitude < 2.0 ** (1 - BIAS), subnormal, normal)
     code = tl.where(x != x, 0x7F, code)

@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from typing import Any
 
-os.environ |= {"TRITON_INTERPRET": "0", "TRITON_DISABLE_LINE_INFO": "1"}
+os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 import triton
