@@ -131,7 +131,7 @@ def _glm4v_tower(part: Part, cfg: Config) -> int:
 def glm4v(cfg: Config) -> Architecture:
     """GLM-4V and GLM-4.5V in transformers' format: text under `model.language_model`, tower under `model.visual`."""
     moe = cfg.model_type == "glm4v_moe"
-    text, inner = text_part(cfg, model_type="glm4v_moe_text" if moe else "glm4v_text")
+    text, inner = text_part(cfg, model_type="glm4v_moe_text" if moe else "glm4v_text")  # GLM-4.6V names its own
     inv = Inventory()
     depth = _glm4v_tower(tower(inv, "model.visual."), cfg.sub("vision_config"))
     return wrap(cfg, text, inner, "glm4v", NESTED, inv, tower_layers(depth))

@@ -302,11 +302,16 @@ FAMILIES: Final[dict[str, str]] = {
     "qwen3_omni_moe": "omni3:qwen3_omni_moe",
     "qwen3_omni_moe_text": "moe:qwen3_moe",
     "kimi_vl": "kimi:kimi_vl",
-    "lfm2_vl": "lfm2_vl:lfm2_vl",
+    "lfm2_vl": "towers2:lfm2_vl",
     "rwkv7": "rwkv:rwkv7",
     "rwkv7_fla": "rwkv:rwkv7",
     "csm": "csm:csm",
     "mamba_ssm": "mamba:mamba_ssm",
+    "glm46v": "qwen_vl:glm4v",
+    "ovis2": "towers2:ovis2",
+    "got_ocr2": "towers2:got_ocr2",
+    "vit": "towers2:vit",
+    "dinov2": "towers2:vit",
 }
 
 

@@ -94,6 +94,16 @@ def clip(part: Part, vision: Config) -> int:
     return count
 
 
+def pooling_head(pool: Part, hidden: int, intermediate: int) -> None:
+    """SigLIP's pooling: one learned query attends over all patches, then a feed-forward."""
+    pool.tensor("probe", (1, 1, hidden))
+    pool.tensor("attention.in_proj_weight", (3 * hidden, hidden))
+    pool.tensor("attention.in_proj_bias", (3 * hidden,))
+    pool.linear("attention.out_proj", hidden, hidden)
+    pool.norm("layernorm", hidden)
+    mlp(pool.at("mlp."), hidden, intermediate)
+
+
 def siglip(part: Part, vision: Config, *, head: bool | None = None, positions: int | None = None) -> int:
     """SigLIP's vision transformer, with its attention-pooling head where `vision_use_head` (or `head`) says so.
 
@@ -107,13 +117,7 @@ def siglip(part: Part, vision: Config, *, head: bool | None = None, positions: i
     clip_blocks(part.at("encoder."), count, hidden, intermediate)
     part.norm("post_layernorm", hidden)
     if vision.flag("vision_use_head", default=True) if head is None else head:
-        pool = part.at("head.")
-        pool.tensor("probe", (1, 1, hidden))
-        pool.tensor("attention.in_proj_weight", (3 * hidden, hidden))
-        pool.tensor("attention.in_proj_bias", (3 * hidden,))
-        pool.linear("attention.out_proj", hidden, hidden)
-        pool.norm("layernorm", hidden)
-        mlp(pool.at("mlp."), hidden, intermediate)
+        pooling_head(part.at("head."), hidden, intermediate)
     return count
 
 
