@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hfmem.hub.facts import Progress
+from hfmem.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

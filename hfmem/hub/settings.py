@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from hfmem.errors import AccessError, UsageError
+from hfmem.records import dataclass
 
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 OFFICIAL_ENDPOINTS = frozenset({"https://huggingface.co", "https://hf.co", "https://hub-ci.huggingface.co"})
