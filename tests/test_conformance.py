@@ -237,6 +237,41 @@ def test_headers(name: str) -> None:
     explain(name, "headers", problems)
 
 
+LIES = {
+    "num_hidden_layers": lambda value: value + 1,
+    "vocab_size": lambda value: value + 64,
+    "num_key_value_heads": lambda value: value // 2,
+    "intermediate_size": lambda value: value + 64,
+    "head_dim": lambda value: value * 2,
+}
+
+
+@pytest.mark.parametrize("name", list(header_files()))
+def test_a_config_that_lies_is_found_out(name: str) -> None:
+    """Wherever a wrong number changes what the config makes one expect, the stored tensors contradict it."""
+    config = config_of(name)
+    if config is None:
+        pytest.skip("no config.json beside the headers")
+    checkpoint, _ = header(name)
+    truth = read_architecture(config)
+    known = {note.code for note in contradictions(check(truth, checkpoint))}
+    for part in (config, config.get("text_config")):
+        for key, lie in LIES.items():
+            if not isinstance(part, dict) or not isinstance(part.get(key), int):
+                continue
+            told = part[key]
+            part[key] = lie(told)
+            try:
+                arch = read_architecture(config)
+            except HfmemError:
+                continue  # it contradicts the config itself
+            finally:
+                part[key] = told
+            if arch.tensors != truth.tensors:
+                found = {note.code for note in contradictions(check(arch, checkpoint))}
+                assert found - known, f"{name}: {key} {told} told as {lie(told)}"
+
+
 @pytest.mark.parametrize("name", list(index_files()))
 def test_index(name: str) -> None:
     path = index_files()[name]
