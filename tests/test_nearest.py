@@ -156,3 +156,19 @@ def test_an_absurd_count_is_refused_at_once(key: str) -> None:
     config = PLAIN | {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2} | {key: 1 << 39}
     with pytest.raises(HfmemError, match=rf"'{key}' is 549,755,813,888, beyond any real model"):
         read_architecture(config)
+
+
+@pytest.mark.parametrize(
+    ("part", "given"),
+    [
+        ({"torch_dtype": "float16"}, True),
+        ({"dtype": "bfloat16"}, True),
+        ({"torch_dtype": None}, False),
+        ({"torch_dtype": "auto"}, False),
+        ({"text_config": {"dtype": "bfloat16"}}, True),
+        ({"vision_config": {"dtype": "bfloat16"}}, False),
+    ],
+)
+def test_whether_a_config_names_its_dtype(part: dict[str, object], given: bool) -> None:
+    config = {key: value for key, value in PLAIN.items() if key != "torch_dtype"} | {"model_type": "llama"} | part
+    assert read_architecture(config).dtype_given is given

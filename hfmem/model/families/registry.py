@@ -385,8 +385,11 @@ def _assumption(data: Mapping[str, Any], file: str, model_type: str, assumed: st
 
 
 def _names_dtype(data: Mapping[str, Any]) -> bool:
-    """Whether the config, or a part of it, names the dtype it was saved in."""
-    parts = [data, *(value for value in data.values() if isinstance(value, Mapping))]
-    return any(
-        isinstance(part.get(key), str) and part[key] != "auto" for part in parts for key in ("dtype", "torch_dtype")
+    """Whether the config, or the part of it that describes the text model, names the dtype it was saved in."""
+    if any(isinstance(data.get(key), str) and data[key] != "auto" for key in ("dtype", "torch_dtype")):
+        return True
+    texts = (
+        data.get(key)
+        for key in ("text_config", "llm_config", "language_config", "thinker_config", "llm_cfg", "decoder")
     )
+    return any(_names_dtype(part) for part in texts if isinstance(part, Mapping))
