@@ -1,128 +1,37 @@
-"""The whole line, in order: reference → source → architecture → parameters → cache → report.
-
-Everything that the command line shows comes from here.
-"""
+"""What the command line shows and Python callers use. The line itself: `reading` → `memory` → `assembly`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hfmem.checkpoint.logical import is_plain
-from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
-from hfmem.dtypes import CONFIG_NAMES, canonical
-from hfmem.errors import ContradictionError
-from hfmem.hub import FetchOptions, ModelFacts, load_model
+from hfmem.assembly import assemble, runtime_items
+from hfmem.errors import UnsupportedError, UsageError
+from hfmem.hub import FetchOptions
 from hfmem.memory import engines
-from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.layer_table import LayerRun, layer_runs, merged
 from hfmem.memory.result import CacheBytes
-from hfmem.memory.serving import ENGINES, Serving
-from hfmem.memory.weights import rank_weights
-from hfmem.model.architecture import Architecture, Note
-from hfmem.model.families.registry import read_architecture
-from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import RankWeights
+from hfmem.model.architecture import Note
+from hfmem.reading import Model, in_format, read_model
 from hfmem.records import dataclass
-from hfmem.report import (
-    EnginePool,
-    KvCache,
-    LayerRow,
-    ModelInfo,
-    Parallelism,
-    Parameters,
-    PerRank,
-    Report,
-    ReportWarning,
-    RuntimeItem,
-    Weights,
-)
+from hfmem.report import Report, RuntimeItem
 
 if TYPE_CHECKING:
-    from hfmem.checkpoint.quantization import QuantizationSummary
-    from hfmem.checkpoint.quantization_config import Quantization
+    from hfmem.plan.devices import Device
     from hfmem.plan.explain import Explanation
+    from hfmem.plan.fit import Scale, Target
+
+__all__ = ["LayerTable", "Model", "estimate", "explain", "in_format", "layer_table", "read_model", "scale"]
 
 #: what an estimate assumes for a model whose config names no maximum (state-space models)
 DEFAULT_CONTEXT = 8192
 
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that has been read: its facts, its architecture, and how many parameters and bytes that makes.
-
-    `notes` are what reading and the cross-check of config against headers found worth saying.
-    """
-
-    facts: ModelFacts
-    architecture: Architecture
-    quantization: Quantization | None
-    packing: QuantizationSummary | None
-    parameters: ParameterReport
-    notes: tuple[Note, ...]
-
-
-def read_model(
-    model: str,
-    *,
-    revision: str | None = None,
-    assume: str | None = None,
-    strict: bool = False,
-    fetch: FetchOptions | None = None,
-) -> Model:
-    """Read a model and derive its architecture and parameters; no memory is computed yet.
-
-    Args:
-        model: what a user types: `org/name`, `org/name@revision`, a Hub URL, a local folder or file.
-        revision: branch, tag or commit where `model` names none.
-        assume: read the config as this model_type, whatever it says.
-        strict: raise where config and headers disagree, instead of noting it.
-        fetch: caches, offline mode, deadline, token, progress.
-
-    Raises:
-        SourceError: the model could not be read.
-        UnsupportedError: it was read, and no rule covers it, or (`strict`) it contradicts itself.
-    """
-    facts = load_model(model, revision=revision, options=fetch)
-    quantization = _said_quantization(facts)
-    architecture = read_architecture(facts.config, facts.config_file, assume)
-    notes = [Note(code, message) for code, message in facts.warnings]
-    checkpoint = facts.checkpoint
-    packing: QuantizationSummary | None = None
-    if checkpoint is None:
-        architecture = with_stored_dtype(architecture, quantized=quantization is not None)
-        parameters = count_parameters(architecture, total_size=facts.index_total_size, quantization=quantization)
-    else:
-        architecture = with_stored_dtype(architecture, checkpoint.groups)
-        logical: Sequence[TensorGroup] = checkpoint.groups
-        if quantization is not None or not is_plain(checkpoint.groups):
-            from hfmem.checkpoint.quantization import logical_groups, summarize  # most models need no unpacking
-
-            unpacked = logical_groups(checkpoint, quantization)
-            logical, packing = unpacked, summarize(unpacked, quantization)
-        parameters = count_parameters(architecture, checkpoint, logical=logical)
-        if facts.source != "catalog" or assume is not None:  # its entries were checked when they were made
-            from hfmem.model.crosscheck import check, contradictions
-
-            found = check(architecture, checkpoint, logical)
-            if strict and (worst := contradictions(found)):
-                raise ContradictionError(f"{facts.repo_id}: {worst[0].message}")
-            notes += found
-    return Model(
-        facts, architecture, quantization, packing, parameters, (*architecture.notes, *notes, *parameters.notes)
-    )
-
-
-def _said_quantization(facts: ModelFacts) -> Quantization | None:
-    """What config.json (or a file beside it) says of quantization."""
-    parts = [facts.config, *(value for value in facts.config.values() if isinstance(value, dict))]
-    keys = ("quantization_config", "compression_config", "quantization")
-    if not facts.extra and not any(part.get(key) for part in parts for key in keys):
-        return None
-    from hfmem.checkpoint.quantization_config import parse_quantization
-
-    return parse_quantization({facts.config_file: facts.config, **facts.extra})
+#: whose rules hold when no engine is named: the first of these that serves the model
+DEFAULT_ENGINES = ("vllm", "transformers", "ideal")
 
 
 def estimate(
@@ -131,7 +40,7 @@ def estimate(
     context: int | None = None,
     num_seqs: int = 1,
     kv_dtype: str = "auto",
-    engine: str = "vllm",
+    engine: str | None = None,
     tp: int = 1,
     pp: int = 1,
     dp: int = 1,
@@ -140,6 +49,9 @@ def estimate(
     page_size: int | None = None,
     kv_memory_bytes: int | None = None,
     overhead: Fraction | float | None = None,
+    device: str | Device | None = None,
+    num_devices: int | None = None,
+    utilization: Fraction | float | None = None,
     quant: str | None = None,
     dtype: str | None = None,
     revision: str | None = None,
@@ -147,19 +59,23 @@ def estimate(
     strict: bool = False,
     fetch: FetchOptions | None = None,
 ) -> Report:
-    """What a model needs to be served.
+    """What a model needs to be served, and whether it fits `device` where one is named.
 
     Args:
         model: what a user types (`org/name`, a folder, a URL …), or a `Model` that has been read.
         context: tokens of each sequence; None: the positions the model was trained for.
         num_seqs: sequences at once, over all replicas.
         kv_dtype: `auto`, `bf16`, `fp16`, `fp8`, `fp8_e5m2`, `int8`, `int4` or `nvfp4`.
-        engine: `vllm`, `sglang`, `transformers`, `llama.cpp`, or `ideal` for the model's own need.
+        engine: `vllm`, `sglang`, `transformers`, `llama.cpp`, or `ideal` for the model's own need. None: vLLM's rules, or
+            transformers' for a model that vLLM does not serve.
         tp, pp, dp: tensor, pipeline and data parallel sizes; ep: experts are dealt out whole.
         max_num_batched_tokens, page_size: the engine's settings; None: its defaults.
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
         quant, dtype: what if the weights were stored in another format, as in `in_format`.
         overhead: a flat share of weights and cache (0.1 = 10 %) instead of the engine's runtime estimates.
+        device: `h100`, `8xh100`, `80GiB`, `local` or a `Device`; fills `fit` and `engine_pool`.
+        num_devices: how many; without `tp` and `pp` the engine's way to use them all. utilization: the share of each that the
+            engine may take; None: its default.
         revision, assume, strict, fetch: as in `read_model`.
 
     Returns:
@@ -193,11 +109,20 @@ def estimate(
                 f"{context:,} tokens exceed the {positions:,} positions this model was trained for ({scaled})",
             )
         )
+    target = None
+    if device is not None:
+        from hfmem.plan.fit import place_on
+
+        target, tp, pp = place_on(device, num_devices, utilization, engine or DEFAULT_ENGINES[0], tp, pp, dp)
+    elif num_devices is not None or utilization is not None:
+        raise UsageError(
+            f"{'utilization' if num_devices is None else 'a number of GPUs'} says nothing without a device"
+        )
     serving = Serving(
         context=context,
         num_seqs=num_seqs,
         kv_dtype=kv_dtype,
-        engine=engine,
+        engine=engine or DEFAULT_ENGINES[0],
         tp=tp,
         pp=pp,
         dp=dp,
@@ -207,43 +132,44 @@ def estimate(
         kv_memory_bytes=kv_memory_bytes,
         declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
     )
-    return _report(read, serving, notes, overhead)
+    if engine is None:
+        serving, note = default_engine(read, serving)
+        notes += [note] if note else []
+    if target is None:
+        return assemble(read, serving, notes, overhead)
+    from hfmem.plan.fit import assess, on_device
+
+    serving = on_device(serving, target.device)
+    report = assemble(read, serving, notes, overhead, target.device)
+    return assess(report, scale(read, target, overhead), serving)
 
 
-def in_format(read: Model, quant: str | None = None, dtype: str | None = None) -> Model:
-    """The same model as if its weights were stored in another format: everything about them is then derived.
+def default_engine(read: Model, serving: Serving) -> tuple[Serving, Note | None]:
+    """`serving` under the first of `DEFAULT_ENGINES` that serves the model, and why it is not the first of them."""
+    refusal = ""
+    for name in DEFAULT_ENGINES:
+        tried = replace(serving, engine=name)
+        try:
+            engines.engine(name).cache(read.architecture, tried)
+        except UnsupportedError as error:
+            refusal = refusal or error.message
+            continue
+        if name == DEFAULT_ENGINES[0]:
+            return tried, None
+        return tried, Note(
+            "engine_fallback", f"by the rules of {name}, because {DEFAULT_ENGINES[0]} refuses: {refusal}"
+        )
+    return serving, None
 
-    Args:
-        quant: a scheme (`fp8`, `int4`, `awq`, `nvfp4`, `q4_k_m` …; `hfmem.checkpoint.whatif.names()` has all).
-        dtype: of the weights that stay unquantized, and of all without `quant`.
 
-    Raises:
-        UsageError: no such format.
-    """
-    if quant is None and dtype is None:
-        return read
-    from hfmem.checkpoint.quantization import logical_groups, summarize
-    from hfmem.checkpoint.whatif import convert
+def scale(read: Model, target: Target, overhead: Fraction | float | None = None) -> Scale:
+    """What weighs a model on devices again and again (`hfmem.plan.fit.Scale`)."""
+    from hfmem.plan.fit import Scale
 
-    architecture = read.architecture
-    stored = logical_groups(read.parameters.groups, read.quantization)
-    groups = convert(stored, quant or str(dtype), dtype=dtype, tied=architecture.tie_word_embeddings)
-    tensors = tuple(
-        TensorGroup(part.pattern, part.dtype, part.shape, group.boxes) for group in groups for part in group.parts
-    )
-    checkpoint = Checkpoint(tensors, "safetensors", 1, None)
-    counted = count_parameters(architecture, checkpoint, logical=groups)
-    facts = replace(read.facts, download_bytes=None)
-    if dtype is not None:
-        architecture = replace(architecture, dtype=canonical(dtype))
-    return replace(
-        read,
-        facts=facts,
-        architecture=architecture,
-        packing=summarize(groups),
-        parameters=replace(counted, evidence=read.parameters.evidence, exact=False),
-        notes=tuple(note for note in read.notes if note not in read.parameters.notes),
-    )
+    def runtime(serving: Serving, ranks: RankWeights, cache: CacheBytes) -> Mapping[str, RuntimeItem]:
+        return runtime_items(read.architecture, serving, ranks, cache, overhead, target.device)
+
+    return Scale(read.architecture, read.parameters.groups, runtime, target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +187,7 @@ def layer_table(
     context: int | None = None,
     num_seqs: int = 1,
     kv_dtype: str = "auto",
-    engine: str = "vllm",
+    engine: str | None = None,
     merge: bool = True,
 ) -> LayerTable:
     """What each layer keeps, per token and at a context. `merge` folds equal layers over the whole model into one row.
@@ -274,10 +200,12 @@ def layer_table(
         context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,
         num_seqs=num_seqs,
         kv_dtype=kv_dtype,
-        engine=engine,
+        engine=engine or DEFAULT_ENGINES[0],
         declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
     )
-    held = engines.cache_or_none(engine, read.architecture, serving)
+    if engine is None:
+        serving, _ = default_engine(read, serving)
+    held = engines.cache_or_none(serving.engine, read.architecture, serving)
     runs = layer_runs(read.architecture, serving, held)
     return LayerTable(merged(runs) if merge else runs, serving, held)
 
@@ -288,7 +216,7 @@ def explain(
     context: int | None = None,
     num_seqs: int = 1,
     kv_dtype: str = "auto",
-    engine: str = "vllm",
+    engine: str | None = None,
     overhead: Fraction | None = None,
     device_bytes: int | None = None,
 ) -> Explanation:
@@ -304,10 +232,12 @@ def explain(
         context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,
         num_seqs=num_seqs,
         kv_dtype=kv_dtype,
-        engine=engine,
+        engine=engine or DEFAULT_ENGINES[0],
         declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
     )
-    held = None if engine == "ideal" else engines.cache_or_none(engine, read.architecture, serving)
+    if engine is None:
+        serving, _ = default_engine(read, serving)
+    held = None if serving.engine == "ideal" else engines.cache_or_none(serving.engine, read.architecture, serving)
     return explain_steps(
         read.facts.repo_id,
         read.architecture,
@@ -316,128 +246,4 @@ def explain(
         engine=held,
         overhead=overhead or Fraction(0),
         device_bytes=device_bytes,
-    )
-
-
-def _report(read: Model, serving: Serving, notes: list[Note], overhead: Fraction | float | None) -> Report:
-    architecture, parameters = read.architecture, read.parameters
-    cache = engines.engine(serving.engine).cache(architecture, serving)
-    # what the model needs is counted in the format that the chosen engine keeps (vLLM turns fp32 models into 16 bit)
-    alone = replace(serving, engine="ideal", kv_dtype=cache.kv_dtype, tp=1, pp=1, dp=1, ep=False)
-    ideal = engines.engine("ideal").cache(architecture, alone)
-    ranks = rank_weights(architecture, parameters.groups, serving)
-    runtime: dict[str, RuntimeItem] = {}
-    if overhead is not None:
-        flat = int((ranks.bytes + cache.bytes_per_rank) * Fraction(overhead))
-        runtime["overhead_bytes"] = RuntimeItem(flat, flat, flat, "estimated", f"flat {float(overhead):.0%} as asked")
-    runtime_bytes = sum(item.bytes for item in runtime.values())
-    per_rank = PerRank(
-        parameters=ranks.parameters,
-        weights_bytes=ranks.bytes,
-        kv_cache_bytes=cache.bytes_per_rank,
-        runtime_bytes=runtime_bytes,
-        total_bytes=ranks.bytes + cache.bytes_per_rank + runtime_bytes,
-    )
-    notes += cache.notes
-    return Report(
-        model=_model_info(read),
-        layers=tuple(
-            LayerRow(r.kind, r.count, r.num_kv_heads, r.head_dim, r.v_head_dim, r.window, r.state_bytes)
-            for r in layer_runs(architecture, alone)
-        ),
-        parameters=Parameters(
-            parameters.total, parameters.active, parameters.by_component, "exact" if parameters.exact else "derived"
-        ),
-        weights=_weights(read),
-        kv_cache=_kv_cache(read, serving, cache, ideal),
-        runtime=runtime,
-        parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks),
-        per_rank=per_rank,
-        total_bytes=ranks.all_ranks_bytes + cache.bytes + runtime_bytes * serving.num_ranks,
-        engine_pool=_pool(architecture, serving),
-        warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys(notes)),
-    )
-
-
-def _model_info(read: Model) -> ModelInfo:
-    facts, architecture = read.facts, read.architecture
-    return ModelInfo(
-        id=facts.repo_id,
-        revision=facts.revision,
-        source=facts.source,
-        model_type=architecture.model_type,
-        architectures=architecture.architectures,
-        dtype=CONFIG_NAMES.get(architecture.dtype, architecture.dtype),
-        num_hidden_layers=architecture.num_hidden_layers,
-        hidden_size=architecture.hidden_size,
-        num_attention_heads=architecture.num_attention_heads,
-        num_kv_heads=architecture.num_kv_heads,
-        head_dim=architecture.head_dim,
-        vocab_size=architecture.vocab_size,
-        max_position_embeddings=architecture.max_position_embeddings,
-        notice=facts.notice,
-    )
-
-
-def _weights(read: Model) -> Weights:
-    parameters = read.parameters
-    return Weights(
-        bytes=parameters.weights_bytes,
-        by_dtype=parameters.weights_by_dtype,
-        by_component=parameters.weights_by_component,
-        evidence=parameters.evidence,
-        quantization=_quantization(read),
-        download_bytes=read.facts.download_bytes,
-        grade="exact" if parameters.exact else "derived",
-    )
-
-
-def _quantization(read: Model) -> dict[str, Any] | None:
-    """What the tensors show, else what the configuration files say."""
-    said, packing = read.quantization, read.packing
-    if packing is not None:
-        return {
-            "method": packing.method,
-            "bits": packing.bits,
-            "group_size": packing.group_size,
-            "block": packing.block,
-            "bits_per_weight": round(packing.bits_per_weight, 4),
-            "quantized_parameters": packing.quantized_elements,
-            "unquantized_parameters": packing.plain_elements,
-            "overhead_bytes": packing.overhead_bytes,
-            "recognized": packing.recognized,
-        }
-    if said is None:
-        return None
-    return {"method": said.method, "bits": said.bits, "group_size": said.group_size, "block": said.block}
-
-
-def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheBytes) -> KvCache:
-    alone = replace(serving, tp=1, pp=1, dp=1, ep=False)
-    columns: dict[str, int | None] = {}
-    for name in ENGINES:
-        found = ideal if name == "ideal" else cache if name == serving.engine and alone == serving else None
-        found = found or engines.cache_or_none(name, read.architecture, replace(alone, engine=name))
-        columns[name] = None if found is None else found.bytes
-    return KvCache(
-        context=serving.context,
-        num_seqs=serving.num_seqs,
-        dtype=cache.kv_dtype,
-        engine=serving.engine,
-        bytes=cache.bytes,
-        bytes_per_rank=cache.bytes_per_rank,
-        ideal_bytes=ideal.bytes,
-        bytes_per_token=bytes_per_token(read.architecture, cache.kv_dtype),
-        state_bytes_per_seq=cache.state_bytes_per_seq,
-        engines=columns,
-    )
-
-
-def _pool(architecture: Architecture, serving: Serving) -> EnginePool | None:
-    rules = engines.pooling_engine(serving.engine)
-    if rules is None or serving.kv_memory_bytes is None:
-        return None
-    pool = rules.pool(architecture, serving, serving.kv_memory_bytes)
-    return EnginePool(
-        pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
     )

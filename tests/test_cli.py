@@ -97,7 +97,12 @@ def test_gated_first_command_offline(run: Run) -> None:
     assert report["weights"]["bytes"] == 16_060_522_496
     assert report["kv_cache"]["bytes_per_token"] == 131_072
     assert report["kv_cache"]["ideal_bytes"] == report["kv_cache"]["bytes"] == 16 * 2**30
-    assert report["total_bytes"] == 16_060_522_496 + 16 * 2**30
+    runtime = sum(item["bytes"] for item in report["runtime"].values())
+    assert report["total_bytes"] == 16_060_522_496 + 16 * 2**30 + runtime
+    assert all(
+        i["low"] <= i["bytes"] <= i["high"] and i["source"] and i["grade"] == "estimated"
+        for i in report["runtime"].values()
+    )
     warning = next(w for w in report["warnings"] if w["code"] == "context_exceeds_positions")
     assert "131,072" in warning["message"] and "8,192" in warning["message"]
 
@@ -336,10 +341,12 @@ def test_python_api_gives_the_same_report(folder: Path, run: Run) -> None:
     import hfmem
     from hfmem.render.json import report_dict
 
-    report = hfmem.estimate(str(folder), context=1000)
+    report = hfmem.estimate(str(folder), context=1000, overhead=0)
     padding = 2 * (128 - 100) * 64 * 2  # vLLM pads a vocabulary of 100 to 128, in the embedding and in the head
     assert report.total_bytes == 2 * PARAMETERS + padding + 63 * 16 * TOKEN_BYTES
-    assert json.loads(json.dumps(report_dict(report))) == json.loads(run(str(folder), "--ctx", "1000", "--json")[1])
+    assert json.loads(json.dumps(report_dict(report))) == json.loads(
+        run(str(folder), "--ctx", "1000", "--overhead", "0", "--json")[1]
+    )
 
 
 def test_a_shard_server_sees_no_weights(hub: HubServer, run: Run) -> None:

@@ -22,7 +22,7 @@ def compare(
     ctx: o.Ctx = None,
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
-    engine: o.Engine = "vllm",
+    engine: o.Engine = None,
     revision: o.Revision = None,
     json: o.Json = False,
     assume: o.Assume = None,

@@ -16,7 +16,7 @@ def estimate(
     ctx: o.Ctx = None,
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
-    engine: o.Engine = "vllm",
+    engine: o.Engine = None,
     tp: o.Tp = "1",
     pp: o.Pp = "1",
     dp: o.Dp = "1",

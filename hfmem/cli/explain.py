@@ -15,7 +15,7 @@ def explain(
     ctx: o.Ctx = None,
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
-    engine: o.Engine = "vllm",
+    engine: o.Engine = None,
     overhead: o.Overhead = None,
     device: Annotated[
         str | None,

@@ -15,7 +15,7 @@ def layers(
     ctx: o.Ctx = None,
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
-    engine: o.Engine = "vllm",
+    engine: o.Engine = None,
     runs: Annotated[bool, typer.Option("--runs", help="Rows in layer order, not merged over the model.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,

@@ -33,7 +33,10 @@ KvDtype = Annotated[
     ),
 ]
 Engine = Annotated[
-    str, typer.Option("--engine", metavar="NAME", help="Whose rules: ideal, vllm, transformers, sglang, llama.cpp.")
+    str | None,
+    typer.Option(
+        "--engine", metavar="NAME", help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm]."
+    ),
 ]
 Tp = Annotated[str, typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]
 Pp = Annotated[str, typer.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Pipeline stages.")]

@@ -18,7 +18,8 @@ _INDENT = 34  # where the text beside a number begins without bars
 RUNTIME_WORDS: Mapping[str, str] = {
     "activations_bytes": "activations",
     "cuda_graph_bytes": "CUDA graphs",
-    "engine_bytes": "engine",
+    "engine_bytes": "libraries",
+    "context_bytes": "context",
     "overhead_bytes": "overhead",
 }
 

@@ -1,0 +1,185 @@
+"""The report of one model under one serving configuration: memory's answers, put under the keys of the JSON contract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from hfmem.dtypes import CONFIG_NAMES
+from hfmem.memory import engines
+from hfmem.memory.cache import bytes_per_token
+from hfmem.memory.layer_table import layer_runs
+from hfmem.memory.result import CacheBytes
+from hfmem.memory.runtime import estimate_runtime, flat_overhead
+from hfmem.memory.serving import ENGINES, Serving
+from hfmem.memory.weights import RankWeights, rank_weights
+from hfmem.model.architecture import Architecture, Note
+from hfmem.reading import Model
+from hfmem.report import (
+    EnginePool,
+    KvCache,
+    LayerRow,
+    ModelInfo,
+    Parallelism,
+    Parameters,
+    PerRank,
+    Report,
+    ReportWarning,
+    RuntimeItem,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from hfmem.plan.devices import Device
+
+
+def assemble(
+    read: Model,
+    serving: Serving,
+    notes: Sequence[Note] = (),
+    overhead: Fraction | float | None = None,
+    device: Device | None = None,
+) -> Report:
+    """The report of `read` served as `serving` says, on `device` where one is known.
+
+    `overhead` as in `hfmem.estimate`; `notes` become warnings.
+
+    Raises:
+        UnsupportedError: the engine refuses the model or the layout.
+    """
+    architecture, parameters = read.architecture, read.parameters
+    cache = engines.engine(serving.engine).cache(architecture, serving)
+    # what the model needs is counted in the format that the chosen engine keeps (vLLM turns fp32 models into 16 bit)
+    alone = replace(serving, engine="ideal", kv_dtype=cache.kv_dtype, tp=1, pp=1, dp=1, ep=False)
+    ideal = engines.engine("ideal").cache(architecture, alone)
+    ranks = rank_weights(architecture, parameters.groups, serving)
+    runtime = runtime_items(architecture, serving, ranks, cache, overhead, device)
+    runtime_bytes = sum(item.bytes for item in runtime.values())
+    per_rank = PerRank(
+        parameters=ranks.parameters,
+        weights_bytes=ranks.bytes,
+        kv_cache_bytes=cache.bytes_per_rank,
+        runtime_bytes=runtime_bytes,
+        total_bytes=ranks.bytes + cache.bytes_per_rank + runtime_bytes,
+    )
+    return Report(
+        model=_model_info(read),
+        layers=tuple(
+            LayerRow(r.kind, r.count, r.num_kv_heads, r.head_dim, r.v_head_dim, r.window, r.state_bytes)
+            for r in layer_runs(architecture, alone)
+        ),
+        parameters=Parameters(
+            parameters.total, parameters.active, parameters.by_component, "exact" if parameters.exact else "derived"
+        ),
+        weights=_weights(read),
+        kv_cache=_kv_cache(read, serving, cache, ideal),
+        runtime=runtime,
+        parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks),
+        per_rank=per_rank,
+        total_bytes=ranks.all_ranks_bytes + cache.bytes + runtime_bytes * serving.num_ranks,
+        engine_pool=_pool(architecture, serving),
+        warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes))),
+    )
+
+
+def runtime_items(
+    architecture: Architecture,
+    serving: Serving,
+    ranks: RankWeights,
+    cache: CacheBytes,
+    overhead: Fraction | float | None = None,
+    device: Device | None = None,
+) -> dict[str, RuntimeItem]:
+    """The engine's own memory on the most loaded rank: named estimates, or the flat share that was asked for."""
+    if overhead is not None:
+        found = {"overhead_bytes": flat_overhead(ranks.bytes, cache.bytes_per_rank, Fraction(overhead))}
+    elif device is None:
+        found = estimate_runtime(architecture, serving)
+    else:
+        found = estimate_runtime(architecture, serving, device_memory_bytes=device.memory_bytes, device=device.name)
+    return {name: RuntimeItem(e.bytes, e.low, e.high, "estimated", e.source) for name, e in found.items()}
+
+
+def _model_info(read: Model) -> ModelInfo:
+    facts, architecture = read.facts, read.architecture
+    return ModelInfo(
+        id=facts.repo_id,
+        revision=facts.revision,
+        source=facts.source,
+        model_type=architecture.model_type,
+        architectures=architecture.architectures,
+        dtype=CONFIG_NAMES.get(architecture.dtype, architecture.dtype),
+        num_hidden_layers=architecture.num_hidden_layers,
+        hidden_size=architecture.hidden_size,
+        num_attention_heads=architecture.num_attention_heads,
+        num_kv_heads=architecture.num_kv_heads,
+        head_dim=architecture.head_dim,
+        vocab_size=architecture.vocab_size,
+        max_position_embeddings=architecture.max_position_embeddings,
+        notice=facts.notice,
+    )
+
+
+def _weights(read: Model) -> Weights:
+    parameters = read.parameters
+    return Weights(
+        bytes=parameters.weights_bytes,
+        by_dtype=parameters.weights_by_dtype,
+        by_component=parameters.weights_by_component,
+        evidence=parameters.evidence,
+        quantization=_quantization(read),
+        download_bytes=read.facts.download_bytes,
+        grade="exact" if parameters.exact else "derived",
+    )
+
+
+def _quantization(read: Model) -> dict[str, Any] | None:
+    """What the tensors show, else what the configuration files say."""
+    said, packing = read.quantization, read.packing
+    if packing is not None:
+        return {
+            "method": packing.method,
+            "bits": packing.bits,
+            "group_size": packing.group_size,
+            "block": packing.block,
+            "bits_per_weight": round(packing.bits_per_weight, 4),
+            "quantized_parameters": packing.quantized_elements,
+            "unquantized_parameters": packing.plain_elements,
+            "overhead_bytes": packing.overhead_bytes,
+            "recognized": packing.recognized,
+        }
+    if said is None:
+        return None
+    return {"method": said.method, "bits": said.bits, "group_size": said.group_size, "block": said.block}
+
+
+def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheBytes) -> KvCache:
+    alone = replace(serving, tp=1, pp=1, dp=1, ep=False)
+    columns: dict[str, int | None] = {}
+    for name in ENGINES:
+        found = ideal if name == "ideal" else cache if name == serving.engine and alone == serving else None
+        found = found or engines.cache_or_none(name, read.architecture, replace(alone, engine=name))
+        columns[name] = None if found is None else found.bytes
+    return KvCache(
+        context=serving.context,
+        num_seqs=serving.num_seqs,
+        dtype=cache.kv_dtype,
+        engine=serving.engine,
+        bytes=cache.bytes,
+        bytes_per_rank=cache.bytes_per_rank,
+        ideal_bytes=ideal.bytes,
+        bytes_per_token=bytes_per_token(read.architecture, cache.kv_dtype),
+        state_bytes_per_seq=cache.state_bytes_per_seq,
+        engines=columns,
+    )
+
+
+def _pool(architecture: Architecture, serving: Serving) -> EnginePool | None:
+    rules = engines.pooling_engine(serving.engine)
+    if rules is None or serving.kv_memory_bytes is None:
+        return None
+    pool = rules.pool(architecture, serving, serving.kv_memory_bytes)
+    return EnginePool(
+        pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
+    )

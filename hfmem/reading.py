@@ -1,0 +1,134 @@
+"""Reading a model: reference → source → architecture → parameters. No memory is computed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hfmem.checkpoint.logical import is_plain
+from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
+from hfmem.dtypes import canonical
+from hfmem.errors import ContradictionError
+from hfmem.hub import FetchOptions, ModelFacts, load_model
+from hfmem.model.architecture import Architecture, Note
+from hfmem.model.families.registry import read_architecture
+from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
+from hfmem.records import dataclass
+
+if TYPE_CHECKING:
+    from hfmem.checkpoint.quantization import QuantizationSummary
+    from hfmem.checkpoint.quantization_config import Quantization
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that has been read: its facts, its architecture, and how many parameters and bytes that makes.
+
+    `notes` are what reading and the cross-check of config against headers found worth saying.
+    """
+
+    facts: ModelFacts
+    architecture: Architecture
+    quantization: Quantization | None
+    packing: QuantizationSummary | None
+    parameters: ParameterReport
+    notes: tuple[Note, ...]
+
+
+def read_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    assume: str | None = None,
+    strict: bool = False,
+    fetch: FetchOptions | None = None,
+) -> Model:
+    """Read a model and derive its architecture and parameters; no memory is computed yet.
+
+    Args:
+        model: what a user types: `org/name`, `org/name@revision`, a Hub URL, a local folder or file.
+        revision: branch, tag or commit where `model` names none.
+        assume: read the config as this model_type, whatever it says.
+        strict: raise where config and headers disagree, instead of noting it.
+        fetch: caches, offline mode, deadline, token, progress.
+
+    Raises:
+        SourceError: the model could not be read.
+        UnsupportedError: it was read, and no rule covers it, or (`strict`) it contradicts itself.
+    """
+    facts = load_model(model, revision=revision, options=fetch)
+    quantization = _said_quantization(facts)
+    architecture = read_architecture(facts.config, facts.config_file, assume)
+    notes = [Note(code, message) for code, message in facts.warnings]
+    checkpoint = facts.checkpoint
+    packing: QuantizationSummary | None = None
+    if checkpoint is None:
+        architecture = with_stored_dtype(architecture, quantized=quantization is not None)
+        parameters = count_parameters(architecture, total_size=facts.index_total_size, quantization=quantization)
+    else:
+        architecture = with_stored_dtype(architecture, checkpoint.groups)
+        logical: Sequence[TensorGroup] = checkpoint.groups
+        if quantization is not None or not is_plain(checkpoint.groups):
+            from hfmem.checkpoint.quantization import logical_groups, summarize  # most models need no unpacking
+
+            unpacked = logical_groups(checkpoint, quantization)
+            logical, packing = unpacked, summarize(unpacked, quantization)
+        parameters = count_parameters(architecture, checkpoint, logical=logical)
+        if facts.source != "catalog" or assume is not None:  # its entries were checked when they were made
+            from hfmem.model.crosscheck import check, contradictions
+
+            found = check(architecture, checkpoint, logical)
+            if strict and (worst := contradictions(found)):
+                raise ContradictionError(f"{facts.repo_id}: {worst[0].message}")
+            notes += found
+    return Model(
+        facts, architecture, quantization, packing, parameters, (*architecture.notes, *notes, *parameters.notes)
+    )
+
+
+def _said_quantization(facts: ModelFacts) -> Quantization | None:
+    """What config.json (or a file beside it) says of quantization."""
+    parts = [facts.config, *(value for value in facts.config.values() if isinstance(value, dict))]
+    keys = ("quantization_config", "compression_config", "quantization")
+    if not facts.extra and not any(part.get(key) for part in parts for key in keys):
+        return None
+    from hfmem.checkpoint.quantization_config import parse_quantization
+
+    return parse_quantization({facts.config_file: facts.config, **facts.extra})
+
+
+def in_format(read: Model, quant: str | None = None, dtype: str | None = None) -> Model:
+    """The same model as if its weights were stored in another format: everything about them is then derived.
+
+    Args:
+        quant: a scheme (`fp8`, `int4`, `awq`, `nvfp4`, `q4_k_m` …; `hfmem.checkpoint.whatif.names()` has all).
+        dtype: of the weights that stay unquantized, and of all without `quant`.
+
+    Raises:
+        UsageError: no such format.
+    """
+    if quant is None and dtype is None:
+        return read
+    from hfmem.checkpoint.quantization import logical_groups, summarize
+    from hfmem.checkpoint.whatif import convert
+
+    architecture = read.architecture
+    stored = logical_groups(read.parameters.groups, read.quantization)
+    groups = convert(stored, quant or str(dtype), dtype=dtype, tied=architecture.tie_word_embeddings)
+    tensors = tuple(
+        TensorGroup(part.pattern, part.dtype, part.shape, group.boxes) for group in groups for part in group.parts
+    )
+    checkpoint = Checkpoint(tensors, "safetensors", 1, None)
+    counted = count_parameters(architecture, checkpoint, logical=groups)
+    facts = replace(read.facts, download_bytes=None)
+    if dtype is not None:
+        architecture = replace(architecture, dtype=canonical(dtype))
+    return replace(
+        read,
+        facts=facts,
+        architecture=architecture,
+        packing=summarize(groups),
+        parameters=replace(counted, evidence=read.parameters.evidence, exact=False),
+        notes=tuple(note for note in read.notes if note not in read.parameters.notes),
+    )
