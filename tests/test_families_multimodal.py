@@ -202,7 +202,14 @@ MODELS: dict[str, tuple[Facts, int, int, int]] = {
         12469102112,
         524288,
     ),
-    "mistral3": (saved("mistral3", "Mistral3ForConditionalGeneration"), 23340272640, 23340272640, 163840),
+    # no flag anywhere, as in Mistral-Small-3.1-24B's config: its checkpoint stores a head, 131,072 × 5,120 above a tied model
+    "mistral3": (saved("mistral3", "Mistral3ForConditionalGeneration"), 24011361280, 24011361280, 163840),
+    "mistral3 tied": (
+        saved("mistral3", "Mistral3ForConditionalGeneration", tie_word_embeddings=True),
+        23340272640,
+        23340272640,
+        163840,
+    ),
     "internvl": (saved("internvl", "InternVLForConditionalGeneration"), 11765025792, 11765025792, 524288),
     "idefics2": (
         saved("idefics2", "Idefics2ForConditionalGeneration"),

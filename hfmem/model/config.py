@@ -225,6 +225,10 @@ class Config:
             return own
         return fixed or model_type or ""
 
+    def assumed_type(self, name: str) -> str:
+        """The model_type that the class assumes for the nested part `name`, "" where it assumes none."""
+        return self._sub_type(name, {}, None)
+
     def sub(self, *names: str, model_type: str | None = None) -> Config:
         """A nested object that the class may assume whole: an absent one holds what the class puts there, often nothing."""
         found = self.opt_sub(*names, model_type=model_type)

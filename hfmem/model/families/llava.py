@@ -9,12 +9,13 @@ Source: transformers 5.23.0 `models/{llava,llava_next,…}/modeling_*.py`; names
 from __future__ import annotations
 
 from hfmem.errors import ContradictionError
-from hfmem.model.architecture import Architecture
+from hfmem.model.architecture import Architecture, Note
 from hfmem.model.blocks import assemble, read_dims
 from hfmem.model.config import Config
 from hfmem.model.families import vision
 from hfmem.model.families.multimodal import (
     NESTED,
+    PLAIN,
     WHOLE,
     text_architecture,
     text_config,
@@ -52,6 +53,8 @@ def _feature_layers(cfg: Config, *names: str) -> int:
 
 def llava(cfg: Config) -> Architecture:
     """LLaVA 1.5, NeXT (video too) and OneVision: tower and two-layer projector; all but the first keep a newline vector."""
+    if cfg.published("mm_vision_tower") is not None and cfg.published("text_config") is None:
+        return llava_flat(cfg)
     text = text_config(cfg, inner_tie=cfg.model_type in ("llava", "llava_onevision"))
     inner = text_architecture(text)
     inv = Inventory()
@@ -63,6 +66,53 @@ def llava(cfg: Config) -> Architecture:
     if cfg.model_type != "llava":
         tower(inv).tensor("image_newline", (inner.hidden_size,))
     return wrap(cfg, text, inner, "llava", WHOLE, inv, tower_layers(count))
+
+
+#: text model of LLaVA's own code by model_type; the first releases called themselves `llava`
+_FLAT_TEXT = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
+_CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "patch_size": 14,
+    "image_size": 336,
+}
+
+
+def projector_layers(cfg: Config) -> int:
+    """Linear layers of a `mlpNx_gelu` projector, or 1 for `linear`."""
+    kind = cfg.opt_str("mm_projector_type") or ""
+    known = {"linear": 1, **{f"mlp{n}x_gelu": n for n in range(2, 6)}}
+    return known[cfg.choice("mm_projector_type", kind, tuple(known))]
+
+
+def llava_flat(cfg: Config) -> Architecture:
+    """LLaVA as its authors publish it: the text model's keys at the top level, the tower named by `mm_vision_tower`.
+
+    The tower is in the checkpoint where it was trained (`unfreeze_mm_vision_tower`, LLaVA 1.6), else it is loaded from its own
+    repository. A newline vector is stored where images are cut to their shape (`mm_patch_merge_type` with `unpad`).
+    """
+    text = Config(cfg.data, cfg.file, _FLAT_TEXT[cfg.model_type], cfg.used_defaults)
+    inner = text_architecture(text)
+    inv = Inventory()
+    layers, notes = projector_layers(cfg), []
+    features, project, count = cfg.positive("mm_hidden_size"), tower(inv, "model.mm_projector."), 0
+    for i in range(layers):
+        project.linear(str(2 * i), inner.hidden_size, inner.hidden_size if i else features)
+    if "unpad" in (cfg.opt_str("mm_patch_merge_type") or ""):
+        tower(inv).tensor("model.image_newline", (inner.hidden_size,))
+    if cfg.flag("unfreeze_mm_vision_tower", default=False):
+        name = cfg.opt_str("mm_vision_tower") or ""
+        cfg.choice("mm_vision_tower", name, ("openai/clip-vit-large-patch14-336",))
+        seen = Config(_CLIP_L_336, f"{cfg.file}: mm_vision_tower", "", cfg.used_defaults)
+        count = vision.clip(tower(inv, "model.vision_tower.vision_tower.vision_model."), seen)
+    else:
+        notes.append(
+            Note("tower_elsewhere", "the image tower named by 'mm_vision_tower' is not part of this checkpoint")
+        )
+    return wrap(cfg, text, inner, "llava", PLAIN, inv, tower_layers(count), notes)
 
 
 def vipllava(cfg: Config) -> Architecture:
@@ -101,7 +151,9 @@ def paligemma(cfg: Config) -> Architecture:
 
 def mistral3(cfg: Config) -> Architecture:
     """Mistral 3 (Mistral Small 3.1+, Ministral 3, LightOnOCR 2): Pixtral's tower, a patch merger, two linear layers."""
-    text, inner = text_part(cfg)
+    # the outer class ties by default, the checkpoints of Mistral Small 3.1 and 3.2 (no flag anywhere) store a head of their own
+    text = text_config(cfg, inner_tie=True)
+    inner = text_architecture(text)
     inv = Inventory()
     seen = cfg.sub("vision_config")
     count = image_tower(tower(inv, "vision_tower."), seen)

@@ -36,20 +36,23 @@ def text_config(cfg: Config, *names: str, model_type: str | None = None, inner_t
         names: where it may be nested (default `text_config`).
         model_type: whose rule and class defaults apply where the part names no type, or when it is not nested: early configs of
             a family keep the text model's keys at the top level.
-        inner_tie: the class also ties when the text part says so (LLaVA).
+        inner_tie: where no flag is published the text model's own class decides, whatever the outer class assumes.
 
-    The outer `tie_word_embeddings` decides, as in transformers (`get_expanded_tied_weights_keys` asks the model's own config); a
-    type that transformers does not know falls back on the inner one.
+    The outer `tie_word_embeddings` decides where config.json gives it, else the inner one if that is given: releases before
+    transformers 5 looked there, so that is what a file with only the inner flag was saved by. Else the outer class's default, for
+    LLaVA (`inner_tie`) and types that transformers does not know the inner one's.
     """
     names = names or ("text_config",)
     nested = cfg.opt_sub(*names, model_type=model_type)
-    if nested is None and model_type is not None and cfg.published("hidden_size", "num_hidden_layers") is not None:
-        nested = Config(cfg.data, cfg.file, model_type, cfg.used_defaults)
+    if nested is None and cfg.published("num_hidden_layers", "n_layer") is not None:
+        nested = Config(cfg.data, cfg.file, model_type or cfg.assumed_type(names[0]), cfg.used_defaults)
     if nested is None:
         nested = cfg.sub(*names, model_type=model_type)
-    tied = cfg.lookup("tie_word_embeddings")
-    if inner_tie and tied is not True:
-        tied = nested.lookup("tie_word_embeddings")
+    tied = cfg.published("tie_word_embeddings")
+    if tied is None:
+        tied = nested.published("tie_word_embeddings")
+    if tied is None:
+        tied = None if inner_tie else cfg.lookup("tie_word_embeddings")
     data = nested.data if tied is None else {**nested.data, "tie_word_embeddings": tied}
     return Config(data, nested.file, nested.model_type, cfg.used_defaults)
 

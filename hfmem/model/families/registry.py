@@ -312,6 +312,8 @@ FAMILIES: Final[dict[str, str]] = {
     "got_ocr2": "towers2:got_ocr2",
     "vit": "towers2:vit",
     "dinov2": "towers2:vit",
+    "llava_mistral": "llava:llava_flat",
+    "llava_qwen": "llava:llava_flat",
 }
 
 

@@ -14,6 +14,7 @@ from hfmem.errors import MissingKeyError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
 from hfmem.model.families import vision
+from hfmem.model.families.llava import llava_flat, projector_layers
 from hfmem.model.families.multimodal import (
     PLAIN,
     WHOLE,
@@ -205,16 +206,9 @@ def videollama3_qwen2(cfg: Config) -> Architecture:
     vision.clip_blocks(part.at("encoder."), count, width, seen.positive("intermediate_size"))
     part.norm("post_layernorm", width)
     readout = tower(inv, "model.mm_projector.readout.")
-    for i in range(_projector_layers(cfg)):
+    for i in range(projector_layers(cfg)):
         readout.linear(str(2 * i), inner.hidden_size, inner.hidden_size if i else width)
     return wrap(cfg, text, inner, "videollama3", PLAIN, inv, tower_layers(count))
-
-
-def _projector_layers(cfg: Config) -> int:
-    """Linear layers of a `mlpNx_gelu` projector, or 1 for `linear`."""
-    kind = cfg.opt_str("mm_projector_type") or ""
-    known = {"linear": 1, **{f"mlp{n}x_gelu": n for n in range(2, 6)}}
-    return known[cfg.choice("mm_projector_type", kind, tuple(known))]
 
 
 def llava_llama(cfg: Config) -> Architecture:
@@ -222,15 +216,7 @@ def llava_llama(cfg: Config) -> Architecture:
     layout, whose image tower is loaded from elsewhere."""
     inv = Inventory()
     if cfg.published("llm_cfg") is None:
-        text = Config(cfg.data, cfg.file, "llama", cfg.used_defaults)
-        inner = text_architecture(text)
-        project = tower(inv, "model.mm_projector.")
-        width, layers = cfg.positive("mm_hidden_size"), _projector_layers(cfg)
-        for i in range(layers):
-            name = str(2 * i) if layers > 1 else ""
-            project.linear(name, inner.hidden_size, inner.hidden_size if i else width)
-        note = Note("tower_elsewhere", "the image tower named by 'mm_vision_tower' is not part of this checkpoint")
-        return wrap(cfg, text, inner, "llava", PLAIN, inv, (), [note])
+        return llava_flat(cfg)
     text = text_config(cfg, "llm_cfg")
     inner = text_architecture(text)
     seen = cfg.sub("vision_tower_cfg")
