@@ -15,8 +15,9 @@ def next_power_of_2(n: int) -> int:
 class LaunchConfig:
     """Everything about a launch that is free to choose.
 
-    block_m, block_n: query rows and tokens of a tile. ctas_per_sm: programs a multiprocessor is to hold; the grid is
-    that many for each. register_cap: most registers of a thread, 0 for the compiler's choice. split_tiles: 0 for equal shares of all tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16.
+    block_m, block_n: query rows and tokens of a tile. ctas_per_sm: programs a multiprocessor is to hold; the grid is that many
+    for each. register_cap: most registers of a thread, 0 for the compiler's choice. split_tiles: 0 for equal shares of all
+    tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16.
     """
 
     block_m: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -302,4 +303,6 @@ def run(
     options: dict[str, Any] = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     if config.register_cap and constants["DECODER"]:  # ptxas understands it, nothing else does
         options["maxnreg"] = config.register_cap
-    return kernel.run(*arguments, grid=grid, warmup=warmup, **constants, **options)
+    where = arguments[0].device
+    with torch.cuda.device(where) if where.type == "cuda" else nullcontext():  # Triton launches on the current device
+        return kernel.run(*arguments, grid=grid, warmup=warmup, **constants, **options)

@@ -20,11 +20,12 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 import triton
-from hfmem_kernels import _kernels, _launch
-from hfmem_kernels._heuristics import LaunchConfig
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.driver import driver
+
+from hfmem_kernels import _kernels, _launch
+from hfmem_kernels._heuristics import LaunchConfig
 
 TARGETS = {
     "sm80": GPUTarget("cuda", 80, 32),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from hfmem_kernels import cache_ops, layout
 from hfmem_kernels.cache_ops import gather_kv, move_pages, write_kv, write_latent
 from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout

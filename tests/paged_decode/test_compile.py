@@ -14,9 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hfmem_kernels
 import pytest
 import torch
+
+import hfmem_kernels
 from hfmem_kernels._heuristics import SHARED_BYTES, DecodeShape, LaunchConfig, config_of, select_config, table_entries
 
 WORKER = Path(__file__).with_name("compile_worker.py")
@@ -41,7 +42,7 @@ def table_jobs() -> dict[str, dict[str, Any]]:
                     jobs[name] = {"target": family, "dtype": dtype, "config": asdict(config_of(entry)), "shape": shape}
         for dtype in ("bfloat16", "uint8"):
             for entry in table_entries(family, 2, latent=True):
-                if everything or family == "sm90" or entry.rows == 16 and dtype == "bfloat16":
+                if everything or family == "sm90" or (entry.rows == 16 and dtype == "bfloat16"):
                     shape = {"dim": 576, "lora": 512, "heads": entry.rows, "page": 64}
                     name = f"{family}-latent_{dtype}-{entry.rows}"
                     jobs[name] = {"target": family, "dtype": dtype, "config": asdict(config_of(entry)), "shape": shape}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hfmem_kernels import testing
 from hfmem_kernels._heuristics import LaunchConfig
 from hfmem_kernels._launch import Workspace

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from hfmem_kernels._heuristics import (
     FIXED_SPLIT_TOKENS,
     SHARED_BYTES,
@@ -91,7 +92,8 @@ def test_rows_of_the_table_are_distinct() -> None:
 
 
 def test_choosing_imports_no_torch() -> None:
-    code = "import sys, hfmem_kernels, hfmem_kernels._heuristics, hfmem_kernels.layout; print(sorted({'torch', 'triton'} & set(sys.modules)))"
+    modules = ", ".join(f"hfmem_kernels{m}" for m in ("", "._heuristics", ".layout", ".traffic"))
+    code = f"import sys, {modules}; print(sorted({{'torch', 'triton'}} & set(sys.modules)))"
     environment = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "[]"

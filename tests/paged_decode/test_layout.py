@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from hfmem_kernels import layout
 from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout
 

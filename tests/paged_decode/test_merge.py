@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from hfmem_kernels import testing
 from hfmem_kernels.merge import merge_attention
 from hfmem_kernels.paged_decode import paged_decode_attention

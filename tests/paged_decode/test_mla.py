@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from hfmem_kernels import _reference, layout, testing
 from hfmem_kernels._heuristics import LaunchConfig
 from hfmem_kernels.cache_ops import write_latent

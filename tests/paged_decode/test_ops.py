@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from hfmem_kernels import _ops, allocate_workspace, mla_decode_attention, paged_decode_attention, testing
 from hfmem_kernels._heuristics import DecodeShape, select_config
 from hfmem_kernels._launch import Workspace

@@ -10,6 +10,7 @@ import struct
 
 import pytest
 import torch
+
 from hfmem_kernels import _kernels_common as common
 
 MASK = 0xFFFFFFFF

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+
 from hfmem_kernels import _reference, testing
 from hfmem_kernels.layout import Layout
 from hfmem_kernels.testing import Case
-from torch.nn.functional import scaled_dot_product_attention
 
 
 @pytest.mark.parametrize("window", [None, 6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from hfmem_kernels import traffic
 from hfmem_kernels.layout import CacheSpec, LatentFormat
 
