@@ -109,12 +109,7 @@ def estimate(
                 f"{context:,} tokens exceed the {positions:,} positions this model was trained for ({scaled})",
             )
         )
-    target = None
-    if device is not None:
-        from hfmem.plan.fit import place_on
-
-        target, tp, pp = place_on(device, num_devices, utilization, engine or DEFAULT_ENGINES[0], tp, pp, dp)
-    elif num_devices is not None or utilization is not None:
+    if device is None and (num_devices is not None or utilization is not None):
         raise UsageError(
             f"{'utilization' if num_devices is None else 'a number of GPUs'} says nothing without a device"
         )
@@ -135,11 +130,12 @@ def estimate(
     if engine is None:
         serving, note = default_engine(read, serving)
         notes += [note] if note else []
-    if target is None:
+    if device is None:
         return assemble(read, serving, notes, overhead)
-    from hfmem.plan.fit import assess, on_device
+    from hfmem.plan.fit import assess, on_device, place_on
 
-    serving = on_device(serving, target.device)
+    target, tp, pp = place_on(device, num_devices, utilization, serving.engine, tp, pp, dp)
+    serving = on_device(replace(serving, tp=tp, pp=pp), target.device)
     report = assemble(read, serving, notes, overhead, target.device)
     return assess(report, scale(read, target, overhead), serving)
 

@@ -136,7 +136,12 @@ class EnginePool:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether it fits the devices asked about."""
+    """Whether it fits the devices asked about.
+
+    `usable_bytes_per_device` is what the engine may take, `headroom_bytes` what a rank has left of it. `max_context` is the
+    longest context at which the sequences asked for fit, `max_num_seqs` the most sequences of the context asked for: 0 where none
+    does, None where nothing bounds it. `utilization` is the engine's share, `memory_grade` how the device's memory is known.
+    """
 
     device: str
     num_devices: int
@@ -146,6 +151,9 @@ class Fit:
     headroom_bytes: int
     max_context: int | None
     max_num_seqs: int | None
+    utilization: float | None = None
+    memory_used_bytes: int = 0
+    memory_grade: Grade = "exact"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,210 @@
+"""Devices: what their drivers report, how fast they are at best, and what a user may call them.
+
+The catalogue is `data/devices.json`, each entry with the reading its memory comes from and the source of its rates. A device is
+also a plain amount of memory (`80GiB`), or what this machine has (`local`, through NVML).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import field, replace
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from hfmem.errors import UsageError
+from hfmem.records import dataclass
+from hfmem.report import Grade
+from hfmem.units import GIB, format_bytes, parse_memory
+
+#: `memory_reading` → how far it can be trusted: a driver's own total, a rule over it, or the vendor's capacity
+_READING_GRADES: Final[dict[str, Grade]] = {
+    "cuda": "exact",
+    "nvidia-smi": "exact",
+    "hip": "exact",
+    "metal": "exact",
+    "given": "exact",
+    "nvml": "exact",
+    "metal-rule": "derived",
+    "nominal": "estimated",
+}
+#: words that name a maker or a line and tell no two devices apart
+_NOISE: Final = re.compile(r"\b(nvidia|geforce|tesla|amd|instinct|radeon|intel|apple|google|graphics|gpu|generation)\b")
+_COUNT: Final = re.compile(r"(\d{1,4})\s*[x×*]\s*(.+)")
+_SIZE: Final = re.compile(r"\d+(?:\.\d+)?\s*(?:[kmgt]i?b|[kmgt]|b)|\d{9,}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Interconnect:
+    """How devices of one node talk: bytes per second each way, per device."""
+
+    kind: str
+    bytes_per_second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device (of a card with several dies: one die).
+
+    `memory_bytes` is the total that the driver reports, by `memory_reading`; `memory_used_bytes` what other processes hold of it.
+    `bandwidth` is in bytes per second, `rates` in dense operations per second by format (`bf16`, `fp16`, `fp8`, `int8`, `fp4`).
+    None or a missing format: not known.
+    """
+
+    name: str
+    vendor: str
+    memory_bytes: int
+    memory_reading: str
+    aliases: tuple[str, ...] = ()
+    architecture: str | None = None
+    compute_capability: int | None = None
+    bandwidth: int | None = None
+    rates: Mapping[str, int] = field(default_factory=dict)
+    interconnect: Interconnect | None = None
+    gpus_per_node: int | None = None
+    memory_used_bytes: int = 0
+    sources: tuple[str, ...] = ()
+
+    @property
+    def memory_grade(self) -> Grade:
+        """`exact` for a driver's reading, `derived` for a rule over it, `estimated` for the vendor's capacity."""
+        return _READING_GRADES[self.memory_reading]
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What `--gpu` named: a device, and how many of it where the text says so (`8xh100`, `local`)."""
+
+    device: Device
+    count: int | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether they are this machine's, of which fewer may be used."""
+        return self.device.memory_reading == "nvml"
+
+
+@cache
+def catalogue() -> tuple[Device, ...]:
+    """Every device of the data file, in its order."""
+    data: dict[str, Any] = json.loads(files("hfmem.plan").joinpath("data/devices.json").read_text(encoding="utf-8"))
+    texts = data["sources"]
+    return tuple(
+        Device(
+            name=entry["name"],
+            vendor=entry["vendor"],
+            memory_bytes=entry["memory_bytes"],
+            memory_reading=entry["memory_reading"],
+            aliases=tuple(entry["aliases"]),
+            architecture=entry["architecture"],
+            compute_capability=entry["compute_capability"],
+            bandwidth=entry["bandwidth"],
+            rates=entry["rates"],
+            interconnect=Interconnect(**entry["interconnect"]) if entry["interconnect"] else None,
+            gpus_per_node=entry["gpus_per_node"],
+            sources=tuple(texts[key] for key in entry["sources"]),
+        )
+        for entry in data["devices"]
+    )
+
+
+def find_device(text: str) -> Devices:
+    """The device that `text` names: `h100`, `rtx 4090`, `a100-80g`, `8xh100`, `80GiB`, `2x24GiB`, `local`.
+
+    Case, blanks, hyphens and the maker's name do not matter.
+
+    Raises:
+        UsageError: no such device (with the nearest), several (with all of them), or `local` and none can be read.
+    """
+    wanted = text.strip()
+    if not wanted:
+        raise UsageError("--gpu names no device (examples: h100, 8xh100, 80GiB, local)")
+    if _key(wanted) == "local":
+        from hfmem.plan.local import local_devices
+
+        return local_devices()
+    found = _exact(wanted)
+    if found is not None:
+        return Devices(found)
+    counted = _COUNT.fullmatch(wanted)
+    if counted is not None and int(counted.group(1)) > 0:
+        inner = find_device(counted.group(2))
+        if inner.count is not None:
+            raise UsageError(f"--gpu {text!r} counts twice")
+        return replace(inner, count=int(counted.group(1)))
+    if _SIZE.fullmatch(wanted):
+        return Devices(plain_memory(parse_memory(wanted, "--gpu")))
+    return Devices(_similar(wanted))
+
+
+def plain_memory(num_bytes: int) -> Device:
+    """A device of which only the memory is known."""
+    whole = num_bytes % GIB == 0
+    name = f"{num_bytes // GIB} GiB" if whole else format_bytes(num_bytes)
+    return Device(name=name, vendor="any", memory_bytes=num_bytes, memory_reading="given")
+
+
+def search_devices(text: str) -> tuple[Device, ...]:
+    """Devices whose name, alias, maker or architecture holds every word of `text`; all for an empty text."""
+    words = text.lower().replace("-", " ").split()
+    return tuple(device for device in catalogue() if all(word in _haystack(device) for word in words))
+
+
+def _haystack(device: Device) -> str:
+    plain = " ".join((device.name, *device.aliases, device.vendor, device.architecture or "")).lower().replace("-", " ")
+    return f"{plain} {_key(plain)}"
+
+
+def _key(text: str) -> str:
+    """`text` without case, blanks, punctuation and makers: `NVIDIA A100-SXM4-80GB` → `a100sxm480gb`."""
+    return re.sub(r"[^a-z0-9+]", "", _NOISE.sub(" ", text.lower().replace("-", " ").replace("_", " ")))
+
+
+@cache
+def _keys() -> dict[str, Device]:
+    table: dict[str, Device] = {}
+    for device in catalogue():
+        for name in (device.name, *device.aliases):
+            table[_key(name)] = device
+    return table
+
+
+def _exact(text: str) -> Device | None:
+    """By full name or alias; `RTX` and `Arc` may be left out, and a size may say `80g` or `80gb`."""
+    key = _key(text)
+    table = _keys()
+    for candidate in (key, f"{key}b", f"rtx{key}", f"rtx{key}b", f"rx{key}", f"arc{key}", key.replace("gib", "gb")):
+        if candidate in table:
+            return table[candidate]
+    return None
+
+
+def _similar(text: str) -> Device:
+    key = _key(text)
+    table = _keys()
+    words = [word for word in re.split(r"[\s\-_]+", _NOISE.sub(" ", text.lower())) if word]
+    hits = {
+        device.name: device
+        for name, device in table.items()
+        if key and (name.startswith((key, f"rtx{key}")) or all(word in name for word in words))
+    }
+    if len(hits) == 1:
+        return next(iter(hits.values()))
+    if hits:
+        names = ", ".join(_typed(device) for device in list(hits.values())[:8])
+        more = f" and {len(hits) - 8} more" if len(hits) > 8 else ""
+        raise UsageError(f"--gpu {text!r} could be {names}{more}: say which (hfmem devices {text.strip()})")
+    near = get_close_matches(key, table, n=3, cutoff=0.5)
+    names = ", ".join(dict.fromkeys(table[name].name for name in near))
+    hint = f"did you mean {names}? " if names else ""
+    raise UsageError(
+        f"--gpu {text!r} is not a known device ({hint}a size such as 80GiB works too, hfmem devices lists)"
+    )
+
+
+def _typed(device: Device) -> str:
+    """The shortest way to name a device on a command line."""
+    return device.name.replace(" ", "-").lower()

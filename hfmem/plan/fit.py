@@ -1,0 +1,307 @@
+"""Does it fit: weights, cache and runtime of the most loaded rank against what the engine may take of a device.
+
+An engine takes a share of the memory (vLLM 0.33: `gpu_memory_utilization`, 0.92, of the device's total, `v1/worker/utils.py`;
+SGLang, mid 2026: `mem_fraction_static`, from the reserve that `_handle_gpu_memory_settings` computes). Everything together must
+also fit what other processes leave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, replace
+from fractions import Fraction
+from typing import Final, Literal
+
+from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.errors import UnsupportedError, UsageError
+from hfmem.memory import engines
+from hfmem.memory.result import CacheBytes, Pool
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import RankWeights, rank_weights
+from hfmem.model.architecture import Architecture
+from hfmem.plan.devices import Device, Devices, find_device
+from hfmem.plan.layouts import place
+from hfmem.plan.solver import largest, smallest
+from hfmem.records import dataclass
+from hfmem.report import EnginePool, Fit, Report, ReportWarning, RuntimeItem
+from hfmem.units import MIB, format_gib
+
+#: vLLM's default share
+VLLM_UTILIZATION: Final = Fraction(92, 100)
+#: below this share of the usable memory left, a fit is tight
+TIGHT: Final = Fraction(1, 20)
+#: past any model's context and any server's batch
+_LONGEST: Final = 1 << 30
+_MOST_SEQS: Final = 1 << 20
+#: runtime that lies outside the share an engine takes
+_OUTSIDE: Final[dict[str, frozenset[str] | None]] = {
+    "vllm": frozenset({"context_bytes"}),
+    "sglang": None,  # the static share is weights and cache only
+}
+
+Verdict = Literal["fits", "tight", "does-not-fit"]
+#: what the runtime takes on a rank, by name
+Runtime = Callable[[Serving, RankWeights, CacheBytes], Mapping[str, RuntimeItem]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Devices to serve on, and the share of each that the engine may take (None: its default)."""
+
+    device: Device
+    num_devices: int
+    utilization: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        if self.utilization is not None and not 0 < self.utilization <= 1:
+            raise UsageError(f"--utilization must be above 0 and at most 1, not {float(self.utilization):g}")
+
+    def share(self, serving: Serving) -> Fraction:
+        """The share of a device's memory that the engine takes."""
+        if self.utilization is not None:
+            return self.utilization
+        match serving.engine:
+            case "vllm":
+                return VLLM_UTILIZATION
+            case "sglang":
+                return sglang_fraction(self.device.memory_bytes, serving)
+            case _:
+                return Fraction(1)
+
+    def free_bytes(self) -> int:
+        """What other processes leave."""
+        return self.device.memory_bytes - self.device.memory_used_bytes
+
+    def usable_bytes(self, serving: Serving) -> int:
+        """Bytes of one device that the engine may take."""
+        return min(math.ceil(self.device.memory_bytes * self.share(serving)), self.free_bytes())
+
+
+def place_on(
+    device: str | Device,
+    num_devices: int | None,
+    utilization: Fraction | float | None,
+    engine: str,
+    tp: int,
+    pp: int,
+    dp: int,
+) -> tuple[Target, int, int]:
+    """The devices that were named, and the tensor and pipeline sizes over them.
+
+    Raises:
+        UsageError: no such device, two different counts, or sizes that do not make them up.
+    """
+    found = find_device(device) if isinstance(device, str) else Devices(device)
+    count, ranks = num_devices or found.count, tp * pp * dp
+    if found.count is not None and count != found.count and (not found.local or (count or 0) > found.count):
+        raise UsageError(f"--gpu names {found.count} × {found.device.name}, not the {num_devices} of --num-gpus")
+    if found.local and num_devices is None and 1 < ranks <= (found.count or 1):
+        count = ranks  # some of this machine's devices
+    placed, tp, pp = place(count, engine, tp, pp, dp)
+    return Target(found.device, placed, None if utilization is None else Fraction(str(utilization))), tp, pp
+
+
+def sglang_fraction(memory_bytes: int, serving: Serving) -> Fraction:
+    """SGLang's default `mem_fraction_static`: one less what it reserves for activations, graphs and ranks, to three digits."""
+    memory = memory_bytes / MIB
+    few = serving.tp < 4
+    if memory < 20 * 1024:
+        chunk, graphs = 2048, 8
+    elif memory < 35 * 1024:
+        chunk, graphs = 4096, 48 if few else 160
+    elif memory < 60 * 1024:
+        chunk, graphs = 4096, 32 if few else 160
+    elif memory < 160 * 1024:
+        chunk, graphs = 8192, 256 if few else 512
+    else:
+        chunk, graphs = 16384, 512
+    chunk = serving.max_num_batched_tokens or chunk
+    reserved = 512 + max(chunk, 2048) * 1.5 + serving.tp * serving.pp / 8 * 1024 + 2 * graphs
+    if memory > 60 * 1024:
+        reserved = max(reserved, 10 * 1024)
+    return max(Fraction(round(1000 * (memory - reserved) / memory), 1000), Fraction(1, 1000))
+
+
+def on_device(serving: Serving, device: Device) -> Serving:
+    """`serving` with the settings that the engine derives from the device: its kernels, and the tokens of one step."""
+    if device.compute_capability is not None:
+        serving = replace(serving, compute_capability=device.compute_capability)
+    if serving.engine == "vllm" and serving.max_num_batched_tokens is None:
+        from hfmem.memory.engines.vllm import default_max_num_batched_tokens
+
+        tokens = default_max_num_batched_tokens(device.memory_bytes, device.name)
+        serving = replace(serving, max_num_batched_tokens=tokens)
+    return serving
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the most loaded rank holds, and how much is left of it by each of the two limits."""
+
+    weights_bytes: int
+    cache: CacheBytes
+    runtime: Mapping[str, RuntimeItem]
+    usable_bytes: int
+    kv_memory_bytes: int
+    kv_memory_low_bytes: int
+    pool: Pool | None
+    cache_fits: bool
+    cache_fits_at_worst: bool
+
+    @property
+    def headroom_bytes(self) -> int:
+        """Bytes left for more cache; negative: missing."""
+        return self.kv_memory_bytes - self.cache.bytes_per_rank
+
+    @property
+    def verdict(self) -> Verdict:
+        """`tight` where the high end of the estimates would not fit, or less than 5 % is left."""
+        if not self.cache_fits:
+            return "does-not-fit"
+        if not self.cache_fits_at_worst or self.headroom_bytes < self.usable_bytes * TIGHT:
+            return "tight"
+        return "fits"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Weighs one model on one target again and again; weights of a layout are computed once.
+
+    `groups` are the tensors behind the model's bytes, as `rank_weights` takes them.
+    """
+
+    architecture: Architecture
+    groups: Sequence[TensorGroup]
+    runtime: Runtime
+    target: Target
+    known_weights: dict[tuple[object, ...], RankWeights] = field(default_factory=dict)
+
+    def weigh(self, serving: Serving) -> Load:
+        """The load of `serving` on the target.
+
+        Raises:
+            UnsupportedError: the engine refuses the model or the layout.
+        """
+        serving = on_device(serving, self.target.device)
+        cache = engines.engine(serving.engine).cache(self.architecture, serving)
+        ranks = self.weights(serving)
+        runtime = self.runtime(serving, ranks, cache)
+        usable = self.target.usable_bytes(serving)
+        room = self._room(ranks.bytes, runtime, serving, usable, high=False)
+        worst = self._room(ranks.bytes, runtime, serving, usable, high=True)
+        if serving.kv_memory_bytes is not None:  # the pool was given: it must fit, and the sequences must fit it
+            fits_pool = serving.kv_memory_bytes <= room
+            room = worst = min(serving.kv_memory_bytes, room) if fits_pool else room
+        pool, fits = self._pool(cache, serving, room)
+        return Load(
+            weights_bytes=ranks.bytes,
+            cache=cache,
+            runtime=runtime,
+            usable_bytes=usable,
+            kv_memory_bytes=room,
+            kv_memory_low_bytes=worst,
+            pool=pool,
+            cache_fits=fits and (serving.kv_memory_bytes is None or serving.kv_memory_bytes <= room),
+            cache_fits_at_worst=fits and (worst == room or self._pool(cache, serving, worst)[1]),
+        )
+
+    def weights(self, serving: Serving) -> RankWeights:
+        """Weights of the most loaded rank."""
+        key = (serving.engine, serving.tp, serving.pp, serving.dp, serving.ep)
+        if key not in self.known_weights:
+            self.known_weights[key] = rank_weights(self.architecture, self.groups, serving)
+        return self.known_weights[key]
+
+    def _room(
+        self, weights: int, runtime: Mapping[str, RuntimeItem], serving: Serving, usable: int, *, high: bool
+    ) -> int:
+        """Bytes left for the cache: within the engine's share, and within what is free at all."""
+        outside = _OUTSIDE.get(serving.engine, frozenset())
+        sizes = {key: item.high if high else item.bytes for key, item in runtime.items()}
+        inside = sum(
+            size
+            for key, size in sizes.items()
+            if key == "overhead_bytes" or (outside is not None and key not in outside)
+        )
+        return min(usable - weights - inside, self.target.free_bytes() - weights - sum(sizes.values()))
+
+    def _pool(self, cache: CacheBytes, serving: Serving, memory: int) -> tuple[Pool | None, bool]:
+        """What the engine makes of that memory, and whether the sequences asked for fit it."""
+        if memory < 0:
+            return None, False
+        if cache.bytes_per_rank == 0:
+            return None, True
+        rules = engines.pooling_engine(serving.engine)
+        if rules is None:
+            return None, cache.bytes_per_rank <= memory
+        if memory == 0:
+            return None, False
+        try:
+            pool = rules.pool(self.architecture, serving, memory)
+        except UnsupportedError:  # not one request fits
+            return None, False
+        spare = pool.page_bytes if serving.engine == "vllm" else 0  # vLLM's null block holds no tokens
+        enough = pool.max_concurrency >= serving.num_seqs_per_replica
+        return pool, enough and cache.bytes_per_rank + spare <= memory
+
+    def fits(self, serving: Serving) -> bool:
+        """Whether `serving` fits, by the middle of the estimates; False also where the engine refuses it."""
+        try:
+            return self.weigh(serving).cache_fits
+        except UnsupportedError:
+            return False
+
+    def max_context(self, serving: Serving) -> int | None:
+        """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""
+        return largest(lambda tokens: self.fits(replace(serving, context=tokens)), _LONGEST)
+
+    def max_num_seqs(self, serving: Serving) -> int | None:
+        """The most sequences of that context; 0: not one fits, None: they keep nothing."""
+        return largest(lambda seqs: self.fits(replace(serving, num_seqs=seqs)), _MOST_SEQS)
+
+    def min_utilization(self, serving: Serving) -> Fraction | None:
+        """The smallest share in whole hundredths at which it fits; None: not even the whole device is enough."""
+        percent = smallest(lambda share: self.at(Fraction(share, 100)).fits(serving), 100)
+        return None if percent is None else Fraction(percent, 100)
+
+    def at(self, utilization: Fraction) -> Scale:
+        """The same at another share of the device."""
+        return replace(self, target=replace(self.target, utilization=utilization))
+
+
+def assess(report: Report, scale: Scale, serving: Serving) -> Report:
+    """`report` with `fit` and `engine_pool` filled in for the target."""
+    load = scale.weigh(serving)
+    target, device = scale.target, scale.target.device
+    notes = list(report.warnings)
+    if load.usable_bytes < math.ceil(device.memory_bytes * target.share(serving)):
+        notes.append(
+            ReportWarning(
+                "device_in_use",
+                f"{format_gib(device.memory_used_bytes)} of {device.name} are in use by other processes: "
+                f"{format_gib(load.usable_bytes)} are left",
+            )
+        )
+    fit = Fit(
+        device=device.name,
+        num_devices=target.num_devices,
+        memory_bytes_per_device=device.memory_bytes,
+        usable_bytes_per_device=load.usable_bytes,
+        verdict=load.verdict,
+        headroom_bytes=load.headroom_bytes,
+        max_context=scale.max_context(serving),
+        max_num_seqs=scale.max_num_seqs(serving),
+        utilization=float(target.share(serving)),
+        memory_used_bytes=device.memory_used_bytes,
+        memory_grade=device.memory_grade,
+    )
+    pool = load.pool
+    held = (
+        None
+        if pool is None
+        else EnginePool(
+            pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
+        )
+    )
+    return replace(report, fit=fit, engine_pool=held or report.engine_pool, warnings=tuple(notes))
