@@ -125,7 +125,7 @@ def estimate(
         max_num_batched_tokens=max_num_batched_tokens,
         page_size=page_size,
         kv_memory_bytes=kv_memory_bytes,
-        declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
+        declared_kv_dtype=read.declared_kv_dtype,
     )
     if engine is None:
         serving, note = default_engine(read, serving)
@@ -197,7 +197,7 @@ def layer_table(
         num_seqs=num_seqs,
         kv_dtype=kv_dtype,
         engine=engine or DEFAULT_ENGINES[0],
-        declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
+        declared_kv_dtype=read.declared_kv_dtype,
     )
     if engine is None:
         serving, _ = default_engine(read, serving)
@@ -229,7 +229,7 @@ def explain(
         num_seqs=num_seqs,
         kv_dtype=kv_dtype,
         engine=engine or DEFAULT_ENGINES[0],
-        declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
+        declared_kv_dtype=read.declared_kv_dtype,
     )
     if engine is None:
         serving, _ = default_engine(read, serving)

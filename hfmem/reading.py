@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from hfmem.checkpoint.logical import is_plain
 from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
 from hfmem.dtypes import canonical
-from hfmem.errors import ContradictionError
+from hfmem.errors import ContradictionError, UsageError
 from hfmem.hub import FetchOptions, ModelFacts, load_model
+from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
@@ -34,6 +35,15 @@ class Model:
     packing: QuantizationSummary | None
     parameters: ParameterReport
     notes: tuple[Note, ...]
+
+    @property
+    def declared_kv_dtype(self) -> str | None:
+        """The cache format that the checkpoint declares, where it is one that engines know; what `auto` then means."""
+        said = self.quantization.kv_cache if self.quantization else None
+        try:
+            return None if said is None else canonical_kv_dtype(said)
+        except UsageError:
+            return None
 
 
 def read_model(
@@ -59,7 +69,7 @@ def read_model(
     """
     facts = load_model(model, revision=revision, options=fetch)
     quantization = _said_quantization(facts)
-    architecture = read_architecture(facts.config, facts.config_file, assume)
+    architecture = _architecture(facts, assume)
     notes = [Note(code, message) for code, message in facts.warnings]
     checkpoint = facts.checkpoint
     packing: QuantizationSummary | None = None
@@ -85,6 +95,15 @@ def read_model(
     return Model(
         facts, architecture, quantization, packing, parameters, (*architecture.notes, *notes, *parameters.notes)
     )
+
+
+def _architecture(facts: ModelFacts, assume: str | None) -> Architecture:
+    """From config.json, or from a GGUF file's own keys."""
+    if facts.checkpoint is None or facts.checkpoint.format != "gguf":
+        return read_architecture(facts.config, facts.config_file, assume)
+    from hfmem.model.families.gguf import read_gguf
+
+    return read_gguf(facts.config, facts.checkpoint, facts.config_file)
 
 
 def _said_quantization(facts: ModelFacts) -> Quantization | None:

@@ -46,6 +46,7 @@ _ALIASES: Final[dict[str, str]] = {
     "f32": "fp32",
     "fp8_e4m3": "fp8",
     "fp8_e4m3fn": "fp8",
+    "float8": "fp8",
     "float8_e4m3fn": "fp8",
     "float8_e4m3": "fp8",
     "e4m3": "fp8",
