@@ -324,15 +324,18 @@ class _Handler(BaseHTTPRequestHandler):
         if opened is None:
             return
         entries: list[dict[str, Any]] = []
-        for name, blob in sorted(opened[0].files.items()):
-            if "/" not in name:
-                entries.append({"type": "file", "oid": "0" * 40, "size": blob.size, "path": name})
         query = parse_qs(urlsplit(self.path).query)
+        recursive = query.get("recursive") == ["true"]
+        files = opened[0].files
+        folders = {name[:at] for name in files for at in range(len(name)) if name[at] == "/"}
+        entries += [{"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in sorted(folders)]
+        for name, blob in sorted(files.items()):
+            entries.append({"type": "file", "oid": "0" * 40, "size": blob.size, "path": name})
+        entries = [entry for entry in entries if recursive or "/" not in entry["path"]]
         page = int(query.get("cursor", ["0"])[0])
         rest = entries[page + 1000 :]
-        link = {
-            "Link": f'<{self.server.hub.url}/api/models/{repo_id}/tree/{revision}?cursor={page + 1000}>; rel="next"'
-        }
+        query_text = f"recursive={str(recursive).lower()}&cursor={page + 1000}"
+        link = {"Link": f'<{self.server.hub.url}/api/models/{repo_id}/tree/{revision}?{query_text}>; rel="next"'}
         self._small(json.dumps(entries[page : page + 1000]).encode(), link if rest else {})
 
     def _small(self, body: bytes, headers: Mapping[str, str] | None = None) -> None:

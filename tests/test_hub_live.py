@@ -15,7 +15,6 @@ from hfmem.errors import (
     MissingFileError,
     ModelNotFoundError,
     NetworkError,
-    UnsupportedError,
 )
 from hfmem.hub import FetchOptions, load_model
 from hfmem.hub.files import DEFAULT_GUESS
@@ -281,14 +280,13 @@ def test_a_server_that_sends_no_error_codes(hub: HubServer) -> None:
     [
         ({"README.md": b"x"}, r"has no config\.json; found README\.md"),
         ({}, r"has no config\.json; it is empty"),
-        ({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}, r"has no config\.json; it holds GGUF files: a\.gguf, b\.gguf"),
         (
             {"adapter_config.json": {"base_model_name_or_path": "org/base"}, "adapter_model.safetensors": b"x"},
             r"it is an adapter \(PEFT\) of org/base: run hfmem on it",
         ),
         ({"model_index.json": {"_class_name": "FluxPipeline"}}, r"it is a diffusers pipeline \(FluxPipeline\)"),
         ({"config.json": CONFIG, "tf_model.h5": b"x", "README.md": b""}, r"no model\.safetensors .*found tf_model\.h5"),
-        ({"config.json": CONFIG, "q.gguf": b"x"}, r"no model\.safetensors .*GGUF files: q\.gguf"),
+        ({"config.json": CONFIG, "mmproj-f16.gguf": b"x"}, r"no model\.safetensors .*GGUF files: mmproj-f16\.gguf"),
     ],
 )
 def test_what_is_no_plain_model_is_named(hub: HubServer, files: dict[str, Any], message: str) -> None:
@@ -348,9 +346,10 @@ def test_one_file_of_a_repo(hub: HubServer) -> None:
     facts = load_model("https://huggingface.co/org/m/blob/main/other.safetensors", options=FRESH)
     assert facts.checkpoint is not None and facts.checkpoint.total_bytes == 200
     assert facts.download_bytes == blob.size
-    for text in ("org/m/x.gguf", "org/m:Q4_K_M"):
-        with pytest.raises(UnsupportedError, match="GGUF"):
-            load_model(text, options=FRESH)
+    with pytest.raises(MissingFileError, match=r"x\.gguf is not there"):
+        load_model("org/m/x.gguf", options=FRESH)
+    with pytest.raises(MissingFileError, match="org/m has no Q4_K_M; it has no GGUF model"):
+        load_model("org/m:Q4_K_M", options=FRESH)
     for name in (
         "model.safetensors",
         "model.safetensors.index.json",

@@ -94,9 +94,9 @@ def test_single_files_and_indices(tmp_path: Path) -> None:
     extra = load_model(str(folder / "extra.safetensors"))
     assert extra.checkpoint is not None and extra.checkpoint.total_bytes == 4096
     assert extra.config == CONFIG
-    with pytest.raises(UnsupportedError, match="GGUF"):
+    with pytest.raises(FormatError, match="ends inside its header"):
         load_model(str(write(tmp_path / "g", {"x.gguf": b"GGUF"}) / "x.gguf"))
-    with pytest.raises(UnsupportedError, match="not read yet"):
+    with pytest.raises(UnsupportedError, match="of this kind are not read"):
         load_model(str(write(tmp_path / "g", {"notes.txt": b"x"}) / "notes.txt"))
     lonely = write(tmp_path / "l", {"x.safetensors": shard(OTHERS)})
     with pytest.raises(MissingFileError, match=r"has no config\.json beside x\.safetensors"):
@@ -121,7 +121,7 @@ def test_quantization_settings_beside_the_config(tmp_path: Path) -> None:
     [
         ({}, MissingFileError, r"has no config\.json; it is empty"),
         ({"README.md": b""}, MissingFileError, r"has no config\.json; found README\.md"),
-        ({"x.gguf": b"GGUF"}, MissingFileError, r"GGUF files: x\.gguf"),
+        ({"mmproj-x.gguf": b"GGUF"}, MissingFileError, r"GGUF files: mmproj-x\.gguf"),
         ({"adapter_config.json": {"base_model_name_or_path": "org/b"}}, MissingFileError, r"adapter \(PEFT\) of org/b"),
         ({"config.json": b""}, FormatError, r"config\.json is empty"),
         ({"config.json": b"{,}"}, FormatError, r"config\.json: not JSON at line 1, column 2"),

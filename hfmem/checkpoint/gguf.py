@@ -2,8 +2,9 @@
 
 `GgufParser.feed` takes the next bytes and says how many it must see in all before it can go on, so that a caller may
 start small, grow geometrically and never fetch a byte twice; `likely` guesses how far the part being read will reach,
-so that it need not overshoot either. Long arrays (the vocabulary) are walked and dropped. The are llama.cpp's (`gguf.cpp`): versions 2 and 3 of either byte order, no key or tensor twice, rows that fill whole
-blocks, tensors one after another at the file's alignment.
+so that it need not overshoot either. Long arrays (the vocabulary) are walked and dropped. The rules are llama.cpp's
+(`gguf.cpp`): versions 2 and 3 of either byte order, no key or tensor twice, rows that fill whole blocks, tensors one
+after another at the file's alignment.
 """
 
 from __future__ import annotations

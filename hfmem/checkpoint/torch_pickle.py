@@ -31,6 +31,9 @@ _MAX_NODES: Final = 1_000_000
 _MAX_PATH: Final = 4096
 
 _LEGACY_MAGIC: Final = bytes.fromhex("8a0a6cfc9c46f920 6aa850 19".replace(" ", ""))
+_LEGACY: Final = (
+    "saved by torch before 1.6, with the weights inside the pickle; load it and save it anew to read it here"
+)
 _PLAIN_NAMES: Final = (
     "torch._utils.",
     "torch.",
@@ -40,6 +43,10 @@ _PLAIN_NAMES: Final = (
 )
 #: where training code keeps the weights in a checkpoint that holds more than them
 _STATE_KEYS: Final = ("state_dict", "model_state_dict", "model", "module", "params", "weights", "net")
+
+
+class LegacyTorchError(FormatError):
+    """A file from before torch 1.6: one long pickle with the weights inside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,10 @@ def _directory(read: Read, size: int, file: str) -> dict[str, _Entry]:
         raise FormatError(f"{file}: ends at {start + len(tail):,} of {size:,} bytes")
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or at + 22 > len(tail):
-        raise FormatError(f"{file}: {_what_else(read(0, 64))}")
+        head = read(0, 64)
+        if _LEGACY_MAGIC in head:
+            raise LegacyTorchError(f"{file}: {_LEGACY}")
+        raise FormatError(f"{file}: {_what_else(head)}")
     count, length, offset = struct.unpack_from("<HII", tail, at + 10)
     if 0xFFFFFFFF in (length, offset) or count == 0xFFFF:
         locator = at - 20
@@ -198,8 +208,6 @@ def _contents(read: Read, size: int, entry: _Entry, file: str) -> bytes:
 
 
 def _what_else(head: bytes) -> str:
-    if _LEGACY_MAGIC in head:
-        return "saved by torch before 1.6, with the weights inside the pickle; load it and save it anew to read it here"
     if head.startswith(b"PK\x03\x04"):
         return "a zip archive cut short (truncated download?)"
     if head.startswith(b"version https://git-lfs"):

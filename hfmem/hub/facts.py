@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, Literal
 
 from hfmem.checkpoint.groups_json import dump_checkpoint, load_checkpoint
 from hfmem.checkpoint.tensors import Checkpoint
+from hfmem.records import dataclass
+
+if TYPE_CHECKING:
+    from hfmem.hub.gguf import GgufFacts
 
 #: raised when the JSON below changes; entries of another version are fetched again
 SCHEMA = 1
@@ -66,6 +70,22 @@ class ModelFacts:
     provenance: str | None = None
     date: str | None = None
     stats: FetchStats = FetchStats()
+
+
+def gguf_facts(found: GgufFacts, repo_id: str, revision: str | None, source: Source) -> ModelFacts:
+    """The facts of a GGUF model: its own keys stand where config.json does."""
+    sizes = [file.size for file in found.files]
+    return ModelFacts(
+        repo_id=repo_id,
+        revision=revision,
+        source=source,
+        config=found.keys,
+        config_file=found.file,
+        checkpoint=found.checkpoint,
+        evidence="headers",
+        download_bytes=None if None in sizes else sum(size or 0 for size in sizes),
+        weight_files=found.files,
+    )
 
 
 def facts_to_json(facts: ModelFacts) -> dict[str, Any]:

@@ -6,11 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import prod
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header
 from hfmem.dtypes import BITS
 from hfmem.errors import FormatError
+
+if TYPE_CHECKING:
+    from hfmem.checkpoint.gguf import GgufHeader
+    from hfmem.checkpoint.torch_pickle import TorchFile
 
 #: bytes of a file's front read when nothing tells how long its header is: 97 % of the Hub's headers are shorter than 100 kB
 DEFAULT_GUESS: Final = 128 << 10
@@ -40,6 +44,22 @@ class Files(Protocol):
 
     def listing(self) -> dict[str, int | None]:
         """The files at the top of the folder, with their sizes where known."""
+
+    def tree(self) -> dict[str, int | None]:
+        """All files by their paths in the folder, with their sizes where known."""
+
+    def read_range(self, name: str, offset: int, length: int) -> tuple[bytes, int | None]:
+        """Bytes of a file (fewer at its end), and its size.
+
+        Raises:
+            MissingFileError: it is not there.
+        """
+
+    def gguf_headers(self, sizes: Mapping[str, int | None]) -> list[GgufHeader]:
+        """The GGUF header of each file of `sizes` (its size, None where not known), in order."""
+
+    def torch_files(self, sizes: Mapping[str, int | None]) -> list[TorchFile]:
+        """The tensors of each file of `torch.save`, in order."""
 
 
 def parse_object(data: bytes, what: str) -> dict[str, Any]:

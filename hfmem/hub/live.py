@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from hfmem.checkpoint.index import MAX_INDEX_BYTES
 from hfmem.errors import FormatError, NetworkError
-from hfmem.hub.facts import ModelFacts
+from hfmem.hub.facts import ModelFacts, gguf_facts
 from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, parse_object
 from hfmem.hub.hfcache import snapshot_facts
 from hfmem.hub.http import Client, Response
@@ -28,13 +28,13 @@ from hfmem.hub.weights import (
     INDEX,
     SINGLE,
     Weights,
-    from_file,
     from_headers,
     from_index,
     from_metadata_route,
+    from_named_file,
+    is_gguf_place,
     other_weights,
     quantization_files,
-    refuse_other_file,
     without_config,
 )
 from hfmem.hub.workers import Task, run_all
@@ -60,7 +60,7 @@ class Live:
         """
         revision = self.ref.revision or "main"
         repo = RemoteFiles(self.client, self.settings.endpoint, self.ref.repo_id, revision, self.options.progress)
-        part = self.ref.file
+        part = self.ref.part
         config: Response | None = None
         if not self.options.refresh and not self.options.no_cache:
             config, facts = self._stored(repo, revision, part)
@@ -100,12 +100,14 @@ class Live:
         return cached_commit(self.settings.hub_cache, self.ref.repo_id, revision)
 
     def _snapshot(self, commit: str) -> ModelFacts | None:
-        if self.ref.file is not None:
+        if self.ref.part is not None:
             return None
         return snapshot_facts(self.settings.hub_cache, self.ref.repo_id, commit)
 
     def _fetch(self, repo: RemoteFiles, known_config: Response | None) -> ModelFacts:
         self._progress(repo, 0, 1)
+        if self.ref.variant is not None or (self.ref.file or "").lower().endswith(".gguf"):
+            return self._fetch_gguf(repo)
         config_task = None
         if known_config is None:
             timeout = self.settings.etag_timeout
@@ -127,23 +129,36 @@ class Live:
         _pin(repo, config)
         if config.status == 404:
             self._check_exists(repo, config)
+            if is_gguf_place(repo):
+                return self._fetch_gguf(repo)
             values, name, weights = without_config(repo, repo.listing())
         else:
             values, name = parse_object(config.body, f"{repo.label}: {CONFIG}"), CONFIG
-            weights = self._weights(repo, all_headers, single, by_route)
+            found = self._weights(repo, all_headers, single, by_route)
+            if found is None:
+                return self._fetch_gguf(repo)
+            weights = found
         return self._facts(repo, config, values, name, weights)
+
+    def _fetch_gguf(self, repo: RemoteFiles) -> ModelFacts:
+        """A GGUF model has no config.json: its own keys describe it."""
+        from hfmem.hub.gguf import load_file, load_place
+
+        ref = self.ref
+        found = load_place(repo, ref.repo_id, ref.variant) if ref.file is None else load_file(repo, ref.file)
+        self._progress(repo, 1, 1)
+        commit = next((c for c in (repo.commit, repo.revision, ref.revision) if is_commit(c)), None)
+        return gguf_facts(found, ref.repo_id, commit, "hub")
 
     def _fetch_one_file(self, repo: RemoteFiles, task: Task[Response] | None, known: Response | None) -> ModelFacts:
         name = self.ref.file or ""
-        if not name.endswith(".safetensors"):
-            refuse_other_file(name)
         config = known if task is None else task.result()
         assert config is not None
         if config.status == 404:
             self._check_exists(repo, config)
         _pin(repo, config)
         folder = name.rpartition("/")[0]
-        weights = from_file(repo, name)
+        weights = from_named_file(repo, name)
         if config.status == 404:
             without_config(repo, {**repo.listing(), name: None})
         values = parse_object(config.body, f"{repo.label}: {CONFIG}")
@@ -152,8 +167,8 @@ class Live:
 
     def _weights(
         self, repo: RemoteFiles, all_headers: Task[Response], single: Task[Response], by_route: bool
-    ) -> Weights:
-        """The weights, by whichever of the requests in flight answers."""
+    ) -> Weights | None:
+        """The weights, by whichever of the requests in flight answers; None where there are GGUF files alone."""
         try:
             response = all_headers.result()
         except NetworkError:
@@ -182,7 +197,7 @@ class Live:
             if index.status == 200:
                 return from_index(repo, index.body, INDEX)
         if front.status == 404:
-            return other_weights(repo, repo.listing())
+            return None if is_gguf_place(repo) else other_weights(repo, repo.listing())
         return from_headers({SINGLE: repo.finish_header(SINGLE, front)})
 
     def _facts(
@@ -210,6 +225,7 @@ class Live:
             weight_files=weights.files,
             extra=extra,
             notice=weights.notice,
+            warnings=weights.warnings,
         )
 
     def _check_exists(self, repo: RemoteFiles, config: Response) -> None:

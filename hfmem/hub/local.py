@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header, header_length, parse_header
 from hfmem.errors import FormatError, MissingFileError, ModelNotFoundError, SourceError, UsageError
-from hfmem.hub.facts import ModelFacts, Source
+from hfmem.hub.facts import ModelFacts, Source, gguf_facts
 from hfmem.hub.files import MAX_CONFIG_BYTES, parse_object
 from hfmem.hub.weights import (
     SINGLE,
+    TORCH_INDEX,
     Weights,
-    from_file,
     from_index,
+    from_named_file,
+    is_gguf_place,
     other_weights,
     quantization_files,
-    refuse_other_file,
     safetensors_weights,
     without_config,
 )
 
+if TYPE_CHECKING:
+    from hfmem.checkpoint.gguf import GgufHeader
+    from hfmem.checkpoint.torch_pickle import TorchFile
+
 CONFIG = "config.json"
 _MAX_INDEX_FILE = 256 << 20
+#: a folder with more files, or deeper ones, than any repository of a model
+_MAX_FILES = 20_000
+_MAX_DEPTH = 8
+_TORCH_SHARD = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,46 @@ class LocalFiles:
         except OSError as error:
             raise unreadable(self.folder, error) from None
 
+    def tree(self) -> dict[str, int | None]:
+        found: dict[str, int | None] = {}
+        for place, folders, names in os.walk(self.folder):
+            within = Path(place).relative_to(self.folder)
+            folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
+            if len(within.parts) >= _MAX_DEPTH:
+                folders.clear()
+            for name in names:
+                try:
+                    size: int | None = os.stat(os.path.join(place, name)).st_size
+                except OSError:
+                    size = None
+                found[(within / name).as_posix()] = size
+            if len(found) > _MAX_FILES:
+                raise UsageError(f"{self.label} holds more than {_MAX_FILES:,} files: is it a model's folder?")
+        return found
+
+    def read_range(self, name: str, offset: int, length: int) -> tuple[bytes, int | None]:
+        path = self.folder / name
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(offset)
+                return file.read(length), size
+        except (FileNotFoundError, NotADirectoryError):
+            broken = " (a broken link: its blob is gone)" if path.is_symlink() else ""
+            raise MissingFileError(f"{self.label}: {name} is not there{broken}") from None
+        except OSError as error:
+            raise unreadable(path, error) from None
+
+    def gguf_headers(self, sizes: Mapping[str, int | None]) -> list[GgufHeader]:
+        from hfmem.hub.gguf import read_header
+
+        return [read_header(name, size, self.read_range, str(self.folder / name)) for name, size in sizes.items()]
+
+    def torch_files(self, sizes: Mapping[str, int | None]) -> list[TorchFile]:
+        from hfmem.hub.torchfiles import read_torch_file
+
+        return [read_torch_file(name, size, self.read_range, str(self.folder / name)) for name, size in sizes.items()]
+
 
 def load_local(path_text: str) -> ModelFacts:
     """The facts of a local model.
@@ -110,11 +161,14 @@ def folder_facts(folder: Path, label: str, *, repo_id: str, revision: str | None
     files = LocalFiles(folder, label)
     data = files.read(CONFIG, MAX_CONFIG_BYTES)
     if data is None:
-        listing = files.listing()
-        config, name, weights = without_config(files, listing)
+        if is_gguf_place(files):
+            return _load_gguf(files, None, repo_id, revision, source)
+        config, name, weights = without_config(files, files.listing())
     else:
         config, name = parse_object(data, str(folder / CONFIG)), CONFIG
         found = safetensors_weights(files)
+        if found is None and is_gguf_place(files):
+            return _load_gguf(files, None, repo_id, revision, source)
         weights = other_weights(files, files.listing()) if found is None else found
     extra: dict[str, Mapping[str, object]] = {}
     for file in quantization_files(config, weights.checkpoint):
@@ -134,7 +188,15 @@ def folder_facts(folder: Path, label: str, *, repo_id: str, revision: str | None
         weight_files=weights.files,
         extra=extra,
         notice=weights.notice,
+        warnings=weights.warnings,
     )
+
+
+def _load_gguf(files: LocalFiles, name: str | None, repo_id: str, revision: str | None, source: Source) -> ModelFacts:
+    from hfmem.hub.gguf import load_file, load_place
+
+    found = load_place(files, files.label, None) if name is None else load_file(files, name)
+    return gguf_facts(found, repo_id, revision, source)
 
 
 def unreadable(path: Path, error: OSError) -> SourceError:
@@ -154,14 +216,18 @@ def _load_file(path: Path, label: str) -> ModelFacts:
     if name == CONFIG:
         return folder_facts(folder, label, repo_id=label, revision=None, source="local")
     weights: Weights
+    if name.endswith(".gguf"):
+        return _load_gguf(files, path.name, label, None, "local")
     if name.endswith(".safetensors.index.json"):
         weights = from_index(files, files.read(path.name, _MAX_INDEX_FILE) or b"", path.name)
     elif name.endswith(".safetensors"):
         whole = safetensors_weights(files) if path.name != SINGLE else None
         in_set = whole is not None and any(file.name == path.name for file in whole.files)
-        weights = whole if whole is not None and in_set else from_file(files, path.name)
+        weights = whole if whole is not None and in_set else from_named_file(files, path.name)
+    elif name == TORCH_INDEX or _TORCH_SHARD.fullmatch(name):
+        weights = other_weights(files, files.listing())
     else:
-        refuse_other_file(str(path))
+        weights = from_named_file(files, path.name)
     data = files.read(CONFIG, MAX_CONFIG_BYTES)
     if data is None:
         raise MissingFileError(f"{folder} has no config.json beside {path.name}")
@@ -177,6 +243,7 @@ def _load_file(path: Path, label: str) -> ModelFacts:
         download_bytes=weights.download_bytes,
         weight_files=weights.files,
         notice=weights.notice,
+        warnings=weights.warnings,
     )
 
 

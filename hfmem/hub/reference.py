@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from hfmem.errors import UsageError
+from hfmem.records import dataclass
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -31,6 +31,11 @@ class HubRef:
     revision: str | None = None
     file: str | None = None
     variant: str | None = None
+
+    @property
+    def part(self) -> str | None:
+        """What narrows the repo, as a key: a file, or `:` and a variant. None: the repo's own model."""
+        return self.file if self.variant is None else f":{self.variant.upper()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import quote, urljoin
 
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header, header_length, parse_header
@@ -16,6 +16,12 @@ from hfmem.hub.http import MAX_RETRIES, Client, Response
 from hfmem.hub.responses import fail, is_missing_file, is_plain_404
 from hfmem.hub.weights import PROBED
 from hfmem.hub.workers import run_all
+
+if TYPE_CHECKING:
+    from hfmem.checkpoint.gguf import GgufHeader
+    from hfmem.checkpoint.torch_pickle import TorchFile
+
+T = TypeVar("T")
 
 #: the safetensors-metadata response of a model with 200,000 tensors is some 30 MB
 MAX_METADATA_BYTES = 256 << 20
@@ -32,7 +38,11 @@ class RemoteFiles:
     repo_id: str
     revision: str
     progress: Progress | None = None
-    _listing: dict[str, int | None] | None = None
+    _tree: dict[str, int | None] | None = None
+    #: file → where its storage host serves it, so that further ranges need no redirect
+    _direct: dict[str, str] = field(default_factory=dict)
+    #: the commit that a ranged read said it was of
+    commit: str | None = None
 
     @property
     def label(self) -> str:
@@ -125,24 +135,72 @@ class RemoteFiles:
             data += rest.body
         return parse_header(data[PREFIX_BYTES:end], total, file=where)
 
-    def listing(self) -> dict[str, int | None]:
-        if self._listing is None:
-            self._listing = self._fetch_listing()
-        return self._listing
+    def read_range(self, name: str, offset: int, length: int) -> tuple[bytes, int | None]:
+        """`length` bytes from `offset` (fewer at the file's end), and the file's size.
 
-    def _fetch_listing(self) -> dict[str, int | None]:
+        Raises:
+            MissingFileError: the file is not there.
+        """
+        url = self._direct.get(name)
+        span = (offset, offset + length)
+        response = None if url is None else self.client.get(url, max_bytes=length, byte_range=span)
+        if response is None or response.status not in (206, 416):  # a signed address expires
+            response = self.checked(self.client.get(self.url(name), max_bytes=length, byte_range=span))
+            self.commit = response.header("x-repo-commit") or self.commit
+        if response.status == 404:
+            raise MissingFileError(f"{self.repo_id}: {name} is not there")
+        if response.status == 416:
+            return b"", response.total_size
+        if response.status != 206:
+            raise NetworkError(f"{self.repo_id}: {name}: the server answered {response.status} to a range request")
+        if response.hops:
+            self._direct[name] = response.url
+        return response.body, response.total_size
+
+    def gguf_headers(self, sizes: Mapping[str, int | None]) -> list[GgufHeader]:
+        from hfmem.hub.gguf import read_header
+
+        def read(name: str) -> GgufHeader:
+            return read_header(name, sizes[name], self.read_range, f"{self.repo_id}: {name}")
+
+        return self._all(list(sizes), read, "GGUF headers")
+
+    def torch_files(self, sizes: Mapping[str, int | None]) -> list[TorchFile]:
+        from hfmem.hub.torchfiles import read_torch_file
+
+        def read(name: str) -> TorchFile:
+            return read_torch_file(name, sizes[name], self.read_range, f"{self.repo_id}: {name}")
+
+        return self._all(list(sizes), read, "PyTorch files")
+
+    def _all(self, names: list[str], read: Callable[[str], T], what: str) -> list[T]:
+        if len(names) == 1:
+            return [read(names[0])]
+        report, label = self.progress, f"{self.repo_id}: {what}"
+        on_done = None if report is None else (lambda done, total: report(done, total, label))
+        return run_all(self.client, names, read, on_done)
+
+    def listing(self) -> dict[str, int | None]:
+        return {name: size for name, size in self.tree().items() if "/" not in name}
+
+    def tree(self) -> dict[str, int | None]:
+        if self._tree is None:
+            self._tree = self._fetch_tree()
+        return self._tree
+
+    def _fetch_tree(self) -> dict[str, int | None]:
         """By the tree route; from a server that has none, by asking for the usual names.
 
         Raises:
             ModelNotFoundError, AccessError: the repo cannot be read.
         """
-        url = f"{self.endpoint}/api/models/{self.repo_id}/tree/{quote(self.revision, safe='')}"
+        url = f"{self.endpoint}/api/models/{self.repo_id}/tree/{quote(self.revision, safe='')}?recursive=true"
         found: dict[str, int | None] = {}
         for _ in range(_MAX_LISTING_PAGES):
             response = self.client.get(url, max_bytes=_MAX_LISTING_BYTES)
             if response.status >= 400 and response.header("x-error-code") is not None:
                 self.fail(response)
-            entries = _tree(response.body) if response.status == 200 else None
+            entries = _entries(response.body) if response.status == 200 else None
             if entries is None:
                 return found or self._probe()
             found.update(entries)
@@ -161,7 +219,7 @@ class RemoteFiles:
         return self.client.get(self.metadata_url(index_name), max_bytes=MAX_METADATA_BYTES, retries=min(1, MAX_RETRIES))
 
 
-def _tree(body: bytes) -> dict[str, int | None] | None:
+def _entries(body: bytes) -> dict[str, int | None] | None:
     try:
         entries = json.loads(body)
     except (ValueError, RecursionError):

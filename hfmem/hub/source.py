@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 from typing import assert_never
 
-from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError, UnsupportedError
+from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError
 from hfmem.hub.catalog import in_catalog, load_catalog_entry, suggest
 from hfmem.hub.facts import FetchStats, ModelFacts
 from hfmem.hub.options import FetchOptions
@@ -44,22 +44,27 @@ def load_model(
         case LocalPath():
             from hfmem.hub.local import load_local
 
-            facts = load_local(ref.path)
+            facts = _with_files(load_local(ref.path))
             if isinstance(ref_text, str) and _is_like_a_repo_id(ref.path):
                 notice = f"from the local path {ref.path}, which comes before the Hub's {ref.path} (hf://{ref.path})"
                 facts = replace(facts, notice="; ".join(filter(None, (notice, facts.notice))))
             return facts
         case HubRef():
-            return _load_hub(ref, settings, options)
+            return _with_files(_load_hub(ref, settings, options))
         case _:
             assert_never(ref)
 
 
+def _with_files(facts: ModelFacts) -> ModelFacts:
+    """Of a GGUF model, which files it is: a repository has many."""
+    if facts.checkpoint is None or facts.checkpoint.format != "gguf":
+        return facts
+    from hfmem.hub.gguf import notice
+
+    return replace(facts, notice=_join(facts.notice, notice(facts.weight_files)))
+
+
 def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFacts:
-    if ref.variant is not None:
-        raise UnsupportedError(
-            f"{ref.repo_id}:{ref.variant} is a GGUF file, and these are not read yet; give a safetensors repo"
-        )
     if ref.file is not None and _DEFAULT_FILE.fullmatch(ref.file):
         ref = replace(ref, file=None)
     store = FactStore(settings.facts_dir, read=not options.no_cache, write=not options.no_cache)
@@ -124,11 +129,11 @@ def _stored(ref: HubRef, settings: Settings, store: FactStore, reason: str | Non
     because = "" if reason is None else f" ({reason})"
     hit = FetchStats(cache_hit=True)
     commit = store.commit_of(settings.endpoint, ref.repo_id, revision)
-    facts = store.load(ref.repo_id, commit, ref.file) if commit else None
+    facts = store.load(ref.repo_id, commit, ref.part) if commit else None
     if facts is not None:
         notice = f"from the stored facts of commit {str(commit)[:7]}{because}" if because else None
         return replace(facts, notice=_join(notice, facts.notice), stats=hit)
-    if ref.file is not None:
+    if ref.part is not None:
         return None
     commit = cached_commit(settings.hub_cache, ref.repo_id, revision)
     facts = snapshot_facts(settings.hub_cache, ref.repo_id, commit) if commit else None
@@ -149,7 +154,7 @@ def _has_stored(ref: HubRef, settings: Settings, store: FactStore) -> bool:
     revision = ref.revision or "main"
     if not is_commit(revision) and store.commit_of(settings.endpoint, ref.repo_id, revision) is not None:
         return True
-    if ref.file is not None:
+    if ref.part is not None:
         return False
     known = cached_commit(settings.hub_cache, ref.repo_id, revision) is not None
     return known or (revision == "main" and in_catalog(ref.repo_id))

@@ -48,6 +48,7 @@ class Weights:
     index_total_size: int | None
     files: tuple[WeightFile, ...]
     notice: str | None = None
+    warnings: tuple[tuple[str, str], ...] = ()
 
     @property
     def download_bytes(self) -> int | None:
@@ -113,15 +114,39 @@ def other_weights(files: Files, listing: Mapping[str, int | None]) -> Weights:
             missing = [file.name for file in found if file.name not in listing and "/" not in file.name]
             if missing and any(file.name in listing for file in found):
                 raise MissingFileError(f"{files.label}: {TORCH_INDEX} names {missing[0]}, which is not there")
-            return Weights(None, "index", index.total_size, found)
+            return from_torch(files, found, index.total_size)
     if TORCH in listing:
         if listing[TORCH] == 0:
             raise FormatError(f"{files.label}: {TORCH} is empty (0 bytes)")
-        return Weights(None, "config", None, (WeightFile(TORCH, listing[TORCH]),))
+        return from_torch(files, (WeightFile(TORCH, listing[TORCH]),), None)
     if not any(name in (ADAPTER, DIFFUSERS) or name.lower().endswith(_WEIGHT_SUFFIXES) for name in listing):
         # a config on its own (a vendored one, a model not uploaded yet) is enough for everything but the stored bytes
         return Weights(None, "config", None, (), "no weight files here: everything is derived from config.json")
     raise MissingFileError(f"{files.label} has no {SINGLE} and no {INDEX}{describe(files, listing)}")
+
+
+def from_torch(files: Files, found: tuple[WeightFile, ...], total: int | None) -> Weights:
+    """The weights of a model's files of `torch.save`.
+
+    Of a file that holds no directory of its tensors (written before torch 1.6, or damaged) only index and config tell.
+    """
+    from hfmem.checkpoint.torch_pickle import LegacyTorchError
+
+    try:
+        return _read_torch(files, found, total)
+    except FormatError as error:
+        code = "legacy_torch_file" if isinstance(error, LegacyTorchError) else "unreadable_torch_file"
+        source = "the index" if total else "config.json"
+        warning = (code, f"{error.message}; weights are counted from {source}")
+        return Weights(None, "index" if total else "config", total, found, warnings=(warning,))
+
+
+def _read_torch(files: Files, found: tuple[WeightFile, ...], total: int | None) -> Weights:
+    from hfmem.checkpoint.torch_pickle import merge_torch
+
+    read = files.torch_files({file.name: file.size for file in found})
+    sized = tuple(WeightFile(file.name, part.file_bytes) for file, part in zip(found, read, strict=True))
+    return Weights(merge_torch(read), "headers", total, sized)
 
 
 def without_config(files: Files, listing: Mapping[str, int | None]) -> tuple[dict[str, Any], str, Weights]:
@@ -177,14 +202,29 @@ def quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None)
     return _FLOAT_FILES if ends & _SCALE_NAMES or 4 * packed > checkpoint.total_bytes else ()
 
 
-def refuse_other_file(name: str) -> NoReturn:
-    """Raises for a reference to a single file that is no safetensors file.
+def is_gguf_place(files: Files) -> bool:
+    """Whether GGUF files are the only weights that can be read in a place without safetensors."""
+    tree = files.tree()
+    if any(name in tree for name in (INDEX, SINGLE, CONSOLIDATED_INDEX, CONSOLIDATED, TORCH_INDEX, TORCH, ADAPTER)):
+        return False
+    if DIFFUSERS in tree or not any(name.lower().endswith(".gguf") for name in tree):
+        return False
+    from hfmem.hub.gguf import has_models
+
+    return has_models(tree)
+
+
+def from_named_file(files: Files, name: str) -> Weights:
+    """The weights of one file that the user named.
 
     Raises:
-        UnsupportedError: always.
+        UnsupportedError: no file of weights that can be read.
     """
-    kind = "GGUF files are" if name.lower().endswith(".gguf") else "files of this kind are"
-    raise UnsupportedError(f"{name}: {kind} not read yet; give the repo or folder of a safetensors checkpoint")
+    if name.lower().endswith(".safetensors"):
+        return from_file(files, name)
+    if name.lower().endswith((".bin", ".pt", ".pth")):
+        return _read_torch(files, (WeightFile(name, None),), None)
+    raise UnsupportedError(f"{name}: files of this kind are not read; give a safetensors, GGUF or PyTorch file")
 
 
 def _consolidated(files: Files, listing: Mapping[str, int | None]) -> Weights:
