@@ -152,6 +152,53 @@ NV_EMBED: Facts = {
         "vocab_size": 32000,
     },
 }
+_SAM_B = {
+    "downsample_channels": [512, 1024],
+    "global_attn_indexes": [2, 5, 8, 11],
+    "heads": 12,
+    "layers": 12,
+    "width": 768,
+}
+_CLIP_L = {"heads": 16, "image_size": 224, "layers": 24, "patch_size": 14, "width": 1024}
+DEEPSEEK_OCR: Facts = {
+    "model_type": "deepseek_vl_v2",
+    "architectures": ["DeepseekOCRForCausalLM"],
+    "language_config": {
+        "first_k_dense_replace": 1,
+        "hidden_size": 1280,
+        "intermediate_size": 6848,
+        "moe_intermediate_size": 896,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "num_attention_heads": 10,
+        "num_experts_per_tok": 6,
+        "num_hidden_layers": 12,
+        "num_key_value_heads": 10,
+        "use_mla": False,
+        "vocab_size": 129280,
+    },
+    "projector_config": {"input_dim": 2048, "n_embed": 1280, "projector_type": "linear"},
+    "vision_config": {
+        "image_size": 1024,
+        "model_name": "deeplip_b_l",
+        "width": {"clip-l-14-224": _CLIP_L, "sam_vit_b": _SAM_B},
+    },
+}
+LLAVA_16: Facts = {  # as its authors publish LLaVA 1.6 7B
+    "model_type": "llava_llama",
+    "architectures": ["LlavaLlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "mm_hidden_size": 1024,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    "mm_patch_merge_type": "spatial_unpad",
+    "unfreeze_mm_vision_tower": True,
+}
 MINICPM_V_2: Facts = {
     "model_type": "minicpmv",
     "architectures": ["MiniCPMV"],
@@ -179,6 +226,8 @@ MODELS: dict[str, tuple[Facts, int, int]] = {
     "llama3v": (LLAMA3_V, 8537092336, 131072),  # header of mustafaaljadery/llama3v
     "NV-Embed-v2": (NV_EMBED, 7851016192, 0),  # header of nvidia/NV-Embed-v2
     "MiniCPM-V-2": (MINICPM_V_2, 3434965792, 368640),  # header of openbmb/MiniCPM-V-2
+    "DeepSeek-OCR": (DEEPSEEK_OCR, 3336106240, 61440),  # published parameter count
+    "LLaVA-1.6-7B": (LLAVA_16, 7062906880, 524288),  # as transformers' llava_next, whose defaults are this model
     "lfm2_vl": (
         {"model_type": "lfm2_vl"},
         2812857088,
@@ -242,3 +291,11 @@ def test_an_absent_nested_config_holds_what_the_class_puts_there() -> None:
     assert cfg.sub("vision_config").positive("hidden_size") == 1024
     assert "vision_config.hidden_size" in cfg.used_defaults
     assert Config({"model_type": "llava", "vision_config": {}}).sub("vision_config").positive("hidden_size") == 768
+
+
+def test_llava_1_5_leaves_its_tower_to_another_repository() -> None:
+    """Without `unfreeze_mm_vision_tower` the tower (303,507,456 parameters of CLIP ViT-L/14-336) is not in the file."""
+    facts = {**LLAVA_16, "model_type": "llava", "unfreeze_mm_vision_tower": False, "mm_patch_merge_type": "flat"}
+    architecture = read_architecture(facts)
+    assert architecture.expected_parameters() == 7062906880 - 303507456 - 4096
+    assert [note.code for note in architecture.notes] == ["tower_elsewhere"]

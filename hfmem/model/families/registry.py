@@ -282,7 +282,7 @@ FAMILIES: Final[dict[str, str]] = {
     "nvembed": "remote_mm:nvembed",
     "molmo": "remote_mm2:molmo",
     "fish_qwen3_omni": "remote_mm2:fish_qwen3_omni",
-    "deepseek_vl_v2": "remote_mm2:deepseek_ocr2",
+    "deepseek_vl_v2": "remote_mm2:deepseek_ocr",
     "hunyuan": "remote_more:hunyuan",
     "hf_olmo": "remote_more:hf_olmo",
     "solar": "remote:plain_llama",

@@ -171,22 +171,26 @@ _QWEN2_05B = {
 }
 
 
-def deepseek_ocr2(cfg: Config) -> Architecture:
-    """DeepSeek-OCR-2: SAM and a Qwen2-0.5B encoder with learned queries before a DeepSeek-V2 decoder with plain attention."""
-    text = cfg.sub("language_config", model_type="deepseek_v2")
-    seen = cfg.sub("vision_config", model_type="vision")
-    seen.choice("model_name", seen.opt_str("model_name") or "", ("deepencoderv2",))
-    inner = text_architecture(text) if text.flag("use_mla", default=True) else _deepseek_mha(text)
-    inv = Inventory()
-    widths = seen.sub("width", model_type="widths")
-    small = widths.sub("qwen2-0-5b", model_type="qwen2")
-    width = small.positive("dim")
-    small.choice("dim", str(width), (str(_QWEN2_05B["hidden_size"]),))
-    # the second convolution feeds the encoder directly, whatever 'downsample_channels' says of it
-    sam = widths.sub("sam_vit_b", model_type="sam")
-    count = _sam(tower(inv, "model.sam_model."), sam, seen.positive("image_size"), width)
-    encoder = text_architecture(Config(_QWEN2_05B, small.file, "qwen2", cfg.used_defaults))
-    part = tower(inv, "model.qwen2_model.")
+def _clip_l(part: Part, cfg: Config) -> int:
+    """CLIP ViT-L as DeepSeek's code spells it: q, k and v in one projection, no norm after the last block."""
+    width, count, patch = cfg.positive("width"), cfg.positive("layers"), cfg.positive("patch_size")
+    part.tensor("embeddings.class_embedding", (width,))
+    part.conv("embeddings.patch_embedding", width, 3, (patch, patch), bias=False)
+    part.tensor("embeddings.position_embedding.weight", ((cfg.positive("image_size") // patch) ** 2 + 1, width))
+    part.norm("pre_layrnorm", width)
+    block = part.at("transformer.layers.{}.", range(count))
+    block.norms(("layer_norm1", "layer_norm2"), width)
+    vision.fused_projection(block.at("self_attn."), "qkv_proj", width, bias=True)
+    block.linear("self_attn.out_proj", width, width, split=ROW)
+    vision.mlp(block.at("mlp."), width, 4 * width)
+    return count
+
+
+def _qwen_encoder(part: Part, cfg: Config) -> int:
+    """DeepSeek-OCR-2's second encoder: Qwen2-0.5B without embedding or head, with queries for 768 and 1024 pixels."""
+    width = cfg.positive("dim")
+    cfg.choice("dim", str(width), (str(_QWEN2_05B["hidden_size"]),))
+    encoder = text_architecture(Config(_QWEN2_05B, cfg.file, "qwen2", cfg.used_defaults))
     for spec in encoder.tensors:
         if spec.component not in (Component.EMBEDDING, Component.LM_HEAD):
             indices = [i for box in spec.boxes for r in box for i in r]
@@ -194,13 +198,38 @@ def deepseek_ocr2(cfg: Config) -> Architecture:
             at.tensor(spec.pattern, spec.shape, Component.VISION, spec.split)
     part.tensor("query_768.weight", (144, width))
     part.tensor("query_1024.weight", (256, width))
+    return encoder.num_hidden_layers
+
+
+def deepseek_ocr(cfg: Config) -> Architecture:
+    """DeepSeek-OCR: SAM, then CLIP ViT-L (1) or a Qwen2-0.5B with learned queries (2), before a DeepSeek-V2 decoder.
+
+    DeepSeek-VL2's other towers are refused by name.
+    """
+    text = cfg.sub("language_config", model_type="deepseek_v2")
+    seen = cfg.sub("vision_config", model_type="vision")
+    second = (
+        seen.choice("model_name", seen.opt_str("model_name") or "", ("deeplip_b_l", "deepencoderv2")) != "deeplip_b_l"
+    )
+    inner = text_architecture(text) if text.flag("use_mla", default=True) else _deepseek_mha(text)
+    inv = Inventory()
+    widths = seen.sub("width", model_type="widths")
+    sam, image = widths.sub("sam_vit_b", model_type="sam"), seen.positive("image_size")
     project = cfg.sub("projector_config", model_type="mlp_projector")
     project.choice("projector_type", project.opt_str("projector_type") or "", ("linear",))
     out = project.positive("n_embed")
+    if second:
+        small = widths.sub("qwen2-0-5b", model_type="qwen2")
+        # the second convolution feeds the encoder directly, whatever 'downsample_channels' says of it
+        count = _sam(tower(inv, "model.sam_model."), sam, image, small.positive("dim"))
+        count += _qwen_encoder(tower(inv, "model.qwen2_model."), small)
+    else:
+        count = _sam(tower(inv, "model.sam_model."), sam, image, sam.need_list("downsample_channels")[-1])
+        count += _clip_l(tower(inv, "model.vision_model."), widths.sub("clip-l-14-224", model_type="clip"))
+        tower(inv).tensor("model.image_newline", (out,))
     tower(inv).linear("model.projector.layers", out, project.positive("input_dim"))
     tower(inv).tensor("model.view_seperator", (out,))  # spelled so in the file
-    layers = tower_layers(count + encoder.num_hidden_layers)
-    return wrap(cfg, text, inner, "deepseek_vl_v2", (), inv, layers)
+    return wrap(cfg, text, inner, "deepseek_vl_v2", (), inv, tower_layers(count))
 
 
 def _deepseek_mha(cfg: Config) -> Architecture:
