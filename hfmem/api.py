@@ -140,21 +140,26 @@ def estimate(
     return assess(report, scale(read, target, overhead), serving)
 
 
+def is_gguf(read: Model) -> bool:
+    """Whether the model was read from GGUF files, which are llama.cpp's."""
+    return read.facts.checkpoint is not None and read.facts.checkpoint.format == "gguf"
+
+
 def default_engine(read: Model, serving: Serving) -> tuple[Serving, Note | None]:
-    """`serving` under the first of `DEFAULT_ENGINES` that serves the model, and why it is not the first of them."""
+    """`serving` under the first of `DEFAULT_ENGINES` (of a GGUF model: llama.cpp, or the model's own need) that serves the
+    model, and why it is not vLLM."""
     refusal = ""
-    for name in DEFAULT_ENGINES:
+    names = ("llama.cpp", "ideal") if is_gguf(read) else DEFAULT_ENGINES
+    for name in names:
         tried = replace(serving, engine=name)
         try:
             engines.engine(name).cache(read.architecture, tried)
         except UnsupportedError as error:
             refusal = refusal or error.message
             continue
-        if name == DEFAULT_ENGINES[0]:
+        if name == names[0]:
             return tried, None
-        return tried, Note(
-            "engine_fallback", f"by the rules of {name}, because {DEFAULT_ENGINES[0]} refuses: {refusal}"
-        )
+        return tried, Note("engine_fallback", f"by the rules of {name}, because {names[0]} refuses: {refusal}")
     return serving, None
 
 

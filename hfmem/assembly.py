@@ -32,6 +32,8 @@ from hfmem.report import (
 )
 
 if TYPE_CHECKING:
+    from hfmem.checkpoint.quantization import QuantizationSummary
+    from hfmem.hub import ModelFacts
     from hfmem.plan.devices import Device
 
 
@@ -138,21 +140,35 @@ def _weights(read: Model) -> Weights:
 def _quantization(read: Model) -> dict[str, Any] | None:
     """What the tensors show, else what the configuration files say."""
     said, packing = read.quantization, read.packing
+    if packing is not None and packing.method == "gguf" and read.facts.checkpoint is not None:
+        return _gguf(read.facts, packing)
     if packing is not None:
-        return {
-            "method": packing.method,
-            "bits": packing.bits,
-            "group_size": packing.group_size,
-            "block": packing.block,
-            "bits_per_weight": round(packing.bits_per_weight, 4),
-            "quantized_parameters": packing.quantized_elements,
-            "unquantized_parameters": packing.plain_elements,
-            "overhead_bytes": packing.overhead_bytes,
-            "recognized": packing.recognized,
-        }
+        return _shown(packing)
     if said is None:
         return None
     return {"method": said.method, "bits": said.bits, "group_size": said.group_size, "block": said.block}
+
+
+def _gguf(facts: ModelFacts, packing: QuantizationSummary) -> dict[str, Any]:
+    """As of any method, with the file's own label, whose number is what people call its bits."""
+    from hfmem.checkpoint.gguf_names import label_bits, label_of
+
+    label = label_of(facts.config.get("general.file_type"), facts.config_file)
+    return {**_shown(packing), "bits": label_bits(label) or packing.bits, "file_type": label}
+
+
+def _shown(packing: QuantizationSummary) -> dict[str, Any]:
+    return {
+        "method": packing.method,
+        "bits": packing.bits,
+        "group_size": packing.group_size,
+        "block": packing.block,
+        "bits_per_weight": round(packing.bits_per_weight, 4),
+        "quantized_parameters": packing.quantized_elements,
+        "unquantized_parameters": packing.plain_elements,
+        "overhead_bytes": packing.overhead_bytes,
+        "recognized": packing.recognized,
+    }
 
 
 def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheBytes) -> KvCache:

@@ -17,6 +17,8 @@ _LABEL: Final = re.compile(
     re.IGNORECASE,
 )
 
+_BITS: Final = re.compile(r"(?<=[QF])[0-9]+|(?<=FP)[0-9]+")
+
 
 @dataclass(frozen=True, slots=True)
 class GgufName:
@@ -46,6 +48,20 @@ def parse_name(path: str) -> GgufName:
         parts=parts,
         projector=base.startswith("mmproj") or "-mmproj" in base or base.endswith("mmproj"),
     )
+
+
+def label_of(file_type: object, path: str) -> str | None:
+    """The quantization label: what the file's name says (it knows more of them), else `general.file_type`."""
+    from hfmem.checkpoint.gguf import FILE_TYPES
+
+    known = FILE_TYPES.get(file_type) or None if type(file_type) is int else None
+    return parse_name(path).label or known
+
+
+def label_bits(label: str | None) -> int | None:
+    """The number in a label: 4 of `Q4_K_M`, 2 of `IQ2_XXS`, 16 of `BF16`."""
+    found = None if label is None else _BITS.search(label)
+    return None if found is None else int(found.group())
 
 
 def models(paths: Iterable[str]) -> dict[str, tuple[GgufName, ...]]:

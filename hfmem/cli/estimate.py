@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, fetching, json_text, say_stats, show, write
 from hfmem.errors import HfmemError, UsageError
+
+if TYPE_CHECKING:
+    from hfmem.hub.gguf import SeveralModelsError
 
 
 def estimate(
@@ -70,8 +73,13 @@ def estimate(
             with fetching(no_cache, refresh, offline) as fetch:
                 read = read_model(model, revision=revision, assume=assume, strict=strict, fetch=fetch)
             report = run(read, **settings)
-        except UsageError:
-            raise  # the flags are the same for every model
+        except UsageError as error:
+            if error.code != "several_models":
+                raise  # the flags are the same for every model
+            from hfmem.cli.gguf import list_choices
+
+            results.append(list_choices(cast("SeveralModelsError", error), settings, json=json))
+            continue
         except HfmemError as error:
             complain(error)
             status = max(status, error.exit_code)

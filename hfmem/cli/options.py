@@ -35,7 +35,9 @@ KvDtype = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        "--engine", metavar="NAME", help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm]."
+        "--engine",
+        metavar="NAME",
+        help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF: llama.cpp].",
     ),
 ]
 Tp = Annotated[str, typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]

@@ -15,7 +15,7 @@ from hfmem.checkpoint.gguf import GgufHeader, GgufParser, LongArray, Value, merg
 from hfmem.checkpoint.gguf_names import GgufName, models, parse_name
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.errors import FormatError, MissingFileError, UsageError
-from hfmem.hub.facts import WeightFile
+from hfmem.hub.facts import ModelFacts, WeightFile, gguf_facts
 from hfmem.hub.files import Files
 
 #: bytes read first; later reads are at least this long and at most the second number
@@ -64,16 +64,22 @@ class GgufListing:
 
 
 class SeveralModelsError(UsageError):
-    """A place with several GGUF models, and nothing that picks one. `listing` has them."""
+    """A place with several GGUF models, and nothing that picks one. `listing` has them.
+
+    `facts` are those of the smallest, where all are the same model in different formats. `by_label`: a label picks a model
+    (on the Hub); else its file does.
+    """
 
     code = "several_models"
 
-    def __init__(self, place: str, listing: GgufListing) -> None:
+    def __init__(self, place: str, listing: GgufListing, by_label: bool = True) -> None:
         self.place = place
+        self.by_label = by_label
+        self.facts: ModelFacts | None = None
         self.listing = listing
         labels = [model.name for model in listing.models]
         # else only the files tell the models apart
-        unique = len(set(labels)) == len(labels) and all(model.label for model in listing.models)
+        unique = by_label and len(set(labels)) == len(labels) and all(model.label for model in listing.models)
         names = labels if unique else [model.files[0].name for model in listing.models]
         example = f"{place}:{names[0]}" if unique else f"{place}/{names[0]}"
         shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
@@ -110,7 +116,7 @@ def _is_no_model(base: str) -> bool:
     return "imatrix" in base or base.startswith(_NO_MODEL)
 
 
-def pick(place: str, listing: GgufListing, variant: str | None) -> GgufModel:
+def pick(place: str, listing: GgufListing, variant: str | None, by_label: bool = True) -> GgufModel:
     """The model that `variant` names (`Q4_K_M`, any case; without it the only one there is).
 
     Raises:
@@ -129,7 +135,7 @@ def pick(place: str, listing: GgufListing, variant: str | None) -> GgufModel:
     if not found:
         raise MissingFileError(f"{place} has no GGUF model{_only(listing)}")
     if len(found) > 1:
-        raise SeveralModelsError(place, GgufListing(found, listing.projectors, listing.others))
+        raise SeveralModelsError(place, GgufListing(found, listing.projectors, listing.others), by_label)
     return found[0]
 
 
@@ -224,15 +230,28 @@ def load_model_files(files: Files, names: Mapping[str, int | None], projector: G
     return GgufFacts(_as_json(first.keys), next(iter(names)), checkpoint, found)
 
 
-def load_place(files: Files, place: str, variant: str | None) -> GgufFacts:
+def load_place(files: Files, place: str, variant: str | None, *, by_label: bool = True) -> GgufFacts:
     """The one GGUF model of a place, or the one that `variant` picks, with its projector.
 
     Raises:
         MissingFileError, SeveralModelsError: as `pick`; else as `load_model_files`.
     """
     listing = list_gguf(files.tree())
-    model = pick(place, listing, variant)
+    try:
+        model = pick(place, listing, variant, by_label)
+    except SeveralModelsError as several:
+        smallest = several.listing.models[0]
+        if len({_without_label(model) for model in several.listing.models}) == 1:
+            found = load_model_files(files, {file.name: file.size for file in smallest.files}, None)
+            several.facts = gguf_facts(found, place, None, "hub")
+        raise
     return load_model_files(files, {file.name: file.size for file in model.files}, projector_for(model, listing))
+
+
+def _without_label(model: GgufModel) -> str:
+    """What the formats of one model have in common in their names."""
+    base = PurePosixPath(model.stem).name.upper()
+    return base.replace(model.label, "") if model.label else base
 
 
 def load_file(files: Files, name: str) -> GgufFacts:
@@ -256,7 +275,7 @@ def notice(files: Sequence[WeightFile]) -> str:
     text = main[0] + (f" and {len(main) - 1} more parts" if len(main) > 1 else "") if main else ""
     for file in beside:
         text += f", with the projector {file.name}" + (f" of {file.size / 1e9:.2f} GB" if file.size else "")
-    return text
+    return f"{text}; by llama.cpp's rules unless --engine names others"
 
 
 def _sized(names: Mapping[str, int | None], headers: Sequence[GgufHeader]) -> tuple[WeightFile, ...]:

@@ -94,7 +94,9 @@ def _headline(report: Report) -> list[Line]:
     precision = dtype_word(model.dtype)
     if quantization:
         bits = quantization.get("bits")
-        precision = f"{quantization.get('method')}{f' {bits}-bit' if bits else ''}, {precision} activations"
+        label = quantization.get("file_type")
+        kind = f" {label}" if label else f" {bits}-bit" if bits else ""
+        precision = f"{quantization.get('method')}{kind}, {precision} activations"
     shape = f"{model.num_hidden_layers} layers"
     if model.num_attention_heads:
         shape += f", {model.num_attention_heads} heads"
