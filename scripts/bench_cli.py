@@ -2,16 +2,18 @@
 
     python scripts/bench_cli.py [--runs 7] [--peers PYTHON] [--json FILE]
 
-Start-up rows need no network. The other rows run against a local Hub (tests/hub_server.py, in a process of its own) at 0 and 50 ms a
-request, with a 4-shard model of 291 tensors and a 161-shard model of 90,000; every tool reads the same server in the same run, in turn,
-each run a fresh process and nothing stored between runs. `--peers` names a Python that has hf-mem and kvfit installed (they may clash
-with ours); a tool that is not there, or cannot read the server, is a row that says so. Both ignore HF_ENDPOINT: for the
-measurement their base address is set from outside.
+Start-up rows need no network. The other rows run against a local Hub (tests/hub_server.py, in a process of its own) at 0 and 50 ms
+a request, with a 4-shard Llama of 291 tensors and a 161-shard DeepSeek-V3 of 90,000, with and without the Hub's metadata route
+("mirror"); every tool reads the same server in the same run, in turn, each run a fresh process with nothing stored between runs.
+`--peers` names a Python that has hf-mem and kvfit installed (their dependencies may clash with ours); a tool that is not there, or
+cannot read the server, is a row that says so. Both ignore HF_ENDPOINT: for the measurement their base address is set from outside.
+Run it with an installed hfmem (`pip install .`): a checkout may be compiled anew at every start.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -91,16 +93,52 @@ def llama_tensors() -> list[tuple[str, str, tuple[int, ...]]]:
     return [*found, ("model.norm.weight", "BF16", (4096,)), ("lm_head.weight", "BF16", (128256, 4096))]
 
 
+DEEPSEEK = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "torch_dtype": "bfloat16",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "first_k_dense_replace": 3,
+    "moe_layer_freq": 1,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "num_nextn_predict_layers": 1,
+    "topk_method": "noaux_tc",
+    "vocab_size": 129280,
+    "max_position_embeddings": 163840,
+    "tie_word_embeddings": False,
+    "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
+}
+
+
 def moe_tensors() -> list[tuple[str, str, tuple[int, ...]]]:
-    """A mixture of experts with block-scaled FP8 weights: 58 layers × 256 experts × 3 matrices × 2, about 90,000 tensors."""
-    found: list[tuple[str, str, tuple[int, ...]]] = [("model.embed_tokens.weight", "BF16", (129280, 7168))]
-    for layer in range(58):
-        for expert in range(256):
-            base = f"model.layers.{layer}.mlp.experts.{expert}"
-            for name, rows, columns in (("gate_proj", 2048, 7168), ("up_proj", 2048, 7168), ("down_proj", 7168, 2048)):
-                found.append((f"{base}.{name}.weight", "F8_E4M3", (rows, columns)))
-                found.append((f"{base}.{name}.weight_scale_inv", "F32", (rows // 128, columns // 128)))
-    return [*found, ("lm_head.weight", "BF16", (129280, 7168))]
+    """The tensors of DeepSeek-V3 by its family's inventory, the matrices in FP8 with a scale for each 128 × 128 block."""
+    from hfmem.model.families.registry import read_architecture
+
+    found: list[tuple[str, str, tuple[int, ...]]] = []
+    for spec in read_architecture(DEEPSEEK).tensors:
+        packed = "_proj" in spec.pattern and len(spec.shape) == 2 and "eh_proj" not in spec.pattern
+        for box in spec.boxes:
+            for values in itertools.product(*box):
+                name = spec.pattern.format(*values)
+                found.append((name, "F8_E4M3" if packed else "BF16", spec.shape))
+                if packed:
+                    rows, columns = spec.shape
+                    found.append((f"{name}_scale_inv", "F32", (-(-rows // 128), -(-columns // 128))))
+    return found
 
 
 def split(tensors: list[tuple[str, str, tuple[int, ...]]], shards: int) -> dict[str, list[Any]]:
@@ -129,7 +167,7 @@ def serve(pipe: Connection) -> None:
     }
     with HubServer() as hub:
         hub.add(SMALL, {"config.json": config, **sharded(split(llama_tensors(), 4))})
-        hub.add(LARGE, {"config.json": config, **sharded(split(moe_tensors(), 161))})
+        hub.add(LARGE, {"config.json": DEEPSEEK, **sharded(split(moe_tensors(), 161))})
         pipe.send(hub.url)
         while True:
             command, value = pipe.recv()
@@ -220,8 +258,9 @@ def main() -> None:
     python = sys.executable
     hfmem = [python, "-m", "hfmem"]
     with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "HF_HOME": home, "HFMEM_CACHE": f"{home}/facts", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "HF_HOME": home, "HFMEM_CACHE": f"{home}/facts"}
         environment.pop("HF_TOKEN", None)
+        environment.pop("HF_HUB_OFFLINE", None)
         rows = measure(
             "start-up",
             {
@@ -245,7 +284,7 @@ def main() -> None:
             environment["HF_ENDPOINT"] = hub.url
             for latency in (0.0, 0.05):
                 hub.ask("latency", latency)
-                for title, model in (("4 shards, 291 tensors", SMALL), ("161 shards, 89,090 tensors", LARGE)):
+                for title, model in (("4 shards, 291 tensors", SMALL), ("161 shards, 92,000 tensors", LARGE)):
                     for route in (True, False):
                         hub.ask("metadata_route", route)
                         group = f"{title}, {latency * 1000:.0f} ms a request" + ("" if route else ", mirror")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from hfmem.checkpoint.grouping import group_tensors
-from hfmem.checkpoint.merge import merge
 from hfmem.checkpoint.logical import LogicalGroup
+from hfmem.checkpoint.merge import merge
 from hfmem.checkpoint.quantization import logical_groups, parse_quantization, summarize
 from hfmem.checkpoint.roles import Role, role_of, vocabulary
 from hfmem.checkpoint.safetensors import parse_header

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from hfmem.errors import HfmemError
@@ -36,9 +36,10 @@ def show(lines: Sequence[Line]) -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
-    sys.stderr.write(safe(text) + "\n")
-    sys.stderr.flush()
+    """One line on stderr; where nobody reads that any more, the status still tells."""
+    with suppress(BrokenPipeError):
+        sys.stderr.write(safe(text) + "\n")
+        sys.stderr.flush()
 
 
 def complain(error: HfmemError | str) -> None:
