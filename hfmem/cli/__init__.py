@@ -14,8 +14,10 @@ import typer
 from hfmem import __version__
 from hfmem.cli.command import ModelFirstGroup, PlainCommand
 from hfmem.cli.compare import compare
+from hfmem.cli.devices import devices
 from hfmem.cli.estimate import estimate
 from hfmem.cli.explain import explain
+from hfmem.cli.fit import fit
 from hfmem.cli.layers import layers
 from hfmem.cli.output import complain
 from hfmem.errors import HfmemError, UsageError
@@ -67,6 +69,8 @@ app.command(cls=PlainCommand)(estimate)
 app.command(cls=PlainCommand)(layers)
 app.command(cls=PlainCommand)(compare)
 app.command(cls=PlainCommand)(explain)
+app.command(cls=PlainCommand)(fit)
+app.command(cls=PlainCommand)(devices)
 
 
 def _leave(status: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
@@ -12,6 +13,9 @@ from hfmem.errors import HfmemError, UsageError
 
 if TYPE_CHECKING:
     from hfmem.hub.gguf import SeveralModelsError
+
+#: the contract's exit code for a model that does not fit the devices named
+DOES_NOT_FIT = 1
 
 
 def estimate(
@@ -28,6 +32,9 @@ def estimate(
     page_size: o.PageSize = None,
     kv_memory: o.KvMemory = None,
     overhead: o.Overhead = None,
+    gpu: o.Gpu = None,
+    num_gpus: o.NumGpus = None,
+    utilization: o.Utilization = None,
     quant: o.Quant = None,
     dtype: o.Dtype = None,
     revision: o.Revision = None,
@@ -43,9 +50,17 @@ def estimate(
     """Weights, KV cache and total memory of one or more models."""
     from hfmem.units import parse_count, parse_memory, parse_percent
 
+    count: Callable[[str, str], Any] = parse_count
+    devices: dict[str, Any] = {}
+    if gpu is not None or num_gpus is not None or utilization is not None:
+        from hfmem.cli.fit import count_or_max as count
+        from hfmem.cli.fit import device_settings
+
+        devices = device_settings(gpu, num_gpus, utilization)
     settings: dict[str, Any] = {
-        "context": None if ctx is None else parse_count(ctx, "--ctx"),
-        "num_seqs": parse_count(batch, "--batch"),
+        **devices,
+        "context": None if ctx is None else count(ctx, "--ctx"),
+        "num_seqs": count(batch, "--batch"),
         "kv_dtype": kv_dtype,
         "engine": engine,
         "tp": parse_count(tp, "--tp"),
@@ -65,6 +80,8 @@ def estimate(
     from hfmem.api import read_model
     from hfmem.render.json import error_dict, report_dict
 
+    if devices:
+        from hfmem.answers import solve as solved
     results: list[Any] = []
     status = 0
     shown = 0
@@ -72,7 +89,7 @@ def estimate(
         try:
             with fetching(no_cache, refresh, offline) as fetch:
                 read = read_model(model, revision=revision, assume=assume, strict=strict, fetch=fetch)
-            report = run(read, **settings)
+            report = run(read, **(solved(read, settings) if devices else settings))
         except UsageError as error:
             if error.code != "several_models":
                 raise  # the flags are the same for every model
@@ -85,6 +102,8 @@ def estimate(
             status = max(status, error.exit_code)
             results.append(error_dict(model, error))
             continue
+        if report.fit is not None and report.fit.verdict == "does-not-fit":
+            status = max(status, DOES_NOT_FIT)
         if verbose:
             say_stats(model, read.facts.stats)
         if json:

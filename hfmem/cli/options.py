@@ -68,6 +68,25 @@ Overhead = Annotated[
         "--overhead", metavar="PERCENT", help="Flat share of weights and cache instead of estimates, e.g. 10%."
     ),
 ]
+Gpu = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu", metavar="NAME", help="Does it fit: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none]."
+    ),
+]
+NumGpus = Annotated[
+    str | None, typer.Option("--num-gpus", metavar="N", help="How many of them; min: the fewest [default: 1].")
+]
+Utilization = Annotated[
+    str | None,
+    typer.Option(
+        "--utilization",
+        "--gpu-memory-utilization",
+        "--mem-fraction-static",
+        metavar="SHARE",
+        help="Share of each the engine may take, e.g. 0.9; min: the least [default: the engine's].",
+    ),
+]
 Quant = Annotated[
     str | None,
     typer.Option(

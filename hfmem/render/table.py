@@ -59,6 +59,10 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
     )
     lines += _engine_lines(report)
     lines += _pool_lines(report)
+    if report.fit is not None:
+        from hfmem.render.fit import fit_lines
+
+        lines += fit_lines(report)
     if report.warnings:
         lines += [line(("! ", "bold yellow"), warning.message, hang=2) for warning in report.warnings]
     return lines
@@ -207,11 +211,6 @@ def _total_detail(report: Report) -> list[Span | str]:
     spans: list[Span | str] = []
     if report.per_rank.total_bytes != report.total_bytes:
         spans.append(f"{format_bytes(report.per_rank.total_bytes)} on the most loaded rank  ")
-    if report.fit is not None:
-        fit = report.fit
-        style = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}[fit.verdict]
-        spans.append(f"of {fit.usable_bytes_per_device / GIB:,.1f} usable on {fit.num_devices} × {fit.device}   ")
-        spans.append((fit.verdict.replace("-", " "), style))
     return spans
 
 

@@ -1,0 +1,35 @@
+"""`hfmem devices [SEARCH]`: the catalogue of devices."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hfmem.cli import options as o
+from hfmem.cli.output import json_text, show, write
+from hfmem.errors import UsageError
+
+
+def devices(
+    search: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SEARCH]", show_default=False, help="Words: a name, a maker, an architecture (sm_90)."),
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Devices that --gpu knows: memory as the driver reports it, bandwidth, rates, links."""
+    from hfmem.plan.devices import catalogue, search_devices
+
+    text = " ".join(search or ())
+    found = search_devices(text) if text else catalogue()
+    if not found:
+        raise UsageError(f"no device matches {text!r} (hfmem devices lists all of them)")
+    if json:
+        from hfmem.render.json import to_dict
+
+        write(json_text([{**to_dict(device), "memory_grade": device.memory_grade} for device in found]))
+        return
+    from hfmem.render.devices import render_devices
+
+    show(render_devices(found))

@@ -1,0 +1,69 @@
+"""The verdict on devices: what is left, how far it would go, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hfmem.render.lines import Line, line
+from hfmem.report import Fit, Report
+from hfmem.units import GIB, format_bytes
+
+if TYPE_CHECKING:
+    from hfmem.answers import Remedy
+
+_STYLES = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}
+_MARKS = {"exact": "", "derived": "≈ ", "estimated": "~ "}
+
+
+def fit_lines(report: Report) -> list[Line]:
+    """Two lines for `report.fit`: the verdict, and the longest context and most sequences. Nothing without devices."""
+    fit = report.fit
+    if fit is None:
+        return []
+    return [
+        line(
+            "  ", _device(fit), "   ", (fit.verdict.replace("-", " "), _STYLES[fit.verdict]), f" · {_left(fit)}", hang=4
+        ),
+        line(("  " + _reach(report, fit), "dim" if fit.verdict == "does-not-fit" else ""), hang=4),
+    ]
+
+
+def _device(fit: Fit) -> str:
+    share = "" if fit.utilization in (None, 1.0) else f"{fit.utilization:g} of "
+    used = f", {format_bytes(fit.memory_used_bytes)} in use" if fit.memory_used_bytes else ""
+    memory = f"{_MARKS[fit.memory_grade]}{fit.memory_bytes_per_device / GIB:,.2f}"
+    return (
+        f"{fit.num_devices} × {fit.device}: {fit.usable_bytes_per_device / GIB:,.2f} GiB usable on each "
+        f"({share}{memory}{used})"
+    )
+
+
+def _left(fit: Fit) -> str:
+    if fit.headroom_bytes < 0:
+        return f"{format_bytes(-fit.headroom_bytes)} missing on the most loaded rank"
+    return f"{format_bytes(fit.headroom_bytes)} free on the most loaded rank"
+
+
+def _reach(report: Report, fit: Fit) -> str:
+    cache = report.kv_cache
+    if fit.max_context == 0 and fit.max_num_seqs == 0:
+        return "not one sequence of any length fits: weights and runtime alone are too large"
+    longest = "any length" if fit.max_context is None else f"{fit.max_context:,} tokens"
+    most = "any number" if fit.max_num_seqs is None else f"{fit.max_num_seqs:,}"
+    sequences = "1 sequence" if cache.num_seqs == 1 else f"{cache.num_seqs:,} sequences"
+    return f"longest context {longest} for {sequences} · at most {most} sequences of {cache.context:,} tokens"
+
+
+def render_remedies(remedies: Sequence[Remedy]) -> list[Line]:
+    """What would make it fit, least loss first."""
+    if not remedies:
+        return [
+            line("  nothing tried makes it fit: shorter context, fewer sequences, narrower formats, 64 devices", hang=4)
+        ]
+    width = max(len(remedy.flags) for remedy in remedies)
+    lines = [line(("would fit, each alone, least loss first:", "bold"))]
+    for remedy in remedies:
+        left = f"{remedy.verdict.replace('-', ' ')}, {format_bytes(remedy.headroom_bytes)} free"
+        lines.append(line("  ", (f"{remedy.flags:<{width}}", "cyan"), f"  {remedy.text} ({left})", hang=width + 4))
+    return lines
