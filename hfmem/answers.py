@@ -183,7 +183,7 @@ def _remedies(read: Model, report: Report, settings: dict[str, Any]) -> Iterator
         if found is not None and found.verdict != "does-not-fit":
             yield Remedy(kind, flags, text, found.verdict, found.headroom_bytes)
 
-    alone = []
+    alone: list[Remedy] = []
     if engine in ("vllm", "sglang"):
         share = weigher.min_utilization(serving)
         if share is not None and share <= _SAFE_SHARE:

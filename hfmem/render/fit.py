@@ -50,9 +50,16 @@ def _reach(report: Report, fit: Fit) -> str:
     if fit.max_context == 0 and fit.max_num_seqs == 0:
         return "not one sequence of any length fits: weights and runtime alone are too large"
     longest = "any length" if fit.max_context is None else f"{fit.max_context:,} tokens"
-    most = "any number" if fit.max_num_seqs is None else f"{fit.max_num_seqs:,}"
+    most = (
+        "any number of"
+        if fit.max_num_seqs is None
+        else f"at most {fit.max_num_seqs:,}"
+        if fit.max_num_seqs
+        else "not one"
+    )
+    word = "sequence" if fit.max_num_seqs in (0, 1) else "sequences"
     sequences = "1 sequence" if cache.num_seqs == 1 else f"{cache.num_seqs:,} sequences"
-    return f"longest context {longest} for {sequences} · at most {most} sequences of {cache.context:,} tokens"
+    return f"longest context {longest} for {sequences} · {most} {word} of {cache.context:,} tokens"
 
 
 def render_remedies(remedies: Sequence[Remedy]) -> list[Line]:
