@@ -83,8 +83,9 @@ def gemma3n(cfg: Config) -> Architecture:
     inv = Inventory()
     seen, heard = cfg.sub("vision_config"), cfg.sub("audio_config")
     seen.choice("architecture", seen.opt_str("architecture") or "", ("mobilenetv5_300m_enc",))
-    # the network's 600 convolutions are counted as one: the architecture names it and leaves nothing to configure
-    tower(inv).tensor("model.vision_tower.timm_model", (_MOBILENET_V5_300M,), optional=True)
+    # the network's convolutions are counted as one: the architecture names it and leaves nothing to configure. Files hold as many
+    # elements under other names, which the cross-check reads as another layout
+    tower(inv).tensor("model.vision_tower.timm_model", (_MOBILENET_V5_300M,))
     count = _conformer_3n(tower(inv, "model.audio_tower."), heard)
     for name, part in (("vision", seen), ("audio", heard)):
         width = part.positive("hidden_size")
