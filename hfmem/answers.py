@@ -101,7 +101,8 @@ def solve(read: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
         case "num_devices":
             found |= _fewest(read, {**found, "num_devices": None}) or {"num_devices": None}
         case _:
-            report = estimate(read, **{**found, "utilization": None})
+            found["utilization"] = None
+            report = estimate(read, **found)
             found["utilization"] = scale_of(read, report, found).min_utilization(serving_of(read, report, found))
     return found
 
@@ -137,7 +138,10 @@ def scale_of(read: Model, report: Report, settings: Mapping[str, Any]) -> Scale:
 
 
 def _fewest(read: Model, settings: Mapping[str, Any], first: int = 1) -> dict[str, Any] | None:
-    """The fewest devices from `first` on which it fits, with the sizes over them; None: not even on 64."""
+    """The fewest devices from `first` on which it fits, with the sizes over them; None: not even on 64.
+
+    Up to a machine's worth every number is tried, beyond it whole machines.
+    """
     device = settings["device"]
     found = find_device(device) if isinstance(device, str) else None
     base = found.device if found else device
@@ -146,7 +150,10 @@ def _fewest(read: Model, settings: Mapping[str, Any], first: int = 1) -> dict[st
     if report is None:
         return None
     weigher, serving = scale_of(read, report, {**settings, "device": base}), serving_of(read, report, settings)
-    for ranks in range(first, _MOST_DEVICES // serving.dp + 1):
+    counts = [*range(1, node + 1), *range(2 * node, _MOST_DEVICES + 1, node)]
+    for ranks in (count // serving.dp for count in counts if count % serving.dp == 0):
+        if ranks < first:
+            continue
         for tp, pp in all_layouts(ranks, serving.engine, node):
             if pp <= read.architecture.num_hidden_layers and weigher.fits(replace(serving, tp=tp, pp=pp)):
                 return {"device": base, "num_devices": ranks * serving.dp, "tp": tp, "pp": pp}

@@ -176,7 +176,7 @@ def _exact(text: str) -> Device | None:
     """By full name or alias; `RTX` and `Arc` may be left out, and a size may say `80g` or `80gb`."""
     key = _key(text)
     table = _keys()
-    for candidate in (key, f"{key}b", f"rtx{key}", f"rtx{key}b", f"rx{key}", f"arc{key}", key.replace("gib", "gb")):
+    for candidate in (key, f"{key}b", f"rtx{key}", f"rtx{key}b", f"rx{key}", f"arc{key}", re.sub(r"gi?b$", "g", key)):
         if candidate in table:
             return table[candidate]
     return None

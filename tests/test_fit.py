@@ -1,0 +1,257 @@
+"""Does it fit: against arithmetic by hand, and the answers of every solver against the numbers next to them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hfmem.answers import fit, scale_of, serving_of, solve
+from hfmem.api import Model, estimate, read_model
+from hfmem.cli import main
+from hfmem.errors import UnsupportedError, UsageError
+from hfmem.hub import FetchOptions
+from hfmem.memory.serving import Serving
+from hfmem.plan.devices import plain_memory
+from hfmem.plan.fit import sglang_fraction
+
+GIB = 1 << 30
+LLAMA = "meta-llama/Meta-Llama-3-8B"
+#: 8,030,261,248 parameters of 2 bytes; K and V of 8 heads × 128 in 32 layers, 2 bytes each
+WEIGHTS = 2 * 8_030_261_248
+TOKEN = 2 * 8 * 128 * 32 * 2
+#: a page of 16 tokens
+PAGE = 16 * TOKEN
+
+
+@pytest.fixture(scope="module")
+def llama() -> Model:
+    """Llama 3 8B from the shipped catalogue."""
+    return read_model(LLAMA, fetch=FetchOptions(offline=True, no_cache=True))
+
+
+def test_vllm_takes_its_share_and_pages_the_rest(llama: Model) -> None:
+    report = estimate(llama, context=8192, device="h100", overhead=0)
+    memory = 81081 << 20
+    usable = -(-memory * 92 // 100)
+    pages = (usable - WEIGHTS) // PAGE
+    assert report.fit is not None and report.engine_pool is not None
+    assert report.fit.memory_bytes_per_device == memory
+    assert report.fit.usable_bytes_per_device == usable
+    assert report.fit.verdict == "fits"
+    assert report.fit.headroom_bytes == usable - WEIGHTS - 8192 * TOKEN
+    assert report.engine_pool.num_pages == pages
+    assert report.engine_pool.kv_memory_bytes_per_rank == usable - WEIGHTS
+    # one page is the null block
+    assert report.fit.max_context == (pages - 1) * 16
+    assert report.fit.max_num_seqs == (pages - 1) // (8192 // 16)
+
+
+def test_transformers_and_llama_cpp_take_all(llama: Model) -> None:
+    report = estimate(llama, context=4096, device="24GiB", engine="transformers", overhead=0)
+    assert report.fit is not None
+    assert report.fit.usable_bytes_per_device == 24 * GIB
+    assert report.fit.max_context == (24 * GIB - WEIGHTS) // TOKEN
+    assert report.fit.max_num_seqs == (24 * GIB - WEIGHTS) // (4096 * TOKEN)
+    assert report.engine_pool is None
+
+
+def test_overhead_counts(llama: Model) -> None:
+    report = estimate(llama, context=4096, device="24GiB", engine="transformers", overhead=Fraction(1, 10))
+    assert report.fit is not None
+    held = WEIGHTS + 4096 * TOKEN
+    assert abs(report.fit.headroom_bytes - (24 * GIB - held - held // 10)) <= 1
+
+
+def test_sglang_reserves_by_the_size_of_the_device() -> None:
+    serving = Serving(context=1, engine="sglang")
+    # 80 GiB: 512 + 8192 × 1.5 + 1/8 × 1024 + 2 × 256 MiB
+    assert sglang_fraction(80 * GIB, serving) == Fraction(round(1000 * (81920 - 13440) / 81920), 1000)
+    # 16 GiB: 512 + 2048 × 1.5 + 128 + 2 × 8
+    assert sglang_fraction(16 * GIB, serving) == Fraction(round(1000 * (16384 - 3728) / 16384), 1000)
+    # 64 GiB with a small chunk: never less than 10 GiB
+    small = replace(serving, max_num_batched_tokens=2048)
+    assert sglang_fraction(64 * GIB, small) == Fraction(round(1000 * (65536 - 10240) / 65536), 1000)
+
+
+def test_tensor_parallelism_over_all_devices(llama: Model) -> None:
+    report = estimate(llama, context=8192, device="4x24GiB", overhead=0)
+    assert (report.parallelism.tp, report.parallelism.pp) == (4, 1)
+    assert report.fit is not None and report.fit.num_devices == 4
+    assert estimate(llama, device="h100", num_devices=2, engine="llama.cpp").parallelism.pp == 2
+    assert estimate(llama, device="h100", tp=2).fit.num_devices == 2  # type: ignore[union-attr]
+    with pytest.raises(UnsupportedError, match=r"attention heads \(32\) must be divisible"):
+        estimate(llama, device="3xh100")
+    with pytest.raises(UsageError, match="are 2 ranks, not 3 devices"):
+        estimate(llama, device="h100", num_devices=3, tp=2)
+    with pytest.raises(UsageError, match="names 8"):
+        estimate(llama, device="8xh100", num_devices=4)
+    with pytest.raises(UsageError, match="without a device"):
+        estimate(llama, num_devices=4)
+
+
+def test_verdicts_at_the_edges(llama: Model) -> None:
+    """With transformers' rules and no runtime: exactly full is tight, one byte less does not fit, 5 % left fits."""
+    need = WEIGHTS + 4096 * TOKEN
+
+    def verdict(memory: int) -> str:
+        report = estimate(llama, context=4096, device=plain_memory(memory), engine="transformers", overhead=0)
+        assert report.fit is not None
+        return report.fit.verdict
+
+    assert verdict(need) == "tight"
+    assert verdict(need - 1) == "does-not-fit"
+    edge = -(-need * 20 // 19)  # need = 95 %
+    assert verdict(edge) == "fits"
+    assert verdict(edge - 40) == "tight"
+
+
+def test_a_band_that_reaches_over_the_edge_is_tight(llama: Model) -> None:
+    """Where the high end of the estimates would not fit, the verdict is tight even with memory left."""
+    plain = estimate(llama, context=8192, device="80GiB", engine="transformers")
+    item = plain.runtime["activations_bytes"]
+    assert item.high > item.bytes
+    total = plain.per_rank.total_bytes
+    room = total + (item.high - item.bytes) // 2
+    held = estimate(llama, context=8192, device=plain_memory(room), engine="transformers").fit
+    assert held is not None and held.verdict == "tight" and held.headroom_bytes >= 0
+
+
+def test_memory_in_use_is_not_usable(llama: Model) -> None:
+    busy = replace(plain_memory(24 * GIB), memory_used_bytes=6 * GIB)
+    report = estimate(llama, context=1024, device=busy, overhead=0)
+    assert report.fit is not None
+    assert report.fit.usable_bytes_per_device == 18 * GIB
+    assert "device_in_use" in {warning.code for warning in report.warnings}
+
+
+ENGINES = st.sampled_from(["vllm", "sglang", "transformers", "llama.cpp", "ideal"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    engine=ENGINES,
+    memory=st.integers(15 * GIB, 200 * GIB),
+    context=st.integers(1, 200_000),
+    seqs=st.integers(1, 64),
+    devices=st.sampled_from([1, 2, 4]),
+    flat=st.booleans(),
+)
+def test_the_answer_fits_and_the_next_does_not(
+    llama: Model, engine: str, memory: int, context: int, seqs: int, devices: int, flat: bool
+) -> None:
+    given: dict[str, Any] = {
+        "engine": engine,
+        "device": plain_memory(memory),
+        "num_devices": devices,
+        "overhead": Fraction(1, 10) if flat else None,
+    }
+    report = estimate(llama, context=context, num_seqs=seqs, **given)
+    found = report.fit
+    assert found is not None
+    weigher, serving = scale_of(llama, report, given), serving_of(llama, report, given)
+    assert (
+        weigher.fits(serving)
+        == (found.verdict != "does-not-fit")
+        == (found.headroom_bytes >= 0 and weigher.fits(serving))
+    )
+    for name, answer in (("context", found.max_context), ("num_seqs", found.max_num_seqs)):
+        assert answer is not None
+        if answer:
+            assert weigher.fits(replace(serving, **{name: answer}))
+        assert not weigher.fits(replace(serving, **{name: answer + 1}))
+        now = getattr(serving, name)
+        assert (now <= answer) == (found.verdict != "does-not-fit")
+
+
+@settings(max_examples=15, deadline=None)
+@given(memory=st.integers(18 * GIB, 90 * GIB), context=st.integers(1, 60_000))
+def test_the_least_utilization(llama: Model, memory: int, context: int) -> None:
+    given: dict[str, Any] = {"device": plain_memory(memory), "context": context}
+    answer = solve(llama, {**given, "utilization": "min"})["utilization"]
+    if answer is None:
+        assert estimate(llama, **given, utilization=1).fit.verdict == "does-not-fit"  # type: ignore[union-attr]
+        return
+    assert estimate(llama, **given, utilization=answer).fit.verdict != "does-not-fit"  # type: ignore[union-attr]
+    less = estimate(llama, **given, utilization=answer - Fraction(1, 100)).fit
+    assert less is not None and less.verdict == "does-not-fit"
+
+
+def test_solving_for_devices(llama: Model) -> None:
+    found = solve(llama, {"device": "16GiB", "context": 8192, "num_devices": "min"})
+    assert (found["num_devices"], found["tp"], found["pp"]) == (2, 2, 1)
+    one = estimate(llama, device="16GiB", context=8192).fit
+    assert one is not None and one.verdict == "does-not-fit"
+    with pytest.raises(UsageError, match="only one of"):
+        solve(llama, {"device": "h100", "context": "max", "num_seqs": "max"})
+    with pytest.raises(UsageError, match="needs a device"):
+        solve(llama, {"device": None, "context": "max"})
+
+
+def test_remedies_are_true_and_in_order(llama: Model) -> None:
+    answer = fit(llama, device="4090", context=49152, num_seqs=2)
+    assert answer.report.fit is not None and answer.report.fit.verdict == "does-not-fit"
+    kinds = [remedy.kind for remedy in answer.remedies]
+    order = ["utilization", "context", "num_seqs", "kv_dtype", "quant", "devices", "combined"]
+    assert kinds == sorted(kinds, key=order.index)
+    assert {"context", "quant", "devices"} <= set(kinds)
+    by_kind = {remedy.kind: remedy for remedy in answer.remedies}
+    tokens = int(by_kind["context"].flags.split()[1])
+    for context, verdict in ((tokens, True), (tokens + 1, False)):
+        found = estimate(llama, device="4090", context=context, num_seqs=2).fit
+        assert found is not None and (found.verdict != "does-not-fit") is verdict
+
+
+def test_a_model_that_fits_needs_no_remedy(llama: Model) -> None:
+    assert fit(llama, device="h100", context=8192).remedies == ()
+
+
+def test_hopeless_needs_narrower_and_more(llama: Model) -> None:
+    answer = fit(llama, device="6GiB", context=8192, tp=1)
+    assert answer.report.fit is not None
+    assert (answer.report.fit.max_context, answer.report.fit.max_num_seqs) == (0, 0)
+    assert any(remedy.kind in ("devices", "combined") for remedy in answer.remedies)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return int(left.value.code or 0), out, err
+
+
+def test_exit_codes_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, LLAMA, "--offline", "--gpu", "h100", "--ctx", "8k", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["fit"]["verdict"] == "fits"
+    assert set(found["fit"]) >= {
+        "device", "num_devices", "memory_bytes_per_device", "usable_bytes_per_device", "verdict", "headroom_bytes",
+        "max_context", "max_num_seqs",
+    }  # fmt: skip
+    assert found["engine_pool"]["page_size"] == 16
+    status, out, _ = run(capsys, LLAMA, "--offline", "--gpu", "12GiB", "--ctx", "8k")
+    assert status == 1 and "does not fit" in out
+    status, out, _ = run(capsys, "fit", LLAMA, "--offline", "--gpu", "12GiB", "--ctx", "8k", "--json")
+    assert status == 1 and json.loads(out)["remedies"]
+    status, _, err = run(capsys, LLAMA, "--offline", "--gpu", "a100")
+    assert status == 2 and "say which" in err
+    status, _, err = run(capsys, LLAMA, "--offline", "--num-gpus", "2")
+    assert status == 2 and "needs --gpu" in err
+    status, _, err = run(capsys, LLAMA, "--offline", "--gpu", "h100", "--utilization", "1.2")
+    assert status == 2 and "at most 1" in err
+
+
+def test_the_word_max(capsys: pytest.CaptureFixture[str], llama: Model) -> None:
+    status, out, _ = run(capsys, "fit", LLAMA, "--offline", "--gpu", "4090", "--ctx", "max", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["kv_cache"]["context"] == found["fit"]["max_context"] > 8192
+    status, out, _ = run(capsys, LLAMA, "--offline", "--gpu", "4090", "--ctx", "8k", "--batch", "max", "--json")
+    assert json.loads(out)["kv_cache"]["num_seqs"] == json.loads(out)["fit"]["max_num_seqs"] > 1
