@@ -250,6 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._metadata(match[1], match[2])
         if match := re.fullmatch(r"/api/models/(.+)/tree/(.+)", path):
             return self._tree(match[1], match[2])
+        if match := re.fullmatch(r"/api/models/(.+)/revision/([^/]+)", path):
+            return self._info(match[1], match[2])
         # the revision is one percent-encoded segment
         if match := re.fullmatch(r"/([^?]+?)/resolve/([^/?]+)/([^?]+)", self.path.partition("?")[0]):
             return self._resolve(unquote(match[1]), unquote(match[2]), unquote(match[3]))
@@ -316,6 +318,15 @@ class _Handler(BaseHTTPRequestHandler):
             headers[name] = json.loads(front[8 : 8 + int.from_bytes(front[:8], "little")])
         body = {"index": {"metadata": index.get("metadata", {})}, "headers": headers}
         self._small(json.dumps(body, separators=(",", ":")).encode())
+
+    def _info(self, repo_id: str, revision: str) -> None:
+        """What `/api/models/…?blobs=true` says: commit and files with sizes."""
+        opened = self._open(repo_id, revision)
+        if opened is None:
+            return
+        repo, commit = opened
+        files = [{"rfilename": name, "size": blob.size} for name, blob in sorted(repo.files.items())]
+        self._small(json.dumps({"id": repo_id, "sha": commit, "siblings": files}).encode())
 
     def _tree(self, repo_id: str, revision: str) -> None:
         if not self.server.hub.tree_route:
