@@ -48,6 +48,7 @@ def estimate(
     max_num_batched_tokens: int | None = None,
     page_size: int | None = None,
     kv_memory_bytes: int | None = None,
+    source_tokens: int | None = None,
     overhead: Fraction | float | None = None,
     device: str | Device | None = None,
     num_devices: int | None = None,
@@ -71,6 +72,7 @@ def estimate(
         tp, pp, dp: tensor, pipeline and data parallel sizes; ep: experts are dealt out whole.
         max_num_batched_tokens, page_size: the engine's settings; None: its defaults.
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
+        source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.
         quant, dtype: what if the weights were stored in another format, as in `in_format`.
         overhead: a flat share of weights and cache (0.1 = 10 %) instead of the engine's runtime estimates.
         device: `h100`, `8xh100`, `80GiB`, `local` or a `Device`; fills `fit` and `engine_pool`.
@@ -125,6 +127,7 @@ def estimate(
         max_num_batched_tokens=max_num_batched_tokens,
         page_size=page_size,
         kv_memory_bytes=kv_memory_bytes,
+        source_tokens=source_tokens,
         declared_kv_dtype=read.declared_kv_dtype,
     )
     if engine is None:

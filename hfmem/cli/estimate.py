@@ -31,6 +31,7 @@ def estimate(
     max_num_batched_tokens: o.BatchedTokens = None,
     page_size: o.PageSize = None,
     kv_memory: o.KvMemory = None,
+    source_tokens: o.SourceTokens = None,
     overhead: o.Overhead = None,
     gpu: o.Gpu = None,
     num_gpus: o.NumGpus = None,
@@ -74,6 +75,7 @@ def estimate(
         "kv_memory_bytes": None if kv_memory is None else parse_memory(kv_memory, "--kv-memory"),
         "quant": quant,
         "dtype": dtype,
+        "source_tokens": None if source_tokens is None else parse_count(source_tokens, "--source-tokens"),
         "overhead": None if overhead is None else parse_percent(overhead, "--overhead"),
     }
     from hfmem.api import estimate as run

@@ -62,6 +62,10 @@ KvMemory = Annotated[
         "--kv-memory", metavar="BYTES", help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none]."
     ),
 ]
+SourceTokens = Annotated[
+    str | None,
+    typer.Option("--source-tokens", metavar="TOKENS", help="Encoder tokens a sequence [default: the encoder's maximum]."),
+]
 Overhead = Annotated[
     str | None,
     typer.Option(

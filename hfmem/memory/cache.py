@@ -133,10 +133,8 @@ def held_tokens(cache: Cache, context: int) -> int:
 
 
 def source_tokens(cache: CrossAttention, given: int | None) -> int:
-    """Encoder positions a cross attention layer keeps: the model's maximum, else the given length, else none."""
-    if cache.source_tokens is not None:
-        return cache.source_tokens
-    return given or 0
+    """Encoder positions a cross attention layer keeps: the given length, else the model's maximum, else none."""
+    return given if given is not None else cache.source_tokens or 0
 
 
 def constant_bytes(cache: Cache, kv_dtype: str, model_dtype: str, given_source_tokens: int | None = None) -> int:

@@ -173,7 +173,7 @@ def bart(cfg: Config) -> Architecture:
         _head(Part(inv, "classification_head."), hidden, num_labels(cfg, 3 if cfg.model_type == "bart" else 2))
     elif what == "qa":
         Part(inv, component=Component.OTHER).linear("qa_outputs", num_labels(cfg), hidden)
-    own = decoder_layers(decoders, heads, d.head_dim, None, cross=what != "decoder")
+    own = decoder_layers(decoders, heads, d.head_dim, cfg.opt_int("max_position_embeddings"), cross=what != "decoder")
     return assemble(cfg, cfg, "bart", d, [*own, *layers], inv, vocab=vocab, tied=tied, intermediate=width)
 
 

@@ -134,7 +134,7 @@ def t5(cfg: Config) -> Architecture:
         sparse = _sparse(cfg, decoder_layers, cfg.need_int("num_sparse_decoder_layers")) if switch else []
         _stack(cfg, inv, "decoder", d, decoder_layers, cross=True, sparse=sparse, attention="SelfAttention")
         own = FullAttention(heads, heads, d.head_dim, d.head_dim)
-        decoder = [Layer((own, CrossAttention(heads, heads, d.head_dim, None)))] * decoder_layers
+        decoder = [Layer((own, CrossAttention(heads, heads, d.head_dim, cfg.opt_int("n_positions"))))] * decoder_layers
     if what == "generation":
         lm_head(inv, "lm_head.weight", vocab, hidden, "shared.weight" if tied else None)
     built = assemble(
