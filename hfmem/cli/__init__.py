@@ -17,6 +17,7 @@ from hfmem.cli.compare import compare
 from hfmem.cli.devices import devices
 from hfmem.cli.estimate import estimate
 from hfmem.cli.explain import explain
+from hfmem.cli.files import files
 from hfmem.cli.fit import fit
 from hfmem.cli.layers import layers
 from hfmem.cli.output import complain
@@ -71,6 +72,7 @@ app.command(cls=PlainCommand)(compare)
 app.command(cls=PlainCommand)(explain)
 app.command(cls=PlainCommand)(fit)
 app.command(cls=PlainCommand)(devices)
+app.command(cls=PlainCommand)(files)
 
 
 def _leave(status: int) -> NoReturn:

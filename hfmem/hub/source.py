@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError
 from hfmem.hub.catalog import in_catalog, load_catalog_entry, suggest
@@ -19,6 +19,9 @@ from hfmem.hub.options import FetchOptions
 from hfmem.hub.reference import HubRef, LocalPath, parse_reference, with_revision
 from hfmem.hub.settings import Settings, clean_token, find_token, read_settings, user_agent
 from hfmem.hub.store import FactStore, is_commit
+
+if TYPE_CHECKING:
+    from hfmem.hub.http import Client
 
 #: files of the default set: a reference to one of them means the model
 _DEFAULT_FILE = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
@@ -93,22 +96,29 @@ def _load_live(ref: HubRef, settings: Settings, store: FactStore, options: Fetch
         facts = _stored(ref, settings, store, None)  # a commit never changes: nothing to ask
         if facts is not None and facts.source == "cache":
             return facts
-    from hfmem.hub.connection import origin_of
-    from hfmem.hub.http import Client, Deadline
     from hfmem.hub.live import Live
 
-    client = Client(
+    client = open_client(options, quick=_has_stored(ref, settings, store))
+    try:
+        return Live(client, settings, store, ref, options).load()
+    finally:
+        client.close()
+
+
+def open_client(options: FetchOptions, *, quick: bool) -> Client:
+    """Connections to the Hub for one model; `quick` where a stored answer exists. The caller closes it."""
+    from hfmem.hub.connection import origin_of
+    from hfmem.hub.http import Client, Deadline
+
+    settings = read_settings()
+    return Client(
         home=origin_of(settings.endpoint),
         deadline=Deadline(options.deadline or settings.deadline),
         token=_token(options),
         agent=user_agent(),
         timeout=settings.download_timeout,
-        quick=_has_stored(ref, settings, store),
+        quick=quick,
     )
-    try:
-        return Live(client, settings, store, ref, options).load()
-    finally:
-        client.close()
 
 
 def _token(options: FetchOptions) -> str | None:
