@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from hfmem.cli import options as o
-from hfmem.cli.output import complain, fetching, json_text, say_stats, show, write
+from hfmem.cli.output import complain, fetching, has_room_for_bars, json_text, say_stats, show, write
 from hfmem.errors import HfmemError, UsageError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def estimate(
 
         if shown:
             show([line("")])
-        show(render_report(report, exact=exact))
+        show(render_report(report, bars=has_room_for_bars(), exact=exact))
         shown += 1
     if json:
         write(json_text(results if len(models) > 1 else results[0]))

@@ -8,7 +8,7 @@ import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
-from hfmem.cli.output import fetching, json_text, say_stats, show, write
+from hfmem.cli.output import fetching, has_room_for_bars, json_text, say_stats, show, write
 from hfmem.errors import UsageError
 
 
@@ -111,7 +111,7 @@ def fit(
         from hfmem.render.fit import render_remedies
         from hfmem.render.table import legend, render_report
 
-        lines = render_report(found.report)
+        lines = render_report(found.report, bars=has_room_for_bars())
         if found.report.fit is not None and found.report.fit.verdict == "does-not-fit":
             lines += render_remedies(found.remedies)
         show([*lines, *legend()])

@@ -64,7 +64,9 @@ KvMemory = Annotated[
 ]
 SourceTokens = Annotated[
     str | None,
-    typer.Option("--source-tokens", metavar="TOKENS", help="Encoder tokens a sequence [default: the encoder's maximum]."),
+    typer.Option(
+        "--source-tokens", metavar="TOKENS", help="Encoder tokens a sequence [default: the encoder's maximum]."
+    ),
 ]
 Overhead = Annotated[
     str | None,

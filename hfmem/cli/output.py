@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: a fetch shorter than this shows no progress bar
 _PATIENCE_SECONDS = 0.4
+#: columns from which on bars are drawn
+_WIDE = 110
 
 
 def write(text: str) -> None:
@@ -33,6 +35,11 @@ def show(lines: Sequence[Line]) -> None:
     width = shutil.get_terminal_size().columns if terminal else None
     print_lines(lines, sys.stdout, width=width, color=wants_color(sys.stdout))
     sys.stdout.flush()
+
+
+def has_room_for_bars() -> bool:
+    """Whether stdout is a terminal wide enough to draw in."""
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE
 
 
 def say(text: str) -> None:

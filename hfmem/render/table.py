@@ -33,15 +33,10 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
         ("weights", _held_weights(report), report.weights.grade, _weights_detail(report)),
         ("KV cache", report.kv_cache.bytes, report.kv_cache.grade, _cache_detail(report)),
     ]
+    ranks = report.parallelism.num_ranks
     for key, item in report.runtime.items():
-        rows.append(
-            (
-                RUNTIME_WORDS.get(key, key.removesuffix("_bytes")),
-                item.bytes * report.parallelism.num_ranks,
-                item.grade,
-                _band(item),
-            )
-        )
+        name = RUNTIME_WORDS.get(key, key.removesuffix("_bytes"))
+        rows.append((name, item.bytes * ranks, item.grade, _band(item, ranks)))
     unit = _number(0, exact)[1]
     width = max(len(_number(row[1], exact)[0]) for row in (*rows, ("", report.total_bytes, "exact", "")))
     for name, num_bytes, grade, detail in rows:
@@ -201,10 +196,12 @@ def _cache_detail(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _band(item: RuntimeItem) -> str:
+def _band(item: RuntimeItem, ranks: int) -> str:
+    """The band over all ranks, as the row's number is, and where it is from."""
     if item.low == item.high:
         return item.source
-    return f"{item.low / GIB:,.2f}–{item.high / GIB:,.2f} a rank, {item.source}"
+    each = f", {ranks} ranks" if ranks > 1 else ""
+    return f"{ranks * item.low / GIB:,.2f}–{ranks * item.high / GIB:,.2f}{each}: {item.source}"
 
 
 def _total_detail(report: Report) -> list[Span | str]:
