@@ -112,7 +112,6 @@ _HOPPER_16 = (
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
     Entry(64, 256, 64, 4, 3, 1),
-    Entry(64, 512, 32, 8, 3, 1),
 )
 _HOPPER_8 = (
     Entry(16, 128, 64, 4, 4, 3),
@@ -180,7 +179,8 @@ _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
     "sm80": {2: _AMPERE_16, 1: _AMPERE_8},
     "sm86": {2: _NARROW_16, 1: _NARROW_8},
     "sm90": {2: _HOPPER_16, 1: _HOPPER_8},
-    "sm100": {2: _HOPPER_16, 1: _HOPPER_8},
+    # 64 rows reach tcgen05 there, with accumulators in tensor memory, and spill on the way through registers
+    "sm100": {2: tuple(e for e in _HOPPER_16 if e.rows <= 32), 1: _HOPPER_8},
     "sm120": {2: _NARROW_16, 1: _NARROW_8},
     "gfx942": {2: _CDNA_16, 1: _CDNA_16},
     "interpreter": {2: (Entry(64, 2048, 32, 4, 2, 1),), 1: (Entry(64, 2048, 32, 4, 2, 1),)},

@@ -243,26 +243,30 @@ def merge_slots(
 ):  # fmt: skip
     """Combine the pieces start, start + step, … < stop of an item into the output (FINAL) or into slot `target`.
 
-    Columns go by in chunks, so that wide values need no second accumulator's worth of registers. Loads bypass L1, which the
-    stores of other programs do not update.
+    This is the tail of every short call, so it waits for memory as few times as it can: the states of 32 pieces are one load,
+    the partials of four pieces are under way at once. Columns go by in chunks, so that wide values need no second accumulator's
+    worth of registers. Loads bypass L1, which the stores of other programs do not update.
     """
+    lanes = tl.arange(0, 32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    for j in range(start, stop, step):
-        base = slot_of(j, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M
-        m = tl.load(state_ptr + (base + rows) * 2, mask=row_mask, other=float("-inf"), cache_modifier=".cg")
-        top = tl.maximum(top, m)
-    shift = tl.where(top == float("-inf"), 0.0, top)
     total = tl.zeros([BLOCK_M], tl.float32)
-    for j in range(start, stop, step):
-        base = slot_of(j, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M
-        m = tl.load(state_ptr + (base + rows) * 2, mask=row_mask, other=float("-inf"), cache_modifier=".cg")
-        norm = tl.load(state_ptr + (base + rows) * 2 + 1, mask=row_mask, other=0.0, cache_modifier=".cg")
-        total += norm * tl.exp2(m - shift)
+    shift = total
+    for begin in range(start, stop, 32 * step):
+        piece = begin + lanes * step
+        bases = slot_of(piece, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M
+        pointers = state_ptr + (bases[:, None] + rows[None, :]) * 2
+        mask = (piece < stop)[:, None] & row_mask[None, :]
+        m = tl.load(pointers, mask=mask, other=float("-inf"), cache_modifier=".cg")
+        norm = tl.load(pointers + 1, mask=mask, other=0.0, cache_modifier=".cg")
+        higher = tl.maximum(top, tl.max(m, 0))
+        shift = tl.where(higher == float("-inf"), 0.0, higher)
+        total = total * tl.exp2(top - shift) + tl.sum(norm * tl.exp2(m - shift[None, :]), 0)
+        top = higher
     factor, lse = normaliser(top, total, sink_ptrs, row_mask, HAS_SINKS)
     for column in range(0, DVP, CHUNK):
         cols = column + tl.arange(0, CHUNK)
         acc = tl.zeros([BLOCK_M, CHUNK], tl.float32)
-        for j in range(start, stop, step):
+        for j in tl.range(start, stop, step, loop_unroll_factor=4):
             base = slot_of(j, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M
             m = tl.load(state_ptr + (base + rows) * 2, mask=row_mask, other=float("-inf"), cache_modifier=".cg")
             part = tl.load(
@@ -298,7 +302,7 @@ def finish_piece(
     reads hundreds of partials. The tree depends on `num_pieces` alone.
     """
     cols = tl.arange(0, DVP)
-    CHUNK: tl.constexpr = min(DVP, max(16, 4096 // BLOCK_M))
+    CHUNK: tl.constexpr = min(DVP, max(16, 2048 // BLOCK_M))
     if num_pieces == 1:
         factor, lse = normaliser(m, norm, sink_ptrs, row_mask, HAS_SINKS)
         out_ptrs = out_rows[:, None] + cols[None, :] * out_stride
