@@ -21,6 +21,7 @@ from hfmem.cli.files import files
 from hfmem.cli.fit import fit
 from hfmem.cli.layers import layers
 from hfmem.cli.output import complain
+from hfmem.cli.plan import plan
 from hfmem.errors import HfmemError, UsageError
 
 _EXAMPLES = """\b
@@ -71,6 +72,7 @@ app.command(cls=PlainCommand)(layers)
 app.command(cls=PlainCommand)(compare)
 app.command(cls=PlainCommand)(explain)
 app.command(cls=PlainCommand)(fit)
+app.command(cls=PlainCommand)(plan)
 app.command(cls=PlainCommand)(devices)
 app.command(cls=PlainCommand)(files)
 

@@ -66,6 +66,7 @@ def fit(
     overhead: o.Overhead = None,
     quant: o.Quant = None,
     dtype: o.Dtype = None,
+    emit: o.Emit = None,
     revision: o.Revision = None,
     json: o.Json = False,
     assume: o.Assume = None,
@@ -74,7 +75,10 @@ def fit(
     offline: o.Offline = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Does it fit, and what would make it fit. --ctx max, --batch max, --num-gpus min or --utilization min solve for one."""
+    """Does it fit, and what would make it fit. --ctx max, --batch max, --num-gpus min or --utilization min solve for one.
+
+    --emit prints the launch command or manifest with these settings instead.
+    """
     from hfmem.units import parse_count, parse_percent
 
     settings: dict[str, Any] = {
@@ -103,17 +107,30 @@ def fit(
     if verbose:
         say_stats(model, read.facts.stats)
     found = answer(read, **settings)
+    fits = found.report.fit is not None and found.report.fit.verdict != "does-not-fit"
+    if emit is not None and fits:
+        from hfmem.planning import launch_text
+
+        write(launch_text(emit, read, found.report, {**settings, "revision": revision}, model))
+        return
+    from hfmem.planning import speed
+
+    best = speed(read, found.report, gpu)
     if json:
         from hfmem.render.json import report_dict, to_dict
 
-        write(json_text({**report_dict(found.report), "remedies": to_dict(found.remedies)}))
+        extra = {"remedies": to_dict(found.remedies), "speed_of_light": to_dict(best)}
+        write(json_text({**report_dict(found.report), **extra}))
     else:
         from hfmem.render.fit import render_remedies
+        from hfmem.render.plan import speed_lines
         from hfmem.render.table import legend, render_report
 
-        lines = render_report(found.report, bars=has_room_for_bars())
-        if found.report.fit is not None and found.report.fit.verdict == "does-not-fit":
+        lines = render_report(found.report)
+        if not fits:
             lines += render_remedies(found.remedies)
+        elif best is not None:
+            lines += speed_lines(best)
         show([*lines, *legend()])
-    if found.report.fit is not None and found.report.fit.verdict == "does-not-fit":
+    if not fits:
         raise typer.Exit(DOES_NOT_FIT)

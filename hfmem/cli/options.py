@@ -102,6 +102,14 @@ Quant = Annotated[
 Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="DTYPE", help="What if unquantized weights were bf16, fp16 or fp32.")
 ]
+Emit = Annotated[
+    str | None,
+    typer.Option(
+        "--emit",
+        metavar="KIND",
+        help="Print how to launch it: vllm, sglang, llama.cpp, transformers, docker, k8s [default: none].",
+    ),
+]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")
 ]

@@ -248,9 +248,15 @@ class Scale:
     def fits(self, serving: Serving) -> bool:
         """Whether `serving` fits, by the middle of the estimates; False also where the engine refuses it."""
         try:
+            if self._hopeless(serving):
+                return False
             return self.weigh(serving).cache_fits
         except UnsupportedError:
             return False
+
+    def _hopeless(self, serving: Serving) -> bool:
+        """Whether the weights alone are too large: the answer to most layouts of a search, and the cheapest."""
+        return self.weights(serving).bytes > min(self.target.usable_bytes(serving), self.target.free_bytes())
 
     def max_context(self, serving: Serving) -> int | None:
         """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""
