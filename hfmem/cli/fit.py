@@ -126,7 +126,7 @@ def fit(
         from hfmem.render.plan import speed_lines
         from hfmem.render.table import legend, render_report
 
-        lines = render_report(found.report)
+        lines = render_report(found.report, bars=has_room_for_bars())
         if not fits:
             lines += render_remedies(found.remedies)
         elif best is not None:
