@@ -21,6 +21,7 @@ from hfmem.records import dataclass
 from hfmem.report import Report, RuntimeItem
 
 if TYPE_CHECKING:
+    from hfmem.extras import Extras
     from hfmem.plan.devices import Device
     from hfmem.plan.explain import Explanation
     from hfmem.plan.fit import Scale, Target
@@ -55,6 +56,10 @@ def estimate(
     utilization: Fraction | float | None = None,
     quant: str | None = None,
     dtype: str | None = None,
+    lora: str | None = None,
+    max_loras: int | None = None,
+    max_lora_rank: int | None = None,
+    draft: str | Model | None = None,
     revision: str | None = None,
     assume: str | None = None,
     strict: bool = False,
@@ -74,6 +79,8 @@ def estimate(
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
         source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.
         quant, dtype: what if the weights were stored in another format, as in `in_format`.
+        lora: a LoRA adapter (PEFT) to serve beside the model; `max_loras` of them at once, `max_lora_rank` as vLLM takes it.
+        draft: a draft model for speculative decoding.
         overhead: a flat share of weights and cache (0.1 = 10 %) instead of the engine's runtime estimates.
         device: `h100`, `8xh100`, `80GiB`, `local` or a `Device`; fills `fit` and `engine_pool`.
         num_devices: how many; without `tp` and `pp` the engine's way to use them all. utilization: the share of each that the
@@ -133,14 +140,22 @@ def estimate(
     if engine is None:
         serving, note = default_engine(read, serving)
         notes += [note] if note else []
+    extras: Extras | None = None
+    if read.adapter is not None or any(value is not None for value in (lora, max_loras, max_lora_rank, draft)):
+        from hfmem.extras import read_extras
+
+        extras, more = read_extras(
+            read, lora=lora, max_loras=max_loras, max_lora_rank=max_lora_rank, draft=draft, fetch=fetch
+        )
+        notes += more
     if device is None:
-        return assemble(read, serving, notes, overhead)
+        return assemble(read, serving, notes, overhead, None, extras)
     from hfmem.plan.fit import assess, on_device, place_on
 
     target, tp, pp = place_on(device, num_devices, utilization, serving.engine, tp, pp, dp)
     serving = on_device(replace(serving, tp=tp, pp=pp), target.device)
-    report = assemble(read, serving, notes, overhead, target.device)
-    return assess(report, scale(read, target, overhead), serving)
+    report = assemble(read, serving, notes, overhead, target.device, extras)
+    return assess(report, scale(read, target, overhead, extras), serving)
 
 
 def is_gguf(read: Model) -> bool:
@@ -166,12 +181,13 @@ def default_engine(read: Model, serving: Serving) -> tuple[Serving, Note | None]
     return serving, None
 
 
-def scale(read: Model, target: Target, overhead: Fraction | float | None = None) -> Scale:
+def scale(read: Model, target: Target, overhead: Fraction | float | None = None, extras: Extras | None = None) -> Scale:
     """What weighs a model on devices again and again (`hfmem.plan.fit.Scale`)."""
     from hfmem.plan.fit import Scale
 
     def runtime(serving: Serving, ranks: RankWeights, cache: CacheBytes) -> Mapping[str, RuntimeItem]:
-        return runtime_items(read.architecture, serving, ranks, cache, overhead, target.device)
+        items = runtime_items(read.architecture, serving, ranks, cache, overhead, target.device)
+        return items | extras.items(serving) if extras else items
 
     return Scale(read.architecture, read.parameters.groups, runtime, target)
 

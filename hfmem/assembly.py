@@ -33,6 +33,7 @@ from hfmem.report import (
 
 if TYPE_CHECKING:
     from hfmem.checkpoint.quantization import QuantizationSummary
+    from hfmem.extras import Extras
     from hfmem.hub import ModelFacts
     from hfmem.plan.devices import Device
 
@@ -43,8 +44,9 @@ def assemble(
     notes: Sequence[Note] = (),
     overhead: Fraction | float | None = None,
     device: Device | None = None,
+    extras: Extras | None = None,
 ) -> Report:
-    """The report of `read` served as `serving` says, on `device` where one is known.
+    """The report of `read` served as `serving` says, on `device` where one is known, with `extras` beside it.
 
     `overhead` as in `hfmem.estimate`; `notes` become warnings.
 
@@ -58,6 +60,8 @@ def assemble(
     ideal = engines.engine("ideal").cache(architecture, alone)
     ranks = rank_weights(architecture, parameters.groups, serving)
     runtime = runtime_items(architecture, serving, ranks, cache, overhead, device)
+    beside = extras.items(serving) if extras else {}
+    runtime |= beside
     runtime_bytes = sum(item.bytes for item in runtime.values())
     per_rank = PerRank(
         parameters=ranks.parameters,
@@ -83,6 +87,8 @@ def assemble(
         total_bytes=ranks.all_ranks_bytes + cache.bytes + runtime_bytes * serving.num_ranks,
         engine_pool=_pool(architecture, serving),
         warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes))),
+        lora=extras.lora_info(serving) if extras else None,
+        draft=extras.draft_info(beside) if extras else None,
     )
 
 

@@ -8,6 +8,7 @@
     │   ├── NetworkError               unreachable, timed out, too many retries
     │   ├── OfflineError               offline mode and nothing stored
     │   ├── MissingFileError           the repo is there, a file it must have is not
+    │   │   └── AdapterError               it holds an adapter (PEFT), not a model
     │   └── FormatError                a file is there and cannot be parsed
     └── UnsupportedError            4  the model was read, and hfmem will not guess
         ├── UnknownArchitectureError   model_type (or a value of it) no rule covers
@@ -76,6 +77,14 @@ class MissingFileError(SourceError):
     """The repository exists and lacks a file it must have (config.json, a shard that the index names)."""
 
     code = "missing_file"
+
+
+class AdapterError(MissingFileError):
+    """A repository of an adapter and not of a model. `base` is the model that it names as its own."""
+
+    def __init__(self, message: str, base: str | None = None) -> None:
+        super().__init__(message)
+        self.base = base
 
 
 class FormatError(SourceError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hfmem.checkpoint.logical import is_plain
 from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
 from hfmem.dtypes import canonical
-from hfmem.errors import ContradictionError, UsageError
+from hfmem.errors import AdapterError, ContradictionError, SourceError, UsageError
 from hfmem.hub import FetchOptions, ModelFacts, load_model
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.model.architecture import Architecture, Note
@@ -20,13 +20,15 @@ from hfmem.records import dataclass
 if TYPE_CHECKING:
     from hfmem.checkpoint.quantization import QuantizationSummary
     from hfmem.checkpoint.quantization_config import Quantization
+    from hfmem.memory.lora import Adapter
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model that has been read: its facts, its architecture, and how many parameters and bytes that makes.
 
-    `notes` are what reading and the cross-check of config against headers found worth saying.
+    `notes` are what reading and the cross-check of config against headers found worth saying. `adapter` is the LoRA
+    adapter whose base model this is, where the user named the adapter.
     """
 
     facts: ModelFacts
@@ -35,6 +37,7 @@ class Model:
     packing: QuantizationSummary | None
     parameters: ParameterReport
     notes: tuple[Note, ...]
+    adapter: Adapter | None = None
 
     @property
     def declared_kv_dtype(self) -> str | None:
@@ -67,7 +70,10 @@ def read_model(
         SourceError: the model could not be read.
         UnsupportedError: it was read, and no rule covers it, or (`strict`) it contradicts itself.
     """
-    facts = load_model(model, revision=revision, options=fetch)
+    try:
+        facts = load_model(model, revision=revision, options=fetch)
+    except AdapterError as error:
+        return _read_base(model, error, revision, assume, strict, fetch)
     quantization = _said_quantization(facts)
     architecture = _architecture(facts, assume)
     notes = [Note(code, message) for code, message in facts.warnings]
@@ -95,6 +101,33 @@ def read_model(
     return Model(
         facts, architecture, quantization, packing, parameters, (*architecture.notes, *notes, *parameters.notes)
     )
+
+
+def _read_base(
+    model: str,
+    found: AdapterError,
+    revision: str | None,
+    assume: str | None,
+    strict: bool,
+    fetch: FetchOptions | None,
+) -> Model:
+    """The model that an adapter belongs to, with the adapter."""
+    from hfmem.hub.adapter import load_adapter
+    from hfmem.memory.lora import read_adapter
+
+    if found.base is None:
+        raise found
+    facts = load_adapter(model, revision=revision, options=fetch)
+    adapter = read_adapter(facts.repo_id, facts.config, facts.checkpoint, facts.base)
+    try:
+        base = read_model(found.base, revision=facts.base_revision, assume=assume, strict=strict, fetch=fetch)
+    except SourceError as error:
+        raise type(error)(f"{facts.repo_id} is an adapter, and its base model cannot be read: {error}") from None
+    if base.adapter is not None:
+        raise found
+    notice = f"{facts.repo_id} is a LoRA adapter of rank {adapter.rank}; this is its base model with it"
+    told = "; ".join(filter(None, (notice, base.facts.notice)))
+    return replace(base, adapter=adapter, facts=replace(base.facts, notice=told))
 
 
 def _architecture(facts: ModelFacts, assume: str | None) -> Architecture:

@@ -157,6 +157,36 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraInfo:
+    """An adapter served beside the model. `bytes` are its own tensors', `reserved_bytes` what the engine keeps on a rank for
+    `max_loras` of `max_lora_rank` (None where the engine holds adapters as they are)."""
+
+    id: str
+    method: str
+    rank: int
+    alpha: float | None
+    target_modules: tuple[str, ...]
+    parameters: int
+    bytes: int
+    base_model: str | None
+    max_loras: int
+    max_lora_rank: int | None
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftInfo:
+    """A draft model served beside the model; `bytes_per_rank` are those of weights and cache on the most loaded rank."""
+
+    id: str
+    model_type: str
+    parameters: int
+    weights_bytes: int
+    weights_bytes_per_rank: int
+    kv_cache_bytes_per_rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReportWarning:
     """Something the user should know: a stable code and one sentence."""
 
@@ -180,4 +210,6 @@ class Report:
     fit: Fit | None = None
     engine_pool: EnginePool | None = None
     warnings: tuple[ReportWarning, ...] = ()
+    lora: LoraInfo | None = None
+    draft: DraftInfo | None = None
     schema_version: int = field(default=SCHEMA_VERSION)

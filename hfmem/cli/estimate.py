@@ -38,6 +38,10 @@ def estimate(
     utilization: o.Utilization = None,
     quant: o.Quant = None,
     dtype: o.Dtype = None,
+    lora: o.Lora = None,
+    max_loras: o.MaxLoras = None,
+    max_lora_rank: o.MaxLoraRank = None,
+    draft: o.Draft = None,
     revision: o.Revision = None,
     json: o.Json = False,
     exact: o.Exact = False,
@@ -73,6 +77,10 @@ def estimate(
         ),
         "page_size": None if page_size is None else parse_count(page_size, "--page-size"),
         "kv_memory_bytes": None if kv_memory is None else parse_memory(kv_memory, "--kv-memory"),
+        "lora": lora,
+        "max_loras": None if max_loras is None else parse_count(max_loras, "--max-loras"),
+        "max_lora_rank": None if max_lora_rank is None else parse_count(max_lora_rank, "--max-lora-rank"),
+        "draft": draft,
         "quant": quant,
         "dtype": dtype,
         "source_tokens": None if source_tokens is None else parse_count(source_tokens, "--source-tokens"),
@@ -91,7 +99,7 @@ def estimate(
         try:
             with fetching(no_cache, refresh, offline) as fetch:
                 read = read_model(model, revision=revision, assume=assume, strict=strict, fetch=fetch)
-            report = run(read, **(solved(read, settings) if devices else settings))
+                report = run(read, **(solved(read, settings) if devices else settings), fetch=fetch)
         except UsageError as error:
             if error.code != "several_models":
                 raise  # the flags are the same for every model

@@ -110,6 +110,19 @@ Emit = Annotated[
         help="Print how to launch it: vllm, sglang, llama.cpp, transformers, docker, k8s [default: none].",
     ),
 ]
+Lora = Annotated[
+    str | None,
+    typer.Option("--lora", metavar="ADAPTER", help="A LoRA adapter (PEFT repo or folder) to serve beside it."),
+]
+MaxLoras = Annotated[
+    str | None,
+    typer.Option("--max-loras", metavar="N", help="Adapters at once that the engine keeps room for [default: 1]."),
+]
+MaxLoraRank = Annotated[
+    str | None,
+    typer.Option("--max-lora-rank", metavar="N", help="vLLM's rank of that room [default: 16, or the adapter's]."),
+]
+Draft = Annotated[str | None, typer.Option("--draft", metavar="MODEL", help="A draft model for speculative decoding.")]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")
 ]

@@ -15,7 +15,7 @@ from hfmem.checkpoint.index import MAX_INDEX_BYTES, Index, check_shard_name, par
 from hfmem.checkpoint.merge import merge
 from hfmem.checkpoint.safetensors import Header, parse_metadata_endpoint
 from hfmem.checkpoint.tensors import Checkpoint
-from hfmem.errors import FormatError, HfmemError, MissingFileError, UnsupportedError
+from hfmem.errors import AdapterError, FormatError, HfmemError, MissingFileError, UnsupportedError
 from hfmem.hub.facts import Evidence, WeightFile
 from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, Files, file_size, guess_fronts, parse_object
 
@@ -122,7 +122,7 @@ def other_weights(files: Files, listing: Mapping[str, int | None]) -> Weights:
     if not any(name in (ADAPTER, DIFFUSERS) or name.lower().endswith(_WEIGHT_SUFFIXES) for name in listing):
         # a config on its own (a vendored one, a model not uploaded yet) is enough for everything but the stored bytes
         return Weights(None, "config", None, (), "no weight files here: everything is derived from config.json")
-    raise MissingFileError(f"{files.label} has no {SINGLE} and no {INDEX}{describe(files, listing)}")
+    _refuse(files, listing, f"{files.label} has no {SINGLE} and no {INDEX}")
 
 
 def from_torch(files: Files, found: tuple[WeightFile, ...], total: int | None) -> Weights:
@@ -168,17 +168,22 @@ def refuse_without_config(files: Files, listing: Mapping[str, int | None]) -> No
     Raises:
         MissingFileError: always.
     """
-    raise MissingFileError(f"{files.label} has no config.json{describe(files, listing)}")
+    _refuse(files, listing, f"{files.label} has no config.json")
+
+
+def _refuse(files: Files, listing: Mapping[str, int | None], start: str) -> NoReturn:
+    if ADAPTER in listing:
+        base = _string(files, ADAPTER, "base_model_name_or_path")
+        rest = f" of {base}: run hfmem on it" if base else ""
+        raise AdapterError(f"{start}; it is an adapter (PEFT){rest}", base)
+    raise MissingFileError(start + describe(files, listing))
 
 
 def describe(files: Files, listing: Mapping[str, int | None]) -> str:
     """What a place that is no plain transformers model holds, as the rest of a message."""
-    if ADAPTER in listing:
-        return (
-            f"; it is an adapter (PEFT){_named(files, ADAPTER, 'base_model_name_or_path', ' of ', ': run hfmem on it')}"
-        )
     if DIFFUSERS in listing:
-        return f"; it is a diffusers pipeline{_named(files, DIFFUSERS, '_class_name', ' (', ')')}"
+        kind = _string(files, DIFFUSERS, "_class_name")
+        return f"; it is a diffusers pipeline{f' ({kind})' if kind else ''}"
     gguf = sorted(name for name in listing if name.lower().endswith(".gguf"))
     if gguf:
         return f"; it holds GGUF files: {_some(gguf)}"
@@ -236,16 +241,14 @@ def _consolidated(files: Files, listing: Mapping[str, int | None]) -> Weights:
     return replace(from_file(files, CONSOLIDATED), notice=notice)
 
 
-def _named(files: Files, name: str, key: str, before: str, after: str) -> str:
+def _string(files: Files, name: str, key: str) -> str | None:
     """The string under `key` of a small JSON file, when it can be had."""
     try:
         data = files.read(name, MAX_CONFIG_BYTES)
         value = parse_object(data, name).get(key) if data is not None else None
     except HfmemError:
-        return ""
-    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 120:
-        return ""
-    return f"{before}{value}{after}"
+        return None
+    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= 120 else None
 
 
 def _some(names: list[str]) -> str:

@@ -21,6 +21,9 @@ RUNTIME_WORDS: Mapping[str, str] = {
     "engine_bytes": "libraries",
     "context_bytes": "context",
     "overhead_bytes": "overhead",
+    "lora_bytes": "LoRA",
+    "draft_weights_bytes": "draft weights",
+    "draft_kv_cache_bytes": "draft cache",
 }
 
 

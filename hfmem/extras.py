@@ -1,0 +1,151 @@
+"""What is served beside a model and takes memory of its own: LoRA adapters and a draft model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hfmem.errors import UsageError
+from hfmem.memory import engines
+from hfmem.memory.lora import Adapter, rank_to_reserve, read_adapter, reserved_bytes
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
+from hfmem.model.architecture import Architecture, Note
+from hfmem.records import dataclass
+from hfmem.report import DraftInfo, LoraInfo, RuntimeItem
+
+if TYPE_CHECKING:
+    from hfmem.hub import FetchOptions
+    from hfmem.reading import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """An adapter served up to `max_loras` times at once, and a draft model; either may be None."""
+
+    architecture: Architecture
+    adapter: Adapter | None = None
+    max_loras: int = 1
+    max_lora_rank: int | None = None
+    draft: Model | None = None
+
+    def items(self, serving: Serving) -> dict[str, RuntimeItem]:
+        """Bytes on the most loaded rank, under the keys of the report's `runtime`.
+
+        Raises:
+            UnsupportedError: the engine refuses the draft model, the adapter's rank or the layout.
+        """
+        found: dict[str, RuntimeItem] = {}
+        if self.adapter is not None:
+            size, words = self._lora(self.adapter, serving)
+            found["lora_bytes"] = RuntimeItem(size, size, size, "derived", words)
+        if self.draft is not None:
+            drafting = self._drafting(serving)
+            weights = rank_weights(self.draft.architecture, self.draft.parameters.groups, drafting).bytes
+            cache = engines.engine(drafting.engine).cache(self.draft.architecture, drafting)
+            grade = "exact" if self.draft.parameters.exact else "derived"
+            name = self.draft.facts.repo_id
+            found["draft_weights_bytes"] = RuntimeItem(weights, weights, weights, grade, name)  # type: ignore[arg-type]
+            held = cache.bytes_per_rank
+            words = f"{serving.context:,} tokens of {name}, {cache.kv_dtype}"
+            found["draft_kv_cache_bytes"] = RuntimeItem(held, held, held, "derived", words)
+        return found
+
+    def _lora(self, adapter: Adapter, serving: Serving) -> tuple[int, str]:
+        count = f"{self.max_loras} adapter{'' if self.max_loras == 1 else 's'}"
+        if serving.engine not in ("vllm", "sglang"):
+            return adapter.bytes * self.max_loras, f"{count} of rank {adapter.rank}, as stored"
+        modules = frozenset(adapter.target_modules) if serving.engine == "sglang" else None
+        rank = self._rank(adapter, serving)
+        size = reserved_bytes(self.architecture, serving, rank, self.max_loras, modules)
+        place = "every linear layer" if modules is None else "its target modules"
+        return size, f"room for {count} of rank {rank} at {place}"
+
+    def _rank(self, adapter: Adapter, serving: Serving) -> int:
+        if serving.engine == "vllm":
+            return rank_to_reserve(adapter.rank, self.max_lora_rank)
+        return self.max_lora_rank or adapter.rank
+
+    def _drafting(self, serving: Serving) -> Serving:
+        """The draft model's serving: the target's, in the draft's own declared format of the cache."""
+        assert self.draft is not None
+        return replace(serving, declared_kv_dtype=self.draft.declared_kv_dtype, kv_memory_bytes=None, ep=False)
+
+    def lora_info(self, serving: Serving) -> LoraInfo | None:
+        """The adapter's section of the report."""
+        adapter = self.adapter
+        if adapter is None:
+            return None
+        return LoraInfo(
+            adapter.id,
+            adapter.method,
+            adapter.rank,
+            adapter.alpha,
+            adapter.target_modules,
+            adapter.parameters,
+            adapter.bytes,
+            adapter.base_model,
+            self.max_loras,
+            self._rank(adapter, serving) if serving.engine in ("vllm", "sglang") else None,
+            self._lora(adapter, serving)[0],
+        )
+
+    def draft_info(self, items: Mapping[str, RuntimeItem]) -> DraftInfo | None:
+        """The draft model's section of the report."""
+        if self.draft is None:
+            return None
+        return DraftInfo(
+            self.draft.facts.repo_id,
+            self.draft.architecture.model_type,
+            self.draft.parameters.total,
+            self.draft.parameters.weights_bytes,
+            items["draft_weights_bytes"].bytes,
+            items["draft_kv_cache_bytes"].bytes,
+        )
+
+
+def read_extras(
+    read: Model,
+    *,
+    lora: str | None = None,
+    max_loras: int | None = None,
+    max_lora_rank: int | None = None,
+    draft: str | Model | None = None,
+    fetch: FetchOptions | None = None,
+) -> tuple[Extras | None, list[Note]]:
+    """The adapter and the draft model to serve beside `read`, and what is worth saying of them; None for neither.
+
+    Raises:
+        UsageError: settings of adapters without an adapter. SourceError, UnsupportedError: one of them cannot be read.
+    """
+    notes: list[Note] = []
+    adapter = read.adapter
+    if lora is not None:
+        from hfmem.hub.adapter import load_adapter
+
+        facts = load_adapter(lora, options=fetch)
+        adapter = read_adapter(facts.repo_id, facts.config, facts.checkpoint, facts.base)
+        base = adapter.base_model
+        if base and base.rpartition("/")[2].lower() != read.facts.repo_id.rpartition("/")[2].lower():
+            notes.append(Note("lora_base_differs", f"{adapter.id} was trained on {base}, not on {read.facts.repo_id}"))
+    if adapter is None and (max_loras is not None or max_lora_rank is not None):
+        raise UsageError("--max-loras and --max-lora-rank need an adapter: --lora ADAPTER")
+    if max_loras is not None and max_loras < 1:
+        raise UsageError(f"--max-loras must be at least 1, not {max_loras}")
+    small: Model | None = None
+    if draft is not None:
+        from hfmem.reading import Model, read_model
+
+        small = draft if isinstance(draft, Model) else read_model(draft, fetch=fetch)
+        if small.architecture.vocab_size != read.architecture.vocab_size:
+            notes.append(
+                Note(
+                    "draft_vocabulary_differs",
+                    f"{small.facts.repo_id} has a vocabulary of {small.architecture.vocab_size:,}, "
+                    f"the model {read.architecture.vocab_size:,}: engines want them equal",
+                )
+            )
+    if adapter is None and small is None:
+        return None, notes
+    return Extras(read.architecture, adapter, max_loras or 1, max_lora_rank, small), notes
