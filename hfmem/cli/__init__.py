@@ -22,6 +22,7 @@ from hfmem.cli.fit import fit
 from hfmem.cli.layers import layers
 from hfmem.cli.output import complain
 from hfmem.cli.plan import plan
+from hfmem.cli.verify import verify
 from hfmem.errors import HfmemError, UsageError
 
 _EXAMPLES = """\b
@@ -75,6 +76,7 @@ app.command(cls=PlainCommand)(fit)
 app.command(cls=PlainCommand)(plan)
 app.command(cls=PlainCommand)(devices)
 app.command(cls=PlainCommand)(files)
+app.command(cls=PlainCommand)(verify)
 
 
 def _leave(status: int) -> NoReturn:

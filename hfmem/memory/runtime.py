@@ -6,9 +6,10 @@ servers, named where they stand. `flat_overhead` is the articles' rule instead: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
 from hfmem.dtypes import BITS
 from hfmem.memory.serving import Serving
@@ -28,8 +29,12 @@ from hfmem.units import GIB, MIB
 #: bytes live per logit when vLLM 0.33 samples its profiling batch: logits in half precision, their fp32 copy, probabilities and one
 #: work buffer. A vLLM log of September 2026 (256 sequences, 151,936 words) gives 0.57 GiB: 15.7 bytes
 _BYTES_PER_LOGIT: Final = 16
-#: graphs of 67 batch sizes: logs of 2026 give 0.22 GiB over 36 layers and 0.64 GiB over 40
-_GRAPH_PER_LAYER: Final = (4 * MIB, 10 * MIB, 24 * MIB)
+#: … and while vLLM sorted all logits for top-k and top-p, with 8-byte indices. Logs of 0.11 on H100s (1024 sequences) give 38.4 of
+#: 128,256 words (Llama 3.1 8B) and 38.3 of 151,936 (Qwen3 0.6B and 32B, at TP 1 and 2)
+_BYTES_PER_LOGIT_SORTING: Final = 38
+_SORTING_UNTIL: Final = 11
+#: graphs of 67 batch sizes: logs give 0.22 GiB over 36 layers and 0.64 GiB over 40 (2026), 1.44 GiB over 28 (0.8.4)
+_GRAPH_PER_LAYER: Final = (4 * MIB, 16 * MIB, 56 * MIB)
 #: growth outside PyTorch while vLLM profiles: 0.13 GiB on one H100, 0.54 GiB with tensor parallelism (NCCL and its buffers)
 _ENGINE_ALONE: Final = (GIB // 10, GIB * 13 // 100, GIB * 3 // 10)
 _ENGINE_COMMUNICATING: Final = (GIB * 4 // 10, GIB * 54 // 100, GIB)
@@ -70,17 +75,21 @@ def estimate_runtime(
     max_num_seqs: int | None = None,
     device_memory_bytes: int | None = None,
     device: str = "",
+    ubatch: int | None = None,
+    vllm_minor: int | None = None,
 ) -> dict[str, Estimate]:
     """Runtime memory of the most loaded rank, by name.
 
     Args:
         max_num_seqs: sequences the engine is set to run at once; left out, vLLM's default for the device.
         device_memory_bytes, device: the device's memory and name, which decide defaults.
+        ubatch: llama.cpp's micro-batch.
+        vllm_minor: N of vLLM 0.N where it is an older one.
     """
     match serving.engine:
         case "llama.cpp":
             return {
-                "activations_bytes": _compute_buffer(arch),
+                "activations_bytes": _compute_buffer(arch, ubatch or _UBATCH),
                 "context_bytes": _item(_CONTEXT, "CUDA context", outside=True),
             }
         case "transformers":
@@ -100,7 +109,7 @@ def estimate_runtime(
     communicating = serving.tp * serving.pp > 1
     layers = -(-arch.num_hidden_layers // serving.pp)
     return {
-        "activations_bytes": _activations(arch, tokens, min(seqs, tokens), serving.tp),
+        "activations_bytes": _activations(arch, tokens, min(seqs, tokens), serving.tp, vllm_minor),
         "cuda_graph_bytes": _item(
             tuple(layers * size for size in _GRAPH_PER_LAYER), "graphs per layer, from server logs", outside=True
         ),
@@ -118,13 +127,35 @@ def default_max_num_seqs(device_memory_bytes: int | None, device: str = "") -> i
     return _SEQS_LARGE if large and "a100" not in device.lower() else _SEQS_SMALL
 
 
-def _activations(arch: Architecture, tokens: int, seqs: int, tp: int) -> Estimate:
+def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture) -> int:
+    """Bytes of the table of cosines and sines that vLLM and SGLang keep beside the weights, shared by all layers.
+
+    One row of rotary width a position, in the model's dtype (`layers/rotary_embedding/base.py`); vLLM counts it as loaded weights.
+    0 where the config names no rotary embedding.
+    """
+    parts = (config, *(value for value in config.values() if isinstance(value, Mapping)))
+    if not any(part.get(key) for part in parts for key in ("rope_theta", "rope_parameters", "rope_scaling")):
+        return 0
+    partial = next((v for part in parts if isinstance(v := part.get("partial_rotary_factor"), int | float)), 1)
+    for cache in arch.caches():
+        match cache:
+            case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention():
+                return int((arch.max_position_embeddings or 0) * cache.head_dim * partial) * _width(arch)
+            case LatentAttention() | SparseLatentAttention():
+                return (arch.max_position_embeddings or 0) * cache.qk_rope_head_dim * _width(arch)
+            case _:
+                continue
+    return 0
+
+
+def _activations(arch: Architecture, tokens: int, seqs: int, tp: int, vllm_minor: int | None) -> Estimate:
     """The higher of two peaks: the forward pass over the profiling batch, and sampling from its last tokens' logits."""
     forward = _forward_bytes(arch, tokens, tp)
     hidden = tokens * arch.hidden_size * _width(arch)
-    sampling = hidden + seqs * arch.vocab_size * _BYTES_PER_LOGIT
+    each = _BYTES_PER_LOGIT_SORTING if vllm_minor is not None and vllm_minor <= _SORTING_UNTIL else _BYTES_PER_LOGIT
+    sampling = hidden + seqs * arch.vocab_size * each
     if sampling >= forward:
-        source = f"sampling: {seqs} sequences × {arch.vocab_size} logits × {_BYTES_PER_LOGIT} B"
+        source = f"sampling: {seqs} sequences × {arch.vocab_size} logits × {each} B"
         return _band(sampling, 0.75, 1.5, source)
     return _band(forward, 0.6, 1.8, f"forward pass: {tokens} tokens × widest live tensors")
 
@@ -180,10 +211,10 @@ def _moe_width(arch: Architecture, tp: int) -> int:
     return chosen * (max(2 * inner, arch.hidden_size) + max(inner, arch.hidden_size))
 
 
-def _compute_buffer(arch: Architecture) -> Estimate:
+def _compute_buffer(arch: Architecture, ubatch: int) -> Estimate:
     """llama.cpp: fp32 logits and hidden states of one micro-batch (flash attention). Qwen2.5-3B logs 300.75 MiB."""
-    size = _UBATCH * (arch.vocab_size + arch.hidden_size) * 4
-    return _band(size, 0.9, 1.5, f"{_UBATCH} tokens × (vocabulary + hidden size) in fp32")
+    size = ubatch * (arch.vocab_size + arch.hidden_size) * 4
+    return _band(size, 0.9, 1.5, f"{ubatch} tokens × (vocabulary + hidden size) in fp32")
 
 
 def _band(size: int, low: float, high: float, source: str) -> Estimate:

@@ -113,6 +113,48 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     )
 
 
+def cell_bytes(
+    arch: Architecture,
+    context: int,
+    key_type: str,
+    value_type: str,
+    *,
+    latent: str = "compressed",
+    windows: bool = True,
+) -> int:
+    """Bytes of the cells of one sequence with types of their own for keys (`-ctk`) and values (`-ctv`), as the log sums them.
+
+    Args:
+        latent: how latent attention is kept: `compressed` (today), `transposed` (`mla = 1` of ik_llama.cpp: the latent once more,
+            transposed), or `full` keys and values of every head (before MLA).
+        windows: False: windowed layers keep every token, as before the two caches of `llama-kv-cache-iswa`.
+
+    Raises:
+        UnsupportedError: a type or kind of cache that llama.cpp does not have.
+    """
+    key, value = (_TYPES.get({"f16": "fp16", "f32": "fp32"}.get(name, name)) for name in (key_type, value_type))
+    if key is None or value is None:
+        raise UnsupportedError(f"llama.cpp has no {key_type if key is None else value_type} cache")
+    cells, split = _pad(context), windows and _uses_windows(arch)
+    total = 0
+    for layer in decoding_layers(arch):
+        for kind in layer.caches:
+            match kind:
+                case FullAttention() | SlidingAttention() | ChunkedAttention():
+                    row = _row(key, kind.num_kv_heads * kind.head_dim) + _row(
+                        value, kind.num_kv_heads * kind.v_head_dim
+                    )
+                case LatentAttention() if latent == "full":
+                    width = kind.qk_nope_head_dim + kind.qk_rope_head_dim
+                    row = _row(key, kind.num_heads * width) + _row(value, kind.num_heads * kind.v_head_dim)
+                case LatentAttention() if latent == "transposed":
+                    row = _row(key, kind.kv_lora_rank + kind.qk_rope_head_dim) + _row(value, kind.kv_lora_rank)
+                case _:
+                    row = _row_bytes(kind, key)
+            total += row * (_cells(kind, cells, context) if split else cells if row else 0)
+    return total
+
+
 def _pad(tokens: int) -> int:
     return -(-tokens // _PAD) * _PAD
 

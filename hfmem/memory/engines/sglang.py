@@ -231,7 +231,16 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Po
     )
 
 
-def _log_lines(layout: _Layout, tokens: int, context: int) -> tuple[str, ...]:
+def token_pool_bytes(arch: Architecture, serving: Serving, tokens: int) -> tuple[int, int, int]:
+    """Bytes of keys, of values, and of latents in a rank's pool of that many tokens, a page of padding included.
+
+    Raises:
+        UnsupportedError: SGLang refuses the layout.
+    """
+    return _token_pool(_layout(arch, serving), tokens)
+
+
+def _token_pool(layout: _Layout, tokens: int) -> tuple[int, int, int]:
     padded = tokens + layout.page
     keys = values = latents = 0
     for kind, ids in layout.kinds:
@@ -244,10 +253,14 @@ def _log_lines(layout: _Layout, tokens: int, context: int) -> tuple[str, ...]:
                 values += len(ids) * heads * _vector(layout.fmt, kind.v_head_dim)
             case _:
                 latents += len(ids) * layout.token_bytes(kind)
+    return padded * keys, padded * values, padded * latents
+
+
+def _log_lines(layout: _Layout, tokens: int, context: int) -> tuple[str, ...]:
+    keys, values, latents = _token_pool(layout, tokens)
+    sizes = f"K size: {keys / GIB:.2f} GB, V size: {values / GIB:.2f} GB"
     if latents:
-        sizes = f"KV size: {padded * latents / GIB:.2f} GB"
-    else:
-        sizes = f"K size: {padded * keys / GIB:.2f} GB, V size: {padded * values / GIB:.2f} GB"
+        sizes = f"KV size: {latents / GIB:.2f} GB"
     return (
         f"KV Cache is allocated. #tokens: {tokens}, {sizes}",
         f"max_total_num_tokens={tokens}, context_len={context}",

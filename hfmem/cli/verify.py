@@ -1,0 +1,86 @@
+"""`hfmem verify LOGFILE [MODEL]`: a server's own log against the prediction."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hfmem.cli import options as o
+from hfmem.cli.output import fetching, json_text, say_stats, show, write
+
+
+def verify(
+    log: Annotated[
+        str, typer.Argument(metavar="LOGFILE", show_default=False, help="Log of vLLM, SGLang or llama.cpp; - is stdin.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", show_default=False, help="What it served [default: the log says]."),
+    ] = None,
+    ctx: o.Ctx = None,
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option("--kv-dtype", "--kv-cache-dtype", metavar="DTYPE", help="Its cache [default: the log says]."),
+    ] = None,
+    tp: Annotated[
+        str | None,
+        typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Its ranks [default: the log says]."),
+    ] = None,
+    pp: Annotated[
+        str | None,
+        typer.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Its stages [default: the log says]."),
+    ] = None,
+    utilization: Annotated[
+        str | None,
+        typer.Option(
+            "--utilization", "--gpu-memory-utilization", metavar="SHARE", help="Its share [default: the log says]."
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="NAME|SIZE", help="Its device: h100, 80GiB [default: the log says]."),
+    ] = None,
+    quant: o.Quant = None,
+    revision: o.Revision = None,
+    json: o.Json = False,
+    assume: o.Assume = None,
+    no_cache: o.NoCache = False,
+    refresh: o.Refresh = False,
+    offline: o.Offline = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Compare an engine's log with the prediction, say what explains a difference, and print flags that calibrate."""
+    from hfmem.cli.fit import _share
+    from hfmem.units import parse_count
+
+    given = {
+        "context": None if ctx is None else parse_count(ctx, "--ctx"),
+        "tp": None if tp is None else parse_count(tp, "--tp"),
+        "pp": None if pp is None else parse_count(pp, "--pp"),
+        "utilization": None if utilization is None else _share(utilization),
+        "kv_dtype": kv_dtype,
+    }
+    from hfmem.hub.logfile import read_log
+    from hfmem.plan.verify_log import verify_log
+    from hfmem.render.json import to_dict
+    from hfmem.render.verify import render_verification
+
+    text = read_log(log)
+    with fetching(no_cache, refresh, offline) as fetch:
+        found = verify_log(
+            text,
+            model,
+            given={name: value for name, value in given.items() if value is not None},
+            device=gpu,
+            quant=quant,
+            revision=revision,
+            assume=assume,
+            fetch=fetch,
+        )
+    if verbose:
+        say_stats(found.model, found.stats)
+    if json:
+        write(json_text({"schema_version": 1, **to_dict(found.result), "agrees": found.result.agrees}))
+    else:
+        show(render_verification(found.result, found.notes))

@@ -1,0 +1,230 @@
+"""The settings an engine ran with, as its log or the command line in it tells them.
+
+Later kinds win over earlier ones: words of a command line, then vLLM's "non-default args" and SGLang's `ServerArgs`, then the
+configuration that vLLM prints once it has resolved it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from fractions import Fraction
+from typing import Final
+
+from hfmem.errors import UsageError
+from hfmem.memory.formats import canonical_kv_dtype
+from hfmem.records import dataclass
+from hfmem.units import parse_count, parse_memory
+
+#: setting → what engines call it, in flags and in their own dumps (with underscores)
+_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "model": ("model", "model_path", "model_tag"),
+    "revision": ("revision",),
+    "dtype": ("dtype",),
+    "quantization": ("quantization", "q"),
+    "kv_dtype": ("kv_cache_dtype",),
+    "key_type": ("cache_type_k", "ctk"),
+    "value_type": ("cache_type_v", "ctv"),
+    "context": ("max_model_len", "max_seq_len", "context_length", "context_len", "ctx_size", "c"),
+    "tp": ("tensor_parallel_size", "tp_size", "tp"),
+    "pp": ("pipeline_parallel_size", "pp_size", "pp"),
+    "dp": ("data_parallel_size", "dp_size", "dp"),
+    "dcp": ("decode_context_parallel_size", "dcp_size", "dcp"),
+    "ep": ("enable_expert_parallel", "enable_expert_paralle", "ep_size"),
+    "utilization": ("gpu_memory_utilization", "mem_fraction_static"),
+    "max_num_seqs": ("max_num_seqs", "max_running_requests"),
+    "max_num_batched_tokens": ("max_num_batched_tokens", "max_num_batched_token", "chunked_prefill_size"),
+    "page_size": ("block_size", "page_size"),
+    "prefix_caching": ("enable_prefix_caching",),
+    "no_prefix_caching": ("no_enable_prefix_caching", "disable_radix_cache"),
+    "speculative": ("speculative_config", "speculative_model", "speculative_algorithm", "num_speculative_tokens"),
+    "eager": ("enforce_eager", "disable_cuda_graph"),
+    "kv_memory_bytes": ("kv_cache_memory_bytes", "kv_cache_memory"),
+    "offload": ("cpu_offload_gb", "kv_offloading_size"),
+    "lora": ("enable_lora",),
+}
+_KEYS: Final = {name: setting for setting, names in _NAMES.items() for name in names}
+_ABSENT: Final = frozenset({"", "none", "null", "auto", "{}", "false"})
+
+_FLAG: Final = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]{0,60})(?:[ =]{1,4}(?!-)([^\s\\`|]{1,300}))?")
+_PAIR: Final = re.compile(r"\b([a-z][a-z_]{1,50})=('[^']{0,300}'|\"[^\"]{0,300}\"|[^,\s)]{1,200})")
+_ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|[^,}\s]{1,200})")
+_SERVE: Final = re.compile(r"\bvllm serve\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})")
+_CONFIG: Final = re.compile(r"Initializing an? (?:V1 )?LLM (?:engine|server)[^\n]{0,80}? with config: ")
+_ARGS: Final = re.compile(r"non-default args: |ServerArgs\(|Namespace\(")
+_SGLANG_END: Final = re.compile(r"max_total_num_tokens=\d{1,15}, [^\n]{0,300}")
+_GGUF_FILE: Final = re.compile(r"tensors from (\S{1,400}?\.gguf)")
+_GGUF_NAME: Final = re.compile(r"general\.name(?: +str)? += +([^\n]{1,100}?)\s*(?:\n|$|llama_|llm_|print_info)")
+_GGUF_CTX: Final = re.compile(r"(?<!main: )\bn_ctx +[=:] +(\d{1,9})")
+_GGUF_BATCH: Final = re.compile(r"\bn_ubatch +[=:] +(\d{1,9})")
+_GGUF_FLASH: Final = re.compile(r"\bflash_attn +[=:] +(\w{1,10})")
+_GGUF_TYPES: Final = re.compile(r"\bK \(([\w.]{2,12})\):[^V\n]{1,40}V \(([\w.]{2,12})\)")
+_GGUF_LATENT: Final = re.compile(r"c\^KV \(([\w.]{2,12})\):[^k\n]{1,40}kv\^T(?: \(([\w.]{2,12})\)|: not used)")
+
+_ADVICE: Final = re.compile(r"(?:Replace gpu_memory_utilization config|Try (?:increasing|decreasing))[^\n]{0,400}")
+
+#: a dump of settings is one line; of a paste without line ends this much is read
+_DUMP: Final = 6000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the engine was told, None where the log does not say. `latent`: how llama.cpp's forks keep a latent cache (`c^KV`, or
+    with its transposed copy), None where they keep full keys and values. `other` names settings that change sizes and are not
+    computed here. `complete`: the whole command is in the log, so that what it does not name has its default."""
+
+    model: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    kv_dtype: str | None = None
+    key_type: str | None = None
+    value_type: str | None = None
+    latent: str | None = None
+    context: int | None = None
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    dcp: int = 1
+    ep: bool = False
+    utilization: Fraction | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    page_size: int | None = None
+    prefix_caching: bool | None = None
+    speculative: bool = False
+    eager: bool = False
+    kv_memory_bytes: int | None = None
+    ubatch: int | None = None
+    flash_attention: bool | None = None
+    other: tuple[str, ...] = ()
+    complete: bool = False
+
+
+def read_settings(text: str, engine: str, since: int = 0) -> Settings:
+    """The settings that `text` tells of; the start that they are for begins at `since`."""
+    said: dict[str, str] = {}
+    text, run = _ADVICE.sub("", text), text[since:]  # advice names flags that were not given
+    if served := _SERVE.search(text):
+        _put(said, "model", served[1])
+    for match in _FLAG.finditer(text):
+        _put(said, match[1].replace("-", "_"), (match[2] or "true"))
+    for start in _ARGS.finditer(text):
+        part = _line(text, start.end())
+        for match in (*_ENTRY.finditer(part), *_PAIR.finditer(part)):
+            _put(said, match[1], match[2])
+    if end := _SGLANG_END.search(text):
+        for match in _PAIR.finditer(end[0]):
+            _put(said, match[1], match[2])
+    for start in _CONFIG.finditer(text):
+        for match in _PAIR.finditer(_line(text, start.end())):
+            _put(said, match[1], match[2])
+    if engine == "llama.cpp":
+        said.pop("context", None)  # `-c` is rounded, shared by slots, and may be another program's
+        _put_gguf(said, run)
+    whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
+    return replace(_settings(said), complete=whole is not None and whole is not False)
+
+
+def _line(text: str, begin: int) -> str:
+    end = text.find("\n", begin)
+    return text[begin : min(end if end >= 0 else len(text), begin + _DUMP)]
+
+
+def _put(said: dict[str, str], name: str, value: str) -> None:
+    setting = _KEYS.get(name)
+    if setting is None:
+        return
+    value = value.strip("'\"`,;)")
+    if setting in ("model", "context") and (value.startswith("-") or value.lower() in _ABSENT):
+        return
+    if value.lower() in _ABSENT and setting not in ("prefix_caching", "speculative", "eager", "ep"):
+        said.pop(setting, None) if value.lower() == "none" and setting != "quantization" else None
+        return
+    said[setting] = value
+
+
+def _put_gguf(said: dict[str, str], text: str) -> None:
+    """llama.cpp says what it runs with once a context is made: the last one counts."""
+    if name := _GGUF_NAME.search(text):
+        said["model"] = name[1].strip()
+    elif file := _GGUF_FILE.search(text):
+        said["model"] = file[1]
+    for pattern, setting in ((_GGUF_CTX, "context"), (_GGUF_BATCH, "ubatch")):
+        if found := pattern.findall(text):
+            said[setting] = found[-1]
+    if flash := _GGUF_FLASH.findall(text):
+        said["flash"] = flash[-1]
+    if types := _GGUF_TYPES.findall(text):
+        said["key_type"], said["value_type"] = types[-1]
+    if latent := _GGUF_LATENT.findall(text):
+        said["key_type"], transposed = latent[-1]
+        said["value_type"], said["latent"] = (
+            transposed or said["key_type"],
+            "transposed" if transposed else "compressed",
+        )
+
+
+def _settings(said: dict[str, str]) -> Settings:
+    def number(name: str) -> int | None:
+        text = re.sub(r"(?i)[^\dkm].*", "", said.get(name, ""))
+        try:
+            return parse_count(text) if text else None
+        except UsageError:
+            return None
+
+    def flag(name: str) -> bool:
+        return name in said and said[name].lower() not in (*_ABSENT, "0", "1" if name == "ep" else "0")
+
+    prefix: bool | None = None
+    if said.get("no_prefix_caching", "").lower() == "true":
+        prefix = False
+    elif "prefix_caching" in said and said["prefix_caching"].lower() in ("true", "false"):
+        prefix = said["prefix_caching"].lower() == "true"
+    return Settings(
+        model=said.get("model"),
+        revision=said.get("revision"),
+        dtype=said.get("dtype", "").removeprefix("torch.") or None,
+        quantization=said.get("quantization"),
+        kv_dtype=_kv_dtype(said.get("kv_dtype")),
+        key_type=said.get("key_type"),
+        value_type=said.get("value_type"),
+        latent=said.get("latent"),
+        context=number("context"),
+        tp=number("tp") or 1,
+        pp=number("pp") or 1,
+        dp=number("dp") or 1,
+        dcp=number("dcp") or 1,
+        ep=flag("ep"),
+        utilization=_share(said.get("utilization")),
+        max_num_seqs=number("max_num_seqs"),
+        max_num_batched_tokens=number("max_num_batched_tokens"),
+        page_size=number("page_size"),
+        prefix_caching=prefix,
+        speculative=flag("speculative"),
+        eager=flag("eager"),
+        kv_memory_bytes=_memory(said.get("kv_memory_bytes")),
+        ubatch=number("ubatch"),
+        flash_attention=said["flash"] not in ("0", "disabled") if "flash" in said else None,
+        other=tuple(name for name in ("offload", "lora") if flag(name)),
+    )
+
+
+def _kv_dtype(text: str | None) -> str | None:
+    try:
+        return None if text is None else canonical_kv_dtype(text.removeprefix("torch."))
+    except UsageError:
+        return text if text == "fp8_ds_mla" else None
+
+
+def _share(text: str | None) -> Fraction | None:
+    match = re.match(r"\d?\.?\d{1,8}", text or "")
+    share = Fraction(match[0]) if match else Fraction(0)
+    return share if 0 < share <= 1 else None
+
+
+def _memory(text: str | None) -> int | None:
+    try:
+        return parse_memory(text) if text else None
+    except UsageError:
+        return None

@@ -1,0 +1,122 @@
+"""From a log's text to its verification: the settings given win over the log's, and the model is found by the name in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from hfmem.errors import HfmemError, ModelNotFoundError, OfflineError, SourceError, UsageError
+from hfmem.hub import FetchOptions
+from hfmem.hub.catalog import catalog_names
+from hfmem.hub.facts import FetchStats
+from hfmem.memory.formats import canonical_kv_dtype
+from hfmem.plan.devices import find_device
+from hfmem.plan.logs import base_of, model_names, parse_log
+from hfmem.plan.verify import verify
+from hfmem.plan.verify_types import Verification
+from hfmem.reading import Model, in_format, read_model
+from hfmem.records import dataclass
+
+#: words at the end of a GGUF's own name that are not part of the model's
+_GGUF_WORDS = re.compile(r"(?i)([\s_-]*(bf16|safetensors|qat|gguf|q\d\w*))+$|^unsloth[_-]|'")
+_REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedLog:
+    """A verification, the model's name, what reading it took, and what must be said with it."""
+
+    result: Verification
+    model: str
+    stats: FetchStats
+    notes: tuple[str, ...]
+
+
+def verify_log(
+    text: str,
+    model: str | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    quant: str | None = None,
+    revision: str | None = None,
+    assume: str | None = None,
+    fetch: FetchOptions | None = None,
+) -> VerifiedLog:
+    """Compare the log in `text` with the prediction.
+
+    Args:
+        model: what was served; None: what the log names.
+        given: settings (`hfmem.plan.log_settings.Settings`) that win over the log's.
+        device, quant, revision, assume, fetch: as in `hfmem.estimate`.
+
+    Raises:
+        UsageError: no engine's line is in the text, or it names no model and none is given.
+        SourceError, UnsupportedError: the model cannot be read, or is not supported.
+    """
+    log = parse_log(text)
+    told = dict(given or {})
+    if "kv_dtype" in told:
+        told["kv_dtype"] = canonical_kv_dtype(told["kv_dtype"])
+    log = replace(log, settings=replace(log.settings, **told))
+    memory, name = None, ""
+    if device is not None:
+        found = find_device(device).device
+        memory, name = found.memory_bytes, found.name
+    notes: list[str] = []
+    if model is not None:
+        read = read_model(model, revision=revision, assume=assume, fetch=fetch)
+    elif log.settings.model is None:
+        raise UsageError("the log names no model: hfmem verify LOGFILE MODEL")
+    else:
+        read, notes = _named(log.settings.model, revision or log.settings.revision, assume, fetch)
+    read = in_format(read, quant)
+    if read.facts.notice:
+        notes.append(read.facts.notice)
+    return VerifiedLog(
+        verify(read, log, device_bytes=memory, device=name), read.facts.repo_id, read.facts.stats, tuple(notes)
+    )
+
+
+def _named(name: str, revision: str | None, assume: str | None, fetch: FetchOptions | None) -> tuple[Model, list[str]]:
+    """The model that a log calls `name`: as it stands, what its path tells, a catalogue model of that name, or the model of which
+    it is a quantized copy."""
+    first: HfmemError | None = None
+    for reference in _references(name):
+        try:
+            read = read_model(reference, revision=revision, assume=assume, fetch=fetch)
+        except (SourceError, UsageError) as error:
+            first = first or error
+            if not isinstance(error, ModelNotFoundError | OfflineError | UsageError):
+                raise
+            continue
+        return read, [] if reference == name else [f"the log's {name} is taken for {reference}"]
+    base, quant = base_of(name)
+    if quant is not None:
+        try:
+            read, _ = _named(base, None, assume, fetch)
+        except HfmemError:
+            pass
+        else:
+            return in_format(read, quant), [f"{name} cannot be read: {read.facts.repo_id} in {quant}, by its name"]
+    raise ModelNotFoundError(f"the log names {name}, which cannot be read here: hfmem verify LOGFILE MODEL") from first
+
+
+def _references(name: str) -> Iterator[str]:
+    seen = set()
+    names = [*model_names(name), _GGUF_WORDS.sub("", name)]
+    tails = {_key(known.rpartition("/")[2]): known for known in catalog_names()}
+    for candidate in names:
+        if _REPO.fullmatch(candidate) or (candidate == name.strip() and "/" in name):
+            seen.add(candidate)
+            yield candidate
+    for candidate in names:
+        known = tails.get(_key(candidate.rpartition("/")[2]))
+        if known is not None and known not in seen:
+            yield known
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
