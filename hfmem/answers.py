@@ -122,6 +122,7 @@ def serving_of(read: Model, report: Report, settings: Mapping[str, Any]) -> Serv
         max_num_batched_tokens=settings.get("max_num_batched_tokens"),
         page_size=settings.get("page_size"),
         kv_memory_bytes=settings.get("kv_memory_bytes"),
+        source_tokens=settings.get("source_tokens"),
         declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
     )
 

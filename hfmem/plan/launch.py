@@ -235,8 +235,8 @@ def _transformers(launch: Launch) -> str:
     lines = [
         f"from transformers import {imports}",
         "",
-        f"name = {json.dumps(launch.model)}",
-        f"revision = {json.dumps(launch.revision) if launch.revision else 'None'}",
+        f"name = {launch.model!a}",
+        f"revision = {launch.revision!a}",
         "tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)",
         "model = AutoModelForCausalLM.from_pretrained(",
         '    name, revision=revision, dtype="auto", device_map="auto"'
@@ -319,23 +319,23 @@ def _k8s(launch: Launch) -> str:
             "apiVersion: apps/v1",
             "kind: Deployment",
             "metadata:",
-            f"  name: {json.dumps(name)}",
+            f"  name: {_string(name)}",
             "spec:",
             "  replicas: 1",
             "  selector:",
-            f"    matchLabels: {{app: {json.dumps(name)}}}",
+            f"    matchLabels: {{app: {_string(name)}}}",
             "  template:",
             "    metadata:",
-            f"      labels: {{app: {json.dumps(name)}}}",
+            f"      labels: {{app: {_string(name)}}}",
             "    spec:",
             *(f"      {line}" for line in container),
             "---",
             "apiVersion: v1",
             "kind: Service",
             "metadata:",
-            f"  name: {json.dumps(name)}",
+            f"  name: {_string(name)}",
             "spec:",
-            f"  selector: {{app: {json.dumps(name)}}}",
+            f"  selector: {{app: {_string(name)}}}",
             f"  ports: [{{port: {port}, targetPort: {port}}}]",
         )
     )
@@ -344,24 +344,42 @@ def _k8s(launch: Launch) -> str:
 def _pod(
     launch: Launch, name: str, resource: str, devices: int, port: int, words: Sequence[str], command: Sequence[str] = ()
 ) -> list[str]:
-    """The lines of a pod's spec with one container. Strings are JSON, which is YAML too."""
+    """The lines of a pod's spec with one container."""
     return [
         "containers:",
-        f"- name: {json.dumps(name)}",
-        f"  image: {json.dumps(_image(launch))}",
-        *((f"  command: {json.dumps(list(command))}",) if command else ()),
-        f"  args: {json.dumps(list(words))}",
+        f"- name: {_string(name)}",
+        f"  image: {_string(_image(launch))}",
+        *((f"  command: {_list(command)}",) if command else ()),
+        f"  args: {_list(words)}",
         f"  ports: [{{containerPort: {port}}}]",
         "  env:",
         "  - name: HF_TOKEN",
         "    valueFrom: {secretKeyRef: {name: hf-token, key: token, optional: true}}",
         "  resources:",
-        f"    limits: {{{json.dumps(resource)}: {devices}}}",
+        f"    limits: {{{_string(resource)}: {devices}}}",
         "  volumeMounts:",
         "  - {name: shm, mountPath: /dev/shm}",
         "volumes:",
         "- {name: shm, emptyDir: {medium: Memory}}",
     ]
+
+
+def _string(text: str) -> str:
+    """A YAML string in double quotes, in ASCII: every other character as its escape."""
+    return '"' + "".join(_escaped(character) for character in text) + '"'
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if character in '"\\':
+        return f"\\{character}"
+    if 0x20 <= code < 0x7F:
+        return character
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _list(words: Sequence[str]) -> str:
+    return f"[{', '.join(_string(word) for word in words)}]"
 
 
 def _leader_worker_set(launch: Launch, name: str, resource: str, port: int) -> str:
@@ -389,7 +407,7 @@ def _leader_worker_set(launch: Launch, name: str, resource: str, port: int) -> s
         "apiVersion: leaderworkerset.x-k8s.io/v1",
         "kind: LeaderWorkerSet",
         "metadata:",
-        f"  name: {json.dumps(name)}",
+        f"  name: {_string(name)}",
         "spec:",
         "  replicas: 1",
         "  leaderWorkerTemplate:",

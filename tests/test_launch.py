@@ -1,0 +1,177 @@
+"""Launch commands: what a shell, YAML and Python read in them is what was meant, whatever the names hold."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shlex
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfmem.cli import main
+from hfmem.errors import UsageError
+from hfmem.plan.launch import KINDS, Launch, arguments, emit
+
+LLAMA = "meta-llama/Meta-Llama-3-8B"
+BASE = Launch(model="org/name", revision=None, engine="vllm", context=8192, num_seqs=16)
+
+
+def launch(**changes: Any) -> Launch:
+    return Launch(**{**{name: getattr(BASE, name) for name in BASE.__match_args__}, **changes})
+
+
+def words(text: str) -> list[str]:
+    """What a POSIX shell makes of the command, comments left out."""
+    return shlex.split(text.replace(" \\\n  ", " "), comments=True)
+
+
+def test_vllm_flags() -> None:
+    found = words(
+        emit(
+            "vllm",
+            launch(
+                revision="abc", tp=4, pp=2, dp=2, ep=True, kv_dtype="fp8", utilization=0.92, page_size=32, quant="fp8"
+            ),
+        )
+    )
+    assert found == [
+        "vllm", "serve", "org/name", "--revision", "abc", "--max-model-len", "8192", "--max-num-seqs", "8",
+        "--tensor-parallel-size", "4", "--pipeline-parallel-size", "2", "--data-parallel-size", "2",
+        "--enable-expert-parallel", "--kv-cache-dtype", "fp8", "--quantization", "fp8",
+        "--gpu-memory-utilization", "0.92", "--block-size", "32",
+    ]  # fmt: skip
+
+
+def test_sglang_and_llama_cpp_flags() -> None:
+    found = words(emit("sglang", launch(engine="sglang", tp=2, kv_dtype="fp8", utilization=0.836)))
+    assert found == [
+        "python3", "-m", "sglang.launch_server", "--model-path", "org/name", "--context-length", "8192",
+        "--max-running-requests", "16", "--tp-size", "2", "--kv-cache-dtype", "fp8_e4m3", "--mem-fraction-static", "0.836",
+    ]  # fmt: skip
+    found = words(emit("llama.cpp", launch(engine="llama.cpp", num_seqs=2, kv_dtype="int8", quant="q4_k_m")))
+    assert found[:3] == ["llama-server", "-hf", "org/name:Q4_K_M"]
+    assert found[found.index("--ctx-size") + 1] == "16384"  # shared by two slots
+    assert found[found.index("--cache-type-k") + 1] == found[found.index("--cache-type-v") + 1] == "q8_0"
+    assert "--model" in words(emit("llama.cpp", launch(engine="llama.cpp", model="/m/x.gguf")))
+
+
+def test_transformers_is_python() -> None:
+    for quant in (None, "nf4", "int8"):
+        text = emit("transformers", launch(engine="transformers", model='a"b\\c', quant=quant))
+        tree = ast.parse(text)
+        name = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "name")  # type: ignore[attr-defined]
+        assert ast.literal_eval(name) == 'a"b\\c'
+        assert ("BitsAndBytesConfig" in text) is (quant is not None)
+
+
+NASTY = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)
+
+
+@given(model=NASTY, revision=NASTY)
+def test_names_are_quoted(model: str, revision: str) -> None:
+    named = launch(model=model, revision=revision)
+    reference = f"./{model}" if model.startswith("-") else model
+    found = words(emit("vllm", named))
+    assert found[2] == reference
+    assert found[found.index("--revision") + 1] == revision
+    docker = words(emit("docker", named).replace('"$HOME/', '"/home/'))
+    assert reference in docker and revision in docker
+    pod = next(iter(yaml.safe_load_all(emit("k8s", named))))
+    args = pod["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args[:4] == ["--model", reference, "--revision", revision]
+
+
+def test_a_shell_runs_nothing_of_a_name(tmp_path: Any) -> None:
+    """Bash itself splits the command: no part of the name is run."""
+    evil = 'x\'; touch "$(pwd)/owned"; `touch owned`; $(touch owned) #'
+    for kind, engine in (("vllm", "vllm"), ("sglang", "sglang"), ("docker", "vllm")):
+        text = emit(kind, launch(engine=engine, model=evil))
+        program = words(text)[0]
+        script = f"{program}() {{ printf '%s\\0' \"$@\"; }}\n{text}"
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert evil in done.stdout.split("\0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_manifests_are_kubernetes_objects() -> None:
+    deployment, service = yaml.safe_load_all(emit("k8s", launch(model="Org/7B_Chat.v1", tp=4, gpus_per_node=8)))
+    assert deployment["kind"] == "Deployment" and service["kind"] == "Service"
+    name = deployment["metadata"]["name"]
+    assert name == service["metadata"]["name"] == "model-7b-chat-v1"
+    pod = deployment["spec"]["template"]
+    assert pod["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
+    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 4}
+    amd = next(iter(yaml.safe_load_all(emit("k8s", launch(vendor="amd")))))
+    assert amd["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] == {"amd.com/gpu": 1}
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_several_machines(engine: str) -> None:
+    wide = launch(engine=engine, tp=8, pp=2, gpus_per_node=8)
+    (group,) = yaml.safe_load_all(emit("k8s", wide))
+    template = group["spec"]["leaderWorkerTemplate"]
+    assert (group["kind"], template["size"]) == ("LeaderWorkerSet", 2)
+    for part in ("leaderTemplate", "workerTemplate"):
+        container = template[part]["spec"]["containers"][0]
+        assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
+        assert container["command"] == ["/bin/sh", "-c"]
+        subprocess.run(["bash", "-n", "-c", container["args"][0]], check=True)
+    text = emit(engine, wide)
+    assert "ray start --head" in text if engine == "vllm" else "--nnodes 2" in text
+    subprocess.run(["bash", "-n", "-c", text], check=True)
+    with pytest.raises(UsageError, match="one machine"):
+        emit("docker", wide)
+    with pytest.raises(UsageError, match="does not run over 2 machines"):
+        emit("llama.cpp", launch(engine="llama.cpp", pp=16, gpus_per_node=8))
+
+
+def test_what_cannot_be_emitted() -> None:
+    with pytest.raises(UsageError, match="is not one of"):
+        emit("podman", BASE)
+    with pytest.raises(UsageError, match="goes with --engine sglang"):
+        emit("sglang", BASE)
+    with pytest.raises(UsageError, match="not transformers"):
+        emit("docker", launch(engine="transformers"))
+    with pytest.raises(UsageError, match="has no int4 cache"):
+        arguments(launch(engine="sglang", kv_dtype="int4"))
+    with pytest.raises(UsageError, match="no container image"):
+        emit("docker", launch(vendor="intel"))
+
+
+def test_a_format_that_needs_its_own_checkpoint_is_said() -> None:
+    assert emit("vllm", launch(quant="int4")).startswith("# needs a checkpoint")
+    assert not emit("vllm", launch(quant="fp8")).startswith("#")
+
+
+def run(capsys: pytest.CaptureFixture[str], *line: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(list(line))
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+def test_emit_prints_the_settings_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(
+        capsys, "fit", LLAMA, "--offline", "--gpu", "2x4090", "--ctx", "max", "--batch", "4", "--emit", "vllm"
+    )
+    assert status == 0
+    found = words(out)
+    context = int(found[found.index("--max-model-len") + 1])
+    assert found[found.index("--tensor-parallel-size") + 1] == "2"
+    status, out, _ = run(
+        capsys, "fit", LLAMA, "--offline", "--gpu", "2x4090", "--batch", "4", "--ctx", str(context), "--json"
+    )
+    assert status == 0 and json.loads(out)["fit"]["max_context"] == context
+    for kind in KINDS:
+        engine = kind if kind in ("sglang", "llama.cpp", "transformers") else "vllm"
+        status, out, _ = run(
+            capsys, "fit", LLAMA, "--offline", "--gpu", "h100", "--engine", engine, "--emit", kind, "--ctx", "8k"
+        )
+        assert status == 0 and LLAMA in out, kind
+    status, out, _ = run(capsys, "fit", LLAMA, "--offline", "--gpu", "8GiB", "--ctx", "8k", "--emit", "vllm")
+    assert status == 1 and "vllm serve" not in out
