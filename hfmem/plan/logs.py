@@ -85,7 +85,7 @@ _ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
     ("sglang", r"sglang|KV Cache is allocated|max_total_num_tokens=|Load weight end"),
     ("llama.cpp", r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:"),
     ("vllm", r"vllm|vLLM|GPU KV cache size|# GPU blocks|Available KV cache memory|gpu_model_runner|model weights take"),
-    ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
+    ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed|kv cache memory in use"),
 )
 _VERSIONS: Final = (
     r"Initializing an? (?:V1 )?LLM engine \(v([\w.+]{1,60})\)",

@@ -1,0 +1,258 @@
+"""Logs of real servers against the prediction (numbers from public threads), and the command that compares them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hfmem.cli import main
+from hfmem.errors import ModelNotFoundError, UsageError
+from hfmem.hub import FetchOptions
+from hfmem.hub.logfile import read_log
+from hfmem.plan.verify_log import verify_log
+from hfmem.plan.verify_types import Check, Verification
+
+GIB = 2**30
+OFFLINE = FetchOptions(offline=True, no_cache=True)
+Run = Callable[..., tuple[int, str, str]]
+
+LLAMA_8B = (
+    "INFO non-default args: {{'model': 'meta-llama/Llama-3.1-8B-Instruct', 'max_model_len': {context}, 'block_size': 128}}\n"
+    "INFO Initializing a V1 LLM engine (v0.11.0) with config: model='meta-llama/Llama-3.1-8B-Instruct',"
+    " max_seq_len={context}, tensor_parallel_size=1, kv_cache_dtype={kv}\n"
+    "INFO Model loading took 14.9889 GiB and 2.689499 seconds\n"
+    "INFO Available KV cache memory: {available} GiB\n"
+    "INFO GPU KV cache size: {tokens:,} tokens\n"
+)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit status, stdout, stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main(list(words))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+def by_name(found: Verification) -> dict[str, Check]:
+    return {item.what: item for item in found.checks}
+
+
+def compare(text: str, model: str | None = None, **given: object) -> dict[str, Check]:
+    return by_name(verify_log(text, model, given=given, fetch=OFFLINE).result)
+
+
+def test_weights_and_pool_of_an_h100() -> None:
+    """vLLM 0.11, Llama 3.1 8B: 51.38 GiB are 51.38 × 2^30 / (128 × 131072) = 3288.3 pages of 128 tokens: 420,864 of them."""
+    found = compare(LLAMA_8B.format(context=16000, kv="auto", available="51.38", tokens=420_864))
+    weights = found["weights"]
+    assert weights.difference is not None and abs(weights.difference) < 1e-4
+    assert found["KV cache tokens"].predicted == 3288 * 128
+    assert found["KV cache tokens"].verdict == "equal"
+
+
+def test_a_v0_start() -> None:
+    """vLLM 0.6 on an A100 40 GB, Llama 3 8B: 5,691 pages; 11.12 GiB / (16 × 131,072 B) = 5,693 by two printed digits."""
+    found = compare(
+        "INFO model_runner.py:1099] Loading model weights took 14.9595 GB\n"
+        "INFO worker.py:241] model weights take 14.96GiB; the rest of the memory reserved for KV Cache is 11.12GiB.\n"
+        "INFO gpu_executor.py:76] # GPU blocks: 5691, # CPU blocks: 2048\n"
+        "INFO gpu_executor.py:80] Maximum concurrency for 8192 tokens per request: 11.12x\n",
+        "meta-llama/Meta-Llama-3-8B",
+    )
+    assert found["GPU blocks"].predicted == 5693
+    assert {found[name].verdict for name in ("GPU blocks", "maximum concurrency")} == {"equal"}
+    assert abs(found["weights"].difference or 1) < 1e-3
+    assert not [name for name in found if "activation" in name]  # V0 profiled in another way
+
+
+def test_tensor_parallel_weights_and_memory_left() -> None:
+    """A published table of vLLM 0.11 on H100s of 79.18 GiB at 0.9: Qwen3 32B, TP 2: 30.59 weights, 5.64, 0.54, 34.49 left."""
+    text = (
+        "vllm serve Qwen/Qwen3-32B --tensor-parallel-size 2 --gpu-memory-utilization 0.9 --max-model-len 16000\n"
+        "vLLM API server version 0.11.0\n"
+        "Model loading took 30.59 GiB memory and 9.1 seconds\n"
+        "total_gpu_memory (79.18GiB) Available KV cache memory: 34.49 GiB\n"
+        "PyTorch activation peak memory takes 5.64GiB; non_torch_memory takes 0.54GiB\n"
+    )
+    found = by_name(verify_log(text, fetch=OFFLINE, device="h100").result)
+    assert abs(found["weights"].difference or 1) < 0.01
+    for name in ("peak activation", "non-torch memory", "memory left for the cache"):
+        item = found[name]
+        assert item.low is not None and item.high is not None and item.low <= item.logged <= item.high, name
+    assert abs(found["memory left for the cache"].difference or 1) < 0.05
+
+
+def test_a_cache_in_another_format_is_found_out() -> None:
+    """The same memory with twice the tokens: an fp8 cache that the log does not mention."""
+    pages = int(51.38 * GIB) // (128 * 65_536)
+    text = LLAMA_8B.format(context=16000, kv="auto", available="51.38", tokens=pages * 128)
+    found = verify_log(text, fetch=OFFLINE)
+    item = by_name(found.result)["KV cache tokens"]
+    assert item.verdict == "differs" and item.reason == "the cache is fp8: --kv-dtype fp8"
+    assert found.result.flags["--kv-dtype"] == "fp8"
+    assert found.result.agrees
+
+
+def test_ranks_that_the_log_does_not_name() -> None:
+    """Weights of an eighth: the paste lost its `-tp 8`. Llama 3.1 8B: norms are whole on each rank, so a little above 1/8."""
+    found = verify_log("Model loading took 1.91 GiB memory", "meta-llama/Llama-3.1-8B", fetch=OFFLINE).result
+    item = by_name(found)["weights"]
+    assert item.reason == "it ran on 8 ranks: --tp 8"
+    assert found.flags["--tp"] == "8"
+
+
+def test_a_difference_without_reason_says_so() -> None:
+    found = verify_log("Model loading took 99.9 GiB memory", "meta-llama/Llama-3.1-8B", fetch=OFFLINE).result
+    assert by_name(found)["weights"].verdict == "differs" and by_name(found)["weights"].reason is None
+    assert not found.agrees
+
+
+def test_needed_cache_of_a_refusal() -> None:
+    """Qwen3 8B at 40,960 tokens: 36 layers × 2 × 8 × 128 × 2 B = 144 KiB a token."""
+    needed = 40_960 * 147_456 / GIB
+    text = (
+        f"ValueError: To serve at least one request with the models's max seq len (40960), ({needed:.2f} GiB KV cache is"
+        " needed, which is larger than the available KV cache memory (4.00 GiB). Based on the available memory, the"
+        " estimated maximum model length is 29120."
+    )
+    found = compare(text, "Qwen/Qwen3-8B")
+    assert found["KV cache of 40,960 tokens"].verdict in ("equal", "near")
+    # 4 GiB are 1820 pages of 16 × 144 KiB, one of them the null block: 1819 × 16 tokens
+    assert found["longest context"].predicted == 1819 * 16
+
+
+def test_sglang_token_pool() -> None:
+    """46,611 tokens × 64 layers × 2 heads of 8 on each of 4 ranks × 128 × 2 B = 1.42 GiB (Qwen2.5 32B)."""
+    found = compare(
+        "python3 -m sglang.launch_server --model-path Qwen/Qwen2.5-32B-Instruct --tp 4\n"
+        "Load weight end. type=Qwen2ForCausalLM, dtype=torch.bfloat16, avail mem=6.09 GB, mem usage=15.54 GB.\n"
+        "KV Cache is allocated. #tokens: 46611, K size: 1.42 GB, V size: 1.42 GB\n"
+    )
+    assert found["K of the token pool"].verdict == found["V of the token pool"].verdict == "equal"
+    assert found["K of the token pool"].predicted == (46_611 + 1) * 64 * 2 * 128 * 2
+    assert abs(found["weights"].difference or 1) < 0.025
+
+
+@pytest.mark.parametrize(
+    ("name", "n_ctx", "line", "reason"),
+    [
+        ("Qwen3 235B A22B", 32768, "3196.00 MiB, K (q8_0): 1598.00 MiB, V (q8_0): 1598.00 MiB", None),
+        ("Qwen3 235B A22B", 65536, "9212.00 MiB, K (q8_0): 3196.00 MiB, V (f16): 6016.00 MiB", None),
+        ("DeepSeek R1 0528", 65536, "2333.25 MiB, c^KV (q8_0): 2333.25 MiB, kv^T: not used", None),
+        ("DeepSeek R1 BF16", 2048, "9760.00 MiB, K (f16): 5856.00 MiB, V (f16): 3904.00 MiB", "no MLA"),
+        ("Gemma 3 27b It Qat", 32768, "15872.00 MiB, K (f16): 7936.00 MiB, V (f16): 7936.00 MiB", "windowed layers"),
+    ],
+)
+def test_llama_cpp_and_forks(name: str, n_ctx: int, line: str, reason: str | None) -> None:
+    item = compare(
+        f"llm_load_print_meta: general.name     = {name}\n"
+        f"llama_new_context_with_model: n_ctx      = {n_ctx}\n"
+        f"llama_new_context_with_model: KV self size  = {line}\n"
+    )["KV cache"]
+    if reason is None:
+        assert item.verdict == "equal"
+    else:
+        assert item.verdict == "differs" and item.reason is not None and reason in item.reason
+        assert item.met is not None and abs(item.met - item.logged) < 2**20
+
+
+def test_quantized_copy_by_its_name() -> None:
+    """`-FP8-dynamic` of a model in the catalogue: its linear layers in a byte, the rest as it was. Logged: 33.88 GiB at TP 2."""
+    text = "vllm serve RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic -tp 2\nModel loading took 33.88 GiB memory\n"
+    found = verify_log(text, fetch=OFFLINE)
+    assert abs(by_name(found.result)["weights"].difference or 1) < 0.01
+    assert "by its name" in found.notes[0]
+
+
+def test_calibrating_flags_repeat_the_log(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(LLAMA_8B.format(context=16000, kv="auto", available="51.38", tokens=420_864))
+    status, out, _ = run("verify", str(log), "--offline")
+    assert status == 0
+    command = next(row for row in out.splitlines() if "next time:" in row).partition("next time: hfmem ")[2]
+    status, out, _ = run(*command.split(), "--offline", "--json", "--page-size", "128")
+    assert status == 0
+    assert json.loads(out)["engine_pool"]["num_pages"] == 3288
+
+
+def test_json(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(LLAMA_8B.format(context=16000, kv="auto", available="51.38", tokens=420_864))
+    status, out, _ = run("verify", str(log), "--offline", "--json", "--gpu", "h100")
+    found = json.loads(out)
+    assert status == 0 and found["schema_version"] == 1 and found["agrees"] is True
+    assert {item["what"] for item in found["checks"]} >= {"weights", "KV cache tokens", "memory left for the cache"}
+    assert all(item["line"] >= 1 for item in found["checks"])
+
+
+def test_what_is_given_wins(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(LLAMA_8B.format(context=16000, kv="auto", available="51.38", tokens=420_864))
+    _, out, _ = run("verify", str(log), "meta-llama/Meta-Llama-3-8B", "--ctx", "4k", "--tp", "2", "--offline", "--json")
+    found = json.loads(out)
+    assert (found["model"], found["context"], found["tp"]) == ("meta-llama/Meta-Llama-3-8B", 4096, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "status", "message"),
+    [
+        (b"", (), 2, "is empty"),
+        (os.urandom(4096), (), 2, "no line of vLLM"),
+        (b"hello world\n", (), 2, "no line of vLLM"),
+        (b"Available KV cache memory: 5.0 GiB\n", (), 2, "names no model"),
+        (b"vllm serve nobody/nothing-at-all-7b\nModel loading took 5.0 GiB\n", (), 3, "hfmem verify LOGFILE MODEL"),
+        (b"vllm serve a/b\nModel loading took 5.0 GiB\n", ("--tp", "0"), 2, "--tp"),
+        (b"vllm serve a/b\nModel loading took 5.0 GiB\n", ("--gpu", "nonsense9000"), 2, "--gpu"),
+        (b"vllm serve a/b\nModel loading took 5.0 GiB\n", ("--kv-dtype", "fp3"), 2, "fp3"),
+    ],
+)
+def test_bad_input_is_one_line(
+    run: Run, tmp_path: Path, content: bytes, words: tuple[str, ...], status: int, message: str
+) -> None:
+    log = tmp_path / "server.log"
+    log.write_bytes(content)
+    got, out, err = run("verify", str(log), *words, "--offline")
+    assert (got, out, err.count("\n")) == (status, "", 1)
+    assert err.startswith("error: ") and message in err
+
+
+def test_places_that_are_no_logs(tmp_path: Path) -> None:
+    for place in (str(tmp_path), str(tmp_path / "none"), "a\x00b"):
+        with pytest.raises(UsageError):
+            read_log(place)
+
+
+def test_stdin_and_encodings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Model loading took 5.0 GiB — ok"
+    log = tmp_path / "log"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        log.write_bytes(text.encode(encoding))
+        assert read_log(str(log)) == text
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+    assert read_log("-") == text
+
+
+def test_a_name_that_steers_the_terminal(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("Initializing an LLM engine with config: model='x/\u202eevil'\nModel loading took 5.0 GiB\n")
+    status, _, err = run("verify", str(log), "--offline")
+    assert status in (2, 3) and "\u202e" not in err
+
+
+def test_unknown_model_names_what_to_do() -> None:
+    with pytest.raises(ModelNotFoundError, match="hfmem verify LOGFILE MODEL"):
+        verify_log("vllm serve some/unheard-of-thing\nModel loading took 5.0 GiB\n", fetch=OFFLINE)
