@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hfmem.api import Model, estimate, in_format, read_model, scale
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
@@ -18,6 +18,9 @@ from hfmem.plan.fit import Scale, Target
 from hfmem.plan.layouts import all_layouts
 from hfmem.records import dataclass
 from hfmem.report import Report
+
+if TYPE_CHECKING:
+    from hfmem.extras import Extras
 
 #: what a solver flag asks for, by the setting it stands in for
 UNKNOWNS: Final[dict[str, str]] = {"context": "max", "num_seqs": "max", "num_devices": "min", "utilization": "min"}
@@ -123,7 +126,7 @@ def serving_of(read: Model, report: Report, settings: Mapping[str, Any]) -> Serv
         page_size=settings.get("page_size"),
         kv_memory_bytes=settings.get("kv_memory_bytes"),
         source_tokens=settings.get("source_tokens"),
-        declared_kv_dtype=read.quantization.kv_cache if read.quantization else None,
+        declared_kv_dtype=read.declared_kv_dtype,
     )
 
 
@@ -135,7 +138,13 @@ def scale_of(read: Model, report: Report, settings: Mapping[str, Any]) -> Scale:
     share = settings.get("utilization")
     target = Target(found, report.fit.num_devices, None if share is None else Fraction(str(share)))
     changed = in_format(read, settings.get("quant"), settings.get("dtype"))
-    return scale(changed, target, settings.get("overhead"))
+    extras: Extras | None = None
+    beside = {name: settings.get(name) for name in ("lora", "max_loras", "max_lora_rank", "draft")}
+    if read.adapter is not None or any(value is not None for value in beside.values()):
+        from hfmem.extras import read_extras
+
+        extras, _ = read_extras(read, **beside, fetch=settings.get("fetch"))
+    return scale(changed, target, settings.get("overhead"), extras)
 
 
 def _fewest(read: Model, settings: Mapping[str, Any], first: int = 1) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from hfmem.api import Model, estimate, in_format, read_model, scale
 from hfmem.assembly import assemble
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.plan.devices import Device, catalogue, find_device, search_devices
-from hfmem.plan.fit import Scale, Target, on_device
+from hfmem.plan.fit import VENDORS, Scale, Target, on_device
 from hfmem.plan.layouts import all_layouts
 from hfmem.plan.roofline import Roofline, roofline
 from hfmem.records import dataclass
@@ -20,14 +20,6 @@ from hfmem.report import Report
 if TYPE_CHECKING:
     from hfmem.memory.serving import Serving
 
-#: makers whose devices an engine's rules here speak of; anything else must be named
-_VENDORS: Final[dict[str, frozenset[str]]] = {
-    "vllm": frozenset({"nvidia", "amd"}),
-    "sglang": frozenset({"nvidia", "amd"}),
-    "transformers": frozenset({"nvidia", "amd", "apple"}),
-    "llama.cpp": frozenset({"nvidia", "amd", "apple", "intel"}),
-    "ideal": frozenset({"nvidia", "amd", "apple", "intel", "google"}),
-}
 #: architectures that those engines do not run on although the maker is in the list
 _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
 _NODE: Final = 8
@@ -108,7 +100,7 @@ def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[De
         return tuple(
             device
             for device in catalogue()
-            if device.vendor in _VENDORS[engine] and not (device.architecture or "").startswith(_NOT_RUN)
+            if device.vendor in VENDORS[engine] and not (device.architecture or "").startswith(_NOT_RUN)
         )
     if not isinstance(devices, str):
         return tuple(devices)

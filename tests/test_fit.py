@@ -255,3 +255,14 @@ def test_the_word_max(capsys: pytest.CaptureFixture[str], llama: Model) -> None:
     assert found["kv_cache"]["context"] == found["fit"]["max_context"] > 8192
     status, out, _ = run(capsys, LLAMA, "--offline", "--gpu", "4090", "--ctx", "8k", "--batch", "max", "--json")
     assert json.loads(out)["kv_cache"]["num_seqs"] == json.loads(out)["fit"]["max_num_seqs"] > 1
+
+
+def test_devices_that_an_engine_does_not_speak_of(llama: Model) -> None:
+    def codes(**changes: Any) -> set[str]:
+        return {warning.code for warning in estimate(llama, context=1024, **changes).warnings}
+
+    assert "device_engine" in codes(device="m3-max-64gb", engine="vllm")
+    assert "device_engine" not in codes(device="m3-max-64gb", engine="llama.cpp")
+    assert "device_engine" not in codes(device="48GiB")
+    assert "device_dtype" in codes(device="t4", engine="vllm")  # Turing has no bf16
+    assert "device_dtype" not in codes(device="l4", engine="vllm")

@@ -32,12 +32,20 @@ VLLM_UTILIZATION: Final = Fraction(92, 100)
 #: below this share of the usable memory left, a fit is tight
 TIGHT: Final = Fraction(1, 20)
 #: past any model's context and any server's batch
-_LONGEST: Final = 1 << 30
-_MOST_SEQS: Final = 1 << 20
-#: runtime that lies outside the share an engine takes
-_OUTSIDE: Final[dict[str, frozenset[str] | None]] = {
+_LONGEST: Final = 1 << 40
+_MOST_SEQS: Final = 1 << 40
+#: runtime that lies outside the share an engine takes; SGLang's static share is weights and cache only
+_OUTSIDE: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"context_bytes"}),
-    "sglang": None,  # the static share is weights and cache only
+    "sglang": frozenset({"activations_bytes", "cuda_graph_bytes", "engine_bytes", "context_bytes"}),
+}
+#: makers whose devices the rules of an engine speak of
+VENDORS: Final[dict[str, frozenset[str]]] = {
+    "vllm": frozenset({"nvidia", "amd"}),
+    "sglang": frozenset({"nvidia", "amd"}),
+    "transformers": frozenset({"nvidia", "amd", "apple", "intel"}),
+    "llama.cpp": frozenset({"nvidia", "amd", "apple", "intel"}),
+    "ideal": frozenset({"nvidia", "amd", "apple", "intel", "google"}),
 }
 
 Verdict = Literal["fits", "tight", "does-not-fit"]
@@ -219,11 +227,7 @@ class Scale:
         """Bytes left for the cache: within the engine's share, and within what is free at all."""
         outside = _OUTSIDE.get(serving.engine, frozenset())
         sizes = {key: item.high if high else item.bytes for key, item in runtime.items()}
-        inside = sum(
-            size
-            for key, size in sizes.items()
-            if key == "overhead_bytes" or (outside is not None and key not in outside)
-        )
+        inside = sum(size for key, size in sizes.items() if key not in outside)
         return min(usable - weights - inside, self.target.free_bytes() - weights - sum(sizes.values()))
 
     def _pool(self, cache: CacheBytes, serving: Serving, memory: int) -> tuple[Pool | None, bool]:
@@ -276,6 +280,20 @@ class Scale:
         return replace(self, target=replace(self.target, utilization=utilization))
 
 
+def _device_notes(report: Report, device: Device) -> list[ReportWarning]:
+    """What the engine makes of such a device, as far as it changes the answer."""
+    engine = report.kv_cache.engine
+    if device.vendor not in ("any", *VENDORS[engine]):
+        makers = " and ".join(sorted(VENDORS[engine]))
+        text = f"the rules of {engine} are read for devices of {makers}, not of {device.vendor}: --engine llama.cpp may fit better"
+        return [ReportWarning("device_engine", text)]
+    old = device.compute_capability is not None and device.compute_capability < 80
+    if old and engine in ("vllm", "sglang") and report.model.dtype == "bfloat16":
+        text = f"{device.name} (compute capability {(device.compute_capability or 0) / 10:.1f}) computes no bf16: --dtype half"
+        return [ReportWarning("device_dtype", text)]
+    return []
+
+
 def assess(report: Report, scale: Scale, serving: Serving) -> Report:
     """`report` with `fit` and `engine_pool` filled in for the target."""
     load = scale.weigh(serving)
@@ -289,6 +307,7 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
                 f"{format_gib(load.usable_bytes)} are left",
             )
         )
+    notes += _device_notes(report, device)
     fit = Fit(
         device=device.name,
         num_devices=target.num_devices,
