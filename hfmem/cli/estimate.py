@@ -9,7 +9,7 @@ import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, fetching, has_room_for_bars, json_text, say_stats, show, write
-from hfmem.errors import HfmemError, UsageError
+from hfmem.errors import HfmemError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from hfmem.hub.gguf import SeveralModelsError
@@ -42,6 +42,7 @@ def estimate(
     max_loras: o.MaxLoras = None,
     max_lora_rank: o.MaxLoraRank = None,
     draft: o.Draft = None,
+    emit: o.Emit = None,
     revision: o.Revision = None,
     json: o.Json = False,
     exact: o.Exact = False,
@@ -92,6 +93,8 @@ def estimate(
 
     if devices:
         from hfmem.answers import solve as solved
+    if emit is not None and json:
+        raise UsageError("--emit prints a command and --json a report: choose one")
     results: list[Any] = []
     status = 0
     shown = 0
@@ -114,6 +117,14 @@ def estimate(
             continue
         if report.fit is not None and report.fit.verdict == "does-not-fit":
             status = max(status, DOES_NOT_FIT)
+        if emit is not None:
+            from hfmem.planning import launch_text
+
+            try:
+                write(launch_text(emit, read, report, {**settings, "revision": revision}, model))
+            except UnsupportedError as error:
+                complain(error)
+            continue
         if verbose:
             say_stats(model, read.facts.stats)
         if json:

@@ -99,6 +99,8 @@ def fit(
         "quant": quant,
         "dtype": dtype,
     }
+    if emit is not None and json:
+        raise UsageError("--emit prints a command and --json a report: choose one")
     from hfmem.answers import fit as answer
     from hfmem.api import read_model
 
