@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from hfmem import __version__
+from hfmem.cli.cache import cache
 from hfmem.cli.command import ModelFirstGroup, PlainCommand
 from hfmem.cli.compare import compare
 from hfmem.cli.devices import devices
@@ -29,7 +30,7 @@ _EXAMPLES = """\b
 Examples:
   hfmem meta-llama/Meta-Llama-3-8B --ctx 128k
   hfmem Qwen/Qwen2.5-7B-Instruct mistralai/Mistral-7B-v0.1 --ctx 32k --batch 8 --json
-  hfmem ./my-checkout --kv-dtype fp8 --engine sglang"""
+  hfmem fit ./my-checkout --gpu 2xh100 --kv-dtype fp8"""
 
 #: 128 + SIGINT, as shells report it
 _INTERRUPTED = 130
@@ -68,15 +69,21 @@ def _root(
     """
 
 
-app.command(cls=PlainCommand)(estimate)
-app.command(cls=PlainCommand)(layers)
-app.command(cls=PlainCommand)(compare)
-app.command(cls=PlainCommand)(explain)
-app.command(cls=PlainCommand)(fit)
-app.command(cls=PlainCommand)(plan)
-app.command(cls=PlainCommand)(devices)
-app.command(cls=PlainCommand)(files)
-app.command(cls=PlainCommand)(verify)
+#: commands and what `hfmem --help` says of each, on one line
+_COMMANDS = (
+    (estimate, "Weights, KV cache and total (the default)."),
+    (fit, "Does it fit, and what would make it fit."),
+    (plan, "The smallest layouts that serve a load."),
+    (compare, "Models and formats side by side."),
+    (layers, "What each layer keeps."),
+    (explain, "The arithmetic, step by step."),
+    (files, "What a download takes, and what is redundant."),
+    (devices, "Devices that --gpu knows."),
+    (verify, "An engine's log against the prediction."),
+    (cache, "Stored facts: list, clear."),
+)
+for _command, _words in _COMMANDS:
+    app.command(cls=PlainCommand, short_help=_words)(_command)
 
 
 def _leave(status: int) -> NoReturn:

@@ -13,13 +13,14 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import time
 import zlib
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from hfmem.errors import FormatError
+from hfmem.errors import FormatError, SourceError
 from hfmem.hub.facts import ModelFacts, facts_from_json, facts_to_json
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -79,6 +80,29 @@ class FactStore:
         """Stores that `revision` is at `commit` now."""
         if not is_commit(revision) and self.commit_of(endpoint, repo_id, revision) != commit:
             self._put(self._ref_path(endpoint, repo_id, revision), commit.encode("ascii"))
+
+    def entries(self) -> list[tuple[str, str, int]]:
+        """What is stored: repo, commit (with the file of a reference that named one) and bytes on disk, by name."""
+        found = []
+        for path in sorted((self.root / "facts-1").glob("*/*.json.z")):
+            with contextlib.suppress(OSError):  # another process may have cleared it meanwhile
+                repo_id = path.parent.name.replace("--", "/", 1)
+                found.append((repo_id, unquote(path.name.removesuffix(".json.z")), path.stat().st_size))
+        return found
+
+    def clear(self) -> None:
+        """Removes everything stored here, and nothing else that may lie in the folder.
+
+        Raises:
+            SourceError: a file cannot be removed.
+        """
+        try:
+            for name in ("facts-1", "refs-1"):
+                if (self.root / name).is_dir():
+                    shutil.rmtree(self.root / name)
+            (self.root / "endpoints-1.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise SourceError(f"{self.root} cannot be cleared: {error.strerror or error}") from None
 
     def lacks_metadata_route(self, endpoint: str) -> bool:
         """Whether this endpoint was lately seen to have no safetensors-metadata route."""
