@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Final, Literal
 
 from hfmem.errors import UsageError
@@ -85,8 +86,22 @@ _ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
     ("sglang", r"sglang|KV Cache is allocated|max_total_num_tokens=|Load weight end"),
     ("llama.cpp", r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:"),
     ("vllm", r"vllm|vLLM|GPU KV cache size|# GPU blocks|Available KV cache memory|gpu_model_runner|model weights take"),
-    ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed|kv cache memory in use"),
+    ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
+    ("vllm", r"kv cache memory in use"),
 )
+#: one of these is in every line that is read; a long-lived server's log is mostly other lines
+_WORDS: Final = (
+    *(" -", "--", "vllm", "vLLM", "sglang", "llama_", "llm_", "LLM", "config", "args", "Args", "version", "build"),
+    *("GPU", "cuda", "CUDA", "KV", "kv", "took", "take", "weight", "memory", "graph", "buffer", "size", "seq len"),
+    *("model length", "blocks", "concurrency", "tokens=", "general.name", "n_ctx", "n_ubatch", "flash_attn"),
+)
+#: … and one of these in a line of traffic
+_TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request", "print_timing", "update_slots")
+#: a line this long is a paste that lost its line ends
+_PASTE: Final = 1000
+#: ranks repeat a line, not more often than this
+_MOST: Final = 4096
+_LONGEST_LINE: Final = 1 << 20
 _VERSIONS: Final = (
     r"Initializing an? (?:V1 )?LLM engine \(v([\w.+]{1,60})\)",
     r"vLLM (?:API server )?version v?(\d[\w.+]{1,60})",
@@ -144,7 +159,7 @@ def parse_log(text: str) -> LogFacts:
     Raises:
         UsageError: no line of vLLM, SGLang or llama.cpp is in it.
     """
-    text = clean(text)
+    text, numbers = _relevant(clean(text))
     engine = next((name for name, pattern in _ENGINES if re.search(pattern, text)), None)
     if engine is None:
         raise UsageError("no line of vLLM, SGLang or llama.cpp is in this log")
@@ -153,7 +168,7 @@ def parse_log(text: str) -> LogFacts:
     if cuts and engine != "llama.cpp":
         cuts[0] = 0  # what stands before the first is of the same start
     for begin, end in reversed(list(zip(cuts or [0], [*cuts[1:], len(text)], strict=True))):
-        start, readings = begin, _readings(text, begin, end)
+        start, readings = begin, _readings(text, begin, end, numbers)
         if readings:
             break
     until = next((cut for cut in cuts if cut > start), len(text))
@@ -162,10 +177,20 @@ def parse_log(text: str) -> LogFacts:
     return LogFacts(engine, version, settings, readings, max(len(cuts), 1))
 
 
-def _readings(text: str, begin: int, end: int) -> dict[str, tuple[Reading, ...]]:
+def _relevant(text: str) -> tuple[str, list[int]]:
+    """The lines that may be read, and the number of each."""
+    kept, numbers = [], []
+    for number, row in enumerate(text.split("\n"), 1):
+        if any(word in row for word in _WORDS) and (len(row) > _PASTE or not any(word in row for word in _TRAFFIC)):
+            kept.append(row[:_LONGEST_LINE])
+            numbers.append(number)
+    return "\n".join(kept), numbers
+
+
+def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, tuple[Reading, ...]]:
     found: dict[str, list[tuple[int, int | float, int | float]]] = {}
     for name, pattern in _COMPILED:
-        for match in pattern.finditer(text, begin, end):
+        for match in islice(pattern.finditer(text, begin, end), _MOST):
             value: int | float
             slack: int | float
             if name in _IS_SIZE:
@@ -178,7 +203,7 @@ def _readings(text: str, begin: int, end: int) -> dict[str, tuple[Reading, ...]]
     for match in _DEVICE_MEMORY.finditer(text, begin, end):
         value, slack = _bytes(match[2], "G")
         found.setdefault("device_bytes", []).append((match.start(), value, slack))
-    lines = _Lines(text)
+    lines = _Lines(text, numbers)
     return {
         name: tuple(Reading(value, slack, lines.at(place)) for place, value, slack in sorted(rows))
         for name, rows in found.items()
@@ -199,13 +224,14 @@ def _last_digit(number: str) -> float:
 class _Lines:
     """Line numbers by position."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, numbers: list[int]) -> None:
         self._ends = [match.start() for match in re.finditer("\n", text)]
+        self._numbers = numbers
 
     def at(self, place: int) -> int:
         from bisect import bisect_left
 
-        return bisect_left(self._ends, place) + 1
+        return self._numbers[bisect_left(self._ends, place)]
 
 
 def model_names(text: str) -> tuple[str, ...]:
