@@ -74,6 +74,11 @@ def read_model(
         facts = load_model(model, revision=revision, options=fetch)
     except AdapterError as error:
         return _read_base(model, error, revision, assume, strict, fetch)
+    return _interpret(facts, assume, strict)
+
+
+def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
+    """What the facts of a model mean."""
     quantization = _said_quantization(facts)
     architecture = _architecture(facts, assume)
     notes = [Note(code, message) for code, message in facts.warnings]
@@ -120,11 +125,9 @@ def _read_base(
     facts = load_adapter(model, revision=revision, options=fetch)
     adapter = read_adapter(facts.repo_id, facts.config, facts.checkpoint, facts.base)
     try:
-        base = read_model(found.base, revision=facts.base_revision, assume=assume, strict=strict, fetch=fetch)
+        base = _interpret(load_model(found.base, revision=facts.base_revision, options=fetch), assume, strict)
     except SourceError as error:
-        raise type(error)(f"{facts.repo_id} is an adapter, and its base model cannot be read: {error}") from None
-    if base.adapter is not None:
-        raise found
+        raise SourceError(f"{facts.repo_id} is an adapter, and its base model cannot be read: {error}") from None
     notice = f"{facts.repo_id} is a LoRA adapter of rank {adapter.rank}; this is its base model with it"
     told = "; ".join(filter(None, (notice, base.facts.notice)))
     return replace(base, adapter=adapter, facts=replace(base.facts, notice=told))

@@ -75,6 +75,7 @@ class HubServer:
         self.metadata_route = True
         self.tree_route = True
         self.error_codes = True
+        self.other_types: set[str] = set()  # paths below /api/ that answer, such as "datasets/org/d"
         self.commit_header = True
         self.ranges = True
         self.resolve_cache = False
@@ -252,6 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._tree(match[1], match[2])
         if match := re.fullmatch(r"/api/models/(.+)/revision/([^/]+)", path):
             return self._info(match[1], match[2])
+        if path.removeprefix("/api/") in hub.other_types:
+            return self._small(b"{}")
         # the revision is one percent-encoded segment
         if match := re.fullmatch(r"/([^?]+?)/resolve/([^/?]+)/([^?]+)", self.path.partition("?")[0]):
             return self._resolve(unquote(match[1]), unquote(match[2]), unquote(match[3]))

@@ -13,6 +13,7 @@ from hfmem.errors import HfmemError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from hfmem.hub.gguf import SeveralModelsError
+    from hfmem.hub.pipeline import PipelineError
 
 #: the contract's exit code for a model that does not fit the devices named
 DOES_NOT_FIT = 1
@@ -111,6 +112,11 @@ def estimate(
             results.append(list_choices(cast("SeveralModelsError", error), settings, json=json))
             continue
         except HfmemError as error:
+            if error.code == "pipeline":
+                from hfmem.cli.pipeline import pipeline_rows
+
+                results.append(pipeline_rows(cast("PipelineError", error), json=json))
+                continue
             complain(error)
             status = max(status, error.exit_code)
             results.append(error_dict(model, error))

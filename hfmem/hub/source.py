@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
-from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError
+from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError, SourceError
 from hfmem.hub.catalog import in_catalog, load_catalog_entry, suggest
 from hfmem.hub.facts import FetchStats, ModelFacts
 from hfmem.hub.options import FetchOptions
@@ -23,6 +23,7 @@ from hfmem.hub.store import FactStore, is_commit
 if TYPE_CHECKING:
     from hfmem.hub.http import Client
 
+_MAX_INFO_BYTES = 8 << 20
 #: files of the default set: a reference to one of them means the model
 _DEFAULT_FILE = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
 
@@ -86,6 +87,9 @@ def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFa
         if facts is not None:
             return facts
         if isinstance(error, ModelNotFoundError) and "has no revision" not in str(error):
+            kind = _other_type(ref, options)
+            if kind is not None:
+                raise ModelNotFoundError(f"{ref.repo_id} is a {kind} on the Hub, not a model") from None
             raise type(error)(str(error) + _did_you_mean(ref)) from None
         raise
 
@@ -103,6 +107,23 @@ def _load_live(ref: HubRef, settings: Settings, store: FactStore, options: Fetch
         return Live(client, settings, store, ref, options).load()
     finally:
         client.close()
+
+
+def _other_type(ref: HubRef, options: FetchOptions) -> str | None:
+    """Whether the Hub has a dataset or a Space of this name; a server that does not answer says nothing."""
+    if "/" not in ref.repo_id:
+        return None
+    client = open_client(options, quick=True)
+    try:
+        for route, kind in (("datasets", "dataset"), ("spaces", "Space")):
+            url = f"{read_settings().endpoint}/api/{route}/{ref.repo_id}"
+            if client.get(url, max_bytes=_MAX_INFO_BYTES, retries=0).status == 200:
+                return kind
+    except SourceError:
+        pass
+    finally:
+        client.close()
+    return None
 
 
 def open_client(options: FetchOptions, *, quick: bool) -> Client:

@@ -7,6 +7,7 @@ above, `*.fp16.*`, `original/`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
@@ -28,12 +29,18 @@ TORCH: Final = "pytorch_model.bin"
 PARAMS: Final = "params.json"
 ADAPTER: Final = "adapter_config.json"
 DIFFUSERS: Final = "model_index.json"
+MODULES: Final = "modules.json"
 #: what a server without a listing is asked for by name
-PROBED: Final = (TORCH_INDEX, TORCH, CONSOLIDATED_INDEX, CONSOLIDATED, PARAMS, ADAPTER, DIFFUSERS)
+PROBED: Final = (TORCH_INDEX, TORCH, CONSOLIDATED_INDEX, CONSOLIDATED, PARAMS, ADAPTER, DIFFUSERS, MODULES)
 #: quantization settings that stand beside config.json instead of in it: AutoGPTQ's and AutoAWQ's, and ModelOpt's
 _INTEGER_FILES: Final = ("quantize_config.json", "quant_config.json")
 _FLOAT_FILES: Final = ("hf_quant_config.json",)
 
+#: files of things that go with a model, and are none
+_HELPERS: Final = {
+    "processor": ("preprocessor_config.json", "processor_config.json", "image_processor_config.json"),
+    "tokenizer": ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+}
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".nemo")
 _SCALE_NAMES = frozenset({"weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2", "SCB", "absmax"})
 _QUANTIZED_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"})
@@ -119,6 +126,9 @@ def other_weights(files: Files, listing: Mapping[str, int | None]) -> Weights:
         if listing[TORCH] == 0:
             raise FormatError(f"{files.label}: {TORCH} is empty (0 bytes)")
         return from_torch(files, (WeightFile(TORCH, listing[TORCH]),), None)
+    onnx = None if any(name in (ADAPTER, DIFFUSERS) for name in listing) else _onnx(files)
+    if onnx is not None:
+        return onnx
     if not any(name in (ADAPTER, DIFFUSERS) or name.lower().endswith(_WEIGHT_SUFFIXES) for name in listing):
         # a config on its own (a vendored one, a model not uploaded yet) is enough for everything but the stored bytes
         return Weights(None, "config", None, (), "no weight files here: everything is derived from config.json")
@@ -149,6 +159,22 @@ def _read_torch(files: Files, found: tuple[WeightFile, ...], total: int | None) 
     return Weights(merge_torch(read), "headers", total, sized)
 
 
+def _onnx(files: Files) -> Weights | None:
+    """An ONNX export's weights by the sizes of its files, None where there is none."""
+    tree = files.tree()
+    if not any(name.endswith(".onnx") for name in tree):
+        return None
+    from hfmem.hub.onnx import exports
+
+    main, *others = exports(tree)
+    notice = f"the weights are an ONNX export: {main.name}" + (
+        f" with {len(main.files) - 1} files of data" if len(main.files) > 1 else ""
+    )
+    sizes = [f"{o.name} {o.size / 1e9:.2f} GB" for o in others if o.size is not None]
+    more = (("onnx_variants", f"further ONNX exports: {', '.join(sizes[:8])}"),) if sizes else ()
+    return Weights(None, "index" if main.size else "config", main.size, main.files, notice, more)
+
+
 def without_config(files: Files, listing: Mapping[str, int | None]) -> tuple[dict[str, Any], str, Weights]:
     """Config and weights of a repo that has no config.json: Mistral's own layout.
 
@@ -159,7 +185,34 @@ def without_config(files: Files, listing: Mapping[str, int | None]) -> tuple[dic
         data = files.read(PARAMS, MAX_CONFIG_BYTES)
         if data is not None:
             return parse_object(data, PARAMS), PARAMS, _consolidated(files, listing)
+    if MODULES in listing and (found := _sentence_transformer(files)) is not None:
+        return found
     refuse_without_config(files, listing)
+
+
+def _sentence_transformer(files: Files) -> tuple[dict[str, Any], str, Weights] | None:
+    """The transformer that sentence-transformers keep in a folder of its own, None where there is none."""
+    from hfmem.hub.below import Below
+
+    data = files.read(MODULES, MAX_CONFIG_BYTES)
+    try:
+        modules = json.loads(data or b"[]")
+    except ValueError:
+        raise FormatError(f"{files.label}: {MODULES} is not JSON") from None
+    for module in modules if isinstance(modules, list) else ():
+        folder = module.get("path") if isinstance(module, dict) else None
+        if not isinstance(folder, str) or not folder or ".." in folder.split("/") or folder.startswith("/"):
+            continue
+        place = Below(files, folder.strip("/"))
+        config = place.read("config.json", MAX_CONFIG_BYTES)
+        if config is None or not str(module.get("type", "")).endswith("Transformer"):
+            continue
+        found = safetensors_weights(place)
+        weights = other_weights(place, place.listing()) if found is None else found
+        name = f"{place.folder}/config.json"
+        notice = f"the transformer of a sentence-transformers model, in {place.folder}/"
+        return parse_object(config, f"{files.label}: {name}"), name, replace(weights, notice=notice)
+    return None
 
 
 def refuse_without_config(files: Files, listing: Mapping[str, int | None]) -> NoReturn:
@@ -176,7 +229,12 @@ def _refuse(files: Files, listing: Mapping[str, int | None], start: str) -> NoRe
         base = _string(files, ADAPTER, "base_model_name_or_path")
         rest = f" of {base}: run hfmem on it" if base else ""
         raise AdapterError(f"{start}; it is an adapter (PEFT){rest}", base)
-    raise MissingFileError(start + describe(files, listing))
+    message = start + describe(files, listing)
+    if DIFFUSERS in listing:
+        from hfmem.hub.pipeline import refusal
+
+        raise refusal(files, message)
+    raise MissingFileError(message)
 
 
 def describe(files: Files, listing: Mapping[str, int | None]) -> str:
@@ -190,6 +248,9 @@ def describe(files: Files, listing: Mapping[str, int | None]) -> str:
     if not listing:
         return "; it is empty"
     weights = [name for name in listing if name.lower().endswith(_WEIGHT_SUFFIXES)]
+    kinds = [kind for kind, names in _HELPERS.items() if any(name in listing for name in names)]
+    if kinds and not weights:
+        return f"; it holds a {' and a '.join(kinds)} and no model"
     return f"; found {_some(sorted(weights or listing))}"
 
 
