@@ -189,7 +189,7 @@ _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
 _LATENT_WIDE = (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 32, 8, 3, 1))
 _LATENT_NARROW = (Entry(16, 1024, 32, 4, 2, 1), Entry(32, 1024, 32, 8, 2, 1))
 _LATENT: dict[str, tuple[Entry, ...]] = {
-    "sm80": (Entry(16, 1024, 32, 4, 3, 1), Entry(32, 1024, 32, 8, 3, 1)),
+    "sm80": (Entry(16, 1024, 32, 8, 3, 1), Entry(32, 1024, 32, 8, 3, 1)),
     "sm86": _LATENT_NARROW,
     "sm90": _LATENT_WIDE,
     "sm100": _LATENT_WIDE,
