@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from hfmem.answers import serving_of
+from hfmem.answers import scale_of, serving_of
 from hfmem.api import Model, estimate, in_format, read_model, scale
 from hfmem.assembly import assemble
 from hfmem.errors import UnsupportedError, UsageError
@@ -19,6 +19,7 @@ from hfmem.report import Report
 
 if TYPE_CHECKING:
     from hfmem.memory.serving import Serving
+    from hfmem.plan.allocator import Allocation
 
 #: architectures that those engines do not run on although the maker is in the list
 _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
@@ -166,6 +167,29 @@ def speed(read: Model, report: Report, device: str | Device) -> Roofline | None:
     """The upper bounds of a report on its device; None where the device's bandwidth is not known."""
     found = find_device(device).device if isinstance(device, str) else device
     return roofline(read.architecture, report, found)
+
+
+def mixed(
+    read: Model, report: Report, settings: Mapping[str, Any], lengths: str | None, allocator: str | None = None
+) -> tuple[Allocation, ...]:
+    """How many sequences of a mix of lengths (`1k:6,4k:3,32k:1`) the memory left for the cache holds, contiguous and in pages.
+
+    Raises:
+        UsageError: no such allocator, a mix that cannot be read, or lengths beyond the context.
+    """
+    from hfmem.plan.allocator import ALLOCATORS, allocations, parse_lengths
+
+    if allocator is not None and allocator not in ALLOCATORS:
+        raise UsageError(f"--allocator {allocator!r} is not one of {', '.join(ALLOCATORS)}")
+    if lengths is None:
+        if allocator is not None:
+            raise UsageError("--allocator compares sequences of many lengths: --lengths 1k:6,4k:3,32k:1")
+        return ()
+    serving = serving_of(read, report, settings)
+    weigher = scale_of(read, report, settings)
+    room = max(weigher.weigh(serving).kv_memory_bytes, 0)
+    found = allocations(read.architecture, on_device(serving, weigher.target.device), parse_lengths(lengths), room)
+    return tuple(item for item in found if allocator in (None, item.allocator))
 
 
 def launch_text(kind: str, read: Model, report: Report, settings: Mapping[str, Any], place: str | None = None) -> str:

@@ -66,6 +66,16 @@ def fit(
     overhead: o.Overhead = None,
     quant: o.Quant = None,
     dtype: o.Dtype = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            "--lengths", metavar="MIX", help="Lengths and weights, 1k:6,4k:3,32k:1: how many fit, and what lies idle."
+        ),
+    ] = None,
+    allocator: Annotated[
+        str | None,
+        typer.Option("--allocator", metavar="KIND", help="With --lengths: contiguous or paged [default: both]."),
+    ] = None,
     emit: o.Emit = None,
     revision: o.Revision = None,
     json: o.Json = False,
@@ -115,16 +125,17 @@ def fit(
 
         write(launch_text(emit, read, found.report, {**settings, "revision": revision}, model))
         return
-    from hfmem.planning import speed
+    from hfmem.planning import mixed, speed
 
     best = speed(read, found.report, gpu)
+    mix = mixed(read, found.report, settings, lengths, allocator)
     if json:
         from hfmem.render.json import report_dict, to_dict
 
-        extra = {"remedies": to_dict(found.remedies), "speed_of_light": to_dict(best)}
+        extra = {"remedies": to_dict(found.remedies), "speed_of_light": to_dict(best), "allocation": to_dict(mix)}
         write(json_text({**report_dict(found.report), **extra}))
     else:
-        from hfmem.render.fit import render_remedies
+        from hfmem.render.fit import allocation_lines, render_remedies
         from hfmem.render.plan import speed_lines
         from hfmem.render.table import legend, render_report
 
@@ -133,6 +144,6 @@ def fit(
             lines += render_remedies(found.remedies)
         elif best is not None:
             lines += speed_lines(best)
-        show([*lines, *legend()])
+        show([*lines, *allocation_lines(mix), *legend()])
     if not fits:
         raise typer.Exit(DOES_NOT_FIT)

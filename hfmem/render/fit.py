@@ -11,6 +11,7 @@ from hfmem.units import GIB, format_bytes
 
 if TYPE_CHECKING:
     from hfmem.answers import Remedy
+    from hfmem.plan.allocator import Allocation
 
 _STYLES = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}
 _MARKS = {"exact": "", "derived": "≈ ", "estimated": "~ "}
@@ -60,6 +61,18 @@ def _reach(report: Report, fit: Fit) -> str:
     word = "sequence" if fit.max_num_seqs in (0, 1) else "sequences"
     sequences = "1 sequence" if cache.num_seqs == 1 else f"{cache.num_seqs:,} sequences"
     return f"longest context {longest} for {sequences} · {most} {word} of {cache.context:,} tokens"
+
+
+def allocation_lines(found: Sequence[Allocation]) -> list[Line]:
+    """How many sequences of a mix of lengths each allocator holds, and what lies idle."""
+    return [
+        line(
+            f"  {item.allocator:<10}  {item.num_seqs:,} sequences of the mix, {format_bytes(item.bytes_per_seq)} each on average, "
+            f"{item.idle_share:.1%} of it idle",
+            hang=14,
+        )
+        for item in found
+    ]
 
 
 def render_remedies(remedies: Sequence[Remedy]) -> list[Line]:
