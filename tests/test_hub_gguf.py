@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hub_server import Blob, HubServer
 
 from hfmem.api import estimate, read_model
 from hfmem.cli import main
-from hfmem.errors import ContradictionError, FormatError, HfmemError, MissingFileError
+from hfmem.errors import ContradictionError, FormatError, HfmemError, MissingFileError, OfflineError
 from hfmem.hub import FetchOptions, load_model
 from hfmem.hub.gguf import SeveralModelsError
 
@@ -196,6 +197,39 @@ def test_stored_facts_answer_again(hub: HubServer, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     offline = load_model("org/many:Q8_0")
     assert offline.checkpoint == first.checkpoint and "offline" in str(offline.notice)
+
+
+def test_a_download_in_the_hubs_cache_answers_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    commit = "a" * 40
+    snapshot = tmp_path / "models--org--m" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--org--m" / "refs").mkdir()
+    (tmp_path / "models--org--m" / "refs" / "main").write_text(commit)
+    header, size = gguf_header(LLAMA_KEYS, Q4)
+    with open(snapshot / "m-Q4_K_M.gguf", "wb") as file:
+        file.write(header)
+        file.truncate(size)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("org/m", "org/m:Q4_K_M", "org/m/m-Q4_K_M.gguf"):
+        facts = load_model(name)
+        assert facts.source == "cache" and facts.revision == commit
+        assert facts.checkpoint is not None and facts.checkpoint.total_bytes == tensor_bytes(Q4)
+        assert "Hugging Face cache" in str(facts.notice)
+    with pytest.raises(OfflineError):
+        load_model("org/m:Q8_0")
+
+
+def test_memory_stays_small(hub: HubServer) -> None:
+    """A vocabulary of 8 MB is walked and dropped: what is held is the latest read and what is kept of it."""
+    blob = gguf_blob({**LLAMA_KEYS, **vocabulary(180_000)}, Q4)
+    hub.add("org/m", {"m.gguf": blob})
+    load_model("org/m/m.gguf", options=FRESH)  # imports
+    tracemalloc.start()
+    load_model("org/m/m.gguf", options=FRESH)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * len(blob.front)
 
 
 def test_other_weights_come_first(hub: HubServer) -> None:

@@ -224,7 +224,7 @@ def test_onnx_by_size(hub: HubServer) -> None:
     report = estimate("org/onnx", context=64, fetch=FRESH)
     assert report.weights.bytes == 1000 + 2 * PARAMETERS and report.weights.evidence == "index"
     assert report.weights.download_bytes == 1000 + 2 * PARAMETERS
-    assert "ONNX export: onnx/model.onnx with 1 files of data" in str(report.model.notice)
+    assert "ONNX export: onnx/model.onnx with 1 file of data" in str(report.model.notice)
     assert any("model_q4.onnx" in w.message for w in report.warnings if w.code == "onnx_variants")
 
 

@@ -10,42 +10,17 @@ after another at the file's alignment.
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from math import prod
 from typing import Final
 
+from hfmem.checkpoint.gguf_header import FILE_TYPES, TENSOR_TYPES, GgufHeader, LongArray, Value
 from hfmem.checkpoint.grouping import Fact, group_facts
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.dtypes import BLOCKS, num_bytes
 from hfmem.errors import ContradictionError, FormatError, UnsupportedError
 
-#: tensor type numbers (`ggml_type`); the interleaved copies of Q4_0 and IQ4_NL that older programs wrote take the
-#: same bytes
-TENSOR_TYPES: Final[Mapping[int, str]] = dict(
-    enumerate(
-        [
-            *("F32", "F16", "Q4_0", "Q4_1", "", "", "Q5_0", "Q5_1", "Q8_0", "Q8_1"),
-            *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S"),
-            *("IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M"),
-            *("BF16", "Q4_0", "Q4_0", "Q4_0", "TQ1_0", "TQ2_0", "IQ4_NL", "IQ4_NL", "IQ4_NL", "MXFP4"),
-            *("NVFP4", "Q1_0"),
-        ]
-    )
-)
-
-#: `general.file_type` → the label in file names; empty where a number was never used or has been dropped
-FILE_TYPES: Final[Mapping[int, str]] = dict(
-    enumerate(
-        [
-            *("F32", "F16", "Q4_0", "Q4_1", "", "", "", "Q8_0", "Q5_0", "Q5_1"),
-            *("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ2_XXS"),
-            *("IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M"),
-            *("IQ4_XS", "IQ1_M", "BF16", "", "", "", "TQ1_0", "TQ2_0", "MXFP4_MOE", "NVFP4"),
-            "Q1_0",
-        ]
-    )
-)
+__all__ = ["FILE_TYPES", "TENSOR_TYPES", "GgufHeader", "GgufParser", "LongArray", "merge_gguf", "parse_gguf"]
 
 #: no header is this large: the largest vocabularies make some 20 MB
 MAX_HEADER_BYTES: Final = 64 << 20
@@ -64,59 +39,6 @@ _KEPT_TEXT: Final = 1 << 20
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING: Final = 8
 _ARRAY: Final = 9
-
-
-@dataclass(frozen=True, slots=True)
-class LongArray:
-    """An array of which only the length was kept."""
-
-    length: int
-
-
-Value = int | float | bool | str | LongArray | tuple["Value", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
-    """One file's facts. `tensors` maps a name to type and shape (outermost axis first, as in torch); do not change it or `keys`.
-
-    `header_bytes` is where the tensors' data begins, `data_bytes` what it takes with padding between tensors.
-    """
-
-    file: str
-    version: int
-    keys: Mapping[str, Value]
-    tensors: Mapping[str, Fact]
-    header_bytes: int
-    data_bytes: int
-
-    @property
-    def architecture(self) -> str | None:
-        """`general.architecture`: the prefix of the keys that describe the model."""
-        value = self.keys.get("general.architecture")
-        return value if isinstance(value, str) else None
-
-    def model_keys(self) -> dict[str, Value]:
-        """Keys of the architecture itself, its prefix taken off: exactly that prefix, never one that merely ends alike."""
-        prefix = f"{self.architecture}."
-        return {key.removeprefix(prefix): value for key, value in self.keys.items() if key.startswith(prefix)}
-
-    @property
-    def file_type(self) -> str | None:
-        """The label of `general.file_type`, such as `Q4_K_M`."""
-        value = self.keys.get("general.file_type")
-        return FILE_TYPES.get(value) or None if type(value) is int else None
-
-    @property
-    def is_projector(self) -> bool:
-        """Whether the file holds a vision or audio projector (mmproj) and no language model."""
-        return self.architecture == "clip" or self.keys.get("general.type") == "mmproj"
-
-    @property
-    def split(self) -> tuple[int, int] | None:
-        """This file's number (from 0) and how many there are, None for a model in one file."""
-        number, count = self.keys.get("split.no"), self.keys.get("split.count")
-        return (number, count) if type(number) is int and type(count) is int and count > 1 else None
 
 
 class GgufParser:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from hfmem.checkpoint.gguf import GgufHeader, GgufParser, LongArray, Value, merge_gguf
+from hfmem.checkpoint.gguf import GgufParser, merge_gguf
+from hfmem.checkpoint.gguf_header import GgufHeader, LongArray, Value
 from hfmem.checkpoint.gguf_names import GgufName, models, parse_name
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.errors import FormatError, MissingFileError, UsageError

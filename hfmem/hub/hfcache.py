@@ -38,5 +38,19 @@ def snapshot_facts(cache: Path, repo_id: str, commit: str) -> ModelFacts | None:
     return facts if facts.checkpoint is not None else None
 
 
+def snapshot_gguf(cache: Path, repo_id: str, commit: str, file: str | None, variant: str | None) -> ModelFacts | None:
+    """The facts of a downloaded GGUF model, None unless all of its parts are there."""
+    from hfmem.hub.facts import gguf_facts
+    from hfmem.hub.gguf import load_file, load_place
+    from hfmem.hub.local import LocalFiles
+
+    files = LocalFiles(_folder(cache, repo_id) / "snapshots" / commit, repo_id)
+    try:
+        found = load_place(files, repo_id, variant) if file is None else load_file(files, file)
+    except (HfmemError, OSError):
+        return None
+    return gguf_facts(found, repo_id, commit, "cache")
+
+
 def _folder(cache: Path, repo_id: str) -> Path:
     return cache / ("models--" + repo_id.replace("/", "--"))

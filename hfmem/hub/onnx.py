@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from hfmem.hub.facts import WeightFile
+from hfmem.hub.files import Files
+from hfmem.hub.weights import Weights
 from hfmem.records import dataclass
 
 #: names of the export in full precision, as Optimum and transformers.js write them, best first
@@ -44,3 +46,15 @@ def exports(tree: Mapping[str, int | None]) -> tuple[OnnxExport, ...]:
 def _rank(export: OnnxExport) -> tuple[int, int, str]:
     stem = PurePosixPath(export.name).stem
     return (_MAIN.index(stem) if stem in _MAIN else len(_MAIN), export.name.count("/"), export.name)
+
+
+def onnx_weights(files: Files) -> Weights:
+    """The weights of a place's ONNX export, by the sizes of its files; there is one at least."""
+    main, *others = exports(files.tree())
+    count = len(main.files) - 1
+    notice = f"the weights are an ONNX export: {main.name}"
+    if count:
+        notice += f" with {count} file{'' if count == 1 else 's'} of data"
+    sizes = [f"{other.name} {other.size / 1e9:.2f} GB" for other in others if other.size is not None]
+    more = (("onnx_variants", f"further ONNX exports: {', '.join(sizes[:8])}"),) if sizes else ()
+    return Weights(None, "index" if main.size else "config", main.size, main.files, notice, more)

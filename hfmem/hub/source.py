@@ -154,7 +154,7 @@ def _token(options: FetchOptions) -> str | None:
 
 def _stored(ref: HubRef, settings: Settings, store: FactStore, reason: str | None) -> ModelFacts | None:
     """The best answer that needs no network; `reason` says why the Hub was not asked, None where it need not be."""
-    from hfmem.hub.hfcache import cached_commit, snapshot_facts
+    from hfmem.hub.hfcache import cached_commit, snapshot_facts, snapshot_gguf
 
     revision = ref.revision or "main"
     because = "" if reason is None else f" ({reason})"
@@ -164,14 +164,16 @@ def _stored(ref: HubRef, settings: Settings, store: FactStore, reason: str | Non
     if facts is not None:
         notice = f"from the stored facts of commit {str(commit)[:7]}{because}" if because else None
         return replace(facts, notice=_join(notice, facts.notice), stats=hit)
-    if ref.part is not None:
-        return None
     commit = cached_commit(settings.hub_cache, ref.repo_id, revision)
-    facts = snapshot_facts(settings.hub_cache, ref.repo_id, commit) if commit else None
+    facts = None
+    if commit and ref.part is None:
+        facts = snapshot_facts(settings.hub_cache, ref.repo_id, commit)
+    if commit and facts is None and (ref.file is None or ref.file.lower().endswith(".gguf")):
+        facts = snapshot_gguf(settings.hub_cache, ref.repo_id, commit, ref.file, ref.variant)
     if facts is not None:
         notice = f"from the Hugging Face cache, commit {str(commit)[:7]}{because}" if because else None
         return replace(facts, notice=_join(notice, facts.notice), stats=hit)
-    facts = load_catalog_entry(ref.repo_id)
+    facts = load_catalog_entry(ref.repo_id) if ref.part is None else None
     if facts is not None and (revision == "main" or revision == facts.revision):
         notice = f"from the shipped catalogue of {facts.date}{because}"
         return replace(facts, notice=_join(notice, facts.notice), stats=hit)

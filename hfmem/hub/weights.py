@@ -7,7 +7,6 @@ above, `*.fp16.*`, `original/`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
@@ -126,9 +125,10 @@ def other_weights(files: Files, listing: Mapping[str, int | None]) -> Weights:
         if listing[TORCH] == 0:
             raise FormatError(f"{files.label}: {TORCH} is empty (0 bytes)")
         return from_torch(files, (WeightFile(TORCH, listing[TORCH]),), None)
-    onnx = None if any(name in (ADAPTER, DIFFUSERS) for name in listing) else _onnx(files)
-    if onnx is not None:
-        return onnx
+    if not any(name in (ADAPTER, DIFFUSERS) for name in listing) and any(n.endswith(".onnx") for n in files.tree()):
+        from hfmem.hub.onnx import onnx_weights
+
+        return onnx_weights(files)
     if not any(name in (ADAPTER, DIFFUSERS) or name.lower().endswith(_WEIGHT_SUFFIXES) for name in listing):
         # a config on its own (a vendored one, a model not uploaded yet) is enough for everything but the stored bytes
         return Weights(None, "config", None, (), "no weight files here: everything is derived from config.json")
@@ -159,22 +159,6 @@ def _read_torch(files: Files, found: tuple[WeightFile, ...], total: int | None) 
     return Weights(merge_torch(read), "headers", total, sized)
 
 
-def _onnx(files: Files) -> Weights | None:
-    """An ONNX export's weights by the sizes of its files, None where there is none."""
-    tree = files.tree()
-    if not any(name.endswith(".onnx") for name in tree):
-        return None
-    from hfmem.hub.onnx import exports
-
-    main, *others = exports(tree)
-    notice = f"the weights are an ONNX export: {main.name}" + (
-        f" with {len(main.files) - 1} files of data" if len(main.files) > 1 else ""
-    )
-    sizes = [f"{o.name} {o.size / 1e9:.2f} GB" for o in others if o.size is not None]
-    more = (("onnx_variants", f"further ONNX exports: {', '.join(sizes[:8])}"),) if sizes else ()
-    return Weights(None, "index" if main.size else "config", main.size, main.files, notice, more)
-
-
 def without_config(files: Files, listing: Mapping[str, int | None]) -> tuple[dict[str, Any], str, Weights]:
     """Config and weights of a repo that has no config.json: Mistral's own layout.
 
@@ -185,34 +169,12 @@ def without_config(files: Files, listing: Mapping[str, int | None]) -> tuple[dic
         data = files.read(PARAMS, MAX_CONFIG_BYTES)
         if data is not None:
             return parse_object(data, PARAMS), PARAMS, _consolidated(files, listing)
-    if MODULES in listing and (found := _sentence_transformer(files)) is not None:
-        return found
+    if MODULES in listing:
+        from hfmem.hub.sentence import sentence_transformer
+
+        if (found := sentence_transformer(files)) is not None:
+            return found
     refuse_without_config(files, listing)
-
-
-def _sentence_transformer(files: Files) -> tuple[dict[str, Any], str, Weights] | None:
-    """The transformer that sentence-transformers keep in a folder of its own, None where there is none."""
-    from hfmem.hub.below import Below
-
-    data = files.read(MODULES, MAX_CONFIG_BYTES)
-    try:
-        modules = json.loads(data or b"[]")
-    except ValueError:
-        raise FormatError(f"{files.label}: {MODULES} is not JSON") from None
-    for module in modules if isinstance(modules, list) else ():
-        folder = module.get("path") if isinstance(module, dict) else None
-        if not isinstance(folder, str) or not folder or ".." in folder.split("/") or folder.startswith("/"):
-            continue
-        place = Below(files, folder.strip("/"))
-        config = place.read("config.json", MAX_CONFIG_BYTES)
-        if config is None or not str(module.get("type", "")).endswith("Transformer"):
-            continue
-        found = safetensors_weights(place)
-        weights = other_weights(place, place.listing()) if found is None else found
-        name = f"{place.folder}/config.json"
-        notice = f"the transformer of a sentence-transformers model, in {place.folder}/"
-        return parse_object(config, f"{files.label}: {name}"), name, replace(weights, notice=notice)
-    return None
 
 
 def refuse_without_config(files: Files, listing: Mapping[str, int | None]) -> NoReturn:
