@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from example_architectures import build, one
@@ -17,6 +19,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row, Split, TensorSpec, Vocab
 from hfmem.model.layers import FullAttention
+from hfmem.reading import read_model
 
 LLAMA = {
     "model_type": "llama",
@@ -252,3 +255,39 @@ def test_llama_cpp_deals_out_layers() -> None:
     staged = rank_weights(arch, groups(arch), Serving(10, engine="llama.cpp", pp=2))
     assert split.stage_bytes == staged.stage_bytes
     assert split.all_ranks_bytes == 16_060_522_496
+
+
+def test_promised_quantization_is_counted_as_stored(tmp_path: Path) -> None:
+    """A config alone with a GPTQ section: a rank holds packed codes, scales, zeros and indices, not 32-bit weights.
+
+    Each q, k, v, o and MLP matrix of i × o at 4 bits in groups of 128: i × o / 2 codes, i / 128 × o × (2 scales + 1/2 zeros),
+    4 i for `g_idx`.
+    """
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "float16",
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 1024,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read = read_model(str(tmp_path))
+
+    def packed(inputs: int, outputs: int) -> int:
+        groups = inputs // 128 * outputs
+        return inputs * outputs // 2 + groups * 2 + groups // 2 + inputs * 4
+
+    layer = 4 * packed(256, 256) + 2 * packed(256, 512) + packed(512, 256) + 2 * 256 * 2
+    whole = 2 * layer + 2 * 1024 * 256 * 2 + 256 * 2
+    assert (
+        rank_weights(read.architecture, read.parameters.groups, Serving(1024)).bytes
+        == whole
+        == read.parameters.weights_bytes
+    )

@@ -13,6 +13,7 @@ from fractions import Fraction
 from math import prod
 from typing import Final
 
+from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import BITS, num_bytes
 from hfmem.memory.engines.vllm.support import pipeline_stages
@@ -123,7 +124,7 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
     layers = max(arch.num_hidden_layers, 1)
     stages = _Stages(pipeline_stages(layers, pp) if pp > 1 else (range(layers),), arch.tie_word_embeddings)
     parameters = _parameters(arch, stages, sharding, serving.engine)
-    stage_bytes = _bytes(arch, tuple(groups), stages, sharding, serving.engine)
+    stage_bytes = _bytes(arch, _as_stored(groups), stages, sharding, serving.engine)
     heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
     return RankWeights(
         parameters=max(parameters),
@@ -132,6 +133,17 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         stage=heaviest,
         stage_bytes=tuple(stage_bytes),
     )
+
+
+def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
+    """`groups` tensor by tensor: what a quantization section promises comes as logical weights, each of several stored tensors."""
+    found: list[TensorGroup] = []
+    for group in groups:
+        if isinstance(group, LogicalGroup):
+            found += (TensorGroup(part.pattern, part.dtype, part.shape, group.boxes) for part in group.parts)
+        else:
+            found.append(group)
+    return tuple(found)
 
 
 def _loaded(spec: TensorSpec, engine: str) -> bool:
