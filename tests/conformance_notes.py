@@ -85,10 +85,6 @@ NOTES: Final[dict[str, dict[str, str]]] = {
     "google__gemma-3n-E2B-it": {"params_total": _SHARED_KV},
     "google__flan-t5-large": _UNTIED_T5,
     "google__t5-v1_1-xxl": _UNTIED_T5,
-    "google-t5__t5-small": {
-        "headers": "The file holds a relative_attention_bias of the first cross attention, which the class of 2020 had and no "
-        "class since reads (transformers ignores it on loading): 32 · 8 = 256 elements."
-    },
     "default__switch_transformers": {
         "params_active": "The oracle found no expert count under this class's name and took the model as dense; a token passes "
         "through 1 of 8 experts in 6 + 6 layers: 150,994,944 · 7 / 8 less."

@@ -164,5 +164,7 @@ def muse_glimmer(cfg: Config) -> Architecture:
 def muse_spark(cfg: Config) -> Architecture:
     """Muse Spark with its vision and audio towers."""
     text = text_config(cfg, model_type="muse_spark_text")
-    text = Config({**text.data, "tie_word_embeddings": False}, text.file, text.model_type, cfg.used_defaults)  # never tied
+    text = Config(
+        {**text.data, "tie_word_embeddings": False}, text.file, text.model_type, cfg.used_defaults
+    )  # never tied
     return _wrapped(cfg, "muse_spark", muse_spark_text(text), text)

@@ -102,6 +102,10 @@ def _stack(
     for leaf in names:
         first = part.at("block.{}.", biased, Component.ATTENTION)
         first.tensor(f"layer.0.{attention}.{leaf}.weight", (buckets, d.num_heads), split=WHOLE)
+    if cross:  # the first T5 files hold a bias for cross attention that no code reads
+        leaf = "layer.1.EncDecAttention.relative_attention_bias.weight"
+        unread = part.at("block.{}.", range(min(1, count)), Component.ATTENTION)
+        unread.tensor(leaf, (buckets, d.num_heads), split=WHOLE, optional=True, buffer=True)
     part.norm("final_layer_norm", d.hidden, bias=False)
 
 

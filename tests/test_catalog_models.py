@@ -1,0 +1,38 @@
+"""Every model of the shipped catalogue is covered by a rule, agrees with its headers, and gives an estimate."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfmem.api import estimate, read_model
+from hfmem.checkpoint.quantization import logical_groups
+from hfmem.hub import FetchOptions
+from hfmem.hub.catalog import catalog_names
+from hfmem.model.crosscheck import check, contradictions
+
+GATED = (
+    "meta-llama/Llama-2-",
+    "meta-llama/Meta-Llama-3-",
+    "meta-llama/Llama-3.1-",
+    "meta-llama/Llama-3.2-",
+    "meta-llama/Llama-3.3-",
+)
+
+
+@pytest.mark.parametrize("name", catalog_names())
+def test_model(name: str) -> None:
+    read = read_model(name, fetch=FetchOptions(offline=True))
+    if read.facts.checkpoint is not None:
+        logical = logical_groups(read.facts.checkpoint, read.quantization)
+        assert contradictions(check(read.architecture, read.facts.checkpoint, logical)) == ()
+    report = estimate(read, context=4096)
+    assert report.parameters.total > 0 and report.weights.bytes > 0
+    assert report.total_bytes >= report.kv_cache.bytes
+    assert report.model.notice and "catalogue" in report.model.notice
+
+
+def test_gated_families_are_there() -> None:
+    names = catalog_names()
+    assert len(names) >= 60
+    for prefix in (*GATED, "meta-llama/Llama-4-", "google/gemma-", "mistralai/Mistral"):
+        assert any(name.startswith(prefix) for name in names), prefix
