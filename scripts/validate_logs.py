@@ -192,7 +192,7 @@ def check_row(row: Mapping[str, Any], models: Models) -> Row:
             ident, engine, str(name), unusable="its lines lack what they depend on (memory for the pool, context)"
         )
     checks = result.checks
-    if read.facts.repo_id == name and base_of(str(name))[1] and read.facts.source != "catalog":
+    if read.facts.repo_id == name and name not in catalog_names():  # a base model in the format that the name tells
         checks = tuple(replace(c, what="weights of the named format") if c.what == "weights" else c for c in checks)
     return Row(ident, engine, str(name), checks, notes=notes)
 

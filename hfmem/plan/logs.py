@@ -97,6 +97,8 @@ _WORDS: Final = (
 )
 #: … and one of these in a line of traffic
 _TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request", "print_timing", "update_slots")
+#: the lines of a start take far less
+_RELEVANT: Final = 2 << 20
 #: a line this long is a paste that lost its line ends
 _PASTE: Final = 1000
 #: ranks repeat a line, not more often than this
@@ -184,7 +186,7 @@ def _relevant(text: str) -> tuple[str, list[int]]:
         if any(word in row for word in _WORDS) and (len(row) > _PASTE or not any(word in row for word in _TRAFFIC)):
             kept.append(row[:_LONGEST_LINE])
             numbers.append(number)
-    return "\n".join(kept), numbers
+    return "\n".join(kept)[:_RELEVANT], numbers
 
 
 def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, tuple[Reading, ...]]:
