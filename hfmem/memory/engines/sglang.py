@@ -197,9 +197,10 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Po
         UnsupportedError: the memory holds not one request, or SGLang refuses the layout.
     """
     layout = _layout(arch, serving)
-    full = sum(len(ids) * layout.token_bytes(k) for k, ids in layout.kinds if not layout.windowed(k))
-    windowed = sum(len(ids) * layout.token_bytes(k) for k, ids in layout.kinds if layout.windowed(k))
-    slot = sum(len(ids) * layout.state(k) for k, ids in layout.kinds)
+    kinds = _heaviest_stage(layout, serving.pp)
+    full = sum(len(ids) * layout.token_bytes(k) for k, ids in kinds if not layout.windowed(k))
+    windowed = sum(len(ids) * layout.token_bytes(k) for k, ids in kinds if layout.windowed(k))
+    slot = sum(len(ids) * layout.state(k) for k, ids in kinds)
     rest, slots = memory_bytes_per_rank, None
     if slot:
         slots = max(int(memory_bytes_per_rank * _MAMBA_RATIO / (1 + _MAMBA_RATIO) - slot) // slot, 0)
@@ -229,6 +230,17 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Po
         max_concurrency=min(limits),
         log_lines=_log_lines(layout, tokens, serving.context),
     )
+
+
+def _heaviest_stage(layout: _Layout, pp: int) -> tuple[tuple[Cache, tuple[int, ...]], ...]:
+    """Caches and layers of the pipeline stage that takes most per token and slot: it bounds every stage's pool."""
+    if pp == 1:
+        return layout.kinds
+    held = [
+        tuple((kind, tuple(index for index in indices if index in stage)) for kind, indices in layout.kinds)
+        for stage in pipeline_stages(layout.num_layers, pp)
+    ]
+    return max(held, key=lambda kinds: sum(len(ids) * (layout.token_bytes(k) + layout.state(k)) for k, ids in kinds))
 
 
 def token_pool_bytes(arch: Architecture, serving: Serving, tokens: int) -> tuple[int, int, int]:
