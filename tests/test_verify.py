@@ -102,7 +102,7 @@ def test_a_cache_in_another_format_is_found_out() -> None:
     text = LLAMA_8B.format(context=16000, kv="auto", available="51.38", tokens=pages * 128)
     found = verify_log(text, fetch=OFFLINE)
     item = by_name(found.result)["KV cache tokens"]
-    assert item.verdict == "differs" and item.reason == "the cache is fp8: --kv-dtype fp8"
+    assert item.verdict == "differs" and item.reason == "fits if the cache is fp8: --kv-dtype fp8"
     assert found.result.flags["--kv-dtype"] == "fp8"
     assert found.result.agrees
 
@@ -111,7 +111,7 @@ def test_ranks_that_the_log_does_not_name() -> None:
     """Weights of an eighth: the paste lost its `-tp 8`. Llama 3.1 8B: norms are whole on each rank, so a little above 1/8."""
     found = verify_log("Model loading took 1.91 GiB memory", "meta-llama/Llama-3.1-8B", fetch=OFFLINE).result
     item = by_name(found)["weights"]
-    assert item.reason == "it ran on 8 ranks: --tp 8"
+    assert item.reason == "fits if it ran on 8 ranks: --tp 8"
     assert found.flags["--tp"] == "8"
 
 
@@ -119,6 +119,14 @@ def test_a_difference_without_reason_says_so() -> None:
     found = verify_log("Model loading took 99.9 GiB memory", "meta-llama/Llama-3.1-8B", fetch=OFFLINE).result
     assert by_name(found)["weights"].verdict == "differs" and by_name(found)["weights"].reason is None
     assert not found.agrees
+
+
+def test_concurrency_is_no_count() -> None:
+    """0.2 of 4.3 is 5 %, not less than one page."""
+    text = "GPU KV cache size: 4,300 tokens\nMaximum concurrency for 1,000 tokens per request: 4.30x\nAvailable KV cache memory: "
+    size = 4_500 * 147_456 / GIB  # Qwen3 8B: 144 KiB a token
+    found = compare(f"{text}{size:.2f} GiB\n", "Qwen/Qwen3-8B")
+    assert found["maximum concurrency"].verdict == "differs"
 
 
 def test_needed_cache_of_a_refusal() -> None:

@@ -197,7 +197,7 @@ def _weights(read: Model, log: LogFacts, serving: Serving) -> Check | None:
         except HfmemError:
             continue
         if abs(value - logged.value) <= 2 * _NEAR * logged.value:
-            return replace(result, reason=f"the weights loaded are {name}: --quant {name}", met=value)
+            return replace(result, reason=f"fits if the weights loaded are {name}: --quant {name}", met=value)
     if log.settings.speculative:
         return replace(result, reason="a draft model or prediction layers are loaded with it")
     if log.settings.other:
@@ -297,20 +297,20 @@ def _sizes(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """Layouts that the log does not name."""
     if log.settings.tp == 1:
         for size in _SIZES:
-            yield f"it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
+            yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
     if log.settings.pp == 1:
-        yield "it ran in 2 stages: --pp 2", replace(serving, pp=2)
+        yield "fits if it ran in 2 stages: --pp 2", replace(serving, pp=2)
     if not serving.ep and serving.num_ranks > 1:
-        yield "experts are dealt out whole: --ep", replace(serving, ep=True)
+        yield "fits if experts are dealt out whole: --ep", replace(serving, ep=True)
 
 
 def _alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """Assumptions to try where a line differs, the likely first."""
     if serving.kv_dtype == "auto":
         for name in ("fp8", "bf16"):
-            yield f"the cache is {name}: --kv-dtype {name}", replace(serving, kv_dtype=name)
+            yield f"fits if the cache is {name}: --kv-dtype {name}", replace(serving, kv_dtype=name)
     else:
-        yield "the cache is in the model's dtype: --kv-dtype auto", replace(serving, kv_dtype="auto")
+        yield "fits if the cache is in the model's dtype: --kv-dtype auto", replace(serving, kv_dtype="auto")
     for on in (False, True):
         if serving.enable_prefix_caching is None:
             word = "on" if on else "off"
@@ -320,11 +320,14 @@ def _alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Servin
             )
     if serving.max_num_batched_tokens is None:
         for tokens in (2048, 16384):
-            yield f"--max-num-batched-tokens {tokens}", replace(serving, max_num_batched_tokens=tokens)
+            yield (
+                f"fits with steps of {tokens} tokens: --max-num-batched-tokens {tokens}",
+                replace(serving, max_num_batched_tokens=tokens),
+            )
     yield from _sizes(log, serving)
     if serving.page_size is None:
         for page in (32, 64, 128):
-            yield f"pages of {page} tokens: --page-size {page}", replace(serving, page_size=page)
+            yield f"fits with pages of {page} tokens: --page-size {page}", replace(serving, page_size=page)
 
 
 def _explained(

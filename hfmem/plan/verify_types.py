@@ -71,7 +71,8 @@ def check(
     gap = abs(predicted - logged.value)
     relative = (predicted - logged.value) / abs(logged.value) if logged.value else None
     verdict: Verdict = "differs"
-    if gap <= logged.slack + share * abs(predicted) + (1 if share else 0):
+    one = 1 if share and isinstance(logged.value, int) else 0  # a page or token more or less
+    if gap <= logged.slack + share * abs(predicted) + one:
         verdict = "equal"
     elif gap <= _NEAR * abs(logged.value):
         verdict = "near"
