@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from hfmem.checkpoint import gguf
 from hfmem.checkpoint.gguf import GgufParser, merge_gguf
 from hfmem.checkpoint.gguf_header import GgufHeader, LongArray, Value
 from hfmem.checkpoint.gguf_names import GgufName, models, parse_name
@@ -189,7 +190,7 @@ def read_header(name: str, size: int | None, read: Read, label: str) -> GgufHead
     wanted = parser.feed(data)
     while parser.header is None:
         at = parser.received
-        length = min(MAX_READ, max(FIRST_BYTES, parser.likely - at))
+        length = min(MAX_READ, max(FIRST_BYTES, parser.likely - at), gguf.MAX_HEADER_BYTES - at)
         length = max(length, wanted - at)
         if size is not None:
             length = min(length, size - at)
