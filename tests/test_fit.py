@@ -266,3 +266,15 @@ def test_devices_that_an_engine_does_not_speak_of(llama: Model) -> None:
     assert "device_engine" not in codes(device="48GiB")
     assert "device_dtype" in codes(device="t4", engine="vllm")  # Turing has no bf16
     assert "device_dtype" not in codes(device="l4", engine="vllm")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp", "transformers"])
+def test_pipeline_stages_hold_their_own_layers(llama: Model, engine: str) -> None:
+    """32 layers over 4 stages: a rank's tokens take a quarter, and what is left of a rank holds four times the tokens."""
+    report = estimate(llama, context=4096, device="24GiB", num_devices=4, tp=1, pp=4, engine=engine, overhead=0)
+    assert report.fit is not None and report.fit.max_context is not None
+    usable = report.fit.usable_bytes_per_device
+    room = usable - report.per_rank.weights_bytes
+    tokens = room // (TOKEN // 4)
+    slack = {"vllm": 32, "llama.cpp": 256}.get(engine, 1)
+    assert tokens - slack <= report.fit.max_context <= tokens
