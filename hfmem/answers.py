@@ -14,8 +14,9 @@ from hfmem.api import Model, estimate, in_format, read_model, scale
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
 from hfmem.memory.serving import Serving
 from hfmem.plan.devices import Device, find_device
-from hfmem.plan.fit import Scale, Target
+from hfmem.plan.fit import Scale
 from hfmem.plan.layouts import all_layouts
+from hfmem.plan.target import Target
 from hfmem.records import dataclass
 from hfmem.report import Report
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from hfmem.extras import Extras
     from hfmem.plan.devices import Device
     from hfmem.plan.explain import Explanation
-    from hfmem.plan.fit import Scale, Target
+    from hfmem.plan.fit import Scale
+    from hfmem.plan.target import Target
 
 __all__ = ["LayerTable", "Model", "estimate", "explain", "in_format", "layer_table", "read_model", "scale"]
 
@@ -150,7 +151,8 @@ def estimate(
         notes += more
     if device is None:
         return assemble(read, serving, notes, overhead, None, extras)
-    from hfmem.plan.fit import assess, on_device, place_on
+    from hfmem.plan.fit import assess
+    from hfmem.plan.target import on_device, place_on
 
     target, tp, pp = place_on(device, num_devices, utilization, serving.engine, tp, pp, dp)
     serving = on_device(replace(serving, tp=tp, pp=pp), target.device)

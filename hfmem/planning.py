@@ -11,9 +11,10 @@ from hfmem.api import Model, estimate, in_format, read_model, scale
 from hfmem.assembly import assemble
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.plan.devices import Device, catalogue, find_device, search_devices
-from hfmem.plan.fit import VENDORS, Scale, Target, on_device
+from hfmem.plan.fit import Scale
 from hfmem.plan.layouts import all_layouts
 from hfmem.plan.roofline import Roofline, roofline
+from hfmem.plan.target import VENDORS, Target, on_device
 from hfmem.records import dataclass
 from hfmem.report import Report
 

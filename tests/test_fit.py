@@ -18,7 +18,7 @@ from hfmem.errors import UnsupportedError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
 from hfmem.plan.devices import plain_memory
-from hfmem.plan.fit import sglang_fraction
+from hfmem.plan.target import sglang_fraction
 
 GIB = 1 << 30
 LLAMA = "meta-llama/Meta-Llama-3-8B"

@@ -1,8 +1,6 @@
 """Does it fit: weights, cache and runtime of the most loaded rank against what the engine may take of a device.
 
-An engine takes a share of the memory (vLLM 0.33: `gpu_memory_utilization`, 0.92, of the device's total, `v1/worker/utils.py`;
-SGLang, mid 2026: `mem_fraction_static`, from the reserve that `_handle_gpu_memory_settings` computes). Everything together must
-also fit what other processes leave.
+What belongs to the engine's share must fit that share; everything together must fit what other processes leave.
 """
 
 from __future__ import annotations
@@ -14,21 +12,19 @@ from fractions import Fraction
 from typing import Final, Literal
 
 from hfmem.checkpoint.tensors import TensorGroup
-from hfmem.errors import UnsupportedError, UsageError
+from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture
-from hfmem.plan.devices import Device, Devices, find_device
-from hfmem.plan.layouts import place
+from hfmem.plan.devices import Device
 from hfmem.plan.solver import largest, smallest
+from hfmem.plan.target import VENDORS, Target, on_device
 from hfmem.records import dataclass
 from hfmem.report import EnginePool, Fit, Report, ReportWarning, RuntimeItem
-from hfmem.units import MIB, format_gib
+from hfmem.units import format_gib
 
-#: vLLM's default share
-VLLM_UTILIZATION: Final = Fraction(92, 100)
 #: below this share of the usable memory left, a fit is tight
 TIGHT: Final = Fraction(1, 20)
 #: past any model's context and any server's batch
@@ -39,108 +35,10 @@ _OUTSIDE: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"context_bytes"}),
     "sglang": frozenset({"activations_bytes", "cuda_graph_bytes", "engine_bytes", "context_bytes"}),
 }
-#: makers whose devices the rules of an engine speak of
-VENDORS: Final[dict[str, frozenset[str]]] = {
-    "vllm": frozenset({"nvidia", "amd"}),
-    "sglang": frozenset({"nvidia", "amd"}),
-    "transformers": frozenset({"nvidia", "amd", "apple", "intel"}),
-    "llama.cpp": frozenset({"nvidia", "amd", "apple", "intel"}),
-    "ideal": frozenset({"nvidia", "amd", "apple", "intel", "google"}),
-}
 
 Verdict = Literal["fits", "tight", "does-not-fit"]
 #: what the runtime takes on a rank, by name
 Runtime = Callable[[Serving, RankWeights, CacheBytes], Mapping[str, RuntimeItem]]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Devices to serve on, and the share of each that the engine may take (None: its default)."""
-
-    device: Device
-    num_devices: int
-    utilization: Fraction | None = None
-
-    def __post_init__(self) -> None:
-        if self.utilization is not None and not 0 < self.utilization <= 1:
-            raise UsageError(f"--utilization must be above 0 and at most 1, not {float(self.utilization):g}")
-
-    def share(self, serving: Serving) -> Fraction:
-        """The share of a device's memory that the engine takes."""
-        if self.utilization is not None:
-            return self.utilization
-        match serving.engine:
-            case "vllm":
-                return VLLM_UTILIZATION
-            case "sglang":
-                return sglang_fraction(self.device.memory_bytes, serving)
-            case _:
-                return Fraction(1)
-
-    def free_bytes(self) -> int:
-        """What other processes leave."""
-        return self.device.memory_bytes - self.device.memory_used_bytes
-
-    def usable_bytes(self, serving: Serving) -> int:
-        """Bytes of one device that the engine may take."""
-        return min(math.ceil(self.device.memory_bytes * self.share(serving)), self.free_bytes())
-
-
-def place_on(
-    device: str | Device,
-    num_devices: int | None,
-    utilization: Fraction | float | None,
-    engine: str,
-    tp: int,
-    pp: int,
-    dp: int,
-) -> tuple[Target, int, int]:
-    """The devices that were named, and the tensor and pipeline sizes over them.
-
-    Raises:
-        UsageError: no such device, two different counts, or sizes that do not make them up.
-    """
-    found = find_device(device) if isinstance(device, str) else Devices(device)
-    count, ranks = num_devices or found.count, tp * pp * dp
-    if found.count is not None and count != found.count and (not found.local or (count or 0) > found.count):
-        raise UsageError(f"--gpu names {found.count} × {found.device.name}, not the {num_devices} of --num-gpus")
-    if found.local and num_devices is None and 1 < ranks <= (found.count or 1):
-        count = ranks  # some of this machine's devices
-    placed, tp, pp = place(count, engine, tp, pp, dp)
-    return Target(found.device, placed, None if utilization is None else Fraction(str(utilization))), tp, pp
-
-
-def sglang_fraction(memory_bytes: int, serving: Serving) -> Fraction:
-    """SGLang's default `mem_fraction_static`: one less what it reserves for activations, graphs and ranks, to three digits."""
-    memory = memory_bytes / MIB
-    few = serving.tp < 4
-    if memory < 20 * 1024:
-        chunk, graphs = 2048, 8
-    elif memory < 35 * 1024:
-        chunk, graphs = 4096, 48 if few else 160
-    elif memory < 60 * 1024:
-        chunk, graphs = 4096, 32 if few else 160
-    elif memory < 160 * 1024:
-        chunk, graphs = 8192, 256 if few else 512
-    else:
-        chunk, graphs = 16384, 512
-    chunk = serving.max_num_batched_tokens or chunk
-    reserved = 512 + max(chunk, 2048) * 1.5 + serving.tp * serving.pp / 8 * 1024 + 2 * graphs
-    if memory > 60 * 1024:
-        reserved = max(reserved, 10 * 1024)
-    return max(Fraction(round(1000 * (memory - reserved) / memory), 1000), Fraction(1, 1000))
-
-
-def on_device(serving: Serving, device: Device) -> Serving:
-    """`serving` with the settings that the engine derives from the device: its kernels, and the tokens of one step."""
-    if device.compute_capability is not None:
-        serving = replace(serving, compute_capability=device.compute_capability)
-    if serving.engine == "vllm" and serving.max_num_batched_tokens is None:
-        from hfmem.memory.engines.vllm import default_max_num_batched_tokens
-
-        tokens = default_max_num_batched_tokens(device.memory_bytes, device.name)
-        serving = replace(serving, max_num_batched_tokens=tokens)
-    return serving
 
 
 @dataclass(frozen=True, slots=True)

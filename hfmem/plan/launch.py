@@ -7,7 +7,6 @@ own nodes, Kubernetes' LeaderWorkerSet.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -18,14 +17,6 @@ from hfmem.records import dataclass
 
 KINDS: Final = ("vllm", "sglang", "llama.cpp", "transformers", "docker", "k8s")
 
-_IMAGES: Final[dict[tuple[str, str], str]] = {
-    ("vllm", "nvidia"): "vllm/vllm-openai:v0.33.0",
-    ("vllm", "amd"): "vllm/vllm-openai-rocm:v0.33.0",
-    ("sglang", "nvidia"): "lmsysorg/sglang:latest",
-    ("llama.cpp", "nvidia"): "ghcr.io/ggml-org/llama.cpp:server-cuda",
-    ("llama.cpp", "amd"): "ghcr.io/ggml-org/llama.cpp:server-rocm",
-}
-_PORTS: Final[dict[str, int]] = {"vllm": 8000, "sglang": 30000, "llama.cpp": 8080}
 _VLLM_CACHE: Final[dict[str, str]] = {
     "fp8": "fp8",
     "fp8_e5m2": "fp8_e5m2",
@@ -88,9 +79,9 @@ def emit(kind: str, launch: Launch) -> str:
     if kind not in KINDS:
         raise UsageError(f"--emit {kind!r} is not one of {', '.join(KINDS)}")
     if kind in ("docker", "k8s"):
-        if launch.engine not in _PORTS:
-            raise UsageError(f"--emit {kind} runs vllm, sglang or llama.cpp, not {launch.engine} (--engine)")
-        text = _docker(launch) if kind == "docker" else _k8s(launch)
+        from hfmem.plan import containers
+
+        text = containers.docker(launch) if kind == "docker" else containers.k8s(launch)
     elif kind != launch.engine:
         raise UsageError(f"--emit {kind} goes with --engine {kind}, not {launch.engine}")
     elif kind == "transformers":
@@ -176,7 +167,8 @@ def _cache_words(flag: str, kv_dtype: str, names: dict[str, str], engine: str) -
     return [flag, names[kv_dtype]]
 
 
-def _program(launch: Launch) -> list[str]:
+def program(launch: Launch) -> list[str]:
+    """The words that start the engine."""
     return {
         "vllm": ["vllm", "serve"],
         "sglang": ["python3", "-m", "sglang.launch_server"],
@@ -185,9 +177,9 @@ def _program(launch: Launch) -> list[str]:
 
 
 def _shell(launch: Launch) -> str:
-    words = [*_program(launch), *arguments(launch)]
+    words = [*program(launch), *arguments(launch)]
     if launch.num_nodes == 1:
-        return _command(words)
+        return command_text(words)
     match launch.engine:
         case "vllm":
             return "\n".join(
@@ -197,7 +189,7 @@ def _shell(launch: Launch) -> str:
                     f"# on each of the other {launch.num_nodes - 1}:",
                     'ray start --address="$HEAD:6379" --block',
                     "# then, on the first:",
-                    _command([*words, "--distributed-executor-backend", "ray"]),
+                    command_text([*words, "--distributed-executor-backend", "ray"]),
                 )
             )
         case "sglang":
@@ -206,14 +198,14 @@ def _shell(launch: Launch) -> str:
                 (
                     f"# on each of the {launch.num_nodes} machines, RANK from 0 to {launch.num_nodes - 1}, HEAD the first one's "
                     "address:",
-                    _command([*words, *ranks]) + ' \\\n  --node-rank "$RANK" \\\n  --dist-init-addr "$HEAD:5000"',
+                    command_text([*words, *ranks]) + ' \\\n  --node-rank "$RANK" \\\n  --dist-init-addr "$HEAD:5000"',
                 )
             )
         case _:
             raise UsageError(f"{launch.engine} does not run over {launch.num_nodes} machines")
 
 
-def _command(words: Sequence[str]) -> str:
+def command_text(words: Sequence[str]) -> str:
     """One flag a line, its values beside it."""
     lines: list[str] = []
     for word in words:
@@ -260,159 +252,3 @@ def _remarks(launch: Launch, kind: str) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"[^\w.+-]", "?", text)
-
-
-def _image(launch: Launch) -> str:
-    try:
-        return _IMAGES[launch.engine, "nvidia" if launch.vendor == "any" else launch.vendor]
-    except KeyError:
-        raise UsageError(f"no container image of {launch.engine} for {launch.vendor} devices is known") from None
-
-
-def _container_arguments(launch: Launch) -> list[str]:
-    """Arguments of the image's own program."""
-    port = _PORTS[launch.engine]
-    if launch.engine == "vllm":
-        return ["--model", *arguments(launch)]
-    return [
-        *(_program(launch) if launch.engine == "sglang" else ()),
-        *arguments(launch),
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(port),
-    ]
-
-
-def _docker(launch: Launch) -> str:
-    if launch.num_nodes > 1:
-        raise UsageError(
-            f"--emit docker starts one machine, not {launch.num_nodes}: --emit k8s or --emit {launch.engine}"
-        )
-    port = _PORTS[launch.engine]
-    words = ["docker", "run", "--rm"]
-    if launch.vendor == "amd":
-        words += ["--device", "/dev/kfd", "--device", "/dev/dri", "--group-add", "video"]
-    else:
-        words += ["--gpus", json.dumps("device=" + ",".join(str(index) for index in range(launch.num_devices)))]
-    words += ["--ipc", "host", "--publish", f"{port}:{port}", "--env", "HF_TOKEN"]
-    local = launch.model.startswith(("/", "."))
-    if local:
-        words += ["--volume", f"{launch.model}:{launch.model}:ro"]
-    command = _command(words)
-    if not local:
-        command += ' \\\n  --volume "$HOME/.cache/huggingface:/root/.cache/huggingface"'
-    tail = _command(["--image", *_container_arguments(launch)])
-    return command + " \\\n  " + shlex.quote(_image(launch)) + tail.removeprefix("--image")
-
-
-def _k8s(launch: Launch) -> str:
-    port = _PORTS[launch.engine]
-    name = re.sub(r"[^a-z0-9]+", "-", launch.model.rsplit("/", 1)[-1].lower()).strip("-")[:40].strip("-")
-    name = name if name[:1].isalpha() else f"model-{name}".strip("-")  # a service's name begins with a letter
-    resource = "amd.com/gpu" if launch.vendor == "amd" else "nvidia.com/gpu"
-    if launch.num_nodes > 1:
-        return _leader_worker_set(launch, name, resource, port)
-    container = _pod(launch, name, resource, launch.num_devices, port, _container_arguments(launch))
-    return "\n".join(
-        (
-            "apiVersion: apps/v1",
-            "kind: Deployment",
-            "metadata:",
-            f"  name: {_string(name)}",
-            "spec:",
-            "  replicas: 1",
-            "  selector:",
-            f"    matchLabels: {{app: {_string(name)}}}",
-            "  template:",
-            "    metadata:",
-            f"      labels: {{app: {_string(name)}}}",
-            "    spec:",
-            *(f"      {line}" for line in container),
-            "---",
-            "apiVersion: v1",
-            "kind: Service",
-            "metadata:",
-            f"  name: {_string(name)}",
-            "spec:",
-            f"  selector: {{app: {_string(name)}}}",
-            f"  ports: [{{port: {port}, targetPort: {port}}}]",
-        )
-    )
-
-
-def _pod(
-    launch: Launch, name: str, resource: str, devices: int, port: int, words: Sequence[str], command: Sequence[str] = ()
-) -> list[str]:
-    """The lines of a pod's spec with one container."""
-    return [
-        "containers:",
-        f"- name: {_string(name)}",
-        f"  image: {_string(_image(launch))}",
-        *((f"  command: {_list(command)}",) if command else ()),
-        f"  args: {_list(words)}",
-        f"  ports: [{{containerPort: {port}}}]",
-        "  env:",
-        "  - name: HF_TOKEN",
-        "    valueFrom: {secretKeyRef: {name: hf-token, key: token, optional: true}}",
-        "  resources:",
-        f"    limits: {{{_string(resource)}: {devices}}}",
-        "  volumeMounts:",
-        "  - {name: shm, mountPath: /dev/shm}",
-        "volumes:",
-        "- {name: shm, emptyDir: {medium: Memory}}",
-    ]
-
-
-def _string(text: str) -> str:
-    """A YAML string in double quotes, in ASCII: every other character as its escape."""
-    return '"' + "".join(_escaped(character) for character in text) + '"'
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if character in '"\\':
-        return f"\\{character}"
-    if 0x20 <= code < 0x7F:
-        return character
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
-
-
-def _list(words: Sequence[str]) -> str:
-    return f"[{', '.join(_string(word) for word in words)}]"
-
-
-def _leader_worker_set(launch: Launch, name: str, resource: str, port: int) -> str:
-    devices = -(-launch.num_devices // launch.num_nodes)
-    words = [*_program(launch), *arguments(launch)]
-    match launch.engine:
-        case "vllm":
-            serve = shlex.join([*words, "--distributed-executor-backend", "ray"])
-            wait = f"until [ $(ray list nodes --format json | grep -c ALIVE) -ge {launch.num_nodes} ]; do sleep 5; done"
-            leader = f"ray start --head --port=6379 && {wait}; exec {serve}"
-            worker = 'exec ray start --address="$LWS_LEADER_ADDRESS:6379" --block'
-        case "sglang":
-            serve = shlex.join([*words, "--nnodes", str(launch.num_nodes), "--host", "0.0.0.0", "--port", str(port)])
-            leader = worker = (
-                f'exec {serve} --node-rank "$LWS_WORKER_INDEX" --dist-init-addr "$LWS_LEADER_ADDRESS:5000"'
-            )
-        case _:
-            raise UsageError(f"{launch.engine} does not run over {launch.num_nodes} machines")
-    shell = ("/bin/sh", "-c")
-    pods = [
-        ("leaderTemplate", _pod(launch, f"{name}-leader", resource, devices, port, [leader], shell)),
-        ("workerTemplate", _pod(launch, f"{name}-worker", resource, devices, port, [worker], shell)),
-    ]
-    lines = [
-        "apiVersion: leaderworkerset.x-k8s.io/v1",
-        "kind: LeaderWorkerSet",
-        "metadata:",
-        f"  name: {_string(name)}",
-        "spec:",
-        "  replicas: 1",
-        "  leaderWorkerTemplate:",
-        f"    size: {launch.num_nodes}",
-    ]
-    for template, pod in pods:
-        lines += [f"    {template}:", "      spec:", *(f"        {line}" for line in pod)]
-    return "\n".join(lines)
