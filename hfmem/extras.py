@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UsageError
 from hfmem.memory import engines
@@ -12,12 +12,19 @@ from hfmem.memory.lora import Adapter, rank_to_reserve, read_adapter, reserved_b
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture, Note
+from hfmem.model.inventory import Component
+from hfmem.model.layers import Layer
 from hfmem.records import dataclass
 from hfmem.report import DraftInfo, LoraInfo, RuntimeItem
 
 if TYPE_CHECKING:
     from hfmem.hub import FetchOptions
     from hfmem.reading import Model
+
+
+#: `--draft mtp`: the model's own prediction layers draft
+OWN_DRAFT: Final = "mtp"
+MTP_PART: Final = Component.MTP.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class Extras:
     max_loras: int = 1
     max_lora_rank: int | None = None
     draft: Model | None = None
+    own: Model | None = None  # the model itself, where its own prediction layers (MTP) draft
 
     def items(self, serving: Serving) -> dict[str, RuntimeItem]:
         """Bytes on the most loaded rank, under the keys of the report's `runtime`.
@@ -40,6 +48,8 @@ class Extras:
         if self.adapter is not None:
             size, words = self._lora(self.adapter, serving)
             found["lora_bytes"] = RuntimeItem(size, size, size, "derived", words)
+        if self.own is not None:
+            found |= self._mtp(self.own, serving)
         if self.draft is not None:
             drafting = self._drafting(serving)
             weights = rank_weights(self.draft.architecture, self.draft.parameters.groups, drafting).bytes
@@ -51,6 +61,18 @@ class Extras:
             words = f"{serving.context:,} tokens of {name}, {cache.kv_dtype}"
             found["draft_kv_cache_bytes"] = RuntimeItem(held, held, held, "derived", words)
         return found
+
+    def _mtp(self, own: Model, serving: Serving) -> dict[str, RuntimeItem]:
+        """The model's own prediction layers: their weights, shared by tensor-parallel ranks, and their layers' cache."""
+        layers = _prediction_layers(own.architecture)
+        weights = -(-own.parameters.weights_by_component[MTP_PART] // serving.tp)
+        drafting = replace(own.architecture, layers=layers, num_hidden_layers=len(layers))
+        held = engines.engine(serving.engine).cache(drafting, replace(serving, pp=1)).bytes_per_rank
+        count = f"{len(layers)} prediction layer{'' if len(layers) == 1 else 's'}"
+        return {
+            "draft_weights_bytes": RuntimeItem(weights, weights, weights, "derived", f"the model's own {count}"),
+            "draft_kv_cache_bytes": RuntimeItem(held, held, held, "derived", f"{serving.context:,} tokens of {count}"),
+        }
 
     def _lora(self, adapter: Adapter, serving: Serving) -> tuple[int, str]:
         count = f"{self.max_loras} adapter{'' if self.max_loras == 1 else 's'}"
@@ -93,6 +115,15 @@ class Extras:
 
     def draft_info(self, items: Mapping[str, RuntimeItem]) -> DraftInfo | None:
         """The draft model's section of the report."""
+        if self.own is not None:
+            return DraftInfo(
+                "mtp",
+                self.own.architecture.model_type,
+                self.own.parameters.by_component[MTP_PART],
+                self.own.parameters.weights_by_component[MTP_PART],
+                items["draft_weights_bytes"].bytes,
+                items["draft_kv_cache_bytes"].bytes,
+            )
         if self.draft is None:
             return None
         return DraftInfo(
@@ -103,6 +134,23 @@ class Extras:
             items["draft_weights_bytes"].bytes,
             items["draft_kv_cache_bytes"].bytes,
         )
+
+
+def _prediction_layers(architecture: Architecture) -> tuple[Layer, ...]:
+    """The layers that predict further tokens: as the file has them, else as many blocks as they have weights for, each like
+    the last one of the decoder (so are DeepSeek's, GLM's and Qwen's)."""
+    own = tuple(Layer(layer.caches) for layer in architecture.layers if layer.stack == "mtp")
+    if own:
+        return own
+    numbers = {
+        value
+        for spec in architecture.tensors
+        if spec.component is Component.MTP and spec.layer_axis is not None
+        for box in spec.boxes
+        for value in box[spec.layer_axis]
+    }
+    last = next(layer for layer in reversed(architecture.layers) if layer.stack == "decoder")
+    return (Layer(last.caches),) * max(len(numbers), 1)
 
 
 def read_extras(
@@ -134,7 +182,10 @@ def read_extras(
     if max_loras is not None and max_loras < 1:
         raise UsageError(f"--max-loras must be at least 1, not {max_loras}")
     small: Model | None = None
-    if draft is not None:
+    own = read if draft == OWN_DRAFT else None
+    if own is not None and not own.parameters.weights_by_component.get(MTP_PART):
+        raise UsageError(f"--draft mtp: {read.facts.repo_id} stores no prediction layers (MTP)")
+    if draft is not None and own is None:
         from hfmem.reading import Model, read_model
 
         small = draft if isinstance(draft, Model) else read_model(draft, fetch=fetch)
@@ -146,6 +197,6 @@ def read_extras(
                     f"the model {read.architecture.vocab_size:,}: engines want them equal",
                 )
             )
-    if adapter is None and small is None:
+    if adapter is None and small is None and own is None:
         return None, notes
-    return Extras(read.architecture, adapter, max_loras or 1, max_lora_rank, small), notes
+    return Extras(read.architecture, adapter, max_loras or 1, max_lora_rank, small, own), notes

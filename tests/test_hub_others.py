@@ -153,6 +153,28 @@ def test_a_draft_model_adds_weights_and_cache(served: HubServer) -> None:
     assert any(w.code == "draft_vocabulary_differs" for w in other.warnings)
 
 
+def test_the_models_own_prediction_layers_draft(served: HubServer) -> None:
+    """GLM-4 MoE's layout: layers beyond `num_hidden_layers` predict; here one, of 4 KV heads × 16 in 16 bit."""
+    config = {
+        "architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "torch_dtype": "bfloat16", "hidden_size": 64,
+        "intermediate_size": 128, "moe_intermediate_size": 32, "num_hidden_layers": 1, "first_k_dense_replace": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "n_routed_experts": 4, "n_shared_experts": 1,
+        "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 4096, "num_nextn_predict_layers": 1,
+        "n_group": 1, "topk_group": 1, "use_qk_norm": False, "attention_bias": False,
+    }  # fmt: skip
+    own = [t for t in llama_tensors() if ".layers." not in t[0] or ".layers.0." in t[0]]
+    wide = [(n, d, (64, 64)) if ".k_proj" in n or ".v_proj" in n else (n, d, s) for n, d, s in own]
+    nextn = [("model.layers.1.eh_proj.weight", "BF16", (64, 128)), ("model.layers.1.enorm.weight", "BF16", (64,))]
+    served.add("org/glm", {"config.json": config, "model.safetensors": shard([*wide, *nextn])})
+    plain = estimate("org/glm", context=1024, engine="vllm", fetch=FRESH)
+    report = estimate("org/glm", context=1024, engine="vllm", draft="mtp", fetch=FRESH)
+    assert report.draft is not None and report.draft.weights_bytes == 2 * (64 * 128 + 64)
+    assert report.draft.kv_cache_bytes_per_rank == 1024 * 2 * 4 * 16 * 2
+    assert report.total_bytes - plain.total_bytes == 2 * (64 * 128 + 64) + 1024 * 256
+    with pytest.raises(UsageError, match="org/base stores no prediction layers"):
+        estimate("org/base", draft="mtp", fetch=FRESH)
+
+
 def test_a_pipeline_by_component(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     unet = {f"transformer/{k.replace('model', 'diffusion_pytorch_model')}": v for k, v in sharded({
         "diffusion_a.safetensors": [("a.weight", "BF16", (100, 10))], "diffusion_b.safetensors": [("b.weight", "BF16", (50, 10))],

@@ -122,7 +122,10 @@ MaxLoraRank = Annotated[
     str | None,
     typer.Option("--max-lora-rank", metavar="N", help="vLLM's rank of that room [default: 16, or the adapter's]."),
 ]
-Draft = Annotated[str | None, typer.Option("--draft", metavar="MODEL", help="A draft model for speculative decoding.")]
+Draft = Annotated[
+    str | None,
+    typer.Option("--draft", metavar="MODEL", help="A draft model, or mtp: the model's own prediction layers."),
+]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")
 ]
