@@ -65,7 +65,10 @@ class Extras:
     def _mtp(self, own: Model, serving: Serving) -> dict[str, RuntimeItem]:
         """The model's own prediction layers: their weights, shared by tensor-parallel ranks, and their layers' cache."""
         layers = _prediction_layers(own.architecture)
-        weights = -(-own.parameters.weights_by_component[MTP_PART] // serving.tp)
+        stored = own.parameters.weights_by_component[MTP_PART]
+        if serving.engine in ("vllm", "sglang"):  # the target's embedding and head serve both (`llm_base_proposer.py`)
+            stored -= _vocabulary_bytes(own)
+        weights = -(-stored // serving.tp)
         drafting = replace(own.architecture, layers=layers, num_hidden_layers=len(layers))
         held = engines.engine(serving.engine).cache(drafting, replace(serving, pp=1)).bytes_per_rank
         count = f"{len(layers)} prediction layer{'' if len(layers) == 1 else 's'}"
@@ -134,6 +137,16 @@ class Extras:
             items["draft_weights_bytes"].bytes,
             items["draft_kv_cache_bytes"].bytes,
         )
+
+
+def _vocabulary_bytes(own: Model) -> int:
+    """Bytes of the copies of embedding and head that prediction layers are stored with."""
+    each = {group.pattern: group.tensor_bytes for group in own.parameters.groups}
+    return sum(
+        spec.count * each.get(spec.pattern, 0)
+        for spec in own.architecture.tensors
+        if spec.component is Component.MTP and spec.shape[:1] == (own.architecture.vocab_size,) and len(spec.shape) == 2
+    )
 
 
 def _prediction_layers(architecture: Architecture) -> tuple[Layer, ...]:

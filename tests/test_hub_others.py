@@ -164,11 +164,15 @@ def test_the_models_own_prediction_layers_draft(served: HubServer) -> None:
     }  # fmt: skip
     own = [t for t in llama_tensors() if ".layers." not in t[0] or ".layers.0." in t[0]]
     wide = [(n, d, (64, 64)) if ".k_proj" in n or ".v_proj" in n else (n, d, s) for n, d, s in own]
-    nextn = [("model.layers.1.eh_proj.weight", "BF16", (64, 128)), ("model.layers.1.enorm.weight", "BF16", (64,))]
+    nextn = [
+        ("model.layers.1.eh_proj.weight", "BF16", (64, 128)),
+        ("model.layers.1.enorm.weight", "BF16", (64,)),
+        ("model.layers.1.embed_tokens.weight", "BF16", (100, 64)),  # vLLM takes the target's instead
+    ]
     served.add("org/glm", {"config.json": config, "model.safetensors": shard([*wide, *nextn])})
     plain = estimate("org/glm", context=1024, engine="vllm", fetch=FRESH)
     report = estimate("org/glm", context=1024, engine="vllm", draft="mtp", fetch=FRESH)
-    assert report.draft is not None and report.draft.weights_bytes == 2 * (64 * 128 + 64)
+    assert report.draft is not None and report.draft.weights_bytes == 2 * (64 * 128 + 64 + 6400)
     assert report.draft.kv_cache_bytes_per_rank == 1024 * 2 * 4 * 16 * 2
     assert report.total_bytes - plain.total_bytes == 2 * (64 * 128 + 64) + 1024 * 256
     with pytest.raises(UsageError, match="org/base stores no prediction layers"):

@@ -26,8 +26,28 @@ DEFAULT_RANK: Final = 16
 #: model types whose vLLM class has `embedding_modules`: the embedding and the head take adapters too
 _EMBEDDING: Final = frozenset(
     [
-        *("apertus", "exaone", "exaone4", "exaone_moe", "falcon_h1", "granite", "granitemoe", "granitemoehybrid", "jamba"),
-        *("granitemoeshared", "lfm2", "lfm2_moe", "llama", "minicpm", "mixtral", "nemotron", "nemotron_h", "nemotron-nas"),
+        *(
+            "apertus",
+            "exaone",
+            "exaone4",
+            "exaone_moe",
+            "falcon_h1",
+            "granite",
+            "granitemoe",
+            "granitemoehybrid",
+            "jamba",
+        ),
+        *(
+            "granitemoeshared",
+            "lfm2",
+            "lfm2_moe",
+            "llama",
+            "minicpm",
+            "mixtral",
+            "nemotron",
+            "nemotron_h",
+            "nemotron-nas",
+        ),
         *("phimoe", "qwen3", "qwen3_moe", "solar"),
     ]
 )
