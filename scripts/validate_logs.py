@@ -175,16 +175,14 @@ def check_row(row: Mapping[str, Any], models: Models) -> Row:
         why = "neither the row nor the excerpt names a model" if not name else f"{name} is in no source at hand"
         return Row(ident, engine, str(name), unusable=why)
     gpu = str(row.get("gpu") or "")
-    device_bytes = None
     try:
-        found = find_device(re.sub(r"\(.*|^\d+x ?", "", gpu).strip()).device if gpu else None
-        device_bytes = found.memory_bytes if found else None
+        device = find_device(re.sub(r"\(.*|^\d+x ?", "", gpu).strip()).device if gpu else None
     except UsageError:
-        found = None
+        device = None
     if "extraction" in row:
-        device_bytes = None  # a GPU named somewhere in a thread
+        device = None  # a GPU named somewhere in a thread
     try:
-        result = verify(read, log, device_bytes=device_bytes, device=found.name if found else "")
+        result = verify(read, log, device=device)
     except HfmemError as error:
         return Row(ident, engine, str(name), unusable=error.message)
     if not result.checks:

@@ -264,3 +264,17 @@ def test_a_name_that_steers_the_terminal(run: Run, tmp_path: Path) -> None:
 def test_unknown_model_names_what_to_do() -> None:
     with pytest.raises(ModelNotFoundError, match="hfmem verify LOGFILE MODEL"):
         verify_log("vllm serve some/unheard-of-thing\nModel loading took 5.0 GiB\n", fetch=OFFLINE)
+
+
+def test_states_of_an_earlier_release() -> None:
+    """vLLM 0.24 on an RTX 5090, Qwen3.6 35B-A3B in nvfp4 with an fp8 cache: two pages of states a request, not three."""
+    text = (
+        "vLLM API server version 0.24.0\n"
+        "(EngineCore pid=107) INFO [gpu_worker.py:508] Available KV cache memory: 5.98 GiB\n"
+        "(EngineCore pid=107) INFO [kv_cache_utils.py:2146] GPU KV cache size: 567,978 tokens\n"
+        "(EngineCore pid=107) INFO [kv_cache_utils.py:2147] Maximum concurrency for 131,072 tokens per request: 4.33x\n"
+    )
+    found = compare(text, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192)
+    for item in found.values():
+        assert item.reason is not None and "prefill checkpoints" in item.reason
+    assert found["KV cache tokens"].met == 567_978

@@ -63,6 +63,8 @@ _GGUF_LATENT: Final = re.compile(r"c\^KV \(([\w.]{2,12})\):[^k\n]{1,40}kv\^T(?: 
 
 _ADVICE: Final = re.compile(r"(?:Replace gpu_memory_utilization config|Try (?:increasing|decreasing))[^\n]{0,400}")
 
+#: more ranks than this are a slip or a forged log
+_MOST_RANKS: Final = 4096
 #: a dump of settings is one line; of a paste without line ends this much is read
 _DUMP: Final = 6000
 
@@ -173,6 +175,10 @@ def _settings(said: dict[str, str]) -> Settings:
         except UsageError:
             return None
 
+    def ranks(name: str) -> int:
+        count = number(name) or 1
+        return count if count <= _MOST_RANKS else 1
+
     def flag(name: str) -> bool:
         return name in said and said[name].lower() not in (*_ABSENT, "0", "1" if name == "ep" else "0")
 
@@ -191,10 +197,10 @@ def _settings(said: dict[str, str]) -> Settings:
         value_type=said.get("value_type"),
         latent=said.get("latent"),
         context=number("context"),
-        tp=number("tp") or 1,
-        pp=number("pp") or 1,
-        dp=number("dp") or 1,
-        dcp=number("dcp") or 1,
+        tp=ranks("tp"),
+        pp=ranks("pp"),
+        dp=ranks("dp"),
+        dcp=ranks("dcp"),
         ep=flag("ep"),
         utilization=_share(said.get("utilization")),
         max_num_seqs=number("max_num_seqs"),

@@ -23,6 +23,7 @@ from hfmem.plan.verify_types import Check, Measure, Verification, check
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
+    from hfmem.plan.devices import Device
     from hfmem.reading import Model
 
 #: `gpu_memory_utilization` where it is not told: 0.9 until vLLM 0.20, 0.92 in 0.33
@@ -34,6 +35,8 @@ _NEW_CAPACITY: Final = 21
 _NEAR: Final = 0.01
 #: how far ranks of one engine differ in the memory that is left to them
 _OTHER_RANK: Final = 0.05
+#: a device whose kernels export no states during prefill (`hfmem.memory.engines.vllm.states`)
+_NO_CHECKPOINTS: Final = 89
 _SIZES: Final = (2, 4, 8, 16)
 _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
 #: runtime estimate → what its line is called
@@ -44,20 +47,22 @@ _RUNTIME: Final[dict[str, str]] = {
 }
 
 
-def verify(read: Model, log: LogFacts, *, device_bytes: int | None = None, device: str = "") -> Verification:
+def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verification:
     """What the log says against what `read` predicts under the log's settings.
 
     Args:
-        device_bytes, device: memory and name of one device, where the log does not print them.
+        device: what it ran on. The log's own figure of its memory comes first.
 
     Raises:
         UnsupportedError: the engine's rules do not cover the model or the layout.
     """
     serving = _serving(read, log)
+    if device is not None and device.compute_capability is not None:
+        serving = replace(serving, compute_capability=device.compute_capability)
     checks: list[Check]
     match log.engine:
         case "vllm":
-            checks = _vllm_checks(read, log, serving, device_bytes, device)
+            checks = _vllm_checks(read, log, serving, device)
         case "sglang":
             checks = _sglang_checks(read, log, serving)
         case "llama.cpp":
@@ -108,7 +113,7 @@ def _minor(version: str | None) -> int | None:
     )
 
 
-def _vllm_checks(read: Model, log: LogFacts, serving: Serving, device_bytes: int | None, device: str) -> list[Check]:
+def _vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> list[Check]:
     found = [_weights(read, log, serving)]
     found.append(_needed(read, log, serving))
     pool = log.smallest("available_bytes")
@@ -131,7 +136,7 @@ def _vllm_checks(read: Model, log: LogFacts, serving: Serving, device_bytes: int
             if _other_rank(item, log, serving):
                 item = replace(item, reason="another rank, whose line is not here, had less memory: the least counts")
             found.append(item)
-    found += _budget(read, log, serving, device_bytes, device)
+    found += _budget(read, log, serving, device)
     return [item for item in found if item is not None]
 
 
@@ -220,21 +225,21 @@ def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     )
 
 
-def _budget(read: Model, log: LogFacts, serving: Serving, device_bytes: int | None, device: str) -> Iterator[Check]:
+def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> Iterator[Check]:
     """The runtime estimates against their lines, and the memory they leave for the cache."""
     if log.first("num_blocks") is not None and log.first("capacity_tokens") is None:
         return  # V0, whose profiling run these estimates do not describe
-    memory = device_bytes
+    memory, name = (device.memory_bytes, device.name) if device is not None else (None, "")
     if reading := log.first("device_bytes"):
         memory = int(reading.value)
-    seqs = log.settings.max_num_seqs or default_max_num_seqs(memory, device)
+    seqs = log.settings.max_num_seqs or default_max_num_seqs(memory, name)
     if serving.max_num_batched_tokens is None and memory is not None:
         from hfmem.memory.engines.vllm import default_max_num_batched_tokens
 
-        serving = replace(serving, max_num_batched_tokens=default_max_num_batched_tokens(memory, device))
+        serving = replace(serving, max_num_batched_tokens=default_max_num_batched_tokens(memory, name))
     minor = _minor(log.version)
     estimates = estimate_runtime(
-        read.architecture, serving, max_num_seqs=seqs, device_memory_bytes=memory, device=device, vllm_minor=minor
+        read.architecture, serving, max_num_seqs=seqs, device_memory_bytes=memory, device=name, vllm_minor=minor
     )
     if log.settings.eager:
         estimates.pop("cuda_graph_bytes")
@@ -311,6 +316,9 @@ def _alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Servin
             yield f"fits if the cache is {name}: --kv-dtype {name}", replace(serving, kv_dtype=name)
     else:
         yield "fits if the cache is in the model's dtype: --kv-dtype auto", replace(serving, kv_dtype="auto")
+    if serving.compute_capability > _NO_CHECKPOINTS:
+        reason = "fits without the states' prefill checkpoints, as in earlier releases and before Hopper"
+        yield reason, replace(serving, compute_capability=_NO_CHECKPOINTS)
     for on in (False, True):
         if serving.enable_prefix_caching is None:
             word = "on" if on else "off"

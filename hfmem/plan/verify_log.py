@@ -61,10 +61,7 @@ def verify_log(
     if "kv_dtype" in told:
         told["kv_dtype"] = canonical_kv_dtype(told["kv_dtype"])
     log = replace(log, settings=replace(log.settings, **told))
-    memory, name = None, ""
-    if device is not None:
-        found = find_device(device).device
-        memory, name = found.memory_bytes, found.name
+    ran_on = None if device is None else find_device(device).device
     notes: list[str] = []
     if model is not None:
         read = read_model(model, revision=revision, assume=assume, fetch=fetch)
@@ -75,9 +72,7 @@ def verify_log(
     read = in_format(read, quant)
     if read.facts.notice:
         notes.append(read.facts.notice)
-    return VerifiedLog(
-        verify(read, log, device_bytes=memory, device=name), read.facts.repo_id, read.facts.stats, tuple(notes)
-    )
+    return VerifiedLog(verify(read, log, device=ran_on), read.facts.repo_id, read.facts.stats, tuple(notes))
 
 
 def _named(name: str, revision: str | None, assume: str | None, fetch: FetchOptions | None) -> tuple[Model, list[str]]:
