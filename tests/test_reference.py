@@ -20,6 +20,8 @@ COMMIT = "a" * 40
         ("org/name@refs/pr/7", HubRef("org/name", "refs/pr/7")),
         ("org/name:Q4_K_M", HubRef("org/name", None, None, "Q4_K_M")),
         ("org/name@main:Q8_0", HubRef("org/name", "main", None, "Q8_0")),
+        ("hf.co/org/name:Q4_K_M", HubRef("org/name", None, None, "Q4_K_M")),
+        ("https://huggingface.co/org/name:Q8_0", HubRef("org/name", None, None, "Q8_0")),
         ("org/name/sub/model-Q4.gguf", HubRef("org/name", None, "sub/model-Q4.gguf")),
         ("hf://org/name", HubRef("org/name")),
         ("hf://models/org/name@v2", HubRef("org/name", "v2")),

@@ -145,6 +145,9 @@ def _from_segments(segments: list[str], text: str) -> HubRef:
     repo_id, at, revision = repo_id.partition("@")
     if at:
         return HubRef(_repo_id(repo_id, text), _revision(revision, text))
+    repo_id, colon, variant = repo_id.partition(":")  # as Ollama takes it: hf.co/org/name:Q4_K_M
+    if colon and not rest:
+        return HubRef(_repo_id(repo_id, text), None, None, variant or None)
     if not rest or rest[0] in ("discussions", "settings", "commits"):
         return HubRef(_repo_id(repo_id, text))
     if rest[0] not in routes:
