@@ -47,7 +47,10 @@ def files_report(
     found = list_files(model, revision=revision, options=fetch)
     files = select(found.files, include, exclude)
     groups = group_files(files, found.components)
-    repeated = [path for group in groups if group.redundant for path in group.files]
+    programs = fetches(files)
+    # of several formats of one GGUF model, all but one repeat it
+    needed = set(programs["llama.cpp"].weights) if all(group.name != "safetensors" for group in groups) else set()
+    repeated = [path for group in groups if group.redundant for path in group.files if path not in needed]
     return FilesReport(
         id=found.place,
         source=found.source,
@@ -57,5 +60,5 @@ def files_report(
         redundant_bytes=total(files, repeated),
         repository_bytes=total(found.files, found.files),
         groups=groups,
-        fetches=fetches(files),
+        fetches=programs,
     )

@@ -141,6 +141,12 @@ def test_the_command(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None
     assert code == 0 and "onnx/model.onnx_data" in out and "llama.cpp     fetches nothing" in out
 
 
+def test_one_of_several_ggufs_is_needed(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.add("org/g", blobs({"m-Q4_K_M.gguf": 400, "m-Q8_0.gguf": 800, "mmproj-F16.gguf": 50}))
+    report = json.loads(run(capsys, "files", "org/g", "--json")[1])
+    assert report["redundant_bytes"] == 800 and report["fetches"]["llama.cpp"]["bytes"] == 450
+
+
 def test_pipelines_and_errors(hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline = {
         "model_index.json": {
