@@ -28,6 +28,10 @@ _MAX_INFO_BYTES = 8 << 20
 _DEFAULT_FILE = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
 
 
+_OFFLINE_FLAG = "--offline: leave it out for live data"
+_OFFLINE_ENVIRONMENT = "offline mode; unset HF_HUB_OFFLINE for live data"
+
+
 def load_model(
     ref_text: str | os.PathLike[str], *, revision: str | None = None, options: FetchOptions | None = None
 ) -> ModelFacts:
@@ -73,7 +77,7 @@ def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFa
         ref = replace(ref, file=None)
     store = FactStore(settings.facts_dir, read=not options.no_cache, write=not options.no_cache)
     if settings.offline or options.offline:
-        facts = _stored(ref, settings, store, "offline mode; unset HF_HUB_OFFLINE for live data")
+        facts = _stored(ref, settings, store, _OFFLINE_FLAG if options.offline else _OFFLINE_ENVIRONMENT)
         if facts is not None:
             return facts
         raise OfflineError(
