@@ -1,0 +1,135 @@
+"""Why a line of a log differs: assumptions to try, the likely first, until one meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from hfmem.errors import HfmemError, UnsupportedError
+from hfmem.memory.runtime import rotary_table_bytes
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
+from hfmem.plan.logs import LogFacts, Reading
+from hfmem.plan.verify_types import Check, Measure, check
+from hfmem.units import GIB
+
+if TYPE_CHECKING:
+    from hfmem.reading import Model
+
+#: a number this near needs no explanation
+_NEAR: Final = 0.01
+#: a device whose kernels export no states during prefill (`hfmem.memory.engines.vllm.states`)
+_NO_CHECKPOINTS: Final = 89
+_SIZES: Final = (2, 4, 8, 16)
+_FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
+#: what SGLang's free memory loses while it loads, beside the weights: logs of 32B models at TP 4 give 0.3 GiB
+_LOADING: Final = GIB * 6 // 10
+
+
+def explained(
+    name: str,
+    measure: Measure,
+    logged: Reading,
+    compute: Callable[[Serving], float],
+    serving: Serving,
+    alternatives: Iterator[tuple[str, Serving]],
+    share: float = 0.0,
+) -> Check:
+    """The check under `serving`; where it differs, the first alternative that meets the line is its reason."""
+    refusal = ""
+    try:
+        result = check(name, measure, logged, compute(serving), share=share)
+    except UnsupportedError as error:
+        result, refusal = check(name, measure, logged, None), error.message
+    if result.verdict not in ("differs", "unknown"):
+        return result
+    for reason, tried in alternatives:
+        try:
+            value = compute(tried)
+        except HfmemError:
+            continue
+        if abs(value - logged.value) <= max(_NEAR * abs(logged.value), logged.slack):
+            return replace(result, reason=reason, met=value)
+    return replace(result, reason=refusal or None)
+
+
+def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
+    """Assumptions to try where a line differs, the likely first."""
+    if serving.kv_dtype == "auto":
+        for name in ("fp8", "bf16"):
+            yield f"fits if the cache is {name}: --kv-dtype {name}", replace(serving, kv_dtype=name)
+    else:
+        yield "fits if the cache is in the model's dtype: --kv-dtype auto", replace(serving, kv_dtype="auto")
+    if serving.compute_capability > _NO_CHECKPOINTS:
+        reason = "fits without the states' prefill checkpoints, as in earlier releases and before Hopper"
+        yield reason, replace(serving, compute_capability=_NO_CHECKPOINTS)
+    for on in (False, True):
+        if serving.enable_prefix_caching is None:
+            word = "on" if on else "off"
+            yield (
+                f"prefix caching is {word}, which changes what states keep",
+                replace(serving, enable_prefix_caching=on),
+            )
+    if serving.max_num_batched_tokens is None:
+        for tokens in (2048, 16384):
+            yield (
+                f"fits with steps of {tokens} tokens: --max-num-batched-tokens {tokens}",
+                replace(serving, max_num_batched_tokens=tokens),
+            )
+    yield from layouts_to_try(log, serving)
+    if serving.page_size is None:
+        for page in (32, 64, 128):
+            yield f"fits with pages of {page} tokens: --page-size {page}", replace(serving, page_size=page)
+
+
+def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
+    """Layouts that the log does not name."""
+    if log.settings.tp == 1:
+        for size in _SIZES:
+            yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
+    if log.settings.pp == 1:
+        yield "fits if it ran in 2 stages: --pp 2", replace(serving, pp=2)
+    if not serving.ep and serving.num_ranks > 1:
+        yield "fits if experts are dealt out whole: --ep", replace(serving, ep=True)
+
+
+def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
+    """A rank's weights and rotary table against what was loaded: under other layouts, then in other formats."""
+    logged = log.largest("weights_bytes")
+    if logged is None:
+        return None
+
+    def compute(tried: Serving, model: Model = read) -> float:
+        ranks = rank_weights(model.architecture, model.parameters.groups, tried)
+        return ranks.bytes + rotary_table_bytes(model.facts.config, model.architecture)
+
+    from hfmem.reading import in_format
+
+    stored = read.quantization is not None or read.packing is not None
+    told = log.settings.quantization
+    if told and not stored:  # quantized while loading
+        name = {"bitsandbytes": "nf4"}.get(told, told)
+        try:
+            read = in_format(read, name)
+        except HfmemError:
+            name = ""
+        if name:
+            return explained("weights", "bytes", logged, lambda s: compute(s, read), serving, iter(()))
+    result = explained("weights", "bytes", logged, compute, serving, layouts_to_try(log, serving))
+    if result.verdict != "differs" or result.reason:
+        return result
+    if log.engine == "sglang" and 0 < logged.value - compute(serving) <= _LOADING:
+        return replace(result, reason="SGLang prints how free memory fell, with what else was taken while loading")
+    for name in _FORMATS:
+        try:
+            value = compute(serving, in_format(read, name))
+        except HfmemError:
+            continue
+        if value != result.predicted and abs(value - logged.value) <= 2 * _NEAR * logged.value:
+            return replace(result, reason=f"fits if the weights loaded are {name}: --quant {name}", met=value)
+    if log.settings.speculative:
+        return replace(result, reason="a draft model or prediction layers are loaded with it")
+    if log.settings.other:
+        return replace(result, reason=f"{', '.join(log.settings.other)} is on, which is not computed here")
+    return result
