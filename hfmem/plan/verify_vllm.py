@@ -12,6 +12,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.runtime import default_max_num_seqs, estimate_runtime
 from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
 from hfmem.plan.logs import LogFacts
 from hfmem.plan.verify_reasons import alternatives, explained, weights_check
 from hfmem.plan.verify_types import Check, check
