@@ -19,6 +19,7 @@ from hfmem.model.families import gguf_tables as tables
 from hfmem.model.families.gguf import read_gguf
 from hfmem.model.layers import (
     ChunkedAttention,
+    CompressedAttention,
     DeltaNetState,
     FullAttention,
     KimiDeltaState,
@@ -174,6 +175,19 @@ def test_latent_attention() -> None:
     assert [note.code for note in old.notes] == ["gguf_without_mla"]
 
 
+def test_compressed_attention() -> None:
+    model = read(
+        "deepseek4", 4, attention__head_count=64, attention__head_count_kv=1, attention__key_length=512,
+        attention__sliding_window=128, attention__compress_ratios=[0, 4, 128, 4, 0], attention__indexer__key_length=128,
+    )  # fmt: skip
+    assert [layer.caches[0] for layer in model.layers] == [
+        CompressedAttention(64, 512, 128, 0),
+        CompressedAttention(64, 512, 128, 4, 128, overlap=True),
+        CompressedAttention(64, 512, 128, 128),
+        CompressedAttention(64, 512, 128, 4, 128, overlap=True),
+    ]
+
+
 @pytest.mark.parametrize(
     ("latent", "cells", "kv_dtype", "mebibytes"),
     [
@@ -210,7 +224,7 @@ def test_states_have_llama_cpps_sizes() -> None:
     [
         ({}, MissingKeyError, r"general\.architecture is missing"),
         (keys("lama", 2), UnknownArchitectureError, r"'lama' is not known; nearest: llama"),
-        (keys("deepseek4", 2), UnsupportedError, "cache is not known here"),
+        (keys("minimax-m3", 2), UnsupportedError, "cache is not known here"),
         (keys("llama", 0), ContradictionError, r"llama\.block_count is 0"),
         (keys("llama", 10**9), ContradictionError, "beyond any real model"),
         (keys("llama", 2, attention__head_count=None), MissingKeyError, r"llama\.attention\.head_count is missing"),
@@ -230,7 +244,8 @@ def test_what_cannot_be_read(values: dict[str, Any], error: type[HfmemError], wo
 
 def test_every_name_is_in_one_table() -> None:
     groups = [
-        tables.FULL, set(tables.WINDOWED), tables.LATENT, tables.MAMBA1, tables.MAMBA2, tables.RWKV, tables.HYBRID_MAMBA1,
+        tables.FULL, set(tables.WINDOWED), tables.LATENT, tables.COMPRESSED,
+        tables.MAMBA1, tables.MAMBA2, tables.RWKV, tables.HYBRID_MAMBA1,
         tables.HYBRID_MAMBA2, tables.PARALLEL_MAMBA2, tables.SHORT_CONV, tables.DELTA_NET, tables.KIMI_DELTA,
         tables.WITHOUT_CACHE, tables.NOT_YET, {"t5"},
     ]  # fmt: skip

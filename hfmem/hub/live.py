@@ -4,7 +4,9 @@ Known before (a commit is stored for the revision): one small request for config
 the stored facts hold. Else three at once: config.json; every shard's header by the safetensors-metadata route (which
 serves `main` of the official Hub; where it is known to be missing, the weight index); and the front of
 `model.safetensors`. One of the last two answers, and a single-file or sharded model is complete after it. Where
-neither the route nor the single file exists: the index, then one ranged request a shard.
+neither the route nor the single file exists: the index, then one ranged request a shard. A GGUF model (named by a
+variant or a file, or all that the repo holds): one listing where a choice is to be made, then ranged requests for the
+headers of its parts.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from hfmem.model.families.gguf_keys import Keys
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
+    CompressedAttention,
     CrossAttention,
     DeltaNetState,
     FullAttention,
@@ -31,6 +32,8 @@ _GEMMA3N_OWN = 20
 #: loaders that divide layers into linear and full attention without a key: every fourth is full
 _INTERVAL = 4
 _RWKV_SHIFTS = 2
+#: DeepSeek V4's ratio of layers with an indexer (`llama-kv-cache-dsv4.cpp`)
+_OVERLAPPED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ def read_layers(keys: Keys, drafts: int) -> tuple[list[Layer], Attention | None,
     caches: list[tuple[Cache, ...]]
     if name in tables.LATENT:
         caches = [(cache,) for cache in _latent(keys, heads, notes)]
+    elif name in tables.COMPRESSED:
+        caches = [(cache,) for cache in _compressed(keys, heads)]
     elif name in tables.WINDOWED:
         caches = [(cache,) for cache in _windowed(keys, heads, tables.WINDOWED[name])]
     elif name in tables.FULL:
@@ -167,6 +172,24 @@ def _latent(keys: Keys, heads: Heads, notes: list[Note]) -> list[Cache]:
     full = None if kinds is None else _indexers(keys, kinds)
     sparse = keys.architecture in ("deepseek32", "glm-dsa")
     return [_latent_layer(keys, heads, i, sparse, full is None or full[i]) for i in range(keys.num_layers)]
+
+
+def _compressed(keys: Keys, heads: Heads) -> list[Cache]:
+    """DeepSeek V4: by its ratio a layer keeps the window alone (0), overlapping groups of 4 with an indexer, or larger groups."""
+    window = keys.positive("attention.sliding_window")
+    ratios = keys.per_layer("attention.compress_ratios")
+    index = keys.positive("attention.indexer.key_length") if _OVERLAPPED in ratios else None
+    return [
+        CompressedAttention(
+            heads.heads[i],
+            heads.key_length,
+            window,
+            ratio,
+            index if ratio == _OVERLAPPED else None,
+            ratio == _OVERLAPPED,
+        )
+        for i, ratio in enumerate(ratios)
+    ]
 
 
 def _indexers(keys: Keys, kinds: object) -> list[bool]:

@@ -68,6 +68,9 @@ WINDOWED: Final[dict[str, Windows]] = {
 #: latent attention where the file has the keys of its compressed form
 LATENT: Final = _names("deepseek2 mistral4 deepseek32 glm-dsa")
 
+#: a window of shared key-value rows and compressed rows of the whole context
+COMPRESSED: Final = _names("deepseek4")
+
 MAMBA1: Final = _names("mamba")
 MAMBA2: Final = _names("mamba2")
 RWKV: Final = _names("rwkv6 rwkv6qwen2 rwkv7 arwkv7")
@@ -89,13 +92,14 @@ WITHOUT_CACHE: Final = _names(
 
 #: architectures that llama.cpp has and whose cache no rule here gives yet
 NOT_YET: Final = _names(
-    "deepseek4 minimax-m3 minimax-01 qwen4exp glm5-next dots3note clip eagle3 dflash gemma4-assistant granite-switch"
+    "minimax-m3 minimax-01 qwen4exp glm5-next dots3note clip eagle3 dflash gemma4-assistant granite-switch"
 )
 
 KNOWN: Final = (
     FULL
     | set(WINDOWED)
     | LATENT
+    | COMPRESSED
     | MAMBA1
     | MAMBA2
     | RWKV
