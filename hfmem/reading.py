@@ -14,6 +14,7 @@ from hfmem.hub import FetchOptions, ModelFacts, load_model
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.families.registry import read_architecture
+from hfmem.model.layers import LatentAttention, SparseLatentAttention
 from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
 from hfmem.records import dataclass
 
@@ -42,7 +43,12 @@ class Model:
     @property
     def declared_kv_dtype(self) -> str | None:
         """The cache format that the checkpoint declares, where it is one that engines know; what `auto` then means."""
-        said = self.quantization.kv_cache if self.quantization else None
+        said = self.quantization.kv_format if self.quantization else None
+        if self.quantization and self.quantization.method == "compressed-tensors":
+            caches = self.architecture.caches()
+            # vLLM's latent attention does not read this method's scheme (`mla_attention.py`)
+            if caches and all(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in caches):
+                return None
         try:
             return None if said is None else canonical_kv_dtype(said)
         except UsageError:

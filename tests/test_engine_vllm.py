@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from example_architectures import (
     build,
@@ -26,7 +28,8 @@ from hypothesis import strategies as st
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine, pooling_engine
 from hfmem.memory.engines.vllm import default_max_num_batched_tokens, layout, max_model_len
-from hfmem.memory.engines.vllm.groups import _approximate_gcd
+from hfmem.memory.engines.vllm.groups import Member, _approximate_gcd, group_layers
+from hfmem.memory.engines.vllm.specs import Kind, Limits, PagedSpec
 from hfmem.memory.engines.vllm.support import kv_heads_per_rank, pipeline_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -354,3 +357,22 @@ def test_longest_context_fits_and_one_more_does_not(arch: Architecture, limit: i
         assert layout(arch, Serving(longest)).request_blocks <= blocks
     if longest < limit:
         assert layout(arch, Serving(longest + 1)).request_blocks > blocks
+
+
+def test_windows_beside_latents_of_another_page_are_held_whole() -> None:
+    """vLLM 0.33's `get_kv_cache_groups` on 3 MLA layers of 576 and 3 windows of 8 × 128, bf16, blocks of 16 (65,536 is no multiple
+    of 18,432): one group of six, every layer keeps all tokens (`_try_get_full_allocation_fallback_groups`)."""
+    latent = PagedSpec(Kind.MLA, 16, 1, 576 * 2, ("latent", 576))
+    window = PagedSpec(Kind.SLIDING, 16, 8, 256 * 2, (8, 128), window=512)
+    (group,) = group_layers([Member(i, i, latent if i % 2 else window) for i in range(6)], block_outermost=False)
+    assert (group.block_bytes, group.pages(Limits(4096, 4096, 2048))) == (3 * (18432 + 65536), 256)
+    chunk = replace(window, kind=Kind.CHUNKED)
+    with pytest.raises(UnsupportedError, match="latent pages"):
+        group_layers([Member(i, i, latent if i % 2 else chunk) for i in range(6)], block_outermost=False)
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "int4", "fp8_per_token_head", "fp8_e5m2", "nvfp4"])
+def test_dense_latent_attention_is_cached_in_16_bits_or_fp8(kv_dtype: str) -> None:
+    """vLLM 0.33 finds no attention backend for MLA on NVIDIA GPUs in other formats."""
+    with pytest.raises(UnsupportedError, match=f"no {kv_dtype} cache for dense latent attention"):
+        vllm.cache(deepseek_v3(), Serving(512, kv_dtype=kv_dtype))

@@ -696,3 +696,42 @@ def test_real_configurations_are_understood() -> None:
             assert said is not None, row["id"]
             assert said.known, row["id"]
             assert said.method == column.partition("-")[0] or column.startswith(said.method), row["id"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        # what vLLM 0.33's `resolve_kv_cache_dtype_string` returned for `auto` (auto: None)
+        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, None),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "NVFP4"}, "nvfp4"),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "INT8"}, None),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8_E5M2"}, None),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": None}, None),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"}}, "fp8"),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"dynamic": True, "num_bits": 8, "type": "float"}}, None),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, None),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "int"}}, None),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"dynamic": False, "num_bits": 4, "type": "float"}}, "nvfp4"),
+        (
+            {
+                "quant_method": "modelopt",
+                "kv_cache_quant_algo": "FP8",
+                "kv_cache_scheme": {"dynamic": False, "num_bits": 4, "type": "float"},
+            },
+            "nvfp4",
+        ),
+        (
+            {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}},
+            "fp8",
+        ),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, "fp8"),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": None}, None),
+    ],
+)
+@pytest.mark.parametrize("file", ["config.json", "hf_quant_config.json"])
+def test_cache_format_that_a_checkpoint_declares(keys: dict[str, Any], expected: str | None, file: str) -> None:
+    files = {"config.json": {"quantization_config": keys}} if file == "config.json" else {"config.json": {}, file: keys}
+    said = parse_quantization(files)
+    assert said is not None
+    assert said.kv_format == expected

@@ -97,6 +97,21 @@ class Quantization:
         """Whether the layout of the method's tensors is known here."""
         return self.method in KNOWN_METHODS
 
+    @property
+    def kv_format(self) -> str | None:
+        """The cache format that engines take from `kv_cache` where the user names none; None: the model's dtype.
+
+        vLLM 0.33: of ModelOpt's formats FP8 and NVFP4 (`get_kv_cache_quant_algo_string`), of compressed-tensors' 8-bit floats.
+        """
+        said = (self.kv_cache or "").lower()
+        match self.method:
+            case "modelopt":
+                return {"fp8": "fp8", "float8": "fp8", "nvfp4": "nvfp4", "float4": "nvfp4"}.get(said)
+            case "compressed-tensors":
+                return "fp8" if said in ("float8", "fp8") else None
+            case _:
+                return said or None
+
     def ignores(self, module: str) -> bool:
         """Whether the file says that this module stays unquantized."""
         return any(_fits(pattern, module, prefix=True) for pattern in self.ignored)
@@ -193,9 +208,12 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         bits = _bits_in(algorithm)
     if group is None and algorithm and "nvfp4" in algorithm.lower():
         group = 16
-    kv = config.get("kv_cache_quant_algo", config.get("kv_cache_scheme"))
+    kv = config.get("kv_cache_scheme") or config.get("kv_cache_quant_algo")
     if isinstance(kv, Mapping):
-        kv = f"{kv.get('type', 'int')}{kv.get('num_bits', '')}"
+        dynamic = (
+            "dynamic " if method == "modelopt" and kv.get("num_bits") == 8 and kv.get("dynamic") is not False else ""
+        )
+        kv = f"{dynamic}{kv.get('type', 'int')}{kv.get('num_bits', '')}"
     ignored = next(
         (
             tuple(str(item) for item in config[key])

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.specs import (
+    HOLDS_ALL,
     Kind,
     Limits,
     PagedSpec,
@@ -53,7 +54,8 @@ def group_layers(members: Sequence[Member], block_outermost: bool) -> tuple[Grou
     """Deal layers out to groups.
 
     One group where all layers need the same number of pages. Else pages of unequal size are packed side by side
-    (`block_outermost` layouts), or made equal first and the layers dealt into groups of equal length.
+    (`block_outermost` layouts), or made equal first and the layers dealt into groups of equal length. Latents that cannot be made
+    equal with windowed layers' pages have these keep every token.
 
     Raises:
         UnsupportedError: pages that cannot be made equal.
@@ -64,7 +66,36 @@ def group_layers(members: Sequence[Member], block_outermost: bool) -> tuple[Grou
         return (Group(tuple(members)),)
     if block_outermost and len({member.spec.page_bytes for member in members}) > 1:
         return _packed_groups(members)
-    return _equal_groups(_unify_pages(members))
+    try:
+        unified = _unify_pages(members)
+    except UnsupportedError:
+        promoted = _windows_held_whole(members)
+        if promoted is None:
+            raise
+        return (Group(promoted),)
+    return _equal_groups(unified)
+
+
+def _windows_held_whole(members: Sequence[Member]) -> tuple[Member, ...] | None:
+    """The fallback for windows beside latents whose pages cannot be made equal: windowed layers keep every token, so that all share
+    one group; None where that does not help (`_try_get_full_allocation_fallback_groups`)."""
+    kinds = {member.spec.kind for member in members}
+    if kinds & {Kind.SLIDING_MLA, Kind.CHUNKED} or not {Kind.MLA, Kind.SLIDING} <= kinds:
+        return None
+    blocks = {member.spec.block_size for member in members if member.spec.kind in HOLDS_ALL}
+    promoted = tuple(_held_whole(member, blocks) for member in members)
+    return promoted if all(same_uniform_type(promoted[0].spec, member.spec) for member in promoted) else None
+
+
+def _held_whole(member: Member, blocks: set[int]) -> Member:
+    spec = member.spec
+    if not isinstance(spec, PagedSpec) or spec.kind is not Kind.SLIDING:
+        return member
+    block = next(iter(blocks)) if len(blocks) == 1 else spec.block_size
+    whole = replace(spec, kind=Kind.FULL, block_size=block, page_padded=None)
+    if spec.page_padded is not None:
+        whole = replace(whole, page_padded=max(spec.page_padded, whole.content_page_bytes))
+    return replace(member, spec=whole)
 
 
 def _unify_pages(members: Sequence[Member]) -> list[Member]:
@@ -150,7 +181,11 @@ def _packed_groups(members: Sequence[Member]) -> tuple[Group, ...]:
         if count == 1:
             groups.append(Group(tuple(bucket)))
             continue
-        rounds = list(zip(*sized[index].values(), strict=False))
+        if not balanced[index]:
+            raise UnsupportedError(
+                "vLLM cannot split windowed layers with unequal numbers of pages of each size into groups"
+            )
+        rounds = list(zip(*sized[index].values(), strict=True))
         groups.extend(Group(tuple(m for turn in rounds[i::count] for m in turn)) for i in range(count))
     return tuple(groups)
 

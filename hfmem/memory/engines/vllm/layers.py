@@ -135,16 +135,10 @@ def _content(fmt: str, head: int, head_v: int) -> tuple[int, int]:
 
 
 def _latent_row(fmt: str, size: int) -> int:
-    """Bytes of a latent row (`MLACommonBackend.customize_spec`): per-token formats keep a pair of fp32 scales."""
-    match fmt:
-        case "int8" | "fp8_per_token_head":
-            return size + 2 * SCALE_BYTES
-        case "int4":
-            return size // 2 + 2 * SCALE_BYTES
-        case "nvfp4":
-            raise UnsupportedError("vLLM has no nvfp4 cache for dense latent attention")
-        case _:
-            return size * KV_BITS[fmt] // 8
+    """Bytes of a latent row: what the dense backends on NVIDIA GPUs take (their `supported_kv_cache_dtypes`)."""
+    if fmt not in ("bf16", "fp16", "fp8"):
+        raise UnsupportedError(f"vLLM has no {fmt} cache for dense latent attention")
+    return size * KV_BITS[fmt] // 8
 
 
 def _sparse_row(fmt: str, size: int) -> int:
@@ -260,10 +254,7 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int) -> int:
                 block = max(block, 64)
             case LatentAttention() if capability // 10 == 10:
                 block = max(block, 32)
-            case LatentAttention(kv_lora_rank=512, qk_rope_head_dim=64) if capability == 90 and fmt in (
-                "fp8",
-                "fp8_e5m2",
-            ):
+            case LatentAttention(kv_lora_rank=512, qk_rope_head_dim=64) if capability == 90 and fmt == "fp8":
                 block = max(block, 64)
             case _:
                 pass
