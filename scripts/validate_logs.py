@@ -12,8 +12,10 @@ config.json files in the folders given (`org__name/config.json`, `org__name.json
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -96,7 +98,7 @@ class Models:
         self._configs: dict[str, Path] = {}
         for name, path in (pair for folder in folders for pair in _configs(folder)):
             self._configs.setdefault(_key(name), path)
-        self._scratch = tempfile.TemporaryDirectory()
+        self._scratch: Path | None = None
         self._tails = {_key(name.rpartition("/")[2]): name for name in catalog_names()}
 
     @cache  # noqa: B019 - one object, for the life of the script
@@ -129,7 +131,10 @@ class Models:
         assert path is not None
         if path.is_dir():
             return str(path)
-        place = Path(self._scratch.name) / path.stem
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp())
+            atexit.register(shutil.rmtree, self._scratch, ignore_errors=True)
+        place = self._scratch / path.stem
         place.mkdir(exist_ok=True)
         (place / "config.json").write_bytes(path.read_bytes())
         return str(place)

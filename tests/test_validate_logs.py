@@ -1,0 +1,119 @@
+"""`scripts/validate_logs.py`: what counts of a row, why rows are left out, and how the errors of real logs are distributed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "validate_logs.py"
+WEIGHTS = "INFO Model loading took 14.9889 GiB and 2.7 seconds"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("validate_logs", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(**parts: Any) -> dict[str, Any]:
+    return {"id": 1, "engine": "vllm", "model": "meta-llama/Llama-3.1-8B-Instruct", "excerpt": WEIGHTS, **parts}
+
+
+def test_a_row_that_counts(script: ModuleType) -> None:
+    found = script.check_row(row(), script.Models([]))
+    assert [item.what for item in found.checks] == ["weights"] and not found.unusable
+    assert abs(found.checks[0].difference) < 1e-3
+
+
+def test_numbers_beside_the_excerpt_count_only_where_a_person_copied_them(script: ModuleType) -> None:
+    models, numbers = script.Models([]), {"kv_GiB_per_gpu": 51.38, "kv_tokens": 420_864}
+    told = {"flags": {"max_model_len": 16000, "block_size": 128}, "numbers": numbers}
+    copied = script.check_row(row(**told, transcription="hand-copied"), models)
+    extracted = script.check_row(row(**told, extraction="regex"), models)
+    assert {item.what for item in copied.checks} == {"weights", "KV cache tokens"}
+    assert [item.what for item in extracted.checks] == ["weights"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"model": None}, "names a model"),
+        ({"model": "nobody/nothing"}, "in no source"),
+        ({"excerpt": "the server crashed"}, "no size"),
+        ({"engine": "ollama"}, "no engine"),
+        ({"model": "a/B-7B (the header says a/B-8B)"}, "two models"),
+        ({"excerpt": "GPU KV cache size: 178,880 tokens"}, "lack what they depend on"),
+    ],
+)
+def test_rows_that_do_not_count_say_why(script: ModuleType, parts: dict[str, Any], reason: str) -> None:
+    found = script.check_row(row(**parts), script.Models([]))
+    assert not found.checks and reason in found.unusable
+
+
+def test_models_from_configs(script: ModuleType, tmp_path: Path) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 1000,
+        "max_position_embeddings": 4096,
+    }
+    (tmp_path / "some__Model-1B").mkdir()
+    (tmp_path / "some__Model-1B" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "other--Model-2B.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    models = script.Models([tmp_path])
+    for name, layers in (("some/Model-1B", 2), ("/data/some/Model-1B/", 2), ("other/Model-2B", 3), ("Model-2B", 3)):
+        read = models.read(name)
+        assert read is not None and read.architecture.num_hidden_layers == layers, name
+    assert models.read("other/Model-3B") is None
+
+
+def test_percentiles(script: ModuleType) -> None:
+    values = [float(value) for value in range(1, 11)]
+    assert (script.percentile(values, 0.5), script.percentile(values, 0.9)) == (5.0, 9.0)
+    assert script.percentile([3.0], 0.9) == 3.0
+
+
+def test_command(tmp_path: Path) -> None:
+    logs = tmp_path / "logs.jsonl"
+    logs.write_text(json.dumps(row()) + "\n" + json.dumps(row(id=2, model=None)) + "\n")
+    env = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)}
+    ran = subprocess.run([sys.executable, SCRIPT, logs, "--json"], capture_output=True, text=True, check=True, env=env)
+    found = json.loads(ran.stdout)
+    assert found["distribution"]["weights"]["n"] == 1
+    assert [bool(item["unusable"]) for item in found["rows"]] == [False, True]
+
+
+@pytest.mark.skipif("HFMEM_CORPUS" not in os.environ, reason="HFMEM_CORPUS names no folder")
+def test_distribution_over_real_logs(script: ModuleType) -> None:
+    """The aim: weights within 1 % and KV capacity within 5 % at the median; the named outliers stay outliers."""
+    corpus = Path(os.environ["HFMEM_CORPUS"])
+    logs = corpus.parent / "engine_logs" / "logs.jsonl"
+    if not logs.is_file():
+        pytest.skip("no engine_logs beside the corpus")
+    models = script.Models([corpus / "models"])
+    rows = [script.check_row(json.loads(line), models) for line in logs.read_text().splitlines()]
+    found = script.distribution(rows)
+    assert sum(bool(item.checks) for item in rows) >= 70
+    assert found["weights"]["n"] >= 9 and found["weights"]["median"] < 0.01
+    assert found["KV capacity"]["n"] >= 6 and found["KV capacity"]["median"] < 0.05
+    assert found["KV capacity"]["p90_under_the_reason"] < 0.1
+    assert found["KV pool bytes"]["n"] >= 50 and found["KV pool bytes"]["median"] < 1e-3
+    assert found["KV pool bytes"]["p90_under_the_reason"] < 0.01
