@@ -81,7 +81,7 @@ def estimate(
         source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.
         quant, dtype: what if the weights were stored in another format, as in `in_format`.
         lora: a LoRA adapter (PEFT) to serve beside the model; `max_loras` of them at once, `max_lora_rank` as vLLM takes it.
-        draft: a draft model for speculative decoding.
+        draft: a draft model for speculative decoding; `mtp`: the model's own prediction layers.
         overhead: a flat share of weights and cache (0.1 = 10 %) instead of the engine's runtime estimates.
         device: `h100`, `8xh100`, `80GiB`, `local` or a `Device`; fills `fit` and `engine_pool`.
         num_devices: how many; without `tp` and `pp` the engine's way to use them all. utilization: the share of each that the
