@@ -165,6 +165,17 @@ def test_states_without_attention() -> None:
     assert request(arch, 512, tp=8)[0] == 175_104
 
 
+def test_states_without_attention_under_prefix_caching() -> None:
+    """vLLM 0.33 on Falcon-Mamba-7B at tp 2: 9,961,472 bytes a block; only `--enable-prefix-caching` makes it two states. Hybrid
+    classes cache prefixes by default, with attention or without: three states of Mamba 2 (GraniteMoeHybrid, all layers Mamba)."""
+    falcon = build("falcon_mamba", one(Mamba1State(8192, 16, 4), 64))
+    found = [vllm.cache(falcon, Serving(512, tp=2, enable_prefix_caching=flag)) for flag in (None, False, True)]
+    assert [cache.bytes_per_rank for cache in found] == [9_961_472, 9_961_472, 19_922_944]
+    granite = build("granitemoehybrid", one(Mamba2State(128, 64, 256, 1, 4), 32))
+    blocks = [layout(granite, Serving(512, enable_prefix_caching=flag)).request_blocks for flag in (None, False, True)]
+    assert blocks == [3, 1, 3]
+
+
 def test_hybrids_without_prefix_caching_hold_one_state() -> None:
     arch = qwen3_next()
     cached, plain = (layout(arch, Serving(4096, enable_prefix_caching=flag)) for flag in (None, False))

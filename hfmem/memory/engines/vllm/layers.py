@@ -41,6 +41,9 @@ _WINDOW_WITHOUT_SELF: Final = frozenset({"cohere2", "cohere2_moe", "cohere2_visi
 #: latent models whose vLLM class expands the latent and caches full heads (`minicpm3.py`)
 _EXPANDS_LATENT: Final = frozenset({"minicpm3"})
 
+#: models of classes without attention, which cache prefixes only where the user asks (`is_prefix_caching_supported`)
+_ATTENTION_FREE: Final = frozenset({"mamba", "mamba2", "falcon_mamba"})
+
 _BF16_BYTES: Final = 2
 _FP32_BYTES: Final = 4
 _HYBRID_MLA_BLOCK: Final = 128
@@ -91,7 +94,10 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
         fmt = "fp8"  # the packed layout is the only one of the default backend
     state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
-    align = bool(state_pages) and attention is not None and serving.enable_prefix_caching is not False
+    caching = serving.enable_prefix_caching
+    if caching is None:
+        caching = arch.model_type not in _ATTENTION_FREE
+    align = bool(state_pages) and caching
     block = _block_size(kinds, fmt, serving)
     state_padded = None
     if state_pages and attention is not None:
