@@ -489,19 +489,24 @@ def test_certificates(tmp_path: Path, proxy: tuple[str, type[Proxy]], monkeypatc
 
 def test_ctrl_c_stops_at_once(hub: HubServer, model: str, facts_dir: Path) -> None:
     hub.faults.append(stall_times(99, 60, on=r"model-\d-of-3"))
-    code = f"from hfmem.hub import load_model; print('go', flush=True); load_model({model!r})"
+    # a job that a shell put into the background ignores SIGINT, and so would its children
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}; from hfmem.hub import load_model; print('go', flush=True); load_model({model!r})"
     root = str(Path(__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": root}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "go\n"
-    while not [entry for entry in hub.requests() if "/index" in entry.path or ".index.json" in entry.path]:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    started = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "go\n"
+            while not [entry for entry in hub.requests() if "/index" in entry.path or ".index.json" in entry.path]:
+                time.sleep(0.02)
+            time.sleep(0.3)
+            started = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert time.monotonic() - started < 8
     assert "KeyboardInterrupt" in errors
     assert not list(facts_dir.rglob("*.json.z*"))
