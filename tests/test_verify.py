@@ -278,3 +278,11 @@ def test_states_of_an_earlier_release() -> None:
     for item in found.values():
         assert item.reason is not None and "prefill checkpoints" in item.reason
     assert found["KV cache tokens"].met == 567_978
+
+
+@pytest.mark.parametrize("size", ["5.18", "-1.44", "0.00"])
+def test_a_pool_for_a_model_without_cache(size: str) -> None:
+    """The wrong model for a log, or no memory left: an answer, not a traceback."""
+    text = f"Available KV cache memory: {size} GiB\nGPU KV cache size: 134,144 tokens\n"
+    result = verify_log(text, "google-bert/bert-base-uncased", fetch=OFFLINE).result
+    assert all(item.predicted is None and item.reason for item in result.checks)

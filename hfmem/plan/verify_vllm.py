@@ -42,7 +42,7 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
     found.append(_needed(read, log, serving))
     pool = log.smallest("available_bytes")
     old = _old_capacity(log)
-    if pool is not None and log.first("override_blocks") is None:
+    if pool is not None and pool.value > 0 and log.first("override_blocks") is None:
         memory = int(pool.value)
         blocks, capacity = log.smallest("num_blocks"), log.smallest("capacity_tokens")
         concurrency, longest = log.smallest("max_concurrency"), log.first("max_context")
@@ -98,6 +98,8 @@ def _pool(read: Model, serving: Serving, *, memory: int, kind: str, dcp: int = 1
         return max_model_len(read.architecture, serving, memory)
     if kind in ("blocks", "old tokens"):
         found = layout(read.architecture, serving)
+        if not found.groups or not max(found.stage_block_bytes):
+            raise UnsupportedError(f"{read.architecture.model_type} models keep no cache between tokens")
         blocks = memory // max(found.stage_block_bytes)
         return blocks if kind == "blocks" else blocks // len(found.groups) * found.plan.block_size * dcp
     held = pool(read.architecture, serving, memory)
