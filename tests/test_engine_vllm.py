@@ -387,3 +387,22 @@ def test_dense_latent_attention_is_cached_in_16_bits_or_fp8(kv_dtype: str) -> No
     """vLLM 0.33 finds no attention backend for MLA on NVIDIA GPUs in other formats."""
     with pytest.raises(UnsupportedError, match=f"no {kv_dtype} cache for dense latent attention"):
         vllm.cache(deepseek_v3(), Serving(512, kv_dtype=kv_dtype))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "cache", "layers", "tp", "block", "request_512"),
+    [  # vLLM 0.33 through its Transformers backend on the class defaults, blocks of 128 (32 for Phi-4)
+        ("biogpt", "BioGptForCausalLM", FullAttention(16, 16, 64, 64), 24, 8, 1_572_864, 6_291_456),
+        ("ctrl", "CTRLLMHeadModel", FullAttention(16, 16, 80, 80), 48, 4, 7_864_320, 31_457_280),
+        ("phi4_multimodal", "Phi4MultimodalForCausalLM", FullAttention(32, 8, 96, 96), 32, 8, 393_216, 6_291_456),
+    ],
+)
+def test_classes_that_only_the_transformers_backend_serves(
+    model_type: str, name: str, cache: FullAttention, layers: int, tp: int, block: int, request_512: int
+) -> None:
+    arch = replace(build(model_type, one(cache, layers)), architectures=(name,))
+    serving = Serving(512, tp=tp, page_size=32 if tp == 8 and layers == 32 else 128)
+    assert (max(layout(arch, serving).stage_block_bytes), vllm.cache(arch, serving).bytes_per_rank) == (
+        block,
+        request_512,
+    )

@@ -53,7 +53,9 @@ _DROPPED: Final[dict[str, str]] = {
     "XverseForCausalLM": "0.23.0",
 }
 #: class names that transformers 5 has, so that the Transformers backend serves them although vLLM's own class is gone
-_BACKEND_SERVES: Final = frozenset({"PersimmonForCausalLM", "Dots1ForCausalLM", "FuyuForCausalLM"})
+_BACKEND_SERVES: Final = frozenset(
+    {"PersimmonForCausalLM", "Dots1ForCausalLM", "FuyuForCausalLM", "Phi4MultimodalForCausalLM"}
+)
 
 #: class name → the plugin that brings it back
 _PLUGINS: Final[dict[str, str]] = {
@@ -67,7 +69,7 @@ _PLUGINS: Final[dict[str, str]] = {
 _CROSS_ATTENTION: Final = frozenset({"whisper"})
 
 #: model types neither vLLM nor its Transformers backend serves: no class there dispatches through the attention interface
-_NOT_SERVED: Final = frozenset({"gpt_neo", "mpt", "bamba", "codegen", "ctrl", "biogpt", "openai-gpt"})
+_NOT_SERVED: Final = frozenset({"gpt_neo", "mpt", "bamba", "codegen", "openai-gpt"})
 
 
 def check_model(arch: Architecture) -> None:
