@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hfmem.hub.gguf import GgufListing, GgufModel, SeveralModelsError
 from hfmem.memory import engines
+from hfmem.memory.runtime import estimate_runtime
 from hfmem.memory.serving import Serving
 from hfmem.model.families.gguf import read_gguf
 from hfmem.model.parameters import count_parameters
@@ -14,7 +15,10 @@ from hfmem.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One model of a place with several. `reference` is what to type for it; what no header told is None."""
+    """One model of a place with several. `reference` is what to type for it; what no header told is None.
+
+    `total_bytes` is the file and the cache; `fits` whether they and llama.cpp's own memory fit the devices asked about.
+    """
 
     reference: str
     label: str | None
@@ -28,12 +32,17 @@ class Choice:
     num_seqs: int = 1
     kv_cache_bytes: int | None = None
     total_bytes: int | None = None
+    fits: bool | None = None
 
 
 def choices(
-    several: SeveralModelsError, context: int | None = None, num_seqs: int = 1, kv_dtype: str = "auto"
+    several: SeveralModelsError,
+    context: int | None = None,
+    num_seqs: int = 1,
+    kv_dtype: str = "auto",
+    available_bytes: int | None = None,
 ) -> tuple[Choice, ...]:
-    """One line for each model of the place, smallest first.
+    """One line for each model of the place, smallest first. `available_bytes` is the memory of all devices together.
 
     Raises:
         UsageError: a KV dtype or a context out of range. UnsupportedError: an architecture without a rule.
@@ -48,6 +57,11 @@ def choices(
     tokens = context or architecture.max_position_embeddings or 8192
     serving = Serving(context=tokens, num_seqs=num_seqs, kv_dtype=kv_dtype, engine="llama.cpp")
     cache = engines.engine("llama.cpp").cache(architecture, serving).bytes
+    runtime = sum(item.bytes for item in estimate_runtime(architecture, serving).values())
+
+    def fits(size: int | None) -> bool | None:
+        return None if size is None or available_bytes is None else size + cache + runtime <= available_bytes
+
     return tuple(
         replace(
             row,
@@ -58,6 +72,7 @@ def choices(
             num_seqs=num_seqs,
             kv_cache_bytes=cache,
             total_bytes=None if row.size_bytes is None else row.size_bytes + cache,
+            fits=fits(row.size_bytes),
         )
         for row in rows
     )

@@ -144,6 +144,10 @@ def test_a_table_of_quantizations(hub: HubServer, capsys: pytest.CaptureFixture[
         assert row["kv_cache_bytes"] == 1024 * TOKEN_BYTES
         assert row["total_bytes"] == files[name].size + 1024 * TOKEN_BYTES
         assert json.loads(run(capsys, row["reference"], "--json")[1])["weights"]["evidence"] == "headers"
+    for gpu, verdicts in (("1MiB", [False] * 3), ("1TiB", [True] * 3)):
+        rows = json.loads(run(capsys, "org/many", "--ctx", "1024", "--json", "--gpu", gpu)[1])
+        assert [row["fits"] for row in rows] == verdicts
+    assert "does not fit" in run(capsys, "org/many", "--ctx", "1024", "--gpu", "1MiB")[1]
     # beside another model the rows are one item of the array
     hub.add("org/one", {"m-Q8_0.gguf": files["m-Q8_0.gguf"]})
     both = json.loads(run(capsys, "org/many", "org/one", "--json")[1])

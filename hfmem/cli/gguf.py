@@ -17,7 +17,13 @@ def list_choices(several: SeveralModelsError, settings: Mapping[str, Any], *, js
     from hfmem.render.json import to_dict
 
     try:
-        found = choices(several, settings["context"], settings["num_seqs"], settings["kv_dtype"])
+        found = choices(
+            several,
+            _number(settings["context"]),
+            _number(settings["num_seqs"]) or 1,
+            settings["kv_dtype"],
+            _available(settings),
+        )
     except UsageError:
         raise
     except HfmemError as error:  # sizes are known all the same
@@ -28,3 +34,19 @@ def list_choices(several: SeveralModelsError, settings: Mapping[str, Any], *, js
         show(render_choices(several.place, found, beside=beside(several.listing)))
     rows: list[dict[str, Any]] = to_dict(found)
     return rows
+
+
+def _number(value: Any) -> int | None:
+    """A solver's word (`max`) asks nothing of a table."""
+    return value if isinstance(value, int) else None
+
+
+def _available(settings: Mapping[str, Any]) -> int | None:
+    """Memory of the devices that --gpu and --num-gpus name, all together, less what other processes hold."""
+    if settings.get("device") is None:
+        return None
+    from hfmem.plan.devices import find_device
+
+    named = find_device(settings["device"])
+    count = _number(settings.get("num_devices")) or named.count or 1
+    return count * (named.device.memory_bytes - named.device.memory_used_bytes)

@@ -25,11 +25,14 @@ def render_choices(place: str, choices: Sequence[Choice], *, beside: Sequence[st
         bits = "" if choice.bits_per_weight is None else f"{choice.bits_per_weight:.2f}"
         total = "" if choice.total_bytes is None else f"{choice.total_bytes / GIB:,.2f} GiB"
         parts = f"  {choice.num_files} files" if choice.num_files > 1 else ""
+        verdict = {None: "", True: "  fits", False: "  does not fit"}[choice.fits]
         lines.append(
             line(
                 "  ",
                 (f"{choice.reference:<{width}}", "bold"),
-                f"  {size:>12}  {bits:>11}  {total:>12}{parts}",
+                f"  {size:>12}  {bits:>11}  {total:>12}",
+                (verdict, "green" if choice.fits else "red"),
+                parts,
                 hang=None,
             )
         )
