@@ -1,9 +1,9 @@
 """hfmem: exactly what a Hugging Face model needs to be served, before a byte of weights is downloaded.
 
-    >>> import hfmem
-    >>> report = hfmem.estimate("meta-llama/Meta-Llama-3-8B", context=131072)  # doctest: +SKIP
-    >>> report.weights.bytes  # doctest: +SKIP
-    16060522496
+>>> import hfmem
+>>> report = hfmem.estimate("meta-llama/Meta-Llama-3-8B", context=131072)  # doctest: +SKIP
+>>> report.weights.bytes  # doctest: +SKIP
+16060522496
 """
 
 from __future__ import annotations
