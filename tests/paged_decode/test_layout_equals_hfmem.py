@@ -16,6 +16,7 @@ from hfmem.memory.engines import engine  # noqa: E402
 from hfmem.memory.serving import Serving  # noqa: E402
 from hfmem.model.architecture import Architecture  # noqa: E402
 from hfmem.model.layers import Cache, FullAttention, LatentAttention, SlidingAttention, SparseLatentAttention  # noqa: E402
+from hfmem.plan.bench import bench_plan  # noqa: E402
 from hfmem_kernels.layout import (  # noqa: E402
     CacheSpec,
     LatentFormat,
@@ -74,6 +75,18 @@ def test_a_whole_model_as_vllm_holds_it(name: str) -> None:
     layers = [cache for cache in arch.caches() if isinstance(cache, FullAttention)]
     allocated = sum(_allocated(cache, "bfloat16", False, Layout.PACKED) for cache in layers)
     assert allocated == engine("vllm").cache(arch, Serving(context=CONTEXT, kv_dtype="bf16")).bytes
+
+
+@pytest.mark.parametrize("tp", [1, 8])
+@pytest.mark.parametrize("name", MODELS)
+def test_bench_plan_allocates_what_it_says(name: str, tp: int) -> None:
+    arch = _architecture(name)
+    if arch.num_attention_heads is None or arch.num_attention_heads % tp:
+        pytest.skip(f"{arch.num_attention_heads} heads do not divide by {tp}")
+    plan = bench_plan(arch, Serving(context=CONTEXT, num_seqs=3, tp=tp))
+    for shape in plan.shapes:
+        spec = CacheSpec(shape.num_kv_heads, shape.head_dim, shape.v_head_dim, plan.page_size, "bfloat16")
+        assert allocate(spec, 3 * shape.pages, "meta").allocated_bytes == shape.cache_bytes
 
 
 @pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-V2-Lite", "deepseek-ai/DeepSeek-V3"])

@@ -1,0 +1,55 @@
+"""The bench plan: a model's layers as a decode kernel's shapes, by hand for one model of each kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfmem.api import read_model
+from hfmem.errors import UnsupportedError
+from hfmem.hub import FetchOptions
+from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
+from hfmem.plan.bench import AttentionShape, bench_plan
+
+
+def _architecture(name: str) -> Architecture:
+    return read_model(name, fetch=FetchOptions(offline=True)).architecture
+
+
+def test_grouped_heads_over_ranks() -> None:
+    """Llama-3-8B, 32 / 8 / 128: at TP 8 four query heads and one KV head a rank, at TP 16 the KV head is replicated."""
+    arch = _architecture("meta-llama/Meta-Llama-3-8B")
+    plan = bench_plan(arch, Serving(context=1000, num_seqs=3, tp=8))
+    token = 2 * 1 * 128 * 2  # K and V, one head, 128 wide, bf16
+    assert plan.shapes == (AttentionShape("paged_decode", 32, 4, 1, 128, 128, None, 1000, 63, 3 * 63 * 16 * token),)
+    assert plan.cache_bytes == 32 * 3 * 63 * 16 * token
+    assert bench_plan(arch, Serving(context=1000, num_seqs=3, tp=16)).shapes[0].num_kv_heads == 1
+    with pytest.raises(UnsupportedError, match="32"):
+        bench_plan(arch, Serving(context=1000, tp=3))
+
+
+def test_windows_hold_their_window() -> None:
+    """Gemma-3-27B: 62 layers, every sixth full: 10 full and 52 with a window of 1024; 32 / 16 / 128."""
+    plan = bench_plan(_architecture("google/gemma-3-27b-it"), Serving(context=8192))
+    found = {shape.window: (shape.count, shape.tokens, shape.num_heads, shape.num_kv_heads) for shape in plan.shapes}
+    assert found == {1024: (52, 1024, 32, 16), None: (10, 8192, 32, 16)}
+
+
+def test_latent_rows_are_whole_on_every_rank() -> None:
+    """DeepSeek-V3: 61 layers of 576-wide rows, 128 heads: 16 a rank at TP 8, the row whole."""
+    plan = bench_plan(_architecture("deepseek-ai/DeepSeek-V3"), Serving(context=4096, tp=8, kv_dtype="bf16"))
+    assert plan.shapes == (AttentionShape("mla_decode", 61, 16, 1, 576, 512, None, 4096, 256, 4096 * 576 * 2),)
+
+
+def test_hybrids_skip_their_recurrent_layers() -> None:
+    """Qwen3-Next: 12 attention layers of 48, 16 / 2 / 256."""
+    plan = bench_plan(_architecture("Qwen/Qwen3-Next-80B-A3B-Instruct"), Serving(context=1024, page_size=528))
+    (shape,) = plan.shapes
+    assert (shape.count, shape.num_heads, shape.num_kv_heads, shape.head_dim) == (12, 16, 2, 256)
+    assert (plan.skipped, shape.pages, plan.page_size) == (36, 2, 528)
+    assert shape.cache_bytes == 2 * 528 * 2 * 2 * 256 * 2
+
+
+def test_nothing_to_bench() -> None:
+    with pytest.raises(UnsupportedError, match="no attention cache"):
+        bench_plan(_architecture("sentence-transformers/all-MiniLM-L6-v2"), Serving(context=128))
