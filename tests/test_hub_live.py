@@ -79,7 +79,8 @@ def test_sharded_model_takes_three_requests_with_the_metadata_route(hub: HubServ
     # no size is in the response: the headers' length is worked out from their content
     assert facts.download_bytes == weight_sizes(files)
     assert facts.checkpoint.num_files == 161
-    assert len(hub.requests()) == facts.stats.requests == 3
+    # the third, for model.safetensors, is given up when the route answers first
+    assert 2 <= len(hub.requests()) <= 3 and 2 <= facts.stats.requests <= 3
 
 
 def test_sharded_model_without_the_metadata_route(hub: HubServer) -> None:
