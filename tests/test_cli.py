@@ -354,3 +354,11 @@ def test_a_shard_server_sees_no_weights(hub: HubServer, run: Run) -> None:
     hub.add("org/one", {"config.json": LLAMA, "model.safetensors": blob})
     assert run("org/one", "--json")[0] == 0
     assert max(entry.sent for entry in hub.requests()) < 200_000
+
+
+def test_a_typo_is_named_with_no_hub_in_reach(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens there
+    monkeypatch.setattr("hfmem.hub.http.BACKOFF", 0.005)
+    status, _, err = run("meta-llama/Meta-Llama-3-8Bb")
+    assert status == 3 and "cannot be reached" in err
+    assert "did you mean meta-llama/Meta-Llama-3-8B?" in err and err.count("\n") == 1

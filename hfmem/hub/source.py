@@ -95,6 +95,8 @@ def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFa
             if kind is not None:
                 raise ModelNotFoundError(f"{ref.repo_id} is a {kind} on the Hub, not a model") from None
             raise type(error)(str(error) + _did_you_mean(ref)) from None
+        if isinstance(error, NetworkError):
+            raise type(error)(str(error) + _did_you_mean(ref)) from None
         raise
 
 
