@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 from hub_server import HubServer
+from hypothesis import HealthCheck, settings
+
+# both are measured in seconds: on a busy machine they fail without a fault
+settings.register_profile("hfmem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hfmem")
 
 _PREFIXES = ("HF_", "HFMEM_", "HUGGING", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME")
 
