@@ -1,0 +1,138 @@
+"""What one line of the benchmark is: a shape, sequences and a cache, by their numbers. Integers only, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hfmem_kernels.benchmarks.shapes import Shape
+from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout, latent_row_bytes, num_pages, row_bytes
+from hfmem_kernels.traffic import Traffic, decode_traffic, latent_traffic, visible_tokens
+
+#: short names in the rows' names and tables
+DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2", "int8": "int8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """The sequences of a batch: a name for tables, and the tokens of each (zero: a row of padding)."""
+
+    name: str
+    lengths: tuple[int, ...]
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all sequences have the same length."""
+        return len(set(self.lengths)) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement. `scales`: "none", "tensor", "head" or "token"; `baseline`: the name of the row it is compared with."""
+
+    shape: Shape
+    mix: Mix
+    page_size: int = 16
+    layout: Layout = Layout.NHD
+    dtype: str = "bfloat16"
+    scales: str = "none"
+    q_len: int = 1
+    latent_format: LatentFormat = LatentFormat.PLAIN
+    baseline: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Stable, unique in a grid: results are stored under it."""
+        cache = DTYPE_NAMES[self.dtype] + (f"-{self.scales}" if self.scales != "none" else "")
+        if self.latent_format is not LatentFormat.PLAIN:
+            cache = self.latent_format.value
+        parts = [self.shape.name, self.mix.name, cache, f"p{self.page_size}"]
+        parts += [self.layout.value] if self.layout is not Layout.NHD else []
+        parts += [f"q{self.q_len}"] if self.q_len > 1 else []
+        return " ".join(parts)
+
+    @property
+    def query_dtype(self) -> str:
+        """The dtype of queries and outputs: the cache's, bf16 over 8-bit caches."""
+        return self.dtype if self.dtype in ("bfloat16", "float16") else "bfloat16"
+
+    @property
+    def spec(self) -> CacheSpec:
+        """The cache of a layer that keeps keys and values."""
+        s = self.shape
+        return CacheSpec(
+            s.num_kv_heads, s.head_dim, s.v_head_dim, self.page_size, self.dtype, self.layout, self.scales == "token"
+        )
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes and operations of the step."""
+        s, lengths = self.shape, list(self.mix.lengths)
+        if s.latent:
+            rank = s.v_head_dim
+            return latent_traffic(
+                rank,
+                s.head_dim - rank,
+                s.num_heads,
+                lengths,
+                page_size=self.page_size,
+                dtype=self.dtype,
+                latent_format=self.latent_format,
+                q_len=self.q_len,
+            )
+        return decode_traffic(self.spec, s.num_heads, lengths, q_len=self.q_len, window=s.window)
+
+    @property
+    def token_row_bytes(self) -> int:
+        """Bytes of one cached token, all KV heads."""
+        s = self.shape
+        if s.latent:
+            return latent_row_bytes(s.v_head_dim, s.head_dim - s.v_head_dim, self.dtype, self.latent_format)
+        return s.num_kv_heads * row_bytes(self.spec)
+
+    @property
+    def pages(self) -> int:
+        """Pages that the batch's visible tokens occupy: what is allocated; a window's past is not."""
+        return sum(self.pages_of(length) for length in self.mix.lengths)
+
+    def first_page(self, length: int) -> int:
+        """The first page of a sequence that some query still sees."""
+        return (length - visible_tokens(length, self.q_len, self.shape.window)) // self.page_size
+
+    def pages_of(self, length: int) -> int:
+        """Pages of one sequence that hold visible tokens."""
+        return num_pages(length, self.page_size) - self.first_page(length)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of one copy of the cache."""
+        return self.pages * self.page_size * self.token_row_bytes
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the sequences' lengths differ."""
+        return not self.mix.uniform
+
+
+def count_name(tokens: int) -> str:
+    """`32768` → `32k`, `3056` → `3056`."""
+    return f"{tokens // 1024}k" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
+
+
+def uniform(batch: int, context: int) -> Mix:
+    """`batch` sequences of `context` tokens."""
+    return Mix(f"{batch}x{count_name(context)}", (context,) * batch)
+
+
+def zipf(batch: int, total: int, name: str) -> Mix:
+    """`batch` sequences of `total` tokens together, the n-th longest 1/n of the longest, in a fixed order that is not sorted."""
+    harmonic = sum(1 / rank for rank in range(1, batch + 1))
+    lengths = [max(1, int(total / harmonic / rank)) for rank in range(1, batch + 1)]
+    lengths[0] += total - sum(lengths)
+    # a stride that has no factor in common with the batch visits every place once
+    stride = next(step for step in (37, 41, 43, 47) if batch % step)
+    return Mix(name, tuple(lengths[place * stride % batch] for place in range(batch)))
+
+
+def mixed(name: str, *parts: tuple[int, int]) -> Mix:
+    """Sequences of several lengths: (count, tokens) in turn."""
+    return Mix(name, tuple(tokens for count, tokens in parts for _ in range(count)))
