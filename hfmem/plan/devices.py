@@ -153,6 +153,14 @@ def search_devices(text: str) -> tuple[Device, ...]:
     return tuple(device for device in catalogue() if all(word in _haystack(device) for word in words))
 
 
+def nearest_device(name: str, memory_bytes: int) -> Device | None:
+    """The catalogue's entry for what a driver calls `name`: of those whose name begins like it, the nearest in memory."""
+    words = name.removeprefix("NVIDIA ").replace("GeForce ", "").split("-")[0]
+    hits = search_devices(words) or tuple(device for device in catalogue() if device.name.lower() in name.lower())
+    near = [device for device in hits if abs(device.memory_bytes - memory_bytes) < memory_bytes // 20]
+    return min(near, key=lambda device: abs(device.memory_bytes - memory_bytes)) if near else None
+
+
 def _haystack(device: Device) -> str:
     plain = " ".join((device.name, *device.aliases, device.vendor, device.architecture or "")).lower().replace("-", " ")
     return f"{plain} {_key(plain)}"

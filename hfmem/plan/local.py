@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hfmem.errors import UsageError
-from hfmem.plan.devices import Device, Devices, catalogue
+from hfmem.plan.devices import Device, Devices, nearest_device
 from hfmem.units import format_gib
 
 
@@ -48,7 +48,7 @@ def _read(pynvml: Any, index: int) -> Device:
     name = name.decode() if isinstance(name, bytes) else name
     total, used = _memory(pynvml, handle)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    known = _known(name, total)
+    known = nearest_device(name, total)
     return Device(
         name=name.removeprefix("NVIDIA "),
         vendor="nvidia",
@@ -73,13 +73,3 @@ def _memory(pynvml: Any, handle: Any) -> tuple[int, int]:
     except (AttributeError, TypeError, pynvml.NVMLError):
         info = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return int(info.total), int(info.used)
-
-
-def _known(name: str, total: int) -> Device | None:
-    """The catalogue's entry of that name (or, among those whose name begins like it, the nearest in memory)."""
-    from hfmem.plan.devices import search_devices
-
-    words = name.removeprefix("NVIDIA ").replace("GeForce ", "").split("-")[0]
-    hits = search_devices(words) or tuple(d for d in catalogue() if d.name.lower() in name.lower())
-    near = [device for device in hits if abs(device.memory_bytes - total) < total // 20]
-    return min(near, key=lambda device: abs(device.memory_bytes - total)) if near else None

@@ -6,5 +6,5 @@
     session → results → targets → report, plots
 
 A folder of the package because `hfmem bench` needs its inputs, timing and ceiling where the package is installed. Nothing here is
-imported by the ops; `shapes.py` alone imports `hfmem`. What runs on a device says so by importing torch.
+imported by the ops; `shapes.py` and `environment.py` alone import `hfmem`. What runs on a device says so by importing torch.
 """

@@ -1,0 +1,175 @@
+"""A row's tensors on a device: one query batch and page table, and enough copies of the cache to go past L2.
+
+The copies stand for the layers of a model: they share the page table and the lengths, as the layers of a step do, and each call of a
+replay reads another one. Pages are shuffled. Values are random, never zeros: data decide power and, in caches, correctness.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from hfmem_kernels import _reference, layout
+from hfmem_kernels.benchmarks.rows import Row
+from hfmem_kernels.layout import LatentFormat
+
+#: elements that are drawn at once, so that the fp32 numbers on the way take 256 MiB
+CHUNK = 1 << 26
+#: the standard normal numbers of a quantized cache stay below this
+LARGEST = 8.0
+#: a rotation is cold when what lies between two uses of a copy is at least this many times L2
+COLD = 2
+#: the most calls of one replay
+MOST_SETS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSet:
+    """One layer's cache: views [pages, page_size, kv_heads, dim], or `latent` rows; scales as the ops take them."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+    k_scale: torch.Tensor | float | None = None
+    v_scale: torch.Tensor | float | None = None
+    latent: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tensors of a row. queries: [batch, q_len, heads, dim], one for each set."""
+
+    row: Row
+    sets: tuple[CacheSet, ...]
+    queries: tuple[torch.Tensor, ...]
+    page_table: torch.Tensor
+    seq_lens: torch.Tensor
+    sinks: torch.Tensor | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything lies."""
+        return self.page_table.device
+
+    @property
+    def batch(self) -> int:
+        """Sequences."""
+        return len(self.row.mix.lengths)
+
+    @cached_property
+    def dense(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        """K and V of each set gathered to [batch, kv_heads, visible tokens, dim], for peers that know no pages. Equal lengths only."""
+        row = self.row
+        (length,) = set(row.mix.lengths)
+        window = row.shape.window
+        start = max(0, length - row.q_len + 1 - window) if window else 0
+
+        def gathered(cache: torch.Tensor) -> torch.Tensor:
+            rows = [_reference.gather(cache, pages, start, length) for pages in self.page_table]
+            return torch.stack(rows).transpose(1, 2).contiguous()
+
+        return tuple((gathered(each.k), gathered(each.v)) for each in self.sets)
+
+
+def num_sets(cache_bytes: int, l2_bytes: int, limit_bytes: int) -> int:
+    """Copies of a cache for a cold rotation within `limit_bytes`; 0 if they do not fit.
+
+    One is enough where the cache itself is 32 times L2: what is left of it in L2 is then under three percent.
+    """
+    wanted = min(MOST_SETS, 1 + -(-COLD * l2_bytes // max(cache_bytes, 1)))
+    if wanted * cache_bytes <= limit_bytes:
+        return wanted
+    return 1 if cache_bytes <= limit_bytes and cache_bytes >= 32 * l2_bytes else 0
+
+
+def build(row: Row, device: torch.device | str, sets: int = 1) -> Inputs:
+    """Random inputs, the same for the same row."""
+    where = torch.device(device)
+    generator = torch.Generator(where).manual_seed(zlib.crc32(row.name.encode()))
+    shape, total = row.shape, max(1, row.pages)
+    order = torch.randperm(total, generator=generator, device=where).to(torch.int32)
+    width = max(1, *(layout.num_pages(length, row.page_size) for length in row.mix.lengths), 1)
+    table = torch.zeros(len(row.mix.lengths), width, dtype=torch.int32, device=where)
+    start = 0
+    for index, length in enumerate(row.mix.lengths):
+        first, count = row.first_page(length), row.pages_of(length)
+        table[index, first : first + count] = order[start : start + count]
+        start += count
+    dtype = getattr(torch, row.query_dtype)
+
+    def query() -> torch.Tensor:
+        size = (len(row.mix.lengths), row.q_len, shape.num_heads, shape.head_dim)
+        return torch.randn(*size, generator=generator, device=where).to(dtype)
+
+    sinks = torch.randn(shape.num_heads, generator=generator, device=where) if shape.sinks else None
+    make = _latent_set if shape.latent else _kv_set
+    return Inputs(
+        row=row,
+        sets=tuple(make(row, total, where, generator) for _ in range(sets)),
+        queries=tuple(query() for _ in range(sets)),
+        page_table=table,
+        seq_lens=torch.tensor(row.mix.lengths, dtype=torch.int32, device=where),
+        sinks=sinks,
+    )
+
+
+def _top(dtype: torch.dtype) -> float:
+    return 127.0 if dtype == torch.int8 else float(torch.finfo(dtype).max)
+
+
+def _fill(cache: torch.Tensor, scale: torch.Tensor | float | None, generator: torch.Generator) -> None:
+    """Normal numbers over `scale`, a chunk of pages at a time. cache [pages, …], scale a number or of cache's shape less dim."""
+    step = max(1, CHUNK // max(1, cache[0].numel()))
+    for start in range(0, cache.shape[0], step):
+        part = cache[start : start + step]
+        values = torch.randn(part.shape, generator=generator, device=cache.device)
+        if isinstance(scale, torch.Tensor):
+            values /= scale[start : start + step, ..., None] if scale.dim() == 3 else scale[:, None]
+        elif scale is not None:
+            values /= scale
+        if cache.dtype == torch.int8:
+            values = values.round_().clamp_(-127, 127)
+        part.copy_(values.to(cache.dtype))
+
+
+def _kv_set(row: Row, pages: int, device: torch.device, generator: torch.Generator) -> CacheSet:
+    cache = layout.allocate(row.spec, pages, device)
+    scales: list[torch.Tensor | float | None] = []
+    for values, inline in ((cache.k, cache.k_scale), (cache.v, cache.v_scale)):
+        scale: torch.Tensor | float | None = None
+        if row.scales == "tensor":
+            scale = LARGEST / _top(values.dtype)
+        elif row.scales == "head":
+            heads = torch.arange(1, values.shape[2] + 1, device=device, dtype=torch.float32)
+            scale = LARGEST / _top(values.dtype) * (1 + heads / values.shape[2])
+        elif inline is not None:
+            random = torch.rand(inline.shape, generator=generator, device=device)
+            inline.copy_((1 + random) * (LARGEST / _top(values.dtype)))
+            scale = inline
+        _fill(values, scale, generator)
+        scales.append(scale)
+    return CacheSet(cache.k, cache.v, *scales)
+
+
+def _latent_set(row: Row, pages: int, device: torch.device, generator: torch.Generator) -> CacheSet:
+    rank = row.shape.v_head_dim
+    rope = row.shape.head_dim - rank
+    cache = layout.allocate_latent(pages, row.page_size, rank, rope, row.dtype, row.latent_format, device)
+    if row.latent_format is LatentFormat.FP8_DS:
+        end = rank + rank // _reference.LATENT_GROUP * layout.SCALE_BYTES
+        step = max(1, CHUNK // (row.page_size * row.shape.head_dim))
+        for start in range(0, pages, step):
+            part = cache[start : start + step]
+            codes = torch.randn(*part.shape[:2], rank, generator=generator, device=device) * (448 / LARGEST)
+            part[..., :rank] = codes.to(torch.float8_e4m3fn).view(torch.uint8)
+            scales = torch.rand(*part.shape[:2], rank // 128, generator=generator, device=device)
+            part[..., rank:end] = ((1 + scales) * (LARGEST / 448)).view(torch.uint8)
+            turned = torch.randn(*part.shape[:2], rope, generator=generator, device=device)
+            part[..., end:] = turned.to(torch.bfloat16).view(torch.uint8)
+        return CacheSet(cache, cache, latent=cache)
+    scale = LARGEST / _top(cache.dtype) if row.scales == "tensor" else None
+    _fill(cache, scale, generator)
+    rows = cache[:, :, None, :]
+    return CacheSet(rows, rows[..., :rank], scale, scale, latent=cache)

@@ -1,0 +1,91 @@
+"""Device time of contenders: each captured once as a CUDA graph of several calls, then replayed in turn, so that clocks, heat and
+neighbours hit all alike. Events around a replay; nothing waits for the device in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hfmem_kernels.benchmarks.summary import Timing, summarize
+
+#: shorter replays than this are measured with events' own resolution (half a microsecond) in sight
+SHORTEST_REPLAY_US = 200.0
+#: replays of each contender
+FEWEST, MOST = 11, 60
+#: device time that one contender may take in all, seconds
+CONTENDER_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A captured graph of `calls` calls."""
+
+    graph: torch.cuda.CUDAGraph
+    calls: int
+
+
+def capture(launch: Callable[[int], object], sets: int) -> Replay:
+    """One call on each set in turn, and the round again until the replay is long enough to time.
+
+    Raises:
+        Exception: whatever the contender raises, while it is warmed up or because it cannot be captured.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for index in range(min(sets, 3)):  # compiles, autotunes, allocates
+            launch(index)
+        stream.synchronize()
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        launch(0)
+        stop.record()
+        stop.synchronize()
+        once = max(start.elapsed_time(stop) * 1e3, 1.0)
+        rounds = max(1, min(8, int(SHORTEST_REPLAY_US / (once * sets))))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(rounds):
+                for index in range(sets):
+                    launch(index)
+    torch.cuda.current_stream().wait_stream(stream)
+    return Replay(graph, rounds * sets)
+
+
+def interleave(replays: Mapping[str, Replay], *, seconds: float = CONTENDER_SECONDS) -> dict[str, Timing]:
+    """Microseconds of one call of each, over replays in turn: the first, cold round is not counted."""
+    durations = _round(replays)
+    durations = _round(replays)
+    slowest = max(durations.values(), default=1.0) * 1e-6
+    rounds = max(FEWEST, min(MOST, int(seconds / slowest)))
+    events = {name: [_events() for _ in range(rounds)] for name in replays}
+    for number in range(rounds):
+        for name, replay in replays.items():
+            start, stop = events[name][number]
+            start.record()
+            replay.graph.replay()
+            stop.record()
+    torch.cuda.synchronize()
+    return {
+        name: summarize([start.elapsed_time(stop) * 1e3 / replays[name].calls for start, stop in pairs])
+        for name, pairs in events.items()
+    }
+
+
+def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+
+def _round(replays: Mapping[str, Replay]) -> dict[str, float]:
+    """Microseconds of one replay of each."""
+    found = {}
+    for name, replay in replays.items():
+        start, stop = _events()
+        start.record()
+        replay.graph.replay()
+        stop.record()
+        stop.synchronize()
+        found[name] = start.elapsed_time(stop) * 1e3
+    return found
