@@ -1,0 +1,141 @@
+"""The questions that the first run on a device answers, each as variants timed side by side on one row's buffers.
+
+Our op runs the variants as other launch configurations; where a choice is no part of those, a bare kernel stands in for it
+(`_experiment_kernels`). A variant that is wrong, or does not compile, is a contender with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hfmem_kernels._heuristics import LaunchConfig
+from hfmem_kernels._launch import device_facts
+from hfmem_kernels.benchmarks import ours
+from hfmem_kernels.benchmarks.grid import FP8, K
+from hfmem_kernels.benchmarks.inputs import Inputs
+from hfmem_kernels.benchmarks.ours import Launch, override
+from hfmem_kernels.benchmarks.rows import Row, uniform
+from hfmem_kernels.benchmarks.shapes import shape
+
+#: prepares a variant of a row on its inputs
+Prepare = Callable[[Inputs], Launch]
+
+#: the tiles of the bare stream: the configuration that is expected to do best (64 tokens, 4 warps, 3 stages, 3 programs)
+STREAM_BLOCK_N, STREAM_WARPS, STREAM_STAGES, STREAM_PER_SM, STREAM_REGISTERS = 64, 4, 3, 3, 168
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A question, the row it is asked on, and its variants; "as it is" is our op as it ships."""
+
+    question: str
+    row: Row
+    variants: tuple[tuple[str, Prepare], ...]
+
+    @property
+    def name(self) -> str:
+        """Stable and unique: results are stored under it."""
+        return f"{self.question} · {self.row.name}"
+
+
+def _as_is(inputs: Inputs) -> Launch:
+    return ours.prepare(inputs)
+
+
+def _changed(**changes: int | bool) -> Prepare:
+    def prepare(inputs: Inputs) -> Launch:
+        return ours.prepare(inputs, override(ours.default_config(inputs.row, inputs.device), **changes))
+
+    return prepare
+
+
+def _empty_sequences(inputs: Inputs) -> Launch:
+    return ours.prepare(inputs, seq_lens=torch.ones_like(inputs.seq_lens))
+
+
+def stream(carry: bool) -> Prepare:
+    """The bare stream over bf16 or fp16 caches of equal lengths, NHD."""
+
+    def prepare(inputs: Inputs) -> Launch:
+        from hfmem_kernels.benchmarks._experiment_kernels import paged_stream_kernel
+
+        row, s = inputs.row, inputs.row.shape
+        (tokens,) = set(row.mix.lengths)
+        programs = device_facts(inputs.device).num_sms * STREAM_PER_SM
+        block_m = 16
+        out = torch.zeros(programs, 2, block_m, s.head_dim, dtype=torch.float32, device=inputs.device)
+        options: dict[str, int] = {"num_warps": STREAM_WARPS, "num_stages": STREAM_STAGES}
+        if inputs.device.type == "cuda" and torch.version.cuda:
+            options["maxnreg"] = STREAM_REGISTERS
+
+        def launch(index: int) -> torch.Tensor:
+            each, q = inputs.sets[index], inputs.queries[index]
+            paged_stream_kernel[(programs,)](
+                q, each.k, each.v, inputs.page_table, out, inputs.batch * s.num_kv_heads, s.num_kv_heads, tokens,
+                s.scale * math.log2(math.e), q.stride(0), q.stride(2), each.k.stride(0), each.k.stride(1), each.k.stride(2),
+                inputs.page_table.stride(0), GROUP=s.group, PAGE=row.page_size, DIM=s.head_dim, BLOCK_M=block_m,
+                BLOCK_N=STREAM_BLOCK_N, CARRY=carry, **options,
+            )  # fmt: skip
+            return out
+
+        return launch
+
+    return prepare
+
+
+def _programs(*counts: int) -> tuple[tuple[str, Prepare], ...]:
+    return tuple((f"{count} a multiprocessor", _changed(ctas_per_sm=count)) for count in counts)
+
+
+def _tiles(*tiles: tuple[int, int, int, int]) -> tuple[tuple[str, Prepare], ...]:
+    """(tokens, warps, stages, programs)."""
+    return tuple(
+        (f"{n} tokens, {warps} warps, {stages} stages, {ctas} programs",
+         _changed(block_n=n, num_warps=warps, num_stages=stages, ctas_per_sm=ctas))
+        for n, warps, stages, ctas in tiles
+    )  # fmt: skip
+
+
+def experiments(*, quick: bool = False) -> list[Experiment]:
+    """The questions in the order of their weight."""
+    llama = shape("llama-3.1-8b")
+    wide = Row(llama, uniform(8, 32 * K))
+    narrow = Row(llama, uniform(8, 32 * K), **FP8)
+    small, middle = Row(llama, uniform(1, K)), Row(llama, uniform(1, 32 * K))
+    as_is = ("as it is", _as_is)
+    asked = [
+        Experiment("page ids: carried or loaded in the loop", wide,
+                   (as_is, ("bare stream, carried", stream(True)), ("bare stream, in the loop", stream(False)))),
+        Experiment("fp8: pairs as int16 or single bytes", narrow, (as_is, ("single bytes", _changed(pairs=False)))),
+        Experiment("programs a multiprocessor", wide, (as_is, *_programs(1, 2, 3, 4))),
+        Experiment("programs a multiprocessor", narrow, (as_is, *_programs(1, 2, 3, 4))),
+        Experiment("t0: what a call costs before it reads", small,
+                   (as_is, ("one token", _empty_sequences), *_programs(1, 2), ("no least share", _changed(min_tiles=1)),
+                    ("4 tiles at least", _changed(min_tiles=4)))),
+    ]  # fmt: skip
+    if quick:
+        return asked
+    asked += [
+        Experiment("tiles, warps and stages", wide, (as_is, *_tiles(
+            (32, 4, 4, 4), (32, 4, 6, 3), (64, 4, 3, 3), (64, 4, 3, 2), (64, 4, 5, 2), (64, 8, 4, 2), (128, 4, 3, 1),
+            (128, 8, 3, 2)))),
+        Experiment("tiles, warps and stages", narrow, (as_is, *_tiles(
+            (64, 4, 3, 3), (64, 4, 5, 3), (64, 4, 6, 2), (128, 4, 3, 2), (128, 8, 4, 2)))),
+        Experiment("register cap: ours or the compiler's", wide, (as_is, ("the compiler's", _changed(register_cap=0)))),
+        Experiment("programs a multiprocessor", middle, (as_is, *_programs(1, 2, 3, 4))),
+    ]  # fmt: skip
+    return asked
+
+
+def same_arithmetic(outputs: Sequence[torch.Tensor]) -> bool:
+    """Whether the bare streams agree bit for bit: they differ in when they load ids, not in what they compute."""
+    return all(torch.equal(outputs[0], other) for other in outputs[1:])
+
+
+def configuration(inputs: Inputs) -> LaunchConfig:
+    """What "as it is" means on these inputs."""
+    return ours.default_config(inputs.row, inputs.device)

@@ -1,0 +1,74 @@
+"""PyTorch's own attention: dense kernels on a cache gathered beforehand, which no engine could do for free, and varlen on pages."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import torch
+
+from hfmem_kernels.benchmarks.inputs import Inputs
+from hfmem_kernels.benchmarks.ours import Launch
+from hfmem_kernels.benchmarks.peers.base import Peer, first_refusal, query_starts
+from hfmem_kernels.benchmarks.peers.loading import Absent, installed
+from hfmem_kernels.benchmarks.rows import Row
+
+
+def _dense_only(row: Row) -> str | None:
+    return first_refusal(row, kv=True, window=True, hnd=True, packed=True)
+
+
+def _sdpa(inputs: Inputs, folder: Path | None) -> Launch:
+    dense, scale = inputs.dense, inputs.row.shape.scale
+
+    def launch(index: int) -> torch.Tensor:
+        k, v = dense[index]
+        q = inputs.queries[index].transpose(1, 2)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True)
+        return out.transpose(1, 2)
+
+    return launch
+
+
+def _flex(inputs: Inputs, folder: Path | None) -> Launch:
+    flex = installed("torch.nn.attention.flex_attention", "torch").flex_attention
+    compiled = torch.compile(flex, dynamic=False) if inputs.device.type == "cuda" else flex
+    dense, scale = inputs.dense, inputs.row.shape.scale
+
+    def launch(index: int) -> torch.Tensor:
+        k, v = dense[index]
+        out: torch.Tensor = compiled(inputs.queries[index].transpose(1, 2), k, v, scale=scale, enable_gqa=True)
+        return out.transpose(1, 2)
+
+    return launch
+
+
+def _pages_of_varlen(row: Row) -> str | None:
+    return first_refusal(row, kv=True, window=True, ragged=True, queries=True)
+
+
+def _varlen(inputs: Inputs, folder: Path | None) -> Launch:
+    varlen = installed("torch.nn.attention.varlen", "torch").varlen_attn
+    if "block_table" not in inspect.signature(varlen).parameters:
+        raise Absent(f"varlen_attn of torch {torch.__version__} takes no block table")
+    row, starts = inputs.row, query_starts(inputs)
+    longest = max(row.mix.lengths)
+    window = (row.shape.window - 1, 0) if row.shape.window else (-1, 0)
+
+    def launch(index: int) -> torch.Tensor:
+        each = inputs.sets[index]
+        out: torch.Tensor = varlen(
+            inputs.queries[index].flatten(0, 1), each.k, each.v, starts, None, row.q_len, longest,
+            scale=row.shape.scale, window_size=window, enable_gqa=True, seqused_k=inputs.seq_lens,
+            block_table=inputs.page_table,
+        )  # fmt: skip
+        return out.unflatten(0, (inputs.batch, row.q_len))
+
+    return launch
+
+
+PEERS = (
+    Peer("torch_varlen", "torch", "torch", _pages_of_varlen, _varlen),
+    Peer("torch_sdpa_dense", "torch", "torch", _dense_only, _sdpa),
+    Peer("torch_flex_dense", "torch", "torch", _dense_only, _flex),
+)
