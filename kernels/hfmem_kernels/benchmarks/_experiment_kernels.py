@@ -3,7 +3,7 @@
 `@triton.jit` functions only; not part of the product: equal lengths, one cache format, and the pieces of an item are never merged.
 """
 
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 from __future__ import annotations
 
 import triton

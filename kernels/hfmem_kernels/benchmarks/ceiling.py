@@ -49,7 +49,9 @@ def read_all(data: torch.Tensor, sums: torch.Tensor, shape: tuple[int, int, int]
 def check_sum(data: torch.Tensor, sums: torch.Tensor, programs: int) -> bool:
     """Whether the programs' sums are those of the data, modulo 2^32 as int32 adds."""
     mine = int(sums[:programs].sum(dtype=torch.int64).item())
-    whole = sum(int(part.sum(dtype=torch.int64).item()) for part in data.split(1 << 28))
+    step = 1 << 28
+    parts = [data[start : start + step].sum(dtype=torch.int64).item() for start in range(0, data.numel(), step)]
+    whole = int(sum(parts))
     return (mine - whole) % (1 << 32) == 0
 
 

@@ -97,7 +97,9 @@ def _operand(row: Row) -> str:
     return row.dtype if row.dtype == row.query_dtype else "float16"
 
 
-def compare(inputs: Inputs, out: torch.Tensor, lengths: list[int], places: list[tuple[int, int]], index: int = 0) -> Gate:
+def compare(
+    inputs: Inputs, out: torch.Tensor, lengths: list[int], places: list[tuple[int, int]], index: int = 0
+) -> Gate:
     """An output [batch, q_len, heads, dim] against the oracle at `places`: (sequence, KV head)."""
     group = inputs.row.shape.group
     worst, error, size = 0.0, 0.0, 0.0

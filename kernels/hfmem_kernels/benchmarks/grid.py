@@ -13,7 +13,6 @@ from hfmem_kernels.benchmarks.shapes import SOURCES, shape
 from hfmem_kernels.layout import LatentFormat, Layout
 
 K = 1024
-FP8 = {"dtype": "float8_e4m3fn", "scales": "tensor"}
 
 #: 64 sequences of 262,144 tokens in all, and of one 128k prompt beside 63 of 1k
 ZIPF = zipf(64, 256 * K, "zipf-64")
@@ -30,7 +29,7 @@ def quick_grid() -> list[Row]:
         head,
         Row(llama, uniform(1, 32 * K)),
         Row(llama, uniform(1, K)),
-        replace(head, **FP8, baseline=head.name),
+        head.in_fp8(head.name),
         Row(llama, uniform(16, 32 * K)),
         equal,
         Row(llama, ZIPF, baseline=equal.name),
@@ -78,7 +77,7 @@ def core_grid() -> list[Row]:
         replace(head, dtype="float8_e4m3fn", scales="head", baseline=head.name),
         replace(head, dtype="int8", scales="token", baseline=head.name),
         replace(head, dtype="float16", baseline=head.name),
-        replace(small, **FP8),
+        small.in_fp8(),
         Row(shape("gemma-3-12b-window"), uniform(64, 32 * K)),
         Row(shape("gpt-oss-20b"), uniform(8, 32 * K)),
         Row(shape("gpt-oss-20b-window"), uniform(64, 32 * K)),
@@ -97,7 +96,7 @@ def full_grid() -> list[Row]:
         for batch in (1, 4, 16, 32, 64, 256):
             for context in (K, 4 * K, 8 * K, 16 * K, 32 * K, 64 * K, 128 * K):
                 row = Row(each, uniform(batch, context), page_size=page)
-                rows += [row, replace(row, **FP8, baseline=row.name)]
+                rows += [row, row.in_fp8(row.name)]
     return unique(rows)
 
 
@@ -107,7 +106,7 @@ def smoke_grid() -> list[Row]:
     tiny = Mix("3 tiny", (40, 1, 17))
     return [
         Row(llama, tiny),
-        Row(llama, tiny, page_size=1, **FP8),
+        Row(llama, tiny, page_size=1).in_fp8(),
         Row(llama, tiny, q_len=2, layout=Layout.PACKED),
         Row(shape("deepseek-v3-tp8"), Mix("2 tiny", (33, 5)), page_size=64),
     ]

@@ -1,7 +1,7 @@
 """A row's tensors on a device: one query batch and page table, and enough copies of the cache to go past L2.
 
-The copies stand for the layers of a model: they share the page table and the lengths, as the layers of a step do, and each call of a
-replay reads another one. Pages are shuffled. Values are random, never zeros: data decide power and, in caches, correctness.
+The copies stand for the layers of a model: they share the page table and the lengths, as the layers of a step do, and each call
+of a replay reads another one. Pages are shuffled. Values are random, never zeros: data decide power and, in caches, correctness.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Inputs:
 
     @cached_property
     def dense(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-        """K and V of each set gathered to [batch, kv_heads, visible tokens, dim], for peers that know no pages. Equal lengths only."""
+        """K and V of each set as [batch, kv_heads, visible tokens, dim], for peers that know no pages. Equal lengths only."""
         row = self.row
         (length,) = set(row.mix.lengths)
         window = row.shape.window
@@ -150,7 +150,7 @@ def _kv_set(row: Row, pages: int, device: torch.device, generator: torch.Generat
             scale = inline
         _fill(values, scale, generator)
         scales.append(scale)
-    return CacheSet(cache.k, cache.v, *scales)
+    return CacheSet(cache.k, cache.v, scales[0], scales[1])
 
 
 def _latent_set(row: Row, pages: int, device: torch.device, generator: torch.Generator) -> CacheSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hfmem_kernels.benchmarks.shapes import Shape
 from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout, latent_row_bytes, num_pages, row_bytes
@@ -49,6 +49,10 @@ class Row:
         parts += [self.layout.value] if self.layout is not Layout.NHD else []
         parts += [f"q{self.q_len}"] if self.q_len > 1 else []
         return " ".join(parts)
+
+    def in_fp8(self, baseline: str | None = None) -> Row:
+        """The same row over an e4m3 cache with one scale."""
+        return replace(self, dtype="float8_e4m3fn", scales="tensor", baseline=baseline)
 
     @property
     def query_dtype(self) -> str:

@@ -32,13 +32,13 @@ def capture(launch: Callable[[int], object], sets: int) -> Replay:
     Raises:
         Exception: whatever the contender raises, while it is warmed up or because it cannot be captured.
     """
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for index in range(min(sets, 3)):  # compiles, autotunes, allocates
             launch(index)
         stream.synchronize()
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, stop = _events()
         start.record()
         launch(0)
         stop.record()
@@ -75,7 +75,8 @@ def interleave(replays: Mapping[str, Replay], *, seconds: float = CONTENDER_SECO
 
 
 def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
-    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    return start, stop
 
 
 def _round(replays: Mapping[str, Replay]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Functions that the interpreter can run, for peers that call CUDA's library or aliases it does not see. `@triton.jit` only."""
 
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 from __future__ import annotations
 
 import triton

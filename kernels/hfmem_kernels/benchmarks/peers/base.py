@@ -24,6 +24,7 @@ class Peer:
 
     project: its name in `--peer-path`. refuses: why it cannot do a row, None if it can. prepare: a launch, with everything that an
     engine does once a step (plans, index lists) done beforehand; raises `Absent` where it does not load, or whatever it raises.
+    slow: it compiles for the better part of a minute, so that a quick run leaves it out.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Peer:
     kind: Literal["triton", "torch", "cuda"]
     refuses: Callable[[Row], str | None]
     prepare: Callable[[Inputs, Path | None], Launch]
+    slow: bool = False
 
 
 def first_refusal(row: Row, **allowed: bool) -> str | None:
@@ -64,6 +66,11 @@ def first_refusal(row: Row, **allowed: bool) -> str | None:
         if needed and not allowed.get(name, False):
             return reason
     return None
+
+
+def by_sequence(inputs: Inputs, out: torch.Tensor) -> torch.Tensor:
+    """An output of rows [batch · q_len, heads, dim] as [batch, q_len, heads, dim]."""
+    return out.reshape(inputs.batch, inputs.row.q_len, *out.shape[1:])
 
 
 def query_starts(inputs: Inputs) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""FlashInfer: its planned decode on tensor cores, XQA, and its MLA wrapper. Plans are made once, as an engine makes them once a step."""
+"""FlashInfer: its planned decode on tensor cores, XQA, and its MLA wrapper. What engines plan once a step is planned beforehand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
-from hfmem_kernels.benchmarks.peers.base import Peer, first_refusal, flat_pages, query_starts, scalar
+from hfmem_kernels.benchmarks.peers.base import Peer, by_sequence, first_refusal, flat_pages, query_starts, scalar
 from hfmem_kernels.benchmarks.peers.loading import installed
 from hfmem_kernels.benchmarks.rows import Row
 from hfmem_kernels.layout import Layout
@@ -58,7 +58,7 @@ def _decode(inputs: Inputs, folder: Path | None) -> Launch:
         each = inputs.sets[index]
         factors = {} if each.k_scale is None else {"k_scale": scalar(each.k_scale), "v_scale": scalar(each.v_scale)}
         out: torch.Tensor = wrapper.run(inputs.queries[index].flatten(0, 1), caches[index], out=outs[index], **factors)
-        return out.unflatten(0, (inputs.batch, row.q_len))
+        return by_sequence(inputs, out)
 
     return launch
 
@@ -113,13 +113,13 @@ def _mla(inputs: Inputs, folder: Path | None) -> Launch:
         out: torch.Tensor = wrapper.run(
             q[..., :rank], q[..., rank:], cache[..., :rank], cache[..., rank:], out=outs[index], return_lse=False
         )
-        return out.unflatten(0, (inputs.batch, row.q_len))
+        return by_sequence(inputs, out)
 
     return launch
 
 
 PEERS = (
-    Peer("flashinfer_fa2", "flashinfer", "cuda", _decode_refuses, _decode),
-    Peer("flashinfer_xqa", "flashinfer", "cuda", _xqa_refuses, _xqa),
-    Peer("flashinfer_mla", "flashinfer", "cuda", _mla_refuses, _mla),
+    Peer("flashinfer_fa2", "flashinfer", "cuda", _decode_refuses, _decode, slow=True),
+    Peer("flashinfer_xqa", "flashinfer", "cuda", _xqa_refuses, _xqa, slow=True),
+    Peer("flashinfer_mla", "flashinfer", "cuda", _mla_refuses, _mla, slow=True),
 )

@@ -1,4 +1,4 @@
-"""SGLang's Triton decode kernel, called as `triton_backend.py` calls it: token indices beside the pool, splits decided on the device."""
+"""SGLang's Triton decode kernel, called as `triton_backend.py` calls it: token indices beside the pool, splits from the device."""
 
 from __future__ import annotations
 

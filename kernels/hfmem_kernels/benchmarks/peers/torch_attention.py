@@ -9,7 +9,7 @@ import torch
 
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
-from hfmem_kernels.benchmarks.peers.base import Peer, first_refusal, query_starts
+from hfmem_kernels.benchmarks.peers.base import Peer, by_sequence, first_refusal, query_starts
 from hfmem_kernels.benchmarks.peers.loading import Absent, installed
 from hfmem_kernels.benchmarks.rows import Row
 
@@ -62,7 +62,7 @@ def _varlen(inputs: Inputs, folder: Path | None) -> Launch:
             scale=row.shape.scale, window_size=window, enable_gqa=True, seqused_k=inputs.seq_lens,
             block_table=inputs.page_table,
         )  # fmt: skip
-        return out.unflatten(0, (inputs.batch, row.q_len))
+        return by_sequence(inputs, out)
 
     return launch
 
@@ -70,5 +70,5 @@ def _varlen(inputs: Inputs, folder: Path | None) -> Launch:
 PEERS = (
     Peer("torch_varlen", "torch", "torch", _pages_of_varlen, _varlen),
     Peer("torch_sdpa_dense", "torch", "torch", _dense_only, _sdpa),
-    Peer("torch_flex_dense", "torch", "torch", _dense_only, _flex),
+    Peer("torch_flex_dense", "torch", "torch", _dense_only, _flex, slow=True),
 )

@@ -12,7 +12,7 @@ import torch
 from hfmem_kernels._launch import device_facts
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
-from hfmem_kernels.benchmarks.peers.base import Peer, first_refusal, query_starts, scalar
+from hfmem_kernels.benchmarks.peers.base import Peer, by_sequence, first_refusal, query_starts, scalar
 from hfmem_kernels.benchmarks.peers.loading import StandIns, alone, class_of
 from hfmem_kernels.benchmarks.rows import Row
 
@@ -66,7 +66,16 @@ def _unified_refuses(row: Row) -> str | None:
     if row.page_size % 16:
         return "pages are multiples of 16"
     return first_refusal(
-        row, kv=True, window=True, sinks=True, ragged=True, queries=True, e4m3=True, int8_token=True, hnd=True, packed=True
+        row,
+        kv=True,
+        window=True,
+        sinks=True,
+        ragged=True,
+        queries=True,
+        e4m3=True,
+        int8_token=True,
+        hnd=True,
+        packed=True,
     )
 
 
@@ -106,7 +115,7 @@ def _unified(inputs: Inputs, folder: Path | None) -> Launch:
             softmax_segm_expsum=scratch[2], sinks=inputs.sinks, kv_quant_mode=mode,
             k_scale_cache=each.k_scale if token_scales else None, v_scale_cache=each.v_scale if token_scales else None,
         )  # fmt: skip
-        return out.unflatten(0, (inputs.batch, row.q_len))
+        return by_sequence(inputs, out)
 
     return launch
 

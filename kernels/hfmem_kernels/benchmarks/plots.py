@@ -1,0 +1,170 @@
+"""Two pictures of a set of results: time over bytes, and operations over intensity. matplotlib (extra `bench`), PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hfmem_kernels.benchmarks.rows import DTYPE_NAMES
+from hfmem_kernels.benchmarks.summary import fit_line
+from hfmem_kernels.benchmarks.targets import TRITON_PEERS, Measured
+
+OURS, TRITON, OTHER, LINE = "#0b6bcb", "#c2571a", "#7a7f87", "#30343a"
+#: marker of our rows by the cache's format
+MARKERS = {"bf16": "o", "fp16": "h", "e4m3": "s", "e5m2": "D", "int8": "^"}
+
+
+def draw(measured: Mapping[str, Measured], results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw `latency` and `roofline` into `folder`; nothing without a measured row.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    if not measured:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, make in (("latency", _latency), ("roofline", _roofline)):
+        figure = make(measured, _caption(results))
+        for suffix in ("png", "svg"):
+            paths.append(folder / f"{name}.{suffix}")
+            figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+    said = f"{results['device']['name']}, torch {results['software']['torch']}, triton {results['software']['triton']}"
+    return f"made-up numbers · {said}" if results["method"] == "fixture" else said
+
+
+def _ceiling(measured: Mapping[str, Measured]) -> float:
+    return max(each.ceiling for each in measured.values())
+
+
+def _axes(title: str, caption: str, x: str, y: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    made: Any = Figure
+    figure = made(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold")
+    axes.text(0, 1.015, caption, transform=axes.transAxes, fontsize=9, color=OTHER)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(True, which="major", color="#e3e5e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _plain_numbers(axis: Any) -> None:
+    """1, 10, 1,000 rather than powers of ten."""
+    from matplotlib import ticker
+
+    made: Any = ticker
+    axis.set_major_formatter(made.FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axis.set_minor_formatter(made.NullFormatter())
+
+
+def _ours(axes: Any, measured: Mapping[str, Measured], x: Any, y: Any) -> None:
+    for dtype, marker in MARKERS.items():
+        rows = [each for each in measured.values() if DTYPE_NAMES[each.row.dtype] == dtype]
+        if rows:
+            axes.scatter([x(e) for e in rows], [y(e) for e in rows], s=34, marker=marker, color=OURS, edgecolors="white",
+                         linewidths=0.6, zorder=3, label=f"hfmem, {dtype}")  # fmt: skip
+
+
+def _peers(axes: Any, measured: Mapping[str, Measured], x: Any, y: Any) -> None:
+    """The best Triton peer and the best other peer of each row."""
+    for label, color, marker, chosen in (
+        ("best Triton peer", TRITON, "x", lambda name: name in TRITON_PEERS),
+        ("best other peer", OTHER, "+", lambda name: name not in TRITON_PEERS),
+    ):
+        found = [
+            (each, min(times))
+            for each in measured.values()
+            if (times := [t for n, t in each.peers.items() if chosen(n)])
+        ]
+        if found:
+            axes.scatter([x(each) for each, _ in found], [y(each, time) for each, time in found], s=40, marker=marker,
+                         color=color, linewidths=1.2, zorder=2, label=label)  # fmt: skip
+
+
+def _latency(measured: Mapping[str, Measured], caption: str) -> Any:
+    """Microseconds over megabytes, with bytes / R and the line through our plain rows."""
+    figure, axes = _axes("Time of one decode step's attention, one layer", caption, "cache read, MB", "µs")
+
+    def megabytes(each: Measured) -> float:
+        return each.row.traffic.kv_bytes / 1e6
+
+    sizes = sorted(megabytes(each) for each in measured.values())
+    span = [sizes[0] / 1.5 * (sizes[-1] / sizes[0] * 2.25) ** (step / 60) for step in range(61)]
+    ceiling = _ceiling(measured)
+    axes.plot(
+        span,
+        [size * 1e6 / ceiling * 1e6 for size in span],
+        color=LINE,
+        linewidth=1,
+        label=f"bytes / R, {ceiling / 1e12:.2f} TB/s",
+    )
+    plain = [
+        (each.row.traffic.kv_bytes, each.microseconds)
+        for each in measured.values()
+        if each.row.dtype == "bfloat16" and each.row.page_size == 16 and each.row.q_len == 1
+    ]
+    line = fit_line(plain)
+    if line is not None:
+        times = [line.launch_us + size * 1e12 / line.bytes_per_second for size in span]
+        axes.plot(span, times, color=OURS, linewidth=1, linestyle="--",
+                  label=f"{line.launch_us:.1f} µs + bytes / {line.bytes_per_second / 1e12:.2f} TB/s")  # fmt: skip
+    _peers(axes, measured, megabytes, lambda each, time: time)
+    _ours(axes, measured, megabytes, lambda each: each.microseconds)
+    fastest = min(min([each.microseconds, *each.peers.values()]) for each in measured.values())
+    axes.set_ylim(bottom=fastest / 2)
+    _plain_numbers(axes.xaxis)
+    _plain_numbers(axes.yaxis)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return figure
+
+
+def _roofline(measured: Mapping[str, Measured], caption: str) -> Any:
+    """TFLOP/s over FLOP a byte, under the slope R."""
+    figure, axes = _axes("Decode attention under the read ceiling", caption, "operations for each byte read", "TFLOP/s")
+
+    def intensity(each: Measured) -> float:
+        return each.row.traffic.intensity
+
+    def rate(each: Measured, microseconds: float | None = None) -> float:
+        return each.row.traffic.flops / (microseconds or each.microseconds) / 1e6
+
+    ceiling = _ceiling(measured)
+    values = sorted(intensity(each) for each in measured.values())
+    span = [values[0] / 1.5, values[-1] * 1.5]
+    axes.plot(
+        span,
+        [ceiling * value / 1e12 for value in span],
+        color=LINE,
+        linewidth=1,
+        label=f"R = {ceiling / 1e12:.2f} TB/s, measured",
+    )
+    axes.plot(
+        span,
+        [0.9 * ceiling * value / 1e12 for value in span],
+        color=LINE,
+        linewidth=0.7,
+        linestyle=":",
+        label="90 % of it",
+    )
+    _peers(axes, measured, intensity, rate)
+    _ours(axes, measured, intensity, rate)
+    _plain_numbers(axes.xaxis)
+    _plain_numbers(axes.yaxis)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return figure

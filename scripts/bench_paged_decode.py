@@ -1,0 +1,124 @@
+"""Time the paged decode kernels on this machine's GPU, beside every peer that loads: one command, one pass.
+
+    python scripts/bench_paged_decode.py --quick --out OUT            # gate and ten rows, within two minutes
+    python scripts/bench_paged_decode.py --out OUT                    # the core grid, within ten
+    python scripts/bench_paged_decode.py --grid full --minutes 60 --out OUT
+    python scripts/bench_paged_decode.py --report results.json        # tables and plots again, from results
+
+OUT gets results.json (rewritten after every row: the same command goes on where it stopped), report.md, and latency and roofline
+as PNG and SVG. A peer is imported where it is installed, or from `--peer-path vllm=FOLDER`; one that is not there is a row that says
+so. Without a GPU a few tiny rows are checked in Triton's interpreter, and nothing is timed. kernels/results/README.md has the plan of
+a session on a device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]  # a checkout that is not installed
+
+#: minutes that a grid is given unless the command line says otherwise
+MINUTES = {"quick": 2.0, "core": 10.0, "full": None, "smoke": 10.0}
+#: how often a process that lost its device is started again
+RESTARTS = 6
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--grid", choices=("quick", "core", "full", "smoke"), default="core", help="rows [default: core]"
+    )
+    parser.add_argument("--quick", action="store_true", help="the same as --grid quick")
+    parser.add_argument(
+        "--minutes", type=float, help="stop before this is over [default: 2 quick, 10 core, else no end]"
+    )
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), metavar="FOLDER", help="[default: bench-out]")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on from this results.json as well")
+    parser.add_argument(
+        "--peers", default="", metavar="NAMES", help="only these, with commas; none: no peer [default: all]"
+    )
+    parser.add_argument(
+        "--peer-path", action="append", default=[], metavar="NAME=FOLDER", help="where a peer's package lies"
+    )
+    parser.add_argument(
+        "--peer-seconds", type=float, default=60.0, help="set-up time that one peer may take [default: 60]"
+    )
+    parser.add_argument("--commit", help="the commit of a checkout that came without its history")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="only make the report and the plots of these results"
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--after-crash", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds-left", type=float, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _supervise(arguments: argparse.Namespace) -> int:
+    """Run this program as a child, and again where the child lost its device, so that one bad kernel costs one row."""
+    started, minutes, status = time.monotonic(), _minutes(arguments), 1
+    for attempt in range(RESTARTS + 1):
+        command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker"]
+        if minutes is not None:
+            command += ["--seconds-left", f"{60 * minutes - (time.monotonic() - started):.0f}"]
+        status = subprocess.run([*command, *(["--after-crash"] if attempt else [])]).returncode
+        lost = status < 0 or status == 75
+        if not lost or status in (-2, -9, -15):  # done, failed for good, or somebody ended it
+            break
+    return abs(status)
+
+
+def _minutes(arguments: argparse.Namespace) -> float | None:
+    return MINUTES[_grid(arguments)] if arguments.minutes is None else float(arguments.minutes)
+
+
+def _grid(arguments: argparse.Namespace) -> str:
+    return "quick" if arguments.quick else str(arguments.grid)
+
+
+def _work(arguments: argparse.Namespace) -> int:
+    import torch
+
+    device = torch.device("cuda") if torch.cuda.is_available() else None
+    grid = _grid(arguments)
+    if device is None:
+        from hfmem_kernels.interpreter import use_interpreter
+
+        use_interpreter()
+        grid = "smoke"
+        sys.stderr.write("no GPU here: a smoke grid is checked in Triton's interpreter, and nothing is timed\n")
+    from hfmem_kernels.benchmarks import program
+
+    words = sys.argv[1 : sys.argv.index("--worker")]
+    plan = program.plan(
+        grid,
+        folder=arguments.out,
+        command=shlex.join(["python", "scripts/bench_paged_decode.py", *words]),
+        minutes=None if arguments.seconds_left is None else arguments.seconds_left / 60,
+        wanted=arguments.peers,
+        folders=arguments.peer_path,
+        peer_seconds=arguments.peer_seconds,
+        earlier=arguments.resume,
+        commit=arguments.commit,
+        after_crash=arguments.after_crash,
+    )
+    return program.main(plan, device, grid)
+
+
+def main() -> int:
+    """The program."""
+    arguments = _arguments()
+    if arguments.report is not None:
+        from hfmem_kernels.benchmarks import program
+
+        return program.show(arguments.report, arguments.out)
+    return _work(arguments) if arguments.worker else _supervise(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
