@@ -6,9 +6,9 @@
     python scripts/bench_paged_decode.py --report results.json        # tables and plots again, from results
 
 OUT gets results.json (rewritten after every row: the same command goes on where it stopped), report.md, and latency and roofline
-as PNG and SVG. A peer is imported where it is installed, or from `--peer-path vllm=FOLDER`; one that is not there is a row that says
-so. Without a GPU a few tiny rows are checked in Triton's interpreter, and nothing is timed. kernels/results/README.md has the plan of
-a session on a device.
+as PNG and SVG. A peer is imported where it is installed, or from `--peer-path vllm=FOLDER`; one that is not there is a row that
+says so. Without a GPU a few tiny rows are checked in Triton's interpreter, and nothing is timed. kernels/results/README.md has the
+plan of a session on a device.
 """
 
 from __future__ import annotations

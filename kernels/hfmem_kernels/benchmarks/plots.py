@@ -46,10 +46,10 @@ def _ceiling(measured: Mapping[str, Measured]) -> float:
 
 
 def _axes(title: str, caption: str, x: str, y: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
+    from matplotlib import figure as figures
 
-    made: Any = Figure
-    figure = made(figsize=(8, 5), layout="constrained")
+    made: Any = figures
+    figure = made.Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -83,15 +83,14 @@ def _ours(axes: Any, measured: Mapping[str, Measured], x: Any, y: Any) -> None:
 
 def _peers(axes: Any, measured: Mapping[str, Measured], x: Any, y: Any) -> None:
     """The best Triton peer and the best other peer of each row."""
-    for label, color, marker, chosen in (
-        ("best Triton peer", TRITON, "x", lambda name: name in TRITON_PEERS),
-        ("best other peer", OTHER, "+", lambda name: name not in TRITON_PEERS),
+    for label, color, marker, triton in (
+        ("best Triton peer", TRITON, "x", True),
+        ("best other peer", OTHER, "+", False),
     ):
-        found = [
-            (each, min(times))
-            for each in measured.values()
-            if (times := [t for n, t in each.peers.items() if chosen(n)])
-        ]
+        found = []
+        for each in measured.values():
+            times = [time for name, time in each.peers.items() if (name in TRITON_PEERS) == triton]
+            found += [(each, min(times))] if times else []
         if found:
             axes.scatter([x(each) for each, _ in found], [y(each, time) for each, time in found], s=40, marker=marker,
                          color=color, linewidths=1.2, zorder=2, label=label)  # fmt: skip

@@ -29,6 +29,9 @@ from hfmem_kernels.benchmarks.rows import Row
 #: exit status of a process whose device is lost: start it again
 LOST = 75
 
+#: items between two readings of clocks and temperature, which are a process of their own
+READINGS_EVERY = 8
+
 Item = Row | Experiment
 
 
@@ -116,12 +119,7 @@ def run(plan: Plan, device: torch.device | None) -> Record:
     left = [each for each in plan.items if each.name not in done]
     say(f"{len(left)} of {len(plan.items)} items to do")
     if device is not None and left:
-        measured = ceiling.measure(device)
-        opened["ceiling"] = asdict(measured) | {"shape": list(measured.shape)}
-        opened["launch_us"] = measured.launch_us
-        say(
-            f"R = {measured.bytes_per_second / 1e12:.3f} TB/s over {measured.bytes / 1e9:.1f} GB (± {measured.timing.spread:.1%})"
-        )
+        _measure_ceiling(device, opened)
     bench = _bench(plan, state, device)
     took: list[float] = []
     for number, each in enumerate(left):
@@ -130,7 +128,7 @@ def run(plan: Plan, device: torch.device | None) -> Record:
             say(f"{plan.minutes:g} minutes are over: {len(left) - number} items left for another run")
             break
         begun = time.monotonic()
-        if device is not None:
+        if device is not None and number % READINGS_EVERY == 0:
             opened["readings"].append(environment.readings())
         try:
             record = item.run_row(bench, each) if isinstance(each, Row) else item.run_experiment(bench, each)
@@ -145,6 +143,18 @@ def run(plan: Plan, device: torch.device | None) -> Record:
     plan.trying.unlink(missing_ok=True)
     save()
     return state
+
+
+def _measure_ceiling(device: torch.device, session: Record) -> None:
+    """R into the session; without it the times stand, and no share can be told."""
+    try:
+        found = ceiling.measure(device)
+    except Exception as error:
+        say(f"the read ceiling could not be measured: {first_line(error)}")
+        return
+    session |= {"ceiling": asdict(found) | {"shape": list(found.shape)}, "launch_us": found.launch_us}
+    rate = f"{found.bytes_per_second / 1e12:.3f} TB/s over {found.bytes / 1e9:.1f} GB"
+    say(f"R = {rate} ± {found.timing.spread:.1%}, an empty graph node {found.launch_us:.2f} µs")
 
 
 def _bench(plan: Plan, state: Record, device: torch.device | None) -> Bench:
@@ -196,13 +206,16 @@ def _line(record: Record, session: Record) -> str:
             f"right, {record['gate']['worst']:.2f} of the bound; nothing is timed in the interpreter {others}".rstrip()
         )
     time_us = record["ours"]["median_us"]
-    share = record["facts"]["kv_bytes"] / (time_us * 1e-6) / session["ceiling"]["bytes_per_second"]
+    rate = record["facts"]["kv_bytes"] / (time_us * 1e-6)
+    reached = (
+        f"{rate / session['ceiling']['bytes_per_second']:.1%} of R" if session["ceiling"] else f"{rate / 1e9:,.0f} GB/s"
+    )
     peers = [
         f"{name} {found['median_us'] / time_us:.2f}×"
         for name, found in record["peers"].items()
         if found["status"] == "ok"
     ]
-    return f"{time_us:.1f} µs, {share:.1%} of R; " + (", ".join(peers) or "no peer")
+    return f"{time_us:.1f} µs, {reached}; " + (", ".join(peers) or "no peer")
 
 
 def guarded(plan: Plan, device: torch.device | None, then: Callable[[Record], None]) -> int:

@@ -20,10 +20,11 @@ CONTENDER_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A captured graph of `calls` calls."""
+    """A captured graph of `calls` calls; `launch` owns the buffers that the graph writes to, and lives as long as it."""
 
     graph: torch.cuda.CUDAGraph
     calls: int
+    launch: Callable[[int], object]
 
 
 def capture(launch: Callable[[int], object], sets: int) -> Replay:
@@ -51,7 +52,7 @@ def capture(launch: Callable[[int], object], sets: int) -> Replay:
                 for index in range(sets):
                     launch(index)
     torch.cuda.current_stream().wait_stream(stream)
-    return Replay(graph, rounds * sets)
+    return Replay(graph, rounds * sets, launch)
 
 
 def interleave(replays: Mapping[str, Replay], *, seconds: float = CONTENDER_SECONDS) -> dict[str, Timing]:
