@@ -10,6 +10,7 @@
     │   ├── MissingFileError           the repo is there, a file it must have is not
     │   │   └── AdapterError               it holds an adapter (PEFT), not a model
     │   └── FormatError                a file is there and cannot be parsed
+    ├── DoesNotFitError             1  a device has less memory than what was to be put on it
     └── UnsupportedError            4  the model was read, and hfmem will not guess
         ├── UnknownArchitectureError   model_type (or a value of it) no rule covers
         ├── MissingKeyError            config.json lacks a key that its family needs
@@ -91,6 +92,13 @@ class FormatError(SourceError):
     """A file cannot be parsed: not JSON, truncated, zero bytes, a header that breaks its format's rules."""
 
     code = "format"
+
+
+class DoesNotFitError(HfmemError):
+    """A device has less free memory than what was to be allocated on it."""
+
+    code = "does_not_fit"
+    exit_code = 1
 
 
 class UnsupportedError(HfmemError):

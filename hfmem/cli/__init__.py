@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from hfmem import __version__
+from hfmem.cli.bench import bench
 from hfmem.cli.cache import cache
 from hfmem.cli.command import ModelFirstGroup, PlainCommand
 from hfmem.cli.compare import compare
@@ -79,6 +80,7 @@ _COMMANDS = (
     (explain, "The arithmetic, step by step."),
     (files, "What a download takes, and what is redundant."),
     (devices, "Devices that --gpu knows."),
+    (bench, "A decode step's attention on this GPU."),
     (verify, "An engine's log against the prediction."),
     (cache, "Stored facts: list, clear."),
 )

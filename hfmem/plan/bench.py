@@ -90,6 +90,13 @@ def bench_plan(arch: Architecture, serving: Serving) -> BenchPlan:
     return BenchPlan(fmt, serving.context, serving.num_seqs, page, shapes, skipped)
 
 
+def read_bytes(plan: BenchPlan) -> int:
+    """Bytes of cache that one step reads on one rank: the visible tokens of every sequence, in every layer, each once."""
+    return sum(
+        shape.count * (shape.cache_bytes // (shape.pages * plan.page_size) * shape.tokens) for shape in plan.shapes
+    )
+
+
 def _shape(cache: Cache, count: int, fmt: str, page: int, serving: Serving) -> AttentionShape:
     assert isinstance(
         cache, FullAttention | SlidingAttention | ChunkedAttention | LatentAttention | SparseLatentAttention

@@ -7,7 +7,8 @@ of a replay reads another one. Pages are shuffled. Values are random, never zero
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -84,8 +85,8 @@ def num_sets(cache_bytes: int, l2_bytes: int, limit_bytes: int) -> int:
     return 1 if cache_bytes <= limit_bytes and cache_bytes >= 32 * l2_bytes else 0
 
 
-def build(row: Row, device: torch.device | str, sets: int = 1) -> Inputs:
-    """Random inputs, the same for the same row."""
+def build(row: Row, device: torch.device | str, sets: int = 1, empty: Sequence[CacheSet] = ()) -> Inputs:
+    """Random inputs, the same for the same row. `empty`: caches that `allocate` made, instead of `sets` new ones."""
     where = torch.device(device)
     generator = torch.Generator(where).manual_seed(zlib.crc32(row.name.encode()))
     shape, total = row.shape, max(1, row.pages)
@@ -104,15 +105,36 @@ def build(row: Row, device: torch.device | str, sets: int = 1) -> Inputs:
         return torch.randn(*size, generator=generator, device=where).to(dtype)
 
     sinks = torch.randn(shape.num_heads, generator=generator, device=where) if shape.sinks else None
-    make = _latent_set if shape.latent else _kv_set
+    caches = empty or [allocate(row, where) for _ in range(sets)]
     return Inputs(
         row=row,
-        sets=tuple(make(row, total, where, generator) for _ in range(sets)),
-        queries=tuple(query() for _ in range(sets)),
+        sets=tuple(fill(row, each, generator) for each in caches),
+        queries=tuple(query() for _ in caches),
         page_table=table,
         seq_lens=torch.tensor(row.mix.lengths, dtype=torch.int32, device=where),
         sinks=sinks,
     )
+
+
+def allocate(row: Row, device: torch.device | str) -> CacheSet:
+    """One layer's cache, empty: exactly the row's `cache_bytes`, and at least one page."""
+    pages, s = max(1, row.pages), row.shape
+    if s.latent:
+        rope = s.head_dim - s.v_head_dim
+        rows = layout.allocate_latent(
+            pages, row.page_size, s.v_head_dim, rope, row.dtype, row.latent_format, torch.device(device)
+        )
+        wide = rows[:, :, None, :]
+        values = rows if row.latent_format is LatentFormat.FP8_DS else wide[..., : s.v_head_dim]
+        return CacheSet(rows if row.latent_format is LatentFormat.FP8_DS else wide, values, latent=rows)
+    cache = layout.allocate(row.spec, pages, device)
+    return CacheSet(cache.k, cache.v, cache.k_scale, cache.v_scale)
+
+
+def stored_bytes(each: CacheSet) -> int:
+    """Bytes of the tensors that hold a cache, each once."""
+    tensors = [t for t in (each.k, each.v, each.k_scale, each.v_scale, each.latent) if isinstance(t, torch.Tensor)]
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def _top(dtype: torch.dtype) -> float:
@@ -134,42 +156,44 @@ def _fill(cache: torch.Tensor, scale: torch.Tensor | float | None, generator: to
         part.copy_(values.to(cache.dtype))
 
 
-def _kv_set(row: Row, pages: int, device: torch.device, generator: torch.Generator) -> CacheSet:
-    cache = layout.allocate(row.spec, pages, device)
-    scales: list[torch.Tensor | float | None] = []
-    for values, inline in ((cache.k, cache.k_scale), (cache.v, cache.v_scale)):
-        scale: torch.Tensor | float | None = None
-        if row.scales == "tensor":
-            scale = LARGEST / _top(values.dtype)
-        elif row.scales == "head":
-            heads = torch.arange(1, values.shape[2] + 1, device=device, dtype=torch.float32)
-            scale = LARGEST / _top(values.dtype) * (1 + heads / values.shape[2])
-        elif inline is not None:
-            random = torch.rand(inline.shape, generator=generator, device=device)
-            inline.copy_((1 + random) * (LARGEST / _top(values.dtype)))
-            scale = inline
-        _fill(values, scale, generator)
-        scales.append(scale)
-    return CacheSet(cache.k, cache.v, scales[0], scales[1])
-
-
-def _latent_set(row: Row, pages: int, device: torch.device, generator: torch.Generator) -> CacheSet:
-    rank = row.shape.v_head_dim
-    rope = row.shape.head_dim - rank
-    cache = layout.allocate_latent(pages, row.page_size, rank, rope, row.dtype, row.latent_format, device)
+def fill(row: Row, each: CacheSet, generator: torch.Generator) -> CacheSet:
+    """Random values in an allocated cache, and the scales they are to be multiplied by."""
     if row.latent_format is LatentFormat.FP8_DS:
-        end = rank + rank // _reference.LATENT_GROUP * layout.SCALE_BYTES
-        step = max(1, CHUNK // (row.page_size * row.shape.head_dim))
-        for start in range(0, pages, step):
-            part = cache[start : start + step]
-            codes = torch.randn(*part.shape[:2], rank, generator=generator, device=device) * (448 / LARGEST)
-            part[..., :rank] = codes.to(torch.float8_e4m3fn).view(torch.uint8)
-            scales = torch.rand(*part.shape[:2], rank // 128, generator=generator, device=device)
-            part[..., rank:end] = ((1 + scales) * (LARGEST / 448)).view(torch.uint8)
-            turned = torch.randn(*part.shape[:2], rope, generator=generator, device=device)
-            part[..., end:] = turned.to(torch.bfloat16).view(torch.uint8)
-        return CacheSet(cache, cache, latent=cache)
-    scale = LARGEST / _top(cache.dtype) if row.scales == "tensor" else None
-    _fill(cache, scale, generator)
-    rows = cache[:, :, None, :]
-    return CacheSet(rows, rows[..., :rank], scale, scale, latent=cache)
+        assert each.latent is not None
+        _fill_packed(row, each.latent, generator)
+        return each
+    if each.latent is not None:
+        scale = LARGEST / _top(each.latent.dtype) if row.scales == "tensor" else None
+        _fill(each.latent, scale, generator)
+        return replace(each, k_scale=scale, v_scale=scale)
+    scales: list[torch.Tensor | float | None] = []
+    for values, inline in ((each.k, each.k_scale), (each.v, each.v_scale)):
+        made: torch.Tensor | float | None = None
+        if row.scales == "tensor":
+            made = LARGEST / _top(values.dtype)
+        elif row.scales == "head":
+            heads = torch.arange(1, values.shape[2] + 1, device=values.device, dtype=torch.float32)
+            made = LARGEST / _top(values.dtype) * (1 + heads / values.shape[2])
+        elif isinstance(inline, torch.Tensor):
+            random = torch.rand(inline.shape, generator=generator, device=values.device)
+            inline.copy_((1 + random) * (LARGEST / _top(values.dtype)))
+            made = inline
+        _fill(values, made, generator)
+        scales.append(made)
+    return replace(each, k_scale=scales[0], v_scale=scales[1])
+
+
+def _fill_packed(row: Row, cache: torch.Tensor, generator: torch.Generator) -> None:
+    """Rows of 656 bytes: codes, scales, rotary columns."""
+    rank, device = row.shape.v_head_dim, cache.device
+    groups = rank // _reference.LATENT_GROUP
+    end = rank + groups * layout.SCALE_BYTES
+    step = max(1, CHUNK // (row.page_size * row.shape.head_dim))
+    for start in range(0, cache.shape[0], step):
+        part = cache[start : start + step]
+        codes = torch.randn(*part.shape[:2], rank, generator=generator, device=device) * (448 / LARGEST)
+        part[..., :rank] = codes.to(torch.float8_e4m3fn).view(torch.uint8)
+        scales = torch.rand(*part.shape[:2], groups, generator=generator, device=device)
+        part[..., rank:end] = ((1 + scales) * (LARGEST / 448)).view(torch.uint8)
+        turned = torch.randn(*part.shape[:2], row.shape.head_dim - rank, generator=generator, device=device)
+        part[..., end:] = turned.to(torch.bfloat16).view(torch.uint8)

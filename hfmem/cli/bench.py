@@ -1,0 +1,73 @@
+"""`hfmem bench MODEL`: one decode step's attention on this machine's device, or the plan of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hfmem.cli import options as o
+from hfmem.cli.output import fetching, json_text, say_stats, show, write
+
+
+def bench(
+    model: o.Model,
+    ctx: o.Ctx = None,
+    batch: o.Batch = "1",
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu", metavar="NAME", help="With --dry-run: whose bandwidth bounds the step [default: this machine's]."
+        ),
+    ] = None,
+    tp: o.Tp = "1",
+    kv_dtype: o.KvDtype = "auto",
+    page_size: Annotated[
+        str | None,
+        typer.Option("--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: 16]."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be allocated and run; needs no GPU.")
+    ] = False,
+    revision: o.Revision = None,
+    json: o.Json = False,
+    assume: o.Assume = None,
+    no_cache: o.NoCache = False,
+    refresh: o.Refresh = False,
+    offline: o.Offline = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Allocate the model's cache on this machine's GPU, run one decode step's attention over it, and time it.
+
+    Needs the extra `kernels`. With --tp it runs the share of one rank.
+    """
+    from hfmem.units import parse_count
+
+    context = None if ctx is None else parse_count(ctx, "--ctx")
+    num_seqs, ranks = parse_count(batch, "--batch"), parse_count(tp, "--tp")
+    page = None if page_size is None else parse_count(page_size, "--page-size")
+    from hfmem.api import read_model
+    from hfmem.bench import bench as answer
+
+    with fetching(no_cache, refresh, offline) as fetch:
+        read = read_model(model, revision=revision, assume=assume, fetch=fetch)
+    if verbose:
+        say_stats(model, read.facts.stats)
+    found = answer(
+        read,
+        context=context,
+        num_seqs=num_seqs,
+        device=gpu,
+        tp=ranks,
+        kv_dtype=kv_dtype,
+        page_size=page,
+        dry_run=dry_run,
+    )
+    if json:
+        from hfmem.render.json import to_dict
+
+        write(json_text(to_dict(found)))
+        return
+    from hfmem.render.bench import render_bench
+
+    show(render_bench(found))

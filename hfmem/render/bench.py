@@ -1,0 +1,116 @@
+"""The plan of a benchmark, and what its run measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfmem.render.lines import Line, line
+from hfmem.units import format_bytes
+
+if TYPE_CHECKING:
+    from hfmem.bench import BenchAnswer, Bound, Measurement
+    from hfmem.plan.bench import AttentionShape
+
+_HEAD = ("layers", "attention", "heads", "reads", "pages", "cache")
+
+
+def render_bench(answer: BenchAnswer) -> list[Line]:
+    """The layers' caches, then the bounds, or the times beside them."""
+    plan = answer.plan
+    sequences = "1 sequence" if plan.num_seqs == 1 else f"{plan.num_seqs:,} sequences"
+    rank = f" · one rank of {answer.tp}" if answer.tp > 1 else ""
+    lines = [
+        line(
+            (answer.model, "bold"),
+            f" · {sequences} of {plan.context:,} tokens · {plan.kv_dtype} cache, pages of {plan.page_size:,}{rank}",
+        ),
+        line(""),
+    ]
+    rows = [_HEAD, *(_row(shape, plan.num_seqs) for shape in plan.shapes)]
+    rows.append(("total", "", "", "", "", format_bytes(plan.cache_bytes)))
+    if answer.measured is not None:
+        rows[0] = (*rows[0], "a layer", "GB/s")
+        for number, kind in enumerate(answer.measured.kinds, start=1):
+            rate = f"{kind.read_bytes / kind.layer_seconds / 1e9:,.0f}"
+            rows[number] = (*rows[number], f"{kind.layer_seconds * 1e6:,.1f} µs", rate)
+        rows[-1] = (*rows[-1], "", "")
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        sized = enumerate(zip(row, widths, strict=True))
+        cells = [f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}" for column, (cell, width) in sized]
+        lines.append(line(("  " + "  ".join(cells), "bold" if number in (0, len(rows) - 1) else ""), hang=None))
+    if plan.skipped:
+        lines.append(line((f"  {_layers(plan.skipped)} keep no attention cache and are left out", "dim")))
+    lines.append(line(""))
+    if answer.measured is None:
+        lines.append(line(f"  dry run: nothing was allocated. A step reads {format_bytes(answer.read_bytes)} of cache"))
+        return lines + (_bound_lines(answer.bound, answer.weights_bytes_read) if answer.bound else [])
+    return lines + _measured_lines(answer, answer.measured)
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
+
+
+def _row(shape: AttentionShape, num_seqs: int) -> tuple[str, ...]:
+    kind = "latent" if shape.op == "mla_decode" else "window" if shape.window is not None else "full"
+    size = f"{shape.head_dim}" if shape.head_dim == shape.v_head_dim else f"{shape.head_dim}:{shape.v_head_dim}"
+    return (
+        str(shape.count),
+        kind,
+        f"{shape.num_heads} / {shape.num_kv_heads} × {size}",
+        f"{shape.tokens:,} tokens",
+        f"{num_seqs * shape.pages:,}",
+        format_bytes(shape.cache_bytes * shape.count),
+    )
+
+
+def _bound_lines(bound: Bound, weights_bytes: int) -> list[Line]:
+    """At best: attention alone, and with the weights that a step reads."""
+    alone, both = bound.attention_seconds, bound.attention_seconds + bound.weights_seconds
+    weights = f"{format_bytes(weights_bytes)} of weights"
+    return [
+        line(f"  at best on {bound.source} ({bound.bytes_per_second / 1e12:.2f} TB/s):"),
+        line(f"    attention alone      {_milliseconds(alone)} a step, {_rate(bound.attention_tokens_per_second)}"),
+        line(f"    weights + attention  {_milliseconds(both)} a step, {_rate(bound.tokens_per_second)} ({weights})"),
+    ]
+
+
+def _measured_lines(answer: BenchAnswer, measured: Measurement) -> list[Line]:
+    """What was allocated, how fast it was read, and what that allows."""
+    plan, step = answer.plan, measured.step_seconds
+    assert answer.bound is not None
+    off = measured.requested_bytes - plan.cache_bytes
+    equal = (
+        "as predicted, to the byte"
+        if off == 0
+        else f"{abs(off):,} bytes {'more' if off > 0 else 'less'} than predicted"
+    )
+    rounded = format_bytes(measured.allocated_bytes - measured.requested_bytes)
+    rate = answer.read_bytes / step
+    reached = f"{rate / 1e9:,.0f} GB/s, {rate / measured.read_bytes_per_second:.1%} of the ceiling"
+    both = plan.num_seqs / (step + answer.bound.weights_seconds)
+    weights = f"{format_bytes(answer.weights_bytes_read)} of weights read at the ceiling"
+    lines = [
+        line(
+            f"  {measured.device}: reads {measured.read_bytes_per_second / 1e12:.2f} TB/s at most, measured in this run"
+        ),
+        line(f"  allocated      {format_bytes(measured.requested_bytes)}, {equal}"),
+        line(f"                 the allocator takes {rounded} more in rounding"),
+        line(f"  attention      {_milliseconds(step)} a step ± {measured.step_spread:.1%}, ", (reached, "bold")),
+        line(f"  so at most     {_rate(plan.num_seqs / step)} by attention alone"),
+        line(f"                 {_rate(both)} with {weights}"),
+    ]
+    if plan.cache_bytes < 4 * measured.l2_bytes:
+        text = f"! the caches are hardly larger than L2 ({format_bytes(measured.l2_bytes)}): part of them stays in it"
+        lines.append(line((text, "yellow")))
+    return lines
+
+
+def _milliseconds(seconds: float) -> str:
+    value = seconds * 1e3
+    return f"{value:,.1f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f} tokens/s" if value >= 100 else f"{value:.3g} tokens/s"
