@@ -4,6 +4,9 @@ Upper bounds. A decode step reads the weights that its tokens use and every sequ
 two operations per weight and token, and attention's over the context: operations over the dense rate of the format the weights are
 in. Tensor parallelism adds two all-reduces a layer: 2 (tp − 1) / tp of the hidden states over the link. The slowest of the three
 counts, as if the others were hidden behind it. Which experts a batch uses is taken as if the router chose evenly.
+
+Where decode attention has been timed on the device (`hfmem.plan.measured`), the step is given a second time with what was reached:
+weights at the measured read rate, the cache at attention's share of it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.plan.devices import Device
+from hfmem.plan.measured import Measured, kind_of_cache, measured
 from hfmem.records import dataclass
 from hfmem.report import Report
 
@@ -38,6 +42,7 @@ class Roofline:
     """Upper bounds on one layout, and what they are made of.
 
     Bytes are of one rank and decode step, over all pipeline stages; operations of one step over all ranks. Times are in seconds.
+    `measured_*`: the step at the rates that were measured on this device, by `measured_source`; None where there are none.
     """
 
     weights_bytes_read: int
@@ -53,6 +58,9 @@ class Roofline:
     prefill_bound: Bound | None
     prefill_tokens_per_second: float | None
     rate_format: str | None
+    measured_decode_seconds: float | None = None
+    measured_tokens_per_second: float | None = None
+    measured_source: str | None = None
     grade: str = "upper bound"
 
 
@@ -72,11 +80,12 @@ def roofline(arch: Architecture, report: Report, device: Device) -> Roofline | N
     link = _all_reduce_bytes(arch, seqs, layout.tp)
     fmt = _rate_format(report, device)
     rate = device.rates[fmt] if fmt else None
-    step, bound = _slowest(
-        memory=(weights_read + cache_read) / device.bandwidth,
-        compute=None if rate is None else operations / (rate * layout.tp),
-        link=_over_link(link, device),
-    )
+    computing = None if rate is None else operations / (rate * layout.tp)
+    linking = _over_link(link, device)
+    step, bound = _slowest(memory=(weights_read + cache_read) / device.bandwidth, compute=computing, link=linking)
+    known = measured(device.name)
+    reading = None if known is None else _measured_reading(arch, report, known, weights_read, cache_read)
+    real = None if reading is None else _slowest(memory=reading, compute=computing, link=linking)[0]
     prefill = cache.context * token_operations + sum(
         _prefill_attention_operations(kind, cache.context) for kind in arch.caches()
     )
@@ -98,12 +107,26 @@ def roofline(arch: Architecture, report: Report, device: Device) -> Roofline | N
         tokens_per_second_per_sequence=1 / step,
         # stages work on different sequences at once, if there are as many
         tokens_per_second=cache.num_seqs / step * min(layout.pp, seqs),
+        measured_decode_seconds=real,
+        measured_tokens_per_second=None if real is None else cache.num_seqs / real * min(layout.pp, seqs),
+        measured_source=known.source if known is not None and real is not None else None,
         prefill_operations=prefill,
         prefill_seconds=first,
         prefill_bound=first_bound,
         prefill_tokens_per_second=None if first is None else cache.context / first,
         rate_format=fmt,
     )
+
+
+def _measured_reading(
+    arch: Architecture, report: Report, known: Measured, weights_read: int, cache_read: int
+) -> float | None:
+    """Seconds to read weights and cache at measured rates; None where this kind of cache was not measured."""
+    latent = any(isinstance(kind, LatentAttention | SparseLatentAttention) for kind in arch.caches())
+    share = known.attention.get(kind_of_cache(report.kv_cache.dtype, latent=latent) or "")
+    if share is None:
+        return None
+    return (weights_read + cache_read / share) / known.read_bytes_per_second
 
 
 def _slowest(*, memory: float, compute: float | None, link: float | None) -> tuple[float, Bound]:

@@ -84,7 +84,11 @@ def speed_lines(roofline: Roofline) -> list[Line]:
     )
     if roofline.prefill_seconds is not None:
         text += f" · prefill {_digits(roofline.prefill_seconds)} s a prompt (by {roofline.prefill_bound})"
-    return [line((text + ": upper bounds", "dim"), hang=4)]
+    lines = [line((text + ": upper bounds", "dim"), hang=4)]
+    if roofline.measured_tokens_per_second is not None:
+        reached = f"  {_digits(roofline.measured_tokens_per_second)} tokens/s in all with what decode kernels reach on this device"
+        lines.append(line((f"{reached} ({roofline.measured_source})", "dim"), hang=4))
+    return lines
 
 
 def _digits(value: float) -> str:
