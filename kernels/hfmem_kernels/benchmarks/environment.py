@@ -7,11 +7,14 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import hfmem_kernels
+
+if TYPE_CHECKING:
+    from hfmem.plan.devices import Device
 
 #: nvidia-smi's names for the readings, and ours
 READINGS = {
@@ -34,24 +37,26 @@ def device_info(device: torch.device) -> dict[str, Any]:
             "multiprocessors": 0,
             "memory_bytes": 0,
             "l2_bytes": 0,
+            "bf16_operations": None,
         }
     found = torch.cuda.get_device_properties(device)
+    known = catalogue_device(found.name, found.total_memory)
     return {
         "name": found.name,
-        "catalogue": catalogue_name(found.name, found.total_memory),
+        "catalogue": known.name if known else None,
         "capability": f"{found.major}.{found.minor}",
         "multiprocessors": found.multi_processor_count,
         "memory_bytes": found.total_memory,
         "l2_bytes": found.L2_cache_size,
+        "bf16_operations": known.rates.get("bf16") if known else None,
     }
 
 
-def catalogue_name(name: str, memory_bytes: int) -> str | None:
-    """hfmem's name for a device that PyTorch calls `name`: of those whose name it begins like, the nearest in memory."""
+def catalogue_device(name: str, memory_bytes: int) -> Device | None:
+    """hfmem's entry for a device that PyTorch calls `name`: of those whose name begins like it, the nearest in memory."""
     from hfmem.plan.devices import nearest_device
 
-    found = nearest_device(name, memory_bytes)
-    return found.name if found else None
+    return nearest_device(name, memory_bytes)
 
 
 def software_info() -> dict[str, Any]:

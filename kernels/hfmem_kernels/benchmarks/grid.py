@@ -114,7 +114,10 @@ def smoke_grid() -> list[Row]:
 
 def unique(rows: list[Row]) -> list[Row]:
     """Each row once, where it stands first."""
-    return list({row.name: row for row in reversed(rows)}.values())[::-1]
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row.name, row)
+    return list(found.values())
 
 
 GRIDS = {"quick": quick_grid, "core": core_grid, "full": full_grid, "smoke": smoke_grid}

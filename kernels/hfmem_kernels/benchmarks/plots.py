@@ -27,13 +27,22 @@ def draw(measured: Mapping[str, Measured], results: Mapping[str, Any], folder: P
     if not measured:
         return []
     folder.mkdir(parents=True, exist_ok=True)
+    shown = {name: each for name, each in measured.items() if _of_its_own(each)} or measured
+    peak = results["device"].get("bf16_operations")
     paths = []
-    for name, make in (("latency", _latency), ("roofline", _roofline)):
-        figure = make(measured, _caption(results))
+    for name, figure in (
+        ("latency", _latency(shown, _caption(results))),
+        ("roofline", _roofline(shown, _caption(results), peak)),
+    ):
         for suffix in ("png", "svg"):
             paths.append(folder / f"{name}.{suffix}")
             figure.savefig(paths[-1], dpi=150)
     return paths
+
+
+def _of_its_own(each: Measured) -> bool:
+    """Rows that say something by their size; variants of one row in pages, layout or queries would lie on top of each other."""
+    return each.row.baseline is None or each.row.ragged or each.row.dtype not in ("bfloat16", "float16")
 
 
 def _caption(results: Mapping[str, Any]) -> str:
@@ -133,8 +142,8 @@ def _latency(measured: Mapping[str, Measured], caption: str) -> Any:
     return figure
 
 
-def _roofline(measured: Mapping[str, Measured], caption: str) -> Any:
-    """TFLOP/s over FLOP a byte, under the slope R."""
+def _roofline(measured: Mapping[str, Measured], caption: str, peak: float | None) -> Any:
+    """TFLOP/s over FLOP a byte, under the slope R and, where it is known, the data sheet's `peak`."""
     figure, axes = _axes("Decode attention under the read ceiling", caption, "operations for each byte read", "TFLOP/s")
 
     def intensity(each: Measured) -> float:
@@ -161,9 +170,12 @@ def _roofline(measured: Mapping[str, Measured], caption: str) -> Any:
         linestyle=":",
         label="90 % of it",
     )
+    if peak:
+        text = f"{peak / 1e12:,.0f} TFLOP/s in bf16, data sheet"
+        axes.axhline(peak / 1e12, color=LINE, linewidth=1, linestyle="--", label=text)
     _peers(axes, measured, intensity, rate)
     _ours(axes, measured, intensity, rate)
     _plain_numbers(axes.xaxis)
     _plain_numbers(axes.yaxis)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure

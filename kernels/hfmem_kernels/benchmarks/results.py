@@ -3,7 +3,8 @@
     schema          1
     method          "device": timed there · "interpreter": correctness only, nothing timed · "fixture": made up, for tests
     command         what was typed
-    device          name, catalogue (hfmem's name for it, or null), capability, multiprocessors, memory_bytes, l2_bytes
+    device          name, catalogue (hfmem's name for it, or null), capability, multiprocessors, memory_bytes, l2_bytes,
+                    bf16_operations (a second, by the data sheet; null if not known)
     software        python, torch, triton, cuda, driver, hfmem
     source          commit, dirty, fingerprint (of the kernels' files): rows of other sources are never mixed
     sessions[]      one for each start of the program: started, seconds, ceiling, launch_us, readings
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -227,12 +228,15 @@ def measured(results: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Measu
     return found
 
 
-def finished(results: Mapping[str, Any], fingerprint: str, name_of: Callable[[Mapping[str, Any]], str]) -> set[str]:
-    """What needs no second try, by `name_of`: items of the same sources that ran, were wrong, or cannot run."""
-    if results["source"]["fingerprint"] != fingerprint:
-        return set()
-    items = [*results["rows"], *results["experiments"]]
-    return {name_of(item) for item in items if item["status"] in ("ok", "wrong", "skipped")}
+def finished(results: Mapping[str, Any], peers: Iterable[str] = ()) -> set[str]:
+    """Names of the items that need no second try: they ran with every one of `peers` tried, were wrong, or cannot run."""
+    wanted = set(peers)
+    return {
+        item_name(item)
+        for item in [*results["rows"], *results["experiments"]]
+        if item["status"] in ("ok", "wrong", "skipped")
+        and (item["status"] != "ok" or wanted <= set(item.get("peers", wanted)))
+    }
 
 
 def item_name(item: Mapping[str, Any]) -> str:

@@ -103,7 +103,7 @@ def run(plan: Plan, device: torch.device | None) -> Record:
         DeviceLost: the file says what has been done; a new process can go on.
     """
     state = open_results(plan, device)
-    done = results.finished(state, state["source"]["fingerprint"], results.item_name)
+    done = results.finished(state, (peer.name for peer in plan.peers))
     _note_crash(plan, state)
     session = len(state["sessions"])
     opened: Record = {
