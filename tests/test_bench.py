@@ -1,0 +1,175 @@
+"""`hfmem bench` without a device: the plan by hand arithmetic, the bounds, the messages and their exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from hfmem import bench as module
+from hfmem.bench import BenchAnswer, Kind, Measurement, bench
+from hfmem.cli import main
+from hfmem.errors import UsageError
+from hfmem.hub import FetchOptions
+from hfmem.plan.bench import read_bytes
+from hfmem.reading import Model, read_model
+from hfmem.render.bench import render_bench
+
+LLAMA = "meta-llama/Llama-3.1-8B"
+#: K and V of 8 heads × 128 in bf16, one layer
+TOKEN = 2 * 8 * 128 * 2
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def llama() -> Model:
+    """From the shipped catalogue."""
+    return read_model(LLAMA, fetch=FetchOptions(offline=True, no_cache=True))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command; its status, stdout and stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main(["bench", *words, "--offline"])
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+def test_the_plan_in_json(run: Run) -> None:
+    status, out, err = run(LLAMA, "--ctx", "1000", "--batch", "3", "--dry-run", "--json")
+    found = json.loads(out)
+    assert (status, err) == (0, "")
+    assert found["plan"]["shapes"] == [
+        {
+            "op": "paged_decode", "count": 32, "num_heads": 32, "num_kv_heads": 8, "head_dim": 128, "v_head_dim": 128,
+            "window": None, "tokens": 1000, "pages": 63, "cache_bytes": 3 * 63 * 16 * TOKEN,
+        }
+    ]  # fmt: skip
+    assert found["read_bytes"] == 32 * 3 * 1000 * TOKEN
+    assert found["bound"] is None and found["measured"] is None
+
+
+def test_bounds_are_bytes_over_bandwidth(llama: Model) -> None:
+    found = bench(llama, context=32768, num_seqs=8, device="h200", dry_run=True)
+    cache = 32 * 8 * 32768 * TOKEN
+    weights = 2 * (8_030_261_248 - 128_256 * 4096)  # every matrix but the input embedding, in bf16
+    assert found.bound is not None and read_bytes(found.plan) == cache
+    assert abs(found.weights_bytes_read - weights) <= 1
+    assert found.bound.attention_seconds == pytest.approx(cache / 4.8e12)
+    assert found.bound.tokens_per_second == pytest.approx(8 / ((cache + weights) / 4.8e12))
+    assert found.bound.attention_tokens_per_second == pytest.approx(8 / (cache / 4.8e12))
+    assert bench(llama, context=1024, device="24GiB", dry_run=True).bound is None  # a size has no bandwidth
+
+
+def test_one_rank_of_several(llama: Model) -> None:
+    whole, rank = (bench(llama, context=4096, tp=tp, device="h200", dry_run=True) for tp in (1, 4))
+    assert rank.plan.cache_bytes * 4 == whole.plan.cache_bytes
+    assert rank.weights_bytes_read < whole.weights_bytes_read / 3.9
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (LLAMA, "--ctx", "128k", "--batch", "256", "--gpu", "h200"),
+        ("google/gemma-3-27b-it", "--ctx", "128k", "--batch", "64"),
+        ("deepseek-ai/DeepSeek-V3", "--tp", "8", "--ctx", "128k", "--batch", "64", "--gpu", "h200"),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", "--page-size", "528", "--kv-dtype", "fp8"),
+    ],
+    ids=lambda words: words[0].partition("/")[2],
+)
+def test_the_table_fits_a_terminal(run: Run, words: tuple[str, ...]) -> None:
+    status, out, _ = run(*words, "--dry-run")
+    lines = out.splitlines()
+    assert status == 0
+    assert all(len(line) <= 80 for line in lines[2:]), [line for line in lines[2:] if len(line) > 80]
+    assert "dry run: nothing was allocated" in out and "µs" not in out
+
+
+def test_what_is_shown_of_windows_and_recurrent_layers(run: Run) -> None:
+    _, out, _ = run("Qwen/Qwen3-Next-80B-A3B-Instruct", "--ctx", "32k", "--dry-run")
+    assert "36 layers keep no attention cache and are left out" in out
+    _, out, _ = run("google/gemma-3-27b-it", "--ctx", "8k", "--dry-run")
+    # 52 layers with a window of 1,024 and 10 full ones: 16 heads × 128, 2 · 2 B · 128 · 16 = 8 KiB a token
+    rows = [line.split() for line in out.splitlines()[3:5]]
+    assert rows == [
+        ["52", "window", "32", "/", "16", "×", "128", "1,024", "tokens", "64", "416", "MiB"],
+        ["10", "full", "32", "/", "16", "×", "128", "8,192", "tokens", "512", "640", "MiB"],
+    ]
+
+
+def test_without_a_gpu_it_says_what_it_would_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, out, err = run(LLAMA, "--ctx", "32k", "--batch", "8")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: hfmem bench needs a GPU, and torch sees none on this machine; it would allocate 32.00 GiB of cache for 32 layers, "
+        "run one decode step's attention over them and time it (--dry-run prints the plan)\n"
+    )
+
+
+def test_without_the_kernels_it_says_how_to_get_them(llama: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    with pytest.raises(UsageError, match=r"needs torch \(pip install 'hfmem\[kernels\]'\)"):
+        bench(llama, context=128)
+    assert bench(llama, context=128, dry_run=True).plan.cache_bytes == 32 * 128 * TOKEN
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("--kv-dtype", "int4"), 4, "no kernel reads a int4 cache"),
+        (("--tp", "3"), 4, "32 attention heads do not divide by 3 ranks"),
+        (("--gpu", "nosuch", "--dry-run"), 2, "is not a known device"),
+        (("--ctx", "none"), 2, "--ctx"),
+    ],
+)
+def test_errors(run: Run, words: tuple[str, ...], status: int, message: str) -> None:
+    found, out, err = run(LLAMA, *words)
+    assert (found, out) == (status, "") and message in err and err.count("\n") == 1
+
+
+def test_an_encoder_has_nothing_to_bench(run: Run) -> None:
+    status, _, err = run("sentence-transformers/all-MiniLM-L6-v2", "--dry-run")
+    assert status == 4 and "no attention cache" in err
+
+
+def test_latent_rows_with_token_scales(run: Run) -> None:
+    pytest.importorskip("torch")
+    status, _, err = run("deepseek-ai/DeepSeek-V3", "--kv-dtype", "int8")
+    assert status == 4 and "no kernel reads latent rows in int8" in err
+
+
+def measured(plan_bytes: int, step: float, allocated: int) -> Measurement:
+    """A made-up measurement: a device that reads 4 TB/s."""
+    kinds = (Kind(plan_bytes, allocated, step / 32, plan_bytes // 32),)
+    return Measurement("a made-up device", 4e12, kinds, plan_bytes, allocated, step, 0.01, 50 << 20)
+
+
+def test_what_a_run_shows(llama: Model) -> None:
+    """32 GiB read in 9.5 ms: 3,617 GB/s, 90.4 % of 4 TB/s; 8 tokens a step: 842 a second, 604 with 13.98 GiB of weights."""
+    plan = bench(llama, context=32768, num_seqs=8, device="h200", dry_run=True)
+    size = plan.plan.cache_bytes
+    assert size == 32 << 30 and plan.bound is not None
+    bound = replace(plan.bound, weights_seconds=plan.weights_bytes_read / 4e12)
+    answer = replace(plan, bound=bound, measured=measured(size, 9.5e-3, size + (2 << 20)))
+    text = "\n".join(line.text for line in render_bench(answer))
+    assert "32.00 GiB, as predicted, to the byte" in text
+    assert "the allocator takes 2 MiB more in rounding" in text
+    assert "9.5 ms a step ± 1.0%, 3,617 GB/s, 90.4% of the ceiling" in text
+    assert "842 tokens/s by attention alone" in text
+    weights = plan.weights_bytes_read / 4e12
+    assert f"{8 / (9.5e-3 + weights):,.0f} tokens/s with 13.98 GiB of weights" in text
+    small: BenchAnswer = replace(answer, plan=bench(llama, context=64, dry_run=True).plan)
+    shown = "\n".join(line.text for line in render_bench(small))
+    assert "part of them stays in it" in shown and "bytes more than predicted" in shown
