@@ -14,6 +14,7 @@ plan of a session on a device.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -25,6 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]  # a checkout that is not inst
 
 #: minutes that a grid is given unless the command line says otherwise
 MINUTES = {"quick": 2.0, "core": 10.0, "full": None, "smoke": 10.0}
+#: processes that compile ahead, at the most, and the share of the minutes that they may take
+COMPILERS, COMPILING = 12, 0.35
 #: how often a process that lost its device is started again
 RESTARTS = 6
 
@@ -47,23 +50,53 @@ def _arguments() -> argparse.Namespace:
         "--peer-path", action="append", default=[], metavar="NAME=FOLDER", help="where a peer's package lies"
     )
     parser.add_argument(
-        "--peer-seconds", type=float, default=60.0, help="set-up time that one peer may take [default: 60]"
+        "--peer-seconds", type=float, default=40.0, help="set-up time that one peer may take [default: 40]"
     )
     parser.add_argument("--commit", help="the commit of a checkout that came without its history")
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="only make the report and the plots of these results"
     )
+    parser.add_argument(
+        "--compilers", type=int, help="processes that compile ahead [default: the cores but two, at most 12]"
+    )
+    parser.add_argument("--warm", metavar="PART/PARTS", help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--after-crash", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seconds-left", type=float, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
+def _child(*words: str) -> list[str]:
+    return [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], *words]
+
+
+def _compile_ahead(arguments: argparse.Namespace, minutes: float | None) -> None:
+    """Fill Triton's cache with several processes; without a GPU there is nothing to compile."""
+    import torch
+
+    cores = os.cpu_count() or 1
+    count = min(COMPILERS, cores - 2) if arguments.compilers is None else arguments.compilers
+    if not torch.cuda.is_available() or count < 2:
+        return
+    seconds = 60 * COMPILING * minutes if minutes is not None else 600.0
+    started = time.monotonic()
+    words = ("--worker", "--seconds-left", f"{seconds:.0f}", "--warm")
+    children = [subprocess.Popen(_child(*words, f"{part}/{count}")) for part in range(count)]
+    for child in children:
+        try:
+            child.wait(timeout=max(1.0, seconds + 30 - (time.monotonic() - started)))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    sys.stderr.write(f"compiled ahead for {time.monotonic() - started:.0f} s in {count} processes\n")
+
+
 def _supervise(arguments: argparse.Namespace) -> int:
     """Run this program as a child, and again where the child lost its device, so that one bad kernel costs one row."""
     started, minutes, status = time.monotonic(), _minutes(arguments), 1
+    _compile_ahead(arguments, minutes)
     for attempt in range(RESTARTS + 1):
-        command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker"]
+        command = _child("--worker")
         if minutes is not None:
             command += ["--seconds-left", f"{60 * minutes - (time.monotonic() - started):.0f}"]
         status = subprocess.run([*command, *(["--after-crash"] if attempt else [])]).returncode
@@ -107,6 +140,9 @@ def _work(arguments: argparse.Namespace) -> int:
         commit=arguments.commit,
         after_crash=arguments.after_crash,
     )
+    if arguments.warm is not None:
+        part, parts = arguments.warm.split("/")
+        return program.compile_part(plan, device, int(part), int(parts), arguments.seconds_left)
     return program.main(plan, device, grid)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from hfmem_kernels.benchmarks import ceiling, environment, gate, item, program, results, session, timing
+from hfmem_kernels.benchmarks import ceiling, environment, gate, item, program, results, session, timing, warm
 from hfmem_kernels.benchmarks.experiments import Experiment, experiments
 from hfmem_kernels.benchmarks.gate import Gate
 from hfmem_kernels.benchmarks.inputs import Inputs
@@ -278,6 +278,28 @@ def test_the_order_of_a_core_run() -> None:
     assert kinds[:10] == [False] * 10 and kinds[10:15] == [True] * 5 and not any(kinds[15:-4]) and all(kinds[-4:])
     assert names[:15] == [each.name for each in program.items_of("quick")]
     assert len(experiments(quick=True)) == 5 and len(experiments()) == 9
+
+
+def test_compiling_ahead_does_every_job_once_and_survives_what_fails() -> None:
+    def breaks(inputs: Inputs, folder: Path | None) -> Launch:
+        raise RuntimeError("does not compile")
+
+    asked = Experiment(
+        "which", ROWS[0], (("as it is", lambda made: works(made, None)), ("other", lambda made: works(made, None)))
+    )
+    peers = (peer("good", works), peer("bad", breaks), peer("shy", works, lambda row: "no such row"))
+    work = warm.jobs([*ROWS, asked], peers, {})
+    assert [row.name for row, _ in work] == [ROWS[n].name for n in (0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0)]
+    work = [(row, prepare) for row, prepare in work if prepare is not item.ours.prepare]  # what is left needs no kernel
+    assert [warm.warm(work, CPU, part, 3, 60.0) for part in range(3)] == [2, 2, 1]  # three of the eight do not compile
+    assert warm.warm(work, CPU, 0, 1, -1.0) == 0
+
+
+def test_a_few_pages_stand_for_many() -> None:
+    row = Row(LLAMA, uniform(3, 5000))
+    made = item.inputs.build(row, CPU, most_pages=8)
+    assert made.sets[0].k.shape == (8, 16, 1, 128) and made.page_table.shape == (3, 313)
+    assert int(made.page_table.max()) == 7 and made.seq_lens.tolist() == [5000] * 3
 
 
 def test_the_questions_that_the_first_run_answers() -> None:

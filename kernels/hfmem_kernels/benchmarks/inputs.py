@@ -85,8 +85,18 @@ def num_sets(cache_bytes: int, l2_bytes: int, limit_bytes: int) -> int:
     return 1 if cache_bytes <= limit_bytes and cache_bytes >= 32 * l2_bytes else 0
 
 
-def build(row: Row, device: torch.device | str, sets: int = 1, empty: Sequence[CacheSet] = ()) -> Inputs:
-    """Random inputs, the same for the same row. `empty`: caches that `allocate` made, instead of `sets` new ones."""
+def build(
+    row: Row,
+    device: torch.device | str,
+    sets: int = 1,
+    empty: Sequence[CacheSet] = (),
+    most_pages: int | None = None,
+) -> Inputs:
+    """Random inputs, the same for the same row.
+
+    empty: caches that `allocate` made, instead of `sets` new ones. most_pages: share fewer pages among the sequences; a kernel is
+    compiled for them as for the row's own, and everything else is the same.
+    """
     where = torch.device(device)
     generator = torch.Generator(where).manual_seed(zlib.crc32(row.name.encode()))
     shape, total = row.shape, max(1, row.pages)
@@ -98,6 +108,8 @@ def build(row: Row, device: torch.device | str, sets: int = 1, empty: Sequence[C
         first, count = row.first_page(length), row.pages_of(length)
         table[index, first : first + count] = order[start : start + count]
         start += count
+    if most_pages is not None and most_pages < total:
+        table %= most_pages
     dtype = getattr(torch, row.query_dtype)
 
     def query() -> torch.Tensor:
@@ -105,7 +117,7 @@ def build(row: Row, device: torch.device | str, sets: int = 1, empty: Sequence[C
         return torch.randn(*size, generator=generator, device=where).to(dtype)
 
     sinks = torch.randn(shape.num_heads, generator=generator, device=where) if shape.sinks else None
-    caches = empty or [allocate(row, where) for _ in range(sets)]
+    caches = empty or [allocate(row, where, most_pages) for _ in range(sets)]
     return Inputs(
         row=row,
         sets=tuple(fill(row, each, generator) for each in caches),
@@ -116,9 +128,9 @@ def build(row: Row, device: torch.device | str, sets: int = 1, empty: Sequence[C
     )
 
 
-def allocate(row: Row, device: torch.device | str) -> CacheSet:
-    """One layer's cache, empty: exactly the row's `cache_bytes`, and at least one page."""
-    pages, s = max(1, row.pages), row.shape
+def allocate(row: Row, device: torch.device | str, most_pages: int | None = None) -> CacheSet:
+    """One layer's cache, empty: exactly the row's `cache_bytes`, and at least one page; or `most_pages` of it."""
+    pages, s = max(1, min(row.pages, most_pages or row.pages)), row.shape
     if s.latent:
         rope = s.head_dim - s.v_head_dim
         rows = layout.allocate_latent(

@@ -44,7 +44,7 @@ class Bench:
     peers: tuple[Peer, ...] = ()
     folders: Mapping[str, Path] = field(default_factory=dict)
     l2_bytes: int = 0
-    peer_seconds: float = 60.0
+    peer_seconds: float = 40.0
     spent: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     excluded: frozenset[tuple[str, str]] = frozenset()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hfmem_kernels.benchmarks import results as stored
-from hfmem_kernels.benchmarks import session
+from hfmem_kernels.benchmarks import session, warm
 from hfmem_kernels.benchmarks.experiments import experiments
 from hfmem_kernels.benchmarks.grid import GRIDS, full_grid, quick_grid, smoke_grid, unique
 from hfmem_kernels.benchmarks.item import Record
@@ -76,6 +76,18 @@ def main(made: Plan, device: torch.device | None, grid: str) -> int:
         _leave(state, made.folder, len(made.items))
 
     return session.guarded(made, device, then)
+
+
+def compile_part(made: Plan, device: torch.device | None, part: int, parts: int, seconds: float) -> int:
+    """Compile a part of what the plan still has to do into Triton's cache."""
+    done: set[str] = set()
+    for path in (made.file, made.earlier):
+        if path is not None and path.is_file():
+            done |= stored.finished(stored.read(path), (peer.name for peer in made.peers))
+    if device is not None:
+        left = [each for each in made.items if each.name not in done]
+        warm.warm(warm.jobs(left, made.peers, made.folders), device, part, parts, seconds)
+    return 0
 
 
 def show(path: Path, folder: Path) -> int:

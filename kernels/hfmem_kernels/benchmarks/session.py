@@ -49,7 +49,7 @@ class Plan:
     peers: tuple[Peer, ...] = ()
     folders: Folders = field(default_factory=dict)
     minutes: float | None = None
-    peer_seconds: float = 60.0
+    peer_seconds: float = 40.0
     earlier: Path | None = None
     commit: str | None = None
     after_crash: bool = False
