@@ -309,39 +309,6 @@ def test_peers_that_are_not_there_say_so() -> None:
                 BY_NAME[name].prepare(made, None)
 
 
-def test_what_breaks_while_loading_is_a_reason(tmp_path: Path) -> None:
-    (tmp_path / "made_up.py").write_text("raise OSError('libcudart.so.11 is missing\\nand more')")
-    with pytest.raises(Absent, match=r"made_up does not load: OSError: libcudart\.so\.11 is missing$"):
-        loading.installed("made_up", "made_up", tmp_path)
-    with pytest.raises(Absent, match=r"made_up/ops/kernel\.py is not in"):
-        loading.alone("made_up.ops.kernel", "made_up", tmp_path, {})
-
-
-def test_one_file_of_an_engine_loads_without_the_engine(tmp_path: Path) -> None:
-    ops = tmp_path / "made_up" / "deep" / "ops"
-    ops.mkdir(parents=True)
-    for folder in (ops, ops.parent, ops.parent.parent):
-        (folder / "__init__.py").write_text("raise ImportError('the whole engine')")
-    (ops / "helpers.py").write_text("def twice(x): return 2 * x")
-    (ops / "kernel.py").write_text(
-        "import made_up.envs as envs\nfrom made_up.deep.ops.helpers import twice\nvalue = twice(envs.NUMBER)"
-    )
-    module = loading.alone("made_up.deep.ops.kernel", "made_up", tmp_path, {"made_up.envs": {"NUMBER": 21}})
-    assert module.value == 42
-    (ops / "other.py").write_text("from made_up.envs import MISSING")
-    with pytest.raises(Absent, match="does not load alone: ImportError"):
-        loading.alone("made_up.deep.ops.other", "made_up", tmp_path, {"made_up.envs": {}})
-
-
-def test_a_class_of_a_module_that_is_too_large(tmp_path: Path) -> None:
-    path = tmp_path / "large.py"
-    path.write_text("import nothing_of_that_name\nclass Mode(int):\n    A = 1\n")
-    assert loading.class_of(path, "Mode", {}).A == 1
-    for missing in ((path, "Other"), (tmp_path / "none.py", "Mode")):
-        with pytest.raises(Absent):
-            loading.class_of(*missing, {})
-
-
 REFUSED = {
     "vllm_unified": [(Row(MLA, MIX, page_size=64), "no latent cache"), (Row(LLAMA, MIX, page_size=1), "pages are multiples of 16")],
     "vllm_decode": [(Row(LLAMA, MIX, q_len=2), "one query a sequence"), (Row(replace(LLAMA, window=8), MIX), "no window")],
