@@ -58,6 +58,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 33, 1 << 34))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(environment, "_said", lambda command: None)  # no git, no driver: processes of their own
     monkeypatch.setattr(environment, "readings", lambda: {"sm_mhz": 1000.0})
     limit = ceiling.Ceiling(1e12, 2 << 30, (4096, 8, 4), Timing(1.0, 1.0, 1.0, 3), 1.5)
     monkeypatch.setattr(ceiling, "measure", lambda device: limit)
