@@ -6,7 +6,6 @@ Every answer is recomputed with the numbers it names before it is given.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +16,7 @@ from hfmem.plan.devices import Device, find_device
 from hfmem.plan.fit import Scale
 from hfmem.plan.layouts import all_layouts
 from hfmem.plan.target import Target
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.report import Report
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights
 from hfmem.model.architecture import Note
 from hfmem.reading import Model, in_format, read_model
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.report import Report, RuntimeItem
 
 if TYPE_CHECKING:

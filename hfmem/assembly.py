@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.reading import Model
+from hfmem.records import replace
 from hfmem.report import (
     EnginePool,
     KvCache,

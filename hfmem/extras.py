@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UsageError
@@ -14,7 +13,7 @@ from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.inventory import Component
 from hfmem.model.layers import Layer
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.report import DraftInfo, LoraInfo, RuntimeItem
 
 if TYPE_CHECKING:

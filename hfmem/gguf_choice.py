@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.hub.gguf import GgufListing, GgufModel, SeveralModelsError
 from hfmem.memory import engines
 from hfmem.memory.runtime import estimate_runtime
 from hfmem.memory.serving import Serving
 from hfmem.model.families.gguf import read_gguf
 from hfmem.model.parameters import count_parameters
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

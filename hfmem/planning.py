@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from hfmem.answers import scale_of, serving_of
@@ -15,7 +14,7 @@ from hfmem.plan.fit import Scale
 from hfmem.plan.layouts import all_layouts
 from hfmem.plan.roofline import Roofline, roofline
 from hfmem.plan.target import VENDORS, Target, on_device
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.report import Report
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfmem.checkpoint.logical import is_plain
@@ -16,7 +15,7 @@ from hfmem.model.architecture import Architecture, Note
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.layers import LatentAttention, SparseLatentAttention
 from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 if TYPE_CHECKING:
     from hfmem.checkpoint.quantization import QuantizationSummary

@@ -7,10 +7,9 @@ config by a rule), `estimated` (a named constant with a source and a band).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any, Final, Literal
 
-from hfmem.records import dataclass
+from hfmem.records import dataclass, field
 
 Grade = Literal["exact", "derived", "estimated"]
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from hfmem.records import dataclass
 
 _SPLIT: Final = re.compile(r"^(.*)-([0-9]{5})-of-([0-9]{5})$")
 _LABEL: Final = re.compile(

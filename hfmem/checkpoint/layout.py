@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from hfmem.checkpoint.logical import Part
+from hfmem.records import dataclass
 
 Leaves = Mapping[str, Part]
 

@@ -8,12 +8,12 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from hfmem.checkpoint.grouping import Fact, boxes_of
 from hfmem.checkpoint.logical import Part
 from hfmem.checkpoint.tensors import Box, TensorGroup
+from hfmem.records import dataclass
 
 #: last components that belong to a quantized weight, by the method that writes them
 LEAVES: Final = frozenset(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from hfmem.records import dataclass
 
 #: the storage classes of torch, by name, and the element type they hold; an untyped storage counts bytes
 STORAGE_DTYPES: Final = {

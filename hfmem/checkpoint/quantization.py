@@ -8,7 +8,6 @@ and indices counted into its bytes and not into its elements. What no layout exp
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
 
 from hfmem.checkpoint.layouts import recognize
@@ -17,6 +16,7 @@ from hfmem.checkpoint.modules import Module, modules
 from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
 from hfmem.dtypes import BLOCKS
+from hfmem.records import dataclass, replace
 
 __all__ = [
     "BUFFER_SUFFIXES",

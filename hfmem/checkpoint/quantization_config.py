@@ -11,8 +11,9 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from hfmem.records import dataclass
 
 #: methods whose tensor layouts are known here
 KNOWN_METHODS: Final = frozenset(

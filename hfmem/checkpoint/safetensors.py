@@ -10,12 +10,12 @@ costs gigabytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from hfmem.checkpoint.grouping import Fact
 from hfmem.checkpoint.safetensors_entries import MAX_U64, check, check_text, load
 from hfmem.errors import ContradictionError, FormatError
+from hfmem.records import dataclass
 
 #: the format's own cap on the JSON's length
 MAX_HEADER_BYTES: Final = 100_000_000

@@ -6,9 +6,10 @@ The layouts are those that `hfmem.checkpoint.layouts` reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Final
+
+from hfmem.records import dataclass
 
 #: leaf, dtype and shape of one stored tensor
 _Stored = tuple[str, str, tuple[int, ...]]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from hfmem.checkpoint.pickle_values import Name, Storage, Tensor
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.dtypes import num_bytes
 from hfmem.errors import ContradictionError, FormatError
+from hfmem.records import dataclass
 
 #: bytes `offset` to `offset + length` of the file; fewer only at its end
 Read = Callable[[int, int], bytes]

@@ -9,7 +9,6 @@ differ by recipe alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from difflib import get_close_matches
 from math import prod
 from typing import Final
@@ -20,6 +19,7 @@ from hfmem.checkpoint.schemes import ALIASES, SCHEMES, Scheme
 from hfmem.checkpoint.whatif_gguf import FILE_TYPES, gguf_groups
 from hfmem.dtypes import canonical, num_bytes
 from hfmem.errors import UnsupportedError, UsageError
+from hfmem.records import replace
 
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 _MATRIX_FP8: Final = frozenset({"F8_E4M3", "F8_E5M2"})

@@ -9,7 +9,6 @@ are stored as F32; vision goes to an mmproj file in F16.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
 
@@ -18,6 +17,7 @@ from hfmem.checkpoint.logical import LogicalGroup, Part
 from hfmem.checkpoint.roles import Role, is_expert, layer_axis, role_of, vocabulary
 from hfmem.checkpoint.tensors import Box
 from hfmem.dtypes import BLOCKS
+from hfmem.records import dataclass, replace
 
 #: file type → the type of the tensors no rule improves
 FILE_TYPES: Final = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from hfmem.cli import options as o
 from hfmem.cli.output import fetching, json_text, say_stats, show, write
+from hfmem.cli.params import Option
 
 
 def bench(
@@ -16,7 +15,7 @@ def bench(
     batch: o.Batch = "1",
     gpu: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--gpu", metavar="NAME", help="With --dry-run: whose bandwidth bounds the step [default: this machine's]."
         ),
     ] = None,
@@ -24,11 +23,9 @@ def bench(
     kv_dtype: o.KvDtype = "auto",
     page_size: Annotated[
         str | None,
-        typer.Option("--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: 16]."),
+        Option("--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: 16]."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be allocated and run; needs no GPU.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print what would be allocated and run; needs no GPU.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,
     assume: o.Assume = None,

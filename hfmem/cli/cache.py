@@ -1,17 +1,13 @@
 """`hfmem cache`: the facts stored on this machine."""
 
-from __future__ import annotations
-
 from typing import Annotated
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import json_text, show, write
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all stored facts.")] = False,
+    clear: Annotated[bool, o.Option("--clear", help="Remove all stored facts.")] = False,
     json: o.Json = False,
 ) -> None:
     """Facts stored by earlier runs: where, which, how large."""

@@ -1,10 +1,6 @@
 """`hfmem compare MODEL…`: models or formats side by side."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import fetching, json_text, say_stats, show, write
@@ -15,7 +11,7 @@ def compare(
     models: o.Models,
     quant: Annotated[
         str | None,
-        typer.Option(
+        o.Option(
             "--quant", metavar="FORMATS", help="Formats to compare, e.g. bf16,fp8,int4,q4_k_m [default: as published]."
         ),
     ] = None,

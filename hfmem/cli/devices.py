@@ -1,10 +1,6 @@
 """`hfmem devices [SEARCH]`: the catalogue of devices."""
 
-from __future__ import annotations
-
 from typing import Annotated
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import json_text, show, write
@@ -14,7 +10,7 @@ from hfmem.errors import UsageError
 def devices(
     search: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SEARCH]", show_default=False, help="Words: a name, a maker, an architecture (sm_90)."),
+        o.Argument(metavar="[SEARCH]", help="Words: a name, a maker, an architecture (sm_90)."),
     ] = None,
     json: o.Json = False,
 ) -> None:

@@ -1,11 +1,7 @@
 """`hfmem MODEL…`: the estimate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, fetching, has_room_for_bars, json_text, say_stats, show, write
@@ -53,7 +49,7 @@ def estimate(
     refresh: o.Refresh = False,
     offline: o.Offline = False,
     verbose: o.Verbose = False,
-) -> None:
+) -> int:
     """Weights, KV cache and total memory of one or more models."""
     from hfmem.units import parse_count, parse_memory, parse_percent
 
@@ -147,5 +143,4 @@ def estimate(
         write(json_text(results if len(models) > 1 else results[0]))
     elif shown:
         show(legend())
-    if status:
-        raise typer.Exit(status)
+    return status

@@ -1,10 +1,6 @@
 """`hfmem explain MODEL`: the arithmetic, step by step."""
 
-from __future__ import annotations
-
 from typing import Annotated
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import fetching, json_text, say, say_stats, show, write
@@ -19,9 +15,9 @@ def explain(
     overhead: o.Overhead = None,
     device: Annotated[
         str | None,
-        typer.Option("--device-memory", metavar="BYTES", help="Count devices of this size: 40GB, 80g [default: none]."),
+        o.Option("--device-memory", metavar="BYTES", help="Count devices of this size: 40GB, 80g [default: none]."),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    markdown: Annotated[bool, o.Option("--markdown", help="Print Markdown tables.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,
     assume: o.Assume = None,

@@ -1,10 +1,6 @@
 """`hfmem files MODEL`: what a download takes."""
 
-from __future__ import annotations
-
 from typing import Annotated
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import fetching, json_text, show, write
@@ -13,12 +9,12 @@ from hfmem.cli.output import fetching, json_text, show, write
 def files(
     model: o.Model,
     include: Annotated[
-        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only these, as in hf download; repeatable.")
+        list[str] | None, o.Option("--include", metavar="GLOB", help="Only these, as in hf download; repeatable.")
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Not these, as in hf download; repeatable.")
+        list[str] | None, o.Option("--exclude", metavar="GLOB", help="Not these, as in hf download; repeatable.")
     ] = None,
-    names: Annotated[bool, typer.Option("--names", help="List every file.")] = False,
+    names: Annotated[bool, o.Option("--names", help="List every file.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,
     offline: o.Offline = False,

@@ -1,10 +1,6 @@
 """`hfmem fit MODEL --gpu …`: the verdict, and what would make it fit."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
@@ -49,7 +45,7 @@ def count_or_max(text: str, flag: str) -> Any:
 def fit(
     model: o.Model,
     gpu: Annotated[
-        str, typer.Option("--gpu", metavar="NAME", help="h100, 8xh100, 4090, 80GiB, local (hfmem devices lists).")
+        str, o.Option("--gpu", metavar="NAME", help="h100, 8xh100, 4090, 80GiB, local (hfmem devices lists).")
     ],
     num_gpus: o.NumGpus = None,
     utilization: o.Utilization = None,
@@ -68,13 +64,13 @@ def fit(
     dtype: o.Dtype = None,
     lengths: Annotated[
         str | None,
-        typer.Option(
+        o.Option(
             "--lengths", metavar="MIX", help="Lengths and weights, 1k:6,4k:3,32k:1: how many fit, and what lies idle."
         ),
     ] = None,
     allocator: Annotated[
         str | None,
-        typer.Option("--allocator", metavar="KIND", help="With --lengths: contiguous or paged [default: both]."),
+        o.Option("--allocator", metavar="KIND", help="With --lengths: contiguous or paged [default: both]."),
     ] = None,
     emit: o.Emit = None,
     revision: o.Revision = None,
@@ -84,7 +80,7 @@ def fit(
     refresh: o.Refresh = False,
     offline: o.Offline = False,
     verbose: o.Verbose = False,
-) -> None:
+) -> int:
     """Does it fit, and what would make it fit. --ctx max, --batch max, --num-gpus min or --utilization min solve for one.
 
     --emit prints the launch command or manifest with these settings instead.
@@ -124,7 +120,7 @@ def fit(
         from hfmem.planning import launch_text
 
         write(launch_text(emit, read, found.report, {**settings, "revision": revision}, model))
-        return
+        return 0
     from hfmem.planning import mixed, speed
 
     best = speed(read, found.report, gpu)
@@ -145,5 +141,4 @@ def fit(
         elif best is not None:
             lines += speed_lines(best)
         show([*lines, *allocation_lines(mix), *legend()])
-    if not fits:
-        raise typer.Exit(DOES_NOT_FIT)
+    return 0 if fits else DOES_NOT_FIT

@@ -1,10 +1,6 @@
 """`hfmem layers MODEL`: what each layer keeps."""
 
-from __future__ import annotations
-
 from typing import Annotated
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import fetching, json_text, say_stats, show, write
@@ -16,7 +12,7 @@ def layers(
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
     engine: o.Engine = None,
-    runs: Annotated[bool, typer.Option("--runs", help="Rows in layer order, not merged over the model.")] = False,
+    runs: Annotated[bool, o.Option("--runs", help="Rows in layer order, not merged over the model.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,
     assume: o.Assume = None,

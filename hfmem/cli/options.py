@@ -1,31 +1,32 @@
 """Arguments and options that several commands share, each with its unit and default in its help line.
 
-All are words or flags: `units` and the api turn words into numbers, with messages that name the flag.
+All are words or flags: `units` and the api turn words into numbers, with messages that name the flag. A command's signature says it
+all: `plain` reads a command line by it, `help` prints it, and `typed` makes the Typer command of it.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from hfmem.cli.params import Argument, Option
 
 _MODEL_HELP = "org/name[@revision], a Hub URL, a local folder or file."
 
-Models = Annotated[list[str], typer.Argument(metavar="MODEL", show_default=False, help=_MODEL_HELP)]
-Model = Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help=_MODEL_HELP)]
+Models = Annotated[list[str], Argument(metavar="MODEL", help=_MODEL_HELP)]
+Model = Annotated[str, Argument(metavar="MODEL", help=_MODEL_HELP)]
 Ctx = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--ctx",
         "--max-model-len",
         metavar="TOKENS",
         help="Tokens a sequence: 8192, 32k, 1m [default: the model's positions].",
     ),
 ]
-Batch = Annotated[str, typer.Option("--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")]
+Batch = Annotated[str, Option("--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")]
 KvDtype = Annotated[
     str,
-    typer.Option(
+    Option(
         "--kv-dtype",
         "--kv-cache-dtype",
         metavar="DTYPE",
@@ -34,58 +35,48 @@ KvDtype = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--engine",
         metavar="NAME",
         help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF: llama.cpp].",
     ),
 ]
-Tp = Annotated[str, typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]
-Pp = Annotated[str, typer.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Pipeline stages.")]
-Dp = Annotated[str, typer.Option("--dp", "--data-parallel-size", metavar="N", help="Data-parallel replicas.")]
-Ep = Annotated[bool, typer.Option("--ep", "--enable-expert-parallel", help="Deal experts out whole over the ranks.")]
+Tp = Annotated[str, Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]
+Pp = Annotated[str, Option("--pp", "--pipeline-parallel-size", metavar="N", help="Pipeline stages.")]
+Dp = Annotated[str, Option("--dp", "--data-parallel-size", metavar="N", help="Data-parallel replicas.")]
+Ep = Annotated[bool, Option("--ep", "--enable-expert-parallel", help="Deal experts out whole over the ranks.")]
 BatchedTokens = Annotated[
     str | None,
-    typer.Option(
-        "--max-num-batched-tokens", metavar="TOKENS", help="Tokens of one engine step [default: the engine's]."
-    ),
+    Option("--max-num-batched-tokens", metavar="TOKENS", help="Tokens of one engine step [default: the engine's]."),
 ]
 PageSize = Annotated[
     str | None,
-    typer.Option(
-        "--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: the engine's]."
-    ),
+    Option("--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: the engine's]."),
 ]
 KvMemory = Annotated[
     str | None,
-    typer.Option(
-        "--kv-memory", metavar="BYTES", help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none]."
-    ),
+    Option("--kv-memory", metavar="BYTES", help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none]."),
 ]
 SourceTokens = Annotated[
     str | None,
-    typer.Option(
-        "--source-tokens", metavar="TOKENS", help="Encoder tokens a sequence [default: the encoder's maximum]."
-    ),
+    Option("--source-tokens", metavar="TOKENS", help="Encoder tokens a sequence [default: the encoder's maximum]."),
 ]
 Overhead = Annotated[
     str | None,
-    typer.Option(
-        "--overhead", metavar="PERCENT", help="Flat share of weights and cache instead of estimates, e.g. 10%."
-    ),
+    Option("--overhead", metavar="PERCENT", help="Flat share of weights and cache instead of estimates, e.g. 10%."),
 ]
 Gpu = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--gpu", metavar="NAME", help="Does it fit: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none]."
     ),
 ]
 NumGpus = Annotated[
-    str | None, typer.Option("--num-gpus", metavar="N", help="How many of them; min: the fewest [default: 1].")
+    str | None, Option("--num-gpus", metavar="N", help="How many of them; min: the fewest [default: 1].")
 ]
 Utilization = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--utilization",
         "--gpu-memory-utilization",
         "--mem-fraction-static",
@@ -95,16 +86,16 @@ Utilization = Annotated[
 ]
 Quant = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--quant", metavar="FORMAT", help="What if: fp8, int8, int4, awq, gptq, nf4, nvfp4, mxfp4, q4_k_m … or a dtype."
     ),
 ]
 Dtype = Annotated[
-    str | None, typer.Option("--dtype", metavar="DTYPE", help="What if unquantized weights were bf16, fp16 or fp32.")
+    str | None, Option("--dtype", metavar="DTYPE", help="What if unquantized weights were bf16, fp16 or fp32.")
 ]
 Emit = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--emit",
         metavar="KIND",
         help="Print how to launch it: vllm, sglang, llama.cpp, transformers, docker, k8s [default: none].",
@@ -112,31 +103,29 @@ Emit = Annotated[
 ]
 Lora = Annotated[
     str | None,
-    typer.Option("--lora", metavar="ADAPTER", help="A LoRA adapter (PEFT repo or folder) to serve beside it."),
+    Option("--lora", metavar="ADAPTER", help="A LoRA adapter (PEFT repo or folder) to serve beside it."),
 ]
 MaxLoras = Annotated[
     str | None,
-    typer.Option("--max-loras", metavar="N", help="Adapters at once that the engine keeps room for [default: 1]."),
+    Option("--max-loras", metavar="N", help="Adapters at once that the engine keeps room for [default: 1]."),
 ]
 MaxLoraRank = Annotated[
     str | None,
-    typer.Option("--max-lora-rank", metavar="N", help="vLLM's rank of that room [default: 16, or the adapter's]."),
+    Option("--max-lora-rank", metavar="N", help="vLLM's rank of that room [default: 16, or the adapter's]."),
 ]
 Draft = Annotated[
     str | None,
-    typer.Option("--draft", metavar="MODEL", help="A draft model, or mtp: the model's own prediction layers."),
+    Option("--draft", metavar="MODEL", help="A draft model, or mtp: the model's own prediction layers."),
 ]
-Revision = Annotated[
-    str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
-Exact = Annotated[bool, typer.Option("--bytes", help="Print exact bytes instead of GiB.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit 4 when config and headers disagree.")]
+Revision = Annotated[str | None, Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")]
+Json = Annotated[bool, Option("--json", help="Print JSON on stdout and nothing else there.")]
+Exact = Annotated[bool, Option("--bytes", help="Print exact bytes instead of GiB.")]
+Strict = Annotated[bool, Option("--strict", help="Exit 4 when config and headers disagree.")]
 Assume = Annotated[
     str | None,
-    typer.Option("--assume", metavar="MODEL_TYPE", help="Read the config as this model_type, whatever it says."),
+    Option("--assume", metavar="MODEL_TYPE", help="Read the config as this model_type, whatever it says."),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write stored facts.")]
-Refresh = Annotated[bool, typer.Option("--refresh", help="Fetch again and replace stored facts.")]
-Offline = Annotated[bool, typer.Option("--offline", help="No network: stored facts, local cache, catalogue.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say on stderr what was fetched.")]
+NoCache = Annotated[bool, Option("--no-cache", help="Neither read nor write stored facts.")]
+Refresh = Annotated[bool, Option("--refresh", help="Fetch again and replace stored facts.")]
+Offline = Annotated[bool, Option("--offline", help="No network: stored facts, local cache, catalogue.")]
+Verbose = Annotated[bool, Option("-v", "--verbose", help="Say on stderr what was fetched.")]

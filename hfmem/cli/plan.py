@@ -1,10 +1,6 @@
 """`hfmem plan MODEL`: the smallest layouts over the catalogue of devices that serve it."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
@@ -14,24 +10,24 @@ from hfmem.cli.output import complain, fetching, json_text, say_stats, show, wri
 def plan(
     model: o.Model,
     users: Annotated[
-        str, typer.Option("--users", "--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")
+        str, o.Option("--users", "--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")
     ] = "1",
     ctx: o.Ctx = None,
     gpu: Annotated[
         str | None,
-        typer.Option(
+        o.Option(
             "--gpu",
             metavar="NAMES",
             help="Only these: h100,4090 or words: nvidia, sm_90 [default: all the engine runs on].",
         ),
     ] = None,
-    max_gpus: Annotated[str, typer.Option("--max-gpus", metavar="N", help="The most devices of a layout.")] = "8",
+    max_gpus: Annotated[str, o.Option("--max-gpus", metavar="N", help="The most devices of a layout.")] = "8",
     kv_dtype: o.KvDtype = "auto",
     engine: o.Engine = None,
     quant: o.Quant = None,
     dtype: o.Dtype = None,
     overhead: o.Overhead = None,
-    every: Annotated[bool, typer.Option("--all", help="Print every layout, not the first 15.")] = False,
+    every: Annotated[bool, o.Option("--all", help="Print every layout, not the first 15.")] = False,
     emit: o.Emit = None,
     revision: o.Revision = None,
     json: o.Json = False,
@@ -40,7 +36,7 @@ def plan(
     refresh: o.Refresh = False,
     offline: o.Offline = False,
     verbose: o.Verbose = False,
-) -> None:
+) -> int:
     """The fewest of each device that serve the load, smallest first. --emit prints the first one's launch command."""
     from hfmem.units import parse_count, parse_percent
 
@@ -75,4 +71,5 @@ def plan(
         show(render_plan(found.report, found.layouts, None if every else 15))
     if not found.layouts:
         complain(f"{read.facts.repo_id} fits no layout of up to {most} devices: --max-gpus, --quant or a shorter --ctx")
-        raise typer.Exit(DOES_NOT_FIT)
+        return DOES_NOT_FIT
+    return 0

@@ -1,45 +1,39 @@
 """`hfmem verify LOGFILE [MODEL]`: a server's own log against the prediction."""
 
-from __future__ import annotations
-
 from typing import Annotated
-
-import typer
 
 from hfmem.cli import options as o
 from hfmem.cli.output import fetching, json_text, say_stats, show, write
 
 
 def verify(
-    log: Annotated[
-        str, typer.Argument(metavar="LOGFILE", show_default=False, help="Log of vLLM, SGLang or llama.cpp; - is stdin.")
-    ],
+    log: Annotated[str, o.Argument(metavar="LOGFILE", help="Log of vLLM, SGLang or llama.cpp; - is stdin.")],
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", show_default=False, help="What it served [default: the log says]."),
+        o.Argument(metavar="[MODEL]", help="What it served [default: the log says]."),
     ] = None,
     ctx: o.Ctx = None,
     kv_dtype: Annotated[
         str | None,
-        typer.Option("--kv-dtype", "--kv-cache-dtype", metavar="DTYPE", help="Its cache [default: the log says]."),
+        o.Option("--kv-dtype", "--kv-cache-dtype", metavar="DTYPE", help="Its cache [default: the log says]."),
     ] = None,
     tp: Annotated[
         str | None,
-        typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Its ranks [default: the log says]."),
+        o.Option("--tp", "--tensor-parallel-size", metavar="N", help="Its ranks [default: the log says]."),
     ] = None,
     pp: Annotated[
         str | None,
-        typer.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Its stages [default: the log says]."),
+        o.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Its stages [default: the log says]."),
     ] = None,
     utilization: Annotated[
         str | None,
-        typer.Option(
+        o.Option(
             "--utilization", "--gpu-memory-utilization", metavar="SHARE", help="Its share [default: the log says]."
         ),
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option("--gpu", metavar="NAME|SIZE", help="Its device: h100, 80GiB [default: the log says]."),
+        o.Option("--gpu", metavar="NAME|SIZE", help="Its device: h100, 80GiB [default: the log says]."),
     ] = None,
     quant: o.Quant = None,
     revision: o.Revision = None,

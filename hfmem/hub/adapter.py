@@ -59,10 +59,9 @@ def load_adapter(ref_text: str, *, revision: str | None = None, options: FetchOp
 
 
 def _remote(ref: HubRef, options: FetchOptions) -> AdapterFacts:
-    from dataclasses import replace
-
     from hfmem.hub.remote import RemoteFiles
     from hfmem.hub.source import open_client
+    from hfmem.records import replace
 
     client = open_client(options, quick=False)
     try:

@@ -12,12 +12,12 @@ import os
 import sys
 import threading
 from base64 import b64encode
-from dataclasses import dataclass
 from socket import SHUT_RDWR, socket
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from hfmem.errors import NetworkError
+from hfmem.records import dataclass
 
 if TYPE_CHECKING:
     import ssl

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfmem.checkpoint.groups_json import dump_checkpoint, load_checkpoint
 from hfmem.checkpoint.tensors import Checkpoint
-from hfmem.records import dataclass
+from hfmem.records import dataclass, field
 
 if TYPE_CHECKING:
     from hfmem.hub.gguf import GgufFacts

@@ -7,7 +7,6 @@ header of 2 MB costs about 2 MB, and no byte is fetched twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.errors import FormatError, MissingFileError, UsageError
 from hfmem.hub.facts import ModelFacts, WeightFile, gguf_facts
 from hfmem.hub.files import Files
+from hfmem.records import dataclass
 
 #: bytes read first; later reads are at least this long and at most the second number
 FIRST_BYTES: Final = 64 << 10

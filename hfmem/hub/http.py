@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from socket import socket
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -24,6 +23,7 @@ from hfmem.hub.wire import (
     range_total,
     retry_after,
 )
+from hfmem.records import dataclass, field
 
 _RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})

@@ -12,7 +12,6 @@ headers of its parts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from hfmem.checkpoint.index import MAX_INDEX_BYTES
 from hfmem.errors import FormatError, NetworkError
@@ -40,6 +39,7 @@ from hfmem.hub.weights import (
     without_config,
 )
 from hfmem.hub.workers import Task, run_all
+from hfmem.records import dataclass, replace
 
 CONFIG = "config.json"
 

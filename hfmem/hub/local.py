@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from hfmem.hub.weights import (
     safetensors_weights,
     without_config,
 )
+from hfmem.records import dataclass
 
 if TYPE_CHECKING:
     from hfmem.checkpoint.gguf import GgufHeader

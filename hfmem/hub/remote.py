@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import quote, urljoin
 
@@ -16,6 +15,7 @@ from hfmem.hub.http import MAX_RETRIES, Client, Response
 from hfmem.hub.responses import fail, is_missing_file, is_plain_404
 from hfmem.hub.weights import PROBED
 from hfmem.hub.workers import run_all
+from hfmem.records import dataclass, field
 
 if TYPE_CHECKING:
     from hfmem.checkpoint.gguf import GgufHeader

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from hfmem.errors import FormatError
 from hfmem.hub.below import Below
 from hfmem.hub.files import MAX_CONFIG_BYTES, Files, parse_object
 from hfmem.hub.weights import MODULES, Weights, other_weights, safetensors_weights
+from hfmem.records import replace
 
 
 def sentence_transformer(files: Files) -> tuple[dict[str, Any], str, Weights] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError, SourceError
@@ -19,6 +18,7 @@ from hfmem.hub.options import FetchOptions
 from hfmem.hub.reference import HubRef, LocalPath, parse_reference, with_revision
 from hfmem.hub.settings import Settings, clean_token, find_token, read_settings, user_agent
 from hfmem.hub.store import FactStore, is_commit
+from hfmem.records import replace
 
 if TYPE_CHECKING:
     from hfmem.hub.http import Client

@@ -8,7 +8,6 @@ above, `*.fp16.*`, `original/`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 from hfmem.checkpoint.index import MAX_INDEX_BYTES, Index, check_shard_name, parse_index
@@ -18,6 +17,7 @@ from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.errors import AdapterError, FormatError, HfmemError, MissingFileError, UnsupportedError
 from hfmem.hub.facts import Evidence, WeightFile
 from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, Files, file_size, guess_fronts, parse_object
+from hfmem.records import dataclass, replace
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import assert_never
 
 from hfmem.memory.cache import constant_bytes, decoding_layers, held_tokens, layer_bytes, source_tokens, token_bytes
@@ -33,7 +32,7 @@ from hfmem.model.layers import (
     SlidingAttention,
     SparseLatentAttention,
 )
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ servers, named where they stand. `flat_overhead` is the articles' rule instead: 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from hfmem.model.layers import (
     SlidingAttention,
     SparseLatentAttention,
 )
+from hfmem.records import dataclass
 from hfmem.units import GIB, MIB
 
 #: bytes live per logit when vLLM 0.33 samples its profiling batch: logits in half precision, their fp32 copy, probabilities and one

@@ -8,7 +8,6 @@ multi-token-prediction layers without speculation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from math import prod
 from typing import Final
@@ -24,7 +23,7 @@ from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, Tenso
 from hfmem.model.layers import SharedCache
 from hfmem.model.matching import Expected, Matcher, count_boxes, intersect
 from hfmem.model.names import core
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})

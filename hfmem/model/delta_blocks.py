@@ -6,7 +6,6 @@ Source: transformers 5.23.0 `models/{qwen3_next,qwen3_5,olmo_hybrid}/modeling_*.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from hfmem.errors import ContradictionError
 from hfmem.model.blocks import linear
@@ -14,6 +13,7 @@ from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Row
 from hfmem.model.layers import DeltaNetState
 from hfmem.model.state_blocks import state_dtype
+from hfmem.records import dataclass
 
 PART = Component.ATTENTION
 

@@ -7,7 +7,6 @@ are Llama with other names, norms or experts need five to fifteen lines.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from hfmem.errors import ContradictionError
@@ -18,6 +17,7 @@ from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row, Split
 from hfmem.model.layers import Layer, SlidingAttention
 from hfmem.model.task_heads import head_tensors, task_of
+from hfmem.records import replace
 
 #: roots that a bare `…Model` class does not write before its tensors' names
 _ROOTS: Final = ("model.", "transformer.", "gpt_neox.", "biogpt.")

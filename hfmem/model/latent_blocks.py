@@ -6,13 +6,13 @@ Source: transformers 5.23.0 `models/deepseek_v2`, `deepseek_v3`, `deepseek_v32`;
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from hfmem.model.blocks import HEADS, HIDDEN, LAYERS, Dims, norm
 from hfmem.model.blocks import linear as linear_block
 from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.layers import LatentAttention, SparseLatentAttention
+from hfmem.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from math import prod
 
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.model.matching import Matcher, count_boxes
 from hfmem.model.names import core, is_buffer_name
+from hfmem.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from hfmem.errors import ContradictionError
 from hfmem.model.blocks import gated_mlp, routed_experts
 from hfmem.model.config import Config
 from hfmem.model.inventory import Component, Inventory
 from hfmem.model.stack import layer_kinds
+from hfmem.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from hfmem.model.config import class_keys
+from hfmem.records import dataclass
 
 #: keys that cannot change a byte of weights or cache, or that every config may have
 _IRRELEVANT: Final = re.compile(

@@ -8,7 +8,6 @@ packed or shared, buffers are not parameters, multi-token-prediction layers coun
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from hfmem.model.expected import expected_groups, uniform_dtype
 from hfmem.model.inventory import Component
 from hfmem.model.matching import Expected, Match, Matcher
 from hfmem.model.names import classify, core, is_buffer_name, is_router
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 if TYPE_CHECKING:
     from hfmem.checkpoint.quantization_config import Quantization

@@ -7,7 +7,6 @@ Multimodal wrappers hold the same text stacks as text-only models do, under anot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from hfmem.errors import ContradictionError, UnknownArchitectureError
@@ -16,6 +15,7 @@ from hfmem.model.blocks import VOCAB, Dims, assemble, embedding, lm_head, norm
 from hfmem.model.config import Config
 from hfmem.model.inventory import Component, Inventory
 from hfmem.model.layers import Layer, NoCache
+from hfmem.records import dataclass, field, replace
 
 
 @dataclass(slots=True)

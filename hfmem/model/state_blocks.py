@@ -6,7 +6,6 @@ Source: transformers 5.23.0 `models/{mamba,mamba2,jamba,bamba,nemotron_h}/modeli
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from hfmem.dtypes import canonical
 from hfmem.errors import ContradictionError
@@ -14,6 +13,7 @@ from hfmem.model.blocks import linear
 from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.layers import Mamba1State, Mamba2State
+from hfmem.records import dataclass
 
 PART = Component.ATTENTION
 CHANNELS = Column()

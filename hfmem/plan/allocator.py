@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
@@ -16,7 +15,7 @@ from hfmem.errors import UsageError
 from hfmem.memory import engines
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.units import parse_count
 
 ALLOCATORS: Final = ("contiguous", "paged")

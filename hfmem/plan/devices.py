@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import field, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
 from hfmem.errors import UsageError
-from hfmem.records import dataclass
+from hfmem.records import dataclass, field, replace
 from hfmem.report import Grade
 from hfmem.units import GIB, format_bytes, parse_memory
 

@@ -6,7 +6,6 @@ the naive cache formula (every head, every layer, the whole context) says someth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 from hfmem.dtypes import BITS
@@ -18,6 +17,7 @@ from hfmem.model.parameters import ParameterReport
 from hfmem.plan.explain_cache import at_context, per_token
 from hfmem.plan.explain_parameters import parameter_steps
 from hfmem.plan.steps import Section, Step, bytes_of
+from hfmem.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
 from fractions import Fraction
 from typing import Final, Literal
 
@@ -21,7 +20,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import Device
 from hfmem.plan.solver import largest, smallest
 from hfmem.plan.target import VENDORS, Target, on_device
-from hfmem.records import dataclass
+from hfmem.records import dataclass, field, replace
 from hfmem.report import EnginePool, Fit, Report, ReportWarning, RuntimeItem
 from hfmem.units import format_gib
 

@@ -8,7 +8,6 @@ Forks and older releases differ from today's rules in two ways that a log shows:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from hfmem.memory.engines.llama_cpp import cell_bytes
 from hfmem.memory.runtime import estimate_runtime
@@ -17,6 +16,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.layers import LatentAttention, SparseLatentAttention
 from hfmem.plan.logs import LogFacts
 from hfmem.plan.verify_types import Check, check
+from hfmem.records import replace
 
 
 def llama_checks(arch: Architecture, log: LogFacts, serving: Serving) -> list[Check]:

@@ -7,13 +7,12 @@ configuration that vLLM prints once it has resolved it.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
 from hfmem.errors import UsageError
 from hfmem.memory.formats import canonical_kv_dtype
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.units import parse_count, parse_memory
 
 #: setting → what engines call it, in flags and in their own dumps (with underscores)

@@ -7,7 +7,6 @@ vLLM 0.33 takes `gpu_memory_utilization`, 0.92, of the device's total (`v1/worke
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
@@ -15,7 +14,7 @@ from hfmem.errors import UsageError
 from hfmem.memory.serving import Serving
 from hfmem.plan.devices import Device, Devices, find_device
 from hfmem.plan.layouts import place
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.units import MIB
 
 #: vLLM's default share

@@ -7,7 +7,6 @@ tried again under the assumptions that most often differ (`verify_reasons`); the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfmem.memory import engines
@@ -17,6 +16,7 @@ from hfmem.plan.logs import LogFacts, Reading
 from hfmem.plan.verify_reasons import alternatives, explained, weights_check
 from hfmem.plan.verify_types import Check, Verification
 from hfmem.plan.verify_vllm import vllm_checks
+from hfmem.records import replace
 from hfmem.units import GIB
 
 if TYPE_CHECKING:

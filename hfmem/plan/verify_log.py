@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from hfmem.errors import HfmemError, ModelNotFoundError, OfflineError, SourceError, UsageError
@@ -17,7 +16,7 @@ from hfmem.plan.logs import base_of, model_names, parse_log
 from hfmem.plan.verify import verify
 from hfmem.plan.verify_types import Verification
 from hfmem.reading import Model, in_format, read_model
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 #: words at the end of a GGUF's own name that are not part of the model's
 _GGUF_WORDS = re.compile(r"(?i)([\s_-]*(bf16|safetensors|qat|gguf|q\d\w*))+$|^unsloth[_-]|'")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import HfmemError, UnsupportedError
@@ -12,6 +11,7 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.plan.logs import LogFacts, Reading
 from hfmem.plan.verify_types import Check, Measure, check
+from hfmem.records import replace
 from hfmem.units import GIB
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -16,6 +15,7 @@ from hfmem.memory.weights import rank_weights
 from hfmem.plan.logs import LogFacts
 from hfmem.plan.verify_reasons import alternatives, explained, weights_check
 from hfmem.plan.verify_types import Check, check
+from hfmem.records import replace
 
 if TYPE_CHECKING:
     from hfmem.plan.devices import Device

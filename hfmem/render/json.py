@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hfmem.errors import HfmemError
@@ -13,8 +12,9 @@ from hfmem.report import Report
 
 def to_dict(value: Any) -> Any:
     """Plain dicts, lists and scalars of a report (or any part of one)."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in fields(value)}
+    names = getattr(type(value), "__match_args__", ())  # of a record: its fields
+    if names:
+        return {name: to_dict(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): to_dict(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -8,7 +8,6 @@ Source: transformers 5.23.0 `models/{bart,mbart,…}/modeling_*.py`; names as pu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
@@ -18,6 +17,7 @@ from hfmem.model.families.heads import num_labels, task
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, Inventory, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer, NoCache
+from hfmem.records import dataclass
 
 _CLASSES = {
     "ForConditionalGeneration": "generation",

@@ -6,8 +6,6 @@ tiiuae's `modelling_RW.py`, MixFormer from microsoft/phi-1's `modeling_mixformer
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import read_dims
@@ -15,6 +13,7 @@ from hfmem.model.config import Config
 from hfmem.model.draft import Draft, read_as
 from hfmem.model.inventory import Column, Component, Row
 from hfmem.model.layer_lists import full_layers, windowed_layers
+from hfmem.records import replace
 
 _4H = ("dense_h_to_4h", "dense_4h_to_h")
 

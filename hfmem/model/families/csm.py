@@ -5,7 +5,6 @@ Source: transformers 5.23.0 `models/{csm,mimi}/modeling_*.py`; names as publishe
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 
 from hfmem.errors import ContradictionError
@@ -18,6 +17,7 @@ from hfmem.model.families.multimodal import tower, tower_layers
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory, TensorSpec, Vocab
 from hfmem.model.layers import Layer
+from hfmem.records import replace
 
 
 def _llama(inv: Inventory, cfg: Config, prefix: str) -> tuple[int, int]:

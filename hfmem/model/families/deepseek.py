@@ -7,7 +7,6 @@ multi-token-prediction layer's names from the headers of the published DeepSeek-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from hfmem.errors import MissingKeyError
 from hfmem.model.architecture import Architecture, Note
@@ -20,6 +19,7 @@ from hfmem.model.latent_blocks import Indexer, Latent, indexer, latent_attention
 from hfmem.model.layers import Layer
 from hfmem.model.moe import Experts, moe, read_experts, sparse_layers
 from hfmem.model.stack import Stack, as_mtp, layer_kinds, open_stack
+from hfmem.records import replace
 
 CORRECTION = "gate.e_score_correction_bias"
 

@@ -8,7 +8,6 @@ the prediction layer's projections from vLLM 0.33.0 `models/deepseek_v4`, which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
@@ -19,6 +18,7 @@ from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.layers import CompressedAttention, Layer
 from hfmem.model.moe import Experts, moe, read_experts
 from hfmem.model.stack import as_mtp, indices_of, layer_kinds, open_stack
+from hfmem.records import dataclass
 
 LAYER = "layers.{}"
 WINDOW, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"

@@ -5,8 +5,6 @@ Source: transformers 5.23.0 `models/{distilbert,albert,modernbert,nomic_bert,cli
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import assemble, read_dims
 from hfmem.model.config import Config
@@ -16,6 +14,7 @@ from hfmem.model.families.heads import class_name, num_labels, task
 from hfmem.model.families.multimodal import tower, tower_layers
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, Inventory, Vocab
+from hfmem.records import replace
 
 
 def distilbert(cfg: Config) -> Architecture:

@@ -5,13 +5,12 @@ Source: transformers 5.23.0 `models/{gemma,gemma2,gemma3,vaultgemma}/`.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.layer_lists import full_layers, typed_layers
 from hfmem.model.layers import Layer, NoCache
+from hfmem.records import replace
 
 _FOUR = (
     "input_layernorm",

@@ -8,7 +8,6 @@ Source: transformers 5.23.0 `models/{gemma3n,gemma4}/`; names as published.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from hfmem.errors import ContradictionError
@@ -18,6 +17,7 @@ from hfmem.model.config import Config
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Row, Vocab
 from hfmem.model.layers import Cache, FullAttention, Layer, NoCache, SharedCache, SlidingAttention
+from hfmem.records import dataclass, replace
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")

@@ -5,8 +5,6 @@ Source: transformers 5.23.0 `models/glm5_next` and its checkpoint renames.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import gated_mlp, norm
 from hfmem.model.config import Config
@@ -21,6 +19,7 @@ from hfmem.model.layers import KimiDeltaState, Layer
 from hfmem.model.moe import moe, read_experts, sparse_layers
 from hfmem.model.stack import indices_of, layer_kinds, open_stack
 from hfmem.model.state_blocks import state_dtype
+from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 LINEAR, INDEXED = "linear_attention", "indexed_attention"

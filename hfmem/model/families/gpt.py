@@ -7,7 +7,6 @@ dimension (`Row`) and its row-parallel ones over the first (`Column`).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from hfmem.errors import ContradictionError
@@ -19,6 +18,7 @@ from hfmem.model.draft import Draft, read_as
 from hfmem.model.inventory import Column, Component, Replicated, Row
 from hfmem.model.layer_lists import full_layers
 from hfmem.model.layers import Layer, NoCache
+from hfmem.records import replace
 
 
 def _inner(cfg: Config, d: Dims, *names: str) -> int:

@@ -5,7 +5,6 @@ Source: transformers 5.23.0 `models/{jamba,bamba,granitemoehybrid,falcon_h1,lfm2
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 from hfmem.errors import ContradictionError
@@ -17,6 +16,7 @@ from hfmem.model.layers import Layer, ShortConvState
 from hfmem.model.moe import Experts, moe
 from hfmem.model.stack import Stack, indices_of, layer_kinds, open_stack
 from hfmem.model.state_blocks import Mamba1, auto_rank, mamba1, mamba2, read_bamba_mixer, state_dtype
+from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 #: words of `layer_types` and their older spellings

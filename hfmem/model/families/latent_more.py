@@ -6,8 +6,6 @@ projection and gate as `q_b_proj`); Mistral Large 4 in transformers' names, thou
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import gated_mlp, linear, norm
@@ -20,6 +18,7 @@ from hfmem.model.latent_blocks import indexer, latent_attention, latent_dims, re
 from hfmem.model.layers import Layer, SharedCache
 from hfmem.model.moe import moe, read_experts, sparse_layers
 from hfmem.model.stack import Stack, open_stack
+from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 

@@ -6,7 +6,6 @@ the `n_routed_experts` real ones, which is what counts here.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 from hfmem.model.architecture import Architecture
@@ -17,6 +16,7 @@ from hfmem.model.inventory import Component, Inventory, Replicated
 from hfmem.model.latent_blocks import latent_attention, latent_dims, read_latent
 from hfmem.model.layers import Layer
 from hfmem.model.stack import open_stack
+from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 #: the two halves of a layer

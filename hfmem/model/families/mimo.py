@@ -6,7 +6,6 @@ Source: transformers 5.23.0 `models/mimo_v2_flash`; vLLM 0.33.0 `mimo.py`, `mimo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
@@ -18,6 +17,7 @@ from hfmem.model.inventory import Column, Component, Inventory, Replicated
 from hfmem.model.layers import FullAttention, Layer, SlidingAttention
 from hfmem.model.moe import moe, read_experts, sparse_layers
 from hfmem.model.stack import as_mtp, indices_of, layer_kinds, open_stack
+from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -6,8 +6,6 @@ Source: transformers 5.23.0 `models/<model_type>/` and its `conversion_mapping.p
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
@@ -19,6 +17,7 @@ from hfmem.model.inventory import Column, Component, Inventory, Replicated
 from hfmem.model.layer_lists import exactly, full_layers, others, sparse_layers, typed_layers
 from hfmem.model.layers import Layer
 from hfmem.model.stack import as_mtp
+from hfmem.records import replace
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 

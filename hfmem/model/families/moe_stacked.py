@@ -6,7 +6,6 @@ split speaks of one expert's matrix, the stacked dimension left out.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 from hfmem.errors import ContradictionError
@@ -16,6 +15,7 @@ from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row
 from hfmem.model.layer_lists import full_layers, typed_layers
+from hfmem.records import replace
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 

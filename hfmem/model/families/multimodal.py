@@ -6,7 +6,6 @@ A wrapper's rule is four lines: `text_part` (which nested config, whose rule), t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
@@ -16,6 +15,7 @@ from hfmem.model.families import registry
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory, TensorSpec
 from hfmem.model.layers import Layer, NoCache
+from hfmem.records import replace
 
 #: pairs (old prefix, new prefix); the first whose old prefix fits a tensor's name applies
 Renames = Sequence[tuple[str, str]]

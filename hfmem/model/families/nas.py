@@ -7,7 +7,6 @@ vLLM 0.33.0 `models/nemotron_nas.py`.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
 
 from hfmem.errors import ContradictionError, UnknownArchitectureError
 from hfmem.model import blocks
@@ -17,6 +16,7 @@ from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.inventory import Component, Replicated
 from hfmem.model.layers import Layer, NoCache
+from hfmem.records import dataclass, replace
 
 _MULTIPLE = 256
 

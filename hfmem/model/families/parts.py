@@ -7,11 +7,11 @@ under a prefix is shorter than a block with ten switches.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 
 from hfmem.model.inventory import Box, Column, Component, Inventory, Replicated, Row, Split, TensorSpec, as_ranges
+from hfmem.records import dataclass, replace
 
 COLUMN = Column()
 ROW = Row()

@@ -5,7 +5,6 @@ Source: transformers 5.23.0 `models/{qwen2_vl,qwen2_5_vl,qwen3_vl,qwen3_vl_moe,g
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 from hfmem.errors import ContradictionError
@@ -32,6 +31,7 @@ from hfmem.model.families.multimodal import NESTED, PLAIN, text_part, tower, tow
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row
 from hfmem.model.layers import Layer
+from hfmem.records import replace
 
 
 def qwen2_vl(cfg: Config) -> Architecture:

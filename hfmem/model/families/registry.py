@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final, Protocol, cast
 
 from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
+from hfmem.records import replace
 
 
 class Family(Protocol):

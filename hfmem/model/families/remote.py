@@ -6,8 +6,6 @@ rule names its source. An absent key that those do not give a default for is an 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
@@ -20,6 +18,7 @@ from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, Inventory, Row
 from hfmem.model.layer_lists import full_layers, windowed_layers
 from hfmem.model.layers import Layer, NoCache
+from hfmem.records import replace
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 

@@ -8,8 +8,6 @@ nvidia/NV-Embed-v2 `modeling_nvembed.py`, nvidia/LocateAnything-3B) and the publ
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.errors import MissingKeyError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
@@ -27,6 +25,7 @@ from hfmem.model.families.multimodal import (
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Inventory
 from hfmem.model.layers import Layer, NoCache
+from hfmem.records import replace
 
 #: SigLIP so400m/14 (google/siglip-so400m-patch14-384) as code refers to it by name
 _SO400M = {

@@ -7,8 +7,6 @@ Sources: deepseek-ai/deepseek-moe-16b-base `modeling_deepseek.py`; inclusionAI/L
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
@@ -21,6 +19,7 @@ from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.layer_lists import full_layers, others
 from hfmem.model.layers import Layer, SharedCache
 from hfmem.model.stack import as_mtp
+from hfmem.records import replace
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 

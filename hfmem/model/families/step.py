@@ -7,7 +7,6 @@ Source: transformers 5.23.0 `models/step3p7` and its checkpoint renames; vLLM 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 from hfmem.errors import ContradictionError, UnknownArchitectureError
@@ -21,6 +20,7 @@ from hfmem.model.families.vision import clip_blocks, side
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row
 from hfmem.model.layers import FullAttention, Layer
 from hfmem.model.stack import as_mtp, indices_of, layer_kinds, open_stack
+from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -7,7 +7,6 @@ Source: transformers 5.23.0 `models/{t5,mt5,umt5,longt5,switch_transformers}/`; 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 from hfmem.errors import ContradictionError
@@ -18,6 +17,7 @@ from hfmem.model.families.heads import task
 from hfmem.model.families.parts import COLUMN, ROW, WHOLE, Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Row, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer, NoCache
+from hfmem.records import replace
 
 _CLASSES = {
     "ForConditionalGeneration": "generation",

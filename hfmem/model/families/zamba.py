@@ -9,7 +9,6 @@ Source: transformers 5.23.0 `models/{zamba,zamba2}`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import HEADS, HIDDEN, KV_HEADS, LAYERS, Dims, full, linear, norm
@@ -18,6 +17,7 @@ from hfmem.model.inventory import Column, Component, Inventory, Row, TensorSpec
 from hfmem.model.layers import Layer, Mamba1State
 from hfmem.model.stack import Stack, indices_of, layer_kinds, open_stack
 from hfmem.model.state_blocks import CHANNELS, PART, Mamba2, auto_rank, mamba2, state_dtype
+from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 #: newer and older words of `layers_block_type`

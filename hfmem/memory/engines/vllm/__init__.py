@@ -7,7 +7,6 @@ prefill. `v1/core/kv_cache_planning.py` (`_max_memory_usage_bytes_from_groups`),
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from hfmem.errors import UnsupportedError
@@ -20,7 +19,7 @@ from hfmem.memory.result import CacheBytes, LayerGroup, Pool
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import Cache, CrossAttention
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.units import GIB
 
 NAME: Final = "vllm"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.specs import (
@@ -22,7 +21,7 @@ from hfmem.memory.engines.vllm.specs import (
     request_pages,
     same_uniform_type,
 )
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,9 @@ Read from vLLM 0.33.0, `v1/kv_cache_interface.py`: `AttentionSpec` and its kinds
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 
 class Kind(StrEnum):

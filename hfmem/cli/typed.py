@@ -1,0 +1,84 @@
+"""The Typer commands: made of the same signatures that `plain` reads, and asked whenever it cannot say what is meant."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from hfmem import __version__
+from hfmem.cli.command import ModelFirstGroup, PlainCommand
+from hfmem.cli.help import EPILOG, ROOT, SUMMARIES
+from hfmem.cli.params import Option, parameters
+from hfmem.cli.plain import load
+from hfmem.errors import UsageError
+
+#: what Typer raises for wrong usage; newer releases carry Click inside, so the class is found through a public one
+_ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+app = typer.Typer(
+    cls=ModelFirstGroup,
+    name="hfmem",
+    rich_markup_mode=None,  # Rich would cost 40 ms at start
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"hfmem {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(epilog=EPILOG, help=ROOT)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def typed(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`command` with a signature that Typer understands."""
+
+    def run(**arguments: Any) -> Any:
+        return command(**arguments)
+
+    given = inspect.signature(command).parameters
+    changed = []
+    for parameter in parameters(command):
+        kind = given[parameter.name].annotation.__origin__
+        info: Any
+        if isinstance(parameter.info, Option):
+            info = typer.Option(*parameter.info.names, metavar=parameter.info.metavar, help=parameter.info.help)
+        else:
+            info = typer.Argument(metavar=parameter.info.metavar, show_default=False, help=parameter.info.help)
+        changed.append(given[parameter.name].replace(annotation=Annotated[kind, info]))
+    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in changed}
+    run.__signature__ = inspect.Signature(changed)  # type: ignore[attr-defined]
+    return run
+
+
+for _name, _words in SUMMARIES.items():
+    app.command(_name, cls=PlainCommand, short_help=_words)(typed(load(_name)))
+
+
+def run(words: Sequence[str]) -> Any:
+    """What Typer makes of `words`: the status of the command that they call.
+
+    Raises:
+        UsageError: they cannot be understood. KeyboardInterrupt: the user interrupted.
+    """
+    try:
+        return app(args=list(words), prog_name="hfmem", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except _ClickError as error:
+        format_message = getattr(error, "format_message", error.__str__)
+        raise UsageError(f"{' '.join(format_message().split())} (hfmem --help)") from None
