@@ -43,7 +43,8 @@ def _run(words: Sequence[str]) -> Any:
         return run(words)
     if not call.wants_help:
         return plain.load(call.name)(**call.arguments)
-    from hfmem.cli.help import command_help, root_help, terminal_columns
+    from hfmem.cli.help import command_help, root_help
+    from hfmem.cli.terminal import terminal_columns
 
     columns = terminal_columns()
     sys.stdout.write(command_help(plain.load(call.name), columns) if call.name else root_help(columns))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,20 +76,6 @@ def command_help(command: Callable[..., Any], columns: int) -> str:
         lines += _rows("Arguments", [(p.info.metavar, _described(p)) for p in places], width)
     options = [(_named(p.info), _described(p)) for p in known if isinstance(p.info, Option)]
     return "\n".join([*lines, *_rows("Options", [*options, _HELP_ROW], width), ""])
-
-
-def terminal_columns() -> int:
-    """Columns of the terminal: COLUMNS, else what stdout is, else 80."""
-    try:
-        columns = int(os.environ["COLUMNS"])
-    except (KeyError, ValueError):
-        columns = 0
-    if columns <= 0:
-        try:
-            columns = os.get_terminal_size(1).columns
-        except (OSError, ValueError):
-            columns = 0
-    return columns or 80
 
 
 def _width(columns: int) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from hfmem.cli.terminal import terminal_columns
 from hfmem.errors import HfmemError
 from hfmem.render.lines import Line, print_lines, safe, wants_color
 
@@ -32,14 +32,14 @@ def write(text: str) -> None:
 def show(lines: Sequence[Line]) -> None:
     """Lines on stdout: wrapped and in colour on a terminal, plain and unbroken in a pipe."""
     terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else None
+    width = terminal_columns() if terminal else None
     print_lines(lines, sys.stdout, width=width, color=wants_color(sys.stdout))
     sys.stdout.flush()
 
 
 def has_room_for_bars() -> bool:
     """Whether stdout is a terminal wide enough to draw in."""
-    return sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE
+    return sys.stdout.isatty() and terminal_columns() >= _WIDE
 
 
 def say(text: str) -> None:

@@ -8,21 +8,22 @@ one line, however many models there are.
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import lru_cache
-from pathlib import Path
 
 from hfmem.errors import FormatError
 from hfmem.hub.facts import ModelFacts, facts_from_json
 
-PATH = Path(__file__).parent / "data" / "catalog.json"
+PATH = os.path.join(os.path.dirname(__file__), "data", "catalog.json")
 _NAME = re.compile(rb'^\{"id":"([^"\\]+)"', re.MULTILINE)
 
 
 @lru_cache(maxsize=1)
 def _data() -> bytes:
     try:
-        return PATH.read_bytes()
+        with open(PATH, "rb") as file:
+            return file.read()
     except OSError:
         return b""
 

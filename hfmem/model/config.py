@@ -7,11 +7,11 @@ class fields, source and version inside); else an error that names the key and t
 from __future__ import annotations
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
@@ -28,7 +28,8 @@ _REPEATED = re.compile(r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|dept
 
 @cache
 def _class_table() -> dict[str, Any]:
-    packed = Path(__file__).with_name("data").joinpath("class_defaults.json.gz").read_bytes()
+    with open(os.path.join(os.path.dirname(__file__), "data", "class_defaults.json.gz"), "rb") as file:
+        packed = file.read()
     table: dict[str, Any] = json.loads(zlib.decompress(packed, wbits=31))
     return table
 
