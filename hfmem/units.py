@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Final
 
 from hfmem.errors import UsageError
+from hfmem.patterns import pattern
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -16,8 +17,8 @@ GB: Final = 10**9
 #: no real context or batch comes near; a larger number is a slip of the keyboard and would only overflow what reads it
 MAX_COUNT: Final = 1 << 40
 
-_COUNT = re.compile(r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)", re.IGNORECASE)
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_COUNT = pattern(r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)", re.IGNORECASE)
+_MEMORY = pattern(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 _MEMORY_UNITS: Final[dict[str, int]] = {
     "": 1,
     "b": 1,

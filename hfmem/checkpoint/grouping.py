@@ -8,21 +8,21 @@ so that `pattern.format(*indices)` is the name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Final
 
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.errors import ContradictionError
+from hfmem.patterns import pattern
 
 #: a name's dtype code and shape
 Fact = tuple[str, tuple[int, ...]]
 
 # every name is given a leading "." and a trailing "\n", so that one literal character starts each candidate: that is
 # what lets the regular expression run over all names at once at the speed of memchr
-_INDEX: Final = re.compile(r"\.(0|[1-9][0-9]{0,17})(?=[.\n])")
-_WHOLE_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,17}")
+_INDEX: Final = pattern(r"\.(0|[1-9][0-9]{0,17})(?=[.\n])")
+_WHOLE_INDEX: Final = pattern(r"0|[1-9][0-9]{0,17}")
 
 
 def split_names(names: Sequence[str]) -> tuple[list[str], list[int]]:

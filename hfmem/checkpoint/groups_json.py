@@ -6,7 +6,6 @@ step]`. Reading checks everything, so that a damaged cache entry is an error and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from math import prod
 from typing import Any, Final
@@ -14,12 +13,13 @@ from typing import Any, Final
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
 from hfmem.dtypes import is_stored
 from hfmem.errors import FormatError
+from hfmem.patterns import pattern
 
 _MAX_TENSORS: Final = 10_000_000
 _MAX_INDEX: Final = 10**18
 _MAX_U64: Final = (1 << 64) - 1
 _FORMATS: Final = ("safetensors", "gguf", "torch")
-_FIELD: Final = re.compile(r"\{\{|\}\}|\{\}|[{}]")
+_FIELD: Final = pattern(r"\{\{|\}\}|\{\}|[{}]")
 
 
 def dump_groups(groups: Iterable[TensorGroup]) -> list[Any]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hfmem.errors import ContradictionError, FormatError, HfmemError
+from hfmem.patterns import pattern
 from hfmem.records import dataclass
 
 #: longest real one: 10 MB for 91,991 tensors
@@ -19,8 +20,8 @@ MAX_INDEX_BYTES: Final = 200_000_000
 _MAX_COMMAS: Final = 3_000_000
 _MAX_BRACKETS: Final = 100_000
 
-_DRIVE: Final = re.compile(r"[A-Za-z]:")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_DRIVE: Final = pattern(r"[A-Za-z]:")
+_CONTROL: Final = pattern(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from functools import lru_cache
 
 from hfmem.errors import FormatError
 from hfmem.hub.facts import ModelFacts, facts_from_json
+from hfmem.patterns import bytes_pattern
 
 PATH = os.path.join(os.path.dirname(__file__), "data", "catalog.json")
-_NAME = re.compile(rb'^\{"id":"([^"\\]+)"', re.MULTILINE)
+_NAME = bytes_pattern(rb'^\{"id":"([^"\\]+)"', re.MULTILINE)
 
 
 @lru_cache(maxsize=1)

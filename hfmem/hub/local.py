@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from hfmem.hub.weights import (
     safetensors_weights,
     without_config,
 )
+from hfmem.patterns import pattern
 from hfmem.records import dataclass
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _MAX_INDEX_FILE = 256 << 20
 #: a folder with more files, or deeper ones, than any repository of a model
 _MAX_FILES = 20_000
 _MAX_DEPTH = 8
-_TORCH_SHARD = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+_TORCH_SHARD = pattern(r"pytorch_model(-\d+-of-\d+)?\.bin")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from hfmem.errors import UsageError
+from hfmem.patterns import pattern
 from hfmem.records import dataclass
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -17,9 +18,9 @@ _FILE_ROUTES = frozenset({"blob", "resolve", "raw", "blame"})
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
 
 # The rules of huggingface_hub's validate_repo_id: [namespace/]name, ASCII word characters, '-' and '.', at most 96 each.
-_REPO_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
-_SPECIAL_REF = re.compile(r"refs/(?:pr/\d+|convert/[\w.\-]+)(?=/|$)", re.ASCII)
-_WINDOWS_PATH = re.compile(r"^[A-Za-z]:[\\/]|\\")
+_REPO_ID = pattern(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
+_SPECIAL_REF = pattern(r"refs/(?:pr/\d+|convert/[\w.\-]+)(?=/|$)", re.ASCII)
+_WINDOWS_PATH = pattern(r"^[A-Za-z]:[\\/]|\\")
 
 
 @dataclass(frozen=True, slots=True)

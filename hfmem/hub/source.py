@@ -8,7 +8,6 @@ then says which, why, and how to get live data.
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, assert_never
 
 from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError, SourceError
@@ -18,6 +17,7 @@ from hfmem.hub.options import FetchOptions
 from hfmem.hub.reference import HubRef, LocalPath, parse_reference, with_revision
 from hfmem.hub.settings import Settings, clean_token, find_token, read_settings, user_agent
 from hfmem.hub.store import FactStore, is_commit
+from hfmem.patterns import pattern
 from hfmem.records import replace
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_INFO_BYTES = 8 << 20
 #: files of the default set: a reference to one of them means the model
-_DEFAULT_FILE = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
+_DEFAULT_FILE = pattern(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
 
 
 _OFFLINE_FLAG = "--offline: leave it out for live data"

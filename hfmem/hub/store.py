@@ -12,15 +12,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import time
 import zlib
 from typing import Any
 
 from hfmem.errors import FormatError, SourceError
 from hfmem.hub.facts import ModelFacts, facts_from_json, facts_to_json
+from hfmem.patterns import pattern
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = pattern(r"[0-9a-f]{40}")
 _MAX_ENTRY = 64 << 20
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~")
 #: seconds after which a mirror is asked for the safetensors-metadata route again

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
 from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
+from hfmem.patterns import pattern
 
 _T = TypeVar("_T", int, float, str, bool)
 
@@ -23,15 +23,39 @@ _MAX_INT = 1 << 40
 
 #: what a model has many of is listed one by one; no real one has near as many layers or experts
 _MAX_REPEATS = 1 << 16
-_REPEATED = re.compile(r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|depths$")
+_REPEATED = pattern(r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|depths$")
+
+
+@cache
+def _class_text() -> str:
+    with open(os.path.join(os.path.dirname(__file__), "data", "class_defaults.json.gz"), "rb") as file:
+        packed = file.read()
+    return zlib.decompress(packed, wbits=31).decode("utf-8")
 
 
 @cache
 def _class_table() -> dict[str, Any]:
-    with open(os.path.join(os.path.dirname(__file__), "data", "class_defaults.json.gz"), "rb") as file:
-        packed = file.read()
-    table: dict[str, Any] = json.loads(zlib.decompress(packed, wbits=31))
+    table: dict[str, Any] = json.loads(_class_text())
     return table
+
+
+@cache
+def _class_entry(part: str, model_type: str) -> dict[str, Any] | None:
+    """What `defaults` or `aliases` of the table say of one model type, None for nothing; found in the text and read alone.
+
+    The text is compact JSON, and its braces are balanced outside of strings as well as with them (a test compares every entry).
+    """
+    text = _class_text()
+    middle = text.index('},"defaults":{')
+    start, end = (0, middle) if part == "aliases" else (middle, len(text))
+    key = f'"{model_type}":{{'
+    at = text.find(key, start, end)
+    while at >= 0:
+        if text.count("{", start, at) - text.count("}", start, at) == (2 if part == "aliases" else 0):
+            found: dict[str, Any] = json.JSONDecoder().raw_decode(text, at + len(key) - 1)[0]
+            return found
+        at = text.find(key, at + 1, end)
+    return None
 
 
 def class_defaults_source() -> str:
@@ -93,7 +117,7 @@ class Config:
         value = self.published(*names)
         if value is not None:
             return value
-        aliases: dict[str, str] = _class_table()["aliases"].get(self.model_type, {}) if self.model_type else {}
+        aliases: dict[str, str] = _class_entry("aliases", self.model_type) or {}
         for name in names:  # attribute aliases of the class: `num_local_experts` published for `num_experts`
             for alias, target in aliases.items():
                 if name == target and (value := self.data.get(alias)) is not None:
@@ -103,7 +127,7 @@ class Config:
         for name in names:
             if self.has(name):  # an explicit null is a value: the class default does not replace it
                 return None
-        defaults: dict[str, Any] = _class_table()["defaults"].get(self.model_type, {}) if self.model_type else {}
+        defaults: dict[str, Any] = _class_entry("defaults", self.model_type) or {}
         for name in names:
             for key in (name, aliases.get(name, name)):
                 if defaults.get(key) is not None:
@@ -215,14 +239,14 @@ class Config:
         return None
 
     def _sub_type(self, name: str, value: Mapping[str, Any], model_type: str | None) -> str:
-        assumed: dict[str, Any] = _class_table()["defaults"].get(self.model_type, {})
+        assumed: dict[str, Any] = _class_entry("defaults", self.model_type) or {}
         fixed: str | None = assumed.get(f"{name}.model_type")
         if fixed and assumed.get(
             f"{name}.fixed"
         ):  # the class reads this part by one class, whatever the part calls itself
             return fixed
         own = value.get("model_type")
-        if isinstance(own, str) and (own in _class_table()["defaults"] or model_type is None):
+        if isinstance(own, str) and (model_type is None or _class_entry("defaults", own) is not None):
             return own
         return fixed or model_type or ""
 
@@ -238,7 +262,7 @@ class Config:
         kind = self._sub_type(names[0], {}, model_type)
         if not kind:
             raise self._missing(names)
-        values: dict[str, Any] = _class_table()["defaults"].get(self.model_type, {}).get(f"{names[0]}.values") or {}
+        values: dict[str, Any] = (_class_entry("defaults", self.model_type) or {}).get(f"{names[0]}.values") or {}
         self.used_defaults.extend(
             f"{names[0]}.{key}" for key in values if f"{names[0]}.{key}" not in self.used_defaults
         )

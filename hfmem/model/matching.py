@@ -7,7 +7,6 @@ task.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from math import prod
@@ -15,9 +14,10 @@ from typing import Final
 
 from hfmem.model.inventory import Box, TensorSpec, as_ranges
 from hfmem.model.names import core
+from hfmem.patterns import pattern
 from hfmem.records import dataclass
 
-_FIELD: Final = re.compile(r"^(?:\{\}|0|[1-9][0-9]{0,17})$")
+_FIELD: Final = pattern(r"^(?:\{\}|0|[1-9][0-9]{0,17})$")
 
 
 @dataclass(frozen=True, slots=True)
