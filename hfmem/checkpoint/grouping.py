@@ -1,55 +1,33 @@
-"""Folds tensor names that differ in whole numeric components alone into `TensorGroup`s, in one pass.
+"""Folds tensor names that differ in whole numeric components alone into `TensorGroup`s.
 
 `model.layers.3.mlp.experts.7.w2.weight` becomes the pattern `model.layers.{}.mlp.experts.{}.w2.weight` with the
 integers (3, 7): a component of digits only is an index, digits inside a word (`w2`, `fc1`) are part of the word. A
 component that an integer would not give back (`007`, twenty digits) stays as it is, and braces of a name are doubled,
 so that `pattern.format(*indices)` is the name.
+
+Ninety thousand names are folded by operations on all of them at once: with every run of digits written as `0` the names
+of one kind are one key, and what the digits were is looked at kind by kind.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import product
 from math import prod
 from typing import Final
 
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.errors import ContradictionError
-from hfmem.patterns import pattern
 
 #: a name's dtype code and shape
 Fact = tuple[str, tuple[int, ...]]
 
-# every name is given a leading "." and a trailing "\n", so that one literal character starts each candidate: that is
-# what lets the regular expression run over all names at once at the speed of memchr
-_INDEX: Final = pattern(r"\.(0|[1-9][0-9]{0,17})(?=[.\n])")
-_WHOLE_INDEX: Final = pattern(r"0|[1-9][0-9]{0,17}")
-
-
-def split_names(names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The patterns of `names` and, in one flat list, the integers that stand at their `{}`."""
-    if not names:
-        return [], []
-    text = "\n.".join(names)
-    if text.count("\n") != len(names) - 1:  # a name holds a line feed: nothing real does
-        return _split_slowly(names)
-    if "{" in text or "}" in text:
-        text = text.replace("{", "{{").replace("}", "}}")
-    text = f".{text}\n"
-    patterns = _INDEX.sub(".{}", text)[1:-1].split("\n.")
-    return patterns, list(map(int, _INDEX.findall(text)))
-
-
-def _split_slowly(names: Sequence[str]) -> tuple[list[str], list[int]]:
-    patterns: list[str] = []
-    numbers: list[int] = []
-    for name in names:
-        parts = name.replace("{", "{{").replace("}", "}}").split(".")
-        for i, part in enumerate(parts):
-            if _WHOLE_INDEX.fullmatch(part):
-                numbers.append(int(part))
-                parts[i] = "{}"
-        patterns.append(".".join(parts))
-    return patterns, numbers
+_DIGITS: Final = b"0123456789"
+_AS_ZEROS: Final = bytes.maketrans(_DIGITS, b"0" * 10)
+_AS_SPACES: Final = bytes(byte if byte in _DIGITS else 32 for byte in range(256))
+#: an index of more digits is taken for a word
+_MAX_DIGITS: Final = 18
 
 
 def group_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[TensorGroup, ...]:
@@ -67,34 +45,127 @@ def group_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[
 
 
 def group_facts(names: Sequence[str], facts: Iterable[Fact]) -> tuple[TensorGroup, ...]:
-    """`group_tensors` over two parallel sequences, which is what a header holds.
+    """`group_tensors` over two parallel sequences.
+
+    Raises:
+        ContradictionError: a name occurs twice.
+    """
+    same: dict[Fact, Fact] = {}
+    return group_names([_encoded(name) for name in names], [same.setdefault(fact, fact) for fact in facts])
+
+
+def group_names(names: Sequence[bytes], facts: Sequence[Fact]) -> tuple[TensorGroup, ...]:
+    """`group_facts` over names in UTF-8; quick where equal facts are one object.
 
     Raises:
         ContradictionError: a name occurs twice.
     """
     if len(set(names)) != len(names):
-        seen: set[str] = set()
+        seen: set[bytes] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ContradictionError(f"tensor {twice!r} is stored twice")
-    patterns, numbers = split_names(names)
-    arity = {pattern: _placeholders(pattern) for pattern in dict.fromkeys(patterns)}
-    found: dict[tuple[str, Fact], list[int]] = {}
-    at = 0
-    for key in zip(patterns, facts, strict=True):
-        indices = found.get(key)
-        if indices is None:
-            indices = found[key] = []
-        if width := arity[key[0]]:
-            indices += numbers[at : at + width]
-            at += width
-    return tuple(
-        TensorGroup(pattern, dtype, shape, boxes_of(indices, arity[pattern]))
-        for (pattern, (dtype, shape)), indices in found.items()
-    )
+        raise ContradictionError(f"tensor {_decoded(twice)!r} is stored twice")
+    # by the identity of the fact first: hashing it for each name would cost more than all the rest
+    members: dict[tuple[bytes, int], list[bytes]] = {}
+    objects: dict[int, Fact] = {}
+    for kind, name, fact in zip(zip(_keys(names), map(id, facts), strict=True), names, facts, strict=True):
+        try:
+            members[kind].append(name)
+        except KeyError:
+            members[kind] = [name]
+            objects[kind[1]] = fact
+    merged: dict[tuple[bytes, Fact], list[bytes]] = {}
+    for (key, number), found in members.items():
+        merged.setdefault((key, objects[number]), []).extend(found)
+    groups: list[tuple[bytes, TensorGroup]] = []
+    split = False
+    for (key, (dtype, shape)), found in merged.items():
+        patterns = _patterns(key, found)
+        split = split or len(patterns) > 1
+        for first, pattern, columns in patterns:
+            groups.append((first, TensorGroup(pattern, dtype, shape, _boxes_of_columns(columns))))
+    if split:  # names of one key may be of several patterns, which appear in another order
+        place = {name: at for at, name in enumerate(names)}
+        groups.sort(key=lambda item: place[item[0]])
+    return tuple(group for _, group in groups)
 
 
-def _placeholders(pattern: str) -> int:
-    return pattern.replace("{{", "").replace("}}", "").count("{}")
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogatepass")
+
+
+def _keys(names: Sequence[bytes]) -> list[bytes]:
+    """Each name with every run of digits as one `0`."""
+    text = b"\n".join(names)
+    if text.count(b"\n") != len(names) - 1:  # a name holds a line feed: nothing real does
+        return [re.sub(rb"[0-9]+", b"0", name) for name in names]
+    text = text.translate(_AS_ZEROS)
+    while b"00" in text:
+        text = text.replace(b"000", b"0").replace(b"00", b"0")
+    return text.split(b"\n")
+
+
+def _patterns(key: bytes, names: Sequence[bytes]) -> list[tuple[bytes, str, list[list[bytes]]]]:
+    """The patterns of the names of one key: for each its first name, its text, and a column of digits for each `{}`."""
+    width = key.count(b"0")
+    if not width:
+        return [(names[0], _text(key, []), [])]
+    digits = b"\n".join(names).translate(_AS_SPACES).split()
+    columns = [digits[at::width] for at in range(width)]
+    whole: list[bool] = []  # of each run of digits: whether it is a whole component
+    for part in key.split(b"."):
+        whole += [part == b"0"] * part.count(b"0")
+    values = [set(column) for column in columns]
+    odd = [any(_is_word(value) for value in found) for found in values]
+    if all(
+        (index and not strange) or len(found) == 1 for index, strange, found in zip(whole, odd, values, strict=True)
+    ):
+        words = [
+            None if index and not strange else column[0]
+            for index, strange, column in zip(whole, odd, columns, strict=True)
+        ]
+        return [
+            (names[0], _text(key, words), [column for column, word in zip(columns, words, strict=True) if word is None])
+        ]
+    found_rows: dict[tuple[bytes | None, ...], tuple[bytes, list[list[bytes]]]] = {}
+    for name, row in zip(names, zip(*columns, strict=True), strict=True):
+        row_words = tuple(
+            None if index and not (strange and _is_word(value)) else value
+            for index, strange, value in zip(whole, odd, row, strict=True)
+        )
+        indices = [value for value, word in zip(row, row_words, strict=True) if word is None]
+        if row_words not in found_rows:
+            found_rows[row_words] = (name, [[] for _ in indices])
+        for column, value in zip(found_rows[row_words][1], indices, strict=True):
+            column.append(value)
+    return [(first, _text(key, row_words), found_columns) for row_words, (first, found_columns) in found_rows.items()]
+
+
+def _is_word(digits: bytes) -> bool:
+    """Whether an integer would not give these digits back."""
+    return len(digits) > _MAX_DIGITS or (len(digits) > 1 and digits.startswith(b"0"))
+
+
+def _text(key: bytes, words: Sequence[bytes | None]) -> str:
+    """The pattern: `{}` for each run of digits without a word."""
+    parts = key.replace(b"{", b"{{").replace(b"}", b"}}").split(b"0")
+    filled = [parts[0]]
+    for part, word in zip(parts[1:], words, strict=True):
+        filled += [b"{}" if word is None else word, part]
+    return _decoded(b"".join(filled))
+
+
+def _boxes_of_columns(columns: Sequence[Sequence[bytes]]) -> tuple[Box, ...]:
+    """Disjoint boxes that hold exactly the rows of `columns` of digits, no two of which are equal."""
+    if not columns:
+        return ((),)
+    values = [sorted(map(int, set(column))) for column in columns]
+    if prod(map(len, values)) == len(columns[0]):  # all combinations: no row need be looked at
+        return tuple(product(*map(ranges_of, values)))
+    return tuple(_boxes(sorted(zip(*(map(int, column) for column in columns), strict=True))))
 
 
 def boxes_of(flat: Sequence[int], width: int) -> tuple[Box, ...]:

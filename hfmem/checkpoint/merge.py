@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hfmem.checkpoint.grouping import Fact, group_facts
+from hfmem.checkpoint.grouping import Fact, group_names
 from hfmem.checkpoint.index import Index
 from hfmem.checkpoint.safetensors import Header
 from hfmem.checkpoint.tensors import Checkpoint
@@ -24,11 +24,11 @@ def merge(headers: Mapping[str, Header], index: Index | None = None, *, file_byt
     notes = list(index.notes) if index else []
     if index and not _agrees(headers, index):
         _check_index(headers, index, notes)
-    names: list[str] = []
+    names: list[bytes] = []
     facts: list[Fact] = []
     for header in headers.values():
-        names += header.tensors
-        facts += header.tensors.values()
+        names += header.names
+        facts += header.facts
     if len(set(names)) != len(names):
         names, facts = _without_doubles(headers, index, notes)
     sizes = [header.file_bytes for header in headers.values()]
@@ -39,7 +39,7 @@ def merge(headers: Mapping[str, Header], index: Index | None = None, *, file_byt
         for key, value in header.metadata:
             metadata.setdefault(key, value)
     return Checkpoint(
-        groups=group_facts(names, facts),
+        groups=group_names(names, facts),
         format="safetensors",
         num_files=len(headers),
         file_bytes=file_bytes,
@@ -52,7 +52,7 @@ def _agrees(headers: Mapping[str, Header], index: Index) -> bool:
     """Whether the index names each tensor's file, no more and no less; at the speed of one comparison of dicts."""
     home: dict[str, str] = {}
     for shard, header in headers.items():
-        home.update(dict.fromkeys(header.tensors, shard))
+        home.update(dict.fromkeys(header.text_names(), shard))
     return home == index.weight_map
 
 
@@ -60,46 +60,47 @@ def _check_index(headers: Mapping[str, Header], index: Index, notes: list[str]) 
     for shard in index.shards:
         if shard not in headers:
             raise MissingFileError(f"{index.file} names {shard}, which is not there")
+    stored = {shard: set(header.text_names()) for shard, header in headers.items()}
     by_shard: dict[str, set[str]] = {}
     for name, shard in index.weight_map.items():
         by_shard.setdefault(shard, set()).add(name)
     elsewhere: list[str] = []
     for shard, named in by_shard.items():
-        for name in sorted(named.difference(headers[shard].tensors)):
-            others = [other for other, header in headers.items() if name in header.tensors]
-            if not others:
+        for name in sorted(named - stored[shard]):
+            if not any(name in held for held in stored.values()):
                 raise ContradictionError(f"{index.file}: {shard} does not hold tensor {name!r}, nor does another file")
             elsewhere.append(name)
     if elsewhere:
         notes.append(f"{index.file}: {len(elsewhere):,} tensors are in other files than it says ({elsewhere[0]}, …)")
-    unnamed = [name for header in headers.values() for name in header.tensors.keys() - index.weight_map.keys()]
+    unnamed = [name for held in stored.values() for name in held - index.weight_map.keys()]
     if unnamed:
         notes.append(f"{index.file}: leaves out {len(unnamed):,} stored tensors ({min(unnamed)}, …)")
 
 
 def _without_doubles(
     headers: Mapping[str, Header], index: Index | None, notes: list[str]
-) -> tuple[list[str], list[Fact]]:
+) -> tuple[list[bytes], list[Fact]]:
     """Each name once: where several files store it, from the file that the index names."""
-    home: dict[str, str] = {}
+    home: dict[bytes, str] = {}
     doubles = 0
     for shard, header in headers.items():
-        for name in header.tensors:
+        for name in header.names:
             first = home.setdefault(name, shard)
             if first == shard:
                 continue
             doubles += 1
-            named = index.weight_map.get(name) if index else None
+            text = name.decode("utf-8")
+            named = index.weight_map.get(text) if index else None
             if named == shard:
                 home[name] = shard
             elif named != first:
-                raise ContradictionError(f"tensor {name!r} is stored in both {first} and {shard}")
+                raise ContradictionError(f"tensor {text!r} is stored in both {first} and {shard}")
     assert index is not None
     notes.append(f"{doubles:,} tensors are stored in several files and counted once, as {index.file} says")
     kept = [
         (name, fact)
         for shard, header in headers.items()
-        for name, fact in header.tensors.items()
+        for name, fact in zip(header.names, header.facts, strict=True)
         if home[name] == shard
     ]
     return [name for name, _ in kept], [fact for _, fact in kept]

@@ -9,12 +9,13 @@ costs gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Final
 
+from hfmem.checkpoint.canonical import Columns, Kinds, read_columns, read_shards
 from hfmem.checkpoint.grouping import Fact
 from hfmem.checkpoint.safetensors_entries import MAX_U64, check, check_text, load
-from hfmem.errors import ContradictionError, FormatError
+from hfmem.errors import ContradictionError, FormatError, HfmemError
 from hfmem.records import dataclass
 
 #: the format's own cap on the JSON's length
@@ -27,17 +28,31 @@ _METADATA: Final = "__metadata__"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One file's facts. `tensors` maps a name to its dtype code and shape, in file order; do not change it.
+    """One file's facts. `names` (in UTF-8) and `facts`, dtype code and shape, list its tensors in file order; do not change them.
 
     `data_bytes` is where the last tensor ends; the file takes `PREFIX_BYTES + header_bytes + data_bytes`.
-    `header_bytes` is None when the header came from an endpoint that had parsed it.
+    `header_bytes` is None when the header came from an endpoint that had parsed it; `json_bytes` is then the length of its JSON
+    where that came as the format's library writes it.
     """
 
     file: str
-    tensors: Mapping[str, Fact]
+    names: Sequence[bytes]
+    facts: Sequence[Fact]
     metadata: tuple[tuple[str, str], ...]
     header_bytes: int | None
     data_bytes: int
+    json_bytes: int | None = None
+
+    @property
+    def tensors(self) -> dict[str, Fact]:
+        """Dtype code and shape by name, in file order; made anew at each look."""
+        return dict(zip(self.text_names(), self.facts, strict=True))
+
+    def text_names(self) -> list[str]:
+        """The names as strings."""
+        # none holds a line feed unless its JSON had an escape
+        together = b"\n".join(self.names).decode("utf-8").split("\n") if self.names else []
+        return together if len(together) == len(self.names) else [name.decode("utf-8") for name in self.names]
 
     @property
     def file_bytes(self) -> int | None:
@@ -94,7 +109,9 @@ def parse_header(data: bytes, file_size: int | None = None, *, file: str) -> Hea
         raise FormatError(f"{file}: the header takes {len(data):,} bytes (limit 100 MB)")
     if not data.startswith(b"{"):
         raise FormatError(f"{file}: not a safetensors header: it starts with {data[:1]!r}, not '{{'")
-    header = _header(load(data, file), file, len(data))
+    columns = read_columns(data.rstrip(b" "), Kinds())
+    size = len(data)
+    header = _header(load(data, file), file, size) if columns is None else _from_columns(columns, file, size)
     if file_size is not None:
         room = file_size - PREFIX_BYTES - len(data)
         if header.data_bytes > room:
@@ -116,13 +133,36 @@ def parse_metadata_endpoint(payload: bytes, *, what: str = "safetensors-metadata
     Raises:
         FormatError, ContradictionError, UnsupportedError: as `parse_header`, for any of the headers.
     """
+    root, headers = _cut(payload, what) or _whole(payload, what)
+    index = root.get("index")
+    return headers, index.get("metadata") if isinstance(index, dict) else None
+
+
+def _cut(payload: bytes, what: str) -> tuple[dict[str, Any], dict[str, Header]] | None:
+    """The response without its headers, and the headers: where they are in the library's form."""
+    cut = read_shards(payload)
+    if cut is None:
+        return None
+    shards, rest = cut
+    try:
+        root = load(rest, what)
+    except HfmemError:
+        return None
+    if not isinstance(root, dict) or root.get("headers", ()) is not None:
+        return None  # what was cut out was something else
+    return root, {name: _from_columns(columns, name, None) for name, columns in shards.items()}
+
+
+def _whole(payload: bytes, what: str) -> tuple[dict[str, Any], dict[str, Header]]:
     root = load(payload, what)
     headers = root.get("headers") if isinstance(root, dict) else None
     if not isinstance(headers, dict) or not headers:
         raise FormatError(f"{what}: the response holds no headers")
-    index = root.get("index")
-    metadata = index.get("metadata") if isinstance(index, dict) else None
-    return {shard: _header(header, shard, None) for shard, header in headers.items()}, metadata
+    return root, {shard: _header(header, shard, None) for shard, header in headers.items()}
+
+
+def _from_columns(columns: Columns, file: str, header_bytes: int | None) -> Header:
+    return Header(file, columns.names, columns.facts, columns.metadata, header_bytes, columns.end, columns.json_bytes)
 
 
 def _header(root: Any, file: str, header_bytes: int | None) -> Header:
@@ -144,7 +184,8 @@ def _header(root: Any, file: str, header_bytes: int | None) -> Header:
     data_bytes = max(ends, default=0)
     if data_bytes > MAX_U64:
         raise ContradictionError(f"{file}: its tensors take more than 2^64 bytes")
-    return Header(file, tensors, metadata, header_bytes, data_bytes)
+    names = [name.encode("utf-8") for name in tensors]
+    return Header(file, names, list(tensors.values()), metadata, header_bytes, data_bytes)
 
 
 def _metadata(value: Any, file: str) -> tuple[tuple[str, str], ...]:

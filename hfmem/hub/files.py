@@ -101,11 +101,12 @@ def file_size(header: Header) -> int:
     """
     if header.file_bytes is not None:
         return header.file_bytes
-    names = "".join(header.tensors)
-    plain = names.isascii() and names.isprintable() and '"' not in names and "\\" not in names
-    length = len(names) if plain else sum(len(_quoted(name)) - 2 for name in header.tensors)
-    facts = {fact: (prod(fact[1]) * BITS[fact[0]] // 8, _fact_text(fact)) for fact in set(header.tensors.values())}
-    found = [facts[fact] for fact in header.tensors.values()]
+    if header.json_bytes is not None:
+        return _padded(header.json_bytes) + header.data_bytes
+    names = header.text_names()
+    length = sum(len(_quoted(name)) - 2 for name in names)
+    facts = {fact: (prod(fact[1]) * BITS[fact[0]] // 8, _fact_text(fact)) for fact in set(header.facts)}
+    found = [facts[fact] for fact in header.facts]
     ends = list(accumulate(size for size, _ in found))
     begins = [0, *ends[:-1]] if ends else []
     length += sum(text for _, text in found)
@@ -114,7 +115,11 @@ def file_size(header: Header) -> int:
     if header.metadata:
         inner = sum(len(_quoted(key)) + len(_quoted(value)) + 2 for key, value in header.metadata)
         length += len('"__metadata__":{}') + inner - 1 + (1 if found else 0)
-    return PREFIX_BYTES + -(-length // 8) * 8 + header.data_bytes
+    return _padded(length) + header.data_bytes
+
+
+def _padded(length: int) -> int:
+    return PREFIX_BYTES + -(-length // 8) * 8
 
 
 def _fact_text(fact: tuple[str, tuple[int, ...]]) -> int:
