@@ -24,12 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hfmem.checkpoint.merge import merge
-from hfmem.checkpoint.safetensors import parse_metadata_endpoint
+from hfmem.checkpoint.shard_stream import ShardStream
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.hub.catalog import PATH
 from hfmem.hub.facts import ModelFacts, WeightFile, facts_to_json
-from hfmem.hub.files import file_size
 
 MODELS = Path(__file__).with_name("catalog_models.json")
 #: `verified` values of HEADERS/INDEX.tsv that mean: sizes equal published ones
@@ -146,9 +144,10 @@ class Builder:
         if how is None or not path.is_file():
             return None, (), ""
         shards = json.loads(gzip.decompress(path.read_bytes()))["shards"]
-        headers, _ = parse_metadata_endpoint(json.dumps({"headers": shards}).encode(), what=repo_id)
-        files = tuple(WeightFile(name, file_size(header)) for name, header in headers.items())
-        return merge(headers, file_bytes=sum(file.size or 0 for file in files)), files, how
+        stream = ShardStream(repo_id)
+        stream.feed(json.dumps({"headers": shards}, separators=(",", ":")).encode())
+        checkpoint, sizes, _ = stream.finish()
+        return checkpoint, tuple(WeightFile(name, size) for name, size in sizes.items()), how
 
 
 def recast(checkpoint: Checkpoint, dtype: str) -> Checkpoint:

@@ -44,6 +44,8 @@ class Repo:
     private: bool = False
     disabled: bool = False
     branches: dict[str, str] = field(default_factory=dict)
+    #: answers of the safetensors-metadata route, by index: made once, so that what is measured is the client
+    metadata: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.commit:
@@ -311,16 +313,21 @@ class _Handler(BaseHTTPRequestHandler):
         opened = self._open(repo_id, "main")
         if opened is None:
             return
-        files = opened[0].files
+        files, known = opened[0].files, opened[0].metadata
         if index_name not in files:
             return self._error(404, "EntryNotFound", "Entry not found")
+        if index_name not in known:
+            known[index_name] = self._all_headers(files, index_name)
+        self._small(known[index_name])
+
+    def _all_headers(self, files: Mapping[str, Blob], index_name: str) -> bytes:
         index = json.loads(files[index_name].front)
         headers: dict[str, Any] = {}
         for name in sorted(set(index["weight_map"].values())):
             front = files[name].front
             headers[name] = json.loads(front[8 : 8 + int.from_bytes(front[:8], "little")])
         body = {"index": {"metadata": index.get("metadata", {})}, "headers": headers}
-        self._small(json.dumps(body, separators=(",", ":")).encode())
+        return json.dumps(body, separators=(",", ":")).encode()
 
     def _info(self, repo_id: str, revision: str) -> None:
         """What `/api/models/…?blobs=true` says: commit and files with sizes."""

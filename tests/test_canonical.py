@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from hfmem.checkpoint import safetensors
 from hfmem.checkpoint.canonical import Kinds, read_columns
-from hfmem.checkpoint.safetensors import parse_header, parse_metadata_endpoint
+from hfmem.checkpoint.safetensors import parse_header
 from hfmem.errors import HfmemError
 
 TENSORS = [("a.0.w", "BF16", (2, 3)), ("a.1.w", "F32", ()), ("b", "F8_E4M3", (0, 4)), ("c.10", "I64", (1,))]
@@ -25,7 +24,7 @@ def text_of(tensors: Any = TENSORS) -> bytes:
 def general(text: bytes) -> Any:
     """The general parser's reading of a header, or its refusal."""
     try:
-        header = safetensors._header(safetensors.load(text, "f"), "f", len(text))
+        header = safetensors.header_of(safetensors.load(text, "f"), "f", len(text))
     except HfmemError as error:
         return type(error)
     return header.names, header.facts, header.metadata, header.data_bytes
@@ -113,76 +112,6 @@ def test_any_header_of_the_library(tensors: dict[str, Any]) -> None:
     found = by_columns(text)
     plain = not any(ord(letter) < 32 or letter in '"\\' for name in tensors for letter in name)
     assert found == general(text) if plain and "__metadata__" not in tensors else found in (None, general(text))
-
-
-def response(shards: dict[str, Any], **more: Any) -> bytes:
-    headers = {name: json.loads(text_of(tensors)) for name, tensors in shards.items()}
-    return json.dumps({**more, "headers": headers}, separators=(",", ":")).encode()
-
-
-SHARDS = {"a-1.safetensors": TENSORS, "a-2.safetensors": [("d", "BF16", (4,))]}
-
-
-def whole(payload: bytes) -> Any:
-    root, headers = safetensors._whole(payload, "m")
-    index = root.get("index")
-    return _plain(headers), index.get("metadata") if isinstance(index, dict) else None
-
-
-def _plain(headers: Any) -> Any:
-    return {name: (h.names, h.facts, h.metadata, h.data_bytes, h.header_bytes) for name, h in headers.items()}
-
-
-def test_a_response_is_cut_at_its_shards() -> None:
-    payload = response(SHARDS, index={"metadata": {"total_size": 32}})
-    assert safetensors._cut(payload, "m") is not None
-    headers, metadata = parse_metadata_endpoint(payload)
-    assert (_plain(headers), metadata) == whole(payload)
-    assert [headers[name].json_bytes for name in SHARDS] == [len(text_of(tensors)) for tensors in SHARDS.values()]
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        response(SHARDS, index={"metadata": {"x": [{"y": {"z": [1]}}]}}),
-        response(SHARDS, index={"metadata": {"headers": {"q": 1}}}),
-        response(SHARDS).replace(b'{"headers"', b'{"a":{"headers":{"x":1}},"headers"'),
-        response(SHARDS)[:-1] + b',"index":{"metadata":{"a":[{"b":{"c":[]}}]}}}',
-        response(SHARDS)[:-1] + b',"index":{"metadata":null}}',
-        response({**SHARDS, "empty": []}),
-        response({"only": []}),
-        response(SHARDS).replace(b'"a-2.', b'"\\u0061-2.'),
-        response(SHARDS).replace(b"[4]", b"[4 ]"),
-    ],
-)
-def test_other_responses_are_read_as_they_were(payload: bytes) -> None:
-    headers, metadata = parse_metadata_endpoint(payload)
-    assert (_plain(headers), metadata) == whole(payload)
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        response(SHARDS) + b"x",
-        b"x" + response(SHARDS),
-        response(SHARDS)[:-1],
-        response(SHARDS).replace(b"a-2", b"a-1"),
-        response(SHARDS)[:-1] + b',"headers":null}',
-        b"[" + response(SHARDS) + b"]",
-        b'{"x":' + response(SHARDS) + b"}",
-        b'{"headers":{"a":{}},"index":[{"headers":' + response(SHARDS) + b"}]}",
-    ],
-)
-def test_damaged_responses_are_refused_as_they_were(payload: bytes) -> None:
-    try:
-        expected = whole(payload)
-    except HfmemError as error:
-        with pytest.raises(type(error)) as raised:
-            parse_metadata_endpoint(payload, what="m")
-        assert str(raised.value) == str(error)
-        return
-    headers, metadata = parse_metadata_endpoint(payload)
-    assert (_plain(headers), metadata) == expected
 
 
 def test_a_file_padded_with_spaces() -> None:

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfmem.checkpoint.merge import merge
-from hfmem.checkpoint.safetensors import header_length, parse_header, parse_metadata_endpoint
+from hfmem.checkpoint.safetensors import header_length, parse_header
+from hfmem.checkpoint.shard_stream import ShardStream
 from hfmem.dtypes import BITS
 from hfmem.errors import ContradictionError, FormatError, HfmemError, UnsupportedError
 
@@ -242,7 +243,7 @@ json_values = st.recursive(
 )
 @settings(deadline=None, max_examples=400)
 def test_any_bytes_give_facts_or_a_clear_error(text: bytes) -> None:
-    for parse in (lambda: parse_header(text, file="f"), lambda: parse_metadata_endpoint(text)):
+    for parse in (lambda: parse_header(text, file="f"), lambda: stream_of(text).finish()):
         try:
             parse()
         except HfmemError as error:
@@ -273,6 +274,12 @@ def test_hostile_sizes_cost_no_gigabytes(text: bytes) -> None:
 # ------------------------------------------------------------------ the Hub's endpoint
 
 
+def stream_of(payload: bytes) -> ShardStream:
+    stream = ShardStream("m")
+    stream.feed(payload)
+    return stream
+
+
 def test_metadata_endpoint() -> None:
     payload = {
         "index": {"metadata": {"total_size": 12.0}},
@@ -281,23 +288,22 @@ def test_metadata_endpoint() -> None:
             "model-00002-of-00002.safetensors": {"b": entry("F32", [2], 0)},
         },
     }
-    headers, metadata = parse_metadata_endpoint(as_json(payload))
+    merged, sizes, metadata = stream_of(as_json(payload)).finish()
     assert metadata == {"total_size": 12.0}
-    assert list(headers) == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    merged = merge(headers)
-    assert (merged.total_bytes, merged.num_tensors, merged.num_files, merged.file_bytes) == (12, 2, 2, None)
+    assert list(sizes) == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert (merged.total_bytes, merged.num_tensors, merged.num_files) == (12, 2, 2)
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b"[]", b'{"headers":{}}', b'{"headers":[]}', b'{"headers":{"f":3}}'])
 def test_metadata_endpoint_refuses(payload: bytes) -> None:
     with pytest.raises(FormatError):
-        parse_metadata_endpoint(payload)
+        stream_of(payload).finish()
 
 
 def test_metadata_endpoint_names_the_shard_that_lies() -> None:
     payload = {"headers": {"m-1.safetensors": {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 5]}}}}
     with pytest.raises(ContradictionError, match=r"m-1\.safetensors: tensor 'a'"):
-        parse_metadata_endpoint(as_json(payload))
+        stream_of(as_json(payload)).finish()
 
 
 # ------------------------------------------------------------------ real layouts

@@ -18,12 +18,9 @@ from hfmem.checkpoint.grouping import Fact
 from hfmem.dtypes import BITS
 from hfmem.records import dataclass
 
-_HEADERS: Final = b'"headers":{"'
-_HEADERS_END: Final = b"]}}}"
-_NEXT_SHARD: Final = b']}},"'
 _METADATA: Final = b'{"__metadata__":{'
 #: longer ones are the general parser's, which counts their values before it makes any
-_MAX_BYTES: Final = 64 << 20
+_MAX_BYTES: Final = 32 << 20
 _WIDTH: Final = 10
 #: the columns that are the same in every entry; 0 is the name, 4 the dtype, 7 the shape, 9 the offsets
 _CONSTANT: Final = ((1, b":{"), (2, b"dtype"), (3, b":"), (5, b","), (6, b"shape"), (8, b"data_offsets"))
@@ -76,26 +73,9 @@ def read_columns(text: bytes, known: Kinds) -> Columns | None:
     return Columns(names, list(map(_FACT, stored)), metadata, last, len(text))
 
 
-def read_shards(payload: bytes) -> tuple[dict[str, Columns], bytes] | None:
-    """The value of `"headers":` in a JSON object, columns by shard, and the JSON with a null in its place.
-
-    None where a header is not in the library's form. Whether it was the right `headers` the rest tells.
-    """
-    start, end = payload.find(_HEADERS) + len(_HEADERS), payload.rfind(_HEADERS_END)
-    if len(payload) > _MAX_BYTES or not len(_HEADERS) <= start < end:
-        return None
-    known = Kinds()
-    shards: dict[str, Columns] = {}
-    pieces = payload[start:end].split(_NEXT_SHARD)
-    for piece in pieces:
-        name, _, text = piece.partition(b'":')
-        columns = read_columns(text + b"]}}", known)
-        if columns is None or name.translate(None, _PLAIN):
-            return None
-        shards[name.decode("ascii")] = columns
-    if len(shards) != len(pieces):
-        return None
-    return shards, b"".join((payload[: start - 2], b"null", payload[end + len(_HEADERS_END) :]))
+def plain_text(text: bytes) -> str | None:
+    """The text of a JSON string that is written as it is; None where it has an escape, or a byte that no string has."""
+    return None if not text.isascii() or b"\n" in text or text.translate(None, _PLAIN) else text.decode("ascii")
 
 
 def _metadata(text: bytes) -> tuple[tuple[str, str], ...] | None:

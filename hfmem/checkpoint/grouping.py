@@ -31,7 +31,7 @@ _MAX_DIGITS: Final = 18
 
 
 def group_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[TensorGroup, ...]:
-    """Groups of `(name, dtype, shape)`, in order of first appearance.
+    """Groups of `(name, dtype, shape)`, kinds in order of first appearance.
 
     Raises:
         ContradictionError: a name occurs twice.
@@ -54,39 +54,88 @@ def group_facts(names: Sequence[str], facts: Iterable[Fact]) -> tuple[TensorGrou
     return group_names([_encoded(name) for name in names], [same.setdefault(fact, fact) for fact in facts])
 
 
+class Fold:
+    """Tensors folded batch by batch, each batch the tensors of a file: of their names only the digits are kept."""
+
+    def __init__(self) -> None:
+        self._digits: dict[tuple[bytes, Fact], list[bytes]] = {}
+        self._batches = 0
+
+    def add(self, names: Sequence[bytes], facts: Sequence[Fact]) -> None:
+        """Names in UTF-8 with their facts; quick where equal facts are one object.
+
+        Raises:
+            ContradictionError: a name occurs twice in the batch.
+        """
+        if len(set(names)) != len(names):
+            raise _stored_twice(names)
+        self._batches += 1
+        # by the identity of the fact first: hashing it for each name would cost more than all the rest
+        members: dict[tuple[bytes, int], list[bytes]] = {}
+        objects: dict[int, Fact] = {}
+        for kind, name, fact in zip(zip(_keys(names), map(id, facts), strict=True), names, facts, strict=True):
+            try:
+                members[kind].append(name)
+            except KeyError:
+                members[kind] = [name]
+                objects[kind[1]] = fact
+        for (key, number), found in members.items():
+            digits = b" ".join(b"\n".join(found).translate(_AS_SPACES).split()) if b"0" in key else b""
+            self._digits.setdefault((key, objects[number]), []).append(digits)
+
+    def groups(self) -> tuple[TensorGroup, ...]:
+        """All that was added, kinds in order of first appearance.
+
+        Raises:
+            ContradictionError: a name occurs in two batches.
+        """
+        columns_of: dict[tuple[bytes, Fact], list[list[bytes]]] = {}
+        of_key: dict[bytes, list[list[list[bytes]]]] = {}
+        for (key, fact), texts in self._digits.items():
+            width = key.count(b"0")
+            digits = b" ".join(texts).split()
+            columns = [digits[at::width] for at in range(width)]
+            columns_of[key, fact] = columns
+            of_key.setdefault(key, []).extend([columns] if width else [columns] * len(texts))
+        if self._batches > 1:
+            for key, parts in of_key.items():
+                _check_rows(key, parts)
+        return tuple(
+            TensorGroup(pattern, dtype, shape, _boxes_of_columns(indices))
+            for (key, (dtype, shape)), columns in columns_of.items()
+            for pattern, indices in _patterns(key, columns)
+        )
+
+
 def group_names(names: Sequence[bytes], facts: Sequence[Fact]) -> tuple[TensorGroup, ...]:
     """`group_facts` over names in UTF-8; quick where equal facts are one object.
 
     Raises:
         ContradictionError: a name occurs twice.
     """
-    if len(set(names)) != len(names):
-        seen: set[bytes] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ContradictionError(f"tensor {_decoded(twice)!r} is stored twice")
-    # by the identity of the fact first: hashing it for each name would cost more than all the rest
-    members: dict[tuple[bytes, int], list[bytes]] = {}
-    objects: dict[int, Fact] = {}
-    for kind, name, fact in zip(zip(_keys(names), map(id, facts), strict=True), names, facts, strict=True):
-        try:
-            members[kind].append(name)
-        except KeyError:
-            members[kind] = [name]
-            objects[kind[1]] = fact
-    merged: dict[tuple[bytes, Fact], list[bytes]] = {}
-    for (key, number), found in members.items():
-        merged.setdefault((key, objects[number]), []).extend(found)
-    groups: list[tuple[bytes, TensorGroup]] = []
-    split = False
-    for (key, (dtype, shape)), found in merged.items():
-        patterns = _patterns(key, found)
-        split = split or len(patterns) > 1
-        for first, pattern, columns in patterns:
-            groups.append((first, TensorGroup(pattern, dtype, shape, _boxes_of_columns(columns))))
-    if split:  # names of one key may be of several patterns, which appear in another order
-        place = {name: at for at, name in enumerate(names)}
-        groups.sort(key=lambda item: place[item[0]])
-    return tuple(group for _, group in groups)
+    fold = Fold()
+    fold.add(names, facts)
+    return fold.groups()
+
+
+def _check_rows(key: bytes, parts: Sequence[Sequence[Sequence[bytes]]]) -> None:
+    """Raises for a name that occurs twice among the names of one key, given by columns of their digits."""
+    if not parts[0]:
+        if len(parts) > 1:
+            raise _stored_twice([key, key])
+        return
+    rows = [row for columns in parts for row in zip(*columns, strict=True)]
+    if len(set(rows)) != len(rows):
+        pieces = key.split(b"0")
+        raise _stored_twice(
+            [b"".join(x for pair in zip(pieces, (*row, b""), strict=True) for x in pair) for row in rows]
+        )
+
+
+def _stored_twice(names: Sequence[bytes]) -> ContradictionError:
+    seen: set[bytes] = set()
+    twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    return ContradictionError(f"tensor {_decoded(twice)!r} is stored twice")
 
 
 def _encoded(name: str) -> bytes:
@@ -108,40 +157,29 @@ def _keys(names: Sequence[bytes]) -> list[bytes]:
     return text.split(b"\n")
 
 
-def _patterns(key: bytes, names: Sequence[bytes]) -> list[tuple[bytes, str, list[list[bytes]]]]:
-    """The patterns of the names of one key: for each its first name, its text, and a column of digits for each `{}`."""
-    width = key.count(b"0")
-    if not width:
-        return [(names[0], _text(key, []), [])]
-    digits = b"\n".join(names).translate(_AS_SPACES).split()
-    columns = [digits[at::width] for at in range(width)]
+def _patterns(key: bytes, columns: list[list[bytes]]) -> list[tuple[str, list[list[bytes]]]]:
+    """The patterns of the names of one key, whose digits are `columns`: each with a column for each `{}`."""
+    if not columns:
+        return [(_text(key, []), [])]
     whole: list[bool] = []  # of each run of digits: whether it is a whole component
     for part in key.split(b"."):
         whole += [part == b"0"] * part.count(b"0")
     values = [set(column) for column in columns]
-    odd = [any(_is_word(value) for value in found) for found in values]
-    if all(
-        (index and not strange) or len(found) == 1 for index, strange, found in zip(whole, odd, values, strict=True)
-    ):
-        words = [
-            None if index and not strange else column[0]
-            for index, strange, column in zip(whole, odd, columns, strict=True)
-        ]
-        return [
-            (names[0], _text(key, words), [column for column, word in zip(columns, words, strict=True) if word is None])
-        ]
-    found_rows: dict[tuple[bytes | None, ...], tuple[bytes, list[list[bytes]]]] = {}
-    for name, row in zip(names, zip(*columns, strict=True), strict=True):
+    odd = [any(map(_is_word, found)) for found in values]
+    index = [is_whole and not strange for is_whole, strange in zip(whole, odd, strict=True)]
+    if all(plain or len(found) == 1 for plain, found in zip(index, values, strict=True)):
+        words = [None if plain else column[0] for plain, column in zip(index, columns, strict=True)]
+        return [(_text(key, words), [column for plain, column in zip(index, columns, strict=True) if plain])]
+    found_rows: dict[tuple[bytes | None, ...], list[list[bytes]]] = {}
+    for row in zip(*columns, strict=True):
         row_words = tuple(
-            None if index and not (strange and _is_word(value)) else value
-            for index, strange, value in zip(whole, odd, row, strict=True)
+            None if plain or (is_whole and not _is_word(value)) else value
+            for plain, is_whole, value in zip(index, whole, row, strict=True)
         )
         indices = [value for value, word in zip(row, row_words, strict=True) if word is None]
-        if row_words not in found_rows:
-            found_rows[row_words] = (name, [[] for _ in indices])
-        for column, value in zip(found_rows[row_words][1], indices, strict=True):
+        for column, value in zip(found_rows.setdefault(row_words, [[] for _ in indices]), indices, strict=True):
             column.append(value)
-    return [(first, _text(key, row_words), found_columns) for row_words, (first, found_columns) in found_rows.items()]
+    return [(_text(key, row_words), found_columns) for row_words, found_columns in found_rows.items()]
 
 
 def _is_word(digits: bytes) -> bool:

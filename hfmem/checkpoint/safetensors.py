@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hfmem.checkpoint.canonical import Columns, Kinds, read_columns, read_shards
+from hfmem.checkpoint.canonical import Kinds, read_columns
 from hfmem.checkpoint.grouping import Fact
 from hfmem.checkpoint.safetensors_entries import MAX_U64, check, check_text, load
-from hfmem.errors import ContradictionError, FormatError, HfmemError
+from hfmem.errors import ContradictionError, FormatError
 from hfmem.records import dataclass
 
 #: the format's own cap on the JSON's length
@@ -31,8 +31,7 @@ class Header:
     """One file's facts. `names` (in UTF-8) and `facts`, dtype code and shape, list its tensors in file order; do not change them.
 
     `data_bytes` is where the last tensor ends; the file takes `PREFIX_BYTES + header_bytes + data_bytes`.
-    `header_bytes` is None when the header came from an endpoint that had parsed it; `json_bytes` is then the length of its JSON
-    where that came as the format's library writes it.
+    `header_bytes` is None when the header came from an endpoint that had parsed it.
     """
 
     file: str
@@ -41,7 +40,6 @@ class Header:
     metadata: tuple[tuple[str, str], ...]
     header_bytes: int | None
     data_bytes: int
-    json_bytes: int | None = None
 
     @property
     def tensors(self) -> dict[str, Fact]:
@@ -111,7 +109,10 @@ def parse_header(data: bytes, file_size: int | None = None, *, file: str) -> Hea
         raise FormatError(f"{file}: not a safetensors header: it starts with {data[:1]!r}, not '{{'")
     columns = read_columns(data.rstrip(b" "), Kinds())
     size = len(data)
-    header = _header(load(data, file), file, size) if columns is None else _from_columns(columns, file, size)
+    if columns is None:
+        header = header_of(load(data, file), file, size)
+    else:
+        header = Header(file, columns.names, columns.facts, columns.metadata, size, columns.end)
     if file_size is not None:
         room = file_size - PREFIX_BYTES - len(data)
         if header.data_bytes > room:
@@ -123,49 +124,12 @@ def parse_header(data: bytes, file_size: int | None = None, *, file: str) -> Hea
     return header
 
 
-def parse_metadata_endpoint(payload: bytes, *, what: str = "safetensors-metadata") -> tuple[dict[str, Header], Any]:
-    """Headers by shard and the index's `metadata`, from the Hub's `safetensors-metadata` response.
-
-    The response is `{"headers": {shard: header}, "index": {"metadata": …}}`, as
-    `HfApi.get_sharded_safetensors_metadata` reads it. The file sizes are not in it, so that an end past the file's
-    end cannot show here.
+def header_of(root: Any, file: str, header_bytes: int | None) -> Header:
+    """Facts of a header that `load` has read.
 
     Raises:
-        FormatError, ContradictionError, UnsupportedError: as `parse_header`, for any of the headers.
+        FormatError, ContradictionError, UnsupportedError: as `parse_header`.
     """
-    root, headers = _cut(payload, what) or _whole(payload, what)
-    index = root.get("index")
-    return headers, index.get("metadata") if isinstance(index, dict) else None
-
-
-def _cut(payload: bytes, what: str) -> tuple[dict[str, Any], dict[str, Header]] | None:
-    """The response without its headers, and the headers: where they are in the library's form."""
-    cut = read_shards(payload)
-    if cut is None:
-        return None
-    shards, rest = cut
-    try:
-        root = load(rest, what)
-    except HfmemError:
-        return None
-    if not isinstance(root, dict) or root.get("headers", ()) is not None:
-        return None  # what was cut out was something else
-    return root, {name: _from_columns(columns, name, None) for name, columns in shards.items()}
-
-
-def _whole(payload: bytes, what: str) -> tuple[dict[str, Any], dict[str, Header]]:
-    root = load(payload, what)
-    headers = root.get("headers") if isinstance(root, dict) else None
-    if not isinstance(headers, dict) or not headers:
-        raise FormatError(f"{what}: the response holds no headers")
-    return root, {shard: _header(header, shard, None) for shard, header in headers.items()}
-
-
-def _from_columns(columns: Columns, file: str, header_bytes: int | None) -> Header:
-    return Header(file, columns.names, columns.facts, columns.metadata, header_bytes, columns.end, columns.json_bytes)
-
-
-def _header(root: Any, file: str, header_bytes: int | None) -> Header:
     if not isinstance(root, dict):
         raise FormatError(f"{file}: not a safetensors header: no object of tensors by name")
     metadata = _metadata(root.pop(_METADATA, None), file)

@@ -27,8 +27,11 @@ _NOT_COUNTS: Final = (b"true", b"false", b"[-", b",-", b":-", b" -", b"\n-", b"\
 _KEYS: Final = ("dtype", "shape", "data_offsets")
 
 
-def load(data: bytes, what: str) -> Any:
-    """The JSON value, with tensor entries as `_Good` tuples or, where anything is unusual about them, as `_Raw`."""
+def load(data: bytes, what: str, skipped: int = 0) -> Any:
+    """The JSON value, with tensor entries as `_Good` tuples or, where anything is unusual about them, as `_Raw`.
+
+    `skipped` characters came before the place of an error and are not in `data`: messages count them.
+    """
     brackets = data.count(b"[") + data.count(b"{")
     if data.count(b",") > _MAX_COMMAS or brackets > _MAX_BRACKETS:
         raise FormatError(f"{what}: the JSON holds more values than any checkpoint ({brackets:,} lists and objects)")
@@ -55,7 +58,7 @@ def load(data: bytes, what: str) -> Any:
     except UnicodeDecodeError as error:
         raise FormatError(f"{what}: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise FormatError(f"{what}: not JSON at character {error.pos}: {error.msg}") from None
+        raise FormatError(f"{what}: not JSON at character {error.pos + skipped}: {error.msg}") from None
     except ValueError:  # an integer of more digits than Python converts
         raise ContradictionError(f"{what}: holds an integer of thousands of digits") from None
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from math import prod
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from hfmem.checkpoint.file_size import ENTRY
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header
-from hfmem.dtypes import BITS
 from hfmem.errors import FormatError
 
 if TYPE_CHECKING:
@@ -20,10 +18,8 @@ if TYPE_CHECKING:
 DEFAULT_GUESS: Final = 128 << 10
 MAX_CONFIG_BYTES: Final = 32 << 20
 
-# `"":{"dtype":"F8_E4M3","shape":[,],"data_offsets":[,]},` without the name and the numbers
-_ENTRY: Final = '"":{"dtype":"","shape":[],"data_offsets":[,]},'
 #: what a tensor adds to a header besides its name, with a long dtype, two dimensions and offsets of tens of gigabytes
-_ENTRY_GUESS: Final = len(_ENTRY) + 7 + 12 + 2 * 11
+_ENTRY_GUESS: Final = len(ENTRY) + 7 + 12 + 2 * 11
 
 
 class Files(Protocol):
@@ -91,41 +87,3 @@ def guess_fronts(weight_map: Mapping[str, str], shards: Sequence[str]) -> dict[s
     for name, shard in weight_map.items():
         sizes[shard] += len(name) + _ENTRY_GUESS
     return {shard: -(-size // 4096) * 4096 for shard, size in sizes.items()}
-
-
-def file_size(header: Header) -> int:
-    """Bytes of the file that `header` is of; computed, where an endpoint sent it already parsed.
-
-    The format's library writes compact JSON and pads it with spaces to a multiple of 8; a file written by something
-    else may differ by some bytes.
-    """
-    if header.file_bytes is not None:
-        return header.file_bytes
-    if header.json_bytes is not None:
-        return _padded(header.json_bytes) + header.data_bytes
-    names = header.text_names()
-    length = sum(len(_quoted(name)) - 2 for name in names)
-    facts = {fact: (prod(fact[1]) * BITS[fact[0]] // 8, _fact_text(fact)) for fact in set(header.facts)}
-    found = [facts[fact] for fact in header.facts]
-    ends = list(accumulate(size for size, _ in found))
-    begins = [0, *ends[:-1]] if ends else []
-    length += sum(text for _, text in found)
-    length += sum(map(len, map(str, ends))) + sum(map(len, map(str, begins)))
-    length += 2 - 1 + len(_ENTRY) * len(found) if found else 2
-    if header.metadata:
-        inner = sum(len(_quoted(key)) + len(_quoted(value)) + 2 for key, value in header.metadata)
-        length += len('"__metadata__":{}') + inner - 1 + (1 if found else 0)
-    return _padded(length) + header.data_bytes
-
-
-def _padded(length: int) -> int:
-    return PREFIX_BYTES + -(-length // 8) * 8
-
-
-def _fact_text(fact: tuple[str, tuple[int, ...]]) -> int:
-    dtype, shape = fact
-    return len(dtype) + len(",".join(map(str, shape)))
-
-
-def _quoted(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")

@@ -14,10 +14,11 @@ from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.connection import Connection, Origin, Pool, origin_of
 from hfmem.hub.facts import FetchStats
 from hfmem.hub.wire import (
+    Decoder,
     Reader,
+    Sink,
     TransientError,
     check_content_range,
-    decode,
     describe,
     is_stale,
     range_total,
@@ -55,7 +56,8 @@ class Deadline:
 class Response:
     """What came back. Header names are lower case; `hops` are the headers of redirects that led here, first one first.
 
-    `total_size` is the size of the whole resource where the server told it. `url` is the address that answered.
+    `total_size` is the size of the whole resource where the server told it. `url` is the address that answered. `sink` took the
+    body, which is empty then.
     """
 
     status: int
@@ -64,6 +66,7 @@ class Response:
     url: str
     total_size: int | None = None
     hops: tuple[Mapping[str, str], ...] = ()
+    sink: Sink | None = None
 
     def header(self, name: str) -> str | None:
         """A header of the answer, else of a redirect before it: the Hub describes a file on the hop before the storage host's."""
@@ -113,12 +116,13 @@ class Client:
         timeout: float | None = None,
         retries: int = MAX_RETRIES,
         stop: Callable[[Mapping[str, str]], bool] | None = None,
+        sink: Callable[[], Sink] | None = None,
     ) -> Response:
         """The response to GET `url`, whatever its status, unless that is one to try again.
 
         With `byte_range` (first, past-the-last) the body is exactly those bytes, fewer only where the resource ends
         before; the status is 206 then, also where the server ignored Range and sent all. `stop` sees the headers of
-        each redirect: True ends there.
+        each redirect: True ends there. `sink` makes something that takes the body of a 200 while it comes, anew for each try.
 
         Raises:
             NetworkError: unreachable, too many retries or redirects, past the deadline, or a server that breaks the
@@ -128,7 +132,7 @@ class Client:
         while True:
             wait: float | None = None
             try:
-                response = self._follow(url, max_bytes, byte_range, timeout or self.timeout, stop)
+                response = self._follow(url, max_bytes, byte_range, timeout or self.timeout, stop, sink)
             except TransientError as error:
                 reason, connecting, silent = str(error), error.connecting, error.silent
             else:
@@ -159,6 +163,7 @@ class Client:
         byte_range: tuple[int, int] | None,
         timeout: float,
         stop: Callable[[Mapping[str, str]], bool] | None,
+        sink: Callable[[], Sink] | None,
     ) -> Response:
         hops: list[Mapping[str, str]] = []
         token = self.token
@@ -174,7 +179,7 @@ class Client:
                 headers["accept-encoding"] = "gzip"
             if token is not None:
                 headers["authorization"] = f"Bearer {token}"
-            response = self._exchange(origin, url, headers, max_bytes, byte_range, timeout, tuple(hops))
+            response = self._exchange(origin, url, headers, max_bytes, byte_range, timeout, tuple(hops), sink)
             location = response.headers.get("location")
             if response.status not in _REDIRECT_STATUS or location is None:
                 return response
@@ -200,6 +205,7 @@ class Client:
         byte_range: tuple[int, int] | None,
         timeout: float,
         hops: tuple[Mapping[str, str], ...],
+        sink: Callable[[], Sink] | None,
     ) -> Response:
         """One request and its response, on a kept connection where there is one."""
         fresh = False
@@ -208,7 +214,9 @@ class Client:
             keep = False
             try:
                 started = self._send(connection, url, headers, timeout)
-                response, keep = self._receive(started, connection.sock, url, max_bytes, byte_range, timeout, hops)
+                response, keep = self._receive(
+                    started, connection.sock, url, max_bytes, byte_range, timeout, hops, sink
+                )
                 return response
             except (OSError, http.client.HTTPException) as error:
                 if connection.reused and is_stale(error):
@@ -277,6 +285,7 @@ class Client:
         byte_range: tuple[int, int] | None,
         timeout: float,
         hops: tuple[Mapping[str, str], ...],
+        sink: Callable[[], Sink] | None,
     ) -> tuple[Response, bool]:
         """Reads the body within its bounds; the flag says whether the connection can be used again."""
         headers = {name.lower(): value for name, value in started.headers.items()}
@@ -291,11 +300,14 @@ class Client:
             length = started.length
             if length is not None and length > max_bytes:
                 raise FormatError(f"{url}: {length:,} bytes are too many (limit {max_bytes:,})")
-            body, ended = reader.read(max_bytes + 1)
-            if len(body) > max_bytes:
-                raise FormatError(f"{url}: more than {max_bytes:,} bytes")
-            body = decode(body, headers.get("content-encoding", ""), max_bytes, url)
-            return Response(status, headers, body, url, length, hops), ended and not started.will_close
+            parts: list[bytes] = []
+            taker = sink() if sink is not None and status == 200 else None
+            take = parts.append if taker is None else taker.feed
+            decoder = Decoder(headers.get("content-encoding", ""), max_bytes, url, take)
+            _, ended = reader.read(max_bytes + 1, decoder.feed)
+            decoder.finish()
+            found = Response(status, headers, b"".join(parts), url, length, hops, taker)
+            return found, ended and not started.will_close
 
         first, end = byte_range
         if headers.get("content-encoding", "identity").lower() not in ("identity", ""):

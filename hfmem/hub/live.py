@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hfmem.checkpoint.index import MAX_INDEX_BYTES
+from hfmem.checkpoint.shard_stream import ShardStream
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.facts import ModelFacts, gguf_facts
 from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, parse_object
@@ -183,7 +184,8 @@ class Live:
             # `main` may move between two requests: headers of another commit than the config's are not taken
             if response.header("x-repo-commit") in (None, repo.revision):
                 try:
-                    return from_metadata_route(response.body, f"{repo.label}: safetensors-metadata")
+                    assert isinstance(response.sink, ShardStream)
+                    return from_metadata_route(response.sink, f"{repo.label}: safetensors-metadata")
                 except FormatError:
                     pass  # not that route's response: a mirror that answers everything
             response = None

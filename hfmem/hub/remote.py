@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import quote, urljoin
 
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header, header_length, parse_header
+from hfmem.checkpoint.shard_stream import ShardStream
 from hfmem.errors import FormatError, MissingFileError, NetworkError
 from hfmem.hub.connection import origin_of
 from hfmem.hub.facts import Progress
@@ -215,8 +216,16 @@ class RemoteFiles:
         return {name: r.total_size for name, r in zip(PROBED, responses, strict=True) if r.status < 300}
 
     def metadata(self, index_name: str) -> Response:
-        """The safetensors-metadata response; a server in trouble is asked once more only, since there is another way."""
-        return self.client.get(self.metadata_url(index_name), max_bytes=MAX_METADATA_BYTES, retries=min(1, MAX_RETRIES))
+        """The safetensors-metadata response, with a `ShardStream` that took it.
+
+        A server in trouble is asked once more only, since there is another way.
+        """
+        return self.client.get(
+            self.metadata_url(index_name),
+            max_bytes=MAX_METADATA_BYTES,
+            retries=min(1, MAX_RETRIES),
+            sink=lambda: ShardStream(f"{self.label}: safetensors-metadata"),
+        )
 
 
 def _entries(body: bytes) -> dict[str, int | None] | None:

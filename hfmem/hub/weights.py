@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
+from hfmem.checkpoint.file_size import file_size
 from hfmem.checkpoint.index import MAX_INDEX_BYTES, Index, check_shard_name, parse_index
 from hfmem.checkpoint.merge import merge
-from hfmem.checkpoint.safetensors import Header, parse_metadata_endpoint
+from hfmem.checkpoint.safetensors import Header
+from hfmem.checkpoint.shard_stream import ShardStream
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.errors import AdapterError, FormatError, HfmemError, MissingFileError, UnsupportedError
 from hfmem.hub.facts import Evidence, WeightFile
-from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, Files, file_size, guess_fronts, parse_object
+from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, Files, guess_fronts, parse_object
 from hfmem.records import dataclass, replace
 
 INDEX: Final = "model.safetensors.index.json"
@@ -63,20 +65,21 @@ class Weights:
         return None if None in sizes or not sizes else sum(size for size in sizes if size is not None)
 
 
-def from_headers(headers: Mapping[str, Header], index: Index | None = None, total: int | None = None) -> Weights:
+def from_headers(headers: Mapping[str, Header], index: Index | None = None) -> Weights:
     """The weights of shards whose headers were read."""
     files = tuple(WeightFile(name, file_size(header)) for name, header in headers.items())
     checkpoint = merge(headers, index, file_bytes=sum(file.size or 0 for file in files))
-    return Weights(checkpoint, "headers", index.total_size if index else total, files)
+    return Weights(checkpoint, "headers", index.total_size if index else None, files)
 
 
-def from_metadata_route(payload: bytes, what: str) -> Weights:
-    """The weights by the Hub's safetensors-metadata response."""
-    headers, metadata = parse_metadata_endpoint(payload, what=what)
-    for shard in headers:
+def from_metadata_route(stream: ShardStream, what: str) -> Weights:
+    """The weights by the Hub's safetensors-metadata response, once all of it was fed."""
+    checkpoint, sizes, metadata = stream.finish()
+    for shard in sizes:
         check_shard_name(shard, what)
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return from_headers(headers, None, total if type(total) is int and total > 0 else None)
+    files = tuple(WeightFile(name, size) for name, size in sizes.items())
+    return Weights(checkpoint, "headers", total if type(total) is int and total > 0 else None, files)
 
 
 def from_index(files: Files, data: bytes, name: str) -> Weights:

@@ -6,10 +6,13 @@ import http.client
 import zlib
 from collections.abc import Callable, Mapping
 from socket import gaierror, socket
+from typing import Protocol
 
 from hfmem.errors import FormatError, NetworkError
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18
+#: what a piece is unpacked to at once
+_UNPACKED = 1 << 20
 
 
 class TransientError(Exception):
@@ -19,6 +22,13 @@ class TransientError(Exception):
         super().__init__(text)
         self.connecting = connecting
         self.silent = silent
+
+
+class Sink(Protocol):
+    """Takes a body in pieces, as they come."""
+
+    def feed(self, data: bytes) -> None:
+        """The next piece; never raises."""
 
 
 class Reader:
@@ -34,8 +44,8 @@ class Reader:
         """`limit` tells the seconds that the next piece may take, `count` takes the size of each."""
         self._response, self._sock, self._limit, self._count = response, sock, limit, count
 
-    def read(self, limit: int) -> tuple[bytes, bool]:
-        """At most `limit` bytes, and whether the body ended with them.
+    def read(self, limit: int, take: Callable[[bytes], None] | None = None) -> tuple[bytes, bool]:
+        """At most `limit` bytes, and whether the body ended with them; with `take` that gets them, piece by piece.
 
         Raises:
             http.client.IncompleteRead: the connection ended before the announced length.
@@ -43,13 +53,14 @@ class Reader:
         response = self._response
         expected = response.length
         parts: list[bytes] = []
+        take = take or parts.append
         size = 0
         while size < limit:
             self._sock.settimeout(self._limit())
             part = response.read1(min(_CHUNK, limit - size))
             if not part:
                 break
-            parts.append(part)
+            take(part)
             size += len(part)
             self._count(len(part))
         if expected is not None and size < min(limit, expected):
@@ -59,23 +70,48 @@ class Reader:
         return b"".join(parts), ended
 
 
-def decode(body: bytes, encoding: str, max_bytes: int, url: str) -> bytes:
-    match encoding.lower():
-        case "" | "identity":
-            return body
-        case "gzip" | "x-gzip":
-            unpacker = zlib.decompressobj(wbits=31)
-            try:
-                plain = unpacker.decompress(body, max_bytes + 1)
-            except zlib.error as error:
-                raise TransientError(f"{url}: broken compression: {error}") from None
-            if len(plain) > max_bytes:
-                raise FormatError(f"{url}: more than {max_bytes:,} bytes")
-            if not unpacker.eof:
-                raise TransientError(f"{url}: the compressed body ends early")
-            return plain
-        case other:
-            raise NetworkError(f"{url}: Content-Encoding {other[:40]!r} was not asked for")
+class Decoder:
+    """Undoes a body's compression piece by piece and hands on what is in it, at most `max_bytes` of that."""
+
+    def __init__(self, encoding: str, max_bytes: int, url: str, take: Callable[[bytes], None]) -> None:
+        """
+        Raises:
+            NetworkError: a compression that was not asked for.
+        """
+        self._left, self._limit, self._url, self._take = max_bytes, max_bytes, url, take
+        self._unpacker = None
+        if encoding.lower() in ("gzip", "x-gzip"):
+            self._unpacker = zlib.decompressobj(wbits=31)
+        elif encoding.lower() not in ("", "identity"):
+            raise NetworkError(f"{url}: Content-Encoding {encoding[:40]!r} was not asked for")
+
+    def feed(self, data: bytes) -> None:
+        """The next piece as it came.
+
+        Raises:
+            FormatError: more than allowed. TransientError: not what gzip writes.
+        """
+        while data:
+            plain = data
+            if self._unpacker is not None:
+                try:
+                    plain = self._unpacker.decompress(data, min(_UNPACKED, self._left + 1))
+                except zlib.error as error:
+                    raise TransientError(f"{self._url}: broken compression: {error}") from None
+            self._left -= len(plain)
+            if self._left < 0:
+                raise FormatError(f"{self._url}: more than {self._limit:,} bytes")
+            if plain:
+                self._take(plain)
+            data = b"" if self._unpacker is None else self._unpacker.unconsumed_tail
+
+    def finish(self) -> None:
+        """
+        Raises:
+            TransientError: there should be more.
+        """
+        if self._unpacker is not None and not self._unpacker.eof:
+            raise TransientError(f"{self._url}: the compressed body ends early")
 
 
 def check_content_range(headers: Mapping[str, str], first: int, end: int, url: str) -> tuple[int, int | None]:
