@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfmem.checkpoint import safetensors
-from hfmem.checkpoint.canonical import Kinds, read_columns
+from hfmem.checkpoint.canonical import Kinds, has_good_names, read_columns
 from hfmem.checkpoint.safetensors import parse_header
 from hfmem.errors import HfmemError
 
@@ -32,7 +32,11 @@ def general(text: bytes) -> Any:
 
 def by_columns(text: bytes) -> Any:
     columns = read_columns(text, Kinds())
-    return None if columns is None else (columns.names, columns.facts, columns.metadata, columns.end)
+    return (
+        None
+        if columns is None or not has_good_names(columns.names)
+        else (columns.names, columns.facts, columns.metadata, columns.end)
+    )
 
 
 def test_a_plain_header_is_read_by_columns() -> None:

@@ -25,7 +25,7 @@ _WIDTH: Final = 10
 #: the columns that are the same in every entry; 0 is the name, 4 the dtype, 7 the shape, 9 the offsets
 _CONSTANT: Final = ((1, b":{"), (2, b"dtype"), (3, b":"), (5, b","), (6, b"shape"), (8, b"data_offsets"))
 #: what a JSON string may hold as it is, and line feeds to put between strings
-_PLAIN: Final = bytes(byte for byte in range(32, 128) if byte not in b'"\\') + b"\n"
+PLAIN: Final = bytes(byte for byte in range(32, 128) if byte not in b'"\\') + b"\n"
 _MAX_U64: Final = (1 << 64) - 1
 _FACT, _SIZE = itemgetter(0), itemgetter(1)
 
@@ -42,7 +42,10 @@ class Columns:
 
 
 def read_columns(text: bytes, known: Kinds) -> Columns | None:
-    """The columns of a header's JSON, None unless it is in the library's form and keeps all rules of the format."""
+    """The columns of a header's JSON, None unless it is in the library's form and keeps all rules of the format but one.
+
+    Whether the names are right is left to `has_good_names`, or to who folds them.
+    """
     if len(text) > _MAX_BYTES or not text.isascii() or b"\n" in text or not text.endswith(b"]}}"):
         return None
     start = 2
@@ -61,7 +64,7 @@ def read_columns(text: bytes, known: Kinds) -> Columns | None:
         if parts[column::_WIDTH].count(constant) != count:
             return None
     names = parts[::_WIDTH]
-    if len(set(names)) != count or b"__metadata__" in names or b"\n".join(names).translate(None, _PLAIN):
+    if b"__metadata__" in names:
         return None
     try:
         stored = list(map(known.__getitem__, zip(parts[4::_WIDTH], parts[7::_WIDTH], strict=True)))
@@ -73,9 +76,14 @@ def read_columns(text: bytes, known: Kinds) -> Columns | None:
     return Columns(names, list(map(_FACT, stored)), metadata, last, len(text))
 
 
+def has_good_names(names: list[bytes]) -> bool:
+    """Whether names are what JSON strings may hold, and none occurs twice."""
+    return len(set(names)) == len(names) and not b"\n".join(names).translate(None, PLAIN)
+
+
 def plain_text(text: bytes) -> str | None:
     """The text of a JSON string that is written as it is; None where it has an escape, or a byte that no string has."""
-    return None if not text.isascii() or b"\n" in text or text.translate(None, _PLAIN) else text.decode("ascii")
+    return None if not text.isascii() or b"\n" in text or text.translate(None, PLAIN) else text.decode("ascii")
 
 
 def _metadata(text: bytes) -> tuple[tuple[str, str], ...] | None:

@@ -12,8 +12,8 @@ of one kind are one key, and what the digits were is looked at kind by kind.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, product
 from math import prod
 from typing import Final
 
@@ -61,15 +61,14 @@ class Fold:
         self._digits: dict[tuple[bytes, Fact], list[bytes]] = {}
         self._batches = 0
 
-    def add(self, names: Sequence[bytes], facts: Sequence[Fact]) -> None:
-        """Names in UTF-8 with their facts; quick where equal facts are one object.
+    def add(self, names: Sequence[bytes], facts: Sequence[Fact], *, allowed: bytes | None = None) -> None:
+        """Names in UTF-8 with their facts; quick where equal facts are one object. `allowed` are the bytes that a name may hold.
 
         Raises:
-            ContradictionError: a name occurs twice in the batch.
+            ContradictionError: a name occurs twice in the batch, or holds other bytes; then nothing was added.
         """
         if len(set(names)) != len(names):
             raise _stored_twice(names)
-        self._batches += 1
         # by the identity of the fact first: hashing it for each name would cost more than all the rest
         members: dict[tuple[bytes, int], list[bytes]] = {}
         objects: dict[int, Fact] = {}
@@ -79,6 +78,9 @@ class Fold:
             except KeyError:
                 members[kind] = [name]
                 objects[kind[1]] = fact
+        if allowed is not None and any(key.translate(None, allowed) for key, _ in members):
+            raise ContradictionError("a tensor's name holds characters that no name has")
+        self._batches += 1
         for (key, number), found in members.items():
             digits = b" ".join(b"\n".join(found).translate(_AS_SPACES).split()) if b"0" in key else b""
             self._digits.setdefault((key, objects[number]), []).append(digits)
@@ -124,12 +126,15 @@ def _check_rows(key: bytes, parts: Sequence[Sequence[Sequence[bytes]]]) -> None:
         if len(parts) > 1:
             raise _stored_twice([key, key])
         return
-    rows = [row for columns in parts for row in zip(*columns, strict=True)]
-    if len(set(rows)) != len(rows):
+    if len(set(_rows(parts))) != sum(len(columns[0]) for columns in parts):
         pieces = key.split(b"0")
         raise _stored_twice(
-            [b"".join(x for pair in zip(pieces, (*row, b""), strict=True) for x in pair) for row in rows]
+            [b"".join(x for pair in zip(pieces, (*row, b""), strict=True) for x in pair) for row in _rows(parts)]
         )
+
+
+def _rows(parts: Sequence[Sequence[Sequence[bytes]]]) -> Iterator[tuple[bytes, ...]]:
+    return chain.from_iterable(zip(*columns, strict=True) for columns in parts)
 
 
 def _stored_twice(names: Sequence[bytes]) -> ContradictionError:
@@ -148,13 +153,13 @@ def _decoded(name: bytes) -> str:
 
 def _keys(names: Sequence[bytes]) -> list[bytes]:
     """Each name with every run of digits as one `0`."""
-    text = b"\n".join(names)
-    if text.count(b"\n") != len(names) - 1:  # a name holds a line feed: nothing real does
-        return [re.sub(rb"[0-9]+", b"0", name) for name in names]
-    text = text.translate(_AS_ZEROS)
+    text = b"\n".join(names).translate(_AS_ZEROS)
     while b"00" in text:
         text = text.replace(b"000", b"0").replace(b"00", b"0")
-    return text.split(b"\n")
+    keys = text.split(b"\n") if names else []
+    if len(keys) != len(names):  # a name holds a line feed: nothing real does
+        return [re.sub(rb"[0-9]+", b"0", name) for name in names]
+    return keys
 
 
 def _patterns(key: bytes, columns: list[list[bytes]]) -> list[tuple[str, list[list[bytes]]]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hfmem.checkpoint.canonical import Kinds, read_columns
+from hfmem.checkpoint.canonical import Kinds, has_good_names, read_columns
 from hfmem.checkpoint.grouping import Fact
 from hfmem.checkpoint.safetensors_entries import MAX_U64, check, check_text, load
 from hfmem.errors import ContradictionError, FormatError
@@ -108,6 +108,8 @@ def parse_header(data: bytes, file_size: int | None = None, *, file: str) -> Hea
     if not data.startswith(b"{"):
         raise FormatError(f"{file}: not a safetensors header: it starts with {data[:1]!r}, not '{{'")
     columns = read_columns(data.rstrip(b" "), Kinds())
+    if columns is not None and not has_good_names(columns.names):
+        columns = None
     size = len(data)
     if columns is None:
         header = header_of(load(data, file), file, size)

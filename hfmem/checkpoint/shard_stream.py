@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from hfmem.checkpoint.canonical import Kinds, plain_text, read_columns
+from hfmem.checkpoint.canonical import PLAIN, Kinds, plain_text, read_columns
 from hfmem.checkpoint.file_size import file_size, padded_bytes
 from hfmem.checkpoint.grouping import Fold
 from hfmem.checkpoint.safetensors import header_of
@@ -107,10 +107,13 @@ class ShardStream:
         columns = None if name is None or name in self._files else read_columns(text, self._known)
         if name is None or columns is None:
             return False
+        try:
+            self._fold.add(columns.names, columns.facts, allowed=PLAIN)
+        except ContradictionError:
+            return False  # the general parser says what is wrong
         self._count += len(columns.names)
         if self._count > _MAX_TENSORS:
             raise FormatError(f"{self._what}: more tensors than any checkpoint has")
-        self._fold.add(columns.names, columns.facts)
         self._note(name, padded_bytes(columns.json_bytes) + columns.end, columns.metadata)
         return True
 
