@@ -1,26 +1,25 @@
-"""Reading a model: reference → source → architecture → parameters. No memory is computed yet."""
+"""Reading a model: reference → source → architecture → parameters. No memory is computed yet.
+
+What follows the source is loaded when it is needed, so that the first request is on its way before (`preload`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hfmem.checkpoint.logical import is_plain
 from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
 from hfmem.dtypes import canonical
 from hfmem.errors import AdapterError, ContradictionError, SourceError, UsageError
 from hfmem.hub import FetchOptions, ModelFacts, load_model
-from hfmem.memory.formats import canonical_kv_dtype
-from hfmem.model.architecture import Architecture, Note
-from hfmem.model.families.registry import read_architecture
-from hfmem.model.layers import LatentAttention, SparseLatentAttention
-from hfmem.model.parameters import ParameterReport, count_parameters, with_stored_dtype
 from hfmem.records import dataclass, replace
 
 if TYPE_CHECKING:
     from hfmem.checkpoint.quantization import QuantizationSummary
     from hfmem.checkpoint.quantization_config import Quantization
     from hfmem.memory.lora import Adapter
+    from hfmem.model.architecture import Architecture, Note
+    from hfmem.model.parameters import ParameterReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,9 @@ class Model:
     @property
     def declared_kv_dtype(self) -> str | None:
         """The cache format that the checkpoint declares, where it is one that engines know; what `auto` then means."""
+        from hfmem.memory.formats import canonical_kv_dtype
+        from hfmem.model.layers import LatentAttention, SparseLatentAttention
+
         said = self.quantization.kv_format if self.quantization else None
         if self.quantization and self.quantization.method == "compressed-tensors":
             caches = self.architecture.caches()
@@ -82,8 +84,26 @@ def read_model(
     return _interpret(facts, assume, strict)
 
 
+def preload() -> None:
+    """Loads what `read_model` needs once it has a model's facts; for while they are on their way."""
+    from importlib import import_module
+
+    for name in (
+        "checkpoint.logical",
+        "memory.formats",
+        "model.families.registry",
+        "model.parameters",
+        "model.crosscheck",
+    ):
+        import_module(f"hfmem.{name}")
+
+
 def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
     """What the facts of a model mean."""
+    from hfmem.checkpoint.logical import is_plain
+    from hfmem.model.architecture import Note
+    from hfmem.model.parameters import count_parameters, with_stored_dtype
+
     quantization = _said_quantization(facts)
     architecture = _architecture(facts, assume)
     notes = [Note(code, message) for code, message in facts.warnings]
@@ -141,6 +161,8 @@ def _read_base(
 def _architecture(facts: ModelFacts, assume: str | None) -> Architecture:
     """From config.json, or from a GGUF file's own keys."""
     if facts.checkpoint is None or facts.checkpoint.format != "gguf":
+        from hfmem.model.families.registry import read_architecture
+
         return read_architecture(facts.config, facts.config_file, assume)
     from hfmem.model.families.gguf import read_gguf
 
@@ -172,6 +194,7 @@ def in_format(read: Model, quant: str | None = None, dtype: str | None = None) -
         return read
     from hfmem.checkpoint.quantization import logical_groups, summarize
     from hfmem.checkpoint.whatif import convert
+    from hfmem.model.parameters import count_parameters
 
     architecture = read.architecture
     stored = logical_groups(read.parameters.groups, read.quantization)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 does not fit, 2 usage, 3 the model could not be read, 4 re
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ def _complain(error: HfmemError | str) -> None:
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status. Every deliberate error is one line on stderr."""
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        # the collector would look at all that was read again and again, and hardly anything here is ever garbage
+        gc.set_threshold(100_000, 50, 100)
     try:
         status = _run(words or ["--help"])
     except HfmemError as error:

@@ -84,12 +84,8 @@ def estimate(
         "source_tokens": None if source_tokens is None else parse_count(source_tokens, "--source-tokens"),
         "overhead": None if overhead is None else parse_percent(overhead, "--overhead"),
     }
-    from hfmem.api import estimate as run
-    from hfmem.api import read_model
-    from hfmem.render.json import error_dict, report_dict
+    from hfmem.reading import read_model
 
-    if devices:
-        from hfmem.answers import solve as solved
     if emit is not None and json:
         raise UsageError("--emit prints a command and --json a report: choose one")
     results: list[Any] = []
@@ -99,7 +95,14 @@ def estimate(
         try:
             with fetching(no_cache, refresh, offline) as fetch:
                 read = read_model(model, revision=revision, assume=assume, strict=strict, fetch=fetch)
-                report = run(read, **(solved(read, settings) if devices else settings), fetch=fetch)
+                from hfmem.api import estimate as run
+
+                if devices:
+                    from hfmem.answers import solve
+
+                    report = run(read, **solve(read, settings), fetch=fetch)
+                else:
+                    report = run(read, **settings, fetch=fetch)
         except UsageError as error:
             if error.code != "several_models":
                 raise  # the flags are the same for every model
@@ -115,7 +118,10 @@ def estimate(
                 continue
             complain(error)
             status = max(status, error.exit_code)
-            results.append(error_dict(model, error))
+            if json:
+                from hfmem.render.json import error_dict
+
+                results.append(error_dict(model, error))
             continue
         if report.fit is not None and report.fit.verdict == "does-not-fit":
             status = max(status, DOES_NOT_FIT)
@@ -130,6 +136,8 @@ def estimate(
         if verbose:
             say_stats(model, read.facts.stats)
         if json:
+            from hfmem.render.json import report_dict
+
             results.append(report_dict(report))
             continue
         from hfmem.render.lines import line

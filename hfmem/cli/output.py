@@ -94,6 +94,17 @@ class _Bar:
             self._bar.stop()
 
 
+def _preload() -> None:
+    """Loads what comes after the reading, which takes as long as a request does."""
+    from importlib import import_module
+
+    from hfmem.reading import preload
+
+    preload()
+    for name in ("api", "render.table"):
+        import_module(f"hfmem.{name}")
+
+
 @contextmanager
 def fetching(no_cache: bool, refresh: bool, offline: bool) -> Iterator[FetchOptions]:
     """Fetch options with a progress bar on stderr while the block runs."""
@@ -101,7 +112,7 @@ def fetching(no_cache: bool, refresh: bool, offline: bool) -> Iterator[FetchOpti
 
     bar = _Bar() if sys.stderr.isatty() else None
     try:
-        yield FetchOptions(no_cache=no_cache, refresh=refresh, offline=offline, progress=bar)
+        yield FetchOptions(no_cache=no_cache, refresh=refresh, offline=offline, progress=bar, meanwhile=_preload)
     finally:
         if bar is not None:
             bar.stop()

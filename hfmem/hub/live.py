@@ -87,7 +87,10 @@ class Live:
         def confirms(headers: Mapping[str, str]) -> bool:
             return stored is not None and headers.get("x-repo-commit") == stored.revision
 
-        config = repo.get(CONFIG, MAX_CONFIG_BYTES, timeout=self.settings.etag_timeout, stop=confirms)
+        timeout = self.settings.etag_timeout
+        asked = Task(self.client, lambda: repo.get(CONFIG, MAX_CONFIG_BYTES, timeout=timeout, stop=confirms))
+        self._meanwhile()
+        config = asked.result()
         commit = config.header("x-repo-commit")
         if not is_commit(commit):
             return config, None
@@ -126,6 +129,7 @@ class Live:
             self.client, lambda: start.metadata(INDEX) if by_route else start.whole(INDEX, MAX_INDEX_BYTES)
         )
         single = Task(self.client, lambda: start.front(SINGLE, DEFAULT_GUESS))
+        self._meanwhile()
 
         config = known_config if config_task is None else config_task.result()
         assert config is not None
@@ -236,6 +240,10 @@ class Live:
         """Tells a repo without config.json from no repo, where the 404 itself does not."""
         if is_plain_404(config) and config.header("x-repo-commit") is None and not repo.listing():
             repo.fail(config)
+
+    def _meanwhile(self) -> None:
+        if self.options.meanwhile is not None:
+            self.options.meanwhile()
 
     def _progress(self, repo: RemoteFiles, done: int, total: int) -> None:
         if self.options.progress is not None:

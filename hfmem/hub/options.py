@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hfmem.hub.facts import Progress
 from hfmem.records import dataclass
 
@@ -10,7 +12,8 @@ from hfmem.records import dataclass
 class FetchOptions:
     """How to fetch. `no_cache` neither reads nor writes stored facts; `refresh` does not read them; `offline` opens no socket.
 
-    `token` replaces the one of the environment (`False`: send none). `deadline` is in seconds, for one model.
+    `token` replaces the one of the environment (`False`: send none). `deadline` is in seconds, for one model. `meanwhile` is called
+    once while the first answers are waited for.
     """
 
     no_cache: bool = False
@@ -19,3 +22,4 @@ class FetchOptions:
     token: str | bool | None = None
     deadline: float | None = None
     progress: Progress | None = None
+    meanwhile: Callable[[], None] | None = None
