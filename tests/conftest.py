@@ -20,7 +20,9 @@ _PREFIXES = ("HF_", "HFMEM_", "HUGGING", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME
 
 
 def _is_loopback(host: Any) -> bool:
-    return host in (None, "", "localhost", "::1", b"localhost") or str(host).startswith("127.")
+    if isinstance(host, bytes):
+        host = host.decode()
+    return host in (None, "", "localhost", "::1") or str(host).startswith("127.")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,28 +1,29 @@
 """Kept-alive HTTP/1.1 connections by origin, through a proxy where the environment names one.
 
-Over `http.client`, because a memory estimate reads kilobytes: the HTTP clients of huggingface_hub (httpx in 1.x,
-httpx2 in 2.x) take longer to import than the whole answer takes to fetch.
+The HTTP clients of huggingface_hub (httpx in 1.x, httpx2 in 2.x) take longer to import than a whole estimate.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
+import socket
 import sys
 import threading
-from base64 import b64encode
-from socket import SHUT_RDWR, socket
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from hfmem.errors import NetworkError
+from hfmem.hub.http1 import ProtocolError, Wire
 from hfmem.records import dataclass
 
 if TYPE_CHECKING:
     import ssl
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: seconds that an address of a host may take to answer where there is another one
+_PATIENCE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,9 @@ def origin_of(url: str) -> Origin:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy).
+    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy)."""
 
-    `sock` is kept because `http` lets go of it when the server announces that it will close the connection.
-    """
-
-    http: http.client.HTTPConnection
-    sock: socket
+    wire: Wire
     proxied: bool
     proxy_headers: dict[str, str]
     reused: bool = False
@@ -82,7 +79,7 @@ class Pool:
         """An idle connection to `origin`, else a new one.
 
         Raises:
-            OSError, http.client.HTTPException: it cannot be opened.
+            OSError, UnicodeError, ProtocolError: it cannot be opened.
             NetworkError: the proxy or the certificates that the environment names cannot be used.
         """
         with self._lock:
@@ -112,7 +109,7 @@ class Pool:
         """Closes a connection that cannot be used again."""
         with self._lock:
             self._open.discard(connection)
-        connection.http.close()
+        connection.wire.sock.close()
 
     def close(self) -> None:
         """Closes everything; threads that wait for bytes get an error at once."""
@@ -124,10 +121,10 @@ class Pool:
         for connection in connections:
             with contextlib.suppress(OSError):
                 if id(connection) in idle:
-                    connection.http.close()
+                    connection.wire.sock.close()
                 else:
                     # Not SSLSocket.shutdown: it drops the TLS state under the thread that reads.
-                    socket.shutdown(connection.sock, SHUT_RDWR)
+                    socket.socket.shutdown(connection.wire.sock, socket.SHUT_RDWR)
 
     def _connect(self, origin: Origin, timeout: float) -> Connection:
         proxy = proxy_for(origin)
@@ -135,26 +132,67 @@ class Pool:
         host, port = origin.host, origin.port
         if proxy is not None:
             host, port, headers = proxy.hostname or "", proxy.port or 80, _proxy_headers(proxy)
-        connection: http.client.HTTPConnection
-        if origin.scheme == "https":
-            connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context())
-            if proxy is not None:
-                connection.set_tunnel(origin.host, origin.port, headers)
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        sock = open_socket(host, port, timeout)
         try:
-            connection.connect()
+            if origin.scheme == "https":
+                context = self._context()
+                if proxy is not None:
+                    _tunnel(sock, origin, headers, timeout)
+                sock = context.wrap_socket(sock, server_hostname=_ascii(origin.host).decode("ascii"))
         except BaseException:
-            connection.close()
+            sock.close()
             raise
         plain = proxy is not None and origin.scheme == "http"
-        return Connection(connection, connection.sock, plain, headers if plain else {})
+        return Connection(Wire(sock), plain, headers if plain else {})
 
     def _context(self) -> ssl.SSLContext:
         with self._lock:
             if self._tls is None:
                 self._tls = _tls_context()
             return self._tls
+
+
+def open_socket(host: str, port: int, timeout: float) -> socket.socket:
+    """A connection to one of the host's addresses, in their order; the last one may take what is left of the time.
+
+    Raises:
+        OSError: none of them answers. UnicodeError: not the name of a host.
+    """
+    until = time.monotonic() + timeout
+    # as bytes: for a string, the system's resolver is handed what a codec makes of it that takes milliseconds to load
+    addresses = socket.getaddrinfo(_ascii(host), port, 0, socket.SOCK_STREAM)
+    error: OSError = OSError("the name has no address")
+    for at, (family, kind, protocol, _, address) in enumerate(addresses):
+        left = max(until - time.monotonic(), 0.001)
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left if at == len(addresses) - 1 else min(left, _PATIENCE))
+            sock.connect(address)
+            sock.settimeout(left)
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except OSError as failure:
+            sock.close()
+            error = failure
+        except BaseException:
+            sock.close()
+            raise
+    raise error
+
+
+def _ascii(host: str) -> bytes:
+    return host.encode("ascii") if host.isascii() else host.encode("idna")
+
+
+def _tunnel(sock: socket.socket, origin: Origin, headers: dict[str, str], timeout: float) -> None:
+    """Asks a proxy for a way through to `origin`."""
+    wire = Wire(sock)
+    place = f"{f'[{origin.host}]' if ':' in origin.host else _ascii(origin.host).decode('ascii')}:{origin.port}"
+    wire.send(place, place, headers, method="CONNECT")
+    answer = wire.receive(lambda: timeout)
+    if answer.status != 200 or wire.has_more():
+        raise ProtocolError(f"the proxy refuses: {answer.status} {answer.reason}".rstrip())
 
 
 def _tls_context() -> ssl.SSLContext:
@@ -211,5 +249,7 @@ def proxy_for(origin: Origin) -> SplitResult | None:
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
     if proxy.username is None:
         return {}
+    from base64 import b64encode
+
     pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
     return {"Proxy-Authorization": "Basic " + b64encode(pair).decode("ascii")}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from socket import socket
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.connection import Connection, Origin, Pool, origin_of
 from hfmem.hub.facts import FetchStats
+from hfmem.hub.http1 import EarlyEndError, ProtocolError
+from hfmem.hub.http1 import Response as Started
 from hfmem.hub.wire import (
     Decoder,
     Reader,
@@ -26,7 +26,14 @@ from hfmem.hub.wire import (
 )
 from hfmem.records import dataclass, field
 
-_RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_RETRY_STATUS = {
+    408: "Request Timeout",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 MAX_RETRIES = 4
@@ -139,7 +146,7 @@ class Client:
                 if response.status not in _RETRY_STATUS:
                     return response
                 host = origin_of(response.url)
-                reason = f"{host} answered {response.status} {_reason(response.status)}".rstrip()
+                reason = f"{host} answered {response.status} {_RETRY_STATUS[response.status]}"
                 connecting = silent = False
                 wait = retry_after(response.headers)
             attempt += 1
@@ -214,11 +221,10 @@ class Client:
             keep = False
             try:
                 started = self._send(connection, url, headers, timeout)
-                response, keep = self._receive(
-                    started, connection.sock, url, max_bytes, byte_range, timeout, hops, sink
-                )
+                response = self._receive(started, url, max_bytes, byte_range, hops, sink)
+                keep = started.ended and started.stays
                 return response
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, ProtocolError) as error:
                 if connection.reused and is_stale(error):
                     fresh = True  # the server closed it while it was idle: not a failure
                     continue
@@ -246,56 +252,51 @@ class Client:
         return min(timeout, remaining)
 
     def _connection(self, origin: Origin, timeout: float, fresh: bool) -> Connection:
-        import ssl
-
         try:
             limit = self._limit(min(timeout, QUICK_CONNECT) if self.quick else timeout)
             return self.pool.take(origin, limit, fresh=fresh)
-        except ssl.SSLCertVerificationError as error:
-            raise NetworkError(
-                f"the certificate of {origin} is not trusted ({error.verify_message}); SSL_CERT_FILE may name your CA"
-            ) from None
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
+        except (OSError, ProtocolError, UnicodeError) as error:
+            if type(error).__name__ == "SSLCertVerificationError":
+                why = getattr(error, "verify_message", error)
+                raise NetworkError(
+                    f"the certificate of {origin} is not trusted ({why}); SSL_CERT_FILE may name your CA"
+                ) from None
             if self.deadline.remaining() <= 0:
                 raise NetworkError(self.late(f"connecting to {origin}")) from None
             raise TransientError(f"{origin} cannot be reached: {describe(error)}", connecting=True) from None
 
-    def _send(
-        self, connection: Connection, url: str, headers: dict[str, str], timeout: float
-    ) -> http.client.HTTPResponse:
+    def _send(self, connection: Connection, url: str, headers: dict[str, str], timeout: float) -> Started:
         parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         if connection.proxied:
-            target = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, ""))
-        connection.sock.settimeout(self._limit(timeout))
+            target = urlunsplit((parts.scheme, host, parts.path or "/", parts.query, ""))
+        connection.wire.sock.settimeout(self._limit(timeout))
         with self._lock:
             self._requests += 1
         try:
-            connection.http.request("GET", target, headers={**headers, **connection.proxy_headers})
-        except (http.client.InvalidURL, UnicodeError):
+            connection.wire.send(target, host, {**headers, **connection.proxy_headers})
+        except ValueError:
             raise NetworkError(f"{url[:200]!r} is not a web address") from None
-        return connection.http.getresponse()
+        return connection.wire.receive(lambda: self._limit(timeout))
 
     def _receive(
         self,
-        started: http.client.HTTPResponse,
-        sock: socket,
+        started: Started,
         url: str,
         max_bytes: int,
         byte_range: tuple[int, int] | None,
-        timeout: float,
         hops: tuple[Mapping[str, str], ...],
         sink: Callable[[], Sink] | None,
-    ) -> tuple[Response, bool]:
-        """Reads the body within its bounds; the flag says whether the connection can be used again."""
-        headers = {name.lower(): value for name, value in started.headers.items()}
-        status = started.status
-        reader = Reader(started, sock, lambda: self._limit(timeout), self._count)
+    ) -> Response:
+        """Reads the body within its bounds."""
+        headers, status = started.headers, started.status
+        reader = Reader(started, self._count)
         if status in _REDIRECT_STATUS or status >= 400:
-            body, ended = reader.read(_MAX_ERROR_BODY)
+            body = reader.read(_MAX_ERROR_BODY)
             if status >= 400 and headers.get("content-encoding") == "gzip":
                 body = b""
-            return Response(status, headers, body, url, range_total(headers), hops), ended and not started.will_close
+            return Response(status, headers, body, url, range_total(headers), hops)
         if byte_range is None:
             length = started.length
             if length is not None and length > max_bytes:
@@ -304,20 +305,19 @@ class Client:
             taker = sink() if sink is not None and status == 200 else None
             take = parts.append if taker is None else taker.feed
             decoder = Decoder(headers.get("content-encoding", ""), max_bytes, url, take)
-            _, ended = reader.read(max_bytes + 1, decoder.feed)
+            reader.read(max_bytes + 1, decoder.feed)
             decoder.finish()
-            found = Response(status, headers, b"".join(parts), url, length, hops, taker)
-            return found, ended and not started.will_close
+            return Response(status, headers, b"".join(parts), url, length, hops, taker)
 
         first, end = byte_range
         if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
             raise NetworkError(f"{url}: the server compressed a byte range, which cannot be used")
         if status == 206:
             stop, total = check_content_range(headers, first, end, url)
-            body, ended = reader.read(end - first)
+            body = reader.read(end - first)
             if len(body) != stop - first:
-                raise http.client.IncompleteRead(body, stop - first - len(body))
-            return Response(206, headers, body, url, total, hops), ended and not started.will_close
+                raise EarlyEndError
+            return Response(206, headers, body, url, total, hops)
         if status != 200:
             raise NetworkError(f"{url}: answered {status} to a range request")
         # The server ignored Range and sends everything: take the bytes wanted and hang up.
@@ -326,11 +326,7 @@ class Client:
                 f"{url}: the server ignores byte ranges, and {first:,} bytes would have to be read for nothing"
             )
         total = started.length
-        body, _ = reader.read(end if total is None else min(end, total))
+        body = reader.read(end if total is None else min(end, total))
         if total is not None and len(body) < min(end, total):
-            raise http.client.IncompleteRead(body, min(end, total) - len(body))
-        return Response(206, headers, body[first:], url, total, hops), False
-
-
-def _reason(status: int) -> str:
-    return http.client.responses.get(status, "")
+            raise EarlyEndError
+        return Response(206, headers, body[first:], url, total, hops)

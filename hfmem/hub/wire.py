@@ -1,16 +1,15 @@
-"""The parts of HTTP/1.1 that `http.client` leaves to its caller: bounded bodies, compression, ranges, and when to try again."""
+"""What HTTP/1.1 leaves to its caller: bounded bodies, compression, ranges, and when to try again."""
 
 from __future__ import annotations
 
-import http.client
 import zlib
 from collections.abc import Callable, Mapping
-from socket import gaierror, socket
+from socket import gaierror
 from typing import Protocol
 
 from hfmem.errors import FormatError, NetworkError
+from hfmem.hub.http1 import Response
 
-_CHUNK = 1 << 18
 #: what a piece is unpacked to at once
 _UNPACKED = 1 << 20
 
@@ -32,42 +31,26 @@ class Sink(Protocol):
 
 
 class Reader:
-    """Reads a body piece by piece, each piece within the time limit."""
+    """Reads a body piece by piece."""
 
-    def __init__(
-        self,
-        response: http.client.HTTPResponse,
-        sock: socket,
-        limit: Callable[[], float],
-        count: Callable[[int], None],
-    ) -> None:
-        """`limit` tells the seconds that the next piece may take, `count` takes the size of each."""
-        self._response, self._sock, self._limit, self._count = response, sock, limit, count
+    def __init__(self, response: Response, count: Callable[[int], None]) -> None:
+        """`count` takes the size of each piece."""
+        self._response, self._count = response, count
 
-    def read(self, limit: int, take: Callable[[bytes], None] | None = None) -> tuple[bytes, bool]:
-        """At most `limit` bytes, and whether the body ended with them; with `take` that gets them, piece by piece.
+    def read(self, limit: int, take: Callable[[bytes], None] | None = None) -> bytes:
+        """At most `limit` bytes; with `take` that gets them, piece by piece.
 
         Raises:
-            http.client.IncompleteRead: the connection ended before the announced length.
+            EarlyEndError: the connection ended before the announced length.
         """
-        response = self._response
-        expected = response.length
         parts: list[bytes] = []
         take = take or parts.append
         size = 0
-        while size < limit:
-            self._sock.settimeout(self._limit())
-            part = response.read1(min(_CHUNK, limit - size))
-            if not part:
-                break
+        while size < limit and (part := self._response.read(limit - size)):
             take(part)
             size += len(part)
             self._count(len(part))
-        if expected is not None and size < min(limit, expected):
-            raise http.client.IncompleteRead(b"", expected - size)
-        ended = response.isclosed() or expected == size
-        response.close()  # http.client refuses the next request on the connection before this
-        return b"".join(parts), ended
+        return b"".join(parts)
 
 
 class Decoder:
@@ -160,19 +143,18 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def is_stale(error: Exception) -> bool:
-    return isinstance(
-        error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
-    )
+    """Whether this is what a kept connection gives that the server closed while it was idle."""
+    closed = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+    return isinstance(error, closed) or type(error).__name__ in ("SSLEOFError", "SSLZeroReturnError")
 
 
 def describe(error: Exception) -> str:
+    """What went wrong, in a few words."""
     match error:
         case TimeoutError():
             return "timed out"
         case gaierror():
             return "the name cannot be resolved"
-        case http.client.IncompleteRead():
-            return "the body ended early"
         case OSError():
             return error.strerror or str(error) or type(error).__name__
         case _:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from hfmem.errors import NetworkError
@@ -59,6 +58,8 @@ def run_all(
     Raises:
         NetworkError: the deadline passed first. Whatever `call` raises.
     """
+    from queue import Empty, SimpleQueue
+
     results: SimpleQueue[tuple[int, T | None, BaseException | None]] = SimpleQueue()
     todo = iter(enumerate(items))
     lock = threading.Lock()
