@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from hfmem.hub.http1 import ClosedError, EarlyEndError, ProtocolError, Response, Wire
 
-
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
