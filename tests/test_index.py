@@ -55,6 +55,22 @@ def test_metadata_may_be_anything(metadata: Any) -> None:
     assert parse_index(data, "i").total_size is None
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([ONE, TWO])), min_size=1, max_size=5),
+    st.sampled_from(['"metadata":{},', '"metadata":{"x":["y",{"z":"w"}]},', '"weight_map":{"a":"x"},', ""]),
+)
+def test_a_key_given_twice_is_seen(entries: list[tuple[str, str]], before: str) -> None:
+    text = "{" + before + '"weight_map":{' + ",".join(f'"{name}":"{shard}"' for name, shard in entries) + "}}"
+    shards: dict[str, set[str]] = {}
+    for name, shard in entries:
+        shards.setdefault(name, set()).add(shard)
+    if max(map(len, shards.values())) > 1 or before.startswith('"weight_map"'):
+        with pytest.raises(ContradictionError, match="twice"):
+            parse_index(text.encode(), "i")
+    else:
+        assert parse_index(text.encode(), "i").weight_map == dict(entries)
+
+
 def test_garbage_after_the_json_is_a_note() -> None:
     facts = parse_index(b" \n" + index({"a": ONE}) + b"\n}\n</html>\xff\x00", "i.json")
     assert facts.shards == (ONE,)
