@@ -11,7 +11,8 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from hfmem.errors import NetworkError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import ssl
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: as `socket.getaddrinfo` lists them
+Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 #: seconds that an address of a host may take to answer where there is another one
 _PATIENCE = 3.0
 
@@ -73,6 +76,7 @@ class Pool:
         self._open: set[Connection] = set()
         self._lock = threading.Lock()
         self._tls: ssl.SSLContext | None = None
+        self._addresses: dict[tuple[str, int], list[Address]] = {}
         self.closed = False
 
     def take(self, origin: Origin, timeout: float, *, fresh: bool = False) -> Connection:
@@ -82,12 +86,16 @@ class Pool:
             OSError, UnicodeError, ProtocolError: it cannot be opened.
             NetworkError: the proxy or the certificates that the environment names cannot be used.
         """
-        with self._lock:
-            idle = self._idle.get(origin)
-            if idle and not fresh:
-                connection = idle.pop()
-                connection.reused = True
-                return connection
+        while not fresh:
+            with self._lock:
+                idle = self._idle.get(origin)
+                kept = idle.pop() if idle else None
+            if kept is None:
+                break
+            if kept.wire.is_quiet():
+                kept.reused = True
+                return kept
+            self.drop(kept)
         connection = self._connect(origin, timeout)
         with self._lock:
             self._open.add(connection)
@@ -132,7 +140,10 @@ class Pool:
         host, port = origin.host, origin.port
         if proxy is not None:
             host, port, headers = proxy.hostname or "", proxy.port or 80, _proxy_headers(proxy)
-        sock = open_socket(host, port, timeout)
+        until = time.monotonic() + timeout
+        if (host, port) not in self._addresses:
+            self._addresses[host, port] = resolve(host, port, timeout)
+        sock = open_socket(self._addresses[host, port], until)
         try:
             if origin.scheme == "https":
                 context = self._context()
@@ -152,15 +163,39 @@ class Pool:
             return self._tls
 
 
-def open_socket(host: str, port: int, timeout: float) -> socket.socket:
-    """A connection to one of the host's addresses, in their order; the last one may take what is left of the time.
+def resolve(host: str, port: int, timeout: float) -> list[Address]:
+    """The host's addresses. The system's resolver cannot be interrupted, so that it is not waited for longer than this.
 
     Raises:
-        OSError: none of them answers. UnicodeError: not the name of a host.
+        OSError: it has none, or is too slow. UnicodeError: not the name of a host.
     """
-    until = time.monotonic() + timeout
-    # as bytes: for a string, the system's resolver is handed what a codec makes of it that takes milliseconds to load
-    addresses = socket.getaddrinfo(_ascii(host), port, 0, socket.SOCK_STREAM)
+    # as bytes: a string would be encoded by a codec that takes milliseconds to load
+    name = _ascii(host)
+    found: list[list[Address]] = []
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            found.append(list(socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM)))
+        except BaseException as error:
+            errors.append(error)
+        done.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    if not done.wait(timeout):
+        raise TimeoutError("resolving its name")
+    if errors:
+        raise errors[0]
+    return found[0]
+
+
+def open_socket(addresses: Sequence[Address], until: float) -> socket.socket:
+    """A connection to one of the addresses, in their order; the last one may take what is left of the time.
+
+    Raises:
+        OSError: none of them answers.
+    """
     error: OSError = OSError("the name has no address")
     for at, (family, kind, protocol, _, address) in enumerate(addresses):
         left = max(until - time.monotonic(), 0.001)
@@ -168,7 +203,7 @@ def open_socket(host: str, port: int, timeout: float) -> socket.socket:
         try:
             sock.settimeout(left if at == len(addresses) - 1 else min(left, _PATIENCE))
             sock.connect(address)
-            sock.settimeout(left)
+            sock.settimeout(max(until - time.monotonic(), 0.001))
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
@@ -191,7 +226,7 @@ def _tunnel(sock: socket.socket, origin: Origin, headers: dict[str, str], timeou
     place = f"{f'[{origin.host}]' if ':' in origin.host else _ascii(origin.host).decode('ascii')}:{origin.port}"
     wire.send(place, place, headers, method="CONNECT")
     answer = wire.receive(lambda: timeout)
-    if answer.status != 200 or wire.has_more():
+    if answer.status != 200 or not wire.is_quiet():
         raise ProtocolError(f"the proxy refuses: {answer.status} {answer.reason}".rstrip())
 
 
@@ -211,11 +246,24 @@ def _tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
     if sys.platform != "win32" and not context.get_ca_certs() and not (paths.capath and os.listdir(paths.capath)):
-        try:
-            import certifi  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            return context
+        return _other_certificates(context)
+    return context
+
+
+def _other_certificates(context: ssl.SSLContext) -> ssl.SSLContext:
+    """`context`, which knows no authority, with certifi's; else one that asks the system, where truststore is there."""
+    import ssl
+
+    with contextlib.suppress(ImportError):
+        import certifi  # type: ignore[import-not-found,unused-ignore]
+
         context.load_verify_locations(certifi.where())
+        return context
+    with contextlib.suppress(ImportError):
+        import truststore  # type: ignore[import-not-found,unused-ignore]
+
+        found: ssl.SSLContext = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return found
     return context
 
 

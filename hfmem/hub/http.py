@@ -36,6 +36,10 @@ _RETRY_STATUS = {
 }
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
+#: the Hub by its names, which redirect to one another: a token may go along from one to the next, as huggingface_hub lets it
+_HUB_ORIGINS = frozenset(
+    Origin("https", host, 443) for host in ("huggingface.co", "hf.co", "hub-ci.huggingface.co", "www.huggingface.co")
+)
 MAX_RETRIES = 4
 #: seconds before the first retry; doubled for each further one, times a random 0.5 to 1
 BACKOFF = 0.5
@@ -87,8 +91,8 @@ class Response:
 class Client:
     """One model's requests: connections, deadline, retries and counts. Threads share it.
 
-    `token` is sent to `home`, the endpoint's origin, and to no other. `quick` means that a stored answer exists: a
-    host that cannot be reached is given up at once. `close()` makes every waiting thread stop.
+    `token` is sent to `home`, the endpoint's origin, and where that redirects to the Hub itself. `quick` means that a stored
+    answer exists: a host that cannot be reached is given up at once. `close()` makes every waiting thread stop.
     """
 
     home: Origin
@@ -200,7 +204,7 @@ class Client:
             except ValueError:
                 raise NetworkError(f"{location[:200]!r} is not a web address") from None
             previous, origin = origin, origin_of(url)
-            if origin != previous:
+            if origin != previous and not {origin, previous} <= _HUB_ORIGINS | {self.home}:
                 token = None  # and it stays dropped: coming back to the first host does not restore it
 
     def _exchange(

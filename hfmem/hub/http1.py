@@ -7,6 +7,7 @@ more than reading the Hub needs is here: GET, bodies by length, in chunks or to 
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import Callable, Mapping
 from socket import socket
 
@@ -75,9 +76,18 @@ class Wire:
             if status == 101:
                 raise ProtocolError("it wants to speak another protocol")
 
-    def has_more(self) -> bool:
-        """Whether bytes came that belong to no response yet."""
-        return bool(self._buffer)
+    def is_quiet(self) -> bool:
+        """Whether nothing came that belongs to no request: neither bytes nor the connection's end."""
+        if self._buffer:
+            return False
+        try:
+            if hasattr(select, "poll"):  # select itself knows no socket above 1023
+                waiting = select.poll()
+                waiting.register(self.sock, select.POLLIN)
+                return not waiting.poll(0)
+            return not select.select([self.sock], [], [], 0)[0]
+        except (OSError, ValueError):
+            return False
 
     def _head(self, limit: Callable[[], float]) -> tuple[tuple[int, int, str], dict[str, str]]:
         first = self.line(limit, _MAX_HEAD, begins=True)

@@ -14,6 +14,7 @@ from hfmem.hub.connection import origin_of
 from hfmem.hub.facts import Progress
 from hfmem.hub.http import MAX_RETRIES, Client, Response
 from hfmem.hub.responses import fail, is_missing_file, is_plain_404
+from hfmem.hub.settings import OFFICIAL_ENDPOINTS
 from hfmem.hub.weights import PROBED
 from hfmem.hub.workers import run_all
 from hfmem.records import dataclass, field
@@ -65,8 +66,17 @@ class RemoteFiles:
         timeout: float | None = None,
         stop: Callable[[Mapping[str, str]], bool] | None = None,
     ) -> Response:
-        """The response for a whole file; errors of the repo raise, a file that is not there does not."""
-        return self.checked(self.whole(name, max_bytes, timeout=timeout, stop=stop))
+        """The response for a whole file; errors of the repo raise, a file that is not there does not.
+
+        Raises:
+            NetworkError: a web page came instead, as a network gives whose users have to log in first.
+        """
+        response = self.checked(self.whole(name, max_bytes, timeout=timeout, stop=stop))
+        page = response.headers.get("content-type", "").lower().startswith("text/html")
+        if page and response.status == 200 and response.body.lstrip()[:1] == b"<":
+            host = origin_of(response.url)
+            raise NetworkError(f"{host} answered with a web page instead of {name}: does this network want a log-in?")
+        return response
 
     def whole(
         self,
@@ -206,10 +216,19 @@ class RemoteFiles:
                 return found or self._probe()
             found.update(entries)
             following = _next_page(response.headers.get("link", ""))
-            if following is None or origin_of(urljoin(url, following)) != self.client.home:
+            if following is None:
                 break
-            url = urljoin(url, following)
+            url = self._at_endpoint(urljoin(url, following))
+            if origin_of(url) != self.client.home:
+                break
         return found
+
+    def _at_endpoint(self, url: str) -> str:
+        """An address of the Hub at the endpoint asked: a mirror may pass on what the Hub says."""
+        for official in OFFICIAL_ENDPOINTS:
+            if url.startswith(official + "/"):
+                return self.endpoint + url.removeprefix(official)
+        return url
 
     def _probe(self) -> dict[str, int | None]:
         responses = run_all(self.client, PROBED, lambda name: self.front(name, 1))

@@ -9,7 +9,10 @@ from typing import Protocol
 
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.http1 import Response
+from hfmem.patterns import pattern
 
+#: a limit of which nothing remains
+_RATE_LIMIT = pattern(r'"\s*;\s*r\s*=\s*0+\s*;\s*t\s*=\s*([0-9]{1,9})\b')
 #: what a piece is unpacked to at once
 _UNPACKED = 1 << 20
 
@@ -136,10 +139,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             return None
         when = when if when.tzinfo else when.replace(tzinfo=UTC)
         return max(0.0, (when - datetime.now(UTC)).total_seconds())
-    fields = dict(part.strip().partition("=")[::2] for part in headers.get("ratelimit", "").split(";"))
-    if fields.get("r") == "0" and fields.get("t", "").isdecimal():
-        return float(fields["t"]) + 1
-    return None
+    limited = _RATE_LIMIT.search(headers.get("ratelimit", ""))
+    return float(limited[1]) + 1 if limited else None
 
 
 def is_stale(error: Exception) -> bool:
