@@ -1,26 +1,27 @@
 """Kept-alive HTTP/1.1 connections by origin, through a proxy where the environment names one.
 
-The HTTP clients of huggingface_hub (httpx in 1.x, httpx2 in 2.x) take longer to import than a whole estimate.
+Over `http.client`, because a memory estimate reads kilobytes: the HTTP clients of huggingface_hub (httpx in 1.x, httpx2 in 2.x)
+take longer to import than a whole estimate.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
+import select
 import socket
+import ssl
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from hfmem.errors import NetworkError
-from hfmem.hub.http1 import ProtocolError, Wire
 from hfmem.records import dataclass
-
-if TYPE_CHECKING:
-    import ssl
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 #: as `socket.getaddrinfo` lists them
@@ -60,12 +61,27 @@ def origin_of(url: str) -> Origin:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy)."""
+    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy).
 
-    wire: Wire
+    `sock` is kept because `http` lets go of it when the server announces that it will close the connection.
+    """
+
+    http: http.client.HTTPConnection
+    sock: socket.socket
     proxied: bool
     proxy_headers: dict[str, str]
     reused: bool = False
+
+    def is_quiet(self) -> bool:
+        """Whether nothing came that belongs to no request: neither bytes nor the connection's end."""
+        try:
+            if hasattr(select, "poll"):  # select itself knows no socket above 1023
+                waiting = select.poll()
+                waiting.register(self.sock, select.POLLIN)
+                return not waiting.poll(0)
+            return not select.select([self.sock], [], [], 0)[0]
+        except (OSError, ValueError):
+            return False
 
 
 class Pool:
@@ -83,7 +99,7 @@ class Pool:
         """An idle connection to `origin`, else a new one.
 
         Raises:
-            OSError, UnicodeError, ProtocolError: it cannot be opened.
+            OSError, UnicodeError, http.client.HTTPException: it cannot be opened.
             NetworkError: the proxy or the certificates that the environment names cannot be used.
         """
         while not fresh:
@@ -92,7 +108,7 @@ class Pool:
                 kept = idle.pop() if idle else None
             if kept is None:
                 break
-            if kept.wire.is_quiet():
+            if kept.is_quiet():
                 kept.reused = True
                 return kept
             self.drop(kept)
@@ -117,7 +133,7 @@ class Pool:
         """Closes a connection that cannot be used again."""
         with self._lock:
             self._open.discard(connection)
-        connection.wire.sock.close()
+        connection.http.close()
 
     def close(self) -> None:
         """Closes everything; threads that wait for bytes get an error at once."""
@@ -129,10 +145,10 @@ class Pool:
         for connection in connections:
             with contextlib.suppress(OSError):
                 if id(connection) in idle:
-                    connection.wire.sock.close()
+                    connection.http.close()
                 else:
                     # Not SSLSocket.shutdown: it drops the TLS state under the thread that reads.
-                    socket.socket.shutdown(connection.wire.sock, socket.SHUT_RDWR)
+                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
     def _connect(self, origin: Origin, timeout: float) -> Connection:
         proxy = proxy_for(origin)
@@ -143,18 +159,22 @@ class Pool:
         until = time.monotonic() + timeout
         if (host, port) not in self._addresses:
             self._addresses[host, port] = resolve(host, port, timeout)
-        sock = open_socket(self._addresses[host, port], until)
+        connection: http.client.HTTPConnection
+        if origin.scheme == "https":
+            connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context())
+            if proxy is not None:
+                connection.set_tunnel(origin.host, origin.port, headers)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        # what http.client opens a socket by, made an attribute to be replaced
+        connection._create_connection = lambda *_: open_socket(self._addresses[host, port], until)  # type: ignore[attr-defined]
         try:
-            if origin.scheme == "https":
-                context = self._context()
-                if proxy is not None:
-                    _tunnel(sock, origin, headers, timeout)
-                sock = context.wrap_socket(sock, server_hostname=_ascii(origin.host).decode("ascii"))
+            connection.connect()
         except BaseException:
-            sock.close()
+            connection.close()
             raise
         plain = proxy is not None and origin.scheme == "http"
-        return Connection(Wire(sock), plain, headers if plain else {})
+        return Connection(connection, connection.sock, plain, headers if plain else {})
 
     def _context(self) -> ssl.SSLContext:
         with self._lock:
@@ -204,8 +224,6 @@ def open_socket(addresses: Sequence[Address], until: float) -> socket.socket:
             sock.settimeout(left if at == len(addresses) - 1 else min(left, _PATIENCE))
             sock.connect(address)
             sock.settimeout(max(until - time.monotonic(), 0.001))
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
         except OSError as failure:
             sock.close()
@@ -220,20 +238,8 @@ def _ascii(host: str) -> bytes:
     return host.encode("ascii") if host.isascii() else host.encode("idna")
 
 
-def _tunnel(sock: socket.socket, origin: Origin, headers: dict[str, str], timeout: float) -> None:
-    """Asks a proxy for a way through to `origin`."""
-    wire = Wire(sock)
-    place = f"{f'[{origin.host}]' if ':' in origin.host else _ascii(origin.host).decode('ascii')}:{origin.port}"
-    wire.send(place, place, headers, method="CONNECT")
-    answer = wire.receive(lambda: timeout)
-    if answer.status != 200 or not wire.is_quiet():
-        raise ProtocolError(f"the proxy refuses: {answer.status} {answer.reason}".rstrip())
-
-
 def _tls_context() -> ssl.SSLContext:
     """Verifies against SSL_CERT_FILE/SSL_CERT_DIR, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, the system's store, or certifi's."""
-    import ssl
-
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         path = os.environ.get(name)
         if path:
@@ -252,8 +258,6 @@ def _tls_context() -> ssl.SSLContext:
 
 def _other_certificates(context: ssl.SSLContext) -> ssl.SSLContext:
     """`context`, which knows no authority, with certifi's; else one that asks the system, where truststore is there."""
-    import ssl
-
     with contextlib.suppress(ImportError):
         import certifi  # type: ignore[import-not-found,unused-ignore]
 
@@ -297,7 +301,5 @@ def proxy_for(origin: Origin) -> SplitResult | None:
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
     if proxy.username is None:
         return {}
-    from base64 import b64encode
-
     pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
     return {"Proxy-Authorization": "Basic " + b64encode(pair).decode("ascii")}

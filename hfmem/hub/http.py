@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,8 +13,6 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.connection import Connection, Origin, Pool, origin_of
 from hfmem.hub.facts import FetchStats
-from hfmem.hub.http1 import EarlyEndError, ProtocolError
-from hfmem.hub.http1 import Response as Started
 from hfmem.hub.wire import (
     Decoder,
     Reader,
@@ -20,6 +20,7 @@ from hfmem.hub.wire import (
     TransientError,
     check_content_range,
     describe,
+    header_values,
     is_stale,
     range_total,
     retry_after,
@@ -107,6 +108,13 @@ class Client:
     _requests: int = 0
     _bytes: int = 0
     _started: float = field(default_factory=time.monotonic)
+    _watch: threading.Timer | None = None
+
+    def __post_init__(self) -> None:
+        # a head that trickles in, line by line, is within the limit of each wait and would never end
+        self._watch = threading.Timer(self.deadline.remaining(), self.pool.close)
+        self._watch.daemon = True
+        self._watch.start()
 
     def stats(self) -> FetchStats:
         """Requests sent (each redirect is one more), body bytes received, seconds since the start."""
@@ -116,6 +124,8 @@ class Client:
     def close(self) -> None:
         """Stops everything in flight."""
         self._stop.set()
+        if self._watch is not None:
+            self._watch.cancel()
         self.pool.close()
 
     def get(
@@ -225,10 +235,11 @@ class Client:
             keep = False
             try:
                 started = self._send(connection, url, headers, timeout)
-                response = self._receive(started, url, max_bytes, byte_range, hops, sink)
-                keep = started.ended and started.stays
+                reader = Reader(started, connection.sock, lambda: self._limit(timeout), self._count)
+                response = self._receive(started, reader, url, max_bytes, byte_range, hops, sink)
+                keep = reader.ended and not started.will_close
                 return response
-            except (OSError, ProtocolError) as error:
+            except (OSError, http.client.HTTPException) as error:
                 if connection.reused and is_stale(error):
                     fresh = True  # the server closed it while it was idle: not a failure
                     continue
@@ -259,34 +270,39 @@ class Client:
         try:
             limit = self._limit(min(timeout, QUICK_CONNECT) if self.quick else timeout)
             return self.pool.take(origin, limit, fresh=fresh)
-        except (OSError, ProtocolError, UnicodeError) as error:
-            if type(error).__name__ == "SSLCertVerificationError":
-                why = getattr(error, "verify_message", error)
-                raise NetworkError(
-                    f"the certificate of {origin} is not trusted ({why}); SSL_CERT_FILE may name your CA"
-                ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise NetworkError(
+                f"the certificate of {origin} is not trusted ({error.verify_message}); SSL_CERT_FILE may name your CA"
+            ) from None
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             if self.deadline.remaining() <= 0:
                 raise NetworkError(self.late(f"connecting to {origin}")) from None
             raise TransientError(f"{origin} cannot be reached: {describe(error)}", connecting=True) from None
 
-    def _send(self, connection: Connection, url: str, headers: dict[str, str], timeout: float) -> Started:
+    def _send(
+        self, connection: Connection, url: str, headers: dict[str, str], timeout: float
+    ) -> http.client.HTTPResponse:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         if connection.proxied:
             target = urlunsplit((parts.scheme, host, parts.path or "/", parts.query, ""))
-        connection.wire.sock.settimeout(self._limit(timeout))
+        connection.sock.settimeout(self._limit(timeout))
         with self._lock:
             self._requests += 1
         try:
-            connection.wire.send(target, host, {**headers, **connection.proxy_headers})
-        except ValueError:
+            connection.http.request("GET", target, headers={"host": host, **headers, **connection.proxy_headers})
+        except (http.client.InvalidURL, UnicodeError):
             raise NetworkError(f"{url[:200]!r} is not a web address") from None
-        return connection.wire.receive(lambda: self._limit(timeout))
+        started = connection.http.getresponse()
+        if started.status < 200:  # http.client skips 100 alone
+            raise http.client.HTTPException(f"it answered {started.status}")
+        return started
 
     def _receive(
         self,
-        started: Started,
+        started: http.client.HTTPResponse,
+        reader: Reader,
         url: str,
         max_bytes: int,
         byte_range: tuple[int, int] | None,
@@ -294,8 +310,7 @@ class Client:
         sink: Callable[[], Sink] | None,
     ) -> Response:
         """Reads the body within its bounds."""
-        headers, status = started.headers, started.status
-        reader = Reader(started, self._count)
+        headers, status = header_values(started.headers), started.status
         if status in _REDIRECT_STATUS or status >= 400:
             body = reader.read(_MAX_ERROR_BODY)
             if status >= 400 and headers.get("content-encoding") == "gzip":
@@ -320,7 +335,7 @@ class Client:
             stop, total = check_content_range(headers, first, end, url)
             body = reader.read(end - first)
             if len(body) != stop - first:
-                raise EarlyEndError
+                raise http.client.IncompleteRead(b"", stop - first - len(body))
             return Response(206, headers, body, url, total, hops)
         if status != 200:
             raise NetworkError(f"{url}: answered {status} to a range request")
@@ -332,5 +347,5 @@ class Client:
         total = started.length
         body = reader.read(end if total is None else min(end, total))
         if total is not None and len(body) < min(end, total):
-            raise EarlyEndError
+            raise http.client.IncompleteRead(b"", min(end, total) - len(body))
         return Response(206, headers, body[first:], url, total, hops)

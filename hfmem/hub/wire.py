@@ -1,18 +1,21 @@
-"""What HTTP/1.1 leaves to its caller: bounded bodies, compression, ranges, and when to try again."""
+"""What `http.client` leaves to its caller: bounded bodies, compression, ranges, and when to try again."""
 
 from __future__ import annotations
 
+import http.client
+import ssl
 import zlib
 from collections.abc import Callable, Mapping
-from socket import gaierror
+from email.message import Message
+from socket import gaierror, socket
 from typing import Protocol
 
 from hfmem.errors import FormatError, NetworkError
-from hfmem.hub.http1 import Response
 from hfmem.patterns import pattern
 
 #: a limit of which nothing remains
 _RATE_LIMIT = pattern(r'"\s*;\s*r\s*=\s*0+\s*;\s*t\s*=\s*([0-9]{1,9})\b')
+_PIECE = 1 << 18
 #: what a piece is unpacked to at once
 _UNPACKED = 1 << 20
 
@@ -34,25 +37,43 @@ class Sink(Protocol):
 
 
 class Reader:
-    """Reads a body piece by piece."""
+    """Reads a body piece by piece, each piece within the time limit."""
 
-    def __init__(self, response: Response, count: Callable[[int], None]) -> None:
-        """`count` takes the size of each piece."""
-        self._response, self._count = response, count
+    def __init__(
+        self,
+        response: http.client.HTTPResponse,
+        sock: socket,
+        limit: Callable[[], float],
+        count: Callable[[int], None],
+    ) -> None:
+        """`limit` tells the seconds that the next piece may take, `count` takes the size of each."""
+        self._response, self._sock, self._limit, self._count = response, sock, limit, count
+        #: whether all of the body was read
+        self.ended = False
 
     def read(self, limit: int, take: Callable[[bytes], None] | None = None) -> bytes:
         """At most `limit` bytes; with `take` that gets them, piece by piece.
 
         Raises:
-            EarlyEndError: the connection ended before the announced length.
+            http.client.IncompleteRead: the connection ended before the announced length.
         """
+        response = self._response
+        expected = response.length
         parts: list[bytes] = []
         take = take or parts.append
         size = 0
-        while size < limit and (part := self._response.read(limit - size)):
+        while size < limit:
+            self._sock.settimeout(self._limit())
+            part = response.read1(min(_PIECE, limit - size))
+            if not part:
+                break
             take(part)
             size += len(part)
             self._count(len(part))
+        if expected is not None and size < min(limit, expected):
+            raise http.client.IncompleteRead(b"", expected - size)
+        self.ended = response.isclosed() or expected == size
+        response.close()  # http.client refuses the next request on the connection before this
         return b"".join(parts)
 
 
@@ -100,6 +121,18 @@ class Decoder:
             raise TransientError(f"{self._url}: the compressed body ends early")
 
 
+def header_values(message: Message) -> dict[str, str]:
+    """Headers by their names in lower case, each on one line; of those that say where and how long, the first one counts."""
+    found: dict[str, str] = {}
+    for name, value in message.items():
+        name, value = name.lower(), " ".join(line.strip() for line in value.splitlines())
+        if name not in found:
+            found[name] = value
+        elif name not in ("location", "content-length", "content-range"):
+            found[name] += f", {value}"
+    return found
+
+
 def check_content_range(headers: Mapping[str, str], first: int, end: int, url: str) -> tuple[int, int | None]:
     """Where the bytes that Content-Range tells end, and the total size, None for `*`.
 
@@ -145,8 +178,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def is_stale(error: Exception) -> bool:
     """Whether this is what a kept connection gives that the server closed while it was idle."""
-    closed = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
-    return isinstance(error, closed) or type(error).__name__ in ("SSLEOFError", "SSLZeroReturnError")
+    closed = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+    return isinstance(error, closed)
 
 
 def describe(error: Exception) -> str:
@@ -156,7 +189,11 @@ def describe(error: Exception) -> str:
             return "timed out"
         case gaierror():
             return "the name cannot be resolved"
+        case http.client.IncompleteRead():
+            return "the body ended early"
         case OSError():
             return error.strerror or str(error) or type(error).__name__
+        case http.client.BadStatusLine():
+            return f"its answer is no HTTP/1.1: {error.line[:40]!r}"
         case _:
             return str(error) or type(error).__name__
