@@ -37,19 +37,19 @@ def _run(words: Sequence[str]) -> Any:
     """Do what `words` say; the status, None for 0."""
     from hfmem.cli import plain
 
+    if plain.wants_help(words):
+        from hfmem.cli.help import root_help
+        from hfmem.cli.terminal import terminal_columns
+
+        sys.stdout.write(root_help(terminal_columns()))
+        return 0
     call = plain.read(words)
-    if call is None:
-        from hfmem.cli.typed import run
+    if call is not None:
+        command, arguments = call
+        return command(**arguments)
+    from hfmem.cli.typed import run
 
-        return run(words)
-    if not call.wants_help:
-        return plain.load(call.name)(**call.arguments)
-    from hfmem.cli.help import command_help, root_help
-    from hfmem.cli.terminal import terminal_columns
-
-    columns = terminal_columns()
-    sys.stdout.write(command_help(plain.load(call.name), columns) if call.name else root_help(columns))
-    return 0
+    return run(words)
 
 
 def _leave(status: int) -> NoReturn:

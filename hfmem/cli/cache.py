@@ -1,5 +1,7 @@
 """`hfmem cache`: the facts stored on this machine."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from hfmem.cli import options as o

@@ -11,8 +11,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-#: options of the group itself; every other first word is a model or an option of `estimate`
-_GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+from hfmem.cli.plain import DEFAULT, GROUP_OPTIONS
 
 
 class PlainCommand(TyperCommand):
@@ -32,8 +31,8 @@ class ModelFirstGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command in front of a first word that is none."""
-        if args and args[0] not in self.commands and args[0] not in _GROUP_OPTIONS:
-            args = ["estimate", *args]
+        if args and args[0] not in self.commands and args[0] not in GROUP_OPTIONS:
+            args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
 

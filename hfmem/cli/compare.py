@@ -1,5 +1,7 @@
 """`hfmem compare MODEL…`: models or formats side by side."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 from hfmem.cli import options as o

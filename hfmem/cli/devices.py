@@ -1,5 +1,7 @@
 """`hfmem devices [SEARCH]`: the catalogue of devices."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from hfmem.cli import options as o

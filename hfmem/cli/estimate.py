@@ -1,5 +1,7 @@
 """`hfmem MODEL…`: the estimate."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 

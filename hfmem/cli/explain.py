@@ -1,5 +1,7 @@
 """`hfmem explain MODEL`: the arithmetic, step by step."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from hfmem.cli import options as o

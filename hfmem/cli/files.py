@@ -1,5 +1,7 @@
 """`hfmem files MODEL`: what a download takes."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from hfmem.cli import options as o

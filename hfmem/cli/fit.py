@@ -1,5 +1,7 @@
 """`hfmem fit MODEL --gpu …`: the verdict, and what would make it fit."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 from hfmem.cli import options as o

@@ -1,5 +1,7 @@
 """`hfmem layers MODEL`: what each layer keeps."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from hfmem.cli import options as o

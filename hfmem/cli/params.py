@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 
 class Argument:
@@ -30,10 +30,10 @@ class Parameter:
     `multiple` parameters are lists of words, flags (`is_flag`) are booleans, all others one word.
     """
 
-    __slots__ = ("default", "info", "is_flag", "multiple", "name", "required")
+    __slots__ = ("default", "info", "is_flag", "kind", "multiple", "name", "required")
 
     def __init__(self, name: str, annotation: Any, default: Any, required: bool) -> None:
-        kind = annotation.__origin__
+        kind = self.kind = annotation.__origin__
         self.name, self.default, self.required = name, default, required
         (self.info,) = annotation.__metadata__
         self.is_flag = kind is bool
@@ -45,7 +45,8 @@ def parameters(command: Callable[..., Any]) -> list[Parameter]:
     code, defaults = command.__code__, command.__defaults__ or ()
     names = code.co_varnames[: code.co_argcount]
     first = len(names) - len(defaults)
+    kinds = get_type_hints(command, include_extras=True)
     return [
-        Parameter(name, command.__annotations__[name], defaults[i - first] if i >= first else None, i < first)
+        Parameter(name, kinds[name], defaults[i - first] if i >= first else None, i < first)
         for i, name in enumerate(names)
     ]

@@ -8,26 +8,31 @@ completion) is left to Typer, whose answer is then the only one; a test holds th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hfmem.cli.params import Option, Parameter, parameters
 
-#: every command by the module that has it; loaded when asked for
-COMMANDS = ("estimate", "fit", "plan", "compare", "layers", "explain", "files", "devices", "bench", "verify", "cache")
+#: every command by the module that has it, loaded when asked for, and what `hfmem --help` says of it, on one line
+COMMANDS = {
+    "estimate": "Weights, KV cache and total (the default).",
+    "fit": "Does it fit, and what would make it fit.",
+    "plan": "The smallest layouts that serve a load.",
+    "compare": "Models and formats side by side.",
+    "layers": "What each layer keeps.",
+    "explain": "The arithmetic, step by step.",
+    "files": "What a download takes, and what is redundant.",
+    "devices": "Devices that --gpu knows.",
+    "bench": "A decode step's attention on this GPU.",
+    "verify": "An engine's log against the prediction.",
+    "cache": "Stored facts: list, clear.",
+}
 DEFAULT = "estimate"
 HELP = ("--help", "-h")
+#: options of the program itself; every other first word is a command, a model or an option of `estimate`
+GROUP_OPTIONS = (*HELP, "--version", "--install-completion", "--show-completion")
 #: set by a shell that asks Typer for completions
 _COMPLETION = "_HFMEM_COMPLETE"
-
-
-class Call:
-    """A command and the arguments that its function takes; `wants_help` when `--help` was among the words."""
-
-    __slots__ = ("arguments", "name", "wants_help")
-
-    def __init__(self, name: str, arguments: dict[str, Any], wants_help: bool) -> None:
-        self.name, self.arguments, self.wants_help = name, arguments, wants_help
 
 
 def load(name: str) -> Any:
@@ -37,46 +42,55 @@ def load(name: str) -> Any:
     return getattr(import_module(f"hfmem.cli.{name}"), name)
 
 
-def read(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Call | None:
-    """What `words` ask for; None where Typer has to say it."""
-    if (
-        _COMPLETION in environment
-        or not words
-        or words[0] in ("--version", "--install-completion", "--show-completion")
-    ):
+def read(
+    words: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+    """The command that `words` call and the arguments that it takes; None where Typer has to say it."""
+    if _COMPLETION in environment or not words or words[0] in GROUP_OPTIONS:
         return None
-    if words[0] in HELP:
-        return Call("", {}, True) if len(words) == 1 else None
-    name, rest = (words[0], words[1:]) if words[0] in COMMANDS else (DEFAULT, words)
-    return read_command(name, parameters(load(name)), rest)
+    if words[0] in COMMANDS:
+        command, words = load(words[0]), words[1:]
+    else:
+        command = load(DEFAULT)
+    known = parameters(command)
+    found = _options(known, words)
+    if found is None:
+        return None
+    free = found.pop("", [])
+    for parameter in known:
+        if not isinstance(parameter.info, Option):
+            if parameter.multiple:
+                found[parameter.name], free = free, []
+            elif free:
+                found[parameter.name] = free.pop(0)
+    if free or any(parameter.required and not found.get(parameter.name) for parameter in known):
+        return None
+    return command, {p.name: found.get(p.name, [] if p.multiple else p.default) for p in known}
 
 
-def read_command(name: str, known: Sequence[Parameter], words: Sequence[str]) -> Call | None:
-    """`words` after a command's name by its parameters; None for anything that is not plainly right."""
+def wants_help(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `words` ask for the help of the program, and nothing else."""
+    return len(words) == 1 and words[0] in HELP and _COMPLETION not in environment
+
+
+def _options(known: Sequence[Parameter], words: Sequence[str]) -> dict[str, Any] | None:
+    """What `words` say by parameter, the words that belong to no option under ""; None for anything that is not plainly right."""
     options = {
         flag: parameter for parameter in known if isinstance(parameter.info, Option) for flag in parameter.info.names
     }
-    places = [parameter for parameter in known if not isinstance(parameter.info, Option)]
-    found: dict[str, Any] = {}
-    free: list[str] = []
-    wants_help = False
+    found: dict[str, Any] = {"": []}
     rest = iter(words)
     for word in rest:
         if not word or word == "--":
             return None
         if word[0] != "-" or word == "-":
-            free.append(word)
-            continue
-        if word in HELP:
-            wants_help = True
+            found[""].append(word)
             continue
         flag, equals, value = word.partition("=")
         parameter = options.get(flag)
-        if parameter is None or (equals and not flag.startswith("--")):
+        if parameter is None or (equals and (parameter.is_flag or not flag.startswith("--"))):
             return None
         if parameter.is_flag:
-            if equals:
-                return None
             found[parameter.name] = True
             continue
         if not equals:
@@ -87,13 +101,4 @@ def read_command(name: str, known: Sequence[Parameter], words: Sequence[str]) ->
             found.setdefault(parameter.name, []).append(value)
         else:
             found[parameter.name] = value
-    if wants_help:
-        return Call(name, {}, True)
-    for parameter in places:
-        if parameter.multiple:
-            found[parameter.name], free = free, []
-        elif free:
-            found[parameter.name] = free.pop(0)
-    if free or any(parameter.required and not found.get(parameter.name) for parameter in known):
-        return None
-    return Call(name, {p.name: found.get(p.name, [] if p.multiple else p.default) for p in known}, False)
+    return found

@@ -1,5 +1,7 @@
 """`hfmem plan MODEL`: the smallest layouts over the catalogue of devices that serve it."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 from hfmem.cli import options as o

@@ -11,9 +11,9 @@ import typer
 
 from hfmem import __version__
 from hfmem.cli.command import ModelFirstGroup, PlainCommand
-from hfmem.cli.help import EPILOG, ROOT, SUMMARIES
+from hfmem.cli.help import EPILOG, ROOT
 from hfmem.cli.params import Option, parameters
-from hfmem.cli.plain import load
+from hfmem.cli.plain import COMMANDS, load
 from hfmem.errors import UsageError
 
 #: what Typer raises for wrong usage; newer releases carry Click inside, so the class is found through a public one
@@ -52,20 +52,19 @@ def typed(command: Callable[..., Any]) -> Callable[..., Any]:
     given = inspect.signature(command).parameters
     changed = []
     for parameter in parameters(command):
-        kind = given[parameter.name].annotation.__origin__
         info: Any
         if isinstance(parameter.info, Option):
             info = typer.Option(*parameter.info.names, metavar=parameter.info.metavar, help=parameter.info.help)
         else:
             info = typer.Argument(metavar=parameter.info.metavar, show_default=False, help=parameter.info.help)
-        changed.append(given[parameter.name].replace(annotation=Annotated[kind, info]))
+        changed.append(given[parameter.name].replace(annotation=Annotated[parameter.kind, info]))
     run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in changed}
     run.__signature__ = inspect.Signature(changed)  # type: ignore[attr-defined]
     return run
 
 
-for _name, _words in SUMMARIES.items():
+for _name, _words in COMMANDS.items():
     app.command(_name, cls=PlainCommand, short_help=_words)(typed(load(_name)))
 
 

@@ -1,5 +1,7 @@
 """`hfmem verify LOGFILE [MODEL]`: a server's own log against the prediction."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from hfmem.cli import options as o

@@ -194,6 +194,6 @@ def describe(error: Exception) -> str:
         case OSError():
             return error.strerror or str(error) or type(error).__name__
         case http.client.BadStatusLine():
-            return f"its answer is no HTTP/1.1: {error.line[:40]!r}"
+            return f"its answer is no HTTP/1.1: {str(error)[:40]!r}"
         case _:
             return str(error) or type(error).__name__

@@ -1,0 +1,172 @@
+"""The two readings of a command line agree: what `plain` reads without Typer is what Typer reads, and the help is Typer's."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from hfmem.cli.help import root_help
+from hfmem.cli.params import Option, Parameter, parameters
+from hfmem.cli.plain import COMMANDS, DEFAULT, load, read, wants_help
+from hfmem.cli.typed import app
+
+WORDS = ("org/name", "./x", "Qwen/Qwen3-8B@main", "fit", "a b", "é", "-", "8k", "x=y")
+VALUES = ("8k", "1", "", "-1", "--json", "-", "-v", "a=b", "org/name", " ", "é", "fit", "--", "--help")
+ODD = (
+    "--help",
+    "-h",
+    "--",
+    "",
+    "-vh",
+    "-vv",
+    "-x",
+    "--no-such",
+    "--ct",
+    "--json=1",
+    "--version",
+    "-v=1",
+    "---",
+    "--=",
+    "-1",
+)
+
+
+def _group() -> Any:
+    """Typer's commands, each of which answers its name and what it was called with."""
+    group: Any = get_command(app)
+    for name, command in group.commands.items():
+        command.callback = lambda _name=name, **given: (_name, given)
+    return group
+
+
+GROUP = _group()
+
+
+def by_typer(words: list[str]) -> tuple[str, dict[str, Any]] | str | None:
+    """Command and arguments; the text printed where it prints instead; None where it refuses."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            result = GROUP(args=list(words), prog_name="hfmem", standalone_mode=False)
+    except Exception as error:
+        assert any(base.__name__ == "ClickException" for base in type(error).__mro__), words
+        return None
+    return result if isinstance(result, tuple) else printed.getvalue()
+
+
+def by_hand(words: list[str]) -> tuple[str, dict[str, Any]] | None:
+    """The same by `plain`; None where it leaves the words to Typer."""
+    call = read(words, {})
+    return None if call is None else (call[0].__name__, call[1])
+
+
+def lists_of(name: str, seed: int, number: int) -> list[list[str]]:
+    """Argument lists of a command: mostly right, some not."""
+    chance = random.Random(f"{name} {seed}")
+    known = parameters(load(name))
+    options = [parameter for parameter in known if isinstance(parameter.info, Option)]
+    places = len(known) - len(options)
+    found = []
+    for _ in range(number):
+        parts = [[chance.choice(WORDS)] for _ in range(chance.choice((0, 1, 1, places, places, places + 1)))]
+        parts += [[option.info.names[0], "7"] for option in options if option.required and chance.random() < 0.9]
+        for _ in range(chance.randrange(4)):
+            parts.append(_option(chance, chance.choice(options)))
+        if chance.random() < 0.2:
+            parts.append([chance.choice(ODD)])
+        chance.shuffle(parts)
+        found.append(
+            [*([] if name == DEFAULT and chance.random() < 0.5 else [name]), *(w for part in parts for w in part)]
+        )
+    return found
+
+
+def _option(chance: random.Random, parameter: Parameter) -> list[str]:
+    flag = chance.choice(parameter.info.names)
+    if parameter.is_flag:
+        return [flag]
+    value = chance.choice(VALUES if chance.random() < 0.3 else WORDS)
+    return [f"{flag}={value}"] if chance.random() < 0.3 else [flag, value]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_read_without_typer_is_what_typer_reads(name: str) -> None:
+    answered = 0
+    for words in lists_of(name, 1, 250):
+        ours = by_hand(words)
+        if ours is not None:
+            answered += 1
+            assert ours == by_typer(words), words
+    assert answered > 75  # most that Typer takes are plain
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_read_under_every_name(name: str) -> None:
+    known = parameters(load(name))
+    start = [name]
+    for parameter in known:
+        if parameter.required:
+            start += [parameter.info.names[0], "h100"] if isinstance(parameter.info, Option) else ["a/b"]
+    for parameter in known:
+        for flag in parameter.info.names if isinstance(parameter.info, Option) else ():
+            for words in ([*start, flag], [*start, flag, "7"], [*start, f"{flag}=7"], [*start, flag, "7", flag, "8"]):
+                ours = by_hand(words)
+                assert ours is None or ours == by_typer(words), words
+            right = [*start, flag] if parameter.is_flag else [*start, flag, "7"]
+            assert by_hand(right) is not None and by_typer(right) is not None, right
+
+
+@pytest.mark.parametrize("columns", [1, 40, 52, 80, 99, 100, 101, 300])
+def test_help_is_typers(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert root_help(columns) == by_typer(["--help"])
+
+
+def test_who_gets_which_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wants_help(["--help"], {}) and wants_help(["-h"], {})
+    for words in ([], ["--help", "x"], ["fit", "--help"], ["--version"]):
+        assert not wants_help(words, {})
+    assert not wants_help(["--help"], {"_HFMEM_COMPLETE": "complete_zsh"})
+    assert read(["x"], {"_HFMEM_COMPLETE": "complete_zsh"}) is None
+
+
+def test_the_commands_are_typers() -> None:
+    assert tuple(GROUP.commands) == tuple(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version"],
+        ["--show-completion"],
+        ["--install-completion"],
+        ["estimate"],
+        ["x", "--no-such"],
+        ["x", "--ctx"],
+        ["--", "x"],
+    ],
+)
+def test_what_is_left_to_typer(words: list[str]) -> None:
+    assert read(words, {}) is None
+
+
+def test_completion_is_typers(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "_HFMEM_COMPLETE": "complete_bash",
+        "COMP_WORDS": "hfmem fit x --max-mod",
+        "COMP_CWORD": "3",
+    }
+    command = [sys.executable, "-m", "hfmem"]
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60, cwd=root)
+    assert done.stdout.split() == ["--max-model-len"] and done.stderr == ""
