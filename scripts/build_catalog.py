@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--headers", type=Path, required=True)
     parser.add_argument("--configs", type=Path, required=True)
     parser.add_argument("--date", required=True, help="day of the build, YYYY-MM-DD")
-    parser.add_argument("--out", type=Path, default=Path(PATH))
+    parser.add_argument("--out", type=Path, default=PATH)
     options = parser.parse_args()
 
     table = json.loads(MODELS.read_text("utf-8"))

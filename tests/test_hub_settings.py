@@ -20,11 +20,12 @@ print(json.dumps([c.ENDPOINT, c.HF_HUB_OFFLINE, c.HF_HUB_CACHE, c.HF_TOKEN_PATH,
                   c.HF_HUB_DOWNLOAD_TIMEOUT, c.HF_HUB_DISABLE_IMPLICIT_TOKEN]))
 """
 _OURS = """
-import json, os, sys
-from hfmem.hub.settings import _loaded, _token_path, is_true, read_settings
+import json, os
+from huggingface_hub import constants
+from hfmem.hub.settings import _token_path, is_true, read_settings
 s = read_settings()
-assert "huggingface_hub.constants" not in sys.modules
-print(json.dumps([s.endpoint, s.offline, s.hub_cache, _token_path(os.environ), int(s.etag_timeout), int(s.download_timeout),
+path = _token_path(os.environ, constants.HF_TOKEN_PATH)
+print(json.dumps([s.endpoint, s.offline, str(s.hub_cache), str(path), int(s.etag_timeout), int(s.download_timeout),
                   is_true(os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN"))]))
 """
 
@@ -61,7 +62,7 @@ def test_what_a_program_has_loaded_holds(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "/data/hub")
     found = read_settings()
-    assert (found.endpoint, found.offline, found.hub_cache) == ("https://mirror.example", True, "/data/hub")
+    assert (found.endpoint, found.offline, str(found.hub_cache)) == ("https://mirror.example", True, "/data/hub")
 
 
 @pytest.mark.parametrize("value", ["-1", "soon", "nan", "1e9"])

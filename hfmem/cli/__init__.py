@@ -38,10 +38,11 @@ def _run(words: Sequence[str]) -> Any:
     from hfmem.cli import plain
 
     if plain.wants_help(words):
-        from hfmem.cli.help import root_help
-        from hfmem.cli.terminal import terminal_columns
+        import shutil
 
-        sys.stdout.write(root_help(terminal_columns()))
+        from hfmem.cli.help import root_help
+
+        sys.stdout.write(root_help(shutil.get_terminal_size().columns))
         return 0
     call = plain.read(words)
     if call is not None:

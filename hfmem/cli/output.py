@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from hfmem.cli.terminal import terminal_columns
 from hfmem.errors import HfmemError
 from hfmem.render.lines import Line, print_lines, safe, wants_color
 
@@ -32,14 +31,19 @@ def write(text: str) -> None:
 def show(lines: Sequence[Line]) -> None:
     """Lines on stdout: wrapped and in colour on a terminal, plain and unbroken in a pipe."""
     terminal = sys.stdout.isatty()
-    width = terminal_columns() if terminal else None
-    print_lines(lines, sys.stdout, width=width, color=wants_color(sys.stdout))
+    print_lines(lines, sys.stdout, width=_columns() if terminal else None, color=wants_color(sys.stdout))
     sys.stdout.flush()
 
 
 def has_room_for_bars() -> bool:
     """Whether stdout is a terminal wide enough to draw in."""
-    return sys.stdout.isatty() and terminal_columns() >= _WIDE
+    return sys.stdout.isatty() and _columns() >= _WIDE
+
+
+def _columns() -> int:
+    import shutil  # and with it every compression that Python knows
+
+    return shutil.get_terminal_size().columns
 
 
 def say(text: str) -> None:

@@ -8,23 +8,22 @@ one line, however many models there are.
 from __future__ import annotations
 
 import json
-import os
 import re
 from functools import lru_cache
+from pathlib import Path
 
 from hfmem.errors import FormatError
 from hfmem.hub.facts import ModelFacts, facts_from_json
 from hfmem.patterns import bytes_pattern
 
-PATH = os.path.join(os.path.dirname(__file__), "data", "catalog.json")
+PATH = Path(__file__).parent / "data" / "catalog.json"
 _NAME = bytes_pattern(rb'^\{"id":"([^"\\]+)"', re.MULTILINE)
 
 
 @lru_cache(maxsize=1)
 def _data() -> bytes:
     try:
-        with open(PATH, "rb") as file:
-            return file.read()
+        return PATH.read_bytes()
     except OSError:
         return b""
 

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from hfmem.errors import HfmemError
 from hfmem.hub.facts import ModelFacts
 from hfmem.hub.store import is_commit
 
-#: a commit hash and room for white space
-_MAX_REF = 1024
 
-
-def cached_commit(cache: str, repo_id: str, revision: str) -> str | None:
+def cached_commit(cache: Path, repo_id: str, revision: str) -> str | None:
     """The commit that the cache holds for a revision."""
     folder = _folder(cache, repo_id)
     commit: str | None = revision
     if not is_commit(revision):
         try:
-            with open(os.path.join(folder, "refs", revision), encoding="ascii") as file:
-                commit = file.read(_MAX_REF).strip()
+            commit = (folder / "refs" / revision).read_text("ascii").strip()
         except (OSError, ValueError):
             return None
-    found = is_commit(commit) and os.path.isdir(os.path.join(folder, "snapshots", str(commit)))
-    return commit if found else None
+    try:
+        return commit if is_commit(commit) and (folder / "snapshots" / str(commit)).is_dir() else None
+    except OSError:
+        return None
 
 
-def snapshot_facts(cache: str, repo_id: str, commit: str) -> ModelFacts | None:
+def snapshot_facts(cache: Path, repo_id: str, commit: str) -> ModelFacts | None:
     """The facts of a downloaded commit, None unless its config and all of its weight files' headers are there."""
-    from pathlib import Path
-
     from hfmem.hub.local import folder_facts  # the parsers cost milliseconds that a start without a download saves
 
-    folder = Path(_folder(cache, repo_id), "snapshots", commit)
+    folder = _folder(cache, repo_id) / "snapshots" / commit
     try:
         if not (folder / "config.json").is_file():
             return None
@@ -42,15 +38,13 @@ def snapshot_facts(cache: str, repo_id: str, commit: str) -> ModelFacts | None:
     return facts if facts.checkpoint is not None else None
 
 
-def snapshot_gguf(cache: str, repo_id: str, commit: str, file: str | None, variant: str | None) -> ModelFacts | None:
+def snapshot_gguf(cache: Path, repo_id: str, commit: str, file: str | None, variant: str | None) -> ModelFacts | None:
     """The facts of a downloaded GGUF model, None unless all of its parts are there."""
-    from pathlib import Path
-
     from hfmem.hub.facts import gguf_facts
     from hfmem.hub.gguf import load_file, load_place
     from hfmem.hub.local import LocalFiles
 
-    files = LocalFiles(Path(_folder(cache, repo_id), "snapshots", commit), repo_id)
+    files = LocalFiles(_folder(cache, repo_id) / "snapshots" / commit, repo_id)
     try:
         found = load_place(files, repo_id, variant) if file is None else load_file(files, file)
     except (HfmemError, OSError):
@@ -58,5 +52,5 @@ def snapshot_gguf(cache: str, repo_id: str, commit: str, file: str | None, varia
     return gguf_facts(found, repo_id, commit, "cache")
 
 
-def _folder(cache: str, repo_id: str) -> str:
-    return os.path.join(cache, "models--" + repo_id.replace("/", "--"))
+def _folder(cache: Path, repo_id: str) -> Path:
+    return cache / ("models--" + repo_id.replace("/", "--"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
 
 from hfmem.errors import UsageError
 from hfmem.patterns import pattern
@@ -73,8 +74,6 @@ def parse_reference(
     if text.startswith("hf://"):
         return _from_uri(text.removeprefix("hf://"), text)
     if text.startswith("file://"):
-        from urllib.parse import unquote, urlsplit  # milliseconds that a plain name saves
-
         return LocalPath(unquote(urlsplit(text).path))
     if "://" in text:
         return _from_url(text, endpoint)
@@ -82,7 +81,7 @@ def parse_reference(
         return LocalPath(text)
     if exists(text):
         return LocalPath(text)
-    if "/" in text and _is_host(text.split("/", 1)[0].lower(), endpoint):
+    if text.split("/", 1)[0].lower() in _hosts(endpoint) and "/" in text:
         return _from_url("https://" + text, endpoint)
     if text.lower().endswith(_WEIGHT_SUFFIXES) and text.count("/") < 2:
         return LocalPath(text)
@@ -106,20 +105,12 @@ def with_revision(ref: Reference, revision: str | None) -> Reference:
             return HubRef(ref.repo_id, _revision(revision, revision), ref.file, ref.variant)
 
 
-def _is_host(name: str, endpoint: str) -> bool:
-    return name in _HUB_HOSTS or (name in endpoint.lower() and name in _hosts(endpoint))
-
-
 def _hosts(endpoint: str) -> frozenset[str]:
-    from urllib.parse import urlsplit
-
     parts = urlsplit(endpoint)
     return _HUB_HOSTS | {name.lower() for name in (parts.hostname, parts.netloc) if name}
 
 
 def _from_url(text: str, endpoint: str) -> HubRef:
-    from urllib.parse import urlsplit
-
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https"):
         raise UsageError(
@@ -143,8 +134,6 @@ def _from_url(text: str, endpoint: str) -> HubRef:
 
 def _from_segments(segments: list[str], text: str) -> HubRef:
     """A repo from the path of a web address, still percent-encoded: `[models/]org/name[/route/revision[/file]]`."""
-    from urllib.parse import unquote
-
     if segments and segments[0] in _OTHER_TYPES:
         raise UsageError(f"{text!r} is a {_OTHER_TYPES[segments[0]]}, not a model")
     if segments and segments[0] == "models":
@@ -182,8 +171,6 @@ def _from_uri(body: str, text: str) -> HubRef:
         body = rest
     before, at, after = body.partition("@")
     if at:
-        from urllib.parse import unquote
-
         special = _SPECIAL_REF.match(after)
         revision, slash, file = (special.group(), "", after[special.end() :]) if special else after.partition("/")
         revision, _, variant = revision.partition(":")

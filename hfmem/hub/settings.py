@@ -1,8 +1,7 @@
 """huggingface_hub's environment conventions, read once a call.
 
-`huggingface_hub.constants` costs about 15 ms to import and reads little but the environment, which is read here by the same
-rules; where a program has it loaded already, what it was fixed to then are the defaults. `get_token` costs 130 ms, so its two
-usual sources are read here and it is called for the unusual ones only.
+`huggingface_hub.constants` supplies the defaults; the environment is looked at again, because constants are fixed when first
+imported. `get_token` costs 130 ms, so its two usual sources are read here and it is called for the unusual ones only.
 """
 
 from __future__ import annotations
@@ -10,17 +9,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from hfmem.errors import AccessError, UsageError
 from hfmem.records import dataclass
-
-_HOME_ENDPOINT = "https://huggingface.co"
-#: the switch to the Hub on which huggingface_hub itself is tested
-_STAGING = "HUGGINGFACE_CO_STAGING"
-_STAGING_ENDPOINT = "https://hub-ci.huggingface.co"
-#: seconds for a small file's headers, and between two pieces of a body
-_ETAG_TIMEOUT = _DOWNLOAD_TIMEOUT = 10
 
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 OFFICIAL_ENDPOINTS = frozenset({"https://huggingface.co", "https://hf.co", "https://hub-ci.huggingface.co"})
@@ -35,8 +27,8 @@ class Settings:
 
     endpoint: str
     offline: bool
-    hub_cache: str
-    facts_dir: str
+    hub_cache: Path
+    facts_dir: Path
     etag_timeout: float
     download_timeout: float
     deadline: float
@@ -54,27 +46,24 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         UsageError: a variable holds what it cannot hold.
     """
     env = os.environ if env is None else env
-    known: str = _loaded("ENDPOINT", _STAGING_ENDPOINT if is_true(env.get(_STAGING)) else _HOME_ENDPOINT)
-    endpoint = (env.get("HF_ENDPOINT") or known).rstrip("/")
+    try:
+        from huggingface_hub import constants
+    except ValueError as error:  # constants turns timeouts into integers when it is imported
+        raise UsageError(f"HF_HUB_ETAG_TIMEOUT or HF_HUB_DOWNLOAD_TIMEOUT: {error}") from None
+
+    endpoint = (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     if not endpoint.startswith(("http://", "https://")):
         raise UsageError(f"HF_ENDPOINT={endpoint!r} must start with https:// or http://")
-    offline = _loaded("HF_HUB_OFFLINE", False) or is_true(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE"))
+    offline = constants.HF_HUB_OFFLINE or is_true(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE"))
     return Settings(
         endpoint=endpoint,
         offline=offline,
-        hub_cache=_hub_cache(env),
+        hub_cache=_hub_cache(env, constants.HF_HUB_CACHE),
         facts_dir=_facts_dir(env),
-        etag_timeout=_seconds(env, "HF_HUB_ETAG_TIMEOUT", _loaded("HF_HUB_ETAG_TIMEOUT", _ETAG_TIMEOUT)),
-        download_timeout=_seconds(
-            env, "HF_HUB_DOWNLOAD_TIMEOUT", _loaded("HF_HUB_DOWNLOAD_TIMEOUT", _DOWNLOAD_TIMEOUT)
-        ),
+        etag_timeout=_seconds(env, "HF_HUB_ETAG_TIMEOUT", constants.HF_HUB_ETAG_TIMEOUT),
+        download_timeout=_seconds(env, "HF_HUB_DOWNLOAD_TIMEOUT", constants.HF_HUB_DOWNLOAD_TIMEOUT),
         deadline=_seconds(env, "HFMEM_DEADLINE", DEFAULT_DEADLINE),
     )
-
-
-def _loaded(name: str, default: Any) -> Any:
-    """A constant of huggingface_hub where the program has it loaded."""
-    return getattr(sys.modules.get("huggingface_hub.constants"), name, default)
 
 
 def is_true(value: str | None) -> bool:
@@ -101,22 +90,24 @@ def find_token() -> str | None:
     Raises:
         UsageError: the token holds characters that no header can carry, or its file cannot be read.
     """
+    from huggingface_hub import constants
+
     env = os.environ
-    if _loaded("HF_HUB_DISABLE_IMPLICIT_TOKEN", False) or is_true(env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
+    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or is_true(env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
         return None
     if env.get("HF_OIDC_RESOURCE") or "google.colab" in sys.modules:
         return _token_of_huggingface_hub()
     token = clean_token(env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN"))
     if token is not None:
         return token
-    path = _token_path(env)
+    path = _token_path(env, constants.HF_TOKEN_PATH)
     try:
-        token = clean_token(_read_text(path))
+        token = clean_token(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError):
         return None
-    if token is not None and _has_refresh_token(os.path.join(os.path.dirname(path), "stored_tokens")):
+    if token is not None and _has_refresh_token(path.with_name("stored_tokens")):
         # an OAuth login: the token may need renewing, which is huggingface_hub's to do
         return _token_of_huggingface_hub()
     return token
@@ -149,49 +140,45 @@ def _token_of_huggingface_hub() -> str | None:
         raise AccessError(f"huggingface_hub cannot supply the token: {error}") from None
 
 
-def _read_text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read(1 << 20)
-
-
-def _has_refresh_token(path: str) -> bool:
+def _has_refresh_token(path: Path) -> bool:
     try:
-        return "refresh_token" in _read_text(path)
+        return "refresh_token" in path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _path(text: str) -> str:
-    return os.path.expandvars(os.path.expanduser(text))
+def _path(text: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(text)))
 
 
-def _cache_home(env: Mapping[str, str]) -> str:
-    return _path(env.get("XDG_CACHE_HOME") or "~/.cache")
-
-
-def _in_hf_home(env: Mapping[str, str], name: str, constant: str) -> str:
-    """A path in the Hub's folder; where no variable names that, huggingface_hub's own, if it is loaded."""
+def _hf_home(env: Mapping[str, str]) -> Path | None:
     if env.get("HF_HOME"):
-        return os.path.join(_path(env["HF_HOME"]), name)
-    ours = os.path.join(_cache_home(env), "huggingface", name)
-    return ours if env.get("XDG_CACHE_HOME") else str(_loaded(constant, ours))
+        return _path(env["HF_HOME"])
+    if env.get("XDG_CACHE_HOME"):
+        return _path(env["XDG_CACHE_HOME"]) / "huggingface"
+    return None
 
 
-def _hub_cache(env: Mapping[str, str]) -> str:
+def _hub_cache(env: Mapping[str, str], default: str) -> Path:
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if env.get(name):
             return _path(env[name])
-    return _in_hf_home(env, "hub", "HF_HUB_CACHE")
+    home = _hf_home(env)
+    return Path(default) if home is None else home / "hub"
 
 
-def _token_path(env: Mapping[str, str]) -> str:
-    if is_true(env.get(_STAGING)):
-        return _path("~/.cache/huggingface_staging/token")
-    return _path(env["HF_TOKEN_PATH"]) if env.get("HF_TOKEN_PATH") else _in_hf_home(env, "token", "HF_TOKEN_PATH")
+def _token_path(env: Mapping[str, str], default: str) -> Path:
+    if env.get("HF_TOKEN_PATH"):
+        return _path(env["HF_TOKEN_PATH"])
+    home = _hf_home(env)
+    return Path(default) if home is None else home / "token"
 
 
-def _facts_dir(env: Mapping[str, str]) -> str:
-    return _path(env["HFMEM_CACHE"]) if env.get("HFMEM_CACHE") else os.path.join(_cache_home(env), "hfmem")
+def _facts_dir(env: Mapping[str, str]) -> Path:
+    if env.get("HFMEM_CACHE"):
+        return _path(env["HFMEM_CACHE"])
+    base = env.get("XDG_CACHE_HOME")
+    return (_path(base) if base else Path(os.path.expanduser("~")) / ".cache") / "hfmem"
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:

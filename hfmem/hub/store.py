@@ -14,7 +14,9 @@ import json
 import os
 import time
 import zlib
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from hfmem.errors import FormatError, SourceError
 from hfmem.hub.facts import ModelFacts, facts_from_json, facts_to_json
@@ -22,7 +24,6 @@ from hfmem.patterns import pattern
 
 _COMMIT = pattern(r"[0-9a-f]{40}")
 _MAX_ENTRY = 64 << 20
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~")
 #: seconds after which a mirror is asked for the safetensors-metadata route again
 _ENDPOINT_MEMORY = 7 * 86400
 
@@ -35,7 +36,7 @@ def is_commit(revision: str | None) -> bool:
 class FactStore:
     """The folder of stored facts. Reading never raises and writing never fails a run: both give up in silence."""
 
-    def __init__(self, root: str, *, read: bool = True, write: bool = True) -> None:
+    def __init__(self, root: Path, *, read: bool = True, write: bool = True) -> None:
         self.root = root
         self._read, self._write = read, write
 
@@ -82,10 +83,7 @@ class FactStore:
     def entries(self) -> list[tuple[str, str, int]]:
         """What is stored: repo, commit (with the file of a reference that named one) and bytes on disk, by name."""
         found = []
-        from pathlib import Path
-        from urllib.parse import unquote
-
-        for path in sorted(Path(self.root, "facts-1").glob("*/*.json.z")):
+        for path in sorted((self.root / "facts-1").glob("*/*.json.z")):
             with contextlib.suppress(OSError):  # another process may have cleared it meanwhile
                 repo_id = path.parent.name.replace("--", "/", 1)
                 found.append((repo_id, unquote(path.name.removesuffix(".json.z")), path.stat().st_size))
@@ -101,10 +99,9 @@ class FactStore:
 
         try:
             for name in ("facts-1", "refs-1"):
-                if os.path.isdir(self._path(name)):
-                    shutil.rmtree(self._path(name))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path("endpoints-1.json"))
+                if (self.root / name).is_dir():
+                    shutil.rmtree(self.root / name)
+            (self.root / "endpoints-1.json").unlink(missing_ok=True)
         except OSError as error:
             raise SourceError(f"{self.root} cannot be cleared: {error.strerror or error}") from None
 
@@ -116,51 +113,46 @@ class FactStore:
     def remember_no_metadata_route(self, endpoint: str) -> None:
         """Stores that this endpoint has no safetensors-metadata route."""
         known = {**self._endpoints(), endpoint: int(time.time())}
-        self._put(self._path("endpoints-1.json"), json.dumps(known).encode())
+        self._put(self.root / "endpoints-1.json", json.dumps(known).encode())
 
     def _endpoints(self) -> dict[str, Any]:
-        text = _read_bytes(self._path("endpoints-1.json")) if self._read else None
+        text = _read_bytes(self.root / "endpoints-1.json") if self._read else None
         try:
             known = json.loads(text) if text else {}
         except ValueError:
             return {}
         return known if isinstance(known, dict) else {}
 
-    def _path(self, *names: str) -> str:
-        return os.path.join(self.root, *names)
+    def _facts_path(self, repo_id: str, commit: str, part: str | None) -> Path:
+        name = commit if part is None else f"{commit}@{quote(part, safe='')}"
+        return self.root / "facts-1" / repo_id.replace("/", "--") / f"{name}.json.z"
 
-    def _facts_path(self, repo_id: str, commit: str, part: str | None) -> str:
-        name = commit if part is None else f"{commit}@{_quoted(part)}"
-        return self._path("facts-1", repo_id.replace("/", "--"), f"{name}.json.z")
+    def _ref_path(self, endpoint: str, repo_id: str, revision: str) -> Path:
+        return self.root / "refs-1" / _safe(endpoint) / repo_id.replace("/", "--") / _safe(revision)
 
-    def _ref_path(self, endpoint: str, repo_id: str, revision: str) -> str:
-        # a dot first would be hidden, or the folder itself
-        return self._path("refs-1", f"_{_quoted(endpoint)}", repo_id.replace("/", "--"), f"_{_quoted(revision)}")
-
-    def _put(self, path: str, data: bytes) -> bool:
+    def _put(self, path: Path, data: bytes) -> bool:
         """Writes the whole file or nothing: other processes see the old one or the new one."""
         if not self._write:
             return False
-        folder, name = os.path.split(path)
-        temporary = os.path.join(folder, f".{name[:60]}.{os.getpid()}.{os.urandom(4).hex()}")
+        temporary = path.with_name(f".{path.name[:60]}.{os.getpid()}.{os.urandom(4).hex()}")
         try:
-            os.makedirs(folder, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "xb") as file:
                 file.write(data)
             os.replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
             return False
         return True
 
 
-def _quoted(text: str) -> str:
-    """`urllib.parse.quote(text, safe="")`, whose module takes milliseconds to load."""
-    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode("utf-8"))
+def _safe(text: str) -> str:
+    """A file name of its own for `text`; a dot first would be hidden, or the folder itself."""
+    return "_" + quote(text, safe="")
 
 
-def _read_bytes(path: str) -> bytes | None:
+def _read_bytes(path: Path) -> bytes | None:
     try:
         with open(path, "rb") as file:
             return file.read(_MAX_ENTRY)

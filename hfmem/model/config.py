@@ -7,10 +7,10 @@ class fields, source and version inside); else an error that names the key and t
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
@@ -28,8 +28,7 @@ _REPEATED = pattern(r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|depths$
 
 @cache
 def _class_text() -> str:
-    with open(os.path.join(os.path.dirname(__file__), "data", "class_defaults.json.gz"), "rb") as file:
-        packed = file.read()
+    packed = Path(__file__).with_name("data").joinpath("class_defaults.json.gz").read_bytes()
     return zlib.decompress(packed, wbits=31).decode("utf-8")
 
 
