@@ -82,6 +82,8 @@ class HubServer:
         self.ranges = True
         self.resolve_cache = False
         self.gzip = False
+        self.chunked = False  # API answers in chunks
+        self.renamed: dict[str, str] = {}  # repo → what it is called now
         self.latency = 0.0
         self.faults: list[Fault] = []
         self.log: list[Logged] = []
@@ -242,13 +244,18 @@ class _Handler(BaseHTTPRequestHandler):
         if any(fault(self) for fault in list(hub.faults)):
             return
         path = unquote(urlsplit(self.path).path)
+        for before, after in hub.renamed.items():
+            if path.startswith((f"/{before}/", f"/api/models/{before}/")):
+                return self.answer(307, b"", {"Location": self.path.replace(before, after, 1)})
         if self.server.role == "cdn":
+            if "authorization" in self.headers:  # a signed address allows no second signature
+                return self.answer(400, b"<Error><Code>InvalidArgument</Code></Error>", {})
             repo_id, _, name = path.removeprefix("/repos/").partition("//")
             blob = hub.repos[repo_id].files.get(name)
             return self._blob(blob, {}) if blob else self.answer(404, b"", {})
         if match := re.fullmatch(r"/api/resolve-cache/models/(.+?)/([0-9a-f]{40})/(.+)", path):
-            repo = hub.repos[match[1]]
-            return self._blob(repo.files[match[3]], self._about(repo, repo.commit))
+            opened = self._open(match[1], match[2])
+            return None if opened is None else self._blob(opened[0].files[match[3]], self._about(*opened))
         if match := re.fullmatch(r"/api/models/(.+)/safetensors-metadata/(.+)", path):
             return self._metadata(match[1], match[2])
         if match := re.fullmatch(r"/api/models/(.+)/tree/(.+)", path):
@@ -404,10 +411,18 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self._log(status, len(body))
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        chunked = self.server.hub.chunked and self.keep is None
+        length = {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(len(body))}
+        # the Hub tells on every answer what is left
+        for name, value in {**length, "RateLimit": '"api";r=499;t=300', **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command == "GET" and chunked:
+            for start in range(0, len(body), 1000):
+                part = body[start : start + 1000]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+        elif self.command == "GET":
             self.wfile.write(body if self.keep is None else body[: self.keep])
         if self.keep is not None:
             self.close_connection = True

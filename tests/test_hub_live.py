@@ -70,7 +70,7 @@ def test_single_file(hub: HubServer) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_sharded_model_takes_three_requests_with_the_metadata_route(hub: HubServer, packed: bool) -> None:
-    hub.gzip = packed
+    hub.gzip = hub.chunked = packed  # as the Hub's API does it
     files = add_sharded(hub, 161)
     facts = load_model("org/sharded", options=FRESH)
     assert facts.checkpoint is not None
@@ -133,6 +133,16 @@ def test_revisions_are_read_at_their_commit_and_not_by_the_route_of_main(hub: Hu
         assert len(shards) == 2
         assert all(f"/resolve/{commit}/" in path for path in shards)
     assert load_model("org/sharded", revision="v1", options=FRESH).revision == "1" * 40
+
+
+def test_a_repo_with_a_new_name(hub: HubServer) -> None:
+    add_sharded(hub, 2)
+    hub.renamed["old/name"] = "org/sharded"
+    for route in (True, False):
+        hub.metadata_route = route
+        facts = load_model("old/name", options=FRESH)
+        assert facts.checkpoint is not None and facts.checkpoint.num_files == 2
+        assert facts.revision == hub.repos["org/sharded"].commit
 
 
 def test_small_files_behind_relative_redirects(hub: HubServer) -> None:

@@ -16,6 +16,7 @@ from test_hub_http import FRESH, client, reply, serve
 from hfmem.errors import NetworkError
 from hfmem.hub import FetchOptions, load_model
 from hfmem.hub.connection import Origin, origin_of, proxy_for
+from hfmem.hub.http import token_follows
 from hfmem.hub.listing import list_files
 
 KNOWN = "meta-llama/Meta-Llama-3-8B"
@@ -202,5 +203,21 @@ def test_a_mirror_whose_pages_point_to_the_hub(hub: HubServer) -> None:
 def test_what_is_left_of_a_rate_limit(said: str) -> None:
     from hfmem.hub.wire import retry_after
 
-    assert retry_after({"ratelimit": said}) == 2
-    assert retry_after({"ratelimit": said.replace("r=0", "r=10").replace("r = 0", "r = 10")}) is None
+    assert retry_after(429, {"ratelimit": said}) == retry_after(429, {"ratelimit": said, "retry-after": "60"}) == 2
+    assert retry_after(429, {"ratelimit": said.replace("r=0", "r=10").replace("r = 0", "r = 10")}) is None
+    assert retry_after(503, {"ratelimit": said}) is None  # the limit is not why
+    assert retry_after(503, {"ratelimit": said, "retry-after": "60"}) == 60
+
+
+def test_what_a_token_may_follow() -> None:
+    def follows(before: str, after: str, home: str = "https://huggingface.co") -> bool:
+        return token_follows(origin_of(before), origin_of(after), origin_of(home))
+
+    assert follows("https://huggingface.co", "https://huggingface.co")
+    assert follows("https://hf.co", "https://huggingface.co")
+    assert follows("http://mirror.example", "https://mirror.example", home="http://mirror.example")
+    assert follows("https://mirror.example", "https://huggingface.co", home="https://mirror.example")
+    for after in ("https://cdn-lfs.hf.co", "http://huggingface.co", "https://huggingface.co:444", "https://evilhf.co"):
+        assert not follows("https://huggingface.co", after)
+    assert not follows("http://mirror.example", "https://mirror.example:8443", home="http://mirror.example")
+    assert not follows("https://mirror.example", "http://mirror.example", home="https://mirror.example")

@@ -37,10 +37,8 @@ _RETRY_STATUS = {
 }
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
-#: the Hub by its names, which redirect to one another: a token may go along from one to the next, as huggingface_hub lets it
-_HUB_ORIGINS = frozenset(
-    Origin("https", host, 443) for host in ("huggingface.co", "hf.co", "hub-ci.huggingface.co", "www.huggingface.co")
-)
+#: the Hub by its names, which redirect to one another
+_HUB_ORIGINS = frozenset(Origin("https", host, 443) for host in ("huggingface.co", "hf.co", "hub-ci.huggingface.co"))
 MAX_RETRIES = 4
 #: seconds before the first retry; doubled for each further one, times a random 0.5 to 1
 BACKOFF = 0.5
@@ -162,7 +160,7 @@ class Client:
                 host = origin_of(response.url)
                 reason = f"{host} answered {response.status} {_RETRY_STATUS[response.status]}"
                 connecting = silent = False
-                wait = retry_after(response.headers)
+                wait = retry_after(response.status, response.headers)
             attempt += 1
             hopeless = (self.quick and (connecting or silent)) or (connecting and attempt > 2)
             if attempt > retries or hopeless or self._stop.is_set():
@@ -214,7 +212,7 @@ class Client:
             except ValueError:
                 raise NetworkError(f"{location[:200]!r} is not a web address") from None
             previous, origin = origin, origin_of(url)
-            if origin != previous and not {origin, previous} <= _HUB_ORIGINS | {self.home}:
+            if not token_follows(previous, origin, self.home):
                 token = None  # and it stays dropped: coming back to the first host does not restore it
 
     def _exchange(
@@ -349,3 +347,11 @@ class Client:
         if total is not None and len(body) < min(end, total):
             raise http.client.IncompleteRead(b"", min(end, total) - len(body))
         return Response(206, headers, body[first:], url, total, hops)
+
+
+def token_follows(before: Origin, after: Origin, home: Origin) -> bool:
+    """Whether a redirect takes the token along: to the same origin, from one name of the Hub to another, or from http to https of
+    one host, as with huggingface_hub (`_is_same_or_hub_host`) and its HTTP client."""
+    hub = _HUB_ORIGINS | {home}
+    upgrade = before == Origin("http", after.host, 80) and after == Origin("https", before.host, 443)
+    return after == before or upgrade or (before in hub and after in hub)

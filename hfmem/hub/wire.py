@@ -6,7 +6,9 @@ import http.client
 import ssl
 import zlib
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from socket import gaierror, socket
 from typing import Protocol
 
@@ -157,23 +159,23 @@ def range_total(headers: Mapping[str, str]) -> int | None:
     return int(total) if total.isdecimal() else None
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by Retry-After (seconds or an HTTP date), else by the Hub's `ratelimit: "api";r=0;t=55`."""
+def retry_after(status: int, headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait: of a 429 by the Hub's `ratelimit: "api";r=0;t=55`, which other answers carry too, else by Retry-After
+    (seconds or an HTTP date)."""
+    limited = _RATE_LIMIT.search(headers.get("ratelimit", "")) if status == 429 else None
+    if limited is not None:
+        return float(limited[1]) + 1
     text = headers.get("retry-after", "").strip()
     if text.isdecimal():
         return float(text)
-    if text:
-        from datetime import UTC, datetime
-        from email.utils import parsedate_to_datetime
-
-        try:
-            when = parsedate_to_datetime(text)
-        except (TypeError, ValueError):
-            return None
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
-        return max(0.0, (when - datetime.now(UTC)).total_seconds())
-    limited = _RATE_LIMIT.search(headers.get("ratelimit", ""))
-    return float(limited[1]) + 1 if limited else None
+    if not text:
+        return None
+    try:
+        when = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def is_stale(error: Exception) -> bool:
