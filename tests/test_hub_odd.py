@@ -13,7 +13,7 @@ import pytest
 from hub_server import HubServer, _Handler, shard
 from test_hub_http import FRESH, client, reply, serve
 
-from hfmem.errors import NetworkError
+from hfmem.errors import ModelNotFoundError, NetworkError
 from hfmem.hub import FetchOptions, load_model
 from hfmem.hub.connection import Origin, origin_of, proxy_for
 from hfmem.hub.http import token_follows
@@ -221,3 +221,19 @@ def test_what_a_token_may_follow() -> None:
         assert not follows("https://huggingface.co", after)
     assert not follows("http://mirror.example", "https://mirror.example:8443", home="http://mirror.example")
     assert not follows("https://mirror.example", "http://mirror.example", home="https://mirror.example")
+
+
+def test_messages_hold_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def respond(handler: Any) -> None:
+        to = f"http://user:secret@{handler.headers['host']}{handler.path}/x?signature=secret"
+        reply(handler, 302, location=to) if "loop" in handler.path else reply(handler, 404)
+
+    with serve(respond) as url:
+        secret = url.replace("://", "://user:secret@")
+        with pytest.raises(NetworkError, match="more than 10 redirects") as raised:
+            client(url).get(secret + "/loop?token=secret", max_bytes=10)
+        assert "secret" not in str(raised.value)
+        monkeypatch.setenv("HF_ENDPOINT", secret)
+        with pytest.raises(ModelNotFoundError, match=r"at http://127") as missing:
+            load_model("org/unheard-of", options=FRESH)
+        assert "secret" not in str(missing.value)

@@ -53,10 +53,18 @@ def origin_of(url: str) -> Origin:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise NetworkError(f"{url[:200]!r} is not a web address") from None
+        raise NetworkError(f"{shown(url)!r} is not a web address") from None
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise NetworkError(f"{url[:200]!r} is not a web address")
+        raise NetworkError(f"{shown(url)!r} is not a web address")
     return Origin(parts.scheme, parts.hostname.lower(), port or _DEFAULT_PORTS[parts.scheme])
+
+
+def shown(url: str) -> str:
+    """`url` for a message: without user, password and query, which may hold a signature, and not too long."""
+    place = url.partition("?")[0].partition("#")[0]
+    scheme, slashes, rest = place.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"[:200]
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from hfmem.errors import FormatError, NetworkError
-from hfmem.hub.connection import Connection, Origin, Pool, origin_of
+from hfmem.hub.connection import Connection, Origin, Pool, origin_of, shown
 from hfmem.hub.facts import FetchStats
 from hfmem.hub.wire import (
     Decoder,
@@ -206,11 +206,11 @@ class Client:
                 return response
             hops.append(response.headers)
             if len(hops) > MAX_REDIRECTS:
-                raise NetworkError(f"{url[:200]}: more than {MAX_REDIRECTS} redirects")
+                raise NetworkError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
             try:
                 url = urljoin(url, location)
             except ValueError:
-                raise NetworkError(f"{location[:200]!r} is not a web address") from None
+                raise NetworkError(f"{shown(location)!r} is not a web address") from None
             previous, origin = origin, origin_of(url)
             if not token_follows(previous, origin, self.home):
                 token = None  # and it stays dropped: coming back to the first host does not restore it
@@ -291,7 +291,7 @@ class Client:
         try:
             connection.http.request("GET", target, headers={"host": host, **headers, **connection.proxy_headers})
         except (http.client.InvalidURL, UnicodeError):
-            raise NetworkError(f"{url[:200]!r} is not a web address") from None
+            raise NetworkError(f"{shown(url)!r} is not a web address") from None
         started = connection.http.getresponse()
         if started.status < 200:  # http.client skips 100 alone
             raise http.client.HTTPException(f"it answered {started.status}")
@@ -317,7 +317,7 @@ class Client:
         if byte_range is None:
             length = started.length
             if length is not None and length > max_bytes:
-                raise FormatError(f"{url}: {length:,} bytes are too many (limit {max_bytes:,})")
+                raise FormatError(f"{shown(url)}: {length:,} bytes are too many (limit {max_bytes:,})")
             parts: list[bytes] = []
             taker = sink() if sink is not None and status == 200 else None
             take = parts.append if taker is None else taker.feed
@@ -328,7 +328,7 @@ class Client:
 
         first, end = byte_range
         if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-            raise NetworkError(f"{url}: the server compressed a byte range, which cannot be used")
+            raise NetworkError(f"{shown(url)}: the server compressed a byte range, which cannot be used")
         if status == 206:
             stop, total = check_content_range(headers, first, end, url)
             body = reader.read(end - first)
@@ -336,11 +336,11 @@ class Client:
                 raise http.client.IncompleteRead(b"", stop - first - len(body))
             return Response(206, headers, body, url, total, hops)
         if status != 200:
-            raise NetworkError(f"{url}: answered {status} to a range request")
+            raise NetworkError(f"{shown(url)}: answered {status} to a range request")
         # The server ignored Range and sends everything: take the bytes wanted and hang up.
         if first > MAX_DISCARD:
             raise NetworkError(
-                f"{url}: the server ignores byte ranges, and {first:,} bytes would have to be read for nothing"
+                f"{shown(url)}: the server ignores byte ranges, and {first:,} bytes would have to be read for nothing"
             )
         total = started.length
         body = reader.read(end if total is None else min(end, total))

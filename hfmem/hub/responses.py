@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from hfmem.errors import AccessError, ModelNotFoundError, NetworkError
-from hfmem.hub.connection import origin_of
+from hfmem.hub.connection import origin_of, shown
 from hfmem.hub.http import Response
 
 _BAD_TOKEN = "Invalid credentials in Authorization header"
@@ -35,7 +35,7 @@ def fail(response: Response, repo_id: str, revision: str, *, endpoint: str, has_
     status = response.status
     code = response.header("x-error-code")
     said = clean(response.header("x-error-message"))
-    page = f"{endpoint}/{repo_id}"
+    page = f"{shown(endpoint)}/{repo_id}"
     if code == "RevisionNotFound":
         raise ModelNotFoundError(f"{repo_id} has no revision {revision!r} (branch, tag or commit)")
     if code == "GatedRepo":
@@ -60,7 +60,7 @@ class HiddenModelError(ModelNotFoundError):
 
 def not_found(repo_id: str, endpoint: str, *, has_token: bool, unauthorized: bool) -> ModelNotFoundError:
     """The error for a repo that does not exist, as far as this user may know."""
-    where = "on the Hub" if endpoint == "https://huggingface.co" else f"at {endpoint}"
+    where = "on the Hub" if endpoint == "https://huggingface.co" else f"at {shown(endpoint)}"
     private = "this token may not read it" if has_token else "`hf auth login` or HF_TOKEN if it is private"
     error = HiddenModelError if unauthorized else ModelNotFoundError
     return error(f"{repo_id} is not {where} ({private})")

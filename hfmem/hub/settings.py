@@ -53,7 +53,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
 
     endpoint = (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     if not endpoint.startswith(("http://", "https://")):
-        raise UsageError(f"HF_ENDPOINT={endpoint!r} must start with https:// or http://")
+        raise UsageError(f"HF_ENDPOINT={endpoint[:200]!r} must start with https:// or http://")
     offline = constants.HF_HUB_OFFLINE or is_true(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE"))
     return Settings(
         endpoint=endpoint,

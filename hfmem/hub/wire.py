@@ -13,6 +13,7 @@ from socket import gaierror, socket
 from typing import Protocol
 
 from hfmem.errors import FormatError, NetworkError
+from hfmem.hub.connection import shown
 from hfmem.patterns import pattern
 
 #: a limit of which nothing remains
@@ -92,7 +93,7 @@ class Decoder:
         if encoding.lower() in ("gzip", "x-gzip"):
             self._unpacker = zlib.decompressobj(wbits=31)
         elif encoding.lower() not in ("", "identity"):
-            raise NetworkError(f"{url}: Content-Encoding {encoding[:40]!r} was not asked for")
+            raise NetworkError(f"{shown(url)}: Content-Encoding {encoding[:40]!r} was not asked for")
 
     def feed(self, data: bytes) -> None:
         """The next piece as it came.
@@ -106,10 +107,10 @@ class Decoder:
                 try:
                     plain = self._unpacker.decompress(data, min(_UNPACKED, self._left + 1))
                 except zlib.error as error:
-                    raise TransientError(f"{self._url}: broken compression: {error}") from None
+                    raise TransientError(f"{shown(self._url)}: broken compression: {error}") from None
             self._left -= len(plain)
             if self._left < 0:
-                raise FormatError(f"{self._url}: more than {self._limit:,} bytes")
+                raise FormatError(f"{shown(self._url)}: more than {self._limit:,} bytes")
             if plain:
                 self._take(plain)
             data = b"" if self._unpacker is None else self._unpacker.unconsumed_tail
@@ -120,7 +121,7 @@ class Decoder:
             TransientError: there should be more.
         """
         if self._unpacker is not None and not self._unpacker.eof:
-            raise TransientError(f"{self._url}: the compressed body ends early")
+            raise TransientError(f"{shown(self._url)}: the compressed body ends early")
 
 
 def header_values(message: Message) -> dict[str, str]:
@@ -150,7 +151,7 @@ def check_content_range(headers: Mapping[str, str], first: int, end: int, url: s
         total = int(total_text) if total_text.isdecimal() else None
         if first < stop <= end and (total is None or stop == min(end, total)):
             return stop, total
-    raise NetworkError(f"{url}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
+    raise NetworkError(f"{shown(url)}: asked for bytes {first}-{end - 1}, got Content-Range {text[:80]!r}")
 
 
 def range_total(headers: Mapping[str, str]) -> int | None:
