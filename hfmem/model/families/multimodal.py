@@ -5,7 +5,7 @@ A wrapper's rule is four lines: `text_part` (which nested config, whose rule), t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hfmem.errors import UnknownArchitectureError
@@ -95,6 +95,18 @@ def rename(tensors: Iterable[TensorSpec], renames: Renames) -> tuple[TensorSpec,
         )
         for spec in tensors
     )
+
+
+def respelled(inner: Architecture, words: Mapping[str, str]) -> Architecture:
+    """The same model with parts of its tensors' names replaced: for files that call the text model's modules otherwise."""
+
+    def spell(name: str) -> str:
+        for own, theirs in words.items():
+            name = name.replace(own, theirs)
+        return name
+
+    specs = (replace(s, pattern=spell(s.pattern), tied_to=s.tied_to and spell(s.tied_to)) for s in inner.tensors)
+    return replace(inner, tensors=tuple(specs))
 
 
 def tower(inv: Inventory, prefix: str = "") -> Part:

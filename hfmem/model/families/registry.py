@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, cast
 from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
+from hfmem.model.families.multimodal_types import MULTIMODAL
 
 
 class Family(Protocol):
@@ -20,6 +21,7 @@ class Family(Protocol):
 
 #: model_type as config.json spells it → the rule, in `hfmem.model.families`
 FAMILIES: Final[dict[str, str]] = {
+    **MULTIMODAL,
     "llama": "llama:llama",
     "mistral": "llama:mistral",
     "qwen2": "llama:qwen2",
@@ -42,10 +44,10 @@ FAMILIES: Final[dict[str, str]] = {
     "qwen3_vl_text": "llama:qwen3",
     "qwen3_vl_moe": "qwen_vl:qwen3_vl",
     "qwen3_vl_moe_text": "qwen_vl:qwen3_vl_moe_text",
-    "glm4v": "qwen_vl:glm4v",
-    "glm4v_text": "qwen_vl:glm4v_text",
-    "glm4v_moe": "qwen_vl:glm4v",
-    "glm4v_moe_text": "qwen_vl:glm4v_moe_text",
+    "glm4v": "glm_vl:glm4v",
+    "glm4v_text": "glm_vl:glm4v_text",
+    "glm4v_moe": "glm_vl:glm4v",
+    "glm4v_moe_text": "glm_vl:glm4v_moe_text",
     "mamba": "mamba:mamba",
     "falcon_mamba": "mamba:falcon_mamba",
     "mamba2": "mamba:mamba2_model",
@@ -307,7 +309,7 @@ FAMILIES: Final[dict[str, str]] = {
     "rwkv7_fla": "rwkv:rwkv7",
     "csm": "csm:csm",
     "mamba_ssm": "mamba:mamba_ssm",
-    "glm46v": "qwen_vl:glm4v",
+    "glm46v": "glm_vl:glm4v",
     "ovis2": "ovis:ovis2",
     "got_ocr2": "got_ocr:got_ocr2",
     "vit": "image_encoders:vit",
