@@ -13,14 +13,15 @@ from hfmem.model.families.parts import ROW, Part
 from hfmem.model.inventory import Inventory
 
 
-def _sam(part: Part, cfg: Config) -> int:
+def sam(part: Part, cfg: Config) -> int:
     """SAM's vision transformer with decomposed relative positions and a neck, under transformers' names."""
     width, count, heads = (
         cfg.positive("hidden_size"),
         cfg.positive("num_hidden_layers"),
         cfg.positive("num_attention_heads"),
     )
-    neck, wide = cfg.positive("output_channels"), cfg.positive("mlp_dim")
+    neck, ratio = cfg.positive("output_channels"), cfg.opt_float("mlp_ratio") or 4.0
+    wide = cfg.opt_int("mlp_dim") or int(width * ratio)
     (rows, columns), patch = vision.side(cfg, "image_size"), vision.side(cfg, "patch_size")
     grid = (rows // patch[0], columns // patch[1])
     part.conv("patch_embed.projection", width, cfg.positive("num_channels"), patch)
@@ -49,7 +50,7 @@ def got_ocr2(cfg: Config) -> Architecture:
     text, inner = text_part(cfg)
     inv = Inventory()
     seen = cfg.sub("vision_config")
-    count = _sam(tower(inv, "vision_tower."), seen)
+    count = sam(tower(inv, "vision_tower."), seen)
     neck = seen.positive("output_channels")
     project = tower(inv, "multi_modal_projector.")
     project.conv("conv_upsampler1", 2 * neck, neck, (3, 3), bias=False)
