@@ -1,6 +1,8 @@
-"""InternVL-Chat as its authors publish it, and LocateAnything, which has its projector.
+"""InternVL-Chat as its authors publish it, and what shares its tower or projector: Skywork R1V, H2OVL, NVLM, Qianfan-OCR,
+Eagle 2.5, LocateAnything.
 
-Sources: OpenGVLab/InternVL2 `modeling_intern_vit.py`, nvidia/LocateAnything-3B, and the published tensor names and shapes.
+Sources: OpenGVLab/InternVL2 `modeling_intern_vit.py`, transformers 5.23.0 `models/qianfan_ocr`, vLLM 0.33.0 `nvlm_d.py`,
+`eagle2_5_vl.py`, nvidia/LocateAnything-3B, and the published tensor names and shapes.
 """
 
 from __future__ import annotations
@@ -20,31 +22,60 @@ from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Inventory
 
 
-def internvl_chat(cfg: Config) -> Architecture:
-    """InternVL-Chat 1.5 to 3.5: InternViT, a normed two-layer projector `mlp1`, any text model under `language_model`."""
-    text = text_config(cfg, "llm_config", "text_config")
-    inner = text_architecture(text)
-    inv = Inventory()
-    seen = cfg.sub("vision_config", model_type="intern_vit_6b")
+def intern_vit(part: Part, seen: Config) -> int:
+    """InternViT as its authors store it: q, k and v in one matrix, scaled residuals. Keys in their words or in transformers'."""
     width, count = seen.positive("hidden_size"), seen.positive("num_hidden_layers")
-    part = tower(inv, "vision_model.")
     channels = seen.opt_int("num_channels") or 3
     part.tensor("embeddings.class_embedding", (1, 1, width))
     part.conv("embeddings.patch_embedding", width, channels, vision.side(seen, "patch_size"))
     part.tensor("embeddings.position_embedding", (1, vision.patches(seen) + 1, width))
     block = part.at("encoder.layers.{}.", range(count))
-    vision.fused_projection(block.at("attn."), "qkv", width, bias=seen.flag("qkv_bias"))
+    vision.fused_projection(block.at("attn."), "qkv", width, bias=seen.flag("qkv_bias", "attention_bias"))
     block.linear("attn.proj", width, width, split=ROW)
-    if seen.flag("qk_normalization"):
+    if seen.flag("qk_normalization", "use_qk_norm"):
         block.norms(("attn.q_norm", "attn.k_norm"), width, bias=False)
     vision.mlp(block.at("mlp."), width, seen.positive("intermediate_size"))
     kind = seen.choice("norm_type", seen.opt_str("norm_type") or "rms_norm", ("layer_norm", "rms_norm"))
     block.norms(("norm1", "norm2"), width, bias=kind == "layer_norm")
     block.tensor("ls1", (width,))
     block.tensor("ls2", (width,))
-    merged = width * int(1 / cfg.need_float("downsample_ratio")) ** 2
-    _mlp1(tower(inv, "mlp1."), inner.hidden_size, merged)
+    return count
+
+
+def internvl_chat(cfg: Config) -> Architecture:
+    """InternVL-Chat 1.5 to 3.5, Skywork R1V, H2OVL, Qianfan-OCR: InternViT, a normed two-layer projector `mlp1`, any text model.
+
+    NVLM's projector is as wide as the text model's feed-forward and has no biases.
+    """
+    text = text_config(cfg, "text_config" if cfg.published("llm_config") is None else "llm_config")
+    inner = text_architecture(text)
+    inv = Inventory()
+    seen = cfg.sub("vision_config", model_type="intern_vit_6b")
+    count = intern_vit(tower(inv, "vision_model."), seen)
+    merged = seen.positive("hidden_size") * int(1 / cfg.need_float("downsample_ratio")) ** 2
+    project = tower(inv, "mlp1.")
+    if cfg.model_type == "NVLM_D":
+        wide = text.positive("intermediate_size")
+        project.norm("0", merged)
+        project.linear("1", wide, merged, split=COLUMN, bias=False)
+        project.linear("3", inner.hidden_size, wide, split=ROW, bias=False)
+    else:
+        _mlp1(project, inner.hidden_size, merged)
     return wrap(cfg, text, inner, "internvl_chat", WHOLE, inv, tower_layers(count))
+
+
+def eagle2_5(cfg: Config) -> Architecture:
+    """Eagle 2.5: SigLIP and InternVL's projector before Qwen."""
+    text = text_config(cfg)
+    inner = text_architecture(text)
+    inv = Inventory()
+    seen = cfg.sub("vision_config", model_type="siglip_vision_model")
+    count = vision.siglip(
+        tower(inv, "vision_model.vision_model."), seen, head=seen.flag("vision_use_head", default=True)
+    )
+    merged = seen.positive("hidden_size") * int(1 / cfg.need_float("downsample_ratio")) ** 2
+    _mlp1(tower(inv, "mlp1."), inner.hidden_size, merged)
+    return wrap(cfg, text, inner, "eagle2_5", WHOLE, inv, tower_layers(count))
 
 
 def _mlp1(part: Part, hidden: int, features: int) -> None:
