@@ -69,4 +69,13 @@ MULTIMODAL: Final[dict[str, str]] = {
     "embedding_gemma2_text": "gemma4:gemma4_text",
     "shieldgemma2": "gemma_unified:shieldgemma2",
     "t5gemma2": "t5gemma2:t5gemma2",
+    "audioflamingo3": "audio:audio_flamingo",
+    "musicflamingo": "audio:audio_flamingo",
+    "moss_transcribe_diarize": "audio:moss_transcribe_diarize",
+    "glmasr": "audio:glmasr",
+    "voxtral_realtime": "voxtral_realtime:voxtral_realtime",
+    "voxtral_realtime_text": "voxtral_realtime:voxtral_realtime_text",
+    "fun_asr_nano": "fun_asr:fun_asr_nano",
+    "vibevoice_asr": "vibevoice:vibevoice_asr",
+    "vibevoice": "vibevoice:vibevoice",
 }
