@@ -78,4 +78,9 @@ MULTIMODAL: Final[dict[str, str]] = {
     "fun_asr_nano": "fun_asr:fun_asr_nano",
     "vibevoice_asr": "vibevoice:vibevoice_asr",
     "vibevoice": "vibevoice:vibevoice",
+    "seamless_m4t": "seamless:seamless_m4t",
+    "speech_to_text": "speech_to_text:speech_to_text",
+    "dia": "speech_to_text:dia",
+    "kyutai_speech_to_text": "speech_to_text:kyutai_speech_to_text",
+    "higgs_audio_v2": "higgs_audio:higgs_audio_v2",
 }

@@ -300,7 +300,7 @@ FAMILIES: Final[dict[str, str]] = {
     "qwen2_5_omni_text": "llama:qwen2",
     "lfm3": "lfm3:lfm3",
     "falcon_perception": "falcon_perception:falcon_perception",
-    "seamless_m4t_v2": "seamless:seamless_m4t_v2",
+    "seamless_m4t_v2": "seamless:seamless_m4t",
     "qwen3_omni_moe": "omni3:qwen3_omni_moe",
     "qwen3_omni_moe_text": "moe:qwen3_moe",
     "kimi_vl": "kimi:kimi_vl",
