@@ -1,6 +1,7 @@
-"""DeepSeek-OCR 1 and 2 as their authors publish them (model_type `deepseek_vl_v2`).
+"""DeepSeek-VL2, DeepSeek-OCR 1 and 2 as their authors publish them (all `deepseek_vl_v2`) and in transformers' keys; Unlimited-OCR.
 
-Sources: deepseek-ai/DeepSeek-OCR(-2) `modeling_deepseekocr.py` and `deepencoder.py`, and the published tensor names and shapes.
+Sources: deepseek-ai/DeepSeek-OCR(-2) `modeling_deepseekocr.py` and `deepencoder.py`, and the published tensor names and shapes;
+transformers 5.23.0 `models/{deepseek_ocr2,unlimited_ocr}`; vLLM 0.33.0 `deepseek_vl2.py` and its config class.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import assemble, full, read_dims, routed_experts
 from hfmem.model.config import Config
 from hfmem.model.families import vision
-from hfmem.model.families.multimodal import text_architecture, tower, tower_layers, wrap
+from hfmem.model.families.minicpmv import timm_vit
+from hfmem.model.families.multimodal import text_architecture, text_config, tower, tower_layers, wrap
 from hfmem.model.families.parts import ROW, Part
 from hfmem.model.inventory import Component, Inventory, Vocab
 from hfmem.model.layers import Layer
+from hfmem.model.stack import indices_of, layer_kinds
 
 
 def _sam(part: Part, cfg: Config, image: int, out: int) -> int:
@@ -64,15 +67,19 @@ def _clip_l(part: Part, cfg: Config) -> int:
     block.norms(("layer_norm1", "layer_norm2"), width)
     vision.fused_projection(block.at("self_attn."), "qkv_proj", width, bias=True)
     block.linear("self_attn.out_proj", width, width, split=ROW)
-    vision.mlp(block.at("mlp."), width, 4 * width)
+    vision.mlp(block.at("mlp."), width, cfg.opt_int("intermediate_size") or 4 * width)
     return count
 
 
 def _qwen_encoder(part: Part, cfg: Config) -> int:
     """DeepSeek-OCR-2's second encoder: Qwen2-0.5B without embedding or head, with queries for 768 and 1024 pixels."""
-    width = cfg.positive("dim")
-    cfg.choice("dim", str(width), (str(_QWEN2_05B["hidden_size"]),))
-    encoder = text_architecture(Config(_QWEN2_05B, cfg.file, "qwen2", cfg.used_defaults))
+    cfg.choice("dim", str(cfg.positive("dim")), (str(_QWEN2_05B["hidden_size"]),))
+    return _qwen_blocks(part, Config(_QWEN2_05B, cfg.file, "qwen2", cfg.used_defaults))
+
+
+def _qwen_blocks(part: Part, cfg: Config) -> int:
+    width = cfg.positive("hidden_size")
+    encoder = text_architecture(Config({**cfg.data, "tie_word_embeddings": True}, cfg.file, cfg.model_type), "qwen2")
     for spec in encoder.tensors:
         if spec.component not in (Component.EMBEDDING, Component.LM_HEAD):
             indices = [i for box in spec.boxes for r in box for i in r]
@@ -81,6 +88,86 @@ def _qwen_encoder(part: Part, cfg: Config) -> int:
     part.tensor("query_768.weight", (144, width))
     part.tensor("query_1024.weight", (256, width))
     return encoder.num_hidden_layers
+
+
+def deepseek_vl2(cfg: Config) -> Architecture:
+    """DeepSeek-VL2 (timm's SigLIP so400m, patches merged by a two-layer projector) or, by the tower's name, DeepSeek-OCR."""
+    seen = cfg.sub("vision_config", model_type="vision")
+    if seen.opt_str("model_name") != "siglip_so400m_patch14_384" and "siglip" not in (seen.opt_str("model_name") or ""):
+        return deepseek_ocr(cfg)
+    text = cfg.sub("language_config", model_type="deepseek_v2")
+    inner = text_architecture(text) if text.flag("use_mla", default=True) else _deepseek_mha(text)
+    inv = Inventory()
+    width, count = seen.positive("width"), seen.positive("layers")
+    inside, side = int(width * seen.need_float("mlp_ratio")), seen.positive("image_size") // seen.positive("patch_size")
+    sizes = {
+        "hidden_size": width,
+        "num_channels": 3,
+        "patch_size": seen.positive("patch_size"),
+        "intermediate_size": inside,
+    }
+    part = tower(inv, "vision.")
+    timm_vit(part, Config(sizes, seen.file, "", cfg.used_defaults), count, side**2)
+    pool = part.maybe().at("attn_pool.")  # timm's attention pooling, which no code reads
+    pool.tensor("latent", (1, 1, width))
+    pool.linear("q", width, width)
+    pool.linear("kv", 2 * width, width)
+    pool.linear("proj", width, width)
+    pool.norm("norm", width)
+    vision.mlp(pool.at("mlp."), width, inside)
+    shape = cfg.sub("projector_config", model_type="mlp_projector")
+    shape.choice("projector_type", shape.opt_str("projector_type") or "downsample_mlp_gelu", ("downsample_mlp_gelu",))
+    out, depth = shape.positive("n_embed"), shape.opt_int("depth") or 2
+    wide = out * (shape.opt_int("mlp_ratio") or 1)
+    features = shape.positive("input_dim") * (shape.opt_int("downsample_ratio") or 2) ** 2
+    project = tower(inv, "projector.layers.")
+    for i in range(depth):
+        project.linear(str(2 * i), out if i == depth - 1 else wide, wide if i else features)
+    tower(inv).tensor("image_newline", (out,))
+    tower(inv).tensor("view_seperator", (out,))  # spelled so in the file
+    return wrap(cfg, text, inner, "deepseek_vl_v2", (("", "language."),), inv, tower_layers(count))
+
+
+def deepseek_ocr2(cfg: Config) -> Architecture:
+    """DeepSeek-OCR 2 and Unlimited-OCR in transformers' keys: SAM and a second encoder under `vision_config`.
+
+    Unlimited-OCR's text window is over generated tokens alone: what is read stays, so that its cache grows like any other.
+    """
+    second = cfg.model_type == "deepseek_ocr2"
+    text = text_config(cfg, "text_config" if cfg.published("language_config") is None else "language_config")
+    kind = "deepseek_ocr2_text" if second else "unlimited_ocr_text"
+    inner = _deepseek_mha(Config(text.data, text.file, kind, cfg.used_defaults))
+    inv = Inventory()
+    seen = cfg.sub("vision_config")
+    sam, encoder = seen.sub("sam_config"), seen.sub("encoder_config")
+    channels = sam.opt_list("downsample_channels") or [512, 896]
+    shape = {
+        "width": sam.positive("hidden_size"),
+        "layers": sam.positive("num_hidden_layers"),
+        "heads": sam.positive("num_attention_heads"),
+        "downsample_channels": channels,
+        "global_attn_indexes": sam.need_list("global_attn_indexes"),
+    }
+    out = encoder.positive("hidden_size")
+    read = Config(shape, sam.file, "", cfg.used_defaults)
+    count = _sam(tower(inv, "model.sam_model."), read, vision.side(sam, "image_size")[0], channels[-1])
+    if second:
+        count += _qwen_blocks(tower(inv, "model.qwen2_model."), encoder)
+        features = out
+    else:
+        sizes = {
+            "width": out,
+            "layers": encoder.positive("num_hidden_layers"),
+            "patch_size": encoder.positive("patch_size"),
+            "image_size": encoder.positive("image_size"),
+            "intermediate_size": encoder.positive("intermediate_size"),
+        }
+        features = out + channels[-1]
+        count += _clip_l(tower(inv, "model.vision_model."), Config(sizes, encoder.file, "", cfg.used_defaults))
+        tower(inv).tensor("model.image_newline", (inner.hidden_size,))
+    tower(inv).linear("model.projector.layers", inner.hidden_size, features)
+    tower(inv).tensor("model.view_seperator", (inner.hidden_size,))
+    return wrap(cfg, text, inner, cfg.model_type, (), inv, tower_layers(count))
 
 
 def deepseek_ocr(cfg: Config) -> Architecture:
@@ -119,7 +206,12 @@ def _deepseek_mha(cfg: Config) -> Architecture:
     d = read_dims(cfg)
     inner, width = cfg.positive("intermediate_size"), cfg.positive("moe_intermediate_size")
     experts, top_k = cfg.positive("n_routed_experts"), cfg.positive("num_experts_per_tok")
-    dense, shared = cfg.need_int("first_k_dense_replace"), cfg.need_int("n_shared_experts")
+    shared, kinds = cfg.need_int("n_shared_experts"), cfg.opt_list("mlp_layer_types")
+    if kinds is None:
+        first = cfg.opt_int("first_k_dense_replace")
+        dense = range(1 if first is None else first)
+    else:
+        dense = indices_of(layer_kinds(cfg, "mlp_layer_types", kinds, ("dense", "sparse"), d.num_layers), "dense")
     vocab, tied = cfg.positive("vocab_size"), cfg.flag("tie_word_embeddings", default=False)
     inv = Inventory()
     model = Part(inv, "model.")
@@ -130,8 +222,8 @@ def _deepseek_mha(cfg: Config) -> Architecture:
     at = block.at("self_attn.", component=Component.ATTENTION)
     vision.projections(at, d.hidden, bias=False, names=names, width=d.num_heads * d.head_dim, kv_width=kv)
     block.norms(("input_layernorm", "post_attention_layernorm"), d.hidden, bias=False)
-    vision.gated(model.at("layers.{}.mlp.", range(dense), Component.MLP), d.hidden, inner, bias=False)
-    sparse = range(dense, d.num_layers)
+    vision.gated(model.at("layers.{}.mlp.", dense, Component.MLP), d.hidden, inner, bias=False)
+    sparse = [i for i in range(d.num_layers) if i not in dense]
     routed_experts(inv, "model.layers.{}.mlp", sparse, d.hidden, width, experts, top_k)
     if shared:
         at = model.at("layers.{}.mlp.shared_experts.", sparse, Component.MLP)

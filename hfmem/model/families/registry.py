@@ -284,7 +284,7 @@ FAMILIES: Final[dict[str, str]] = {
     "nvembed": "nvembed:nvembed",
     "molmo": "molmo:molmo",
     "fish_qwen3_omni": "fish_audio:fish_qwen3_omni",
-    "deepseek_vl_v2": "deepseek_ocr:deepseek_ocr",
+    "deepseek_vl_v2": "deepseek_ocr:deepseek_vl2",
     "hunyuan": "remote_more:hunyuan",
     "hf_olmo": "remote_more:hf_olmo",
     "solar": "remote:plain_llama",

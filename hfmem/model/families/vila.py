@@ -10,9 +10,11 @@ from hfmem.model.config import Config
 from hfmem.model.families import vision
 from hfmem.model.families.llava import llava_flat, projector_layers
 from hfmem.model.families.multimodal import (
+    NESTED,
     PLAIN,
     text_architecture,
     text_config,
+    text_part,
     tower,
     tower_layers,
     wrap,
@@ -64,3 +66,19 @@ def llava_llama(cfg: Config) -> Architecture:
         project.linear("2", hidden, 4 * width)
         project.linear("4", hidden, hidden)
     return wrap(cfg, text, inner, "vila", (("", "llm."),), inv, tower_layers(count))
+
+
+def video_llama_3(cfg: Config) -> Architecture:
+    """VideoLLaMA 3 in transformers' layout: the same parts, text under `model.language_model`."""
+    text, inner = text_part(cfg)
+    inv = Inventory()
+    seen = cfg.sub("vision_config")
+    width, count = seen.positive("hidden_size"), seen.positive("num_hidden_layers")
+    part = tower(inv, "model.vision_model.")
+    part.conv("embeddings.patch_embedding", width, seen.opt_int("num_channels") or 3, vision.side(seen, "patch_size"))
+    vision.clip_blocks(part.at("encoder."), count, width, seen.positive("intermediate_size"))
+    part.norm("post_layernorm", width)
+    readout = tower(inv, "model.projector.readout.")
+    readout.linear("0", inner.hidden_size, width)
+    readout.linear("2", inner.hidden_size, inner.hidden_size)
+    return wrap(cfg, text, inner, "videollama3", NESTED, inv, tower_layers(count))
