@@ -66,7 +66,8 @@ def _queries(cfg: Config) -> int:
     known = cfg.published("projector_patch_to_query_dict")
     if known is None:
         return 256
-    counts = list(known.values()) if isinstance(known, dict) else []
-    if not counts or not all(isinstance(n, int) and n > 0 for n in counts):
+    given = list(known.values()) if isinstance(known, dict) else []
+    counts = [n for n in given if isinstance(n, int) and n > 0]
+    if not counts or len(counts) != len(given):
         raise ContradictionError(f"{cfg.file}: 'projector_patch_to_query_dict' does not give numbers of queries")
     return max(counts)

@@ -119,7 +119,7 @@ def deepseek_vl2(cfg: Config) -> Architecture:
     shape.choice("projector_type", shape.opt_str("projector_type") or "downsample_mlp_gelu", ("downsample_mlp_gelu",))
     out, depth = shape.positive("n_embed"), shape.opt_int("depth") or 2
     wide = out * (shape.opt_int("mlp_ratio") or 1)
-    features = shape.positive("input_dim") * (shape.opt_int("downsample_ratio") or 2) ** 2
+    features = (shape.opt_int("input_dim") or width) * (shape.opt_int("downsample_ratio") or 2) ** 2
     project = tower(inv, "projector.layers.")
     for i in range(depth):
         project.linear(str(2 * i), out if i == depth - 1 else wide, wide if i else features)
@@ -209,7 +209,7 @@ def _deepseek_mha(cfg: Config) -> Architecture:
     shared, kinds = cfg.need_int("n_shared_experts"), cfg.opt_list("mlp_layer_types")
     if kinds is None:
         first = cfg.opt_int("first_k_dense_replace")
-        dense = range(1 if first is None else first)
+        dense = list(range(1 if first is None else first))
     else:
         dense = indices_of(layer_kinds(cfg, "mlp_layer_types", kinds, ("dense", "sparse"), d.num_layers), "dense")
     vocab, tied = cfg.positive("vocab_size"), cfg.flag("tie_word_embeddings", default=False)

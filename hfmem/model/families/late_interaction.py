@@ -15,7 +15,6 @@ from hfmem.model.families.multimodal import rename, text_part, tower, tower_laye
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory
 
-
 #: Qwen2-VL's text model has no place of its own in its files, in a retriever's it has
 _UNDER_VLM = (
     ("model.visual.", "vlm.visual."),

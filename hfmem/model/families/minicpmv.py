@@ -1,4 +1,4 @@
-"""MiniCPM-V 2 to 4.5 and Llama3-V: SigLIP, a resampler, any text model.
+"""MiniCPM-V 2 to 4.5, MiniCPM-o and Llama3-V: SigLIP, a resampler, any text model.
 
 Sources: openbmb/MiniCPM-V-2…4_5 `modeling_minicpmv.py` and `resampler.py`, and the published tensor names and shapes.
 """
@@ -9,14 +9,16 @@ from hfmem.errors import MissingKeyError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
 from hfmem.model.families import vision
+from hfmem.model.families.audio import whisper_tower
 from hfmem.model.families.multimodal import (
     text_architecture,
     tower,
     tower_layers,
     wrap,
 )
-from hfmem.model.families.parts import ROW, Part
+from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Inventory
+from hfmem.model.layers import Layer
 
 #: SigLIP so400m/14 (google/siglip-so400m-patch14-384) as code refers to it by name
 _SO400M = {
@@ -65,8 +67,25 @@ def timm_vit(part: Part, cfg: Config, blocks: int, positions: int) -> None:
 _MINICPMV_TEXT = {"2.6": "qwen2", "4.0": "llama", "4": "llama", "4.5": "qwen3", "2.5": "llama"}
 
 
+def _sound(cfg: Config, inv: Inventory, hidden: int) -> tuple[tuple[Layer, ...], list[Note]]:
+    """MiniCPM-o's Whisper encoder under `apm` and its projector; the speech model under `tts` is not derived."""
+    layers: tuple[Layer, ...] = ()
+    notes: list[Note] = []
+    if cfg.flag("init_audio", default=True):
+        found = cfg.sub("audio_config", model_type="whisper")
+        heard = Config(found.data, found.file, "whisper", cfg.used_defaults)
+        layers = tower_layers(whisper_tower(tower(inv, "apm."), heard), "audio")
+        project = tower(inv, "audio_projection_layer.")
+        project.linear("linear1", hidden, heard.positive("encoder_ffn_dim") // 4, split=COLUMN)
+        project.linear("linear2", hidden, hidden, split=ROW)
+    if cfg.flag("init_tts", default=True):
+        message = "the speech model under 'tts' is not derived from the config; only file headers count it"
+        notes.append(Note("modules_not_derived", message))
+    return layers, notes
+
+
 def minicpmv(cfg: Config) -> Architecture:
-    """MiniCPM-V 2 to 4.5: the text model under `llm`, SigLIP under `vpm`, a resampler of `query_num` queries.
+    """MiniCPM-V 2 to 4.5 and MiniCPM-o: the text model under `llm`, SigLIP under `vpm`, a resampler of `query_num` queries.
 
     Version 2 has MiniCPM 1 and timm's SigLIP (`vision_encoder`), later ones SigLIP as in transformers and a text model by version.
     """
@@ -99,11 +118,11 @@ def minicpmv(cfg: Config) -> Architecture:
         seen = Config(shortened, found.file, "siglip_vision_model", cfg.used_defaults)
         vision.siglip(tower(inv, "vpm."), seen, head=False)
         resampler(tower(inv, "resampler."), inner.hidden_size, seen.positive("hidden_size"), queries)
-    notes = []
+    heard, notes = _sound(cfg, inv, inner.hidden_size) if cfg.model_type == "minicpmo" else ((), [])
     if cfg.published("use_gene_module"):
         message = "gene_config adds modules whose tensors are not derived from the config; only file headers count them"
         notes.append(Note("modules_not_derived", message))
-    return wrap(cfg, text, inner, "minicpmv", (("", "llm."),), inv, tower_layers(count), notes)
+    return wrap(cfg, text, inner, "minicpmv", (("", "llm."),), inv, (*tower_layers(count), *heard), notes)
 
 
 def llama3v(cfg: Config) -> Architecture:

@@ -96,4 +96,13 @@ MULTIMODAL: Final[dict[str, str]] = {
     "unlimited-ocr": "deepseek_ocr:deepseek_vl2",
     "deepseek_ocr": "deepseek_ocr:deepseek_vl2",
     "video_llama_3": "vila:video_llama_3",
+    "dots_ocr": "dots_ocr:dots_ocr",
+    "ovis2_5": "ovis:ovis2_5",
+    "ovis2_6": "ovis:ovis2_5",
+    "ovis2_6_moe": "ovis:ovis2_5",
+    "minicpmo": "minicpmv:minicpmv",
+    "phi4mm": "phi4_mm:phi4mm",
+    "phi4-siglip": "phi4_mm:phi4_siglip",
+    "kimi_audio": "kimi_audio:kimi_audio",
+    "isaac": "isaac:isaac",
 }
