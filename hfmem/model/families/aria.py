@@ -63,6 +63,8 @@ def aria(cfg: Config) -> Architecture:
 
 def _queries(cfg: Config) -> int:
     """The largest number of queries that `projector_patch_to_query_dict` names; 256 where the config has none."""
+    if cfg.published("max_value_projector_patch_to_query_dict") is not None:
+        return cfg.positive("max_value_projector_patch_to_query_dict")
     known = cfg.published("projector_patch_to_query_dict")
     if known is None:
         return 256

@@ -54,7 +54,7 @@ def qwen2_audio(cfg: Config) -> Architecture:
 
 def voxtral(cfg: Config) -> Architecture:
     """Voxtral: Whisper's encoder, four frames side by side (`intermediate_size` wide) into two linear layers, a Llama."""
-    text, inner = text_part(cfg)
+    text, inner = text_part(cfg, filled=True)
     inv = Inventory()
     heard = cfg.sub("audio_config")
     count = whisper_tower(tower(inv, "audio_tower."), heard)
@@ -92,17 +92,18 @@ def moss_transcribe_diarize(cfg: Config) -> Architecture:
 
 def glmasr(cfg: Config) -> Architecture:
     """GLM-ASR: Whisper's stem before blocks with rotary positions, four frames side by side (`intermediate_size` wide), a Llama."""
-    text, inner = text_part(cfg)
+    text, inner = text_part(cfg, filled=True)
     inv = Inventory()
     heard = cfg.sub("audio_config")
     width, count = heard.positive("hidden_size"), heard.positive("num_hidden_layers")
     heads = heard.positive("num_attention_heads")
-    kv = (heard.opt_int("num_key_value_heads") or heads) * (width // heads)
+    dim, kv_heads = heard.opt_int("head_dim") or width // heads, heard.opt_int("num_key_value_heads") or heads
     part = tower(inv, "audio_tower.")
     audio_convolutions(part, width, heard.positive("num_mel_bins"))
     part.norm("norm", width)
     block, names = part.at("layers.{}.", range(count)), ("q_proj", "k_proj", "v_proj", "o_proj")
-    vision.projections(block.at("self_attn."), width, k_bias=False, names=names, kv_width=kv)
+    at = block.at("self_attn.")
+    vision.projections(at, width, k_bias=False, names=names, width=heads * dim, kv_width=kv_heads * dim)
     vision.mlp(block.at("mlp."), width, heard.positive("intermediate_size"))
     block.norms(("input_layernorm", "post_attention_layernorm"), width)
     project = tower(inv, "multi_modal_projector.")

@@ -6,6 +6,8 @@ transformers 5.23.0 `models/{deepseek_ocr2,unlimited_ocr}`; vLLM 0.33.0 `deepsee
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import assemble, full, read_dims, routed_experts
 from hfmem.model.config import Config
@@ -22,9 +24,10 @@ def _sam(part: Part, cfg: Config, image: int, out: int) -> int:
     """SAM's ViT-B with relative positions and a neck, then two strided convolutions into `out` channels (`deepencoder`)."""
     width, count, heads = cfg.positive("width"), cfg.positive("layers"), cfg.positive("heads")
     first = cfg.need_list("downsample_channels")[0]
-    global_layers = cfg.need_list("global_attn_indexes")
+    global_layers = [i for i in cfg.need_list("global_attn_indexes") if i in range(count)]
     dim, grid, window, neck = width // heads, image // 16, 14, 256  # patch 16, window 14, neck 256: fixed in the code
-    part.tensor("pos_embed", (1, grid, grid, width))
+    if cfg.flag("use_abs_pos", default=True):
+        part.tensor("pos_embed", (1, grid, grid, width))
     part.conv("patch_embed.proj", width, 3, (16, 16))
     block = part.at("blocks.{}.", range(count))
     block.norms(("norm1", "norm2"), width)
@@ -34,7 +37,7 @@ def _sam(part: Part, cfg: Config, image: int, out: int) -> int:
         at = part.at("blocks.{}.attn.", layers)
         at.tensor("rel_pos_h", (2 * size - 1, dim))
         at.tensor("rel_pos_w", (2 * size - 1, dim))
-    vision.mlp(block.at("mlp."), width, 4 * width, ("lin1", "lin2"))
+    vision.mlp(block.at("mlp."), width, cfg.opt_int("mlp_dim") or 4 * width, ("lin1", "lin2"))
     part.conv("neck.0", neck, width, (1, 1), bias=False)
     part.norm("neck.1", neck)
     part.conv("neck.2", neck, neck, (3, 3), bias=False)
@@ -146,6 +149,8 @@ def deepseek_ocr2(cfg: Config) -> Architecture:
         "layers": sam.positive("num_hidden_layers"),
         "heads": sam.positive("num_attention_heads"),
         "downsample_channels": channels,
+        "use_abs_pos": sam.flag("use_abs_pos", default=True),
+        "mlp_dim": sam.opt_int("mlp_dim"),
         "global_attn_indexes": sam.need_list("global_attn_indexes"),
     }
     out = encoder.positive("hidden_size")
@@ -204,6 +209,9 @@ def deepseek_ocr(cfg: Config) -> Architecture:
 def _deepseek_mha(cfg: Config) -> Architecture:
     """DeepSeek-V2's experts with plain multi-head attention (`use_mla` false)."""
     d = read_dims(cfg)
+    if cfg.model_type in ("deepseek_ocr2_text", "unlimited_ocr_text"):
+        d = replace(d, head_dim=d.hidden // d.num_heads)  # the classes compute it, whatever the config says
+    bias, mlp_bias = cfg.flag("attention_bias", default=False), cfg.flag("mlp_bias", default=False)
     inner, width = cfg.positive("intermediate_size"), cfg.positive("moe_intermediate_size")
     experts, top_k = cfg.positive("n_routed_experts"), cfg.positive("num_experts_per_tok")
     shared, kinds = cfg.need_int("n_shared_experts"), cfg.opt_list("mlp_layer_types")
@@ -220,14 +228,14 @@ def _deepseek_mha(cfg: Config) -> Architecture:
     names = ("q_proj", "k_proj", "v_proj", "o_proj")
     kv = d.num_kv_heads * d.head_dim
     at = block.at("self_attn.", component=Component.ATTENTION)
-    vision.projections(at, d.hidden, bias=False, names=names, width=d.num_heads * d.head_dim, kv_width=kv)
+    vision.projections(at, d.hidden, bias=bias, names=names, width=d.num_heads * d.head_dim, kv_width=kv)
     block.norms(("input_layernorm", "post_attention_layernorm"), d.hidden, bias=False)
-    vision.gated(model.at("layers.{}.mlp.", dense, Component.MLP), d.hidden, inner, bias=False)
+    vision.gated(model.at("layers.{}.mlp.", dense, Component.MLP), d.hidden, inner, bias=mlp_bias)
     sparse = [i for i in range(d.num_layers) if i not in dense]
     routed_experts(inv, "model.layers.{}.mlp", sparse, d.hidden, width, experts, top_k)
     if shared:
         at = model.at("layers.{}.mlp.shared_experts.", sparse, Component.MLP)
-        vision.gated(at, d.hidden, shared * width, bias=False)
+        vision.gated(at, d.hidden, shared * width, bias=mlp_bias)
     model.norm("norm", d.hidden, bias=False)
     to = "model.embed_tokens.weight" if tied else None
     Part(inv).tensor("lm_head.weight", (vocab, d.hidden), Component.LM_HEAD, Vocab(), tied_to=to, optional=tied)

@@ -33,7 +33,7 @@ def sam(part: Part, cfg: Config) -> int:
     block.linear("attn.proj", width, width, split=ROW)
     vision.mlp(block.at("mlp."), width, wide, ("lin1", "lin2"))
     if cfg.flag("use_rel_pos", default=True):
-        window, overall = cfg.positive("window_size"), set(cfg.need_list("global_attn_indexes"))
+        window, overall = cfg.positive("window_size"), {*cfg.need_list("global_attn_indexes")} & {*range(count)}
         local = [i for i in range(count) if i not in overall]
         for layers, size in ((local, (window, window)), (sorted(overall), grid)):
             at = part.at("layers.{}.attn.", layers)
@@ -54,6 +54,6 @@ def got_ocr2(cfg: Config) -> Architecture:
     neck = seen.positive("output_channels")
     project = tower(inv, "multi_modal_projector.")
     project.conv("conv_upsampler1", 2 * neck, neck, (3, 3), bias=False)
-    project.conv("conv_upsampler2", 4 * neck, 2 * neck, (3, 3), bias=False)
-    project.linear("multimodal_projector", inner.hidden_size, 4 * neck)
+    project.conv("conv_upsampler2", inner.hidden_size, 2 * neck, (3, 3), bias=False)
+    project.linear("multimodal_projector", inner.hidden_size, inner.hidden_size)
     return wrap(cfg, text, inner, "got_ocr2", WHOLE, inv, tower_layers(count))

@@ -28,7 +28,8 @@ def intern_vit(part: Part, seen: Config) -> int:
     channels = seen.opt_int("num_channels") or 3
     part.tensor("embeddings.class_embedding", (1, 1, width))
     part.conv("embeddings.patch_embedding", width, channels, vision.side(seen, "patch_size"))
-    part.tensor("embeddings.position_embedding", (1, vision.patches(seen) + 1, width))
+    if seen.flag("use_absolute_position_embeddings", default=True):
+        part.tensor("embeddings.position_embedding", (1, vision.patches(seen) + 1, width))
     block = part.at("encoder.layers.{}.", range(count))
     vision.fused_projection(block.at("attn."), "qkv", width, bias=seen.flag("qkv_bias", "attention_bias"))
     block.linear("attn.proj", width, width, split=ROW)

@@ -87,7 +87,8 @@ def fast_conformer(part: Part, cfg: Config, names: Names | None = None, *, strea
         block.linear(f"{name}.linear1", inner, width, split=COLUMN, bias=bias)
         block.linear(f"{name}.linear2", width, inner, split=ROW, bias=bias)
     at = block.at("self_attn.")
-    vision.projections(at, width, bias=bias, names=names.projections)
+    kv_heads = cfg.opt_int("num_key_value_heads") or heads
+    vision.projections(at, width, bias=bias, names=names.projections, kv_width=kv_heads * (width // heads))
     at.linear(names.relative, width, width, bias=False)
     for name in names.biases:
         at.tensor(name, (heads, width // heads))

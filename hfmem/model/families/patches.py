@@ -68,7 +68,7 @@ def phi4_conformer(enc: Part, cfg: Config, *, published: bool = True) -> int:
         enc.conv(f"embed.conv.{3 * i}", channels, channels, (1, 1))
     for _ in range(steps):
         size = (size + 1) // 2
-    enc.linear("embed.out", width, channels * size)
+    enc.linear("embed.out", width, channels * (cfg.opt_int("nemo_final_size") or size))
     reach = cfg.positive("bias_max_distance") * (1 if cfg.flag("bias_symmetric", default=False) else 2)
     enc.tensor("relative_attention_bias_layer.bias_values.weight", (reach, cfg.positive("num_attention_heads")))
     block = enc.at("encoders.{}.", range(count))

@@ -104,8 +104,9 @@ def _units(part: Part, cfg: Config, hidden: int) -> int:
     _text_stack(part.at("model.encoder."), encoders, hidden, inner, heads, cross=False)
     decoder = part.at("model.decoder.")
     decoder.tensor("embed_tokens.weight", (vocab, hidden))
-    to = f"{part.prefix}model.decoder.embed_tokens.weight"
-    part.tensor("lm_head.weight", (vocab, hidden), tied_to=to, optional=True)
+    tied = cfg.flag("tie_word_embeddings", default=True)
+    to = f"{part.prefix}model.decoder.embed_tokens.weight" if tied else None
+    part.tensor("lm_head.weight", (vocab, hidden), tied_to=to, optional=tied)
     if cfg.model_type == "seamless_m4t":
         own = cfg.positive("t2u_decoder_attention_heads")
         _text_stack(decoder, decoders, hidden, cfg.positive("t2u_decoder_ffn_dim"), own, cross=True)
@@ -175,8 +176,11 @@ def seamless_m4t(cfg: Config) -> Architecture:
     embedding = Component.EMBEDDING
     for name in ("text_encoder", "text_decoder") if "t" in what else ("text_decoder",):
         copy = f"{name}.embed_tokens.weight"
-        top.tensor(copy, (vocab, hidden), embedding, Vocab(), tied_to="shared.weight", optional=True)
-    top.tensor("lm_head.weight", (vocab, hidden), Component.LM_HEAD, Vocab(), tied_to="shared.weight", optional=True)
+        shared = "shared.weight" if cfg.flag("tie_word_embeddings", default=True) else None
+        top.tensor(copy, (vocab, hidden), embedding, Vocab(), tied_to=shared, optional=shared is not None)
+    tied = cfg.flag("tie_word_embeddings", default=True)
+    to = "shared.weight" if tied else None
+    top.tensor("lm_head.weight", (vocab, hidden), Component.LM_HEAD, Vocab(), tied_to=to, optional=tied)
     inner = cfg.positive("decoder_ffn_dim")
     _text_stack(top.at("text_decoder."), decoders, hidden, inner, heads, cross=True)
     layers = decoder_layers(decoders, heads, d.head_dim, None)
@@ -189,4 +193,4 @@ def seamless_m4t(cfg: Config) -> Architecture:
     if "u" in what:
         layers += tower_layers(_units(tower(inv, "t2u_model."), cfg, hidden), "audio")
         _vocoder(tower(inv, "vocoder."), cfg)
-    return assemble(cfg, cfg, "seamless_m4t", d, layers, inv, vocab=vocab, tied=True, intermediate=inner)
+    return assemble(cfg, cfg, "seamless_m4t", d, layers, inv, vocab=vocab, tied=tied, intermediate=inner)

@@ -127,7 +127,8 @@ def kyutai_speech_to_text(cfg: Config) -> Architecture:
     at.linear("mlp.fc2", hidden, half, Component.MLP, ROW, bias=False)
     at.norms(("input_layernorm", "post_attention_layernorm"), hidden, bias=False)
     part.norm("norm", hidden, bias=False)
-    Part(inv).tensor("lm_head.weight", (vocab, hidden), Component.LM_HEAD, Vocab())
+    if not cfg.flag("tie_word_embeddings", default=False):  # tied, the head reads the embedding's first rows
+        Part(inv).tensor("lm_head.weight", (vocab, hidden), Component.LM_HEAD, Vocab())
     own = SlidingAttention(heads, kv_heads, d.head_dim, d.head_dim, cfg.positive("sliding_window"))
     layers = [*[Layer((own,))] * count, *tower_layers(heard, "audio")]
     return assemble(cfg, cfg, "kyutai_speech_to_text", d, layers, inv, vocab=vocab, tied=False, intermediate=half)

@@ -77,6 +77,10 @@ def vibevoice_asr(cfg: Config) -> Architecture:
 
 def vibevoice(cfg: Config) -> Architecture:
     """VibeVoice: the sound tokenizer whole, the encoder of what is said, a connector for each, the diffusion head."""
+    own = cfg.sub("text_config").lookup(
+        "tie_word_embeddings"
+    )  # the outer class takes the inner flag whatever it says itself
+    cfg = Config({**cfg.data, "tie_word_embeddings": own or False}, cfg.file, cfg.model_type, cfg.used_defaults)
     text, inner = text_part(cfg)
     inv = Inventory()
     heard, said, head = cfg.sub("audio_config"), cfg.sub("semantic_model_config"), cfg.sub("diffusion_head_config")

@@ -12,7 +12,7 @@ from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.families import vision
 from hfmem.model.families.bart import audio_convolutions
-from hfmem.model.families.multimodal import WHOLE, text_architecture, text_config, tower, wrap
+from hfmem.model.families.multimodal import WHOLE, text_part, tower, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Component, Inventory
 from hfmem.model.layer_lists import full_layers
@@ -40,10 +40,7 @@ def voxtral_realtime(cfg: Config) -> Architecture:
 
     The encoder's cache is counted in those tokens: heads times frames, a window rounded up.
     """
-    given = text_config(cfg)
-    filled = {**cfg.sub("text_config", filled=True).data, **given.data}
-    text = Config(filled, given.file, "voxtral_realtime_text", cfg.used_defaults)
-    inner = text_architecture(text)
+    text, inner = text_part(cfg, filled=True)
     inv = Inventory()
     heard, frames = cfg.sub("audio_config"), cfg.positive("downsample_factor")
     width, count, heads = (
