@@ -105,4 +105,5 @@ MULTIMODAL: Final[dict[str, str]] = {
     "phi4-siglip": "phi4_mm:phi4_siglip",
     "kimi_audio": "kimi_audio:kimi_audio",
     "isaac": "isaac:isaac",
+    "inkling_mm_model": "inkling_mm:inkling_mm",
 }
