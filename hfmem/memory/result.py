@@ -35,6 +35,7 @@ class CacheBytes:
 
     `bytes` counts all ranks together (replicas included), `bytes_per_rank` the most loaded rank, `bytes_per_seq` one sequence over
     the ranks that hold it. `state_bytes_per_seq` is the part of `bytes_per_seq` that does not depend on the context.
+    `stage_bytes` are those of a rank of each pipeline stage in turn; empty: the stages share the cache evenly.
     """
 
     engine: str
@@ -46,6 +47,7 @@ class CacheBytes:
     layer_groups: tuple[LayerGroup, ...]
     page_size: int | None = None
     notes: tuple[Note, ...] = ()
+    stage_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         state_bytes_per_seq=sum(group.state_bytes for group in layers),
         layer_groups=layers,
         page_size=found.plan.block_size if found.groups else None,
+        stage_bytes=tuple(blocks * size * serving.num_seqs_per_replica for size in found.stage_block_bytes),
     )
 
 
