@@ -35,7 +35,8 @@ class CacheBytes:
 
     `bytes` counts all ranks together (replicas included), `bytes_per_rank` the most loaded rank, `bytes_per_seq` one sequence over
     the ranks that hold it. `state_bytes_per_seq` is the part of `bytes_per_seq` that does not depend on the context.
-    `stage_bytes` are those of a rank of each pipeline stage in turn; empty: the stages share the cache evenly.
+    `stage_bytes` are those of a rank of each pipeline stage in turn; empty: the stages share the cache evenly. `host_bytes` is the
+    part of `bytes` that lies in the host's memory.
     """
 
     engine: str
@@ -48,6 +49,7 @@ class CacheBytes:
     page_size: int | None = None
     notes: tuple[Note, ...] = ()
     stage_bytes: tuple[int, ...] = ()
+    host_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,33 @@ ENGINES: Final[tuple[str, ...]] = ("ideal", "vllm", "transformers", "sglang", "l
 
 
 @dataclass(frozen=True, slots=True)
+class LlamaCpp:
+    """Settings that only llama.cpp has.
+
+    `gpu_layers` of the layers, the output counted as one, go to the devices (`-ngl`; None: all); the routed experts of the first
+    `cpu_moe_layers` stay on the host (`--n-cpu-moe`). `value_dtype` is the values' format where it differs from the keys' (`-ctv`).
+    `swa_full` keeps every token in windowed layers, `unified` shares one context out over the sequences.
+    """
+
+    gpu_layers: int | None = None
+    cpu_moe_layers: int = 0
+    value_dtype: str | None = None
+    swa_full: bool = False
+    unified: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("gpu_layers", self.gpu_layers or 0), ("cpu_moe_layers", self.cpu_moe_layers)):
+            if value < 0:
+                raise UsageError(f"{name} must be at least 0, not {value}")
+        if self.value_dtype is not None:
+            object.__setattr__(self, "value_dtype", canonical_kv_dtype(self.value_dtype))
+
+
+#: nothing set
+LLAMA_CPP: Final = LlamaCpp()
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
     """One serving configuration.
 
@@ -23,7 +50,8 @@ class Serving:
 
     `max_num_batched_tokens` and `page_size` None: the engine's own default. `kv_memory_bytes` is the memory of one rank's cache
     pool. `ep` True: experts are dealt out over all `tp × dp` ranks. `enable_prefix_caching` None: the engine's own default.
-    `compute_capability` is the NVIDIA device's (90: Hopper), which decides vLLM's attention kernels and their pages.
+    `compute_capability` is the NVIDIA device's (90: Hopper), which decides vLLM's attention kernels and their pages. `llama_cpp`
+    holds what only that engine can be told.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -44,6 +72,7 @@ class Serving:
     source_tokens: int | None = None
     enable_prefix_caching: bool | None = None
     compute_capability: int = 90
+    llama_cpp: LlamaCpp = LLAMA_CPP
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp"):
@@ -56,6 +85,11 @@ class Serving:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if self.engine not in ENGINES:
             raise UsageError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
+        if self.llama_cpp != LLAMA_CPP and self.engine != "llama.cpp":
+            names = [
+                name for name in LLAMA_CPP.__match_args__ if getattr(self.llama_cpp, name) != getattr(LLAMA_CPP, name)
+            ]
+            raise UsageError(f"{', '.join(names)}: only llama.cpp has that setting, not {self.engine}")
         object.__setattr__(self, "kv_dtype", canonical_kv_dtype(self.kv_dtype))
         if self.declared_kv_dtype is not None:
             object.__setattr__(self, "declared_kv_dtype", canonical_kv_dtype(self.declared_kv_dtype))

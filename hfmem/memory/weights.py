@@ -16,7 +16,7 @@ from typing import Final
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import BITS, num_bytes
-from hfmem.memory.engines.vllm.support import pipeline_stages
+from hfmem.memory.placement import BY_LAYER, Placement, placement
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
 from hfmem.model.architecture import Architecture
@@ -52,9 +52,10 @@ _SINK_HEADS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class RankWeights:
-    """`parameters` and `bytes` on the most loaded rank, of pipeline stage `stage`; `all_ranks_bytes` over every rank.
+    """`parameters` and `bytes` on the most loaded rank, of pipeline stage `stage`; `all_ranks_bytes` over every rank and the host.
 
-    `stage_bytes` are the bytes of a rank of each stage in turn.
+    `stage_bytes` and `stage_parameters` are those of a rank of each stage in turn, `host_bytes` those of layers, experts and
+    embeddings that an engine leaves in the host's memory.
     """
 
     parameters: int
@@ -62,39 +63,55 @@ class RankWeights:
     all_ranks_bytes: int
     stage: int
     stage_bytes: tuple[int, ...]
+    stage_parameters: tuple[int, ...]
+    host_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Stages:
-    """Which pipeline stage holds which layers."""
+    """Which pipeline stage holds which layers. The host comes after the stages, as one more."""
 
-    ranges: tuple[range, ...]
-    tied_head: bool
+    where: Placement
+    first: int
+    host_experts: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.where.stages) + 1
+
+    @property
+    def host(self) -> int:
+        return len(self.where.stages)
 
     @property
     def last(self) -> int:
-        return len(self.ranges) - 1
+        """Where the final norm and the head are."""
+        return self.host if self.where.output is None else self.where.output
 
     def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
-        """How many of the tensors in `boxes` each stage holds."""
-        total = [0] * len(self.ranges)
+        """How many of the tensors in `boxes` each stage holds, and the host."""
+        total = [0] * self.count
         if axis is None or spec.component is Component.VISION or _in_encoder(spec):
             total[self._home(spec)] = sum(prod(len(r) for r in box) for box in boxes)
             return total
         for box in boxes:
             others = prod(len(r) for index, r in enumerate(box) if index != axis)
             for layer in box[axis]:
-                total[self._stage_of(layer)] += others
+                total[self._stage_of(layer, spec)] += others
         return total
 
-    def _stage_of(self, layer: int) -> int:
-        for stage, layers in enumerate(self.ranges):
+    def _stage_of(self, layer: int, spec: TensorSpec) -> int:
+        if layer in self.where.host or (layer < self.host_experts and isinstance(spec.split, ExpertSplit)):
+            return self.host
+        for stage, layers in enumerate(self.where.stages):
             if layer in layers:
                 return stage
         return self.last
 
     def _home(self, spec: TensorSpec) -> int:
-        return self.last if spec.component in (Component.LM_HEAD, Component.NORM) and not _in_encoder(spec) else 0
+        if spec.component in (Component.LM_HEAD, Component.NORM) and not _in_encoder(spec):
+            return self.last
+        return self.first if spec.component is Component.EMBEDDING else 0
 
 
 def _in_encoder(spec: TensorSpec) -> bool:
@@ -110,9 +127,7 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
     Raises:
         UnsupportedError: a tensor that the ranks cannot divide, or more pipeline stages than layers.
     """
-    tp, pp = serving.tp, serving.pp
-    if serving.engine == "llama.cpp":  # layers are dealt out to devices, tensors stay whole
-        tp, pp = 1, serving.tp * serving.pp
+    tp = 1 if serving.engine in BY_LAYER else serving.tp
     sharding = Sharding(
         tp=tp,
         expert_ranks=tp * serving.dp if serving.engine in _PADS else tp,
@@ -121,17 +136,24 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         whole=_WHOLE.get(arch.model_type, ()) if serving.engine in _PADS else (),
         vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in _UNPADDED_VOCAB else 1,
     )
-    layers = max(arch.num_hidden_layers, 1)
-    stages = _Stages(pipeline_stages(layers, pp) if pp > 1 else (range(layers),), arch.tie_word_embeddings)
+    where = placement(serving.engine, max(arch.num_hidden_layers, 1), serving)
+    stages = _Stages(
+        where,
+        first=len(where.stages) if serving.engine in BY_LAYER else 0,  # llama.cpp's input embedding stays on the host
+        host_experts=serving.llama_cpp.cpu_moe_layers,
+    )
     parameters = _parameters(arch, stages, sharding, serving.engine)
-    stage_bytes = _bytes(arch, _as_stored(groups), stages, sharding, serving.engine)
+    sizes = _bytes(arch, _as_stored(groups), stages, sharding, serving.engine)
+    stage_bytes, host = sizes[: stages.host], sizes[stages.host]
     heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
     return RankWeights(
-        parameters=max(parameters),
+        parameters=max(parameters[: stages.host]),
         bytes=stage_bytes[heaviest],
-        all_ranks_bytes=sum(stage_bytes) * tp * serving.dp,
+        all_ranks_bytes=(sum(stage_bytes) * tp + host) * serving.dp,
         stage=heaviest,
         stage_bytes=tuple(stage_bytes),
+        stage_parameters=tuple(parameters[: stages.host]),
+        host_bytes=host * serving.dp,
     )
 
 
@@ -156,7 +178,7 @@ def _loaded(spec: TensorSpec, engine: str) -> bool:
 
 
 def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine: str) -> list[int]:
-    totals = [Fraction(0)] * len(stages.ranges)
+    totals = [Fraction(0)] * stages.count
     biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
     values = _boxes_by_pattern(arch, ".v_proj.weight")
     unused = _sharing_layers(arch) if engine in _PADS else frozenset()
@@ -225,14 +247,14 @@ def _fused_bias(pattern: str, biases: set[str]) -> bool:
 def _copied_to_last(spec: TensorSpec, stages: _Stages, arch: Architecture) -> bool:
     """A tied embedding is the head too: the last of several stages holds its own copy."""
     tied = {s.tied_to for s in arch.tensors if s.component is Component.LM_HEAD}
-    return stages.last > 0 and spec.component is Component.EMBEDDING and spec.pattern in tied
+    return stages.last != stages.first and spec.component is Component.EMBEDDING and spec.pattern in tied
 
 
 def _bytes(
     arch: Architecture, groups: Sequence[TensorGroup], stages: _Stages, sharding: Sharding, engine: str
 ) -> list[int]:
     matcher = Matcher(arch.tensors)
-    totals = [0] * len(stages.ranges)
+    totals = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
     for group in groups:
         for match in matcher.assign(group.pattern, group.boxes):
