@@ -19,6 +19,7 @@ from hfmem.model.architecture import Architecture, Note
 from hfmem.reading import Model
 from hfmem.report import (
     EnginePool,
+    HostMemory,
     KvCache,
     LayerRow,
     ModelInfo,
@@ -56,20 +57,14 @@ def assemble(
     architecture, parameters = read.architecture, read.parameters
     cache = engines.engine(serving.engine).cache(architecture, serving)
     # what the model needs is counted in the format that the chosen engine keeps (vLLM turns fp32 models into 16 bit)
-    alone = replace(serving, engine="ideal", kv_dtype=cache.kv_dtype, tp=1, pp=1, dp=1, ep=False)
+    alone = replace(serving.alone("ideal"), kv_dtype=cache.kv_dtype)
     ideal = engines.engine("ideal").cache(architecture, alone)
     ranks = rank_weights(architecture, parameters.groups, serving)
     runtime = runtime_items(architecture, serving, ranks, cache, overhead, device)
     beside = extras.items(serving) if extras else {}
     runtime |= beside
     runtime_bytes = sum(item.bytes for item in runtime.values())
-    per_rank = PerRank(
-        parameters=ranks.parameters,
-        weights_bytes=ranks.bytes,
-        kv_cache_bytes=cache.bytes_per_rank,
-        runtime_bytes=runtime_bytes,
-        total_bytes=ranks.bytes + cache.bytes_per_rank + runtime_bytes,
-    )
+    per_rank = _most_loaded(ranks, cache, runtime_bytes)
     return Report(
         model=_model_info(read),
         layers=tuple(
@@ -82,14 +77,35 @@ def assemble(
         weights=_weights(read),
         kv_cache=_kv_cache(read, serving, cache, ideal),
         runtime=runtime,
-        parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks),
+        parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks, serving.attn_dp),
         per_rank=per_rank,
         total_bytes=ranks.all_ranks_bytes + cache.bytes + runtime_bytes * serving.num_ranks,
         engine_pool=_pool(architecture, serving),
         warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes))),
         lora=extras.lora_info(serving) if extras else None,
         draft=extras.draft_info(beside) if extras else None,
+        host=_host(ranks, cache),
     )
+
+
+def _most_loaded(ranks: RankWeights, cache: CacheBytes, runtime_bytes: int) -> PerRank:
+    """The rank with most weights and cache together."""
+    held = cache.stage_bytes or (cache.bytes_per_rank,) * len(ranks.stage_bytes)
+    stage = max(range(len(held)), key=lambda index: ranks.stage_bytes[index] + held[index])
+    return PerRank(
+        parameters=ranks.stage_parameters[stage],
+        weights_bytes=ranks.stage_bytes[stage],
+        kv_cache_bytes=held[stage],
+        runtime_bytes=runtime_bytes,
+        total_bytes=ranks.stage_bytes[stage] + held[stage] + runtime_bytes,
+        stage=stage,
+    )
+
+
+def _host(ranks: RankWeights, cache: CacheBytes) -> HostMemory | None:
+    if not ranks.host_bytes and not cache.host_bytes:
+        return None
+    return HostMemory(ranks.host_bytes, cache.host_bytes)
 
 
 def runtime_items(
@@ -178,16 +194,15 @@ def _shown(packing: QuantizationSummary) -> dict[str, Any]:
 
 
 def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheBytes) -> KvCache:
-    alone = replace(serving, tp=1, pp=1, dp=1, ep=False)
     columns: dict[str, int | None] = {}
     for name in ENGINES:
-        found = ideal if name == "ideal" else cache if name == serving.engine and alone == serving else None
-        found = found or engines.cache_or_none(name, read.architecture, replace(alone, engine=name))
+        found = ideal if name == "ideal" else cache if serving == serving.alone(name) else None
+        found = found or engines.cache_or_none(name, read.architecture, serving.alone(name))
         columns[name] = None if found is None else found.bytes
     return KvCache(
         context=serving.context,
         num_seqs=serving.num_seqs,
-        dtype=cache.kv_dtype,
+        dtype=f"{cache.kv_dtype}/{cache.value_dtype}" if cache.value_dtype else cache.kv_dtype,
         engine=serving.engine,
         bytes=cache.bytes,
         bytes_per_rank=cache.bytes_per_rank,

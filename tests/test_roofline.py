@@ -10,6 +10,7 @@ import pytest
 
 from hfmem.api import Model, estimate, read_model
 from hfmem.cli import main
+from hfmem.configuration import configure
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions
 from hfmem.plan.devices import find_device, plain_memory
@@ -89,8 +90,9 @@ def test_experts_that_a_batch_uses() -> None:
 def test_unknown_bandwidth_or_rate(llama: Model) -> None:
     report = estimate(llama, context=8192)
     assert roofline(llama.architecture, report, plain_memory(80 << 30)) is None
-    assert speed(llama, report, "24GiB") is None
-    found = speed(llama, report, "3060")  # bandwidth alone is known
+    assert speed(configure(llama, context=8192, device="24GiB"), report) is None
+    assert speed(configure(llama, context=8192), report) is None
+    found = speed(configure(llama, context=8192, device="3060"), report)  # bandwidth alone is known
     assert found is not None and found.prefill_seconds is None and found.decode_bound == "memory"
 
 

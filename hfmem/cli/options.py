@@ -18,18 +18,29 @@ Ctx = Annotated[
     typer.Option(
         "--ctx",
         "--max-model-len",
+        "--context-length",
+        "--ctx-size",
         metavar="TOKENS",
-        help="Tokens a sequence: 8192, 32k, 1m [default: the model's positions].",
+        help="Tokens a sequence: 8192, 32k, 1m; max: the most that fits [default: the model's positions].",
     ),
 ]
-Batch = Annotated[str, typer.Option("--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")]
+Batch = Annotated[
+    str,
+    typer.Option(
+        "--batch", "--max-num-seqs", "--max-running-requests", "--parallel", metavar="N",
+        help="Sequences at once; max: the most that fit.",
+    ),
+]  # fmt: skip
+Users = Annotated[str, typer.Option("--users", "--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")]
 KvDtype = Annotated[
     str,
     typer.Option(
         "--kv-dtype",
         "--kv-cache-dtype",
+        "--cache-type-k",
+        "-ctk",
         metavar="DTYPE",
-        help="Cache: auto, bf16, fp16, fp8, fp8_e5m2, int8, int4, nvfp4.",
+        help="Cache: auto, bf16, fp16, fp8, fp8_e5m2, int8, int4, nvfp4; llama.cpp: q8_0, q4_0 …",
     ),
 ]
 Engine = Annotated[
@@ -40,14 +51,31 @@ Engine = Annotated[
         help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF: llama.cpp].",
     ),
 ]
-Tp = Annotated[str, typer.Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]
-Pp = Annotated[str, typer.Option("--pp", "--pipeline-parallel-size", metavar="N", help="Pipeline stages.")]
-Dp = Annotated[str, typer.Option("--dp", "--data-parallel-size", metavar="N", help="Data-parallel replicas.")]
+Tp = Annotated[
+    str, typer.Option("--tp", "--tensor-parallel-size", "--tp-size", metavar="N", help="Tensor-parallel ranks.")
+]
+Pp = Annotated[str, typer.Option("--pp", "--pipeline-parallel-size", "--pp-size", metavar="N", help="Pipeline stages.")]
+Dp = Annotated[
+    str, typer.Option("--dp", "--data-parallel-size", "--dp-size", metavar="N", help="Data-parallel replicas.")
+]
 Ep = Annotated[bool, typer.Option("--ep", "--enable-expert-parallel", help="Deal experts out whole over the ranks.")]
+AttnDp = Annotated[
+    str,
+    typer.Option(
+        "--attn-dp",
+        "--attn-dp-size",
+        "--attention-data-parallel-size",
+        metavar="N",
+        help="SGLang's data-parallel attention: groups among the --tp ranks.",
+    ),
+]
 BatchedTokens = Annotated[
     str | None,
     typer.Option(
-        "--max-num-batched-tokens", metavar="TOKENS", help="Tokens of one engine step [default: the engine's]."
+        "--max-num-batched-tokens",
+        "--chunked-prefill-size",
+        metavar="TOKENS",
+        help="Tokens of one engine step [default: the engine's].",
     ),
 ]
 PageSize = Annotated[
@@ -78,6 +106,17 @@ Gpu = Annotated[
     str | None,
     typer.Option(
         "--gpu", metavar="NAME", help="Does it fit: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none]."
+    ),
+]
+FitGpu = Annotated[
+    str, typer.Option("--gpu", metavar="NAME", help="h100, 8xh100, 4090, 80GiB, local (hfmem devices lists).")
+]
+PlanGpu = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu",
+        metavar="NAMES",
+        help="Only these: h100,4090 or words: nvidia, sm_90 [default: all the engine runs on].",
     ),
 ]
 NumGpus = Annotated[
@@ -126,10 +165,41 @@ Draft = Annotated[
     str | None,
     typer.Option("--draft", metavar="MODEL", help="A draft model, or mtp: the model's own prediction layers."),
 ]
+Ngl = Annotated[
+    str | None,
+    typer.Option(
+        "--ngl",
+        "-ngl",
+        "--n-gpu-layers",
+        "--gpu-layers",
+        metavar="N",
+        help="llama.cpp: layers on the devices, the output counted as one; max: as many as fit [default: all].",
+    ),
+]
+NCpuMoe = Annotated[
+    str | None,
+    typer.Option(
+        "--n-cpu-moe", "-ncmoe", metavar="N", help="llama.cpp: routed experts of the first N layers on the host."
+    ),
+]
+CacheTypeV = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-type-v", "-ctv", metavar="DTYPE", help="llama.cpp: the values' type [default: the keys', --kv-dtype]."
+    ),
+]
+SwaFull = Annotated[bool, typer.Option("--swa-full", help="llama.cpp: windowed layers keep every token.")]
+KvUnified = Annotated[
+    bool, typer.Option("--kv-unified", "-kvu", help="llama.cpp: one context for all sequences, not one each.")
+]
 Revision = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="KIND", help="table, json, markdown, csv or html [default: table]."),
+]
 Exact = Annotated[bool, typer.Option("--bytes", help="Print exact bytes instead of GiB.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit 4 when config and headers disagree.")]
 Assume = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from hfmem.errors import UsageError
@@ -48,6 +49,8 @@ class Serving:
     `kv_cache_quant_algo`, compressed-tensors' `kv_cache_scheme`) and what `auto` then means. `source_tokens` is the length of an
     encoder's output where the model sets no maximum (T5, or the vision tokens of Mllama's images).
 
+    `attn_dp` is SGLang's: groups inside the `tp` ranks that each hold their own sequences, while feed-forward layers stay shared.
+
     `max_num_batched_tokens` and `page_size` None: the engine's own default. `kv_memory_bytes` is the memory of one rank's cache
     pool. `ep` True: experts are dealt out over all `tp × dp` ranks. `enable_prefix_caching` None: the engine's own default.
     `compute_capability` is the NVIDIA device's (90: Hopper), which decides vLLM's attention kernels and their pages. `llama_cpp`
@@ -72,10 +75,11 @@ class Serving:
     source_tokens: int | None = None
     enable_prefix_caching: bool | None = None
     compute_capability: int = 90
+    attn_dp: int = 1
     llama_cpp: LlamaCpp = LLAMA_CPP
 
     def __post_init__(self) -> None:
-        for name in ("context", "num_seqs", "tp", "pp", "dp"):
+        for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp"):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
@@ -85,6 +89,14 @@ class Serving:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if self.engine not in ENGINES:
             raise UsageError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
+        if self.attn_dp > 1 and self.engine != "sglang":
+            raise UsageError(
+                f"attn_dp is SGLang's: {self.engine} has --dp" if self.engine == "vllm" else "attn_dp is SGLang's"
+            )
+        if self.tp % self.attn_dp:
+            raise UsageError(
+                f"{self.attn_dp} groups of data-parallel attention do not share {self.tp} tensor-parallel ranks"
+            )
         if self.llama_cpp != LLAMA_CPP and self.engine != "llama.cpp":
             names = [
                 name for name in LLAMA_CPP.__match_args__ if getattr(self.llama_cpp, name) != getattr(LLAMA_CPP, name)
@@ -94,12 +106,21 @@ class Serving:
         if self.declared_kv_dtype is not None:
             object.__setattr__(self, "declared_kv_dtype", canonical_kv_dtype(self.declared_kv_dtype))
 
+    def alone(self, engine: str) -> Serving:
+        """The same load under another engine's rules on one rank, with that engine's defaults."""
+        return replace(self, engine=engine, tp=1, pp=1, dp=1, ep=False, attn_dp=1, llama_cpp=LLAMA_CPP)
+
     @property
     def num_ranks(self) -> int:
         """Devices in all: tensor × pipeline × data parallel."""
         return self.tp * self.pp * self.dp
 
     @property
+    def attn_tp(self) -> int:
+        """Tensor-parallel ranks that share a sequence's cache."""
+        return self.tp // self.attn_dp
+
+    @property
     def num_seqs_per_replica(self) -> int:
-        """Sequences on the busiest data-parallel replica."""
-        return -(-self.num_seqs // self.dp)
+        """Sequences on the busiest data-parallel replica, or group of one."""
+        return -(-self.num_seqs // (self.dp * self.attn_dp))

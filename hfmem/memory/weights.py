@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import prod
 from typing import Final
 
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import BITS, num_bytes
-from hfmem.memory.placement import BY_LAYER, Placement, placement
+from hfmem.errors import UnsupportedError
+from hfmem.memory.placement import BY_LAYER, Stages, placement
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
 from hfmem.model.architecture import Architecture
@@ -44,6 +44,8 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
     "qwen3_asr": ("thinker.audio_tower.",),
 }
+#: what SGLang shares out within a group of data-parallel attention; the head and feed-forward layers run on all ranks
+_IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
 #: parts that vLLM and SGLang do not build: they serve the thinker, not the voice
 _NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
 #: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
@@ -67,57 +69,6 @@ class RankWeights:
     host_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Stages:
-    """Which pipeline stage holds which layers. The host comes after the stages, as one more."""
-
-    where: Placement
-    first: int
-    host_experts: int = 0
-
-    @property
-    def count(self) -> int:
-        return len(self.where.stages) + 1
-
-    @property
-    def host(self) -> int:
-        return len(self.where.stages)
-
-    @property
-    def last(self) -> int:
-        """Where the final norm and the head are."""
-        return self.host if self.where.output is None else self.where.output
-
-    def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
-        """How many of the tensors in `boxes` each stage holds, and the host."""
-        total = [0] * self.count
-        if axis is None or spec.component is Component.VISION or _in_encoder(spec):
-            total[self._home(spec)] = sum(prod(len(r) for r in box) for box in boxes)
-            return total
-        for box in boxes:
-            others = prod(len(r) for index, r in enumerate(box) if index != axis)
-            for layer in box[axis]:
-                total[self._stage_of(layer, spec)] += others
-        return total
-
-    def _stage_of(self, layer: int, spec: TensorSpec) -> int:
-        if layer in self.where.host or (layer < self.host_experts and isinstance(spec.split, ExpertSplit)):
-            return self.host
-        for stage, layers in enumerate(self.where.stages):
-            if layer in layers:
-                return stage
-        return self.last
-
-    def _home(self, spec: TensorSpec) -> int:
-        if spec.component in (Component.LM_HEAD, Component.NORM) and not _in_encoder(spec):
-            return self.last
-        return self.first if spec.component is Component.EMBEDDING else 0
-
-
-def _in_encoder(spec: TensorSpec) -> bool:
-    return spec.component is Component.VISION or "encoder" in spec.pattern.split(".")
-
-
 def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> RankWeights:
     """Weights of the most loaded rank under `serving`.
 
@@ -130,14 +81,17 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
     tp = 1 if serving.engine in BY_LAYER else serving.tp
     sharding = Sharding(
         tp=tp,
-        expert_ranks=tp * serving.dp if serving.engine in _PADS else tp,
+        attn_tp=serving.attn_tp if serving.attn_dp > 1 else None,
+        expert_ranks=tp * serving.dp if serving.engine == "vllm" else tp,  # SGLang's replicas share nothing
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
         whole=_WHOLE.get(arch.model_type, ()) if serving.engine in _PADS else (),
         vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in _UNPADDED_VOCAB else 1,
     )
+    if serving.engine == "sglang" and serving.ep and (arch.num_experts or 0) % tp:
+        raise UnsupportedError(f"SGLang deals {arch.num_experts} experts out evenly: not over {tp} ranks")
     where = placement(serving.engine, max(arch.num_hidden_layers, 1), serving)
-    stages = _Stages(
+    stages = Stages(
         where,
         first=len(where.stages) if serving.engine in BY_LAYER else 0,  # llama.cpp's input embedding stays on the host
         host_experts=serving.llama_cpp.cpu_moe_layers,
@@ -177,7 +131,7 @@ def _loaded(spec: TensorSpec, engine: str) -> bool:
     return spec.tied_to is None
 
 
-def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine: str) -> list[int]:
+def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, engine: str) -> list[int]:
     totals = [Fraction(0)] * stages.count
     biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
     values = _boxes_by_pattern(arch, ".v_proj.weight")
@@ -230,6 +184,8 @@ def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     """`share`, with what serving engines make of a head's bias (split like the head) and of DeepSeek V4's sinks (padded)."""
     if sharding.whole and spec.pattern.startswith(sharding.whole):
         return Fraction(1)
+    if sharding.attn_tp is not None and spec.component in _IN_ATTENTION_GROUP:
+        sharding = replace(sharding, tp=sharding.attn_tp)
     if spec.component is Component.LM_HEAD and len(spec.shape) == 1:
         return share(replace(spec, split=Vocab()), sharding)
     if spec.pattern.endswith(".attn_sink") and sharding.vocab_padding > 1:
@@ -244,14 +200,14 @@ def _fused_bias(pattern: str, biases: set[str]) -> bool:
     return f"{stem}q_proj.bias" in biases and f"{stem}k_proj.bias" not in biases
 
 
-def _copied_to_last(spec: TensorSpec, stages: _Stages, arch: Architecture) -> bool:
+def _copied_to_last(spec: TensorSpec, stages: Stages, arch: Architecture) -> bool:
     """A tied embedding is the head too: the last of several stages holds its own copy."""
     tied = {s.tied_to for s in arch.tensors if s.component is Component.LM_HEAD}
     return stages.last != stages.first and spec.component is Component.EMBEDDING and spec.pattern in tied
 
 
 def _bytes(
-    arch: Architecture, groups: Sequence[TensorGroup], stages: _Stages, sharding: Sharding, engine: str
+    arch: Architecture, groups: Sequence[TensorGroup], stages: Stages, sharding: Sharding, engine: str
 ) -> list[int]:
     matcher = Matcher(arch.tensors)
     totals = [0] * stages.count

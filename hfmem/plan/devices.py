@@ -76,10 +76,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What `--gpu` named: a device, and how many of it where the text says so (`8xh100`, `local`)."""
+    """What `--gpu` named: a device, how many of it where the text says so (`8xh100`, `local`), and what to type for one."""
 
     device: Device
     count: int | None = None
+    text: str | None = None
 
     @property
     def local(self) -> bool:
@@ -134,7 +135,7 @@ def find_device(text: str) -> Devices:
         inner = find_device(counted.group(2))
         if inner.count is not None:
             raise UsageError(f"--gpu {text!r} counts twice")
-        return replace(inner, count=int(counted.group(1)))
+        return replace(inner, count=int(counted.group(1)), text=counted.group(2).strip())
     if _SIZE.fullmatch(wanted):
         return Devices(plain_memory(parse_memory(wanted, "--gpu")))
     return Devices(_similar(wanted))

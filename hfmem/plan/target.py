@@ -32,11 +32,16 @@ VENDORS: Final[dict[str, frozenset[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Devices to serve on, and the share of each that the engine may take (None: its default)."""
+    """Devices to serve on, and the share of each that the engine may take (None: its default).
+
+    `named` is what to type for one of them where the user's text counted them, `most` how many there are where that is known.
+    """
 
     device: Device
     num_devices: int
     utilization: Fraction | None = None
+    named: str | None = None
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if self.utilization is not None and not 0 < self.utilization <= 1:
@@ -58,9 +63,9 @@ class Target:
         """What other processes leave."""
         return self.device.memory_bytes - self.device.memory_used_bytes
 
-    def usable_bytes(self, serving: Serving) -> int:
-        """Bytes of one device that the engine may take."""
-        return min(math.ceil(self.device.memory_bytes * self.share(serving)), self.free_bytes())
+    def usable_bytes(self, serving: Serving, gone: int = 0) -> int:
+        """Bytes of one device that the engine may take; `gone`: those it does not count into what it takes its share of."""
+        return min(math.ceil((self.device.memory_bytes - gone) * self.share(serving)), self.free_bytes())
 
 
 def place_on(
@@ -84,7 +89,8 @@ def place_on(
     if found.local and num_devices is None and 1 < ranks <= (found.count or 1):
         count = ranks  # some of this machine's devices
     placed, tp, pp = place(count, engine, tp, pp, dp)
-    return Target(found.device, placed, None if utilization is None else Fraction(str(utilization))), tp, pp
+    share = None if utilization is None else Fraction(str(utilization))
+    return Target(found.device, placed, share, found.text, found.count if found.local else None), tp, pp
 
 
 def sglang_fraction(memory_bytes: int, serving: Serving) -> Fraction:

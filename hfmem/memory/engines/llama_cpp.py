@@ -126,7 +126,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
                 on_stage[next(i for i, stage in enumerate(where.stages) if index in stage)] += size
     return CacheBytes(
         engine=NAME,
-        kv_dtype=formats.key if formats.key == formats.value else f"{formats.key}/{formats.value}",
+        kv_dtype=formats.key,
         bytes=(sum(on_stage) + on_host) * serving.dp,
         bytes_per_rank=max(on_stage),
         bytes_per_seq=sum(group.bytes for group in groups),
@@ -135,6 +135,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         page_size=_PAD,
         stage_bytes=tuple(on_stage),
         host_bytes=on_host * serving.dp,
+        value_dtype=None if formats.key == formats.value else formats.value,
     )
 
 

@@ -7,12 +7,13 @@ request), `srt/mem_cache/kv_cache_configurator.py` (state slots, pipeline stages
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.sglang.layout import Layout, layout
 from hfmem.memory.engines.sglang.support import slots_per_request
-from hfmem.memory.result import CacheBytes, LayerGroup, Pool
+from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import Cache, ChunkedAttention, CrossAttention, FullAttention, SlidingAttention
@@ -47,10 +48,12 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         for stage, layers in enumerate(stages):
             on_stage[stage] += sum(index in layers for index in indices) * size
         one = _held(plan, kind, serving, 1)
-        copies = len(indices) * serving.tp
+        copies = len(indices) * serving.attn_tp
         whole = copies * (one * per_token + slots * state)
         alone += whole
-        groups.append(LayerGroup(kind, indices, per_token * serving.tp, one if per_token else 0, whole, copies * state))
+        groups.append(
+            LayerGroup(kind, indices, per_token * serving.attn_tp, one if per_token else 0, whole, copies * state)
+        )
     per_replica = serving.tp * sum(on_stage)
     return CacheBytes(
         engine=NAME,
@@ -98,37 +101,37 @@ def _pages(tokens: int, page: int) -> int:
     return -(-tokens // page) * page
 
 
-def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Pool:
-    """How SGLang divides a pool of that size, and its log line.
+def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequence[int]) -> Pool:
+    """How SGLang divides a pool of that size (of each pipeline stage, or of all alike), and its log line.
 
     States get 0.9 parts to the cache's 1; the windowed pool has 0.8 of the full pool's tokens. Pipeline stages keep as many tokens
-    as the one that can hold fewest. Concurrency is what runs out first. The line counts a page of padding, as the buffers do.
+    as the one that can hold fewest. Concurrency is what runs out first, below 1 where not one sequence fits: the server starts all
+    the same. The line counts a page of padding, as the buffers do.
 
     Raises:
-        UnsupportedError: the memory holds not one request, or SGLang refuses the layout.
+        UnsupportedError: the memory holds no pool, or SGLang refuses the layout.
     """
     plan = layout(arch, serving)
     stages = plan.stages(serving.pp)
-    slots, slot = None, _largest_slot(plan, stages)
-    rest = memory_bytes_per_rank
+    memory = memory_of_stages(memory_bytes_per_rank, len(stages))
+    least, slots, slot = min(memory), None, _largest_slot(plan, stages)
     if slot:
-        slots = max(int(memory_bytes_per_rank * _MAMBA_RATIO / (1 + _MAMBA_RATIO) - slot) // slot, 0)
-        rest -= (slots + 1) * slot
-    cells = [cell for cell in (_cell(plan, stage) for stage in stages) if cell]
-    tokens = min((int(rest // cell) for cell in cells), default=serving.context) // plan.page * plan.page
+        slots = max(int(least * _MAMBA_RATIO / (1 + _MAMBA_RATIO) - slot) // slot, 0)
+        memory = [each - (slots + 1) * slot for each in memory]
+    cells = [_cell(plan, stage) for stage in stages]
+    tokens = min((int(rest // cell) for rest, cell in zip(memory, cells, strict=True) if cell), default=serving.context)
+    tokens = tokens // plan.page * plan.page
+    if tokens <= 0 or slots == 0:
+        raise UnsupportedError(f"{least / GIB:.2f} GiB hold no pool: SGLang asks to increase --mem-fraction-static")
     rows = _pages(_rows(plan, serving), plan.page)
-    limits = [max(tokens, 0) / rows]
+    limits = [tokens / rows]
     if slots is not None:
         limits.append(float(slots // slots_per_request(arch)))
     limits += _window_limits(plan, serving, tokens, rows)
-    if min(limits) < 1:
-        raise UnsupportedError(
-            f"{memory_bytes_per_rank / GIB:.2f} GiB hold not one sequence of {serving.context} tokens in SGLang's pools"
-        )
     return Pool(
-        memory_bytes_per_rank=memory_bytes_per_rank,
+        memory_bytes_per_rank=least,
         page_size=plan.page,
-        page_bytes=int(max(cells, default=0) * plan.page),
+        page_bytes=int(max(cells) * plan.page),
         num_pages=tokens // plan.page,
         capacity_tokens=tokens,
         max_concurrency=min(limits),

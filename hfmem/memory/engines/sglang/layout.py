@@ -122,7 +122,7 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     states = any(isinstance(kind, RecurrentCache) for kind, _ in kinds)
     encoding = any(isinstance(kind, CrossAttention) for kind, _ in kinds)
     support.check_model(arch, states=states, cross=encoding)
-    support.check_heads(arch, serving.tp)
+    support.check_heads(arch, serving.attn_tp)
     split = support.windows_apart(arch) and any(isinstance(k, SlidingAttention | ChunkedAttention) for k, _ in kinds)
     if not split and not states:
         kinds = tuple(group_layers(_uniform(caches)).items())
@@ -146,7 +146,7 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
             for k, _ in kinds
         ),
     )
-    return Layout(arch, fmt, page, serving.tp, len(caches), capability, kinds, split)
+    return Layout(arch, fmt, page, serving.attn_tp, len(caches), capability, kinds, split)
 
 
 def _decoder_caches(arch: Architecture) -> tuple[tuple[Cache, ...], ...]:

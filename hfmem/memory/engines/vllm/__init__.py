@@ -7,6 +7,7 @@ prefill. `v1/core/kv_cache_planning.py` (`_max_memory_usage_bytes_from_groups`),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from hfmem.memory.engines.vllm.groups import Group, group_layers
 from hfmem.memory.engines.vllm.layers import Plan, plan_layers
 from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, StateSpec, request_pages
 from hfmem.memory.engines.vllm.support import check_heads, check_model, pipeline_stages
-from hfmem.memory.result import CacheBytes, LayerGroup, Pool
+from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import Cache, CrossAttention
@@ -140,8 +141,8 @@ def _finish(entry: LayerGroup, found: Layout, serving: Serving) -> LayerGroup:
     return replace(entry, bytes_per_token=per_token)
 
 
-def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Pool:
-    """What a pool of that size on each rank holds, as vLLM logs it at start.
+def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequence[int]) -> Pool:
+    """What a pool of that size on each rank (of each pipeline stage, or of all alike) holds, as vLLM logs it at start.
 
     All ranks take as many blocks as the rank with the fewest. Capacity is concurrency × context, rounded down.
 
@@ -151,12 +152,15 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Po
     found = layout(arch, serving)
     if not found.groups:
         raise UnsupportedError(f"{arch.model_type} models keep no cache between tokens: vLLM makes no pool")
-    widest = max(found.stage_block_bytes)
-    num_blocks = memory_bytes_per_rank // widest
-    usable = memory_bytes_per_rank - widest  # one block stays empty: the null block
+    memory = memory_of_stages(memory_bytes_per_rank, len(found.stage_block_bytes))
+    # the stage that holds the fewest blocks; stages without a cache hold any number
+    num_blocks, held, widest = min(
+        (m // size, m, size) for m, size in zip(memory, found.stage_block_bytes, strict=True) if size
+    )
+    usable = held - widest  # one block stays empty: the null block
     needed = found.request_blocks * widest
     if needed > usable:
-        longest = max_model_len(arch, serving, memory_bytes_per_rank)
+        longest = max_model_len(arch, serving, held, widest)
         hint = f"; the longest that fits is {longest}" if longest else ""
         raise UnsupportedError(
             f"one request of {serving.context} tokens needs {needed / GIB:.2f} GiB of KV cache and the pool has "
@@ -168,16 +172,18 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Po
         f"GPU KV cache size: {capacity:,} tokens, Maximum concurrency for {serving.context:,} tokens per request: "
         f"{concurrency:.2f}x",
     )
-    return Pool(memory_bytes_per_rank, found.plan.block_size, widest, num_blocks, capacity, concurrency, lines)
+    return Pool(held, found.plan.block_size, widest, num_blocks, capacity, concurrency, lines, found.request_blocks)
 
 
-def max_model_len(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> int:
+def max_model_len(
+    arch: Architecture, serving: Serving, memory_bytes_per_rank: int, block_bytes: int | None = None
+) -> int:
     """The longest context up to `serving.context` of which one request fits the pool (`_estimate_max_model_len_from_groups`);
-    0 where none does. Page sizes stay those of the given context, as in vLLM."""
+    0 where none does. Page sizes stay those of the given context, as in vLLM. `block_bytes`: of the stage whose memory it is."""
     found = layout(arch, serving)
     if not found.groups:
         return serving.context
-    widest = max(found.stage_block_bytes)
+    widest = block_bytes or max(found.stage_block_bytes)
     blocks = (memory_bytes_per_rank - widest) // widest
 
     def fits(length: int) -> bool:
