@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hfmem.dtypes import CONFIG_NAMES
+from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.layer_table import layer_runs
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from hfmem.plan.devices import Device
 
 
+#: code of the warning that the memory given for the cache holds not one request
+POOL_TOO_SMALL: Final = "pool_too_small"
+
+
 def assemble(
     read: Model,
     serving: Serving,
@@ -65,6 +70,7 @@ def assemble(
     runtime |= beside
     runtime_bytes = sum(item.bytes for item in runtime.values())
     per_rank = _most_loaded(ranks, cache, runtime_bytes)
+    pool, told = _pool(architecture, serving)
     return Report(
         model=_model_info(read),
         layers=tuple(
@@ -80,8 +86,8 @@ def assemble(
         parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks, serving.attn_dp),
         per_rank=per_rank,
         total_bytes=ranks.all_ranks_bytes + cache.bytes + runtime_bytes * serving.num_ranks,
-        engine_pool=_pool(architecture, serving),
-        warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes))),
+        engine_pool=pool,
+        warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes, *told))),
         lora=extras.lora_info(serving) if extras else None,
         draft=extras.draft_info(beside) if extras else None,
         host=_host(ranks, cache),
@@ -213,11 +219,16 @@ def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheByte
     )
 
 
-def _pool(architecture: Architecture, serving: Serving) -> EnginePool | None:
+def _pool(architecture: Architecture, serving: Serving) -> tuple[EnginePool | None, list[Note]]:
+    """The pool of the memory given for it; None and the engine's reason where it would not start with that."""
     rules = engines.pooling_engine(serving.engine)
     if rules is None or serving.kv_memory_bytes is None:
-        return None
-    pool = rules.pool(architecture, serving, serving.kv_memory_bytes)
-    return EnginePool(
+        return None, []
+    try:
+        pool = rules.pool(architecture, serving, serving.kv_memory_bytes)
+    except UnsupportedError as error:
+        return None, [Note(POOL_TOO_SMALL, error.message)]
+    found = EnginePool(
         pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
     )
+    return found, []

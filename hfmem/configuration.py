@@ -173,8 +173,8 @@ class _Settings:
 
 
 def _serving(read: Model, given: _Settings, *, local: bool) -> tuple[Serving, list[Note]]:
-    """What is served how, before devices: the engine resolved (`local`: llama.cpp's settings are asked for), the context the model's
-    own where none is given."""
+    """What is served how, before devices: the engine resolved (`local`: llama.cpp's settings are asked for), the context the
+    model's own where none is given."""
     notes: list[Note] = []
     context = given.take("context")
     if context is None:

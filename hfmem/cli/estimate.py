@@ -50,7 +50,7 @@ def estimate(
         except HfmemError as error:
             status = max(status, _failed(model, error, settings, results, kind))
             continue
-        if report.fit is not None and report.fit.verdict == "does-not-fit":
+        if _does_not_fit(report):
             status = max(status, DOES_NOT_FIT)
         if verbose:
             say_stats(model, found.read.facts.stats)
@@ -75,6 +75,15 @@ def estimate(
         _write(kind, results, many=len(models) > 1)
     if status:
         raise typer.Exit(status)
+
+
+def _does_not_fit(report: Report) -> bool:
+    """Whether the devices, or the memory given for the cache, are too small."""
+    from hfmem.assembly import POOL_TOO_SMALL
+
+    if report.fit is not None:
+        return report.fit.verdict == "does-not-fit"
+    return any(warning.code == POOL_TOO_SMALL for warning in report.warnings)
 
 
 def _failed(model: str, error: HfmemError, settings: dict[str, Any], results: list[Any], kind: str) -> int:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
+from hfmem.memory.cache import peak_contexts
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights, rank_weights
@@ -88,12 +89,17 @@ class Scale:
     known_weights: dict[tuple[object, ...], RankWeights] = field(default_factory=dict)
 
     def weigh(self, serving: Serving) -> Load:
-        """The load of `serving` on the target.
+        """The load of `serving` on the target, at the length up to its context at which least is left.
 
         Raises:
             UnsupportedError: the engine refuses the model or the layout.
         """
         serving = on_device(serving, self.target.device)
+        lengths = peak_contexts(self.architecture, serving.context)
+        loads = [self._weigh(serving if n == serving.context else replace(serving, context=n)) for n in lengths]
+        return min(loads, key=lambda load: (load.cache_fits, load.headroom_bytes)) if len(loads) > 1 else loads[0]
+
+    def _weigh(self, serving: Serving) -> Load:
         cache = engines.engine(serving.engine).cache(self.architecture, serving)
         ranks = self.weights(serving)
         runtime = self.runtime(serving, ranks, cache)
