@@ -240,6 +240,10 @@ def _placed(found: Configuration, given: _Settings) -> Configuration:
 
     serving = found.serving
     target, tp, pp = place_on(device, count, share, serving.engine, serving.tp, serving.pp, serving.dp)
+    if serving.engine == "sglang":
+        from hfmem.plan.sglang_share import served_model
+
+        target = replace(target, model=served_model(found.read.architecture, found.read.facts.config))
     placed = found.place(target, tp, pp)
     return replace(placed, tp_given=serving.tp > 1, pp_given=serving.pp > 1)
 

@@ -10,6 +10,7 @@ from hfmem.configuration import Configuration, configure
 from hfmem.errors import UsageError
 from hfmem.plan.devices import Device, catalogue, find_device, search_devices
 from hfmem.plan.roofline import Roofline, roofline
+from hfmem.plan.sglang_share import served_model
 from hfmem.plan.target import VENDORS, Target, on_device
 from hfmem.reading import Model
 from hfmem.records import dataclass
@@ -116,9 +117,12 @@ def _smallest(base: Configuration, device: Device, most: int) -> Iterator[tuple[
     """The layout with the fewest of `device`, if any."""
     node = device.gpus_per_node or NODE
     serving = base.serving
+    target = Target(device, 1)
+    if serving.engine == "sglang":
+        target = replace(target, model=served_model(base.read.architecture, base.read.facts.config))
     unit = serving.dp * (serving.tp if base.tp_given else 1) * (serving.pp if base.pp_given else 1)
     for count in _counts(node, min(most, node) if device.vendor == "apple" else most, unit):
-        scale = base.scale(Target(device, count))
+        scale = base.scale(replace(target, num_devices=count))
         for tp, pp in layouts(base, count // serving.dp, node):
             tried = replace(serving, tp=tp, pp=pp)
             if scale.fits(tried):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -22,7 +23,8 @@ from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import plain_memory
 from hfmem.plan.fit import Scale
-from hfmem.plan.target import Target, sglang_fraction
+from hfmem.plan.sglang_share import ServedModel, static_fraction
+from hfmem.plan.target import Target
 
 GIB = 1 << 30
 LLAMA = "meta-llama/Meta-Llama-3-8B"
@@ -73,14 +75,34 @@ def test_overhead_counts(llama: Model) -> None:
 
 
 def test_sglang_reserves_by_the_size_of_the_device() -> None:
-    serving = Serving(context=1, engine="sglang")
-    # 80 GiB: 512 + 8192 × 1.5 + 1/8 × 1024 + 2 × 256 MiB
-    assert sglang_fraction(80 * GIB, serving) == Fraction(round(1000 * (81920 - 13440) / 81920), 1000)
-    # 16 GiB: 512 + 2048 × 1.5 + 128 + 2 × 8
-    assert sglang_fraction(16 * GIB, serving) == Fraction(round(1000 * (16384 - 3728) / 16384), 1000)
+    serving, plain = Serving(context=1, engine="sglang"), ServedModel()
+
+    def share(gib: int, serving: Serving = serving, model: ServedModel = plain, *, cuda: bool = True) -> Fraction:
+        return static_fraction(gib * GIB, serving, model, cuda=cuda)
+
+    # 80 GiB: 512 + 8192 × 1.5 + 1/8 × 1024 + 2 × 256 MiB, and 8 for each of the 58 captured prefill sizes up to 8192
+    assert share(80) == Fraction(round(1000 * (81920 - 13440 - 464) / 81920), 1000)
+    assert share(80, cuda=False) == Fraction(round(1000 * (81920 - 13440) / 81920), 1000)
+    assert share(80, model=ServedModel(latent=True)) == Fraction(round(1000 * (81920 - 13440 - 1536) / 81920), 1000)
+    # 16 GiB: 512 + 2048 × 1.5 + 128 + 2 × 8, 42 sizes up to 2048
+    assert share(16) == Fraction(round(1000 * (16384 - 3728 - 42 * 8) / 16384), 1000)
     # 64 GiB with a small chunk: never less than 10 GiB
-    small = replace(serving, max_num_batched_tokens=2048)
-    assert sglang_fraction(64 * GIB, small) == Fraction(round(1000 * (65536 - 10240) / 65536), 1000)
+    assert share(64, replace(serving, max_num_batched_tokens=2048)) == Fraction(
+        round(1000 * (65536 - 10240) / 65536), 1000
+    )
+    # a vision encoder of ViT-L's size takes 5 %
+    large = ServedModel(captures_prefill=False, vision=(24, 1024))
+    assert float(share(80, model=large)) == pytest.approx(0.95 * round((81920 - 13440) / 81920, 3))
+    # 8 groups of data-parallel attention: 512 sequences × (2 + 8 × 4.5) MiB
+    wide = replace(serving, tp=8, attn_dp=8)
+    assert share(140, wide, cuda=False) == Fraction(round(1000 * (1 - (12800 + 1024 + 512 * 38) / (140 * 1024))), 1000)
+
+
+def test_sglang_takes_its_share_of_what_is_free_before_loading(llama: Model) -> None:
+    report = estimate(llama, context=4096, device="h100", engine="sglang")
+    assert report.fit is not None and report.fit.utilization is not None
+    before = 81081 * (1 << 20) - report.runtime["context_bytes"].bytes - report.runtime["engine_bytes"].bytes
+    assert report.fit.usable_bytes_per_device == math.ceil(before * Fraction(str(report.fit.utilization)))
 
 
 def test_tensor_parallelism_over_all_devices(llama: Model) -> None:

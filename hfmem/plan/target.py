@@ -1,7 +1,7 @@
 """What to serve on: devices, how many, and the share of each that an engine takes.
 
-vLLM 0.33 takes `gpu_memory_utilization`, 0.92, of the device's total (`v1/worker/utils.py`); SGLang, mid 2026,
-`mem_fraction_static`, from the reserve that `_handle_gpu_memory_settings` computes; the others take what is free.
+vLLM 0.33 takes `gpu_memory_utilization`, 0.92, of the device's total (`v1/worker/utils.py`); SGLang 0.5.23 `mem_fraction_static`
+of what is free before weights are loaded (`hfmem.plan.sglang_share`); the others take what is free.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from hfmem.errors import UsageError
 from hfmem.memory.serving import Serving
 from hfmem.plan.devices import Device, Devices, find_device
 from hfmem.plan.layouts import place
+from hfmem.plan.sglang_share import ServedModel, chunk_tokens, static_fraction
 from hfmem.records import dataclass
-from hfmem.units import MIB
 
 #: vLLM's default share
 VLLM_UTILIZATION: Final = Fraction(92, 100)
@@ -35,6 +35,7 @@ class Target:
     """Devices to serve on, and the share of each that the engine may take (None: its default).
 
     `named` is what to type for one of them where the user's text counted them, `most` how many there are where that is known.
+    `model` is what SGLang's share depends on.
     """
 
     device: Device
@@ -42,6 +43,7 @@ class Target:
     utilization: Fraction | None = None
     named: str | None = None
     most: int | None = None
+    model: ServedModel = ServedModel()
 
     def __post_init__(self) -> None:
         if self.utilization is not None and not 0 < self.utilization <= 1:
@@ -55,7 +57,9 @@ class Target:
             case "vllm":
                 return VLLM_UTILIZATION
             case "sglang":
-                return sglang_fraction(self.device.memory_bytes, serving)
+                return static_fraction(
+                    self.device.memory_bytes, serving, self.model, cuda=self.device.vendor in ("nvidia", "any")
+                )
             case _:
                 return Fraction(1)
 
@@ -93,27 +97,6 @@ def place_on(
     return Target(found.device, placed, share, found.text, found.count if found.local else None), tp, pp
 
 
-def sglang_fraction(memory_bytes: int, serving: Serving) -> Fraction:
-    """SGLang's default `mem_fraction_static`: one less what it reserves for activations, graphs and ranks, to three digits."""
-    memory = memory_bytes / MIB
-    few = serving.tp < 4
-    if memory < 20 * 1024:
-        chunk, graphs = 2048, 8
-    elif memory < 35 * 1024:
-        chunk, graphs = 4096, 48 if few else 160
-    elif memory < 60 * 1024:
-        chunk, graphs = 4096, 32 if few else 160
-    elif memory < 160 * 1024:
-        chunk, graphs = 8192, 256 if few else 512
-    else:
-        chunk, graphs = 16384, 512
-    chunk = serving.max_num_batched_tokens or chunk
-    reserved = 512 + max(chunk, 2048) * 1.5 + serving.tp * serving.pp / 8 * 1024 + 2 * graphs
-    if memory > 60 * 1024:
-        reserved = max(reserved, 10 * 1024)
-    return max(Fraction(round(1000 * (memory - reserved) / memory), 1000), Fraction(1, 1000))
-
-
 def on_device(serving: Serving, device: Device) -> Serving:
     """`serving` with the settings that the engine derives from the device: its kernels, and the tokens of one step."""
     if device.compute_capability is not None:
@@ -123,4 +106,6 @@ def on_device(serving: Serving, device: Device) -> Serving:
 
         tokens = default_max_num_batched_tokens(device.memory_bytes, device.name)
         serving = replace(serving, max_num_batched_tokens=tokens)
+    if serving.engine == "sglang" and serving.max_num_batched_tokens is None:
+        serving = replace(serving, max_num_batched_tokens=chunk_tokens(device.memory_bytes))
     return serving
