@@ -195,7 +195,6 @@ def _serving(read: Model, given: _Settings, *, local: bool) -> tuple[Serving, li
         pp=given.take("pp", 1),
         dp=given.take("dp", 1),
         ep=given.take("ep", False),
-        attn_dp=given.take("attn_dp", 1),
         max_num_batched_tokens=given.take("max_num_batched_tokens"),
         page_size=given.take("page_size"),
         kv_memory_bytes=given.take("kv_memory_bytes"),
@@ -231,11 +230,12 @@ def _extras(read: Model, given: _Settings, notes: list[Note], fetch: Any) -> Ext
 
 def _placed(found: Configuration, given: _Settings) -> Configuration:
     """On the devices named, with the engine's own way to use them all where no sizes are given."""
+    groups = given.take("attn_dp", 1)  # among ranks whose number the devices may decide
     device, count, share = given.take("device"), given.take("num_devices"), given.take("utilization")
     if device is None:
         if count is not None or share is not None:
             raise UsageError(f"{'utilization' if count is None else 'a number of GPUs'} says nothing without a device")
-        return found
+        return found.serve(attn_dp=groups)
     from hfmem.plan.target import place_on
 
     serving = found.serving
@@ -244,7 +244,7 @@ def _placed(found: Configuration, given: _Settings) -> Configuration:
         from hfmem.plan.sglang_share import served_model
 
         target = replace(target, model=served_model(found.read.architecture, found.read.facts.config))
-    placed = found.place(target, tp, pp)
+    placed = found.place(target, tp, pp).serve(attn_dp=groups)
     return replace(placed, tp_given=serving.tp > 1, pp_given=serving.pp > 1)
 
 

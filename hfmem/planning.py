@@ -136,7 +136,7 @@ def _layout(found: Configuration) -> Layout:
     assert target is not None
     device, count, serving = target.device, target.num_devices, on_device(found.serving, target.device)
     held = scale.weigh(serving)
-    best = speed(found, _unassessed(found))
+    best = speed(found)
     return Layout(
         device=device.name,
         num_devices=count,
@@ -163,8 +163,14 @@ def _unassessed(found: Configuration) -> Report:
     return assemble(found.read, serving, (), found.overhead, found.target.device, found.extras)
 
 
-def speed(found: Configuration, report: Report) -> Roofline | None:
-    """The upper bounds of `report` on the devices of `found`; None without one, or where its bandwidth is not known."""
+def speed(found: Configuration, report: Report | None = None) -> Roofline | None:
+    """The upper bounds of `found` on its devices; None without one, or where its bandwidth is not known.
+
+    Args:
+        report: of `found`, where there is one already.
+    """
     if found.target is None:
         return None
-    return roofline(found.read.architecture, report, found.target.device)
+    serving = on_device(found.serving, found.target.device)
+    ranks = found.scale().weights(serving)
+    return roofline(found.read.architecture, report or _unassessed(found), serving, ranks, found.target.device)

@@ -155,9 +155,12 @@ def test_pool_divides_windowed_from_full() -> None:
         pool(gpt_oss_20b(), 140 * 2048 * 24, 100)
 
 
-def test_pool_too_small() -> None:
-    with pytest.raises(UnsupportedError, match="hold not one sequence"):
-        pool(llama_3_8b(), GIB, 131072)
+def test_a_pool_too_small_for_one_sequence_starts_all_the_same() -> None:
+    # 128 KiB a token: 8,192 of them, and a sixteenth of a sequence
+    found = pool(llama_3_8b(), GIB, 131072)
+    assert (found.capacity_tokens, found.max_concurrency) == (8192, 8192 / 131072)
+    with pytest.raises(UnsupportedError, match="hold no pool"):
+        pool(llama_3_8b(), 131_071, 131072)
 
 
 @pytest.mark.parametrize("fmt", ["int8", "int4", "q8_0"])

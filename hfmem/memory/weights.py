@@ -57,7 +57,9 @@ class RankWeights:
     """`parameters` and `bytes` on the most loaded rank, of pipeline stage `stage`; `all_ranks_bytes` over every rank and the host.
 
     `stage_bytes` and `stage_parameters` are those of a rank of each stage in turn, `host_bytes` those of layers, experts and
-    embeddings that an engine leaves in the host's memory.
+    embeddings that an engine leaves in the host's memory. Of a rank of each stage together, `routed_bytes` are those of routed
+    experts, of which a token uses a few, and `idle_bytes` those that no decode step reads: encoders, and an embedding that is not
+    the head too.
     """
 
     parameters: int
@@ -67,6 +69,8 @@ class RankWeights:
     stage_bytes: tuple[int, ...]
     stage_parameters: tuple[int, ...]
     host_bytes: int = 0
+    routed_bytes: int = 0
+    idle_bytes: int = 0
 
 
 def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> RankWeights:
@@ -97,7 +101,7 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         host_experts=serving.llama_cpp.cpu_moe_layers,
     )
     parameters = _parameters(arch, stages, sharding, serving.engine)
-    sizes = _bytes(arch, _as_stored(groups), stages, sharding, serving.engine)
+    sizes, routed, idle = _bytes(arch, _as_stored(groups), stages, sharding, serving.engine)
     stage_bytes, host = sizes[: stages.host], sizes[stages.host]
     heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
     return RankWeights(
@@ -108,6 +112,8 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         stage_bytes=tuple(stage_bytes),
         stage_parameters=tuple(parameters[: stages.host]),
         host_bytes=host * serving.dp,
+        routed_bytes=routed,
+        idle_bytes=idle,
     )
 
 
@@ -208,9 +214,11 @@ def _copied_to_last(spec: TensorSpec, stages: Stages, arch: Architecture) -> boo
 
 def _bytes(
     arch: Architecture, groups: Sequence[TensorGroup], stages: Stages, sharding: Sharding, engine: str
-) -> list[int]:
+) -> tuple[list[int], int, int]:
+    """Bytes of a rank of each stage and the host; of the stages together those of routed experts, and those that lie idle."""
     matcher = Matcher(arch.tensors)
     totals = [0] * stages.count
+    routed_bytes = idle_bytes = 0
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
     for group in groups:
         for match in matcher.assign(group.pattern, group.boxes):
@@ -234,11 +242,19 @@ def _bytes(
             part = _group_share(group, spec, sharding, match.expected is not None)
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
-            for stage, count in enumerate(stages.counts(spec, match.boxes, axis)):
+            counts = stages.counts(spec, match.boxes, axis)
+            for stage, count in enumerate(counts):
                 totals[stage] += count * on_rank
+            on_stages = sum(counts[: stages.host]) * on_rank
+            if isinstance(spec.split, ExpertSplit):
+                routed_bytes += on_stages
+            elif spec.component is Component.VISION or (
+                spec.component is Component.EMBEDDING and not arch.tie_word_embeddings
+            ):
+                idle_bytes += on_stages
             if match.expected is not None and _copied_to_last(spec, stages, arch):
                 totals[stages.last] += on_rank
-    return totals
+    return totals, routed_bytes, idle_bytes
 
 
 def _same_module(pattern: str, expected: Expected) -> bool:

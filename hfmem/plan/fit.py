@@ -19,7 +19,7 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import Device
-from hfmem.plan.solver import largest, smallest
+from hfmem.plan.solver import crossing, largest, smallest
 from hfmem.plan.target import VENDORS, Target, on_device
 from hfmem.records import dataclass
 from hfmem.report import EnginePool, Fit, Report, ReportWarning, RuntimeItem
@@ -180,11 +180,22 @@ class Scale:
 
     def max_context(self, serving: Serving) -> int | None:
         """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""
-        return largest(lambda tokens: self.fits(replace(serving, context=tokens)), _LONGEST)
+        about = crossing(lambda tokens: self._left(replace(serving, context=tokens)), serving.context, _LONGEST)
+        return largest(lambda tokens: self.fits(replace(serving, context=tokens)), _LONGEST, about)
 
     def max_num_seqs(self, serving: Serving) -> int | None:
         """The most sequences of that context; 0: not one fits, None: they keep nothing."""
-        return largest(lambda seqs: self.fits(replace(serving, num_seqs=seqs)), _MOST_SEQS)
+        about = crossing(lambda seqs: self._left(replace(serving, num_seqs=seqs)), serving.num_seqs, _MOST_SEQS)
+        return largest(lambda seqs: self.fits(replace(serving, num_seqs=seqs)), _MOST_SEQS, about)
+
+    def _left(self, serving: Serving) -> int | None:
+        """Bytes left of the room for the cache, negative: missing; None: refused."""
+        try:
+            return (
+                None if self._hopeless(serving) else self._weigh(on_device(serving, self.target.device)).headroom_bytes
+            )
+        except UnsupportedError:
+            return None
 
     def max_gpu_layers(self, serving: Serving) -> int:
         """The most of llama.cpp's layers that fit the devices, the output counted as one; 0: none does."""
