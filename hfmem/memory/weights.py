@@ -7,10 +7,10 @@ multi-token-prediction layers without speculation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Final
+from typing import Final, Literal
 
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
@@ -73,6 +73,20 @@ class RankWeights:
     idle_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class HeldTensors:
+    """Stored tensors of one pattern: `bytes` of each on a rank, how many each pipeline stage holds (and the host, last), and for
+    which values of the pattern's `{}` (`layer_axis`: which of them is the layer). `use`: "routed" experts, of which a token uses
+    a few; "idle", what no decode step reads; "read", the rest."""
+
+    pattern: str
+    bytes: int
+    stage_counts: tuple[int, ...]
+    boxes: tuple[Box, ...]
+    layer_axis: int | None
+    use: Literal["read", "routed", "idle"] = "read"
+
+
 def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> RankWeights:
     """Weights of the most loaded rank under `serving`.
 
@@ -82,6 +96,41 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
     Raises:
         UnsupportedError: a tensor that the ranks cannot divide, or more pipeline stages than layers.
     """
+    stages, sharding = _layout(arch, serving)
+    parameters = _parameters(arch, stages, sharding, serving.engine)
+    sizes = [0] * stages.count
+    used = {"read": 0, "routed": 0, "idle": 0}
+    for held in _held(arch, _as_stored(groups), stages, sharding, serving):
+        for stage, count in enumerate(held.stage_counts):
+            sizes[stage] += count * held.bytes
+        used[held.use] += sum(held.stage_counts[: stages.host]) * held.bytes
+    stage_bytes, host = sizes[: stages.host], sizes[stages.host]
+    heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
+    return RankWeights(
+        parameters=max(parameters[: stages.host]),
+        bytes=stage_bytes[heaviest],
+        all_ranks_bytes=(sum(stage_bytes) * sharding.tp + host) * serving.dp,
+        stage=heaviest,
+        stage_bytes=tuple(stage_bytes),
+        stage_parameters=tuple(parameters[: stages.host]),
+        host_bytes=host * serving.dp,
+        routed_bytes=used["routed"],
+        idle_bytes=used["idle"],
+    )
+
+
+def held_tensors(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> Iterator[HeldTensors]:
+    """What the ranks of `rank_weights` hold, tensors of one pattern at a time.
+
+    Raises:
+        UnsupportedError: as `rank_weights`.
+    """
+    stages, sharding = _layout(arch, serving)
+    yield from _held(arch, _as_stored(groups), stages, sharding, serving)
+
+
+def _layout(arch: Architecture, serving: Serving) -> tuple[Stages, Sharding]:
+    """Pipeline stages and the ranks that share a tensor, as the engine lays them out."""
     tp = 1 if serving.engine in BY_LAYER else serving.tp
     sharding = Sharding(
         tp=tp,
@@ -100,21 +149,7 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         first=len(where.stages) if serving.engine in BY_LAYER else 0,  # llama.cpp's input embedding stays on the host
         host_experts=serving.llama_cpp.cpu_moe_layers,
     )
-    parameters = _parameters(arch, stages, sharding, serving.engine)
-    sizes, routed, idle = _bytes(arch, _as_stored(groups), stages, sharding, serving.engine)
-    stage_bytes, host = sizes[: stages.host], sizes[stages.host]
-    heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
-    return RankWeights(
-        parameters=max(parameters[: stages.host]),
-        bytes=stage_bytes[heaviest],
-        all_ranks_bytes=(sum(stage_bytes) * tp + host) * serving.dp,
-        stage=heaviest,
-        stage_bytes=tuple(stage_bytes),
-        stage_parameters=tuple(parameters[: stages.host]),
-        host_bytes=host * serving.dp,
-        routed_bytes=routed,
-        idle_bytes=idle,
-    )
+    return stages, sharding
 
 
 def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
@@ -212,19 +247,19 @@ def _copied_to_last(spec: TensorSpec, stages: Stages, arch: Architecture) -> boo
     return stages.last != stages.first and spec.component is Component.EMBEDDING and spec.pattern in tied
 
 
-def _bytes(
-    arch: Architecture, groups: Sequence[TensorGroup], stages: Stages, sharding: Sharding, engine: str
-) -> tuple[list[int], int, int]:
-    """Bytes of a rank of each stage and the host; of the stages together those of routed experts, and those that lie idle."""
+def _held(
+    arch: Architecture, groups: Sequence[TensorGroup], stages: Stages, sharding: Sharding, serving: Serving
+) -> Iterator[HeldTensors]:
+    engine = serving.engine
     matcher = Matcher(arch.tensors)
-    totals = [0] * stages.count
-    routed_bytes = idle_bytes = 0
+    nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
     for group in groups:
         for match in matcher.assign(group.pattern, group.boxes):
             expected = match.expected or matcher.owner(group.pattern, match.boxes)
             if expected is None:
-                totals[0] += match.count * group.tensor_bytes
+                counts = (match.count, *nowhere[1:])
+                yield HeldTensors(group.pattern, group.tensor_bytes, counts, tuple(match.boxes), None)
                 continue
             spec = expected.spec
             if match.expected is not None and spec.tied_to is not None:
@@ -240,21 +275,34 @@ def _bytes(
                 if not (routed and sharding.expert_parallel):
                     check_blocks(spec, group.pattern, group.shape, sharding.expert_ranks if routed else sharding.tp)
             part = _group_share(group, spec, sharding, match.expected is not None)
+            if engine == "vllm" and arch.model_type == "gpt_oss" and group.dtype == "U8":
+                part *= _mxfp4_padding(arch, sharding, serving.compute_capability)
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
-            counts = stages.counts(spec, match.boxes, axis)
-            for stage, count in enumerate(counts):
-                totals[stage] += count * on_rank
-            on_stages = sum(counts[: stages.host]) * on_rank
-            if isinstance(spec.split, ExpertSplit):
-                routed_bytes += on_stages
-            elif spec.component is Component.VISION or (
-                spec.component is Component.EMBEDDING and not arch.tie_word_embeddings
-            ):
-                idle_bytes += on_stages
+            held = stages.counts(spec, match.boxes, axis)
             if match.expected is not None and _copied_to_last(spec, stages, arch):
-                totals[stages.last] += on_rank
-    return totals, routed_bytes, idle_bytes
+                held[stages.last] += 1
+            yield HeldTensors(group.pattern, on_rank, tuple(held), tuple(match.boxes), axis, _use(spec, arch))
+
+
+def _use(spec: TensorSpec, arch: Architecture) -> Literal["read", "routed", "idle"]:
+    if isinstance(spec.split, ExpertSplit):
+        return "routed"
+    if spec.component is Component.VISION or (spec.component is Component.EMBEDDING and not arch.tie_word_embeddings):
+        return "idle"
+    return "read"
+
+
+def _mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: int) -> Fraction:
+    """How much vLLM's kernels for experts in MXFP4 pad them (`fused_moe/oracle/mxfp4.py`): a rank's intermediate size to 128, the
+    hidden size to 128 on Hopper, else to 256. gpt-oss-20b logs 13.7193 GiB at TP 1, gpt-oss-120b 17.2217 at TP 4 and 32.98 at TP 2.
+    """
+    hidden, inner = arch.hidden_size, arch.intermediate_size
+    assert inner is not None
+    if not sharding.expert_parallel:
+        inner = -(-inner // sharding.expert_ranks)
+    step = 128 if compute_capability // 10 == 9 else 256
+    return Fraction(-(-hidden // step) * step * -(-inner // 128) * 128, hidden * inner)
 
 
 def _same_module(pattern: str, expected: Expected) -> bool:

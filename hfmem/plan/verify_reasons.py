@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import HfmemError, UnsupportedError
-from hfmem.memory.runtime import rotary_table_bytes
+from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.plan.logs import LogFacts, Reading
