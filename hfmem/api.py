@@ -35,6 +35,9 @@ def estimate(
     ep: bool = False,
     attn_dp: int = 1,
     max_num_batched_tokens: int | None = None,
+    max_num_seqs: int | None = None,
+    eager: bool = False,
+    language_model_only: bool = False,
     page_size: int | None = None,
     kv_memory_bytes: int | None = None,
     source_tokens: int | None = None,
@@ -72,7 +75,8 @@ def estimate(
             transformers' for a model that vLLM does not serve.
         tp, pp, dp: tensor, pipeline and data parallel sizes; ep: experts are dealt out whole. attn_dp: SGLang's groups of
             data-parallel attention among the `tp` ranks.
-        max_num_batched_tokens, page_size: the engine's settings; None: its defaults.
+        max_num_batched_tokens, max_num_seqs, page_size: the engine's settings; None: its defaults.
+        eager: without CUDA graphs. language_model_only: without the towers for images and sound.
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
         source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.
         quant, dtype: what if the weights were stored in another format, as in `in_format`.

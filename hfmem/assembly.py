@@ -11,9 +11,11 @@ from hfmem.dtypes import CONFIG_NAMES
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import bytes_per_token
+from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.layer_table import layer_runs
 from hfmem.memory.result import CacheBytes
-from hfmem.memory.runtime import estimate_runtime, flat_overhead
+from hfmem.memory.rotary import rotary_table_bytes
+from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture, Note
@@ -65,7 +67,7 @@ def assemble(
     alone = replace(serving.alone("ideal"), kv_dtype=cache.kv_dtype)
     ideal = engines.engine("ideal").cache(architecture, alone)
     ranks = rank_weights(architecture, parameters.groups, serving)
-    runtime = runtime_items(architecture, serving, ranks, cache, overhead, device)
+    runtime = runtime_items(read, serving, ranks, cache, overhead, device)
     beside = extras.items(serving) if extras else {}
     runtime |= beside
     runtime_bytes = sum(item.bytes for item in runtime.values())
@@ -115,7 +117,7 @@ def _host(ranks: RankWeights, cache: CacheBytes) -> HostMemory | None:
 
 
 def runtime_items(
-    architecture: Architecture,
+    read: Model,
     serving: Serving,
     ranks: RankWeights,
     cache: CacheBytes,
@@ -123,13 +125,39 @@ def runtime_items(
     device: Device | None = None,
 ) -> dict[str, RuntimeItem]:
     """The engine's own memory on the most loaded rank: named estimates, or the flat share that was asked for."""
-    if overhead is not None:
-        found = {"overhead_bytes": flat_overhead(ranks.bytes, cache.bytes_per_rank, Fraction(overhead))}
-    elif device is None:
-        found = estimate_runtime(architecture, serving)
-    else:
-        found = estimate_runtime(architecture, serving, device_memory_bytes=device.memory_bytes, device=device.name)
-    return {name: RuntimeItem(e.bytes, e.low, e.high, "estimated", e.source) for name, e in found.items()}
+    found = {"overhead_bytes": flat_overhead(ranks.bytes, cache.bytes_per_rank, Fraction(overhead or 0))}
+    if overhead is None:
+        found = runtime_estimates(read, serving, ranks, device)
+    return {name: RuntimeItem(e.bytes, e.low, e.high, e.grade, e.source) for name, e in found.items()}
+
+
+def runtime_estimates(
+    read: Model,
+    serving: Serving,
+    ranks: RankWeights,
+    device: Device | None = None,
+    release: Release | None = None,
+) -> dict[str, Estimate]:
+    """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's."""
+    rounding = ranks.rounding
+    extra = LoadedExtra(
+        rotary_table_bytes(read.facts.config, read.architecture), rounding.block_bytes, rounding.segment_bytes
+    )
+    return estimate_runtime(
+        read.architecture,
+        serving,
+        config=read.facts.config,
+        extra=extra,
+        host=None if device is None else Host(device.memory_bytes, device.name, _linked(device)),
+        release=release,
+        packed_experts=read.quantization is not None and read.quantization.bits == 4,
+    )
+
+
+def _linked(device: Device) -> bool | None:
+    """Whether such devices talk over links of their own; None: the catalogue does not say."""
+    kind = device.interconnect.kind if device.interconnect else None
+    return None if kind is None else not kind.startswith("PCIe")
 
 
 def _model_info(read: Model) -> ModelInfo:

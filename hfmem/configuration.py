@@ -73,7 +73,7 @@ class Configuration:
         from hfmem.assembly import runtime_items
 
         def runtime(serving: Serving, ranks: RankWeights, cache: CacheBytes) -> Mapping[str, RuntimeItem]:
-            items = runtime_items(self.read.architecture, serving, ranks, cache, self.overhead, target.device)
+            items = runtime_items(self.read, serving, ranks, cache, self.overhead, target.device)
             return items | self.extras.items(serving) if self.extras else items
 
         return runtime
@@ -196,6 +196,9 @@ def _serving(read: Model, given: _Settings, *, local: bool) -> tuple[Serving, li
         dp=given.take("dp", 1),
         ep=given.take("ep", False),
         max_num_batched_tokens=given.take("max_num_batched_tokens"),
+        max_num_seqs=given.take("max_num_seqs"),
+        eager=given.take("eager", False),
+        language_model_only=given.take("language_model_only", False),
         page_size=given.take("page_size"),
         kv_memory_bytes=given.take("kv_memory_bytes"),
         source_tokens=given.take("source_tokens"),

@@ -1,19 +1,21 @@
 """Weights as an engine logs them once loaded: its own parameters, merged and stacked, in the allocator's blocks.
 
-vLLM's "Model loading took … GiB" is what PyTorch's allocator holds, and a block that would leave at most 1 MiB of its segment counts
+vLLM's "Model loading took … GiB" is what PyTorch's allocator holds, and a block that would leave at most 1 MiB of its segment
+counts
 whole: 57 MiB of Qwen2.5-7B's 14.2487 GiB (vLLM 0.6 to 0.11) are such remainders. Which checkpoint tensors share a parameter:
 `packed_modules_mapping` of vLLM's model classes; experts are stacked (`fused_moe/layer.py`). SGLang loads the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import prod
-from typing import Final
+from typing import Final, Literal
 
 from hfmem.memory.torch_allocator import Allocated, allocate
-from hfmem.memory.weights import HeldTensors
+from hfmem.model.inventory import Box
+from hfmem.records import dataclass
 
 #: projections that one parameter holds side by side, by the last words of their modules
 _MERGED: Final[tuple[tuple[str, ...], ...]] = (
@@ -28,6 +30,20 @@ _MERGED: Final[tuple[tuple[str, ...], ...]] = (
 _PARAMETER_OF: Final = {name: names[0] for names in _MERGED for name in names}
 
 
+@dataclass(frozen=True, slots=True)
+class HeldTensors:
+    """Stored tensors of one pattern: `bytes` of each on a rank, how many each pipeline stage holds (and the host, last), and for
+    which values of the pattern's `{}` (`layer_axis`: which of them is the layer). `use`: "routed" experts, of which a token uses
+    a few; "idle", what no decode step reads; "read", the rest."""
+
+    pattern: str
+    bytes: int
+    stage_counts: tuple[int, ...]
+    boxes: tuple[Box, ...]
+    layer_axis: int | None
+    use: Literal["read", "routed", "idle"] = "read"
+
+
 def loaded(held: Iterable[HeldTensors], *, max_split: int | None = None) -> Allocated:
     """What a rank's tensors take in the allocator, of all pipeline stages together.
 
@@ -38,7 +54,7 @@ def loaded(held: Iterable[HeldTensors], *, max_split: int | None = None) -> Allo
     outside: dict[str, int] = {}
     layers: dict[int, dict[str, int]] = {}
     for item in held:
-        name, stacked = _parameter(item.pattern)
+        name = _parameter(item.pattern)
         axis = item.layer_axis
         for box in item.boxes:
             if axis is None or axis >= len(box):
@@ -54,20 +70,16 @@ def loaded(held: Iterable[HeldTensors], *, max_split: int | None = None) -> Allo
     return allocate(sizes, max_split)
 
 
-def rounding_bytes(held: Iterable[HeldTensors], stage_bytes: int, *, max_split: int | None = None) -> tuple[int, int]:
-    """How much blocks and segments exceed the tensors on a pipeline stage of `stage_bytes`: what they do on all, in proportion."""
-    items = tuple(held)
-    total = sum(item.bytes * sum(item.stage_counts) for item in items)
+def rounding(held: Sequence[HeldTensors], stage_bytes: int, *, max_split: int | None = None) -> Allocated:
+    """How much blocks and segments exceed the tensors of a pipeline stage of `stage_bytes`: as they do on all, in proportion."""
+    total = sum(item.bytes * sum(item.stage_counts) for item in held)
     if not total:
-        return 0, 0
-    found = loaded(items, max_split=max_split)
+        return Allocated(0, 0)
+    found = loaded(held, max_split=max_split)
     part = Fraction(stage_bytes, total)
-    return int(max(found.block_bytes - total, 0) * part), int(max(found.segment_bytes - total, 0) * part)
+    return Allocated(int(max(found.block_bytes - total, 0) * part), int(max(found.segment_bytes - total, 0) * part))
 
 
-def _parameter(pattern: str) -> tuple[str, bool]:
-    """The engine's parameter that tensors of `pattern` are part of, and whether it stacks experts."""
-    words = pattern.split(".")
-    kept = [word for word in words if word != "{}"]
-    stacked = "experts" in words and words.count("{}") > 1
-    return ".".join(_PARAMETER_OF.get(word, word) for word in kept), stacked
+def _parameter(pattern: str) -> str:
+    """The engine's parameter that tensors of `pattern` are part of, but for its layer."""
+    return ".".join(_PARAMETER_OF.get(word, word) for word in pattern.split(".") if word != "{}")

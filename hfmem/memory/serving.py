@@ -56,6 +56,9 @@ class Serving:
     `compute_capability` is the NVIDIA device's (90: Hopper), which decides vLLM's attention kernels and their pages. `llama_cpp`
     holds what only that engine can be told.
 
+    `max_num_seqs` is the engine's own limit, None: its default. `eager`: no CUDA graphs are captured. `language_model_only`: towers
+    for images and sound are not loaded. `pooling`: the model embeds or ranks: it has no head over the vocabulary and samples nothing.
+
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
     """
@@ -77,13 +80,17 @@ class Serving:
     compute_capability: int = 90
     attn_dp: int = 1
     llama_cpp: LlamaCpp = LLAMA_CPP
+    max_num_seqs: int | None = None
+    eager: bool = False
+    language_model_only: bool = False
+    pooling: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp"):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
-        for name in ("max_num_batched_tokens", "page_size", "kv_memory_bytes", "source_tokens"):
+        for name in ("max_num_batched_tokens", "page_size", "kv_memory_bytes", "source_tokens", "max_num_seqs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")

@@ -16,9 +16,12 @@ from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import BITS, num_bytes
 from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.loaded import HeldTensors, rounding
 from hfmem.memory.placement import BY_LAYER, Stages, placement
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
+from hfmem.memory.torch_allocator import Allocated
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
 from hfmem.model.layers import SharedCache
@@ -59,7 +62,7 @@ class RankWeights:
     `stage_bytes` and `stage_parameters` are those of a rank of each stage in turn, `host_bytes` those of layers, experts and
     embeddings that an engine leaves in the host's memory. Of a rank of each stage together, `routed_bytes` are those of routed
     experts, of which a token uses a few, and `idle_bytes` those that no decode step reads: encoders, and an embedding that is not
-    the head too.
+    the head too. `rounding` is what PyTorch's allocator adds on the most loaded rank of vLLM or SGLang.
     """
 
     parameters: int
@@ -71,20 +74,7 @@ class RankWeights:
     host_bytes: int = 0
     routed_bytes: int = 0
     idle_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HeldTensors:
-    """Stored tensors of one pattern: `bytes` of each on a rank, how many each pipeline stage holds (and the host, last), and for
-    which values of the pattern's `{}` (`layer_axis`: which of them is the layer). `use`: "routed" experts, of which a token uses
-    a few; "idle", what no decode step reads; "read", the rest."""
-
-    pattern: str
-    bytes: int
-    stage_counts: tuple[int, ...]
-    boxes: tuple[Box, ...]
-    layer_axis: int | None
-    use: Literal["read", "routed", "idle"] = "read"
+    rounding: Allocated = Allocated(0, 0)
 
 
 def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> RankWeights:
@@ -97,10 +87,11 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         UnsupportedError: a tensor that the ranks cannot divide, or more pipeline stages than layers.
     """
     stages, sharding = _layout(arch, serving)
-    parameters = _parameters(arch, stages, sharding, serving.engine)
+    parameters = _parameters(arch, stages, sharding, serving)
     sizes = [0] * stages.count
     used = {"read": 0, "routed": 0, "idle": 0}
-    for held in _held(arch, _as_stored(groups), stages, sharding, serving):
+    tensors = tuple(_held(arch, _as_stored(groups), stages, sharding, serving))
+    for held in tensors:
         for stage, count in enumerate(held.stage_counts):
             sizes[stage] += count * held.bytes
         used[held.use] += sum(held.stage_counts[: stages.host]) * held.bytes
@@ -116,6 +107,11 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         host_bytes=host * serving.dp,
         routed_bytes=used["routed"],
         idle_bytes=used["idle"],
+        rounding=(
+            rounding(tensors, stage_bytes[heaviest], max_split=Release().max_split)
+            if serving.engine in _PADS
+            else Allocated(0, 0)
+        ),
     )
 
 
@@ -172,13 +168,15 @@ def _loaded(spec: TensorSpec, engine: str) -> bool:
     return spec.tied_to is None
 
 
-def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, engine: str) -> list[int]:
+def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, serving: Serving) -> list[int]:
+    engine = serving.engine
     totals = [Fraction(0)] * stages.count
     biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
     values = _boxes_by_pattern(arch, ".v_proj.weight")
     unused = _sharing_layers(arch) if engine in _PADS else frozenset()
     for spec in arch.tensors:
         loaded = _loaded(spec, engine) and not _only_in(spec, unused)
+        loaded = loaded and not _left_out(spec, serving)
         size = spec.elements * _share(spec, sharding) if loaded else Fraction(0)
         if loaded and engine in _PADS and spec.pattern.endswith(".k_proj.weight"):
             if arch.model_type in _FUSED_BIAS and _fused_bias(spec.pattern, biases):
@@ -192,6 +190,13 @@ def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, engine: 
         if _copied_to_last(spec, stages, arch):
             totals[stages.last] += spec.elements * _share(spec, sharding)
     return [-(-total.numerator // total.denominator) for total in totals]
+
+
+def _left_out(spec: TensorSpec, serving: Serving) -> bool:
+    """Whether the settings leave the tensor out."""
+    return (serving.language_model_only and spec.component is Component.VISION) or (
+        serving.pooling and spec.component is Component.LM_HEAD
+    )
 
 
 def _boxes_by_pattern(arch: Architecture, suffix: str) -> dict[str, tuple[Box, ...]]:
@@ -265,6 +270,8 @@ def _held(
             if match.expected is not None and spec.tied_to is not None:
                 continue
             if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
+                continue
+            if _left_out(spec, serving):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)

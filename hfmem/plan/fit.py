@@ -5,7 +5,7 @@ What belongs to the engine's share must fit that share; everything together must
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from fractions import Fraction
 from typing import Final, Literal
@@ -15,6 +15,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import peak_contexts
 from hfmem.memory.result import CacheBytes, Pool
+from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture
@@ -131,7 +132,10 @@ class Scale:
 
     def weights(self, serving: Serving) -> RankWeights:
         """Weights of each stage's ranks."""
-        key = (serving.engine, serving.tp, serving.pp, serving.dp, serving.ep, serving.attn_dp, serving.llama_cpp)
+        key = (
+            *(serving.engine, serving.tp, serving.pp, serving.dp, serving.ep, serving.attn_dp, serving.llama_cpp),
+            *(serving.language_model_only, serving.pooling, serving.compute_capability),
+        )
         if key not in self.known_weights:
             self.known_weights[key] = rank_weights(self.architecture, self.groups, serving)
         return self.known_weights[key]
@@ -141,9 +145,9 @@ class Scale:
     ) -> int:
         """Bytes left for the cache: within the engine's share, and within what is free at all."""
         outside = _OUTSIDE.get(serving.engine, frozenset())
-        sizes = {key: item.high if high else item.bytes for key, item in runtime.items()}
-        inside = sum(size for key, size in sizes.items() if key not in outside)
-        return min(usable - weights - inside, self.target.free_bytes() - weights - sum(sizes.values()))
+        inside = _sum(item for key, item in runtime.items() if key not in outside)
+        everything = _sum(runtime.values())
+        return min(usable - weights - inside[high], self.target.free_bytes() - weights - everything[high])
 
     def _pool(self, needs: Sequence[int], serving: Serving, memory: Sequence[int]) -> tuple[Pool | None, bool]:
         """What the engine makes of that memory on each stage, and whether the sequences asked for fit it."""
@@ -220,6 +224,12 @@ def _before_loading(serving: Serving, runtime: Mapping[str, RuntimeItem]) -> int
     if serving.engine != "sglang":
         return 0
     return sum(runtime[name].bytes for name in ("context_bytes", "engine_bytes") if name in runtime)
+
+
+def _sum(items: Iterable[RuntimeItem]) -> tuple[int, int]:
+    """The middle and the high end of estimates together."""
+    _, middle, high = together((item.low, item.bytes, item.high) for item in items)
+    return middle, high
 
 
 def _device_notes(report: Report, device: Device) -> list[ReportWarning]:

@@ -12,14 +12,13 @@ from fractions import Fraction
 from typing import Final
 
 from hfmem.errors import UsageError
+from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.serving import Serving
 from hfmem.plan.devices import Device, Devices, find_device
 from hfmem.plan.layouts import place
 from hfmem.plan.sglang_share import ServedModel, chunk_tokens, static_fraction
 from hfmem.records import dataclass
 
-#: vLLM's default share
-VLLM_UTILIZATION: Final = Fraction(92, 100)
 #: makers whose devices the rules of an engine speak of
 VENDORS: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"nvidia", "amd"}),
@@ -55,7 +54,7 @@ class Target:
             return self.utilization
         match serving.engine:
             case "vllm":
-                return VLLM_UTILIZATION
+                return Release().utilization
             case "sglang":
                 return static_fraction(
                     self.device.memory_bytes, serving, self.model, cuda=self.device.vendor in ("nvidia", "any")
@@ -102,9 +101,7 @@ def on_device(serving: Serving, device: Device) -> Serving:
     if device.compute_capability is not None:
         serving = replace(serving, compute_capability=device.compute_capability)
     if serving.engine == "vllm" and serving.max_num_batched_tokens is None:
-        from hfmem.memory.engines.vllm import default_max_num_batched_tokens
-
-        tokens = default_max_num_batched_tokens(device.memory_bytes, device.name)
+        tokens = Release().max_num_batched_tokens(device.memory_bytes, device.name)
         serving = replace(serving, max_num_batched_tokens=tokens)
     if serving.engine == "sglang" and serving.max_num_batched_tokens is None:
         serving = replace(serving, max_num_batched_tokens=chunk_tokens(device.memory_bytes))

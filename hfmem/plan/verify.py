@@ -79,6 +79,10 @@ def _serving(read: Model, log: LogFacts) -> Serving:
         page_size=told.page_size,
         declared_kv_dtype=read.declared_kv_dtype,
         enable_prefix_caching=told.prefix_caching,
+        max_num_seqs=told.max_num_seqs,
+        eager=told.eager,
+        language_model_only=told.language_model_only,
+        pooling=told.pooling,
     )
 
 

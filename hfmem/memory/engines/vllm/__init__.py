@@ -15,6 +15,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import source_tokens, token_bytes
 from hfmem.memory.engines.vllm.groups import Group, group_layers
 from hfmem.memory.engines.vllm.layers import Plan, caches_prefixes, plan_layers
+from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, request_pages
 from hfmem.memory.engines.vllm.support import check_heads, check_model, pipeline_stages
 from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
@@ -26,9 +27,6 @@ from hfmem.units import GIB
 
 NAME: Final = "vllm"
 VERSION: Final = "0.33.0"
-
-#: `--max-num-batched-tokens` where neither the user nor a device tells
-DEFAULT_MAX_NUM_BATCHED_TOKENS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +76,6 @@ class Layout:
 #: structures by architecture (kept alive by its entry) and what else decides them: a search asks for the same one again and again
 _STRUCTURES: dict[tuple[object, ...], tuple[Architecture, _Structure]] = {}
 _MOST_STRUCTURES: Final = 64
-
-
-def default_max_num_batched_tokens(memory_bytes: int, device: str = "") -> int:
-    """The server's default by device (`engine/arg_utils.py`): 16384 from 160 GiB, 8192 from 70 GiB but on an A100, else 2048."""
-    if memory_bytes >= 160 * GIB:
-        return 16384
-    name = device.lower()
-    if memory_bytes >= 70 * GIB and "a100" not in name and "gb10" not in name:
-        return 8192
-    return 2048
 
 
 def layout(arch: Architecture, serving: Serving) -> Layout:

@@ -18,6 +18,22 @@ from hfmem.units import GIB, MIB
 LATEST: Final = 33
 #: `--max-num-batched-tokens` where neither the user nor a device tells
 DEFAULT_MAX_NUM_BATCHED_TOKENS: Final = 8192
+#: commits on the main branch, about, from which a build behaves like release 0.N: between logs that name both
+_COMMITS: Final = (
+    *((5000, 8), (7000, 9), (8000, 10), (9500, 11), (11000, 12), (12300, 13), (13300, 14), (13800, 15), (14300, 16)),
+    *(
+        (14900, 17),
+        (15500, 18),
+        (15900, 19),
+        (16600, 20),
+        (17200, 21),
+        (17800, 22),
+        (18300, 23),
+        (18800, 24),
+        (19200, 25),
+    ),
+    *((19600, 26), (20100, 27)),
+)
 _HUGE: Final = 160 * GIB
 _LARGE: Final = 70 * GIB
 
@@ -66,7 +82,8 @@ class Release:
     def bytes_per_logit(self) -> int:
         """Bytes live per logit when the profiling batch is sampled.
 
-        Until 0.15 all logits are sorted with 8-byte indices: logs of 0.9 to 0.15 on H100, A100, B200 and A6000 give 37.7 to 39.1. From
+        Until 0.15 all logits are sorted with 8-byte indices: logs of 0.9 to 0.15 on H100, A100, B200 and A6000 give 37.7 to
+        39.1. From
         0.16 a Triton kernel masks them in place: logits, their fp32 copy, probabilities and noise; logs of 0.17 to 0.26 give 16.
         """
         return 38 if self.minor <= 15 else 16
@@ -104,10 +121,14 @@ class Release:
 
 
 def release_of(version: str | None) -> Release | None:
-    """The release of a version text `0.N…`; None of none, and of a build that names only its commits (`0.1.dev20051+g…`)."""
-    match = re.match(r"v?0\.(\d+)\.(?!dev)", version or "")
+    """The release of a version text `0.N…`; of a build that counts commits (`0.1.dev20051+g…`) the one that it became, about. None:
+    neither."""
+    text = version or ""
+    if built := re.match(r"v?0\.1\.dev(\d{4,6})\b", text):
+        return Release(max((minor for commits, minor in _COMMITS if commits <= int(built[1])), default=7))
+    match = re.match(r"v?0\.(\d{1,3})\.(?!dev)", text)
     return Release(int(match[1])) if match else None
 
 
 def _is_gb10(name: str, minor: int) -> bool:
-    return "gb10" in name and minor >= 29
+    return "gb10" in name and minor >= 32
