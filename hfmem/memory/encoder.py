@@ -37,8 +37,8 @@ _UNFUSED: Final = frozenset({"quick_gelu"})
 @dataclass(frozen=True, slots=True)
 class EncoderProfile:
     """One profiling run: `tokens` go to the language model, `patches` through a tower `hidden` wide, `inner` in its feed-forward
-    with `copies` of it live. `known`: the largest item is a fact, not the whole budget for want of one. `deep`: inner layers' outputs
-    are kept as well."""
+    with `copies` of it live. `known`: the largest item is a fact, not the whole budget for want of one. `deep`: inner layers'
+    outputs are kept as well."""
 
     tokens: int
     patches: int

@@ -57,7 +57,7 @@ class Serving:
     holds what only that engine can be told.
 
     `max_num_seqs` is the engine's own limit, None: its default. `eager`: no CUDA graphs are captured. `language_model_only`: towers
-    for images and sound are not loaded. `pooling`: the model embeds or ranks: it has no head over the vocabulary and samples nothing.
+    for images and sound are not loaded. `pooling`: the model embeds or ranks; it has no head and samples nothing.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
