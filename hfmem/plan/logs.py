@@ -36,6 +36,8 @@ _SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("weights_bytes", rf"model weights take {_SIZE}"),
     ("weights_bytes", rf"Actual usage is {_SIZE} for weight\b"),
     ("weights_bytes", rf"Load weight end\.[^\n]{{0,200}}?mem usage={_SIZE}"),
+    ("before_bytes", rf"Load weight begin\. avail mem={_SIZE}"),
+    ("after_bytes", rf"Load weight end\.[^\n]{{0,300}}?avail mem={_SIZE}"),
     ("consumed_bytes", rf"Actual usage is {_SIZE} for consumed memory"),
     ("available_bytes", rf"Available KV cache memory: {_SIZE}"),
     ("available_bytes", rf"reserved for KV Cache is {_SIZE}"),
