@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hfmem.dtypes import CONFIG_NAMES
+from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import bytes_per_token
+from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.layer_table import layer_runs
 from hfmem.memory.result import CacheBytes
-from hfmem.memory.runtime import estimate_runtime, flat_overhead
+from hfmem.memory.rotary import rotary_table_bytes
+from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture, Note
@@ -19,6 +22,7 @@ from hfmem.reading import Model
 from hfmem.records import replace
 from hfmem.report import (
     EnginePool,
+    HostMemory,
     KvCache,
     LayerRow,
     ModelInfo,
@@ -36,6 +40,10 @@ if TYPE_CHECKING:
     from hfmem.extras import Extras
     from hfmem.hub import ModelFacts
     from hfmem.plan.devices import Device
+
+
+#: code of the warning that the memory given for the cache holds not one request
+POOL_TOO_SMALL: Final = "pool_too_small"
 
 
 def assemble(
@@ -56,20 +64,15 @@ def assemble(
     architecture, parameters = read.architecture, read.parameters
     cache = engines.engine(serving.engine).cache(architecture, serving)
     # what the model needs is counted in the format that the chosen engine keeps (vLLM turns fp32 models into 16 bit)
-    alone = replace(serving, engine="ideal", kv_dtype=cache.kv_dtype, tp=1, pp=1, dp=1, ep=False)
+    alone = replace(serving.alone("ideal"), kv_dtype=cache.kv_dtype)
     ideal = engines.engine("ideal").cache(architecture, alone)
     ranks = rank_weights(architecture, parameters.groups, serving)
-    runtime = runtime_items(architecture, serving, ranks, cache, overhead, device)
+    runtime = runtime_items(read, serving, ranks, cache, overhead, device)
     beside = extras.items(serving) if extras else {}
     runtime |= beside
     runtime_bytes = sum(item.bytes for item in runtime.values())
-    per_rank = PerRank(
-        parameters=ranks.parameters,
-        weights_bytes=ranks.bytes,
-        kv_cache_bytes=cache.bytes_per_rank,
-        runtime_bytes=runtime_bytes,
-        total_bytes=ranks.bytes + cache.bytes_per_rank + runtime_bytes,
-    )
+    per_rank = _most_loaded(ranks, cache, runtime_bytes)
+    pool, told = _pool(architecture, serving)
     return Report(
         model=_model_info(read),
         layers=tuple(
@@ -82,18 +85,39 @@ def assemble(
         weights=_weights(read),
         kv_cache=_kv_cache(read, serving, cache, ideal),
         runtime=runtime,
-        parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks),
+        parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks, serving.attn_dp),
         per_rank=per_rank,
         total_bytes=ranks.all_ranks_bytes + cache.bytes + runtime_bytes * serving.num_ranks,
-        engine_pool=_pool(architecture, serving),
-        warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes))),
+        engine_pool=pool,
+        warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes, *told))),
         lora=extras.lora_info(serving) if extras else None,
         draft=extras.draft_info(beside) if extras else None,
+        host=_host(ranks, cache),
     )
 
 
+def _most_loaded(ranks: RankWeights, cache: CacheBytes, runtime_bytes: int) -> PerRank:
+    """The rank with most weights and cache together."""
+    held = cache.stage_bytes or (cache.bytes_per_rank,) * len(ranks.stage_bytes)
+    stage = max(range(len(held)), key=lambda index: ranks.stage_bytes[index] + held[index])
+    return PerRank(
+        parameters=ranks.stage_parameters[stage],
+        weights_bytes=ranks.stage_bytes[stage],
+        kv_cache_bytes=held[stage],
+        runtime_bytes=runtime_bytes,
+        total_bytes=ranks.stage_bytes[stage] + held[stage] + runtime_bytes,
+        stage=stage,
+    )
+
+
+def _host(ranks: RankWeights, cache: CacheBytes) -> HostMemory | None:
+    if not ranks.host_bytes and not cache.host_bytes:
+        return None
+    return HostMemory(ranks.host_bytes, cache.host_bytes)
+
+
 def runtime_items(
-    architecture: Architecture,
+    read: Model,
     serving: Serving,
     ranks: RankWeights,
     cache: CacheBytes,
@@ -101,13 +125,39 @@ def runtime_items(
     device: Device | None = None,
 ) -> dict[str, RuntimeItem]:
     """The engine's own memory on the most loaded rank: named estimates, or the flat share that was asked for."""
-    if overhead is not None:
-        found = {"overhead_bytes": flat_overhead(ranks.bytes, cache.bytes_per_rank, Fraction(overhead))}
-    elif device is None:
-        found = estimate_runtime(architecture, serving)
-    else:
-        found = estimate_runtime(architecture, serving, device_memory_bytes=device.memory_bytes, device=device.name)
-    return {name: RuntimeItem(e.bytes, e.low, e.high, "estimated", e.source) for name, e in found.items()}
+    found = {"overhead_bytes": flat_overhead(ranks.bytes, cache.bytes_per_rank, Fraction(overhead or 0))}
+    if overhead is None:
+        found = runtime_estimates(read, serving, ranks, device)
+    return {name: RuntimeItem(e.bytes, e.low, e.high, e.grade, e.source) for name, e in found.items()}
+
+
+def runtime_estimates(
+    read: Model,
+    serving: Serving,
+    ranks: RankWeights,
+    device: Device | None = None,
+    release: Release | None = None,
+) -> dict[str, Estimate]:
+    """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's."""
+    rounding = ranks.rounding
+    extra = LoadedExtra(
+        rotary_table_bytes(read.facts.config, read.architecture), rounding.block_bytes, rounding.segment_bytes
+    )
+    return estimate_runtime(
+        read.architecture,
+        serving,
+        config=read.facts.config,
+        extra=extra,
+        host=None if device is None else Host(device.memory_bytes, device.name, _linked(device)),
+        release=release,
+        packed_experts=read.quantization is not None and read.quantization.bits == 4,
+    )
+
+
+def _linked(device: Device) -> bool | None:
+    """Whether such devices talk over links of their own; None: the catalogue does not say."""
+    kind = device.interconnect.kind if device.interconnect else None
+    return None if kind is None else not kind.startswith("PCIe")
 
 
 def _model_info(read: Model) -> ModelInfo:
@@ -178,16 +228,15 @@ def _shown(packing: QuantizationSummary) -> dict[str, Any]:
 
 
 def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheBytes) -> KvCache:
-    alone = replace(serving, tp=1, pp=1, dp=1, ep=False)
     columns: dict[str, int | None] = {}
     for name in ENGINES:
-        found = ideal if name == "ideal" else cache if name == serving.engine and alone == serving else None
-        found = found or engines.cache_or_none(name, read.architecture, replace(alone, engine=name))
+        found = ideal if name == "ideal" else cache if serving == serving.alone(name) else None
+        found = found or engines.cache_or_none(name, read.architecture, serving.alone(name))
         columns[name] = None if found is None else found.bytes
     return KvCache(
         context=serving.context,
         num_seqs=serving.num_seqs,
-        dtype=cache.kv_dtype,
+        dtype=f"{cache.kv_dtype}/{cache.value_dtype}" if cache.value_dtype else cache.kv_dtype,
         engine=serving.engine,
         bytes=cache.bytes,
         bytes_per_rank=cache.bytes_per_rank,
@@ -198,11 +247,16 @@ def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheByte
     )
 
 
-def _pool(architecture: Architecture, serving: Serving) -> EnginePool | None:
+def _pool(architecture: Architecture, serving: Serving) -> tuple[EnginePool | None, list[Note]]:
+    """The pool of the memory given for it; None and the engine's reason where it would not start with that."""
     rules = engines.pooling_engine(serving.engine)
     if rules is None or serving.kv_memory_bytes is None:
-        return None
-    pool = rules.pool(architecture, serving, serving.kv_memory_bytes)
-    return EnginePool(
+        return None, []
+    try:
+        pool = rules.pool(architecture, serving, serving.kv_memory_bytes)
+    except UnsupportedError as error:
+        return None, [Note(POOL_TOO_SMALL, error.message)]
+    found = EnginePool(
         pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
     )
+    return found, []

@@ -8,17 +8,16 @@ run.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from hfmem.api import DEFAULT_CONTEXT, Model, estimate, read_model
+from hfmem.configuration import DEFAULT_CONTEXT, Configuration, configure
 from hfmem.errors import DoesNotFitError, UnsupportedError, UsageError
 from hfmem.memory.serving import Serving
 from hfmem.plan.bench import AttentionShape, BenchPlan, bench_plan, read_bytes
 from hfmem.plan.devices import Device, find_device, nearest_device
-from hfmem.plan.roofline import roofline
-from hfmem.records import dataclass
-from hfmem.report import Report
+from hfmem.planning import speed
+from hfmem.reading import Model, read_model
+from hfmem.records import dataclass, replace
 from hfmem.units import format_bytes
 
 if TYPE_CHECKING:
@@ -128,25 +127,27 @@ def bench(
     )
     plan = bench_plan(read.architecture, serving)
     named = find_device(device).device if isinstance(device, str) else device
-    report = estimate(read, context=serving.context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine="ideal", tp=tp)
+    settings: dict[str, Any] = {"num_seqs": num_seqs, "kv_dtype": kv_dtype, "engine": "ideal", "tp": tp}
+
+    def bounded(device: Device | None, source: str) -> tuple[Bound | None, int]:
+        bandwidth = device.bandwidth if device else None
+        # the bytes depend on no bandwidth
+        stand_in = replace(device or Device("any", "any", 1, "given"), bandwidth=bandwidth or 1)
+        found = configure(read, context=serving.context, device=stand_in, num_devices=tp, **settings)
+        return _bound(found, plan, bandwidth, source)
+
     if dry_run:
-        bound, weights = _bound(read, report, plan, named, named.name if named else "")
+        bound, weights = bounded(named, named.name if named else "")
         return BenchAnswer(read.facts.repo_id, tp, plan, read_bytes(plan), weights, bound, None)
     measured = _measure(plan, named)
-    speed = Device(measured.device, "any", 1, "given", bandwidth=int(measured.read_bytes_per_second))
-    bound, weights = _bound(read, report, plan, speed, f"{measured.device}, measured")
+    here = Device(measured.device, "any", 1, "given", bandwidth=int(measured.read_bytes_per_second))
+    bound, weights = bounded(here, f"{measured.device}, measured")
     return BenchAnswer(read.facts.repo_id, tp, plan, read_bytes(plan), weights, bound, measured)
 
 
-def _bound(
-    read: Model, report: Report, plan: BenchPlan, device: Device | None, source: str
-) -> tuple[Bound | None, int]:
-    """The bound on `device`, if its bandwidth is known, and the bytes of weights that a step reads on one rank."""
-    bandwidth = device.bandwidth if device else None
-    stand_in = replace(
-        device or Device("any", "any", 1, "given"), bandwidth=bandwidth or 1
-    )  # the bytes depend on no bandwidth
-    found = roofline(read.architecture, report, stand_in)
+def _bound(served: Configuration, plan: BenchPlan, bandwidth: float | None, source: str) -> tuple[Bound | None, int]:
+    """The bound at that bandwidth, if it is known, and the bytes of weights that a step reads on one rank."""
+    found = speed(served)
     assert found is not None
     weights = found.weights_bytes_read
     if bandwidth is None:

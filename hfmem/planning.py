@@ -1,43 +1,39 @@
-"""Which devices serve a model: the smallest layouts over the catalogue, their speed at best, and how to launch them."""
+"""Which devices serve a model: the smallest layouts over the catalogue and their speed at best."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
-from hfmem.answers import scale_of, serving_of
-from hfmem.api import Model, estimate, in_format, read_model, scale
-from hfmem.assembly import assemble
-from hfmem.errors import UnsupportedError, UsageError
+from hfmem.configuration import Configuration, configure
+from hfmem.errors import UsageError
 from hfmem.plan.devices import Device, catalogue, find_device, search_devices
-from hfmem.plan.fit import Scale
-from hfmem.plan.layouts import all_layouts
 from hfmem.plan.roofline import Roofline, roofline
+from hfmem.plan.sglang_share import served_model
 from hfmem.plan.target import VENDORS, Target, on_device
+from hfmem.reading import Model
 from hfmem.records import dataclass, replace
 from hfmem.report import Report
-
-if TYPE_CHECKING:
-    from hfmem.memory.serving import Serving
-    from hfmem.plan.allocator import Allocation
+from hfmem.solving import NODE, layouts
 
 #: architectures that those engines do not run on although the maker is in the list
 _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
-_NODE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The fewest of one device that serve the load. `headroom_bytes` on the most loaded rank, `memory_bytes` of all devices."""
+    """The fewest of one device that serve the load. `headroom_bytes` on the rank with least, `memory_bytes` of all devices."""
 
     device: str
     num_devices: int
+    num_nodes: int
     tp: int
     pp: int
     verdict: str
     memory_bytes: int
     usable_bytes_per_device: int
     headroom_bytes: int
+    max_context: int | None
     max_num_seqs: int | None
     tokens_per_second_at_best: float | None
     memory_grade: str
@@ -45,8 +41,9 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class PlanAnswer:
-    """Layouts by number of devices, then by memory; `report` speaks of the first of them, or of no device."""
+    """Layouts by number of devices, then by memory; `first` and its `report` speak of the first of them, or of no device."""
 
+    first: Configuration
     report: Report
     layouts: tuple[Layout, ...]
 
@@ -57,7 +54,7 @@ def plan(
     users: int = 1,
     context: int | None = None,
     devices: str | Sequence[Device] | None = None,
-    max_devices: int = _NODE,
+    max_devices: int = NODE,
     **settings: Any,
 ) -> PlanAnswer:
     """The smallest layouts that serve `users` sequences of `context` tokens at once.
@@ -70,30 +67,14 @@ def plan(
     Raises:
         UsageError, SourceError, UnsupportedError: as `hfmem.estimate`.
     """
-    reading = {key: settings.pop(key) for key in ("revision", "assume", "strict", "fetch") if key in settings}
-    read = model if isinstance(model, Model) else read_model(model, **reading)
-    load = {**settings, "context": context, "num_seqs": users}
-    base = estimate(read, **load)
-    serving = serving_of(read, base, settings)
-    candidates = _candidates(devices, serving.engine)
-    changed, overhead = in_format(read, settings.get("quant"), settings.get("dtype")), settings.get("overhead")
-    shared: dict[tuple[object, ...], Any] = {}
+    base = configure(model, context=context, num_seqs=users, **settings)
+    base = replace(base, tp_given=base.serving.tp > 1, pp_given=base.serving.pp > 1)
     found = [
-        layout for device in candidates for layout in _smallest(changed, overhead, serving, device, max_devices, shared)
+        item for device in _candidates(devices, base.serving.engine) for item in _smallest(base, device, max_devices)
     ]
-    found.sort(key=lambda item: (item.num_devices, item.memory_bytes, item.device))
-    if found:
-        first = found[0]
-        device = next(d for d in candidates if d.name == first.device)
-        base = estimate(
-            read,
-            **{**load, "engine": serving.engine},
-            device=device,
-            num_devices=first.num_devices,
-            tp=first.tp,
-            pp=first.pp,
-        )
-    return PlanAnswer(base, tuple(found))
+    found.sort(key=lambda item: (item[1].num_devices, item[1].memory_bytes, item[1].device))
+    first = found[0][0] if found else base
+    return PlanAnswer(first, first.report(), tuple(layout for _, layout in found))
 
 
 def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[Device, ...]:
@@ -121,119 +102,74 @@ def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[De
     return tuple(found.values())
 
 
-def _counts(node: int, most: int) -> list[int]:
-    """Powers of two in a machine of `node` devices, and powers of two of whole machines."""
+def _counts(node: int, most: int, unit: int) -> list[int]:
+    """Powers of two in a machine of `node` devices, powers of two of whole machines, and multiples of `unit` ranks alone."""
     inside = [1 << power for power in range(node.bit_length()) if 1 << power <= min(node, most)]
     beyond = [node << power for power in range(1, most.bit_length()) if node << power <= most]
-    return sorted({*inside, *([node] if node <= most else []), *beyond})
+    found = {*inside, *([node] if node <= most else []), *beyond}
+    if unit > 1:
+        found = {count for count in found if count % unit == 0} or ({unit} if unit <= most else set())
+    return sorted(found)
 
 
-def _smallest(
-    read: Model, overhead: Any, serving: Serving, device: Device, most: int, shared: dict[tuple[object, ...], Any]
-) -> Iterator[Layout]:
+def _smallest(base: Configuration, device: Device, most: int) -> Iterator[tuple[Configuration, Layout]]:
     """The layout with the fewest of `device`, if any."""
-    node = device.gpus_per_node or _NODE
-    for count in _counts(node, min(most, node) if device.vendor == "apple" else most):
-        weigher = replace(scale(read, Target(device, count), overhead), known_weights=shared)
-        for tp, pp in all_layouts(count, serving.engine, node):
+    node = device.gpus_per_node or NODE
+    serving = base.serving
+    target = Target(device, 1)
+    if serving.engine == "sglang":
+        target = replace(target, model=served_model(base.read.architecture, base.read.facts.config))
+    unit = serving.dp * (serving.tp if base.tp_given else 1) * (serving.pp if base.pp_given else 1)
+    for count in _counts(node, min(most, node) if device.vendor == "apple" else most, unit):
+        scale = base.scale(replace(target, num_devices=count))
+        for tp, pp in layouts(base, count // serving.dp, node):
             tried = replace(serving, tp=tp, pp=pp)
-            if pp <= max(read.architecture.num_hidden_layers, 1) and weigher.fits(tried):
-                yield _layout(read, overhead, weigher, on_device(tried, device))
+            if scale.fits(tried):
+                found = base.place(scale.target, tp, pp)
+                yield found, _layout(found)
                 return
 
 
-def _layout(read: Model, overhead: Any, weigher: Scale, serving: Serving) -> Layout:
-    device, count = weigher.target.device, weigher.target.num_devices
-    held = weigher.weigh(serving)
-    best = None
-    if device.bandwidth is not None:
-        best = roofline(read.architecture, assemble(read, serving, (), overhead, device), device)
+def _layout(found: Configuration) -> Layout:
+    target, scale = found.target, found.scale()
+    assert target is not None
+    device, count, serving = target.device, target.num_devices, on_device(found.serving, target.device)
+    held = scale.weigh(serving)
+    best = speed(found)
     return Layout(
         device=device.name,
         num_devices=count,
+        num_nodes=-(-count // device.gpus_per_node) if device.gpus_per_node else 1,
         tp=serving.tp,
         pp=serving.pp,
         verdict=held.verdict,
         memory_bytes=count * device.memory_bytes,
         usable_bytes_per_device=held.usable_bytes,
         headroom_bytes=held.headroom_bytes,
-        max_num_seqs=weigher.max_num_seqs(serving),
+        max_context=scale.max_context(serving),
+        max_num_seqs=scale.max_num_seqs(serving),
         tokens_per_second_at_best=best.tokens_per_second if best else None,
         memory_grade=device.memory_grade,
     )
 
 
-def speed(read: Model, report: Report, device: str | Device) -> Roofline | None:
-    """The upper bounds of a report on its device; None where the device's bandwidth is not known."""
-    found = find_device(device).device if isinstance(device, str) else device
-    return roofline(read.architecture, report, found)
+def _unassessed(found: Configuration) -> Report:
+    """The report without the searches that fill `fit`."""
+    from hfmem.assembly import assemble
+
+    assert found.target is not None
+    serving = on_device(found.serving, found.target.device)
+    return assemble(found.read, serving, (), found.overhead, found.target.device, found.extras)
 
 
-def mixed(
-    read: Model, report: Report, settings: Mapping[str, Any], lengths: str | None, allocator: str | None = None
-) -> tuple[Allocation, ...]:
-    """How many sequences of a mix of lengths (`1k:6,4k:3,32k:1`) the memory left for the cache holds, contiguous and in pages.
-
-    Raises:
-        UsageError: no such allocator, a mix that cannot be read, or lengths beyond the context.
-    """
-    from hfmem.plan.allocator import ALLOCATORS, allocations, parse_lengths
-
-    if allocator is not None and allocator not in ALLOCATORS:
-        raise UsageError(f"--allocator {allocator!r} is not one of {', '.join(ALLOCATORS)}")
-    if lengths is None:
-        if allocator is not None:
-            raise UsageError("--allocator compares sequences of many lengths: --lengths 1k:6,4k:3,32k:1")
-        return ()
-    serving = serving_of(read, report, settings)
-    weigher = scale_of(read, report, settings)
-    room = max(weigher.weigh(serving).kv_memory_bytes, 0)
-    found = allocations(read.architecture, on_device(serving, weigher.target.device), parse_lengths(lengths), room)
-    return tuple(item for item in found if allocator in (None, item.allocator))
-
-
-def launch_text(kind: str, read: Model, report: Report, settings: Mapping[str, Any], place: str | None = None) -> str:
-    """The command or manifest of `kind` (`hfmem.plan.launch.KINDS`) that serves what `report` speaks of.
+def speed(found: Configuration, report: Report | None = None) -> Roofline | None:
+    """The upper bounds of `found` on its devices; None without one, or where its bandwidth is not known.
 
     Args:
-        place: how the model was named, for one that is no Hub repository.
-
-    Raises:
-        UsageError: no such kind, or one that does not run the engine or the layout.
-        UnsupportedError: the report says that it does not fit.
+        report: of `found`, where there is one already.
     """
-    from hfmem.plan.launch import Launch, emit
-
-    if report.fit is not None and report.fit.verdict == "does-not-fit":
-        raise UnsupportedError(f"{report.model.id} does not fit {report.fit.num_devices} × {report.fit.device}")
-    device = settings.get("device")
-    found = find_device(device).device if isinstance(device, str) else device
-    layout, cache = report.parallelism, report.kv_cache
-    local = report.model.source == "local"
-    share = None if report.fit is None else report.fit.utilization
-    return emit(
-        kind,
-        Launch(
-            model=place if local and place else report.model.id,
-            revision=None if local else settings.get("revision") or _pinned(read, place),
-            engine=cache.engine,
-            context=cache.context,
-            num_seqs=cache.num_seqs,
-            kv_dtype=settings.get("kv_dtype", "auto"),
-            tp=layout.tp,
-            pp=layout.pp,
-            dp=layout.dp,
-            ep=layout.ep,
-            utilization=share,
-            max_num_batched_tokens=settings.get("max_num_batched_tokens"),
-            page_size=settings.get("page_size"),
-            quant=settings.get("quant"),
-            vendor=found.vendor if found is not None else "nvidia",
-            gpus_per_node=found.gpus_per_node if found is not None else None,
-        ),
-    )
-
-
-def _pinned(read: Model, place: str | None) -> str | None:
-    """The commit, where a revision was named: what was estimated is what is served."""
-    return read.facts.revision if place is not None and "@" in place else None
+    if found.target is None:
+        return None
+    serving = on_device(found.serving, found.target.device)
+    ranks = found.scale().weights(serving)
+    return roofline(found.read.architecture, report or _unassessed(found), serving, ranks, found.target.device)

@@ -102,24 +102,37 @@ class RuntimeItem:
 
 @dataclass(frozen=True, slots=True)
 class Parallelism:
-    """How the model is laid out: tensor, pipeline and data parallel sizes, and whether experts are dealt out whole (`ep`)."""
+    """How the model is laid out: tensor, pipeline and data parallel sizes, and whether experts are dealt out whole (`ep`).
+
+    `attn_dp` are SGLang's groups of data-parallel attention among the `tp` ranks.
+    """
 
     tp: int
     pp: int
     ep: bool
     dp: int
     num_ranks: int
+    attn_dp: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class PerRank:
-    """The most loaded rank."""
+    """The most loaded rank: one of pipeline stage `stage` (from 0)."""
 
     parameters: int
     weights_bytes: int
     kv_cache_bytes: int
     runtime_bytes: int
     total_bytes: int
+    stage: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """What an engine leaves in the host's memory: the input embedding, and layers or experts that are not offloaded."""
+
+    weights_bytes: int
+    kv_cache_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,4 +224,5 @@ class Report:
     warnings: tuple[ReportWarning, ...] = ()
     lora: LoraInfo | None = None
     draft: DraftInfo | None = None
+    host: HostMemory | None = None
     schema_version: int = field(default=SCHEMA_VERSION)

@@ -94,6 +94,21 @@ def parse_percent(text: str, what: str = "share") -> Fraction:
     return Fraction(match.group(1)) / 100
 
 
+def parse_share(text: str, what: str = "share") -> Fraction:
+    """A share above 0 and up to 1 of `"0.9"` or `"90%"`, exact.
+
+    Raises:
+        UsageError: no share in that range.
+    """
+    try:
+        value = Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{what} {text!r} is not a share (examples: 0.9, 90%)") from None
+    if not 0 < value <= 1:
+        raise UsageError(f"{what} {text!r} must be above 0 and at most 1")
+    return value
+
+
 def format_gib(num_bytes: int, digits: int = 2) -> str:
     """`16060522496` → `"14.96 GiB"`."""
     return f"{num_bytes / GIB:,.{digits}f} GiB"

@@ -99,6 +99,7 @@ def test_gated_first_command_offline(run: Run) -> None:
     assert report["kv_cache"]["ideal_bytes"] == report["kv_cache"]["bytes"] == 16 * 2**30
     runtime = sum(item["bytes"] for item in report["runtime"].values())
     assert report["total_bytes"] == 16_060_522_496 + 16 * 2**30 + runtime
+    assert report["runtime"].pop("loading_bytes")["grade"] == "derived"
     assert all(
         i["low"] <= i["bytes"] <= i["high"] and i["source"] and i["grade"] == "estimated"
         for i in report["runtime"].values()

@@ -18,11 +18,21 @@ from example_architectures import (
     whisper_large_v3,
 )
 
-from hfmem.errors import UnsupportedError
+from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory.engines import engine
-from hfmem.memory.serving import Serving
+from hfmem.memory.placement import placement
+from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import CrossAttention, FullAttention, Layer, RgLruState, RwkvState, SharedCache
+from hfmem.model.layers import (
+    CompressedAttention,
+    CrossAttention,
+    FullAttention,
+    IndexedAttention,
+    Layer,
+    RgLruState,
+    RwkvState,
+    SharedCache,
+)
 from hfmem.units import MIB
 
 
@@ -99,17 +109,84 @@ def test_shared_layers_have_no_cells() -> None:
     assert held(build("a", dense + [Layer((SharedCache(1),))] * 2), 256) == held(build("a", dense), 256)
 
 
+def settings(arch: Architecture, context: int, num_seqs: int = 1, **given: object) -> int:
+    told = LlamaCpp(**given)  # type: ignore[arg-type]
+    return engine("llama.cpp").cache(arch, Serving(context, num_seqs, engine="llama.cpp", llama_cpp=told)).bytes
+
+
+def test_values_of_a_type_of_their_own() -> None:
+    # K in f16, V in q4_0: 18 bytes for 32 elements
+    assert settings(llama_3_8b(), 256, value_dtype="q4_0") == 32 * 256 * (1024 * 2 + 1024 // 32 * 18)
+
+
+def test_one_cache_for_all_sequences() -> None:
+    """As llama.cpp logs it for a small Gemma 4 (`-kvu`, four sequences of 1024): 4096 cells, and windows of 256 for each."""
+    assert settings(llama_3_8b(), 1024, 4, unified=True) == 131_072 * 4096
+    assert settings(llama_3_8b(), 1000, 4, unified=True) == 131_072 * 4096  # rounded once, not for each
+    assert settings(gemma_3_27b(), 4096, 4, unified=True) == 8192 * (10 * 4 * 4096 + 52 * (4 * 1024 + 512))
+
+
+def test_windows_held_whole() -> None:
+    assert settings(gemma_3_27b(), 131072, swa_full=True) == 8192 * 62 * 131072
+
+
+def test_compressed_rows() -> None:
+    """The buffers that llama.cpp logs for a DeepSeek V4 of two layers of each kind, rows of 128 and index keys of 64, at 4096:
+    raw rows 1.12 MiB, by 4 0.50, by 128 0.12 (256 cells), index keys 0.25, compressors 0.03, 0.25 and 0.02."""
+    window, by_four = CompressedAttention(4, 128, 128, 0), CompressedAttention(4, 128, 128, 4, 64, True)
+    by_many = CompressedAttention(4, 128, 128, 128)
+    small = build("deepseek_v4", [Layer((c,)) for c in (window, window, by_four, by_many, by_four, by_many)])
+    raw, csa, hca, index = 6 * 768 * 256, 2 * 1024 * 256, 2 * 256 * 256, 2 * 1024 * 128
+    states = 2 * 2 * 8 * 256 * 4 + 2 * 2 * 128 * 128 * 4 + 2 * 2 * 8 * 128 * 4
+    assert [round(size / MIB, 2) for size in (raw, csa, hca, index)] == [1.12, 0.5, 0.12, 0.25]
+    assert held(small, 4096) == raw + csa + hca + index + states
+    assert held(deepseek_v4_flash(), 4096) > 0
+
+
+def test_index_keys_of_sparse_blocks_have_values_beside_them() -> None:
+    arch = build("minimax_m3", one(IndexedAttention(64, 4, 128, 128, 128), 2))
+    assert held(arch, 256) == 2 * 256 * 2 * (4 * 256 + 128 + 128)
+
+
 def test_devices_hold_runs_of_layers() -> None:
     result = engine("llama.cpp").cache(llama_3_8b(), Serving(256, tp=3))
     assert result.bytes == 131_072 * 256
     assert result.bytes_per_rank == 11 * 4096 * 256
 
 
+def test_the_output_counts_as_a_layer_more() -> None:
+    """`layer_gpu = upper_bound(splits, (il - i_gpu_start) / act_gpu_layers)` with 33 of them."""
+
+    def where(devices: int, layers: int | None) -> tuple[tuple[range, ...], range, int | None]:
+        told = Serving(256, engine="llama.cpp", pp=devices, llama_cpp=LlamaCpp(gpu_layers=layers))
+        found = placement("llama.cpp", 32, told)
+        return found.stages, found.host, found.output
+
+    assert where(2, None) == ((range(17), range(17, 32)), range(0), 1)
+    assert where(2, 99) == where(2, None)
+    assert where(1, 10) == ((range(23, 32),), range(23), 0)
+    assert where(2, 1) == ((range(32, 32), range(32, 32)), range(32), 1)
+    assert where(1, 0) == ((range(0),), range(32), None)
+
+
+def test_layers_on_the_host_keep_their_cache_there() -> None:
+    told = Serving(256, engine="llama.cpp", llama_cpp=LlamaCpp(gpu_layers=9))
+    result = engine("llama.cpp").cache(llama_3_8b(), told)
+    assert (result.bytes_per_rank, result.host_bytes) == (8 * 4096 * 256, 24 * 4096 * 256)
+    assert result.bytes == 131_072 * 256
+
+
+def test_other_engines_have_no_such_settings() -> None:
+    with pytest.raises(UsageError, match=r"gpu_layers: only llama\.cpp"):
+        Serving(256, engine="vllm", llama_cpp=LlamaCpp(gpu_layers=9))
+    with pytest.raises(UsageError, match="at least 0"):
+        LlamaCpp(gpu_layers=-1)
+
+
 @pytest.mark.parametrize(
     "arch",
     [
         whisper_large_v3(),
-        deepseek_v4_flash(),
         build("recurrent_gemma", one(RgLruState(2560, 4), 2)),
         build("rwkv", one(RwkvState(768, 5), 2)),
     ],

@@ -1,6 +1,8 @@
-"""SGLang's pools: sizes that its logs print, and its own split worked out by hand."""
+"""SGLang's pools: sizes that its logs print, its own split worked out by hand, and what its code answers for real configs."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 from example_architectures import (
@@ -17,19 +19,28 @@ from example_architectures import (
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine, pooling_engine
+from hfmem.memory.engines.sglang.support import pipeline_stages
 from hfmem.memory.result import Pool
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import FullAttention
+from hfmem.model.layers import CrossAttention, FullAttention, Layer, NoCache, SharedCache, SlidingAttention
 from hfmem.units import GIB
 
 sglang = engine("sglang")
+#: 40 GiB, as SGLang's code was asked
+MEMORY = 40 * GIB
 
 
-def pool(arch: Architecture, memory: int, context: int = 4096, tp: int = 1) -> Pool:
+def pool(arch: Architecture, memory: int, context: int = 4096, tp: int = 1, **settings: int) -> Pool:
     rules = pooling_engine("sglang")
     assert rules is not None
-    return rules.pool(arch, Serving(context, tp=tp, engine="sglang"), memory)
+    return rules.pool(arch, Serving(context, tp=tp, engine="sglang", **settings), memory)  # type: ignore[arg-type]
+
+
+def gpt_oss_20b() -> Architecture:
+    """12 pairs of a layer with a window of 128 and a full one, 8 KV heads of 64."""
+    windowed, full = SlidingAttention(64, 8, 64, 64, 128), FullAttention(64, 8, 64, 64)
+    return build("gpt_oss", [Layer((windowed,)), Layer((full,))] * 12, heads=64, architectures=("GptOssForCausalLM",))
 
 
 def test_logged_pools() -> None:
@@ -41,6 +52,24 @@ def test_logged_pools() -> None:
     # "KV Cache is allocated. #tokens: 46611, K size: 1.42 GB, V size: 1.42 GB": a 32B Qwen2 on four GPUs
     dense = build("qwen2", one(FullAttention(40, 8, 128, 128), 64), heads=40)
     assert pool(dense, 46_611 * 64 * 2 * 2 * 128 * 2, tp=4).log_lines[0].endswith("K size: 1.42 GB, V size: 1.42 GB")
+
+
+@pytest.mark.parametrize(
+    ("arch", "tp", "tokens"),
+    [
+        (gpt_oss_20b(), 1, 970_903),
+        (gpt_oss_20b(), 8, 7_767_229),
+        (gemma_3_27b(), 1, 84_562),
+        (gemma_3_27b(), 8, 676_500),
+        (qwen3_next(), 1, 920_754),
+        (qwen3_next(), 8, 1_839_937),
+        (deepseek_v32(), 1, 548_359 // 64 * 64),
+        (deepseek_v32(), 8, 548_359 // 64 * 64),
+    ],
+)
+def test_as_sglangs_own_code_answers(arch: Architecture, tp: int, tokens: int) -> None:
+    """`create_memory_pool_configurator(…).calculate_pool_sizes` of SGLang 0.5.23, run on the models' own configs for 40 GiB."""
+    assert pool(arch, MEMORY, tp=tp).capacity_tokens == tokens
 
 
 def test_dense_and_latent_tokens() -> None:
@@ -55,21 +84,57 @@ def test_dense_and_latent_tokens() -> None:
 def test_sparse_latents_are_paged_and_packed() -> None:
     assert sglang.cache(deepseek_v32(), Serving(65)).bytes == 128 * 61 * (1152 + 132)
     assert sglang.cache(deepseek_v32(), Serving(64, kv_dtype="fp8")).bytes == 64 * 61 * (656 + 132)
+    # Blackwell takes fp8 by itself, and its kernels read rows without scales
+    assert sglang.cache(deepseek_v32(), Serving(64, compute_capability=100)).bytes == 64 * 61 * (576 + 132)
+    with pytest.raises(UnsupportedError, match="only supports bf16"):
+        sglang.cache(deepseek_v32(), Serving(64, kv_dtype="fp8_e5m2"))
+
+
+def test_layers_that_share_a_choice_have_no_index_keys() -> None:
+    arch = deepseek_v32()
+    shared = [replace(layer.caches[0], has_indexer=index % 4 == 0) for index, layer in enumerate(arch.layers)]  # type: ignore[arg-type]
+    assert sglang.cache(build("deepseek_v32", [Layer((cache,)) for cache in shared]), Serving(64)).bytes == 64 * (
+        61 * 1152 + 16 * 132
+    )
+
+
+def test_pages_on_data_centre_blackwell() -> None:
+    b200 = Serving(65, compute_capability=100, engine="sglang")
+    assert sglang.cache(llama_3_8b(), b200).page_size == 64
+    assert sglang.cache(deepseek_v3(), b200).page_size == 1  # no class named: FlashInfer's kernels
+    named = replace(deepseek_v3(), architectures=("DeepseekV3ForCausalLM",))
+    assert sglang.cache(named, b200).page_size == 64
+    assert sglang.cache(llama_3_8b(), replace(b200, compute_capability=120)).page_size == 1
+    uneven = build("mimo_v2", one(FullAttention(32, 4, 192, 128), 4), heads=32)
+    assert sglang.cache(uneven, b200).page_size == 128
 
 
 def test_windowed_pool_at_worst() -> None:
     # a window, 128 steps until eviction and two pages of one token a request; two chunks of 8192 and a page for all
-    tokens = 1024 + 128 + 2 + 2 * 8192 + 1
-    assert sglang.cache(gemma_3_27b(), Serving(131072)).bytes == 8192 * (10 * 131072 + 52 * tokens)
-    four = 4 * (1024 + 128 + 2) + 2 * 8192 + 1
-    assert sglang.cache(gemma_3_27b(), Serving(131072, 4)).bytes == 8192 * (10 * 4 * 131072 + 52 * four)
-    assert sglang.cache(gemma_3_27b(), Serving(1000)).bytes == 8192 * 62 * 1000
+    token = 8 * 128 * 2
+    tokens = 128 + 128 + 2 + 2 * 8192 + 1
+    assert sglang.cache(gpt_oss_20b(), Serving(131072)).bytes == token * 12 * (131072 + tokens)
+    four = 4 * (128 + 128 + 2) + 2 * 8192 + 1
+    assert sglang.cache(gpt_oss_20b(), Serving(131072, 4)).bytes == token * 12 * (4 * 131072 + four)
+    assert sglang.cache(gpt_oss_20b(), Serving(1000)).bytes == token * 24 * 1000
+
+
+def test_windows_save_nothing_elsewhere() -> None:
+    assert sglang.cache(gemma_3_27b(), Serving(131072)).bytes == 8192 * 62 * 131072
+
+
+def test_every_layer_has_rows() -> None:
+    """Also one that looks at another's cache, and one without attention, in models without states and windowed pools."""
+    own = FullAttention(8, 4, 64, 64)
+    layers = [Layer((own,)), Layer((SharedCache(0),)), Layer((NoCache("no_op"),))]
+    assert sglang.cache(build("nemotron-nas", layers, heads=8), Serving(10)).bytes == 10 * 3 * 4 * 128 * 2
 
 
 def test_states_have_spare_slots_and_fp32() -> None:
     state = 36 * (8192 * 3 * 2 + 32 * 128 * 128 * 4)
     result = sglang.cache(qwen3_next(), Serving(1000, 2))
-    assert result.bytes == 2 * 1000 * 24_576 + (3 * 2 + 1) * state
+    # three slots a request and two that track where prefixes end, one for padding
+    assert result.bytes == 2 * 1000 * 24_576 + (5 * 2 + 1) * state
     assert result.state_bytes_per_seq == state
 
 
@@ -79,18 +144,23 @@ def test_pool_divides_states_from_tokens() -> None:
     slots = int(memory * 0.9 / 1.9 - state) // state
     found = pool(qwen3_next(), memory, 8192)
     assert found.capacity_tokens == (memory - (slots + 1) * state) // 24_576
-    assert found.max_concurrency == min(slots // 3, found.capacity_tokens / 8192)
+    assert found.max_concurrency == min(slots // 5, found.capacity_tokens / 8192)
 
 
 def test_pool_divides_windowed_from_full() -> None:
-    found = pool(gemma_3_27b(), 40 * GIB, 32768)
-    assert found.capacity_tokens == int(40 * GIB // (8192 * (10 + 0.8 * 52)))
-    assert found.max_concurrency == found.capacity_tokens / 32768
+    found = pool(gpt_oss_20b(), MEMORY, 131072)
+    held = int(found.capacity_tokens * 0.8)
+    assert found.max_concurrency == min(found.capacity_tokens / 131072, (held - 2 * 8192 - 1) / 258)
+    with pytest.raises(UnsupportedError, match="cannot hold even one request"):
+        pool(gpt_oss_20b(), 140 * 2048 * 24, 100)
 
 
-def test_pool_too_small() -> None:
-    with pytest.raises(UnsupportedError, match="hold not one sequence"):
-        pool(llama_3_8b(), GIB, 131072)
+def test_a_pool_too_small_for_one_sequence_starts_all_the_same() -> None:
+    # 128 KiB a token: 8,192 of them, and a sixteenth of a sequence
+    found = pool(llama_3_8b(), GIB, 131072)
+    assert (found.capacity_tokens, found.max_concurrency) == (8192, 8192 / 131072)
+    with pytest.raises(UnsupportedError, match="hold no pool"):
+        pool(llama_3_8b(), 131_071, 131072)
 
 
 @pytest.mark.parametrize("fmt", ["int8", "int4", "q8_0"])
@@ -99,13 +169,37 @@ def test_formats_it_has_not(fmt: str) -> None:
         sglang.cache(llama_3_8b(), Serving(10, kv_dtype=fmt))
 
 
-@pytest.mark.parametrize("arch", [whisper_large_v3(), deepseek_v4_flash()], ids=lambda arch: arch.family)
-def test_models_not_known(arch: Architecture) -> None:
-    with pytest.raises(UnsupportedError):
-        sglang.cache(arch, Serving(10))
+def test_models_not_known() -> None:
+    with pytest.raises(UnsupportedError, match="not known here"):
+        sglang.cache(deepseek_v4_flash(), Serving(10))
+    translator = build("t5", [Layer((FullAttention(8, 8, 64, 64), CrossAttention(8, 8, 64, None)))], heads=8)
+    with pytest.raises(UnsupportedError, match="does not serve t5"):
+        sglang.cache(translator, Serving(10))
+    with pytest.raises(UnsupportedError, match="no state pool for jamba"):
+        sglang.cache(replace(qwen3_next(), model_type="jamba"), Serving(10))
+
+
+def test_whisper_numbers_its_encoder_too() -> None:
+    # 32 layers of the encoder, 32 of self and 32 of cross attention, 20 heads of 64; its output is not cached
+    assert sglang.cache(whisper_large_v3(), Serving(448)).bytes == 448 * 96 * 20 * 64 * 2 * 2
+
+
+def test_heads_it_does_not_divide() -> None:
+    with pytest.raises(UnsupportedError, match="32 heads, tp 3"):
+        sglang.cache(llama_3_8b(), Serving(10, tp=3))
+    with pytest.raises(UnsupportedError, match="10 KV heads, tp 8"):
+        sglang.cache(build("llama", one(FullAttention(40, 10, 64, 64), 2), heads=40), Serving(10, tp=8))
 
 
 def test_pipeline_stages_and_replicas() -> None:
     assert sglang.cache(llama_3_8b(), Serving(1000, pp=3)).bytes_per_rank == 11 * 4096 * 1000
     result = sglang.cache(llama_3_8b(), Serving(1000, 4, dp=2))
     assert (result.bytes, result.bytes_per_rank) == (4 * 131_072_000, 2 * 131_072_000)
+
+
+def test_what_does_not_divide_goes_to_the_last_stages() -> None:
+    """As `get_pp_indices`: "the last N partitions will have one extra layer, where N = remainder"."""
+    assert [len(stage) for stage in pipeline_stages(61, 8)] == [7, 7, 7, 8, 8, 8, 8, 8]
+    assert pipeline_stages(32, 3) == (range(10), range(10, 21), range(21, 32))
+    # 40 GiB hold as many tokens as the stages with 11 layers can
+    assert pool(llama_3_8b(), MEMORY, pp=3).capacity_tokens == MEMORY // (11 * 4096)

@@ -27,8 +27,9 @@ from hypothesis import strategies as st
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine, pooling_engine
-from hfmem.memory.engines.vllm import default_max_num_batched_tokens, layout, max_model_len
+from hfmem.memory.engines.vllm import layout, max_model_len
 from hfmem.memory.engines.vllm.groups import Member, _approximate_gcd, group_layers
+from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.engines.vllm.specs import Kind, Limits, PagedSpec
 from hfmem.memory.engines.vllm.support import kv_heads_per_rank, pipeline_stages
 from hfmem.memory.serving import Serving
@@ -324,10 +325,10 @@ def test_pool_too_small_for_one_request() -> None:
 
 
 def test_batched_tokens_by_device() -> None:
-    assert default_max_num_batched_tokens(192 * GIB) == 16384
-    assert default_max_num_batched_tokens(80 * GIB, "NVIDIA H100 80GB HBM3") == 8192
-    assert default_max_num_batched_tokens(80 * GIB, "NVIDIA A100-SXM4-80GB") == 2048
-    assert default_max_num_batched_tokens(24 * GIB) == 2048
+    assert Release().max_num_batched_tokens(192 * GIB) == 16384
+    assert Release().max_num_batched_tokens(80 * GIB, "NVIDIA H100 80GB HBM3") == 8192
+    assert Release().max_num_batched_tokens(80 * GIB, "NVIDIA A100-SXM4-80GB") == 2048
+    assert Release().max_num_batched_tokens(24 * GIB) == 2048
 
 
 def test_layer_groups_account_for_the_request() -> None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import example_architectures as examples
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfmem.answers import fit, scale_of, serving_of, solve
+from hfmem.answers import fit
 from hfmem.api import Model, estimate, read_model
 from hfmem.cli import main
+from hfmem.configuration import configure
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import plain_memory
-from hfmem.plan.target import sglang_fraction
+from hfmem.plan.fit import Scale
+from hfmem.plan.sglang_share import ServedModel, static_fraction
+from hfmem.plan.target import Target
 
 GIB = 1 << 30
 LLAMA = "meta-llama/Meta-Llama-3-8B"
@@ -69,14 +75,34 @@ def test_overhead_counts(llama: Model) -> None:
 
 
 def test_sglang_reserves_by_the_size_of_the_device() -> None:
-    serving = Serving(context=1, engine="sglang")
-    # 80 GiB: 512 + 8192 × 1.5 + 1/8 × 1024 + 2 × 256 MiB
-    assert sglang_fraction(80 * GIB, serving) == Fraction(round(1000 * (81920 - 13440) / 81920), 1000)
-    # 16 GiB: 512 + 2048 × 1.5 + 128 + 2 × 8
-    assert sglang_fraction(16 * GIB, serving) == Fraction(round(1000 * (16384 - 3728) / 16384), 1000)
+    serving, plain = Serving(context=1, engine="sglang"), ServedModel()
+
+    def share(gib: int, serving: Serving = serving, model: ServedModel = plain, *, cuda: bool = True) -> Fraction:
+        return static_fraction(gib * GIB, serving, model, cuda=cuda)
+
+    # 80 GiB: 512 + 8192 × 1.5 + 1/8 × 1024 + 2 × 256 MiB, and 8 for each of the 58 captured prefill sizes up to 8192
+    assert share(80) == Fraction(round(1000 * (81920 - 13440 - 464) / 81920), 1000)
+    assert share(80, cuda=False) == Fraction(round(1000 * (81920 - 13440) / 81920), 1000)
+    assert share(80, model=ServedModel(latent=True)) == Fraction(round(1000 * (81920 - 13440 - 1536) / 81920), 1000)
+    # 16 GiB: 512 + 2048 × 1.5 + 128 + 2 × 8, 42 sizes up to 2048
+    assert share(16) == Fraction(round(1000 * (16384 - 3728 - 42 * 8) / 16384), 1000)
     # 64 GiB with a small chunk: never less than 10 GiB
-    small = replace(serving, max_num_batched_tokens=2048)
-    assert sglang_fraction(64 * GIB, small) == Fraction(round(1000 * (65536 - 10240) / 65536), 1000)
+    assert share(64, replace(serving, max_num_batched_tokens=2048)) == Fraction(
+        round(1000 * (65536 - 10240) / 65536), 1000
+    )
+    # a vision encoder of ViT-L's size takes 5 %
+    large = ServedModel(captures_prefill=False, vision=(24, 1024))
+    assert float(share(80, model=large)) == pytest.approx(0.95 * round((81920 - 13440) / 81920, 3))
+    # 8 groups of data-parallel attention: 512 sequences × (2 + 8 × 4.5) MiB
+    wide = replace(serving, tp=8, attn_dp=8)
+    assert share(140, wide, cuda=False) == Fraction(round(1000 * (1 - (12800 + 1024 + 512 * 38) / (140 * 1024))), 1000)
+
+
+def test_sglang_takes_its_share_of_what_is_free_before_loading(llama: Model) -> None:
+    report = estimate(llama, context=4096, device="h100", engine="sglang")
+    assert report.fit is not None and report.fit.utilization is not None
+    before = 81081 * (1 << 20) - report.runtime["context_bytes"].bytes - report.runtime["engine_bytes"].bytes
+    assert report.fit.usable_bytes_per_device == math.ceil(before * Fraction(str(report.fit.utilization)))
 
 
 def test_tensor_parallelism_over_all_devices(llama: Model) -> None:
@@ -145,52 +171,126 @@ ENGINES = st.sampled_from(["vllm", "sglang", "transformers", "llama.cpp", "ideal
 def test_the_answer_fits_and_the_next_does_not(
     llama: Model, engine: str, memory: int, context: int, seqs: int, devices: int, flat: bool
 ) -> None:
-    given: dict[str, Any] = {
-        "engine": engine,
-        "device": plain_memory(memory),
-        "num_devices": devices,
-        "overhead": Fraction(1, 10) if flat else None,
-    }
-    report = estimate(llama, context=context, num_seqs=seqs, **given)
-    found = report.fit
+    configured = configure(
+        llama,
+        engine=engine,
+        device=plain_memory(memory),
+        num_devices=devices,
+        overhead=Fraction(1, 10) if flat else None,
+        context=context,
+        num_seqs=seqs,
+    )
+    found = configured.report().fit
     assert found is not None
-    weigher, serving = scale_of(llama, report, given), serving_of(llama, report, given)
+    weigher, serving = configured.scale(), configured.serving
     assert (
         weigher.fits(serving)
         == (found.verdict != "does-not-fit")
         == (found.headroom_bytes >= 0 and weigher.fits(serving))
     )
-    for name, answer in (("context", found.max_context), ("num_seqs", found.max_num_seqs)):
-        assert answer is not None
-        if answer:
-            assert weigher.fits(replace(serving, **{name: answer}))
-        assert not weigher.fits(replace(serving, **{name: answer + 1}))
+    for name, limit in (("context", found.max_context), ("num_seqs", found.max_num_seqs)):
+        assert limit is not None
+        if limit:
+            assert weigher.fits(replace(serving, **{name: limit}))
+        assert not weigher.fits(replace(serving, **{name: limit + 1}))
         now = getattr(serving, name)
-        assert (now <= answer) == (found.verdict != "does-not-fit")
+        assert (now <= limit) == (found.verdict != "does-not-fit")
+
+
+ARCHITECTURES = [
+    make()
+    for make in (
+        examples.llama_3_8b, examples.mistral_7b, examples.gemma_3_27b, examples.gpt_oss_120b, examples.llama_4_scout,
+        examples.deepseek_v3, examples.deepseek_v32, examples.deepseek_v4_flash, examples.qwen3_next, examples.qwen3_5_27b,
+        examples.lfm2, examples.nemotron_3_nano, examples.falcon_40b, examples.whisper_large_v3, examples.minimax_m3,
+    )
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    arch=st.sampled_from(ARCHITECTURES),
+    engine=ENGINES,
+    kv_dtype=st.sampled_from(["auto", "fp8", "q8_0"]),
+    memory=st.integers(1 << 20, 300 * GIB),
+    context=st.integers(1, 2_000_000),
+    seqs=st.integers(1, 300),
+    tp=st.sampled_from([1, 2, 8]),
+    pp=st.sampled_from([1, 3]),
+    chunk=st.sampled_from([None, 2048, 16384]),
+)
+def test_every_architecture_has_one_edge(
+    arch: Architecture,
+    engine: str,
+    kv_dtype: str,
+    memory: int,
+    context: int,
+    seqs: int,
+    tp: int,
+    pp: int,
+    chunk: int | None,
+) -> None:
+    """Whatever the kinds of layers: the longest context and the most sequences fit, and one more of either does not; all below
+    fits and nothing beyond does."""
+    serving = Serving(context, seqs, kv_dtype, engine, tp, pp, max_num_batched_tokens=chunk)
+    weigher = Scale(arch, (), lambda *_: {}, Target(plain_memory(memory), tp * pp))
+    try:
+        weigher.weigh(serving)
+    except UnsupportedError:
+        assert not weigher.fits(serving)
+        return
+    for name, limit in (("context", weigher.max_context(serving)), ("num_seqs", weigher.max_num_seqs(serving))):
+
+        def at(value: int, name: str = name) -> bool:
+            return weigher.fits(replace(serving, **{name: value}))
+
+        if limit is None:  # nothing grows with it
+            assert at(1) and at(1 << 40)
+            continue
+        assert not at(limit + 1) and not at(2 * limit + 1)
+        if limit:
+            assert at(limit) and at(max(limit // 2, 1)) and at(max(limit - 1, 1)) and at(1)
 
 
 @settings(max_examples=15, deadline=None)
 @given(memory=st.integers(18 * GIB, 90 * GIB), context=st.integers(1, 60_000))
 def test_the_least_utilization(llama: Model, memory: int, context: int) -> None:
     given: dict[str, Any] = {"device": plain_memory(memory), "context": context}
-    answer = solve(llama, {**given, "utilization": "min"})["utilization"]
-    if answer is None:
+    target = configure(llama, **given, utilization="min").target
+    assert target is not None
+    if target.utilization is None:
         assert estimate(llama, **given, utilization=1).fit.verdict == "does-not-fit"  # type: ignore[union-attr]
         return
-    assert estimate(llama, **given, utilization=answer).fit.verdict != "does-not-fit"  # type: ignore[union-attr]
-    less = estimate(llama, **given, utilization=answer - Fraction(1, 100)).fit
+    assert estimate(llama, **given, utilization="min").fit.verdict != "does-not-fit"  # type: ignore[union-attr]
+    less = estimate(llama, **given, utilization=target.utilization - Fraction(1, 100)).fit
     assert less is not None and less.verdict == "does-not-fit"
 
 
 def test_solving_for_devices(llama: Model) -> None:
-    found = solve(llama, {"device": "16GiB", "context": 8192, "num_devices": "min"})
-    assert (found["num_devices"], found["tp"], found["pp"]) == (2, 2, 1)
+    found = configure(llama, device="16GiB", context=8192, num_devices="min")
+    assert found.target is not None
+    assert (found.target.num_devices, found.serving.tp, found.serving.pp) == (2, 2, 1)
     one = estimate(llama, device="16GiB", context=8192).fit
     assert one is not None and one.verdict == "does-not-fit"
+    kept = configure(llama, device="10GiB", context=8192, num_devices="min", pp=2)
+    assert (kept.serving.pp, kept.report().fit.verdict != "does-not-fit") == (2, True)  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="only one of"):
-        solve(llama, {"device": "h100", "context": "max", "num_seqs": "max"})
+        configure(llama, device="h100", context="max", num_seqs="max")
     with pytest.raises(UsageError, match="needs a device"):
-        solve(llama, {"device": None, "context": "max"})
+        configure(llama, context="max")
+    with pytest.raises(TypeError, match="no setting is called 'contxt'"):
+        configure(llama, contxt=3)
+
+
+def test_solving_for_layers_on_the_device(llama: Model) -> None:
+    found = estimate(llama, device="12GiB", context=8192, gpu_layers="max", engine="llama.cpp")
+    assert found.fit is not None and found.fit.verdict != "does-not-fit" and found.host is not None
+    held = configure(llama, device="12GiB", context=8192, gpu_layers="max").serving.llama_cpp.gpu_layers
+    assert held is not None and 0 < held < 33
+    more = estimate(llama, device="12GiB", context=8192, gpu_layers=held + 1)
+    assert more.fit is not None and more.fit.verdict == "does-not-fit"
+    # what is not on the device is on the host: 16-bit weights, embedding included
+    assert found.host.weights_bytes + found.per_rank.weights_bytes == WEIGHTS
 
 
 def test_remedies_are_true_and_in_order(llama: Model) -> None:
@@ -270,11 +370,17 @@ def test_devices_that_an_engine_does_not_speak_of(llama: Model) -> None:
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp", "transformers"])
 def test_pipeline_stages_hold_their_own_layers(llama: Model, engine: str) -> None:
-    """32 layers over 4 stages: a rank's tokens take a quarter, and what is left of a rank holds four times the tokens."""
+    """32 layers over 4 stages: the stage with least room bounds all. It is the last, which has the head (of llama.cpp, whose head
+    counts as a layer: the first, of 9, at the longest context)."""
     report = estimate(llama, context=4096, device="24GiB", num_devices=4, tp=1, pp=4, engine=engine, overhead=0)
     assert report.fit is not None and report.fit.max_context is not None
-    usable = report.fit.usable_bytes_per_device
-    room = usable - report.per_rank.weights_bytes
-    tokens = room // (TOKEN // 4)
+    usable, head = report.fit.usable_bytes_per_device, 2 * 128256 * 4096
+    layer = (WEIGHTS - 2 * head - 2 * 4096) // 32
+    if engine == "llama.cpp":
+        room, token = usable - 9 * layer, TOKEN * 9 // 32
+    else:
+        room, token = usable - 8 * layer - head - 2 * 4096, TOKEN // 4
+    tokens = room // token
     slack = {"vllm": 32, "llama.cpp": 256}.get(engine, 1)
     assert tokens - slack <= report.fit.max_context <= tokens
+    assert report.per_rank.stage == 3

@@ -83,7 +83,7 @@ def test_names_are_quoted(model: str, revision: str) -> None:
     assert reference in docker and revision in docker
     pod = next(iter(yaml.safe_load_all(emit("k8s", named))))
     args = pod["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert args[:4] == ["--model", reference, "--revision", revision]
+    assert args[:4] == ["serve", reference, "--revision", revision]
 
 
 def test_a_shell_runs_nothing_of_a_name(tmp_path: Any) -> None:

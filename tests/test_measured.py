@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from hfmem.api import Model, estimate, read_model
+from hfmem.api import Model, read_model
+from hfmem.configuration import configure
 from hfmem.hub import FetchOptions
 from hfmem.plan import measured as module
 from hfmem.plan.devices import catalogue, find_device, nearest_device
 from hfmem.plan.measured import kind_of_cache, measured
-from hfmem.plan.roofline import roofline
+from hfmem.planning import speed
 from hfmem.render.plan import speed_lines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,7 @@ def model(name: str) -> Model:
 
 def test_a_device_that_was_not_measured_has_no_second_number() -> None:
     llama = model(LLAMA)
-    found = roofline(llama.architecture, estimate(llama, context=8192), find_device("l4").device)
+    found = speed(configure(llama, context=8192, device="l4"))
     assert found is not None and measured("L4") is None
     assert found.measured_decode_seconds is found.measured_tokens_per_second is found.measured_source is None
     assert not any("reach" in line.text for line in speed_lines(found))
@@ -53,7 +54,7 @@ def test_a_device_that_was_not_measured_has_no_second_number() -> None:
 
 def test_weights_at_the_read_rate_and_cache_at_attentions_share(table: None) -> None:
     llama = model(LLAMA)
-    found = roofline(llama.architecture, estimate(llama, context=8192, num_seqs=4), H200)
+    found = speed(configure(llama, context=8192, num_seqs=4, device=H200))
     assert found is not None
     weights, cache = 2 * (8_030_261_248 - 128_256 * 4096), 4 * 8192 * 2 * 8 * 128 * 32 * 2
     assert found.decode_seconds == pytest.approx((weights + cache) / 4.8e12)  # the bound stays the data sheet's
@@ -66,11 +67,11 @@ def test_weights_at_the_read_rate_and_cache_at_attentions_share(table: None) -> 
 
 def test_each_kind_of_cache_has_its_own_share(table: None) -> None:
     deepseek, llama = model(V3), model(LLAMA)
-    latent = roofline(deepseek.architecture, estimate(deepseek, context=8192, kv_dtype="bf16"), H200)
+    latent = speed(configure(deepseek, context=8192, kv_dtype="bf16", device=H200, num_devices=8))
     assert latent is not None and latent.measured_decode_seconds is not None
     reading = (latent.weights_bytes_read + latent.cache_bytes_read / 0.5) / 4e12
     assert latent.measured_decode_seconds == pytest.approx(reading)
-    fp8 = roofline(llama.architecture, estimate(llama, context=8192, kv_dtype="fp8"), H200)
+    fp8 = speed(configure(llama, context=8192, kv_dtype="fp8", device=H200))
     assert fp8 is not None and fp8.measured_decode_seconds is None  # not in the table, and not guessed
     assert kind_of_cache("fp8_e5m2", latent=False) == "fp8" and kind_of_cache("int4", latent=False) is None
     assert kind_of_cache("fp8", latent=True) is None
@@ -125,7 +126,6 @@ def test_made_up_results_do_not_get_in(tmp_path: Path) -> None:
 def test_the_bound_itself_knows_no_table(table: None) -> None:
     llama = model(LLAMA)
     other = replace(H200, name="another")
-    report = estimate(llama, context=8192)
-    with_table, without = roofline(llama.architecture, report, H200), roofline(llama.architecture, report, other)
+    with_table, without = (speed(configure(llama, context=8192, device=device)) for device in (H200, other))
     assert with_table is not None and without is not None
     assert with_table.decode_seconds == without.decode_seconds

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
 from hfmem.api import Model, estimate, read_model
 from hfmem.cli import main
+from hfmem.configuration import configure
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions
 from hfmem.plan.devices import find_device, plain_memory
-from hfmem.plan.roofline import roofline
+from hfmem.plan.roofline import Roofline
 from hfmem.planning import plan, speed
 
 LLAMA = "meta-llama/Meta-Llama-3-8B"
@@ -21,6 +23,7 @@ H100 = find_device("h100").device
 OFFLINE = FetchOptions(offline=True, no_cache=True)
 #: all matrices but the input embedding (128,256 × 4,096); the norms are 65 × 4,096
 MATRICES = 8_030_261_248 - 128_256 * 4096
+HEAD = 128_256 * 4096
 #: K and V of 8 heads × 128 in 32 layers, 2 bytes each
 TOKEN = 2 * 8 * 128 * 32 * 2
 
@@ -31,10 +34,15 @@ def llama() -> Model:
     return read_model(LLAMA, fetch=OFFLINE)
 
 
-def test_decoding_is_bytes_over_bandwidth(llama: Model) -> None:
-    report = estimate(llama, context=8192, num_seqs=4, device="h100")
-    found = roofline(llama.architecture, report, H100)
+def bounds(model: Model, **settings: Any) -> Roofline:
+    """The roofline of a configuration, which has one."""
+    found = speed(configure(model, **settings))
     assert found is not None
+    return found
+
+
+def test_decoding_is_bytes_over_bandwidth(llama: Model) -> None:
+    found = bounds(llama, context=8192, num_seqs=4, device="h100")
     assert abs(found.weights_bytes_read - 2 * MATRICES) <= 1
     assert found.cache_bytes_read == 4 * 8192 * TOKEN
     seconds = (2 * MATRICES + 4 * 8192 * TOKEN) / 3350e9
@@ -45,53 +53,114 @@ def test_decoding_is_bytes_over_bandwidth(llama: Model) -> None:
     # q·k and scores·v: 2 operations × 32 heads × (128 + 128), 32 layers
     attention = 32 * 2 * 32 * 256
     assert found.decode_operations == 4 * (2 * MATRICES + 8192 * attention)
-    prefill = 8192 * 2 * MATRICES + attention * 8192 * 8193 // 2
+    # a prompt needs the head (128,256 × 4,096) for its last token alone
+    prefill = 2 * (8192 * (MATRICES - HEAD) + HEAD) + attention * 8192 * 8193 // 2
     assert found.prefill_operations == prefill
     assert found.prefill_bound == "compute"
     assert found.prefill_seconds == pytest.approx(prefill / 989.4e12)
 
 
-def test_tensor_parallelism_shares_bytes_and_adds_all_reduces(llama: Model) -> None:
-    report = estimate(llama, context=8192, num_seqs=64, device="4xh100")
-    found = roofline(llama.architecture, report, H100)
-    alone = roofline(llama.architecture, estimate(llama, context=8192, num_seqs=64, device="h100"), H100)
-    assert found is not None and alone is not None
+def test_tensor_parallelism_shares_bytes_and_adds_collectives(llama: Model) -> None:
+    found = bounds(llama, context=8192, num_seqs=64, device="4xh100")
+    alone = bounds(llama, context=8192, num_seqs=64, device="h100")
     assert found.cache_bytes_read * 4 == alone.cache_bytes_read
     assert found.weights_bytes_read < alone.weights_bytes_read / 3.9
-    # two all-reduces a layer of 64 × 4,096 half-precision numbers, each rank sends 2 × 3/4 of them
-    assert found.decode_link_bytes == 32 * 2 * 64 * 4096 * 2 * 2 * 3 // 4
+    assert alone.decode_link_bytes == 0
+    # 64 × 4,096 half-precision numbers are reduced after attention and feed-forward of 32 layers and after the embedding: each
+    # rank sends 2 × 3/4 of them; of the logits it takes in 3/4
+    hidden, logits = 64 * 4096 * 2, 64 * 128_256 * 2
+    assert found.decode_link_bytes == (32 * 2 + 1) * hidden * 2 * 3 // 4 + logits * 3 // 4
     slow = replace(H100, interconnect=replace(H100.interconnect, bytes_per_second=10**9))  # type: ignore[type-var]
-    linked = roofline(llama.architecture, report, slow)
-    assert linked is not None and linked.decode_bound == "link"
+    linked = bounds(llama, context=8192, num_seqs=64, device=slow, num_devices=4)
+    assert linked.decode_bound == "link"
     assert linked.decode_seconds == pytest.approx(found.decode_link_bytes / 1e9)
 
 
+def test_pipeline_stages_work_on_batches_of_their_own(llama: Model) -> None:
+    two = bounds(llama, context=8192, num_seqs=64, device="2xh100", tp=1, pp=2)
+    assert two.batches == 2
+    # a batch of 32 passes both stages: all weights, its own cache, hidden states once over the link
+    assert abs(two.weights_bytes_read - 2 * MATRICES) <= 2
+    assert two.cache_bytes_read == 32 * 8192 * TOKEN
+    assert two.decode_link_bytes == 32 * 4096 * 2
+    assert two.tokens_per_second == pytest.approx(64 / two.decode_seconds)
+    single = bounds(llama, context=8192, num_seqs=1, device="2xh100", tp=1, pp=2)
+    alone = bounds(llama, context=8192, num_seqs=1, device="h100")
+    assert single.batches == 1  # one sequence keeps one stage busy at a time
+    assert single.tokens_per_second == pytest.approx(alone.tokens_per_second, rel=1e-6)
+
+
+def test_replicas_share_the_sequences(llama: Model) -> None:
+    found = bounds(llama, context=8192, num_seqs=64, device="2xh100", dp=2)
+    half = bounds(llama, context=8192, num_seqs=32, device="h100")
+    assert found.decode_seconds == half.decode_seconds and found.decode_link_bytes == 0
+    assert found.tokens_per_second == pytest.approx(2 * half.tokens_per_second)
+
+
 def test_more_sequences_turn_to_compute_and_a_batch_reads_weights_once(llama: Model) -> None:
-    one = roofline(llama.architecture, estimate(llama, context=16, num_seqs=1), H100)
-    many = roofline(llama.architecture, estimate(llama, context=16, num_seqs=2000), H100)
-    assert one is not None and many is not None
+    one = bounds(llama, context=16, num_seqs=1, device=H100)
+    many = bounds(llama, context=16, num_seqs=2000, device=H100)
     assert many.weights_bytes_read == one.weights_bytes_read
     assert (one.decode_bound, many.decode_bound) == ("memory", "compute")
 
 
 def test_experts_that_a_batch_uses() -> None:
     model = read_model("Qwen/Qwen3-30B-A3B", fetch=OFFLINE)
-    experts = estimate(model, context=16).weights.by_component["experts"]
+    experts = 48 * 128 * 3 * 768 * 2048 * 2
     rest = estimate(model, context=16).weights.bytes - experts
     embedding = 151_936 * 2048 * 2
     for tokens in (1, 8, 64):
-        found = roofline(model.architecture, estimate(model, context=16, num_seqs=tokens), H100)
-        assert found is not None
+        found = bounds(model, context=16, num_seqs=tokens, device=H100)
         share = 1 - (Fraction(120, 128)) ** tokens  # 8 of 128 experts a token
         assert found.weights_bytes_read == pytest.approx(rest - embedding + float(share) * experts, rel=1e-9)
 
 
+def test_experts_of_replicas_meet_all_their_tokens() -> None:
+    model = read_model("Qwen/Qwen3-30B-A3B", fetch=OFFLINE)
+    experts = 48 * 128 * 3 * 768 * 2048 * 2
+    rest = estimate(model, context=16).weights.bytes - experts - 151_936 * 2048 * 2
+    found = bounds(model, context=16, num_seqs=8, device="4xh100", dp=4, ep=True)
+    share = 1 - (Fraction(120, 128)) ** 8  # all 8 sequences', on a quarter of the experts
+    assert found.weights_bytes_read == pytest.approx(rest + float(share) * experts / 4, rel=1e-9)
+    # a replica's two tokens go to the ranks that hold one of their 8 of 128 experts, 32 on each, and come back, in 48 layers; a
+    # rank that holds none of them is as likely as 8 draws from the other 96
+    missed = Fraction(1)
+    for drawn in range(8):
+        missed *= Fraction(96 - drawn, 128 - drawn)
+    expected = 48 * int(2 * 2 * 2048 * 2 * 3 * (1 - missed))
+    assert found.decode_link_bytes == expected
+
+
+def test_states_are_written_back_and_windows_end_what_is_read() -> None:
+    mamba = read_model("state-spaces/mamba-130m-hf", fetch=OFFLINE)
+    found = bounds(mamba, context=100_000, num_seqs=4, device=H100)
+    # 24 layers of 1,536 channels: 16 states and 3 convolution inputs each
+    assert found.cache_bytes_read == found.cache_bytes_written == 4 * estimate(mamba, context=16).kv_cache.ideal_bytes
+    mistral = read_model("mistralai/Mistral-7B-v0.1", fetch=OFFLINE)
+    window = bounds(mistral, context=32768, device=H100)
+    assert window.cache_bytes_read == 4096 * TOKEN and window.cache_bytes_written == 0
+
+
+def test_latents_are_read_whole_on_every_rank() -> None:
+    model = read_model("deepseek-ai/DeepSeek-V3", fetch=OFFLINE)
+    found = bounds(model, context=8192, num_seqs=8, device="8xh200")
+    assert found.cache_bytes_read == 8 * 8192 * 61 * (512 + 64) * 2
+    grouped = bounds(model, context=8192, num_seqs=8, device="8xh200", engine="sglang", attn_dp=8)
+    assert grouped.cache_bytes_read == 8192 * 61 * (512 + 64) * 2  # each group its own sequence
+
+
+def test_the_host_s_share_has_no_bound() -> None:
+    model = read_model("Qwen/Qwen3-8B", fetch=OFFLINE)
+    assert speed(configure(model, context=512, device="4090", gpu_layers=12)) is None
+
+
 def test_unknown_bandwidth_or_rate(llama: Model) -> None:
-    report = estimate(llama, context=8192)
-    assert roofline(llama.architecture, report, plain_memory(80 << 30)) is None
-    assert speed(llama, report, "24GiB") is None
-    found = speed(llama, report, "3060")  # bandwidth alone is known
-    assert found is not None and found.prefill_seconds is None and found.decode_bound == "memory"
+    assert speed(configure(llama, context=8192, device=plain_memory(80 << 30))) is None
+    assert speed(configure(llama, context=8192, device="24GiB")) is None
+    assert speed(configure(llama, context=8192)) is None
+    blind = replace(find_device("3060").device, rates={})
+    found = bounds(llama, context=8192, device=blind)
+    assert found.prefill_seconds is None and found.decode_bound == "memory"
 
 
 def test_plan_names_the_fewest_of_each(llama: Model) -> None:

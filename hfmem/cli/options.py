@@ -19,18 +19,29 @@ Ctx = Annotated[
     Option(
         "--ctx",
         "--max-model-len",
+        "--context-length",
+        "--ctx-size",
         metavar="TOKENS",
-        help="Tokens a sequence: 8192, 32k, 1m [default: the model's positions].",
+        help="Tokens a sequence: 8192, 32k, 1m; max: the most that fits [default: the model's positions].",
     ),
 ]
-Batch = Annotated[str, Option("--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")]
+Batch = Annotated[
+    str,
+    Option(
+        "--batch", "--max-num-seqs", "--max-running-requests", "--parallel", metavar="N",
+        help="Sequences at once; max: the most that fit.",
+    ),
+]  # fmt: skip
+Users = Annotated[str, Option("--users", "--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")]
 KvDtype = Annotated[
     str,
     Option(
         "--kv-dtype",
         "--kv-cache-dtype",
+        "--cache-type-k",
+        "-ctk",
         metavar="DTYPE",
-        help="Cache: auto, bf16, fp16, fp8, fp8_e5m2, int8, int4, nvfp4.",
+        help="Cache: auto, bf16, fp16, fp8, fp8_e5m2, int8, int4, nvfp4; llama.cpp: q8_0, q4_0 …",
     ),
 ]
 Engine = Annotated[
@@ -41,13 +52,28 @@ Engine = Annotated[
         help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF: llama.cpp].",
     ),
 ]
-Tp = Annotated[str, Option("--tp", "--tensor-parallel-size", metavar="N", help="Tensor-parallel ranks.")]
-Pp = Annotated[str, Option("--pp", "--pipeline-parallel-size", metavar="N", help="Pipeline stages.")]
-Dp = Annotated[str, Option("--dp", "--data-parallel-size", metavar="N", help="Data-parallel replicas.")]
+Tp = Annotated[str, Option("--tp", "--tensor-parallel-size", "--tp-size", metavar="N", help="Tensor-parallel ranks.")]
+Pp = Annotated[str, Option("--pp", "--pipeline-parallel-size", "--pp-size", metavar="N", help="Pipeline stages.")]
+Dp = Annotated[str, Option("--dp", "--data-parallel-size", "--dp-size", metavar="N", help="Data-parallel replicas.")]
 Ep = Annotated[bool, Option("--ep", "--enable-expert-parallel", help="Deal experts out whole over the ranks.")]
+AttnDp = Annotated[
+    str,
+    Option(
+        "--attn-dp",
+        "--attn-dp-size",
+        "--attention-data-parallel-size",
+        metavar="N",
+        help="SGLang's data-parallel attention: groups among the --tp ranks.",
+    ),
+]
 BatchedTokens = Annotated[
     str | None,
-    Option("--max-num-batched-tokens", metavar="TOKENS", help="Tokens of one engine step [default: the engine's]."),
+    Option(
+        "--max-num-batched-tokens",
+        "--chunked-prefill-size",
+        metavar="TOKENS",
+        help="Tokens of one engine step [default: the engine's].",
+    ),
 ]
 PageSize = Annotated[
     str | None,
@@ -69,6 +95,15 @@ Gpu = Annotated[
     str | None,
     Option(
         "--gpu", metavar="NAME", help="Does it fit: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none]."
+    ),
+]
+FitGpu = Annotated[str, Option("--gpu", metavar="NAME", help="h100, 8xh100, 4090, 80GiB, local (hfmem devices lists).")]
+PlanGpu = Annotated[
+    str | None,
+    Option(
+        "--gpu",
+        metavar="NAMES",
+        help="Only these: h100,4090 or words: nvidia, sm_90 [default: all the engine runs on].",
     ),
 ]
 NumGpus = Annotated[
@@ -117,8 +152,37 @@ Draft = Annotated[
     str | None,
     Option("--draft", metavar="MODEL", help="A draft model, or mtp: the model's own prediction layers."),
 ]
+Ngl = Annotated[
+    str | None,
+    Option(
+        "--ngl",
+        "-ngl",
+        "--n-gpu-layers",
+        "--gpu-layers",
+        metavar="N",
+        help="llama.cpp: layers on the devices, the output counted as one; max: as many as fit [default: all].",
+    ),
+]
+NCpuMoe = Annotated[
+    str | None,
+    Option("--n-cpu-moe", "-ncmoe", metavar="N", help="llama.cpp: routed experts of the first N layers on the host."),
+]
+CacheTypeV = Annotated[
+    str | None,
+    Option(
+        "--cache-type-v", "-ctv", metavar="DTYPE", help="llama.cpp: the values' type [default: the keys', --kv-dtype]."
+    ),
+]
+SwaFull = Annotated[bool, Option("--swa-full", help="llama.cpp: windowed layers keep every token.")]
+KvUnified = Annotated[
+    bool, Option("--kv-unified", "-kvu", help="llama.cpp: one context for all sequences, not one each.")
+]
 Revision = Annotated[str | None, Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")]
 Json = Annotated[bool, Option("--json", help="Print JSON on stdout and nothing else there.")]
+Format = Annotated[
+    str | None,
+    Option("--format", metavar="KIND", help="table, json, markdown, csv or html [default: table]."),
+]
 Exact = Annotated[bool, Option("--bytes", help="Print exact bytes instead of GiB.")]
 Strict = Annotated[bool, Option("--strict", help="Exit 4 when config and headers disagree.")]
 Assume = Annotated[

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from hfmem.errors import HfmemError
+from hfmem.errors import HfmemError, UsageError
 from hfmem.render.lines import Line, print_lines, safe, wants_color
 
 if TYPE_CHECKING:
@@ -120,6 +120,21 @@ def fetching(no_cache: bool, refresh: bool, offline: bool) -> Iterator[FetchOpti
     finally:
         if bar is not None:
             bar.stop()
+
+
+def formatted(format: str | None, json: bool, kinds: Sequence[str]) -> str:
+    """What to print: `table`, `json`, or one of `kinds`.
+
+    Raises:
+        UsageError: no such format, or two.
+    """
+    known = ("table", "json", *kinds)
+    kind = format or ("json" if json else "table")
+    if kind not in known:
+        raise UsageError(f"--format {kind!r} is not one of {', '.join(known)}")
+    if json and kind != "json":
+        raise UsageError(f"--json and --format {kind} are two formats: choose one")
+    return kind
 
 
 def json_text(value: Any) -> str:

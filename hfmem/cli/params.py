@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 
@@ -24,29 +24,37 @@ class Option:
         self.names, self.metavar, self.help = names, metavar, help
 
 
+#: the default of a parameter that has none
+REQUIRED: Any = object()
+
+
 class Parameter:
     """One parameter of a command: the name that the function has for it, what it takes, and its default.
 
-    `multiple` parameters are lists of words, flags (`is_flag`) are booleans, all others one word.
+    `multiple` parameters are lists of words, flags (`is_flag`) are booleans, all others one word. Those that are `required` have
+    None for a default.
     """
 
     __slots__ = ("default", "info", "is_flag", "kind", "multiple", "name", "required")
 
-    def __init__(self, name: str, annotation: Any, default: Any, required: bool) -> None:
+    def __init__(self, name: str, annotation: Any, default: Any) -> None:
         kind = self.kind = annotation.__origin__
-        self.name, self.default, self.required = name, default, required
+        self.name, self.required = name, default is REQUIRED
+        self.default = None if self.required else default
         (self.info,) = annotation.__metadata__
         self.is_flag = kind is bool
         self.multiple = kind in (list[str], list[str] | None)
 
 
-def parameters(command: Callable[..., Any]) -> list[Parameter]:
-    """The parameters of a command, in order, as its signature has them."""
+def parameters(command: Callable[..., Any]) -> Sequence[Parameter]:
+    """The parameters of a command, in order: those it says it has, or those that can stand by place in its signature."""
+    said: Sequence[Parameter] | None = getattr(command, "parameters", None)
+    if said is not None:
+        return said
     code, defaults = command.__code__, command.__defaults__ or ()
     names = code.co_varnames[: code.co_argcount]
     first = len(names) - len(defaults)
     kinds = get_type_hints(command, include_extras=True)
     return [
-        Parameter(name, kinds[name], defaults[i - first] if i >= first else None, i < first)
-        for i, name in enumerate(names)
+        Parameter(name, kinds[name], defaults[i - first] if i >= first else REQUIRED) for i, name in enumerate(names)
     ]

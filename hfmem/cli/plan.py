@@ -6,71 +6,65 @@ from typing import Annotated, Any
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
-from hfmem.cli.output import complain, fetching, json_text, say_stats, show, write
+from hfmem.cli.output import complain, fetching, formatted, json_text, say_stats, show, write
+from hfmem.cli.settings import READING, SERVING, takes
+from hfmem.errors import UsageError
 
 
+@takes(SERVING, READING, batch=(o.Users, "1"))
 def plan(
     model: o.Model,
-    users: Annotated[
-        str, o.Option("--users", "--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")
-    ] = "1",
-    ctx: o.Ctx = None,
-    gpu: Annotated[
-        str | None,
-        o.Option(
-            "--gpu",
-            metavar="NAMES",
-            help="Only these: h100,4090 or words: nvidia, sm_90 [default: all the engine runs on].",
-        ),
-    ] = None,
+    gpu: o.PlanGpu = None,
     max_gpus: Annotated[str, o.Option("--max-gpus", metavar="N", help="The most devices of a layout.")] = "8",
-    kv_dtype: o.KvDtype = "auto",
-    engine: o.Engine = None,
-    quant: o.Quant = None,
-    dtype: o.Dtype = None,
-    overhead: o.Overhead = None,
     every: Annotated[bool, o.Option("--all", help="Print every layout, not the first 15.")] = False,
     emit: o.Emit = None,
-    revision: o.Revision = None,
     json: o.Json = False,
-    assume: o.Assume = None,
-    no_cache: o.NoCache = False,
-    refresh: o.Refresh = False,
-    offline: o.Offline = False,
-    verbose: o.Verbose = False,
+    format: o.Format = None,
+    *,
+    settings: dict[str, Any],
+    reading: dict[str, Any],
 ) -> int:
     """The fewest of each device that serve the load, smallest first. --emit prints the first one's launch command."""
-    from hfmem.units import parse_count, parse_percent
+    from hfmem.units import parse_count
 
-    settings: dict[str, Any] = {
-        "context": None if ctx is None else parse_count(ctx, "--ctx"),
-        "kv_dtype": kv_dtype,
-        "engine": engine,
-        "quant": quant,
-        "dtype": dtype,
-        "overhead": None if overhead is None else parse_percent(overhead, "--overhead"),
-    }
-    num_users, most = parse_count(users, "--users"), parse_count(max_gpus, "--max-gpus")
-    from hfmem.api import read_model
-    from hfmem.planning import launch_text
+    kind = formatted(format, json, ("markdown", "csv", "html"))
+    if emit is not None and kind != "table":
+        raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a table: choose one")
+    users, most = settings.pop("num_seqs"), parse_count(max_gpus, "--max-gpus")
+    if "max" in (users, settings["context"], settings["gpu_layers"]):
+        raise UsageError("max needs devices: hfmem fit MODEL --gpu NAME")
+    for name in ("device", "num_devices"):
+        settings.pop(name)
     from hfmem.planning import plan as search
+    from hfmem.reading import read_model
 
-    with fetching(no_cache, refresh, offline) as fetch:
-        read = read_model(model, revision=revision, assume=assume, fetch=fetch)
-    if verbose:
-        say_stats(model, read.facts.stats)
-    found = search(read, users=num_users, devices=gpu, max_devices=most, **settings)
-    if json:
+    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    verbose = reading.pop("verbose")
+    with fetching(**fetching_as) as fetch:
+        read = read_model(model, **reading, fetch=fetch)
+        if verbose:
+            say_stats(model, read.facts.stats)
+        found = search(read, users=users, devices=gpu, max_devices=most, **settings, fetch=fetch)
+    if kind == "json":
         from hfmem.render.json import report_dict, to_dict
 
         write(json_text({**report_dict(found.report), "layouts": to_dict(found.layouts)}))
     elif emit is not None and found.layouts:
-        first = {**settings, "device": found.layouts[0].device, "revision": revision}
-        write(launch_text(emit, read, found.report, first, model))
-    elif found.layouts:
-        from hfmem.render.plan import render_plan
+        from hfmem.launching import launch_text
 
-        show(render_plan(found.report, found.layouts, None if every else 15))
+        write(launch_text(emit, found.first, found.report, model, reading["revision"]))
+    elif found.layouts:
+        from hfmem.render.plan import plan_grid
+
+        grid = plan_grid(found.report, found.layouts, None if every or kind != "table" else 15)
+        if kind == "table":
+            from hfmem.render.grid import grid_lines
+
+            show(grid_lines(grid))
+        else:
+            from hfmem.render.pages import grid_text
+
+            write(grid_text(kind, grid, found.layouts))
     if not found.layouts:
         complain(f"{read.facts.repo_id} fits no layout of up to {most} devices: --max-gpus, --quant or a shorter --ctx")
         return DOES_NOT_FIT

@@ -49,7 +49,6 @@ def typed(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(**arguments: Any) -> Any:
         return command(**arguments)
 
-    given = inspect.signature(command).parameters
     changed = []
     for parameter in parameters(command):
         info: Any
@@ -57,7 +56,11 @@ def typed(command: Callable[..., Any]) -> Callable[..., Any]:
             info = typer.Option(*parameter.info.names, metavar=parameter.info.metavar, help=parameter.info.help)
         else:
             info = typer.Argument(metavar=parameter.info.metavar, show_default=False, help=parameter.info.help)
-        changed.append(given[parameter.name].replace(annotation=Annotated[parameter.kind, info]))
+        default = inspect.Parameter.empty if parameter.required else parameter.default
+        kind: Any = Annotated[parameter.kind, info]
+        changed.append(
+            inspect.Parameter(parameter.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        )
     run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in changed}
     run.__signature__ = inspect.Signature(changed)  # type: ignore[attr-defined]

@@ -47,14 +47,13 @@ def verify(
     verbose: o.Verbose = False,
 ) -> None:
     """Compare an engine's log with the prediction, say what explains a difference, and print flags that calibrate."""
-    from hfmem.cli.fit import _share
-    from hfmem.units import parse_count
+    from hfmem.units import parse_count, parse_share
 
     given = {
         "context": None if ctx is None else parse_count(ctx, "--ctx"),
         "tp": None if tp is None else parse_count(tp, "--tp"),
         "pp": None if pp is None else parse_count(pp, "--pp"),
-        "utilization": None if utilization is None else _share(utilization),
+        "utilization": None if utilization is None else parse_share(utilization, "--utilization"),
         "kv_dtype": kv_dtype,
     }
     from hfmem.hub.logfile import read_log

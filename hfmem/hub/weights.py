@@ -220,12 +220,12 @@ def describe(files: Files, listing: Mapping[str, int | None]) -> str:
 
 
 def quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None) -> tuple[str, ...]:
-    """Files to look for beside config.json, when the tensors look quantized and it does not say how."""
-    if checkpoint is None:
-        return ()
+    """Files to look for beside config.json, when the tensors look quantized, or are not known, and it does not say how."""
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if any(part.get(key) for key in ("quantization_config", "compression_config", "quantization")):
             return ()
+    if checkpoint is None:
+        return _FLOAT_FILES
     ends = {group.pattern.rpartition(".")[2] for group in checkpoint.groups}
     if "qweight" in ends:
         return _INTEGER_FILES

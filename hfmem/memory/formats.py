@@ -44,6 +44,7 @@ _ALIASES: Final[dict[str, str]] = {
     "float32": "fp32",
     "float": "fp32",
     "f32": "fp32",
+    "fp4_e2m1": "nvfp4",
     "fp8_e4m3": "fp8",
     "fp8_e4m3fn": "fp8",
     "float8": "fp8",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hfmem.model.architecture import Note
 from hfmem.model.layers import Cache
 from hfmem.records import dataclass
@@ -35,6 +37,8 @@ class CacheBytes:
 
     `bytes` counts all ranks together (replicas included), `bytes_per_rank` the most loaded rank, `bytes_per_seq` one sequence over
     the ranks that hold it. `state_bytes_per_seq` is the part of `bytes_per_seq` that does not depend on the context.
+    `stage_bytes` are those of a rank of each pipeline stage in turn; empty: the stages share the cache evenly. `host_bytes` is the
+    part of `bytes` that lies in the host's memory, `value_dtype` the values' format where it is not the keys'.
     """
 
     engine: str
@@ -46,11 +50,17 @@ class CacheBytes:
     layer_groups: tuple[LayerGroup, ...]
     page_size: int | None = None
     notes: tuple[Note, ...] = ()
+    stage_bytes: tuple[int, ...] = ()
+    host_bytes: int = 0
+    value_dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What a pool of `memory_bytes_per_rank` holds, as the engine itself computes and logs it."""
+    """What a pool of `memory_bytes_per_rank` (of the stage with the least) holds, as the engine itself computes and logs it.
+
+    `pages_per_seq` are those of one request where pages alone bound the pool.
+    """
 
     memory_bytes_per_rank: int
     page_size: int
@@ -59,6 +69,14 @@ class Pool:
     capacity_tokens: int
     max_concurrency: float
     log_lines: tuple[str, ...] = ()
+    pages_per_seq: int | None = None
+
+
+def memory_of_stages(memory_bytes_per_rank: int | Sequence[int], num_stages: int) -> list[int]:
+    """The memory of a rank of each pipeline stage: as given, or the same on all."""
+    if isinstance(memory_bytes_per_rank, int):
+        return [memory_bytes_per_rank] * num_stages
+    return list(memory_bytes_per_rank)
 
 
 def group_layers(layers: tuple[tuple[Cache, ...], ...]) -> dict[Cache, tuple[int, ...]]:

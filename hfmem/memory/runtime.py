@@ -1,49 +1,49 @@
 """What a rank needs beside weights and cache: activations, CUDA graphs, engine buffers, the device's context.
 
-Nothing here is exact. Each item says what it is reckoned from and how far it may be off; the constants come from logs of real
-servers, named where they stand. `flat_overhead` is the articles' rule instead: a share of weights and cache.
+But for what the loaded weights take beside themselves, nothing here is exact. Each item says what it is reckoned from and how
+far it
+may be off; the constants come from logs of real servers, named where they stand. `flat_overhead` is the articles' rule instead: a
+share of weights and cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from hfmem.dtypes import BITS
+from hfmem.memory.activations import Peak, forward_bytes, peak
+from hfmem.memory.encoder import encoder_profile
+from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, Release
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.inventory import Component, ExpertSplit
-from hfmem.model.layers import (
-    ChunkedAttention,
-    CompressedAttention,
-    FullAttention,
-    IndexedAttention,
-    LatentAttention,
-    SlidingAttention,
-    SparseLatentAttention,
-)
+from hfmem.model.inventory import Component
+from hfmem.model.layers import CompressedAttention, LatentAttention, RecurrentCache, SparseLatentAttention
 from hfmem.records import dataclass
 from hfmem.units import GIB, MIB
 
-#: bytes live per logit when vLLM 0.33 samples its profiling batch: logits in half precision, their fp32 copy, probabilities and one
-#: work buffer. A vLLM log of September 2026 (256 sequences, 151,936 words) gives 0.57 GiB: 15.7 bytes
-_BYTES_PER_LOGIT: Final = 16
-#: … and while vLLM sorted all logits for top-k and top-p, with 8-byte indices. Logs of 0.11 on H100s (1024 sequences) give 38.4 of
-#: 128,256 words (Llama 3.1 8B) and 38.3 of 151,936 (Qwen3 0.6B and 32B, at TP 1 and 2)
-_BYTES_PER_LOGIT_SORTING: Final = 38
-_SORTING_UNTIL: Final = 11
-#: graphs of 67 batch sizes: logs give 0.22 GiB over 36 layers and 0.64 GiB over 40 (2026), 1.44 GiB over 28 (0.8.4)
-_GRAPH_PER_LAYER: Final = (4 * MIB, 16 * MIB, 56 * MIB)
-#: growth outside PyTorch while vLLM profiles: 0.13 GiB on one H100, 0.54 GiB with tensor parallelism (NCCL and its buffers)
-_ENGINE_ALONE: Final = (GIB // 10, GIB * 13 // 100, GIB * 3 // 10)
-_ENGINE_COMMUNICATING: Final = (GIB * 4 // 10, GIB * 54 // 100, GIB)
+#: CUDA graphs: bytes for each layer and captured batch size. Logs of 0.20 to 0.27: 0.94 GiB of Qwen3-32B (64 layers, 86 sizes),
+#: 0.91 of
+#: Llama 3.3 70B at TP 8 (80, 102), 0.79 of Gemma 4 E4B (42, 86), 0.13 of Qwen2.5-Coder-7B (28, 18); latent attention takes more:
+#: 1.8 to 2.6 GiB of DeepSeek R1 (61, 86), 3.9 of DeepSeek V4 Flash (43, 86)
+_GRAPH: Final = MIB // 5
+_GRAPH_LATENT: Final = MIB * 45 // 100
+_GRAPH_COMPRESSED: Final = MIB
+#: growth outside PyTorch while vLLM profiles, on one device: 0.03 GiB on A6000, 0.07 on H100 (0.10) and 15 GiB cards, 0.13 on
+#: H100 (0.11)
+_ENGINE_ALONE: Final = (GIB * 3 // 100, GIB // 10, GIB * 3 // 10)
+#: … with NCCL's channels and the fused all-reduce's workspace. Hopper: 2.2 to 2.4 GiB on three makers' H100s at TP 2 to 8 (0.9 to
+#: 0.19), 1.8 at TP 4, 1.4 on H200s at TP 2 and without compiling, 0.4 on H100s at TP 2 (0.11), 0.1 on GH200s
+_ENGINE_HOPPER: Final = (GIB * 5 // 100, GIB * 18 // 10, GIB * 25 // 10)
+#: … over other links: 1.0 to 1.2 GiB on B200s at TP 2 to 8, 0.95 on B300s at TP 4
+_ENGINE_LINKED: Final = (GIB // 10, GIB, GIB * 15 // 10)
+#: … over PCIe: 0.08 GiB on RTX 3090s, 0.15 on T4s at TP 2, 0.21 on L40S at TP 4; 1.5 on RTX PRO 6000s at TP 4
+_ENGINE_UNLINKED: Final = (GIB * 5 // 100, GIB // 4, GIB * 15 // 10)
 #: the driver's context and loaded kernels, which no allocator sees
 _CONTEXT: Final = (GIB // 4, GIB * 45 // 100, GIB * 7 // 10)
-#: `max_num_seqs` defaults (`engine/arg_utils.py`)
-_SEQS_LARGE: Final = 1024
-_SEQS_SMALL: Final = 256
-_BATCHED_TOKENS: Final = 8192
+#: … and, with several ranks, what NCCL takes when it is set up
+_CONTEXT_RANKS: Final = (GIB * 4 // 10, GIB * 9 // 10, GIB * 2)
 #: llama.cpp's micro-batch
 _UBATCH: Final = 512
 
@@ -57,8 +57,36 @@ class Estimate:
     low: int
     high: int
     source: str
-    grade: str = "estimated"
+    grade: Literal["derived", "estimated"] = "estimated"
     in_budget: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a rank runs on, as far as runtime memory depends on it: the device's memory and name, and whether devices talk over
+    links of their own (NVLink, Infinity Fabric); None: not known."""
+
+    memory_bytes: int | None = None
+    name: str = ""
+    linked: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedExtra:
+    """What loaded weights take beside themselves: rotary tables, and what the allocator's blocks and segments add."""
+
+    tables: int = 0
+    blocks: int = 0
+    segments: int = 0
+
+
+def together(items: Iterable[tuple[int, int, int]]) -> tuple[int, int, int]:
+    """(low, middle, high) of independent estimates added up: their distances from the middle add as squares."""
+    parts = tuple(items)
+    middle = sum(size for _, size, _ in parts)
+    below = math.sqrt(sum((size - low) ** 2 for low, size, _ in parts))
+    above = math.sqrt(sum((high - size) ** 2 for _, size, high in parts))
+    return int(middle - below), middle, int(middle + above)
 
 
 def flat_overhead(weights_bytes: int, cache_bytes: int, share: Fraction) -> Estimate:
@@ -72,19 +100,22 @@ def estimate_runtime(
     arch: Architecture,
     serving: Serving,
     *,
-    max_num_seqs: int | None = None,
-    device_memory_bytes: int | None = None,
-    device: str = "",
+    config: Mapping[str, Any] | None = None,
+    extra: LoadedExtra | None = None,
+    host: Host | None = None,
     ubatch: int | None = None,
-    vllm_minor: int | None = None,
+    release: Release | None = None,
+    packed_experts: bool = False,
 ) -> dict[str, Estimate]:
     """Runtime memory of the most loaded rank, by name.
 
     Args:
-        max_num_seqs: sequences the engine is set to run at once; left out, vLLM's default for the device.
-        device_memory_bytes, device: the device's memory and name, which decide defaults.
+        config: the model's config.json, for its vision encoder.
+        extra: what the loaded weights take beside themselves.
+        host: the device, which decides defaults.
         ubatch: llama.cpp's micro-batch.
-        vllm_minor: N of vLLM 0.N where it is an older one.
+        release: vLLM's, where it is an older one.
+        packed_experts: as in `hfmem.memory.activations.peak`.
     """
     match serving.engine:
         case "llama.cpp":
@@ -93,7 +124,7 @@ def estimate_runtime(
                 "context_bytes": _item(_CONTEXT, "CUDA context", outside=True),
             }
         case "transformers":
-            forward = _forward_bytes(arch, serving.context * serving.num_seqs_per_replica, 1)
+            forward = forward_bytes(arch, serving.context * serving.num_seqs_per_replica, 1)
             return {
                 "activations_bytes": _band(
                     forward, 0.6, 2.5, "prefill of the whole prompt: tokens × widest live tensors"
@@ -103,115 +134,97 @@ def estimate_runtime(
         case "ideal":
             return {}
         case _:
-            pass
-    seqs = max_num_seqs or default_max_num_seqs(device_memory_bytes, device)
-    tokens = serving.max_num_batched_tokens or _BATCHED_TOKENS
-    communicating = serving.tp * serving.pp > 1
-    layers = -(-arch.num_hidden_layers // serving.pp)
-    return {
-        "activations_bytes": _activations(arch, tokens, min(seqs, tokens), serving.tp, vllm_minor),
-        "cuda_graph_bytes": _item(
-            tuple(layers * size for size in _GRAPH_PER_LAYER), "graphs per layer, from server logs", outside=True
-        ),
-        "engine_bytes": _item(
-            _ENGINE_COMMUNICATING if communicating else _ENGINE_ALONE,
-            "NCCL and library buffers, from server logs" if communicating else "library buffers, from server logs",
-        ),
-        "context_bytes": _item(_CONTEXT, "CUDA context and kernels", outside=True),
-    }
+            return _server(
+                arch, serving, config, extra or LoadedExtra(), host or Host(), release or Release(), packed_experts
+            )
 
 
-def default_max_num_seqs(device_memory_bytes: int | None, device: str = "") -> int:
-    """vLLM's `max_num_seqs`: 1024 on devices from 70 GiB that are no A100, else 256."""
-    large = device_memory_bytes is None or device_memory_bytes >= 70 * GIB
-    return _SEQS_LARGE if large and "a100" not in device.lower() else _SEQS_SMALL
+def engine_seqs(serving: Serving, host: Host, release: Release) -> int:
+    """vLLM's `max_num_seqs`: as set, else the device's default, or as many sequences as are asked for."""
+    default = release.max_num_seqs(host.memory_bytes, host.name)
+    return serving.max_num_seqs or max(default, serving.num_seqs_per_replica)
 
 
-def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture) -> int:
-    """Bytes of the table of cosines and sines that vLLM and SGLang keep beside the weights, shared by all layers.
-
-    One row of rotary width a position, in the model's dtype (`layers/rotary_embedding/base.py`); vLLM counts it as loaded weights.
-    0 where the config names no rotary embedding.
-    """
-    parts = (config, *(value for value in config.values() if isinstance(value, Mapping)))
-    if not any(part.get(key) for part in parts for key in ("rope_theta", "rope_parameters", "rope_scaling")):
-        return 0
-    partial = next((v for part in parts if isinstance(v := part.get("partial_rotary_factor"), int | float)), 1)
-    for cache in arch.caches():
-        match cache:
-            case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention():
-                return int((arch.max_position_embeddings or 0) * cache.head_dim * partial) * _width(arch)
-            case LatentAttention() | SparseLatentAttention():
-                return (arch.max_position_embeddings or 0) * cache.qk_rope_head_dim * _width(arch)
-            case _:
-                continue
-    return 0
-
-
-def _activations(arch: Architecture, tokens: int, seqs: int, tp: int, vllm_minor: int | None) -> Estimate:
-    """The higher of two peaks: the forward pass over the profiling batch, and sampling from its last tokens' logits."""
-    forward = _forward_bytes(arch, tokens, tp)
-    hidden = tokens * arch.hidden_size * _width(arch)
-    each = _BYTES_PER_LOGIT_SORTING if vllm_minor is not None and vllm_minor <= _SORTING_UNTIL else _BYTES_PER_LOGIT
-    sampling = hidden + seqs * arch.vocab_size * each
-    vision = any(spec.component is Component.VISION for spec in arch.tensors)
-    # the encoder's profiling run on the largest image or video is not reckoned: Mistral Small 3.2 24B peaked at 2.12 GiB with it
-    wider, more = (1.7, "; the vision encoder may need more") if vision else (1.0, "")
-    if sampling >= forward:
-        source = f"sampling: {seqs} sequences × {arch.vocab_size} logits × {each} B{more}"
-        return _band(sampling, 0.75, 1.5 * wider, source)
-    return _band(forward, 0.6, 1.8 * wider, f"forward pass: {tokens} tokens × widest live tensors{more}")
-
-
-def _width(arch: Architecture) -> int:
-    return 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
-
-
-def _forward_bytes(arch: Architecture, tokens: int, tp: int) -> int:
-    """Bytes live at the widest place of one block: residual and normed input, and what attention or feed-forward adds."""
-    per_token = 2 * arch.hidden_size + max(_attention_width(arch) // tp, _mlp_width(arch) // tp, _moe_width(arch, tp))
-    return tokens * per_token * _width(arch)
-
-
-def _attention_width(arch: Architecture) -> int:
-    """Elements a token has in q, k, v and the output of the widest attention layer."""
-    widest = 0
-    for cache in arch.caches():
-        match cache:
-            case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention():
-                heads, kv = cache.num_heads, cache.num_kv_heads
-                width = heads * (cache.head_dim + cache.v_head_dim) + kv * (cache.head_dim + cache.v_head_dim)
-            case LatentAttention() | SparseLatentAttention():
-                query = cache.qk_nope_head_dim + cache.qk_rope_head_dim
-                width = cache.num_heads * (2 * query + 2 * cache.v_head_dim)
-            case CompressedAttention():
-                width = 2 * cache.num_heads * cache.head_dim
-            case _:
-                width = 0
-        widest = max(widest, width)
-    return widest
-
-
-def _mlp_width(arch: Architecture) -> int:
-    """Gate, up and their product in a dense feed-forward."""
-    return 3 * (arch.intermediate_size or 4 * arch.hidden_size)
-
-
-def _moe_width(arch: Architecture, tp: int) -> int:
-    """Elements a token has in the workspaces of its chosen experts: gate and up or the output, and input or product."""
-    chosen = arch.num_experts_per_tok
-    if not chosen or not arch.num_experts:
-        return 0
-    inner = max(
-        (
-            min(spec.shape[-2:])
-            for spec in arch.tensors
-            if spec.component is Component.EXPERTS and isinstance(spec.split, ExpertSplit) and len(spec.shape) >= 2
-        ),
-        default=0,
+def _server(
+    arch: Architecture,
+    serving: Serving,
+    config: Mapping[str, Any] | None,
+    extra: LoadedExtra,
+    host: Host,
+    release: Release,
+    packed_experts: bool,
+) -> dict[str, Estimate]:
+    tokens = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
+    set_seqs = engine_seqs(serving, host, release)
+    seqs = min(set_seqs, tokens)
+    sees = not serving.language_model_only and any(spec.component is Component.VISION for spec in arch.tensors)
+    encoder = encoder_profile(config, tokens) if sees and config is not None else None
+    found = peak(
+        arch,
+        tokens=tokens,
+        seqs=seqs,
+        tp=serving.tp,
+        bytes_per_logit=0 if serving.pooling else release.bytes_per_logit,
+        encoder=encoder,
+        packed_experts=packed_experts,
     )
-    inner = -(-inner // tp)
-    return chosen * (max(2 * inner, arch.hidden_size) + max(inner, arch.hidden_size))
+    if sees and encoder is None:
+        found = Peak(found.bytes, found.low, 2.5, f"{found.source}; the encoder may need more")
+    several = serving.tp * serving.pp > 1
+    hybrid = any(isinstance(cache, RecurrentCache) for cache in arch.caches())
+    v2 = release.v2_runner(moe=bool(arch.num_experts), hybrid=hybrid)
+    items: dict[str, Estimate] = {}
+    if extra != LoadedExtra():
+        items["loading_bytes"] = _loading(extra, release)
+    items["activations_bytes"] = _band(found.bytes, found.low, found.high, found.source)
+    if not serving.eager:
+        items["cuda_graph_bytes"] = _graphs(arch, serving, set_seqs, host, release, v2)
+    counted = set_seqs if v2 and release.segments_count else 0
+    items["engine_bytes"] = _engine(arch, several, host, serving.compute_capability // 10 == 9, counted)
+    context = _CONTEXT_RANKS if several and not release.communicators_in_share else _CONTEXT
+    words = "CUDA context, kernels and NCCL" if context is _CONTEXT_RANKS else "CUDA context and kernels"
+    items["context_bytes"] = _item(context, words, outside=not release.context_in_share)
+    return items
+
+
+def _loading(extra: LoadedExtra, release: Release) -> Estimate:
+    rounding = extra.segments if release.segments_count else extra.blocks
+    size = extra.tables + rounding
+    text = f"rotary tables {extra.tables / MIB:.0f} MiB, rounding of PyTorch's allocator {rounding / MIB:.0f} MiB"
+    return Estimate(size, size, size, text, "derived")
+
+
+def _graphs(arch: Architecture, serving: Serving, seqs: int, host: Host, release: Release, v2_runner: bool) -> Estimate:
+    blackwell = serving.compute_capability // 10 == 10
+    pieces, whole = release.graph_sizes(seqs, blackwell=blackwell and host.memory_bytes is not None)
+    layers = -(-arch.num_hidden_layers // serving.pp)
+    each = _GRAPH
+    for cache in arch.caches():
+        match cache:
+            case CompressedAttention():
+                each = _GRAPH_COMPRESSED
+            case LatentAttention() | SparseLatentAttention():
+                each = max(each, _GRAPH_LATENT)
+            case _:
+                pass
+    size = layers * (pieces + whole) * each
+    source = f"{pieces + whole} captured batches × {layers} layers, from server logs"
+    low, high = min(size // 3, 32 * MIB), max(size * 3, GIB // 4)
+    return Estimate(size, low, high, source, in_budget=release.graphs_in_share(v2_runner))
+
+
+def _engine(arch: Architecture, several: bool, host: Host, hopper: bool, counted_seqs: int) -> Estimate:
+    """Growth outside PyTorch, and the V2 runner's counts of each sequence's words (4 bytes, and a bit for the prompt's)."""
+    sizes, source = _ENGINE_ALONE, "library buffers, from server logs"
+    if several:
+        linked = host.linked is not False
+        sizes = (_ENGINE_HOPPER if hopper else _ENGINE_LINKED) if linked else _ENGINE_UNLINKED
+        source = f"NCCL and library buffers {'over NVLink' if linked else 'over PCIe'}, from server logs"
+    counts = counted_seqs * (4 * arch.vocab_size + -(-arch.vocab_size // 32) * 4)
+    if counts:
+        source += f"; counts of {counted_seqs} sequences × {arch.vocab_size} words"
+    low, middle, high = (size + counts for size in sizes)
+    return Estimate(middle, low, high, source)
 
 
 def _compute_buffer(arch: Architecture, ubatch: int) -> Estimate:

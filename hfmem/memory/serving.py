@@ -6,10 +6,37 @@ from typing import Final
 
 from hfmem.errors import UsageError
 from hfmem.memory.formats import canonical_kv_dtype
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 #: engines by the name that `--engine` takes, in the order in which a report shows them
 ENGINES: Final[tuple[str, ...]] = ("ideal", "vllm", "transformers", "sglang", "llama.cpp")
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCpp:
+    """Settings that only llama.cpp has.
+
+    `gpu_layers` of the layers, the output counted as one, go to the devices (`-ngl`; None: all); the routed experts of the first
+    `cpu_moe_layers` stay on the host (`--n-cpu-moe`). `value_dtype` is the values' format where it differs from the keys' (`-ctv`).
+    `swa_full` keeps every token in windowed layers, `unified` shares one context out over the sequences.
+    """
+
+    gpu_layers: int | None = None
+    cpu_moe_layers: int = 0
+    value_dtype: str | None = None
+    swa_full: bool = False
+    unified: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("gpu_layers", self.gpu_layers or 0), ("cpu_moe_layers", self.cpu_moe_layers)):
+            if value < 0:
+                raise UsageError(f"{name} must be at least 0, not {value}")
+        if self.value_dtype is not None:
+            object.__setattr__(self, "value_dtype", canonical_kv_dtype(self.value_dtype))
+
+
+#: nothing set
+LLAMA_CPP: Final = LlamaCpp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +48,15 @@ class Serving:
     `kv_cache_quant_algo`, compressed-tensors' `kv_cache_scheme`) and what `auto` then means. `source_tokens` is the length of an
     encoder's output where the model sets no maximum (T5, or the vision tokens of Mllama's images).
 
+    `attn_dp` is SGLang's: groups inside the `tp` ranks that each hold their own sequences, while feed-forward layers stay shared.
+
     `max_num_batched_tokens` and `page_size` None: the engine's own default. `kv_memory_bytes` is the memory of one rank's cache
     pool. `ep` True: experts are dealt out over all `tp × dp` ranks. `enable_prefix_caching` None: the engine's own default.
-    `compute_capability` is the NVIDIA device's (90: Hopper), which decides vLLM's attention kernels and their pages.
+    `compute_capability` is the NVIDIA device's (90: Hopper), which decides vLLM's attention kernels and their pages. `llama_cpp`
+    holds what only that engine can be told.
+
+    `max_num_seqs` is the engine's own limit, None: its default. `eager`: no CUDA graphs are captured. `language_model_only`: towers
+    for images and sound are not loaded. `pooling`: the model embeds or ranks; it has no head and samples nothing.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -44,21 +77,44 @@ class Serving:
     source_tokens: int | None = None
     enable_prefix_caching: bool | None = None
     compute_capability: int = 90
+    attn_dp: int = 1
+    llama_cpp: LlamaCpp = LLAMA_CPP
+    max_num_seqs: int | None = None
+    eager: bool = False
+    language_model_only: bool = False
+    pooling: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("context", "num_seqs", "tp", "pp", "dp"):
+        for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp"):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
-        for name in ("max_num_batched_tokens", "page_size", "kv_memory_bytes", "source_tokens"):
+        for name in ("max_num_batched_tokens", "page_size", "kv_memory_bytes", "source_tokens", "max_num_seqs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
         if self.engine not in ENGINES:
             raise UsageError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
+        if self.attn_dp > 1 and self.engine != "sglang":
+            raise UsageError(
+                f"attn_dp is SGLang's: {self.engine} has --dp" if self.engine == "vllm" else "attn_dp is SGLang's"
+            )
+        if self.tp % self.attn_dp:
+            raise UsageError(
+                f"{self.attn_dp} groups of data-parallel attention do not share {self.tp} tensor-parallel ranks"
+            )
+        if self.llama_cpp != LLAMA_CPP and self.engine != "llama.cpp":
+            names = [
+                name for name in LLAMA_CPP.__match_args__ if getattr(self.llama_cpp, name) != getattr(LLAMA_CPP, name)
+            ]
+            raise UsageError(f"{', '.join(names)}: only llama.cpp has that setting, not {self.engine}")
         object.__setattr__(self, "kv_dtype", canonical_kv_dtype(self.kv_dtype))
         if self.declared_kv_dtype is not None:
             object.__setattr__(self, "declared_kv_dtype", canonical_kv_dtype(self.declared_kv_dtype))
+
+    def alone(self, engine: str) -> Serving:
+        """The same load under another engine's rules on one rank, with that engine's defaults."""
+        return replace(self, engine=engine, tp=1, pp=1, dp=1, ep=False, attn_dp=1, llama_cpp=LLAMA_CPP)
 
     @property
     def num_ranks(self) -> int:
@@ -66,6 +122,11 @@ class Serving:
         return self.tp * self.pp * self.dp
 
     @property
+    def attn_tp(self) -> int:
+        """Tensor-parallel ranks that share a sequence's cache."""
+        return self.tp // self.attn_dp
+
+    @property
     def num_seqs_per_replica(self) -> int:
-        """Sequences on the busiest data-parallel replica."""
-        return -(-self.num_seqs // self.dp)
+        """Sequences on the busiest data-parallel replica, or group of one."""
+        return -(-self.num_seqs // (self.dp * self.attn_dp))

@@ -22,7 +22,7 @@ VOCAB_PADDING: Final = 64
 @dataclass(frozen=True, slots=True)
 class Sharding:
     """The ranks that share a tensor: `tp` for everything but routed experts, which `expert_ranks` share, whole ones with
-    `expert_parallel`.
+    `expert_parallel`, and what runs in `attn_tp` ranks where attention is data-parallel (None: in all `tp`).
 
     `vocab_padding` is the multiple that vocabularies are padded to, 1 for none. Tensors whose names begin like one of `whole` are
     not split.
@@ -34,6 +34,7 @@ class Sharding:
     num_experts: int | None = None
     vocab_padding: int = 1
     whole: tuple[str, ...] = ()
+    attn_tp: int | None = None
 
 
 def share(spec: TensorSpec, sharding: Sharding) -> Fraction:

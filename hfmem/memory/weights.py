@@ -7,17 +7,20 @@ multi-token-prediction layers without speculation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from math import prod
-from typing import Final
+from typing import Final, Literal
 
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import BITS, num_bytes
-from hfmem.memory.engines.vllm.support import pipeline_stages
+from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.loaded import HeldTensors, rounding
+from hfmem.memory.placement import BY_LAYER, Stages, placement
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
+from hfmem.memory.torch_allocator import Allocated
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
 from hfmem.model.layers import SharedCache
@@ -43,6 +46,8 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
     "qwen3_asr": ("thinker.audio_tower.",),
 }
+#: what SGLang shares out within a group of data-parallel attention; the head and feed-forward layers run on all ranks
+_IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
 #: parts that vLLM and SGLang do not build: they serve the thinker, not the voice
 _NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
 #: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
@@ -51,9 +56,12 @@ _SINK_HEADS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class RankWeights:
-    """`parameters` and `bytes` on the most loaded rank, of pipeline stage `stage`; `all_ranks_bytes` over every rank.
+    """`parameters` and `bytes` on the most loaded rank, of pipeline stage `stage`; `all_ranks_bytes` over every rank and the host.
 
-    `stage_bytes` are the bytes of a rank of each stage in turn.
+    `stage_bytes` and `stage_parameters` are those of a rank of each stage in turn, `host_bytes` those of layers, experts and
+    embeddings that an engine leaves in the host's memory. Of a rank of each stage together, `routed_bytes` are those of routed
+    experts, of which a token uses a few, and `idle_bytes` those that no decode step reads: encoders, and an embedding that is not
+    the head too. `rounding` is what PyTorch's allocator adds on the most loaded rank of vLLM or SGLang.
     """
 
     parameters: int
@@ -61,43 +69,11 @@ class RankWeights:
     all_ranks_bytes: int
     stage: int
     stage_bytes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Stages:
-    """Which pipeline stage holds which layers."""
-
-    ranges: tuple[range, ...]
-    tied_head: bool
-
-    @property
-    def last(self) -> int:
-        return len(self.ranges) - 1
-
-    def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
-        """How many of the tensors in `boxes` each stage holds."""
-        total = [0] * len(self.ranges)
-        if axis is None or spec.component is Component.VISION or _in_encoder(spec):
-            total[self._home(spec)] = sum(prod(len(r) for r in box) for box in boxes)
-            return total
-        for box in boxes:
-            others = prod(len(r) for index, r in enumerate(box) if index != axis)
-            for layer in box[axis]:
-                total[self._stage_of(layer)] += others
-        return total
-
-    def _stage_of(self, layer: int) -> int:
-        for stage, layers in enumerate(self.ranges):
-            if layer in layers:
-                return stage
-        return self.last
-
-    def _home(self, spec: TensorSpec) -> int:
-        return self.last if spec.component in (Component.LM_HEAD, Component.NORM) and not _in_encoder(spec) else 0
-
-
-def _in_encoder(spec: TensorSpec) -> bool:
-    return spec.component is Component.VISION or "encoder" in spec.pattern.split(".")
+    stage_parameters: tuple[int, ...]
+    host_bytes: int = 0
+    routed_bytes: int = 0
+    idle_bytes: int = 0
+    rounding: Allocated = Allocated(0, 0)
 
 
 def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> RankWeights:
@@ -109,29 +85,66 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
     Raises:
         UnsupportedError: a tensor that the ranks cannot divide, or more pipeline stages than layers.
     """
-    tp, pp = serving.tp, serving.pp
-    if serving.engine == "llama.cpp":  # layers are dealt out to devices, tensors stay whole
-        tp, pp = 1, serving.tp * serving.pp
+    stages, sharding = _layout(arch, serving)
+    parameters = _parameters(arch, stages, sharding, serving)
+    sizes = [0] * stages.count
+    used = {"read": 0, "routed": 0, "idle": 0}
+    tensors = tuple(_held(arch, _as_stored(groups), stages, sharding, serving))
+    for held in tensors:
+        for stage, count in enumerate(held.stage_counts):
+            sizes[stage] += count * held.bytes
+        used[held.use] += sum(held.stage_counts[: stages.host]) * held.bytes
+    stage_bytes, host = sizes[: stages.host], sizes[stages.host]
+    heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
+    return RankWeights(
+        parameters=max(parameters[: stages.host]),
+        bytes=stage_bytes[heaviest],
+        all_ranks_bytes=(sum(stage_bytes) * sharding.tp + host) * serving.dp,
+        stage=heaviest,
+        stage_bytes=tuple(stage_bytes),
+        stage_parameters=tuple(parameters[: stages.host]),
+        host_bytes=host * serving.dp,
+        routed_bytes=used["routed"],
+        idle_bytes=used["idle"],
+        rounding=(
+            rounding(tensors, stage_bytes[heaviest], max_split=Release().max_split)
+            if serving.engine in _PADS
+            else Allocated(0, 0)
+        ),
+    )
+
+
+def held_tensors(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> Iterator[HeldTensors]:
+    """What the ranks of `rank_weights` hold, tensors of one pattern at a time.
+
+    Raises:
+        UnsupportedError: as `rank_weights`.
+    """
+    stages, sharding = _layout(arch, serving)
+    yield from _held(arch, _as_stored(groups), stages, sharding, serving)
+
+
+def _layout(arch: Architecture, serving: Serving) -> tuple[Stages, Sharding]:
+    """Pipeline stages and the ranks that share a tensor, as the engine lays them out."""
+    tp = 1 if serving.engine in BY_LAYER else serving.tp
     sharding = Sharding(
         tp=tp,
-        expert_ranks=tp * serving.dp if serving.engine in _PADS else tp,
+        attn_tp=serving.attn_tp if serving.attn_dp > 1 else None,
+        expert_ranks=tp * serving.dp if serving.engine == "vllm" else tp,  # SGLang's replicas share nothing
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
         whole=_WHOLE.get(arch.model_type, ()) if serving.engine in _PADS else (),
         vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in _UNPADDED_VOCAB else 1,
     )
-    layers = max(arch.num_hidden_layers, 1)
-    stages = _Stages(pipeline_stages(layers, pp) if pp > 1 else (range(layers),), arch.tie_word_embeddings)
-    parameters = _parameters(arch, stages, sharding, serving.engine)
-    stage_bytes = _bytes(arch, _as_stored(groups), stages, sharding, serving.engine)
-    heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
-    return RankWeights(
-        parameters=max(parameters),
-        bytes=stage_bytes[heaviest],
-        all_ranks_bytes=sum(stage_bytes) * tp * serving.dp,
-        stage=heaviest,
-        stage_bytes=tuple(stage_bytes),
+    if serving.engine == "sglang" and serving.ep and (arch.num_experts or 0) % tp:
+        raise UnsupportedError(f"SGLang deals {arch.num_experts} experts out evenly: not over {tp} ranks")
+    where = placement(serving.engine, max(arch.num_hidden_layers, 1), serving)
+    stages = Stages(
+        where,
+        first=len(where.stages) if serving.engine in BY_LAYER else 0,  # llama.cpp's input embedding stays on the host
+        host_experts=serving.llama_cpp.cpu_moe_layers,
     )
+    return stages, sharding
 
 
 def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
@@ -154,13 +167,15 @@ def _loaded(spec: TensorSpec, engine: str) -> bool:
     return spec.tied_to is None
 
 
-def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine: str) -> list[int]:
-    totals = [Fraction(0)] * len(stages.ranges)
+def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, serving: Serving) -> list[int]:
+    engine = serving.engine
+    totals = [Fraction(0)] * stages.count
     biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
     values = _boxes_by_pattern(arch, ".v_proj.weight")
     unused = _sharing_layers(arch) if engine in _PADS else frozenset()
     for spec in arch.tensors:
         loaded = _loaded(spec, engine) and not _only_in(spec, unused)
+        loaded = loaded and not _left_out(spec, serving)
         size = spec.elements * _share(spec, sharding) if loaded else Fraction(0)
         if loaded and engine in _PADS and spec.pattern.endswith(".k_proj.weight"):
             if arch.model_type in _FUSED_BIAS and _fused_bias(spec.pattern, biases):
@@ -174,6 +189,13 @@ def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine:
         if _copied_to_last(spec, stages, arch):
             totals[stages.last] += spec.elements * _share(spec, sharding)
     return [-(-total.numerator // total.denominator) for total in totals]
+
+
+def _left_out(spec: TensorSpec, serving: Serving) -> bool:
+    """Whether the settings leave the tensor out."""
+    return (serving.language_model_only and spec.component is Component.VISION) or (
+        serving.pooling and spec.component is Component.LM_HEAD
+    )
 
 
 def _boxes_by_pattern(arch: Architecture, suffix: str) -> dict[str, tuple[Box, ...]]:
@@ -207,6 +229,8 @@ def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     """`share`, with what serving engines make of a head's bias (split like the head) and of DeepSeek V4's sinks (padded)."""
     if sharding.whole and spec.pattern.startswith(sharding.whole):
         return Fraction(1)
+    if sharding.attn_tp is not None and spec.component in _IN_ATTENTION_GROUP:
+        sharding = replace(sharding, tp=sharding.attn_tp)
     if spec.component is Component.LM_HEAD and len(spec.shape) == 1:
         return share(replace(spec, split=Vocab()), sharding)
     if spec.pattern.endswith(".attn_sink") and sharding.vocab_padding > 1:
@@ -221,28 +245,32 @@ def _fused_bias(pattern: str, biases: set[str]) -> bool:
     return f"{stem}q_proj.bias" in biases and f"{stem}k_proj.bias" not in biases
 
 
-def _copied_to_last(spec: TensorSpec, stages: _Stages, arch: Architecture) -> bool:
+def _copied_to_last(spec: TensorSpec, stages: Stages, arch: Architecture) -> bool:
     """A tied embedding is the head too: the last of several stages holds its own copy."""
     tied = {s.tied_to for s in arch.tensors if s.component is Component.LM_HEAD}
-    return stages.last > 0 and spec.component is Component.EMBEDDING and spec.pattern in tied
+    return stages.last != stages.first and spec.component is Component.EMBEDDING and spec.pattern in tied
 
 
-def _bytes(
-    arch: Architecture, groups: Sequence[TensorGroup], stages: _Stages, sharding: Sharding, engine: str
-) -> list[int]:
+def _held(
+    arch: Architecture, groups: Sequence[TensorGroup], stages: Stages, sharding: Sharding, serving: Serving
+) -> Iterator[HeldTensors]:
+    engine = serving.engine
     matcher = Matcher(arch.tensors)
-    totals = [0] * len(stages.ranges)
+    nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
     for group in groups:
         for match in matcher.assign(group.pattern, group.boxes):
             expected = match.expected or matcher.owner(group.pattern, match.boxes)
             if expected is None:
-                totals[0] += match.count * group.tensor_bytes
+                counts = (match.count, *nowhere[1:])
+                yield HeldTensors(group.pattern, group.tensor_bytes, counts, tuple(match.boxes), None)
                 continue
             spec = expected.spec
             if match.expected is not None and spec.tied_to is not None:
                 continue
             if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
+                continue
+            if _left_out(spec, serving):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
@@ -253,13 +281,34 @@ def _bytes(
                 if not (routed and sharding.expert_parallel):
                     check_blocks(spec, group.pattern, group.shape, sharding.expert_ranks if routed else sharding.tp)
             part = _group_share(group, spec, sharding, match.expected is not None)
+            if engine == "vllm" and arch.model_type == "gpt_oss" and group.dtype == "U8":
+                part *= _mxfp4_padding(arch, sharding, serving.compute_capability)
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
-            for stage, count in enumerate(stages.counts(spec, match.boxes, axis)):
-                totals[stage] += count * on_rank
+            held = stages.counts(spec, match.boxes, axis)
             if match.expected is not None and _copied_to_last(spec, stages, arch):
-                totals[stages.last] += on_rank
-    return totals
+                held[stages.last] += 1
+            yield HeldTensors(group.pattern, on_rank, tuple(held), tuple(match.boxes), axis, _use(spec, arch))
+
+
+def _use(spec: TensorSpec, arch: Architecture) -> Literal["read", "routed", "idle"]:
+    if isinstance(spec.split, ExpertSplit):
+        return "routed"
+    if spec.component is Component.VISION or (spec.component is Component.EMBEDDING and not arch.tie_word_embeddings):
+        return "idle"
+    return "read"
+
+
+def _mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: int) -> Fraction:
+    """How much vLLM's kernels for experts in MXFP4 pad them (`fused_moe/oracle/mxfp4.py`): a rank's intermediate size to 128, the
+    hidden size to 128 on Hopper, else to 256. gpt-oss-20b logs 13.7193 GiB at TP 1, gpt-oss-120b 17.2217 at TP 4 and 32.98 at TP 2.
+    """
+    hidden, inner = arch.hidden_size, arch.intermediate_size
+    assert inner is not None
+    if not sharding.expert_parallel:
+        inner = -(-inner // sharding.expert_ranks)
+    step = 128 if compute_capability // 10 == 9 else 256
+    return Fraction(-(-hidden // step) * step * -(-inner // 128) * 128, hidden * inner)
 
 
 def _same_module(pattern: str, expected: Expected) -> bool:

@@ -253,15 +253,19 @@ class Config:
         """The model_type that the class assumes for the nested part `name`, "" where it assumes none."""
         return self._sub_type(name, {}, None)
 
-    def sub(self, *names: str, model_type: str | None = None) -> Config:
-        """A nested object that the class may assume whole: an absent one holds what the class puts there, often nothing."""
+    def sub(self, *names: str, model_type: str | None = None, filled: bool = False) -> Config:
+        """A nested object that the class may assume whole: an absent one holds what the class puts there, often nothing.
+
+        With `filled` what the class puts there also stands behind the keys of one that is given.
+        """
         found = self.opt_sub(*names, model_type=model_type)
+        values: dict[str, Any] = (_class_entry("defaults", self.model_type) or {}).get(f"{names[0]}.values") or {}
         if found is not None:
+            found.data = {**values, **found.data} if filled else found.data
             return found
         kind = self._sub_type(names[0], {}, model_type)
         if not kind:
             raise self._missing(names)
-        values: dict[str, Any] = (_class_entry("defaults", self.model_type) or {}).get(f"{names[0]}.values") or {}
         self.used_defaults.extend(
             f"{names[0]}.{key}" for key in values if f"{names[0]}.{key}" not in self.used_defaults
         )

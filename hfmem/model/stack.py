@@ -13,7 +13,7 @@ from hfmem.errors import ContradictionError, UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.blocks import VOCAB, Dims, assemble, embedding, lm_head, norm
 from hfmem.model.config import Config
-from hfmem.model.inventory import Component, Inventory
+from hfmem.model.inventory import Component, Inventory, TensorSpec
 from hfmem.model.layers import Layer, NoCache
 from hfmem.records import dataclass, field, replace
 
@@ -97,6 +97,19 @@ def as_mtp(inv: Inventory, describe: Callable[[Inventory], None]) -> None:
     part = Inventory()
     describe(part)
     inv.specs.extend(replace(s, component=Component.MTP, active=Fraction(0), optional=True) for s in part.specs)
+
+
+def as_block(specs: Iterable[TensorSpec], layer: str, place: str, indices: range, source: int = 0) -> list[TensorSpec]:
+    """The tensors of one layer of `specs` (patterns that begin with `layer`, index `source`) again, in `indices` of `place`.
+
+    What a prediction layer that is a decoder block of its own is made of.
+    """
+    block = []
+    for s in specs:
+        if s.pattern.startswith(layer) and any(source in box[0] for box in s.boxes):
+            boxes = tuple((indices, *box[1:]) for box in s.boxes if source in box[0])
+            block.append(replace(s, pattern=place + s.pattern.removeprefix(layer), boxes=boxes))
+    return block
 
 
 def indices_of(kinds: Sequence[str], *wanted: str) -> list[int]:

@@ -85,7 +85,7 @@ def allocations(
         return rules.cache(arch, replace(one, context=length)).bytes_per_rank
 
     slot = rules.cache(arch, one)
-    alone = replace(one, engine="ideal", kv_dtype=slot.kv_dtype, tp=1, pp=1, ep=False)
+    alone = replace(one.alone("ideal"), kv_dtype=slot.kv_dtype)
     # what a rank holds of the bytes that the model itself needs, copies of replicated heads included
     part = Fraction(slot.bytes_per_rank, ideal.cache(arch, alone).bytes) if slot.bytes_per_rank else Fraction(0)
     needed = _mean(lengths, lambda length: ideal.cache(arch, replace(alone, context=length)).bytes * part)

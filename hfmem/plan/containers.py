@@ -8,14 +8,21 @@ from collections.abc import Sequence
 from typing import Final
 
 from hfmem.errors import UsageError
-from hfmem.plan.launch import Launch, arguments, command_text, program
+from hfmem.plan.launch import Launch, command_text, environment, on_ray, program
+from hfmem.plan.launch_flags import arguments
 
 _IMAGES: Final[dict[tuple[str, str], str]] = {
     ("vllm", "nvidia"): "vllm/vllm-openai:v0.33.0",
     ("vllm", "amd"): "vllm/vllm-openai-rocm:v0.33.0",
-    ("sglang", "nvidia"): "lmsysorg/sglang:latest",
+    ("sglang", "nvidia"): "lmsysorg/sglang:v0.5.23",
     ("llama.cpp", "nvidia"): "ghcr.io/ggml-org/llama.cpp:server-cuda",
     ("llama.cpp", "amd"): "ghcr.io/ggml-org/llama.cpp:server-rocm",
+}
+#: what a container runs, whatever the image's entry point is
+_PROGRAMS: Final[dict[str, tuple[str, ...]]] = {
+    "vllm": ("vllm", "serve"),
+    "sglang": ("python3", "-m", "sglang.launch_server"),
+    "llama.cpp": ("/app/llama-server",),
 }
 _PORTS: Final[dict[str, int]] = {"vllm": 8000, "sglang": 30000, "llama.cpp": 8080}
 
@@ -34,18 +41,9 @@ def _image(launch: Launch) -> str:
 
 
 def _container_arguments(launch: Launch) -> list[str]:
-    """Arguments of the image's own program."""
-    port = _PORTS[launch.engine]
-    if launch.engine == "vllm":
-        return ["--model", *arguments(launch)]
-    return [
-        *(program(launch) if launch.engine == "sglang" else ()),
-        *arguments(launch),
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(port),
-    ]
+    """Arguments of the program, its subcommand first."""
+    serve = ["--host", "0.0.0.0", "--port", str(_PORTS[launch.engine])]
+    return [*_PROGRAMS[launch.engine][1:], *arguments(launch), *serve]
 
 
 def docker(launch: Launch) -> str:
@@ -65,6 +63,8 @@ def docker(launch: Launch) -> str:
     else:
         words += ["--gpus", '"device=' + ",".join(str(index) for index in range(launch.num_devices)) + '"']
     words += ["--ipc", "host", "--publish", f"{port}:{port}", "--env", "HF_TOKEN"]
+    words += [word for name, value in environment(launch) for word in ("--env", f"{name}={value}")]
+    words += ["--entrypoint", _PROGRAMS[launch.engine][0]]
     local = launch.model.startswith(("/", "."))
     if local:
         words += ["--volume", f"{launch.model}:{launch.model}:ro"]
@@ -87,7 +87,9 @@ def k8s(launch: Launch) -> str:
     resource = "amd.com/gpu" if launch.vendor == "amd" else "nvidia.com/gpu"
     if launch.num_nodes > 1:
         return _leader_worker_set(launch, name, resource, port)
-    container = _pod(launch, name, resource, launch.num_devices, port, _container_arguments(launch))
+    container = _pod(
+        launch, name, resource, launch.num_devices, port, _container_arguments(launch), _PROGRAMS[launch.engine][:1]
+    )
     return "\n".join(
         (
             "apiVersion: apps/v1",
@@ -129,6 +131,7 @@ def _pod(
         "  env:",
         "  - name: HF_TOKEN",
         "    valueFrom: {secretKeyRef: {name: hf-token, key: token, optional: true}}",
+        *(line for key, value in environment(launch) for line in (f"  - name: {key}", f"    value: {_string(value)}")),
         "  resources:",
         f"    limits: {{{_string(resource)}: {devices}}}",
         "  volumeMounts:",
@@ -161,7 +164,7 @@ def _leader_worker_set(launch: Launch, name: str, resource: str, port: int) -> s
     words = [*program(launch), *arguments(launch)]
     match launch.engine:
         case "vllm":
-            serve = shlex.join([*words, "--distributed-executor-backend", "ray"])
+            serve = shlex.join([*words, *on_ray(launch), "--host", "0.0.0.0", "--port", str(port)])
             wait = f"until [ $(ray list nodes --format json | grep -c ALIVE) -ge {launch.num_nodes} ]; do sleep 5; done"
             leader = f"ray start --head --port=6379 && {wait}; exec {serve}"
             worker = 'exec ray start --address="$LWS_LEADER_ADDRESS:6379" --block'

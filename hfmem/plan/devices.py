@@ -24,6 +24,8 @@ _READING_GRADES: Final[dict[str, Grade]] = {
     "cuda": "exact",
     "nvidia-smi": "exact",
     "hip": "exact",
+    "amdgpu": "exact",
+    "sycl": "exact",
     "metal": "exact",
     "given": "exact",
     "nvml": "exact",
@@ -33,6 +35,7 @@ _READING_GRADES: Final[dict[str, Grade]] = {
 #: words that name a maker or a line and tell no two devices apart
 _NOISE: Final = re.compile(r"\b(nvidia|geforce|tesla|amd|instinct|radeon|intel|apple|google|graphics|gpu|generation)\b")
 _COUNT: Final = re.compile(r"(\d{1,4})\s*[x×*]\s*(.+)")
+_COUNT_LAST: Final = re.compile(r"(.+?)\s*[x×*]\s*(\d{1,4})")
 _SIZE: Final = re.compile(r"\d+(?:\.\d+)?\s*(?:[kmgt]i?b|[kmgt]|b)|\d{9,}", re.IGNORECASE)
 
 
@@ -75,10 +78,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What `--gpu` named: a device, and how many of it where the text says so (`8xh100`, `local`)."""
+    """What `--gpu` named: a device, how many of it where the text says so (`8xh100`, `local`), and what to type for one."""
 
     device: Device
     count: int | None = None
+    text: str | None = None
 
     @property
     def local(self) -> bool:
@@ -128,21 +132,34 @@ def find_device(text: str) -> Devices:
     found = _exact(wanted)
     if found is not None:
         return Devices(found)
-    counted = _COUNT.fullmatch(wanted)
-    if counted is not None and int(counted.group(1)) > 0:
-        inner = find_device(counted.group(2))
+    count, named = _counted(wanted)
+    if count:
+        inner = find_device(named)
         if inner.count is not None:
             raise UsageError(f"--gpu {text!r} counts twice")
-        return replace(inner, count=int(counted.group(1)))
+        return replace(inner, count=count, text=named)
     if _SIZE.fullmatch(wanted):
         return Devices(plain_memory(parse_memory(wanted, "--gpu")))
     return Devices(_similar(wanted))
 
 
+def _counted(text: str) -> tuple[int, str]:
+    """How many, and of what: `8xh100` and `h100x8`; 0 where `text` counts nothing."""
+    first = _COUNT.fullmatch(text)
+    if first is not None:
+        return int(first.group(1)), first.group(2).strip()
+    last = _COUNT_LAST.fullmatch(text)
+    if last is not None and (_exact(last.group(1)) is not None or _SIZE.fullmatch(last.group(1))):
+        return int(last.group(2)), last.group(1).strip()
+    return 0, text
+
+
 def plain_memory(num_bytes: int) -> Device:
     """A device of which only the memory is known."""
-    whole = num_bytes % GIB == 0
-    name = f"{num_bytes // GIB} GiB" if whole else format_bytes(num_bytes)
+    if num_bytes % GIB == 0:
+        name = f"{num_bytes // GIB} GiB"
+    else:
+        name = f"{num_bytes // 10**9} GB" if num_bytes % 10**9 == 0 else format_bytes(num_bytes)
     return Device(name=name, vendor="any", memory_bytes=num_bytes, memory_reading="given")
 
 

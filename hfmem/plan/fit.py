@@ -5,20 +5,21 @@ What belongs to the engine's share must fit that share; everything together must
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Final, Literal
 
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
+from hfmem.memory.cache import peak_contexts
 from hfmem.memory.result import CacheBytes, Pool
+from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import Device
-from hfmem.plan.solver import largest, smallest
+from hfmem.plan.solver import crossing, largest, smallest
 from hfmem.plan.target import VENDORS, Target, on_device
 from hfmem.records import dataclass, field, replace
 from hfmem.report import EnginePool, Fit, Report, ReportWarning, RuntimeItem
@@ -42,10 +43,15 @@ Runtime = Callable[[Serving, RankWeights, CacheBytes], Mapping[str, RuntimeItem]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the most loaded rank holds, and how much is left of it by each of the two limits."""
+    """What the rank with least room to spare holds (of pipeline stage `stage`), and how much is left of it.
 
+    `kv_memory_bytes` is what weights and runtime leave for its cache, or the pool that was given; `kv_memory_low_bytes` at the high
+    end of the estimates.
+    """
+
+    stage: int
     weights_bytes: int
-    cache: CacheBytes
+    cache_bytes: int
     runtime: Mapping[str, RuntimeItem]
     usable_bytes: int
     kv_memory_bytes: int
@@ -57,7 +63,7 @@ class Load:
     @property
     def headroom_bytes(self) -> int:
         """Bytes left for more cache; negative: missing."""
-        return self.kv_memory_bytes - self.cache.bytes_per_rank
+        return self.kv_memory_bytes - self.cache_bytes
 
     @property
     def verdict(self) -> Verdict:
@@ -83,37 +89,52 @@ class Scale:
     known_weights: dict[tuple[object, ...], RankWeights] = field(default_factory=dict)
 
     def weigh(self, serving: Serving) -> Load:
-        """The load of `serving` on the target.
+        """The load of `serving` on the target, at the length up to its context at which least is left.
 
         Raises:
             UnsupportedError: the engine refuses the model or the layout.
         """
         serving = on_device(serving, self.target.device)
+        lengths = peak_contexts(self.architecture, serving.context)
+        loads = [self._weigh(serving if n == serving.context else replace(serving, context=n)) for n in lengths]
+        return min(loads, key=lambda load: (load.cache_fits, load.headroom_bytes)) if len(loads) > 1 else loads[0]
+
+    def _weigh(self, serving: Serving) -> Load:
         cache = engines.engine(serving.engine).cache(self.architecture, serving)
         ranks = self.weights(serving)
         runtime = self.runtime(serving, ranks, cache)
-        usable = self.target.usable_bytes(serving)
-        room = self._room(ranks.bytes, runtime, serving, usable, high=False)
-        worst = self._room(ranks.bytes, runtime, serving, usable, high=True)
-        if serving.kv_memory_bytes is not None:  # the pool was given: it must fit, and the sequences must fit it
-            fits_pool = serving.kv_memory_bytes <= room
-            room = worst = min(serving.kv_memory_bytes, room) if fits_pool else room
-        pool, fits = self._pool(cache, serving, room)
+        usable = self.target.usable_bytes(serving, _before_loading(serving, runtime))
+        needs = cache.stage_bytes or (cache.bytes_per_rank,) * len(ranks.stage_bytes)
+        rooms, worst = (
+            [self._room(weights, runtime, serving, usable, high=high) for weights in ranks.stage_bytes]
+            for high in (False, True)
+        )
+        given = serving.kv_memory_bytes
+        pool_fits = given is None or given <= min(rooms)
+        if given is not None and pool_fits:  # the sequences must fit the pool, whatever else is free
+            rooms = worst = [given] * len(rooms)
+        stage = min(range(len(rooms)), key=lambda index: rooms[index] - needs[index])
+        pool, fits = self._pool(needs, serving, rooms)
+        fits = fits and pool_fits
         return Load(
-            weights_bytes=ranks.bytes,
-            cache=cache,
+            stage=stage,
+            weights_bytes=ranks.stage_bytes[stage],
+            cache_bytes=needs[stage],
             runtime=runtime,
             usable_bytes=usable,
-            kv_memory_bytes=room,
-            kv_memory_low_bytes=worst,
+            kv_memory_bytes=rooms[stage],
+            kv_memory_low_bytes=worst[stage],
             pool=pool,
-            cache_fits=fits and (serving.kv_memory_bytes is None or serving.kv_memory_bytes <= room),
-            cache_fits_at_worst=fits and (worst == room or self._pool(cache, serving, worst)[1]),
+            cache_fits=fits,
+            cache_fits_at_worst=fits and (worst == rooms or self._pool(needs, serving, worst)[1]),
         )
 
     def weights(self, serving: Serving) -> RankWeights:
-        """Weights of the most loaded rank."""
-        key = (serving.engine, serving.tp, serving.pp, serving.dp, serving.ep)
+        """Weights of each stage's ranks."""
+        key = (
+            *(serving.engine, serving.tp, serving.pp, serving.dp, serving.ep, serving.attn_dp, serving.llama_cpp),
+            *(serving.language_model_only, serving.pooling, serving.compute_capability),
+        )
         if key not in self.known_weights:
             self.known_weights[key] = rank_weights(self.architecture, self.groups, serving)
         return self.known_weights[key]
@@ -123,28 +144,29 @@ class Scale:
     ) -> int:
         """Bytes left for the cache: within the engine's share, and within what is free at all."""
         outside = _OUTSIDE.get(serving.engine, frozenset())
-        sizes = {key: item.high if high else item.bytes for key, item in runtime.items()}
-        inside = sum(size for key, size in sizes.items() if key not in outside)
-        return min(usable - weights - inside, self.target.free_bytes() - weights - sum(sizes.values()))
+        inside = _sum(item for key, item in runtime.items() if key not in outside)
+        everything = _sum(runtime.values())
+        return min(usable - weights - inside[high], self.target.free_bytes() - weights - everything[high])
 
-    def _pool(self, cache: CacheBytes, serving: Serving, memory: int) -> tuple[Pool | None, bool]:
-        """What the engine makes of that memory, and whether the sequences asked for fit it."""
-        if memory < 0:
+    def _pool(self, needs: Sequence[int], serving: Serving, memory: Sequence[int]) -> tuple[Pool | None, bool]:
+        """What the engine makes of that memory on each stage, and whether the sequences asked for fit it."""
+        if min(memory) < 0:
             return None, False
-        if cache.bytes_per_rank == 0:
+        if not any(needs):
             return None, True
         rules = engines.pooling_engine(serving.engine)
         if rules is None:
-            return None, cache.bytes_per_rank <= memory
-        if memory == 0:
+            return None, all(need <= room for need, room in zip(needs, memory, strict=True))
+        if min(memory) == 0:
             return None, False
         try:
             pool = rules.pool(self.architecture, serving, memory)
         except UnsupportedError:  # not one request fits
             return None, False
-        spare = pool.page_bytes if serving.engine == "vllm" else 0  # vLLM's null block holds no tokens
         enough = pool.max_concurrency >= serving.num_seqs_per_replica
-        return pool, enough and cache.bytes_per_rank + spare <= memory
+        if pool.pages_per_seq is not None:  # one page more than the sequences take: vLLM's null block holds no tokens
+            return pool, enough and pool.num_pages > serving.num_seqs_per_replica * pool.pages_per_seq
+        return pool, enough and all(need <= room for need, room in zip(needs, memory, strict=True))
 
     def fits(self, serving: Serving) -> bool:
         """Whether `serving` fits, by the middle of the estimates; False also where the engine refuses it."""
@@ -161,11 +183,30 @@ class Scale:
 
     def max_context(self, serving: Serving) -> int | None:
         """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""
-        return largest(lambda tokens: self.fits(replace(serving, context=tokens)), _LONGEST)
+        about = crossing(lambda tokens: self._left(replace(serving, context=tokens)), serving.context, _LONGEST)
+        return largest(lambda tokens: self.fits(replace(serving, context=tokens)), _LONGEST, about)
 
     def max_num_seqs(self, serving: Serving) -> int | None:
         """The most sequences of that context; 0: not one fits, None: they keep nothing."""
-        return largest(lambda seqs: self.fits(replace(serving, num_seqs=seqs)), _MOST_SEQS)
+        about = crossing(lambda seqs: self._left(replace(serving, num_seqs=seqs)), serving.num_seqs, _MOST_SEQS)
+        return largest(lambda seqs: self.fits(replace(serving, num_seqs=seqs)), _MOST_SEQS, about)
+
+    def _left(self, serving: Serving) -> int | None:
+        """Bytes left of the room for the cache, negative: missing; None: refused."""
+        try:
+            return (
+                None if self._hopeless(serving) else self._weigh(on_device(serving, self.target.device)).headroom_bytes
+            )
+        except UnsupportedError:
+            return None
+
+    def max_gpu_layers(self, serving: Serving) -> int:
+        """The most of llama.cpp's layers that fit the devices, the output counted as one; 0: none does."""
+        most = max(self.architecture.num_hidden_layers, 1) + 1
+        found = largest(
+            lambda count: self.fits(replace(serving, llama_cpp=replace(serving.llama_cpp, gpu_layers=count))), most
+        )
+        return most if found is None else found
 
     def min_utilization(self, serving: Serving) -> Fraction | None:
         """The smallest share in whole hundredths at which it fits; None: not even the whole device is enough."""
@@ -175,6 +216,19 @@ class Scale:
     def at(self, utilization: Fraction) -> Scale:
         """The same at another share of the device."""
         return replace(self, target=replace(self.target, utilization=utilization))
+
+
+def _before_loading(serving: Serving, runtime: Mapping[str, RuntimeItem]) -> int:
+    """Bytes of a device that are gone before the engine takes its share of what is free: SGLang measures it then."""
+    if serving.engine != "sglang":
+        return 0
+    return sum(runtime[name].bytes for name in ("context_bytes", "engine_bytes") if name in runtime)
+
+
+def _sum(items: Iterable[RuntimeItem]) -> tuple[int, int]:
+    """The middle and the high end of estimates together."""
+    _, middle, high = together((item.low, item.bytes, item.high) for item in items)
+    return middle, high
 
 
 def _device_notes(report: Report, device: Device) -> list[ReportWarning]:
@@ -196,7 +250,7 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
     load = scale.weigh(serving)
     target, device = scale.target, scale.target.device
     notes = list(report.warnings)
-    if load.usable_bytes < math.ceil(device.memory_bytes * target.share(serving)):
+    if device.memory_used_bytes and load.usable_bytes == target.free_bytes():
         notes.append(
             ReportWarning(
                 "device_in_use",

@@ -39,7 +39,7 @@ def local_devices() -> Devices:
     if len(kinds) > 1:
         names = ", ".join(f"{device.name} ({format_gib(device.memory_bytes, 1)})" for device in found)
         raise UsageError(f"--gpu local: devices of several kinds ({names}); name one, e.g. --gpu '{found[0].name}'")
-    return Devices(max(found, key=lambda device: device.memory_used_bytes), len(found))
+    return Devices(max(found, key=lambda device: device.memory_used_bytes), len(found), "local")
 
 
 def _read(pynvml: Any, index: int) -> Device:

@@ -41,6 +41,7 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "kv_memory_bytes": ("kv_cache_memory_bytes", "kv_cache_memory"),
     "offload": ("cpu_offload_gb", "kv_offloading_size"),
     "lora": ("enable_lora",),
+    "language_model_only": ("language_model_only",),
 }
 _KEYS: Final = {name: setting for setting, names in _NAMES.items() for name in names}
 _ABSENT: Final = frozenset({"", "none", "null", "auto", "{}", "false"})
@@ -50,6 +51,9 @@ _PAIR: Final = re.compile(r"\b([a-z][a-z_]{1,50})=('[^']{0,300}'|\"[^\"]{0,300}\
 _ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|[^,}\s]{1,200})")
 _SERVE: Final = re.compile(r"\bvllm serve\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})")
 _CONFIG: Final = re.compile(r"Initializing an? (?:V1 )?LLM (?:engine|server)[^\n]{0,80}? with config: ")
+_POOLING: Final = re.compile(
+    r"pooler_config=PoolerConfig\(|(?:--task|--runner)[ =](?:embed|pooling|score|reward|classify)"
+)
 _ARGS: Final = re.compile(r"non-default args: |ServerArgs\(|Namespace\(")
 _SGLANG_END: Final = re.compile(r"max_total_num_tokens=\d{1,15}, [^\n]{0,300}")
 _GGUF_FILE: Final = re.compile(r"tensors from (\S{1,400}?\.gguf)")
@@ -72,7 +76,8 @@ _DUMP: Final = 6000
 class Settings:
     """What the engine was told, None where the log does not say. `latent`: how llama.cpp's forks keep a latent cache (`c^KV`, or
     with its transposed copy), None where they keep full keys and values. `other` names settings that change sizes and are not
-    computed here. `complete`: the whole command is in the log, so that what it does not name has its default."""
+    computed here. `complete`: the whole command is in the log, so that what it does not name has its default. `offline`: vLLM's
+    `LLM` class ran, not a server; `pooling`: it embeds or ranks."""
 
     model: str | None = None
     revision: str | None = None
@@ -100,6 +105,9 @@ class Settings:
     flash_attention: bool | None = None
     other: tuple[str, ...] = ()
     complete: bool = False
+    language_model_only: bool = False
+    offline: bool = False
+    pooling: bool = False
 
 
 def read_settings(text: str, engine: str, since: int = 0) -> Settings:
@@ -124,7 +132,9 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         said.pop("context", None)  # `-c` is rounded, shared by slots, and may be another program's
         _put_gguf(said, run)
     whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
-    return replace(_settings(said), complete=whole is not None and whole is not False)
+    offline = engine == "vllm" and not re.search(r"APIServer|api_server|vllm serve|launcher\.py", text)
+    whole_command = whole is not None and whole is not False
+    return replace(_settings(said), complete=whole_command, offline=offline, pooling=bool(_POOLING.search(text)))
 
 
 def _line(text: str, begin: int) -> str:
@@ -212,6 +222,7 @@ def _settings(said: dict[str, str]) -> Settings:
         ubatch=number("ubatch"),
         flash_attention=said["flash"] not in ("0", "disabled") if "flash" in said else None,
         other=tuple(name for name in ("offload", "lora") if flag(name)),
+        language_model_only=flag("language_model_only"),
     )
 
 

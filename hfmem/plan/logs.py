@@ -36,6 +36,8 @@ _SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("weights_bytes", rf"model weights take {_SIZE}"),
     ("weights_bytes", rf"Actual usage is {_SIZE} for weight\b"),
     ("weights_bytes", rf"Load weight end\.[^\n]{{0,200}}?mem usage={_SIZE}"),
+    ("before_bytes", rf"Load weight begin\. avail mem={_SIZE}"),
+    ("after_bytes", rf"Load weight end\.[^\n]{{0,300}}?avail mem={_SIZE}"),
     ("consumed_bytes", rf"Actual usage is {_SIZE} for consumed memory"),
     ("available_bytes", rf"Available KV cache memory: {_SIZE}"),
     ("available_bytes", rf"reserved for KV Cache is {_SIZE}"),
@@ -48,7 +50,8 @@ _SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("activations_bytes", rf"{_SIZE} for peak activation"),
     ("engine_bytes", rf"non_torch_memory takes {_SIZE}"),
     ("engine_bytes", rf"{_SIZE} for non-torch memory"),
-    ("cuda_graph_bytes", rf"Graph capturing finished in \d{{1,6}} secs?, took {_SIZE}"),
+    ("graph_estimate_bytes", rf"Estimated CUDA graph memory: {_SIZE}"),
+    ("cuda_graph_bytes", rf"Graph capturing finished in \d{{1,6}}(?:\.\d{{1,6}})? secs?, took {_SIZE}"),
     ("cuda_graph_bytes", rf"{_SIZE} for CUDAGraph memory"),
     ("cuda_graph_bytes", rf"Capture (?:cuda|target \w+|decode) graph end\.[^\n]{{0,80}}?mem usage={_SIZE}"),
     ("device_bytes", rf"total_gpu_memory \({_SIZE}\)"),
@@ -128,13 +131,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class LogFacts:
-    """What one start of an engine told. `readings` holds every value of a name, in order: ranks repeat their lines."""
+    """What one start of an engine told. `readings` holds every value of a name, in order: ranks repeat their lines.
+    `graphs_counted`: vLLM says that it takes its estimate of CUDA graphs from its share."""
 
     engine: Engine
     version: str | None
     settings: Settings
     readings: Mapping[str, tuple[Reading, ...]]
     starts: int = 1
+    graphs_counted: bool = False
 
     def first(self, name: str) -> Reading | None:
         """The first value of that name."""
@@ -176,7 +181,8 @@ def parse_log(text: str) -> LogFacts:
     until = next((cut for cut in cuts if cut > start), len(text))
     version = next((m[1] for pattern in _VERSIONS if (m := re.search(pattern, text[:until]))), None)
     settings = read_settings(text[:until], engine, since=start)
-    return LogFacts(engine, version, settings, readings, max(len(cuts), 1))
+    counted = "CUDA graph memory profiling is enabled" in text[start:until]
+    return LogFacts(engine, version, settings, readings, max(len(cuts), 1), counted)
 
 
 def _relevant(text: str) -> tuple[str, list[int]]:

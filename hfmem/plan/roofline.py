@@ -2,37 +2,44 @@
 
 Upper bounds. A decode step reads the weights that its tokens use and every sequence's cache once: bytes over bandwidth. It costs
 two operations per weight and token, and attention's over the context: operations over the dense rate of the format the weights are
-in. Tensor parallelism adds two all-reduces a layer: 2 (tp − 1) / tp of the hidden states over the link. The slowest of the three
-counts, as if the others were hidden behind it. Which experts a batch uses is taken as if the router chose evenly.
+in. Ranks exchange what `collectives` counts: bytes over the link. The slowest of the three counts, as if the others were hidden
+behind it. Which experts a batch uses is taken as if the router chose evenly.
+
+Pipeline stages work on different sequences at once where there are several: a step is then one batch's way through all stages.
+llama.cpp's devices take turns.
 
 Where decode attention has been timed on the device (`hfmem.plan.measured`), the step is given a second time with what was reached:
-weights at the measured read rate, the cache at attention's share of it.
+weights and states at the measured read rate, the cache at attention's share of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final, Literal
 
-from hfmem.dtypes import BITS
-from hfmem.memory.formats import KV_BITS
+from hfmem.memory.formats import resolve_kv_dtype
+from hfmem.memory.placement import BY_LAYER
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import RankWeights
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
+    CompressedAttention,
+    CrossAttention,
     FullAttention,
-    IndexedAttention,
     LatentAttention,
     SlidingAttention,
     SparseLatentAttention,
 )
+from hfmem.plan.collectives import link_bytes
 from hfmem.plan.devices import Device
 from hfmem.plan.measured import Measured, kind_of_cache, measured
+from hfmem.plan.traffic import attended, cache_moved, weights_read
 from hfmem.records import dataclass
 from hfmem.report import Report
 
-#: components whose bytes no decode step reads
-_UNREAD: Final = ("vision", "mtp")
+#: components of which no decode step multiplies a token
+_UNUSED: Final = ("vision", "mtp")
 
 Bound = Literal["memory", "compute", "link"]
 
@@ -41,12 +48,15 @@ Bound = Literal["memory", "compute", "link"]
 class Roofline:
     """Upper bounds on one layout, and what they are made of.
 
-    Bytes are of one rank and decode step, over all pipeline stages; operations of one step over all ranks. Times are in seconds.
-    `measured_*`: the step at the rates that were measured on this device, by `measured_source`; None where there are none.
+    Bytes are of one rank of each stage and one decode step of one of `batches` batches; operations of that step over the ranks of a
+    replica. Times are in seconds. `measured_*`: the step at the rates that were measured on this device, by `measured_source`; None
+    where there are none.
     """
 
+    batches: int
     weights_bytes_read: int
     cache_bytes_read: int
+    cache_bytes_written: int
     decode_operations: int
     decode_link_bytes: int
     decode_seconds: float
@@ -54,6 +64,7 @@ class Roofline:
     tokens_per_second_per_sequence: float
     tokens_per_second: float
     prefill_operations: int
+    prefill_link_bytes: int
     prefill_seconds: float | None
     prefill_bound: Bound | None
     prefill_tokens_per_second: float | None
@@ -64,69 +75,76 @@ class Roofline:
     grade: str = "upper bound"
 
 
-def roofline(arch: Architecture, report: Report, device: Device) -> Roofline | None:
-    """The bounds of `report` on `device`; None where its bandwidth is not known."""
-    if device.bandwidth is None:
+def roofline(
+    arch: Architecture, report: Report, serving: Serving, ranks: RankWeights, device: Device
+) -> Roofline | None:
+    """The bounds of `serving` on `device`; None where its bandwidth is not known, or the host computes some of the layers."""
+    if device.bandwidth is None or _on_host(serving):
         return None
-    layout, cache = report.parallelism, report.kv_cache
-    seqs = -(-cache.num_seqs // layout.dp)
-    ranks = layout.tp * layout.pp
-    weights_read = _weights_read(arch, report, seqs) * layout.pp
-    replicas = _replication(report)
-    cache_read = -(-int((cache.ideal_bytes - _unread_cache(arch, report)) * replicas) // (layout.dp * layout.tp))
-    token_operations = 2 * _active(arch, report)
-    attention = sum(_attention_operations(kind, cache.context) for kind in arch.caches())
-    operations = seqs * (token_operations + attention)
-    link = _all_reduce_bytes(arch, seqs, layout.tp)
-    fmt = _rate_format(report, device)
-    rate = device.rates[fmt] if fmt else None
-    computing = None if rate is None else operations / (rate * layout.tp)
+    by_layer = serving.engine in BY_LAYER
+    replica_seqs = -(-serving.num_seqs // serving.dp)
+    batches = 1 if by_layer else min(serving.pp, replica_seqs)
+    tokens = -(-replica_seqs // batches)
+    own = -(-tokens // serving.attn_dp)
+    fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
+    weights = weights_read(arch, serving, ranks, tokens)
+    read, written = (own * each for each in cache_moved(arch, serving, fmt))
+    per_token = 2 * _active(arch, report)
+    attention = sum(_attention_operations(kind, serving) for kind, _ in attended(arch))
+    operations = tokens * (per_token + attention)
+    rate_format = _rate_format(report, device)
+    rate = device.rates[rate_format] if rate_format else None
+    link = link_bytes(arch, serving, tokens, tokens)
+    together = 1 if by_layer else serving.tp  # ranks that multiply at the same time
+    computing = None if rate is None else operations / (rate * together)
     linking = _over_link(link, device)
-    step, bound = _slowest(memory=(weights_read + cache_read) / device.bandwidth, compute=computing, link=linking)
+    step, bound = _slowest(memory=(weights + read + written) / device.bandwidth, compute=computing, link=linking)
     known = measured(device.name)
-    reading = None if known is None else _measured_reading(arch, report, known, weights_read, cache_read)
+    reading = None if known is None else _measured_reading(arch, known, fmt, weights + written, read)
     real = None if reading is None else _slowest(memory=reading, compute=computing, link=linking)[0]
-    prefill = cache.context * token_operations + sum(
-        _prefill_attention_operations(kind, cache.context) for kind in arch.caches()
-    )
+    prompt = _prefill_operations(arch, report, serving)
+    prompt_link = link_bytes(arch, serving, serving.context, 1)
     first: float | None = None
     first_bound: Bound | None = None
     if rate is not None:
         first, first_bound = _slowest(
-            memory=weights_read / device.bandwidth,
-            compute=prefill / (rate * ranks),
-            link=_over_link(_all_reduce_bytes(arch, cache.context, layout.tp), device),
+            memory=weights_read(arch, serving, ranks, serving.context) / device.bandwidth,
+            compute=prompt / (rate * serving.tp * serving.pp * (serving.dp if serving.engine == "vllm" else 1)),
+            link=_over_link(prompt_link, device),
         )
     return Roofline(
-        weights_bytes_read=weights_read,
-        cache_bytes_read=cache_read,
+        batches=batches,
+        weights_bytes_read=weights,
+        cache_bytes_read=read,
+        cache_bytes_written=written,
         decode_operations=operations,
         decode_link_bytes=link,
         decode_seconds=step,
         decode_bound=bound,
         tokens_per_second_per_sequence=1 / step,
-        # stages work on different sequences at once, if there are as many
-        tokens_per_second=cache.num_seqs / step * min(layout.pp, seqs),
-        measured_decode_seconds=real,
-        measured_tokens_per_second=None if real is None else cache.num_seqs / real * min(layout.pp, seqs),
-        measured_source=known.source if known is not None and real is not None else None,
-        prefill_operations=prefill,
+        tokens_per_second=serving.num_seqs / step,
+        prefill_operations=prompt,
+        prefill_link_bytes=prompt_link,
         prefill_seconds=first,
         prefill_bound=first_bound,
-        prefill_tokens_per_second=None if first is None else cache.context / first,
-        rate_format=fmt,
+        prefill_tokens_per_second=None if first is None else serving.context / first,
+        rate_format=rate_format,
+        measured_decode_seconds=real,
+        measured_tokens_per_second=None if real is None else serving.num_seqs / real,
+        measured_source=known.source if known is not None and real is not None else None,
     )
 
 
-def _measured_reading(
-    arch: Architecture, report: Report, known: Measured, weights_read: int, cache_read: int
-) -> float | None:
-    """Seconds to read weights and cache at measured rates; None where this kind of cache was not measured."""
+def _on_host(serving: Serving) -> bool:
+    """Whether llama.cpp leaves layers or experts to the host, whose speed is not known."""
+    return serving.llama_cpp.gpu_layers is not None or serving.llama_cpp.cpu_moe_layers > 0
+
+
+def _measured_reading(arch: Architecture, known: Measured, fmt: str, plain: int, cache_read: int) -> float | None:
+    """Seconds to read `plain` bytes and the cache at measured rates; None where this kind of cache was not measured."""
     latent = any(isinstance(kind, LatentAttention | SparseLatentAttention) for kind in arch.caches())
-    share = known.attention.get(kind_of_cache(report.kv_cache.dtype, latent=latent) or "")
-    if share is None:
-        return None
-    return (weights_read + cache_read / share) / known.read_bytes_per_second
+    share = known.attention.get(kind_of_cache(fmt, latent=latent) or "")
+    return None if share is None else (plain + cache_read / share) / known.read_bytes_per_second
 
 
 def _slowest(*, memory: float, compute: float | None, link: float | None) -> tuple[float, Bound]:
@@ -144,61 +162,36 @@ def _over_link(num_bytes: int, device: Device) -> float | None:
     return num_bytes / device.interconnect.bytes_per_second
 
 
-def _touched(arch: Architecture, tokens: int) -> float:
-    """The share of routed experts that `tokens` tokens use, if the router chooses evenly: 1 − (1 − k/E)ⁿ."""
-    if not arch.num_experts or not arch.num_experts_per_tok:
-        return 1.0
-    missed = 1 - min(arch.num_experts_per_tok / arch.num_experts, 1.0)
-    return float(1 - missed**tokens)
-
-
-def _weights_read(arch: Architecture, report: Report, tokens: int) -> int:
-    """Bytes of weights that a step reads on the most loaded rank."""
-    parts: Mapping[str, int] = report.weights.by_component
-    stored = report.weights.bytes
-    idle = sum(parts.get(name, 0) for name in _UNREAD)
-    if not arch.tie_word_embeddings:
-        idle += parts.get("embedding", 0)  # a few rows of it
-    idle_experts = parts.get("experts", 0) * (1 - _touched(arch, tokens))
-    share = (stored - idle - idle_experts) / stored if stored else 0.0
-    return int(report.per_rank.weights_bytes * share)
-
-
-def _replication(report: Report) -> float:
-    """How often the ranks hold the cache: 1 where heads are shared out, tp where each rank has all of it."""
-    alone = report.kv_cache.engines.get(report.kv_cache.engine)
-    return max(report.kv_cache.bytes / alone, 1.0) if alone else 1.0
-
-
-def _unread_cache(arch: Architecture, report: Report) -> int:
-    """Bytes of latents that sparse attention does not select: it looks at `index_topk` tokens, by keys it reads in full."""
-    cache = report.kv_cache
-    bits = KV_BITS.get(cache.dtype, 16)
-    return cache.num_seqs * sum(
-        max(cache.context - kind.index_topk, 0) * (kind.kv_lora_rank + kind.qk_rope_head_dim) * bits // 8
-        for kind in arch.caches()
-        if isinstance(kind, SparseLatentAttention)
-    )
-
-
 def _active(arch: Architecture, report: Report) -> int:
     """Parameters that multiply each token."""
     parts = report.parameters.by_component
-    idle = sum(parts.get(name, 0) for name in _UNREAD)
+    idle = sum(parts.get(name, 0) for name in _UNUSED)
     if not arch.tie_word_embeddings:
         idle += parts.get("embedding", 0)
     return max(report.parameters.active - idle, 0)
 
 
+def _prefill_operations(arch: Architecture, report: Report, serving: Serving) -> int:
+    """Operations of one prompt: every weight for each token, the head for the last one alone, attention over what came before."""
+    head = report.parameters.by_component.get("embedding" if arch.tie_word_embeddings else "lm_head", 0)
+    active = _active(arch, report)
+    head = min(head, active)
+    weights = 2 * (serving.context * (active - head) + head)
+    return weights + sum(_prefill_attention(kind, serving) for kind, _ in attended(arch))
+
+
 def _pair_operations(kind: Cache, *, decoding: bool) -> tuple[int, int | None]:
-    """Operations of one query token against one cached token in one layer, and the most cached tokens it looks at."""
+    """Operations of one query token against one cached token in one layer, and the most cached tokens it looks at. Sparse attention
+    of which the architecture does not say how much it selects counts as nothing."""
     match kind:
-        case FullAttention() | IndexedAttention():
+        case FullAttention():
             return 2 * kind.num_heads * (kind.head_dim + kind.v_head_dim), None
         case SlidingAttention():
             return 2 * kind.num_heads * (kind.head_dim + kind.v_head_dim), kind.window
         case ChunkedAttention():
             return 2 * kind.num_heads * (kind.head_dim + kind.v_head_dim), kind.chunk
+        case CompressedAttention():
+            return 4 * kind.num_heads * kind.head_dim, kind.window
         case LatentAttention() | SparseLatentAttention():
             width = 2 * kind.kv_lora_rank + kind.qk_rope_head_dim
             if not decoding:  # keys and values are unfolded once, and attention runs over heads
@@ -208,25 +201,26 @@ def _pair_operations(kind: Cache, *, decoding: bool) -> tuple[int, int | None]:
             return 0, None
 
 
-def _attention_operations(kind: Cache, context: int) -> int:
+def _attention_operations(kind: Cache, serving: Serving) -> int:
+    if isinstance(kind, CrossAttention):
+        source = serving.source_tokens if serving.source_tokens is not None else kind.source_tokens or 0
+        return 4 * kind.num_heads * kind.head_dim * source
     each, window = _pair_operations(kind, decoding=True)
-    return each * (context if window is None else min(context, window))
+    return each * (serving.context if window is None else min(serving.context, window))
 
 
-def _prefill_attention_operations(kind: Cache, context: int) -> int:
-    """Causal: token t looks at t tokens, or at its window."""
+def _prefill_attention(kind: Cache, serving: Serving) -> int:
+    """Causal: token t looks at t tokens, or at its window; chunks of tokens at their own chunk alone."""
+    context = serving.context
+    if isinstance(kind, CrossAttention):
+        return context * _attention_operations(kind, serving)
     each, window = _pair_operations(kind, decoding=False)
     if window is None or window >= context:
         return each * context * (context + 1) // 2
+    if isinstance(kind, ChunkedAttention):
+        whole, rest = divmod(context, window)
+        return each * (whole * window * (window + 1) + rest * (rest + 1)) // 2
     return each * (window * (window + 1) // 2 + (context - window) * window)
-
-
-def _all_reduce_bytes(arch: Architecture, tokens: int, tp: int) -> int:
-    """Bytes a rank sends in the all-reduces after attention and after the feed-forward of every layer."""
-    if tp == 1:
-        return 0
-    width = 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
-    return arch.num_hidden_layers * 2 * tokens * arch.hidden_size * width * 2 * (tp - 1) // tp
 
 
 def _rate_format(report: Report, device: Device) -> str | None:

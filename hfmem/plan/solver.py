@@ -5,27 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-def largest(fits: Callable[[int], bool], limit: int) -> int | None:
+def largest(fits: Callable[[int], bool], limit: int, start: int = 1) -> int | None:
     """The largest n from 1 to `limit` with `fits(n)`, for a question that stays no once it is no.
 
-    0 where not even 1 fits, None where `limit` itself does: then nothing here bounds n. About 2·log2(n) calls.
+    0 where not even 1 fits, None where `limit` itself does: then nothing here bounds n. About 2·log2(|n − start|) calls.
     """
     if not fits(1):
         return 0
-    low, high = 1, 2
-    while high <= limit and fits(high):
-        low, high = high, 2 * high
-    if high > limit:
-        if fits(limit):
+    low, high = 1, None  # low fits, high does not
+    if 1 < start <= limit:
+        low, high = (start, None) if fits(start) else (1, start)
+    step = 1
+    if high is None:
+        while low < limit:
+            high = min(low + step, limit)
+            if not fits(high):
+                break
+            low, high, step = high, None, 2 * step
+        if high is None:
             return None
-        high = limit
-    while high - low > 1:  # low fits, high does not
+    else:
+        while high - step > low and not fits(high - step):
+            high, step = high - step, 2 * step
+        low = max(low, high - step)
+    while high - low > 1:
         middle = (low + high) // 2
         if fits(middle):
             low = middle
         else:
             high = middle
     return low
+
+
+def crossing(room: Callable[[int], int | None], first: int, limit: int) -> int:
+    """About where `room`, nearly linear and falling, reaches zero: three secants from `first` and its double on. `limit` where it
+    does not fall, 1 where it is not known."""
+    points = [(first, room(first)), (2 * first, room(2 * first))]
+    for _ in range(3):
+        (x0, y0), (x1, y1) = points[-2:]
+        if y0 is None or y1 is None:
+            return 1
+        if x0 == x1:
+            break
+        if (y1 - y0) * (x1 - x0) >= 0:
+            return limit
+        guess = min(max(x1 - y1 * (x1 - x0) // (y1 - y0), 1), limit)
+        points.append((guess, room(guess)))
+    return points[-1][0]
 
 
 def smallest(fits: Callable[[int], bool], limit: int) -> int | None:

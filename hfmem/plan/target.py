@@ -1,7 +1,7 @@
 """What to serve on: devices, how many, and the share of each that an engine takes.
 
-vLLM 0.33 takes `gpu_memory_utilization`, 0.92, of the device's total (`v1/worker/utils.py`); SGLang, mid 2026,
-`mem_fraction_static`, from the reserve that `_handle_gpu_memory_settings` computes; the others take what is free.
+vLLM 0.33 takes `gpu_memory_utilization`, 0.92, of the device's total (`v1/worker/utils.py`); SGLang 0.5.23 `mem_fraction_static`
+of what is free before weights are loaded (`hfmem.plan.sglang_share`); the others take what is free.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from fractions import Fraction
 from typing import Final
 
 from hfmem.errors import UsageError
+from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.serving import Serving
 from hfmem.plan.devices import Device, Devices, find_device
 from hfmem.plan.layouts import place
+from hfmem.plan.sglang_share import ServedModel, chunk_tokens, static_fraction
 from hfmem.records import dataclass, replace
-from hfmem.units import MIB
 
-#: vLLM's default share
-VLLM_UTILIZATION: Final = Fraction(92, 100)
 #: makers whose devices the rules of an engine speak of
 VENDORS: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"nvidia", "amd"}),
@@ -31,11 +30,18 @@ VENDORS: Final[dict[str, frozenset[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Devices to serve on, and the share of each that the engine may take (None: its default)."""
+    """Devices to serve on, and the share of each that the engine may take (None: its default).
+
+    `named` is what to type for one of them where the user's text counted them, `most` how many there are where that is known.
+    `model` is what SGLang's share depends on.
+    """
 
     device: Device
     num_devices: int
     utilization: Fraction | None = None
+    named: str | None = None
+    most: int | None = None
+    model: ServedModel = ServedModel()
 
     def __post_init__(self) -> None:
         if self.utilization is not None and not 0 < self.utilization <= 1:
@@ -47,9 +53,11 @@ class Target:
             return self.utilization
         match serving.engine:
             case "vllm":
-                return VLLM_UTILIZATION
+                return Release().utilization
             case "sglang":
-                return sglang_fraction(self.device.memory_bytes, serving)
+                return static_fraction(
+                    self.device.memory_bytes, serving, self.model, cuda=self.device.vendor in ("nvidia", "any")
+                )
             case _:
                 return Fraction(1)
 
@@ -57,9 +65,9 @@ class Target:
         """What other processes leave."""
         return self.device.memory_bytes - self.device.memory_used_bytes
 
-    def usable_bytes(self, serving: Serving) -> int:
-        """Bytes of one device that the engine may take."""
-        return min(math.ceil(self.device.memory_bytes * self.share(serving)), self.free_bytes())
+    def usable_bytes(self, serving: Serving, gone: int = 0) -> int:
+        """Bytes of one device that the engine may take; `gone`: those it does not count into what it takes its share of."""
+        return min(math.ceil((self.device.memory_bytes - gone) * self.share(serving)), self.free_bytes())
 
 
 def place_on(
@@ -83,28 +91,8 @@ def place_on(
     if found.local and num_devices is None and 1 < ranks <= (found.count or 1):
         count = ranks  # some of this machine's devices
     placed, tp, pp = place(count, engine, tp, pp, dp)
-    return Target(found.device, placed, None if utilization is None else Fraction(str(utilization))), tp, pp
-
-
-def sglang_fraction(memory_bytes: int, serving: Serving) -> Fraction:
-    """SGLang's default `mem_fraction_static`: one less what it reserves for activations, graphs and ranks, to three digits."""
-    memory = memory_bytes / MIB
-    few = serving.tp < 4
-    if memory < 20 * 1024:
-        chunk, graphs = 2048, 8
-    elif memory < 35 * 1024:
-        chunk, graphs = 4096, 48 if few else 160
-    elif memory < 60 * 1024:
-        chunk, graphs = 4096, 32 if few else 160
-    elif memory < 160 * 1024:
-        chunk, graphs = 8192, 256 if few else 512
-    else:
-        chunk, graphs = 16384, 512
-    chunk = serving.max_num_batched_tokens or chunk
-    reserved = 512 + max(chunk, 2048) * 1.5 + serving.tp * serving.pp / 8 * 1024 + 2 * graphs
-    if memory > 60 * 1024:
-        reserved = max(reserved, 10 * 1024)
-    return max(Fraction(round(1000 * (memory - reserved) / memory), 1000), Fraction(1, 1000))
+    share = None if utilization is None else Fraction(str(utilization))
+    return Target(found.device, placed, share, found.text, found.count if found.local else None), tp, pp
 
 
 def on_device(serving: Serving, device: Device) -> Serving:
@@ -112,8 +100,8 @@ def on_device(serving: Serving, device: Device) -> Serving:
     if device.compute_capability is not None:
         serving = replace(serving, compute_capability=device.compute_capability)
     if serving.engine == "vllm" and serving.max_num_batched_tokens is None:
-        from hfmem.memory.engines.vllm import default_max_num_batched_tokens
-
-        tokens = default_max_num_batched_tokens(device.memory_bytes, device.name)
+        tokens = Release().max_num_batched_tokens(device.memory_bytes, device.name)
         serving = replace(serving, max_num_batched_tokens=tokens)
+    if serving.engine == "sglang" and serving.max_num_batched_tokens is None:
+        serving = replace(serving, max_num_batched_tokens=chunk_tokens(device.memory_bytes))
     return serving

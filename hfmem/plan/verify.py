@@ -79,6 +79,10 @@ def _serving(read: Model, log: LogFacts) -> Serving:
         page_size=told.page_size,
         declared_kv_dtype=read.declared_kv_dtype,
         enable_prefix_caching=told.prefix_caching,
+        max_num_seqs=told.max_num_seqs,
+        eager=told.eager,
+        language_model_only=told.language_model_only,
+        pooling=told.pooling,
     )
 
 
@@ -86,7 +90,7 @@ def _sglang_checks(read: Model, log: LogFacts, serving: Serving) -> list[Check]:
     found = [weights_check(read, log, serving)]
     tokens = log.smallest("pool_tokens")
     if tokens is not None:
-        from hfmem.memory.engines.sglang import token_pool_bytes
+        from hfmem.memory.engines.sglang import pool, token_pool_bytes
 
         for name, part in (("key_bytes", 0), ("value_bytes", 1), ("cache_bytes", 2)):
             logged = log.first(name)
@@ -98,7 +102,26 @@ def _sglang_checks(read: Model, log: LogFacts, serving: Serving) -> list[Check]:
 
             title = ("K of the token pool", "V of the token pool", "token pool")[part]
             found.append(explained(title, "bytes", logged, compute, serving, alternatives(log, serving)))
+        memory = _sglang_memory(log)
+        if memory is not None and memory.value > 0:
+
+            def tokens_of(tried: Serving, held: int = int(memory.value)) -> float:
+                return pool(read.architecture, tried, held).capacity_tokens
+
+            share = memory.slack / memory.value
+            found.append(
+                explained("KV cache tokens", "count", tokens, tokens_of, serving, alternatives(log, serving), share)
+            )
     return [item for item in found if item is not None]
+
+
+def _sglang_memory(log: LogFacts) -> Reading | None:
+    """The memory of SGLang's pools: what is left after loading, less the share of what was free before that stays free."""
+    before, after, share = log.smallest("before_bytes"), log.smallest("after_bytes"), log.settings.utilization
+    if before is None or after is None or share is None:
+        return None
+    kept = before.value * (1 - share)
+    return Reading(float(after.value - kept), after.slack + before.slack, after.line)
 
 
 def _assumptions(log: LogFacts) -> Iterator[str]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import HfmemError, UnsupportedError
-from hfmem.memory.runtime import rotary_table_bytes
+from hfmem.memory.engines.vllm.releases import Release, release_of
+from hfmem.memory.loaded import rounding
+from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import rank_weights
+from hfmem.memory.weights import held_tensors, rank_weights
 from hfmem.plan.logs import LogFacts, Reading
 from hfmem.plan.verify_types import Check, Measure, check
 from hfmem.records import replace
@@ -100,9 +102,14 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     if logged is None:
         return None
 
+    release = release_of(log.version) if log.engine == "vllm" else Release(19)
+    max_split = (release or Release(19)).max_split
+
     def compute(tried: Serving, model: Model = read) -> float:
-        ranks = rank_weights(model.architecture, model.parameters.groups, tried)
-        return ranks.bytes + rotary_table_bytes(model.facts.config, model.architecture)
+        arch, groups = model.architecture, model.parameters.groups
+        size = rank_weights(arch, groups, tried).bytes
+        blocks = rounding(tuple(held_tensors(arch, groups, tried)), size, max_split=max_split).block_bytes
+        return size + blocks + rotary_table_bytes(model.facts.config, arch)
 
     from hfmem.reading import in_format
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from hfmem.assembly import runtime_estimates
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
-from hfmem.memory.runtime import default_max_num_seqs, estimate_runtime
+from hfmem.memory.engines.vllm.releases import LATEST, Release, release_of
+from hfmem.memory.loaded import rounding
+from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import rank_weights
+from hfmem.memory.weights import held_tensors, rank_weights
 from hfmem.plan.logs import LogFacts
 from hfmem.plan.verify_reasons import alternatives, explained, weights_check
 from hfmem.plan.verify_types import Check, check
@@ -21,10 +23,7 @@ if TYPE_CHECKING:
     from hfmem.plan.devices import Device
     from hfmem.reading import Model
 
-#: `gpu_memory_utilization` where it is not told: 0.9 until vLLM 0.20, 0.92 in 0.33
-_UTILIZATION_OLD: Final = Fraction(9, 10)
-_UTILIZATION: Final = Fraction(92, 100)
-#: from this minor version on, vLLM logs concurrency × context as "KV cache size" and takes CUDA graphs from its share
+#: from this minor version on, vLLM logs concurrency × context as "KV cache size"
 _NEW_CAPACITY: Final = 21
 #: how far ranks of one engine differ in the memory that is left to them
 _OTHER_RANK: Final = 0.05
@@ -70,19 +69,11 @@ def _other_rank(item: Check, log: LogFacts, serving: Serving) -> bool:
     return item.verdict == "differs" and few and item.difference is not None and 0 < item.difference < _OTHER_RANK
 
 
-def _minor(version: str | None) -> int | None:
-    """The minor number of a release `0.N…`; None of a development build or no version."""
-    parts = (version or "").split(".")
-    return (
-        int(parts[1]) if len(parts) > 2 and parts[0] == "0" and parts[1].isdigit() and "dev" not in parts[2] else None
-    )
-
-
 def _old_capacity(log: LogFacts) -> bool:
     """Whether "KV cache size" is blocks × page over groups, as before vLLM 0.21; without a version, by the number's own form."""
-    minor = _minor(log.version)
-    if minor is not None:
-        return minor < _NEW_CAPACITY
+    release = release_of(log.version)
+    if release is not None:
+        return release.minor < _NEW_CAPACITY
     tokens, concurrency, context = (
         log.smallest(name) for name in ("capacity_tokens", "max_concurrency", "concurrency_context")
     )
@@ -119,24 +110,31 @@ def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     return explained(f"KV cache of {int(context.value):,} tokens", "bytes", logged, compute, at, alternatives(log, at))
 
 
+def release_by_form(log: LogFacts) -> Release:
+    """The release that a log is of: by its version, or the oldest that prints what it prints."""
+    named = release_of(log.version)
+    if named is not None:
+        return named
+    if log.first("consumed_bytes") is not None:
+        return Release(LATEST)
+    if log.graphs_counted or not _old_capacity(log):
+        return Release(_NEW_CAPACITY)
+    return Release(19 if log.first("graph_estimate_bytes") is not None else 10)
+
+
 def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> Iterator[Check]:
     """The runtime estimates against their lines, and the memory they leave for the cache."""
     if log.first("num_blocks") is not None and log.first("capacity_tokens") is None:
         return  # V0, whose profiling run these estimates do not describe
-    memory, name = (device.memory_bytes, device.name) if device is not None else (None, "")
-    if reading := log.first("device_bytes"):
-        memory = int(reading.value)
-    seqs = log.settings.max_num_seqs or default_max_num_seqs(memory, name)
-    if serving.max_num_batched_tokens is None and memory is not None:
-        from hfmem.memory.engines.vllm import default_max_num_batched_tokens
-
-        serving = replace(serving, max_num_batched_tokens=default_max_num_batched_tokens(memory, name))
-    minor = _minor(log.version)
-    estimates = estimate_runtime(
-        read.architecture, serving, max_num_seqs=seqs, device_memory_bytes=memory, device=name, vllm_minor=minor
-    )
-    if log.settings.eager:
-        estimates.pop("cuda_graph_bytes")
+    release = release_by_form(log)
+    device = _as_logged(device, log)
+    if serving.max_num_batched_tokens is None and device is not None:
+        step = release.max_num_batched_tokens(device.memory_bytes, device.name, offline=log.settings.offline)
+        serving = replace(serving, max_num_batched_tokens=step)
+    ranks = rank_weights(read.architecture, read.parameters.groups, serving)
+    own = held_tensors(read.architecture, read.parameters.groups, serving)
+    ranks = replace(ranks, rounding=rounding(tuple(own), ranks.bytes, max_split=release.max_split))
+    estimates = runtime_estimates(read, serving, ranks, device, release)
     for name, title in _RUNTIME.items():
         logged, estimate = log.first(name), estimates.get(name)
         if logged is not None and estimate is not None:
@@ -144,30 +142,33 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     available = log.smallest("available_bytes")
     budget = log.first("budget_bytes")
     share = log.settings.utilization
-    if budget is None and (memory is None or not (share or log.settings.complete)):
+    if budget is None and (device is None or not (share or log.settings.complete)):
         return
-    new = minor >= _NEW_CAPACITY if minor is not None else not _old_capacity(log)
-    share = share or (_UTILIZATION if new else _UTILIZATION_OLD)
-    room = budget.value if budget is not None else (memory or 0) * share
-    weights = rank_weights(read.architecture, read.parameters.groups, serving).bytes
-    taken = [e for name, e in estimates.items() if name in ("activations_bytes", "engine_bytes")]
-    if new and "cuda_graph_bytes" in estimates:
-        taken.append(estimates["cuda_graph_bytes"])
-    left, low, high = (
-        int(room - weights - sum(sizes))
-        for sizes in ([e.bytes for e in taken], [e.high for e in taken], [e.low for e in taken])
-    )
+    share = share or release.utilization
+    room = budget.value if budget is not None else (device.memory_bytes if device is not None else 0) * share
+    bottom, taken, top = together((e.low, e.bytes, e.high) for e in estimates.values() if e.in_budget)
+    left, least, most = (int(room - ranks.bytes - size) for size in (taken, top, bottom))
     if available is not None:
-        yield check("memory left for the cache", "bytes", available, left, low=low, high=high, estimated=True)
+        yield check("memory left for the cache", "bytes", available, left, low=least, high=most, estimated=True)
         return
     tokens = log.smallest("capacity_tokens")
-    if tokens is None or log.first("override_blocks") or low <= 0:
+    if tokens is None or log.first("override_blocks") or least <= 0:
         return
     kind = "old tokens" if _old_capacity(log) else "tokens"
     try:
-        held, least, most = (
-            _pool(read, serving, memory=size, kind=kind, dcp=log.settings.dcp) for size in (left, low, high)
-        )
+        held = [_pool(read, serving, memory=size, kind=kind, dcp=log.settings.dcp) for size in (left, least, most)]
     except UnsupportedError:
         return
-    yield check("cache tokens by the device", "count", tokens, held, low=int(least), high=int(most), estimated=True)
+    yield check(
+        "cache tokens by the device", "count", tokens, held[0], low=int(held[1]), high=int(held[2]), estimated=True
+    )
+
+
+def _as_logged(device: Device | None, log: LogFacts) -> Device | None:
+    """The device with the memory that the log names, or one of which only that is known."""
+    reading = log.first("device_bytes")
+    if reading is None:
+        return device
+    from hfmem.plan.devices import plain_memory
+
+    return replace(device or plain_memory(int(reading.value)), memory_bytes=int(reading.value))

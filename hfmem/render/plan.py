@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hfmem.render.grid import Grid
 from hfmem.render.lines import Line, line
 from hfmem.report import Report
 from hfmem.units import GIB
@@ -14,66 +15,53 @@ if TYPE_CHECKING:
     from hfmem.planning import Layout
 
 _MARKS = {"exact": "", "derived": "≈", "estimated": "~"}
-_STYLES = {"fits": "green", "tight": "yellow"}
-_HEAD = ("", "layout", "usable each", "free", "sequences", "tokens/s at best", "")
+_STYLES = (("fits", "green"), ("tight", "yellow"))
+_HEAD = ("", "layout", "usable", "free", "seqs", "context", "tok/s", "")
 
 
-def render_plan(report: Report, layouts: Sequence[Layout], most: int | None = None) -> list[Line]:
+def plan_grid(report: Report, layouts: Sequence[Layout], most: int | None = None) -> Grid:
     """A row for each layout; `most` leaves the rest out and says so."""
     cache = report.kv_cache
     sequences = "1 sequence" if cache.num_seqs == 1 else f"{cache.num_seqs:,} sequences"
-    lines = [
-        line(
-            (report.model.id, "bold"),
-            f" · {sequences} of {cache.context:,} tokens · {cache.engine}, {cache.dtype} cache",
-        ),
-        line(""),
-    ]
     shown = list(layouts[:most])
-    table = [_HEAD, *(_row(layout) for layout in shown)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_HEAD))]
-    for number, row in enumerate(table):
-        first, *middle = (
-            f"{cell:<{width}}" if column in (0, 1) else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(row[:-1], widths[:-1], strict=True))
-        )
-        style = "bold" if number == 0 else ""
-        lines.append(
-            line(
-                "  ",
-                (first, "bold"),
-                ("  " + "  ".join(middle), style),
-                "  ",
-                (row[-1], _STYLES.get(row[-1], "")),
-                hang=None,
-            )
-        )
-    if len(shown) < len(layouts):
-        lines.append(line((f"  and {len(layouts) - len(shown)} more (--all)", "dim")))
-    lines.append(
-        line(
-            (
-                "GiB of one device; ≈ and ~: memory by a rule, or the maker's capacity; sequences: the most of that length; "
-                "tokens/s: an upper bound, by bytes over bandwidth",
-                "dim",
-            )
-        )
+    more = [f"  and {len(layouts) - len(shown)} more (--all)"] if len(shown) < len(layouts) else []
+    return Grid(
+        head=_HEAD,
+        rows=tuple(_row(layout) for layout in shown),
+        left=frozenset({0, 1, 7}),
+        title=f"{report.model.id} · {sequences} of {cache.context:,} tokens · {cache.engine}, {cache.dtype} cache",
+        notes=(
+            *more,
+            "GiB of one device (≈ by a rule, ~ the maker's capacity); seqs: the most of that length;",
+            "context: the longest for as many sequences; tok/s: an upper bound, by bytes over bandwidth",
+        ),
+        styles=_STYLES,
     )
-    return lines
 
 
 def _row(layout: Layout) -> tuple[str, ...]:
     sizes = " × ".join(f"{name} {size}" for name, size in (("tp", layout.tp), ("pp", layout.pp)) if size > 1)
+    nodes = f", {layout.num_nodes} nodes" if layout.num_nodes > 1 else ""
     best = layout.tokens_per_second_at_best
     return (
         f"{layout.num_devices} × {layout.device}",
-        sizes or "one device",
+        (sizes or "one device") + nodes,
         f"{_MARKS[layout.memory_grade]}{layout.usable_bytes_per_device / GIB:,.1f}",
         f"{layout.headroom_bytes / GIB:,.1f}",
         "any" if layout.max_num_seqs is None else f"{layout.max_num_seqs:,}",
+        "any" if layout.max_context is None else short_count(layout.max_context),
         "–" if best is None else f"{_digits(best)}",
         layout.verdict,
     )
+
+
+def short_count(tokens: int) -> str:
+    """Tokens in three digits, rounded down: `128 k` of 1024, `1.2 M`."""
+    for size, name in ((1 << 20, "M"), (1 << 10, "k")):
+        if tokens >= size:
+            whole = tokens * 10 // size
+            return f"{whole // 10} {name}" if whole >= 100 or whole % 10 == 0 else f"{whole / 10:.1f} {name}"
+    return f"{tokens:,}"
 
 
 def speed_lines(roofline: Roofline) -> list[Line]:

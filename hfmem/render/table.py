@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from hfmem.dtypes import dtype_word
 from hfmem.memory.serving import ENGINES
+from hfmem.render.grid import Grid
 from hfmem.render.lines import Line, Span, line
 from hfmem.report import Grade, Report, RuntimeItem
 from hfmem.units import GIB, format_bytes, format_count, format_gb
@@ -32,14 +33,7 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
     lines = _headline(report)
     lines.append(line(""))
     total = max(report.total_bytes, 1)
-    rows: list[tuple[str, int, Grade, str]] = [
-        ("weights", _held_weights(report), report.weights.grade, _weights_detail(report)),
-        ("KV cache", report.kv_cache.bytes, report.kv_cache.grade, _cache_detail(report)),
-    ]
-    ranks = report.parallelism.num_ranks
-    for key, item in report.runtime.items():
-        name = RUNTIME_WORDS.get(key, key.removesuffix("_bytes"))
-        rows.append((name, item.bytes * ranks, item.grade, _band(item, ranks)))
+    rows = parts(report)
     unit = _number(0, exact)[1]
     width = max(len(_number(row[1], exact)[0]) for row in (*rows, ("", report.total_bytes, "exact", "")))
     for name, num_bytes, grade, detail in rows:
@@ -57,6 +51,7 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
     )
     lines += _engine_lines(report)
     lines += _pool_lines(report)
+    lines += _host_lines(report)
     if report.fit is not None:
         from hfmem.render.fit import fit_lines
 
@@ -64,6 +59,44 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
     if report.warnings:
         lines += [line(("! ", "bold yellow"), warning.message, hang=2) for warning in report.warnings]
     return lines
+
+
+def parts(report: Report) -> list[tuple[str, int, Grade, str]]:
+    """What the total is made of: name, bytes over all ranks, grade, and where it is from."""
+    rows: list[tuple[str, int, Grade, str]] = [
+        ("weights", _held_weights(report), report.weights.grade, _weights_detail(report)),
+        ("KV cache", report.kv_cache.bytes, report.kv_cache.grade, _cache_detail(report)),
+    ]
+    ranks = report.parallelism.num_ranks
+    for key, item in report.runtime.items():
+        name = RUNTIME_WORDS.get(key, key.removesuffix("_bytes"))
+        rows.append((name, item.bytes * ranks, item.grade, _band(item, ranks)))
+    return rows
+
+
+def report_grid(report: Report) -> Grid:
+    """The report as a table, for formats that are not for a terminal."""
+    rows: list[tuple[str, ...]] = [
+        (name, f"{size / GIB:,.2f}", grade, detail) for name, size, grade, detail in parts(report)
+    ]
+    rows.append(("total", f"{report.total_bytes / GIB:,.2f}", "", "".join(text for text, _ in _plain_total(report))))
+    below = [*_engine_lines(report), *_pool_lines(report), *_host_lines(report)]
+    if report.fit is not None:
+        from hfmem.render.fit import fit_lines
+
+        below += fit_lines(report)
+    notes = [item.text.strip() for item in [*_headline(report)[1:], *below]]
+    return Grid(
+        head=("", "GiB", "grade", ""),
+        rows=tuple(rows),
+        left=frozenset({0, 2, 3}),
+        title=_headline(report)[0].text,
+        notes=(*notes, *(f"! {warning.message}" for warning in report.warnings)),
+    )
+
+
+def _plain_total(report: Report) -> list[Span]:
+    return [(item, "") if isinstance(item, str) else item for item in _total_detail(report)]
 
 
 def legend() -> list[Line]:
@@ -209,9 +242,22 @@ def _band(item: RuntimeItem, ranks: int) -> str:
 
 def _total_detail(report: Report) -> list[Span | str]:
     spans: list[Span | str] = []
-    if report.per_rank.total_bytes != report.total_bytes:
-        spans.append(f"{format_bytes(report.per_rank.total_bytes)} on the most loaded rank  ")
+    rank, layout = report.per_rank, report.parallelism
+    if layout.num_ranks > 1:
+        stages = layout.pp if report.kv_cache.engine != "llama.cpp" else layout.tp * layout.pp
+        name = "device" if report.kv_cache.engine == "llama.cpp" else "stage"
+        where = f" ({name} {rank.stage + 1} of {stages})" if stages > 1 else ""
+        spans.append(f"{format_bytes(rank.total_bytes)} on the most loaded rank{where}")
     return spans
+
+
+def _host_lines(report: Report) -> list[Line]:
+    host = report.host
+    if host is None:
+        return []
+    text = f"  of it in the host's memory: {format_bytes(host.weights_bytes)} of weights"
+    text += f", {format_bytes(host.kv_cache_bytes)} of cache" if host.kv_cache_bytes else ""
+    return [line((text, "dim"), hang=4)]
 
 
 def _engine_lines(report: Report) -> list[Line]:

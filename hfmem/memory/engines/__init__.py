@@ -5,6 +5,7 @@ Modules load when asked for: a report in one engine does not pay for the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, Protocol, cast
 
@@ -36,8 +37,8 @@ class Engine(Protocol):
 class PoolingEngine(Engine, Protocol):
     """An engine that reserves one pool for all sequences."""
 
-    def pool(self, arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Pool:
-        """What a pool of that size holds on each rank."""
+    def pool(self, arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequence[int]) -> Pool:
+        """What a pool of that size on each rank holds: of each pipeline stage in turn, or the same on all."""
         ...
 
 

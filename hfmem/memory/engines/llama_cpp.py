@@ -1,9 +1,9 @@
 """llama.cpp's cache: cells allocated for the whole context at start, windowed layers in a smaller cache of their own.
 
-Read from ggml-org/llama.cpp as stored in November 2026: `src/llama-context.cpp` (context rounded up to 256 cells),
-`src/llama-kv-cache.cpp` (K and V rows a layer, no V under latent attention), `src/llama-kv-cache-iswa.cpp` (window + micro-batch,
-rounded up to 256), `src/llama-kv-cache-dsa.cpp` (indexer keys), `src/llama-memory-recurrent.cpp` and `src/llama-hparams.cpp`
-(fp32 states).
+Read from ggml-org/llama.cpp as vendored in llama-cpp-python 0.3.36 (October 2026), and compared with what it allocates for small
+models of sixty architectures: `src/llama-context.cpp` (context rounded up to 256 cells), `src/llama-kv-cache.cpp` (K and V rows a
+layer, no V under latent attention), `llama-kv-cache-iswa.cpp` (window + micro-batch, rounded up to 256), `llama-kv-cache-dsa.cpp`
+and `-msa.cpp` (index keys), `-dsv4.cpp` (DeepSeek V4), `llama-memory-recurrent.cpp` and `llama-hparams.cpp` (fp32 states).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import decoding_layers, state_tensors
 from hfmem.memory.formats import GGML_BLOCKS, KV_BITS
+from hfmem.memory.placement import placement
 from hfmem.memory.result import CacheBytes, LayerGroup, group_layers
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -25,7 +26,6 @@ from hfmem.model.layers import (
     FullAttention,
     IndexedAttention,
     LatentAttention,
-    LinearAttentionState,
     NoCache,
     RecurrentCache,
     RgLruState,
@@ -34,9 +34,10 @@ from hfmem.model.layers import (
     SlidingAttention,
     SparseLatentAttention,
 )
+from hfmem.records import dataclass
 
 NAME: Final = "llama.cpp"
-VERSION: Final = "2026-11"
+VERSION: Final = "2026-10"
 
 #: cells that the context and a windowed cache are rounded up to
 _PAD: Final = 256
@@ -56,6 +57,10 @@ _TYPES: Final[dict[str, str]] = {
 }
 #: families whose code keeps every token although the config names windows in some layers
 _NO_WINDOWS: Final = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gpt_neo"})
+#: families whose index keys are pooled or compressed in a way that the layers here do not tell
+_POOLED_INDEX: Final = frozenset({"glm5_next", "glm5_next_text", "qwen4_exp", "qwen4_exp_text"})
+#: DeepSeek V4's compressors keep this many unfinished rows, values and scores in fp32: ratio → rows, and rows of how many heads
+_COMPRESSORS: Final[dict[int, tuple[int, int]]] = {4: (8, 2), 128: (128, 1)}
 #: families without an implementation
 _NOT_SERVED: Final = frozenset(
     {
@@ -74,43 +79,125 @@ _NOT_SERVED: Final = frozenset(
 )
 
 
-def cache(arch: Architecture, serving: Serving) -> CacheBytes:
-    """Bytes allocated for `num_seqs` slots of `context` tokens each (`--parallel`, not unified).
+@dataclass(frozen=True, slots=True)
+class _Formats:
+    """Types of keys and values: a name of `KV_BITS` each."""
 
-    Devices hold runs of layers (`--split-mode layer`): `tp` and `pp` both count them.
+    key: str
+    value: str
+
+
+def cache(arch: Architecture, serving: Serving) -> CacheBytes:
+    """Bytes allocated for `num_seqs` slots of `context` tokens each (`--parallel`; with `unified` one cache for all of them).
+
+    Devices hold runs of layers (`--split-mode layer`): `tp` and `pp` both count them. Layers that stay on the host keep their cache
+    there.
 
     Raises:
         UnsupportedError: a model or format llama.cpp does not have.
     """
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
-    if serving.kv_dtype not in _TYPES:
-        raise UnsupportedError(f"llama.cpp has no {serving.kv_dtype} cache")
-    fmt = _TYPES[serving.kv_dtype]
-    cells = _pad(serving.context)
+    formats = _formats(serving)
     layers = decoding_layers(arch)
-    windows = _uses_windows(arch)
-    devices = serving.tp * serving.pp
-    on_device = [0] * devices
+    seqs = serving.num_seqs_per_replica
+    one = _cells_of(arch, serving, 1)
+    held = _cells_of(arch, serving, seqs)
+    where = placement(NAME, len(layers), serving)
+    on_stage, on_host = [0] * len(where.stages), 0
     groups = []
     for kind, indices in group_layers(tuple(layer.caches for layer in layers)).items():
-        row = _row_bytes(kind, fmt)
-        held = _cells(kind, cells, serving.context) if windows else (cells if row else 0)
-        state = _state_bytes(kind, arch)
-        groups.append(LayerGroup(kind, indices, row, held, len(indices) * (held * row + state), len(indices) * state))
+        row, state = _row_bytes(kind, formats), _state_bytes(kind, arch)
+        groups.append(
+            LayerGroup(
+                kind,
+                indices,
+                row,
+                one.of(kind),
+                len(indices) * (_layer_bytes(kind, one, row, formats) + state),
+                len(indices) * state,
+            )
+        )
+        size = _layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
         for index in indices:
-            on_device[index * devices // len(layers)] += held * row + state
-    per_seq = sum(group.bytes for group in groups)
+            if index in where.host:
+                on_host += size
+            else:
+                on_stage[next(i for i, stage in enumerate(where.stages) if index in stage)] += size
     return CacheBytes(
         engine=NAME,
-        kv_dtype=fmt,
-        bytes=per_seq * serving.num_seqs,
-        bytes_per_rank=max(on_device) * serving.num_seqs_per_replica,
-        bytes_per_seq=per_seq,
+        kv_dtype=formats.key,
+        bytes=(sum(on_stage) + on_host) * serving.dp,
+        bytes_per_rank=max(on_stage),
+        bytes_per_seq=sum(group.bytes for group in groups),
         state_bytes_per_seq=sum(group.state_bytes for group in groups),
         layer_groups=tuple(groups),
         page_size=_PAD,
+        stage_bytes=tuple(on_stage),
+        host_bytes=on_host * serving.dp,
+        value_dtype=None if formats.key == formats.value else formats.value,
     )
+
+
+def _formats(serving: Serving) -> _Formats:
+    names = [serving.kv_dtype, serving.llama_cpp.value_dtype or serving.kv_dtype]
+    for name in names:
+        if name not in _TYPES:
+            raise UnsupportedError(f"llama.cpp has no {name} cache")
+    return _Formats(_TYPES[names[0]], _TYPES[names[1]])
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Cells of one stream: `base` of layers that keep every token; of windowed ones the window's and a micro-batch's.
+
+    `shared`: all `seqs` sequences live in one stream (`--kv-unified`). `windows` False: windowed layers keep every token.
+    """
+
+    base: int
+    ubatch: int
+    seqs: int
+    shared: bool
+    windows: bool
+
+    def of(self, kind: Cache) -> int:
+        """Cells in one layer; 0 where there are none."""
+        match kind:
+            case SlidingAttention(window=size) | ChunkedAttention(chunk=size):
+                return self.windowed(size) if self.windows else self.base
+            case CompressedAttention(window=size):
+                return self.windowed(size)
+            case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
+                return self.base
+            case _:
+                return 0
+
+    def windowed(self, size: int) -> int:
+        """Cells of a window, never more than those of everything."""
+        return _pad(min(self.base, size * (self.seqs if self.shared else 1) + self.ubatch))
+
+
+def _cells_of(arch: Architecture, serving: Serving, seqs: int) -> _Cells:
+    shared = serving.llama_cpp.unified and not any(isinstance(kind, CompressedAttention) for kind in arch.caches())
+    total = serving.context * seqs
+    return _Cells(
+        base=_pad(total if shared else serving.context),
+        ubatch=min(_UBATCH, _BATCH, total),
+        seqs=seqs,
+        shared=shared,
+        windows=_uses_windows(arch) and not serving.llama_cpp.swa_full,
+    )
+
+
+def _layer_bytes(kind: Cache, cells: _Cells, row: int, formats: _Formats) -> int:
+    """Bytes of one layer's cells in one stream."""
+    size = cells.of(kind) * row
+    if isinstance(kind, CompressedAttention) and kind.ratio:
+        if kind.ratio not in _COMPRESSORS:
+            raise UnsupportedError(f"llama.cpp compresses by 4 or 128 tokens, not by {kind.ratio}")
+        index = _row(formats.key, kind.index_head_dim) if kind.index_head_dim else 0
+        size += _pad(-(-cells.base // kind.ratio)) * (row + index)
+    return size
 
 
 def cell_bytes(
@@ -132,26 +219,24 @@ def cell_bytes(
     Raises:
         UnsupportedError: a type or kind of cache that llama.cpp does not have.
     """
-    key, value = (_TYPES.get({"f16": "fp16", "f32": "fp32"}.get(name, name)) for name in (key_type, value_type))
+    names = {"f16": "fp16", "f32": "fp32"}
+    key, value = (_TYPES.get(names.get(name, name)) for name in (key_type, value_type))
     if key is None or value is None:
         raise UnsupportedError(f"llama.cpp has no {key_type if key is None else value_type} cache")
-    cells, split = _pad(context), windows and _uses_windows(arch)
+    formats = _Formats(key, value)
+    cells = _Cells(_pad(context), min(_UBATCH, context), 1, False, windows and _uses_windows(arch))
     total = 0
     for layer in decoding_layers(arch):
         for kind in layer.caches:
             match kind:
-                case FullAttention() | SlidingAttention() | ChunkedAttention():
-                    row = _row(key, kind.num_kv_heads * kind.head_dim) + _row(
-                        value, kind.num_kv_heads * kind.v_head_dim
-                    )
                 case LatentAttention() if latent == "full":
                     width = kind.qk_nope_head_dim + kind.qk_rope_head_dim
                     row = _row(key, kind.num_heads * width) + _row(value, kind.num_heads * kind.v_head_dim)
                 case LatentAttention() if latent == "transposed":
                     row = _row(key, kind.kv_lora_rank + kind.qk_rope_head_dim) + _row(value, kind.kv_lora_rank)
                 case _:
-                    row = _row_bytes(kind, key)
-            total += row * (_cells(kind, cells, context) if split else cells if row else 0)
+                    row = _row_bytes(kind, formats)
+            total += _layer_bytes(kind, cells, row, formats)
     return total
 
 
@@ -169,18 +254,6 @@ def _uses_windows(arch: Architecture) -> bool:
     return any(isinstance(cache, FullAttention) for cache in arch.caches())
 
 
-def _cells(kind: Cache, cells: int, context: int) -> int:
-    """Cells of one layer's cache: the context's, or those of the window and one micro-batch."""
-    ubatch = min(_UBATCH, _BATCH, _pad(context))
-    match kind:
-        case SlidingAttention(window=size) | ChunkedAttention(chunk=size):
-            return _pad(min(cells, size + ubatch))
-        case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
-            return cells
-        case _:
-            return 0
-
-
 def _row(fmt: str, elements: int) -> int:
     """Bytes of one cell's row (`ggml_row_size`): whole blocks only."""
     if fmt in GGML_BLOCKS:
@@ -193,29 +266,44 @@ def _row(fmt: str, elements: int) -> int:
     return elements * KV_BITS[fmt] // 8
 
 
-def _row_bytes(kind: Cache, fmt: str) -> int:
+def _row_bytes(kind: Cache, formats: _Formats) -> int:
     """Bytes of one cell in one layer."""
+    key, value = formats.key, formats.value
     match kind:
         case FullAttention() | SlidingAttention() | ChunkedAttention():
-            return _row(fmt, kind.num_kv_heads * kind.head_dim) + _row(fmt, kind.num_kv_heads * kind.v_head_dim)
+            return _row(key, kind.num_kv_heads * kind.head_dim) + _row(value, kind.num_kv_heads * kind.v_head_dim)
+        case IndexedAttention(
+            head_dim=k, v_head_dim=v, index_head_dim=index
+        ):  # the index cache has values as well, unused
+            return (
+                _row(key, kind.num_kv_heads * k)
+                + _row(value, kind.num_kv_heads * v)
+                + _row(key, index)
+                + _row(value, v)
+            )
         case LatentAttention():
-            return _row(fmt, kind.kv_lora_rank + kind.qk_rope_head_dim)
+            return _row(key, kind.kv_lora_rank + kind.qk_rope_head_dim)
         case SparseLatentAttention():
-            index = _row(fmt, kind.index_head_dim) if kind.has_indexer else 0
-            return _row(fmt, kind.kv_lora_rank + kind.qk_rope_head_dim) + index
-        case IndexedAttention() | CompressedAttention():
-            raise UnsupportedError("the cells of this model's cache in llama.cpp are not known here")
+            index = _row(key, kind.index_head_dim) if kind.has_indexer else 0
+            return _row(key, kind.kv_lora_rank + kind.qk_rope_head_dim) + index
+        case CompressedAttention():
+            return _row(key, kind.head_dim)
         case _:
             return 0  # states; cross attention is computed anew from the encoder's output
 
 
 def _state_bytes(kind: Cache, arch: Architecture) -> int:
     """Bytes of one sequence's state in one layer: convolution rows and states in fp32."""
+    if arch.model_type in _POOLED_INDEX:
+        raise UnsupportedError(f"the cells of {arch.model_type} models in llama.cpp are not known here")
     match kind:
-        case RgLruState() | LinearAttentionState():
+        case RgLruState():
             raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
         case RwkvState(num_heads=0):
             raise UnsupportedError("llama.cpp has RWKV from version 6 on")
+        case CompressedAttention(ratio=ratio) if ratio in _COMPRESSORS:
+            rows, heads = _COMPRESSORS[ratio]
+            return num_bytes("F32", 2 * rows * heads * (kind.head_dim + (kind.index_head_dim or 0)))
         case SharedCache() | NoCache() | CrossAttention():
             return 0
         case _:

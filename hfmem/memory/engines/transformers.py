@@ -100,6 +100,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         state_bytes_per_seq=sum(group.state_bytes for group in groups),
         layer_groups=tuple(groups),
         notes=open_source_notes(arch, serving),
+        stage_bytes=tuple(size * serving.num_seqs_per_replica for size in stages),
     )
 
 

@@ -1,6 +1,8 @@
-"""Speech models: a Whisper-like encoder before a text model (Qwen2-Audio, Voxtral, Qwen3-ASR, Qwen2.5-Omni) and Moonshine.
+"""Speech models: a Whisper-like encoder before a text model (Qwen2-Audio, Voxtral, Audio Flamingo, GLM-ASR, MOSS, Qwen3-ASR) and
+Moonshine.
 
-Source: transformers 5.23.0 `models/{qwen2_audio,voxtral,qwen3_asr,moonshine,qwen2_5_omni}/`; names as published.
+Source: transformers 5.23.0 `models/{qwen2_audio,voxtral,audioflamingo3,glmasr,moss_transcribe_diarize,qwen3_asr,moonshine}/`; names
+as published.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def qwen2_audio(cfg: Config) -> Architecture:
 
 def voxtral(cfg: Config) -> Architecture:
     """Voxtral: Whisper's encoder, four frames side by side (`intermediate_size` wide) into two linear layers, a Llama."""
-    text, inner = text_part(cfg)
+    text, inner = text_part(cfg, filled=True)
     inv = Inventory()
     heard = cfg.sub("audio_config")
     count = whisper_tower(tower(inv, "audio_tower."), heard)
@@ -60,6 +62,54 @@ def voxtral(cfg: Config) -> Architecture:
     project.linear("linear_1", inner.hidden_size, heard.positive(*_INNER), split=COLUMN, bias=False)
     project.linear("linear_2", inner.hidden_size, inner.hidden_size, split=ROW, bias=False)
     return wrap(cfg, text, inner, "voxtral", WHOLE, inv, tower_layers(count, "audio"))
+
+
+def audio_flamingo(cfg: Config) -> Architecture:
+    """Audio Flamingo 3 and Music Flamingo: Whisper's encoder, two linear layers, Qwen2."""
+    text, inner = text_part(cfg)
+    inv = Inventory()
+    heard = cfg.sub("audio_config")
+    count = whisper_tower(tower(inv, "audio_tower."), heard)
+    project, bias = tower(inv, "multi_modal_projector."), cfg.flag("projector_bias", default=True)
+    project.linear("linear_1", inner.hidden_size, heard.positive(*_WIDTH), split=COLUMN, bias=bias)
+    project.linear("linear_2", inner.hidden_size, inner.hidden_size, split=ROW, bias=bias)
+    return wrap(cfg, text, inner, "audio_flamingo", WHOLE, inv, tower_layers(count, "audio"))
+
+
+def moss_transcribe_diarize(cfg: Config) -> Architecture:
+    """MOSS Transcribe Diarize: Whisper's encoder, `audio_merge_size` frames side by side, a normed projector, Qwen3."""
+    text, inner = text_part(cfg)
+    inv = Inventory()
+    heard = cfg.sub("audio_config")
+    count = whisper_tower(tower(inv, "model.audio_tower."), heard)
+    project, bias = tower(inv, "model.multi_modal_projector."), cfg.flag("projector_bias", default=True)
+    merged = heard.positive(*_WIDTH) * cfg.positive("audio_merge_size")
+    project.linear("linear_1", inner.hidden_size, merged, split=COLUMN, bias=bias)
+    project.linear("linear_2", inner.hidden_size, inner.hidden_size, split=ROW, bias=bias)
+    project.norm("norm", inner.hidden_size)
+    return wrap(cfg, text, inner, "moss_transcribe_diarize", NESTED, inv, tower_layers(count, "audio"))
+
+
+def glmasr(cfg: Config) -> Architecture:
+    """GLM-ASR: Whisper's stem before blocks with rotary positions, four frames side by side (`intermediate_size` wide), a Llama."""
+    text, inner = text_part(cfg, filled=True)
+    inv = Inventory()
+    heard = cfg.sub("audio_config")
+    width, count = heard.positive("hidden_size"), heard.positive("num_hidden_layers")
+    heads = heard.positive("num_attention_heads")
+    dim, kv_heads = heard.opt_int("head_dim") or width // heads, heard.opt_int("num_key_value_heads") or heads
+    part = tower(inv, "audio_tower.")
+    audio_convolutions(part, width, heard.positive("num_mel_bins"))
+    part.norm("norm", width)
+    block, names = part.at("layers.{}.", range(count)), ("q_proj", "k_proj", "v_proj", "o_proj")
+    at = block.at("self_attn.")
+    vision.projections(at, width, k_bias=False, names=names, width=heads * dim, kv_width=kv_heads * dim)
+    vision.mlp(block.at("mlp."), width, heard.positive("intermediate_size"))
+    block.norms(("input_layernorm", "post_attention_layernorm"), width)
+    project = tower(inv, "multi_modal_projector.")
+    project.linear("linear_1", 2 * inner.hidden_size, heard.positive("intermediate_size"), split=COLUMN)
+    project.linear("linear_2", inner.hidden_size, 2 * inner.hidden_size, split=ROW)
+    return wrap(cfg, text, inner, "glmasr", WHOLE, inv, tower_layers(count, "audio"))
 
 
 def qwen3_audio_tower(part: Part, cfg: Config, project: Part, names: tuple[str, str]) -> int:

@@ -56,7 +56,7 @@ def _transformer(part: Part, cfg: Config) -> int:
     return count
 
 
-def _mimi(part: Part, cfg: Config) -> int:
+def mimi(part: Part, cfg: Config) -> int:
     """Mimi: strided convolutions down to frames, a transformer on each side, residual quantizers, convolutions back up."""
     ratios = cfg.opt_list("upsampling_ratios") or [8, 6, 5, 4]  # what the class takes for none
     width, filters, residuals = (
@@ -130,7 +130,7 @@ def csm(cfg: Config) -> Architecture:
     top.linear("depth_decoder.model.inputs_embeds_projector", inner, given, Component.OTHER, bias=False)
     heads = (small.positive("num_codebooks") - 1, inner, small.positive("vocab_size"))
     top.tensor("depth_decoder.codebooks_head.weight", heads, Component.OTHER)
-    heard = _mimi(tower(inv, "codec_model."), codec)
+    heard = mimi(tower(inv, "codec_model."), codec)
     layers = (*[Layer((full_attention(d),))] * count, *tower_layers(steps + heard, "audio"))
     note = Note("second_decoder", "the frame decoder's cache restarts with every frame and is not counted")
     wide = cfg.positive("intermediate_size")

@@ -169,13 +169,15 @@ def _gemma4_heads(cfg: Config, types: list[str]) -> dict[int, Heads]:
     head_dim, one = cfg.positive("head_dim"), cfg.flag("attention_k_eq_v", default=False)
     wide = 512 if cfg.published("global_head_dim") is None else cfg.positive("global_head_dim")
     few = cfg.positive("num_global_key_value_heads") if one and cfg.published("num_global_key_value_heads") else kv
-    overrides = cfg.published("per_layer_config")
+    given = cfg.published("per_layer_config")
+    # keys are padded to one width: "05" beside "29"
+    overrides = {int(k): v for k, v in given.items() if str(k).isdigit()} if isinstance(given, dict) else None
     shapes: dict[int, Heads] = {}
     for i, kind in enumerate(types):
         full = kind == _FULL
         shape = Heads(heads, few if full else kv, wide if full else head_dim, not (full and one))
-        if isinstance(overrides, dict):
-            own = overrides.get(str(i)) or {}
+        if overrides is not None:
+            own = overrides.get(i) or {}
             at = Config({**cfg.data, **own}, f"{cfg.file}: per_layer_config {i}", cfg.model_type, cfg.used_defaults)
             shape = replace(shape, kv_heads=at.positive("num_key_value_heads"), head_dim=at.positive("head_dim"))
         shapes[i] = shape

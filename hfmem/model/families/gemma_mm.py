@@ -29,13 +29,18 @@ def gemma3(cfg: Config) -> Architecture:
         return registry.rule("gemma3_text")(Config(data, cfg.file, "gemma3_text", cfg.used_defaults))
     text, inner = text_part(cfg)
     inv = Inventory()
-    seen = cfg.sub("vision_config")
-    count = vision.siglip(tower(inv, "vision_tower.vision_model."), seen)
-    width = seen.positive("hidden_size")
-    project = tower(inv, "multi_modal_projector.")
-    project.tensor("mm_input_projection_weight", (width, inner.hidden_size))
-    project.norm("mm_soft_emb_norm", width, bias=False)
+    count = gemma3_tower(inv, "", cfg.sub("vision_config"), inner.hidden_size)
     return wrap(cfg, text, inner, "gemma3", WHOLE, inv, tower_layers(count))
+
+
+def gemma3_tower(inv: Inventory, root: str, seen: Config, hidden: int) -> int:
+    """SigLIP and the normed matrix behind it."""
+    count = vision.siglip(tower(inv, f"{root}vision_tower.vision_model."), seen)
+    width = seen.positive("hidden_size")
+    project = tower(inv, f"{root}multi_modal_projector.")
+    project.tensor("mm_input_projection_weight", (width, hidden))
+    project.norm("mm_soft_emb_norm", width, bias=False)
+    return count
 
 
 def _conformer_3n(part: Part, cfg: Config) -> int:
@@ -107,7 +112,7 @@ def _clipped(part: Part, name: str, out: int, features: int, *, clipped: bool, s
             part.tensor(f"{name}.{bound}", (), buffer=True)
 
 
-def _gemma4_vision(part: Part, cfg: Config) -> int:
+def gemma4_vision(part: Part, cfg: Config) -> int:
     width, count = cfg.positive("hidden_size"), cfg.positive("num_hidden_layers")
     heads, kv, dim = cfg.positive("num_attention_heads"), cfg.positive("num_key_value_heads"), cfg.positive("head_dim")
     inner, clipped = cfg.positive("intermediate_size"), cfg.flag("use_clipped_linears", default=False)
@@ -130,7 +135,7 @@ def _gemma4_vision(part: Part, cfg: Config) -> int:
     return count
 
 
-def _gemma4_audio(part: Part, cfg: Config) -> int:
+def gemma4_audio(part: Part, cfg: Config) -> int:
     width, count = cfg.positive("hidden_size"), cfg.positive("num_hidden_layers")
     clipped = cfg.flag("use_clipped_linears", default=False)
     channels, before = cfg.need_list("subsampling_conv_channels"), 1
@@ -169,11 +174,11 @@ def gemma4(cfg: Config) -> Architecture:
     layers: list[Layer] = []
     seen, heard = cfg.opt_sub("vision_config"), cfg.opt_sub("audio_config")
     if seen is not None:
-        layers += tower_layers(_gemma4_vision(tower(inv, "model.vision_tower."), seen))
+        layers += tower_layers(gemma4_vision(tower(inv, "model.vision_tower."), seen))
         width = seen.positive("hidden_size")
         tower(inv).linear("model.embed_vision.embedding_projection", inner.hidden_size, width, bias=False)
     if heard is not None:
-        layers += tower_layers(_gemma4_audio(tower(inv, "model.audio_tower."), heard), "audio")
+        layers += tower_layers(gemma4_audio(tower(inv, "model.audio_tower."), heard), "audio")
         width = heard.positive("output_proj_dims")
         tower(inv).linear("model.embed_audio.embedding_projection", inner.hidden_size, width, bias=False)
     return wrap(cfg, text, inner, "gemma4", NESTED, inv, layers)

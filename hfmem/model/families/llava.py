@@ -190,12 +190,15 @@ def pixtral(cfg: Config) -> Architecture:
 
 
 def internvl(cfg: Config) -> Architecture:
-    """InternVL in transformers' format: InternViT with layer scale, pixel shuffle, a normed two-layer projector."""
+    """InternVL in transformers' format, Intern-S1 alike: InternViT with layer scale, pixel shuffle, a normed projector."""
     text, inner = text_part(cfg)
     inv = Inventory()
-    seen = cfg.sub("vision_config")
+    found = cfg.sub("vision_config", model_type="internvl_vision")
+    seen = Config(found.data, found.file, "internvl_vision", cfg.used_defaults)
     width, count = seen.positive("hidden_size"), seen.positive("num_hidden_layers")
-    part = tower(inv, "vision_tower.")
+    nested = cfg.model_type == "interns1"
+    root = "model." if nested else ""
+    part = tower(inv, f"{root}vision_tower.")
     emb = part.at("embeddings.")
     emb.tensor("cls_token", (1, 1, width))
     if seen.flag("use_mask_token", default=False):
@@ -216,11 +219,11 @@ def internvl(cfg: Config) -> Architecture:
     if not seen.flag("use_mean_pooling"):
         part.norm("layernorm", width)
     shuffle = int(1 / cfg.need_float("downsample_ratio")) ** 2
-    project = tower(inv, "multi_modal_projector.")
+    project = tower(inv, f"{root}multi_modal_projector.")
     project.norm("layer_norm", width * shuffle)
     project.linear("linear_1", inner.hidden_size, width * shuffle, split=COLUMN)
     project.linear("linear_2", inner.hidden_size, inner.hidden_size, split=ROW)
-    return wrap(cfg, text, inner, "internvl", WHOLE, inv, tower_layers(count))
+    return wrap(cfg, text, inner, "internvl", NESTED if nested else WHOLE, inv, tower_layers(count))
 
 
 def _swiglu_projector(cfg: Config, project: Part, hidden: int, features: int) -> None:

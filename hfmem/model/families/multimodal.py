@@ -5,7 +5,7 @@ A wrapper's rule is four lines: `text_part` (which nested config, whose rule), t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
@@ -26,6 +26,27 @@ NESTED: Renames = (("model.", "model.language_model."),)
 WHOLE: Renames = (("", "language_model."),)
 #: the text model keeps its own names (Qwen2-VL and kin)
 PLAIN: Renames = ()
+
+
+#: classes that tie as soon as one of the two flags says so (`__post_init__` of their configs hands the inner one on)
+_EITHER_TIES = frozenset(
+    {
+        "fast_vlm",
+        "glm4v",
+        "glm4v_moe",
+        "glm_ocr",
+        "hunyuan_vl",
+        "llava",
+        "llava_next_video",
+        "llava_onevision",
+        "minimax_m3_vl",
+        "paddleocr_vl",
+        "qwen2_5_vl",
+        "qwen2_vl",
+        "shieldgemma2",
+        "video_llama_3",
+    }
+)
 
 
 def text_config(cfg: Config, *names: str, model_type: str | None = None, inner_tie: bool = False) -> Config:
@@ -49,6 +70,8 @@ def text_config(cfg: Config, *names: str, model_type: str | None = None, inner_t
     if nested is None:
         nested = cfg.sub(*names, model_type=model_type)
     tied = cfg.published("tie_word_embeddings")
+    if tied is False and cfg.model_type in _EITHER_TIES:
+        tied = nested.lookup("tie_word_embeddings")
     if tied is None:
         tied = nested.published("tie_word_embeddings")
     if tied is None:
@@ -72,9 +95,14 @@ def text_architecture(text: Config, model_type: str | None = None) -> Architectu
     return registry.rule(wanted)(Config(data, text.file, defaults, text.used_defaults))
 
 
-def text_part(cfg: Config, *names: str, model_type: str | None = None) -> tuple[Config, Architecture]:
-    """`text_config` and its architecture in one step."""
+def text_part(
+    cfg: Config, *names: str, model_type: str | None = None, filled: bool = False
+) -> tuple[Config, Architecture]:
+    """`text_config` and its architecture in one step; `filled`: the outer class puts values of its own behind the part's keys."""
     text = text_config(cfg, *names, model_type=model_type)
+    if filled:
+        values = cfg.sub(*(names or ("text_config",)), filled=True).data
+        text = Config({**values, **text.data}, text.file, text.model_type, cfg.used_defaults)
     return text, text_architecture(text)
 
 
@@ -95,6 +123,18 @@ def rename(tensors: Iterable[TensorSpec], renames: Renames) -> tuple[TensorSpec,
         )
         for spec in tensors
     )
+
+
+def respelled(inner: Architecture, words: Mapping[str, str]) -> Architecture:
+    """The same model with parts of its tensors' names replaced: for files that call the text model's modules otherwise."""
+
+    def spell(name: str) -> str:
+        for own, theirs in words.items():
+            name = name.replace(own, theirs)
+        return name
+
+    specs = (replace(s, pattern=spell(s.pattern), tied_to=s.tied_to and spell(s.tied_to)) for s in inner.tensors)
+    return replace(inner, tensors=tuple(specs))
 
 
 def tower(inv: Inventory, prefix: str = "") -> Part:

@@ -138,3 +138,14 @@ def qwen3_omni_moe(cfg: Config) -> Architecture:
         notes.append(Note("second_decoder", "the talker keeps keys and values of its own while it speaks; not counted"))
     layers = (*tower_layers(heard, "audio"), *tower_layers(seen))
     return wrap(cfg, text, inner, "qwen3_omni_moe", (("", "thinker."),), inv, layers, notes)
+
+
+def qwen3_omni_moe_thinker(cfg: Config) -> Architecture:
+    """The thinker saved alone."""
+    text, inner = text_part(cfg)
+    inv = Inventory()
+    part = tower(inv, "thinker.audio_tower.")
+    heard = qwen3_audio_tower(part, cfg.sub("audio_config"), part, ("proj1", "proj2"))
+    seen = _tower(tower(inv, "thinker.visual."), cfg.sub("vision_config"))
+    layers = (*tower_layers(heard, "audio"), *tower_layers(seen))
+    return wrap(cfg, text, inner, "qwen3_omni_moe", (("", "thinker."),), inv, layers)

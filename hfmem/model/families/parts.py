@@ -23,17 +23,23 @@ class Part:
     """A place in a model: `prefix` with one `{}` for each entry of `axes`, in an inventory.
 
     `component` None means that linear layers must say what they are; norms are then `NORM`, in a tower they belong to the tower.
+    `optional`: files may leave out everything here.
     """
 
     inv: Inventory
     prefix: str = ""
     component: Component | None = None
     axes: tuple[tuple[int, ...], ...] = ()
+    optional: bool = False
 
     def at(self, suffix: str, indices: Iterable[int] | None = None, component: Component | None = None) -> Part:
         """A sub-module; `indices` are the values of the `{}` in `suffix`."""
         axes = self.axes if indices is None else (*self.axes, tuple(indices))
         return replace(self, prefix=self.prefix + suffix, axes=axes, component=component or self.component)
+
+    def maybe(self) -> Part:
+        """The same place for tensors that files may leave out: what a published checkpoint holds and no code reads."""
+        return replace(self, optional=True)
 
     def tensor(
         self,
@@ -59,7 +65,16 @@ class Part:
             pattern = self.prefix + name
             layer_axis = 0 if self.axes else None
             spec = TensorSpec(
-                pattern, shape, tuple(boxes), kind, split, active, tied_to, optional, buffer, layer_axis=layer_axis
+                pattern,
+                shape,
+                tuple(boxes),
+                kind,
+                split,
+                active,
+                tied_to,
+                optional or self.optional,
+                buffer,
+                layer_axis=layer_axis,
             )
             self.inv.specs.append(spec)
 
@@ -90,6 +105,14 @@ class Part:
         """Several norms of one size."""
         for name in names:
             self.norm(name, size, bias=bias)
+
+    def batch_norm(self, name: str, size: int) -> None:
+        """A batch norm: weight and bias, running statistics as buffers."""
+        self.norm(name, size)
+        kind = self.component or Component.NORM
+        for leaf in ("running_mean", "running_var"):
+            self.tensor(f"{name}.{leaf}", (size,), kind, buffer=True, optional=True)
+        self.tensor(f"{name}.num_batches_tracked", (), kind, buffer=True, optional=True)
 
     def conv(
         self,

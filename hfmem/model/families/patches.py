@@ -49,13 +49,18 @@ def minicpmv4_6(cfg: Config) -> Architecture:
     return wrap(cfg, text, inner, "minicpmv4_6", NESTED, inv, tower_layers(count))
 
 
-def _phi4_audio(part: Part, cfg: Config, hidden: int) -> int:
-    """Phi-4-multimodal's conformer: strided separable convolutions, blocks with two half feed-forwards and a gated convolution."""
+def phi4_conformer(enc: Part, cfg: Config, *, published: bool = True) -> int:
+    """Phi-4-multimodal's conformer: strided separable convolutions, blocks with two half feed-forwards and a gated convolution.
+
+    `published`: under Microsoft's names, else under transformers'.
+    """
     width, inner, count = cfg.positive("hidden_size"), cfg.positive("intermediate_size"), cfg.positive("num_blocks")
     channels, size, kernel = cfg.positive("nemo_conv_channels"), cfg.positive("input_size"), cfg.positive("kernel_size")
-    enc = part.at("encoder.")
-    enc.tensor("encoder_embedding.global_mean", (size,), buffer=True)
-    enc.tensor("encoder_embedding.global_invstd", (size,), buffer=True)
+    for leaf in (
+        "global_mean",
+        "global_invstd",
+    ):  # statistics: parameters in Microsoft's class, buffers in transformers'
+        enc.tensor(f"encoder_embedding.{leaf}", (size,), buffer=not published)
     steps = cfg.positive("time_reduction").bit_length() - 1
     enc.conv("embed.conv.0", channels, 1, (3, 3))
     for i in range(1, steps):  # activations stand between: numbers go by three
@@ -63,16 +68,18 @@ def _phi4_audio(part: Part, cfg: Config, hidden: int) -> int:
         enc.conv(f"embed.conv.{3 * i}", channels, channels, (1, 1))
     for _ in range(steps):
         size = (size + 1) // 2
-    enc.linear("embed.out", width, channels * size)
+    enc.linear("embed.out", width, channels * (cfg.opt_int("nemo_final_size") or size))
     reach = cfg.positive("bias_max_distance") * (1 if cfg.flag("bias_symmetric", default=False) else 2)
     enc.tensor("relative_attention_bias_layer.bias_values.weight", (reach, cfg.positive("num_attention_heads")))
     block = enc.at("encoders.{}.", range(count))
     for name in ("feed_forward_in", "feed_forward_out"):
         at = block.at(f"{name}.")
         at.norm("layer_norm", width)
-        at.linear("gate_up_proj", 2 * inner, width, split=COLUMN)
-        at.linear("down_proj", width, inner, split=ROW)
-    vision.projections(block.at("self_attn."), width, names=("q_proj", "k_proj", "v_proj", "o_proj"))
+        at.linear("net.0.linear" if published else "gate_up_proj", 2 * inner, width, split=COLUMN)
+        at.linear("net.2" if published else "down_proj", width, inner, split=ROW)
+    own = ("q_proj", "k_proj", "v_proj", "o_proj")
+    names = ("linear_q", "linear_k", "linear_v", "linear_out") if published else own
+    vision.projections(block.at("self_attn."), width, names=names)
     out, deep = cfg.positive("ext_pw_out_channel"), cfg.positive("depthwise_separable_out_channel")
     multiple = cfg.positive("depthwise_multiplier")
     at = block.at("conv.")
@@ -84,6 +91,12 @@ def _phi4_audio(part: Part, cfg: Config, hidden: int) -> int:
     at.conv("dw_sep_conv_1d.pw_conv", deep, width * multiple, (1,))
     at.conv("ext_pw_conv_1d", out, deep, (1,))
     block.norms(("layer_norm_att", "layer_norm"), width)
+    return count
+
+
+def _phi4_audio(part: Part, cfg: Config, hidden: int) -> int:
+    """The conformer and a two-layer projector for each of the two ways in which sound comes in."""
+    count, width = phi4_conformer(part.at("encoder."), cfg, published=False), cfg.positive("hidden_size")
     for kind in ("speech", "vision_speech"):
         part.linear(f"up_proj_for_{kind}", hidden, width * cfg.positive("downsample_rate"), split=COLUMN)
         part.linear(f"down_proj_for_{kind}", hidden, hidden, split=ROW)

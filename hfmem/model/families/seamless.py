@@ -1,8 +1,9 @@
-"""SeamlessM4T v2: text encoder, speech encoder, text decoder, a text-to-unit model and a vocoder.
+"""SeamlessM4T 1 and 2: text encoder, speech encoder, text decoder, a text-to-unit model and a vocoder.
 
-The text decoder keeps keys and values; the unit decoder writes all units at once and keeps none.
+The text decoder keeps keys and values. Version 2's unit decoder writes all units at once and keeps none; version 1's writes one by
+one, after the text, and is not counted.
 
-Source: transformers 5.23.0 `models/seamless_m4t_v2/modeling_seamless_m4t_v2.py`; names as published.
+Source: transformers 5.23.0 `models/{seamless_m4t,seamless_m4t_v2}/modeling_*.py`; names as published.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, assemble
 from hfmem.model.config import Config
 from hfmem.model.families.bart import attention, decoder_layers, encoder_layers, read_heads
+from hfmem.model.families.heads import task
 from hfmem.model.families.multimodal import tower, tower_layers
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Component, Inventory, Vocab
@@ -51,12 +53,23 @@ def _speech_encoder(part: Part, cfg: Config, hidden: int) -> int:
         _dense(block, name, hidden, inner)
     _speech_attention(block.at("self_attn."), hidden)
     kind = cfg.opt_str("position_embeddings_type")
-    if kind is not None and cfg.choice("position_embeddings_type", kind, ("relative_key",)):
+    first = cfg.model_type == "seamless_m4t"
+    if kind is not None:
+        cfg.choice("position_embeddings_type", kind, ("relative", "rotary") if first else ("relative_key",))
+    if kind == "relative":
+        block.linear("self_attn.linear_pos", hidden, hidden, bias=False)
+        for leaf in ("pos_bias_u", "pos_bias_v"):
+            block.tensor(f"self_attn.{leaf}", (heads, hidden // heads))
+    elif kind == "relative_key":
         rows = cfg.need_int("left_max_position_embeddings") + cfg.need_int("right_max_position_embeddings") + 1
         block.tensor("self_attn.distance_embedding.weight", (rows, hidden // heads))
     block.norms(("self_attn_layer_norm", "final_layer_norm"), hidden)
     conv = block.at("conv_module.")
-    conv.norms(("layer_norm", "depthwise_layer_norm"), hidden)
+    conv.norm("layer_norm", hidden)
+    if first:
+        conv.batch_norm("batch_norm", hidden)
+    else:
+        conv.norm("depthwise_layer_norm", hidden)
     conv.conv("pointwise_conv1", 2 * hidden, hidden, (1,), bias=False)
     conv.conv("depthwise_conv", hidden, 1, (cfg.positive("conv_depthwise_kernel_size"),), bias=False)
     conv.conv("pointwise_conv2", hidden, hidden, (1,), bias=False)
@@ -91,6 +104,13 @@ def _units(part: Part, cfg: Config, hidden: int) -> int:
     _text_stack(part.at("model.encoder."), encoders, hidden, inner, heads, cross=False)
     decoder = part.at("model.decoder.")
     decoder.tensor("embed_tokens.weight", (vocab, hidden))
+    tied = cfg.flag("tie_word_embeddings", default=True)
+    to = f"{part.prefix}model.decoder.embed_tokens.weight" if tied else None
+    part.tensor("lm_head.weight", (vocab, hidden), tied_to=to, optional=tied)
+    if cfg.model_type == "seamless_m4t":
+        own = cfg.positive("t2u_decoder_attention_heads")
+        _text_stack(decoder, decoders, hidden, cfg.positive("t2u_decoder_ffn_dim"), own, cross=True)
+        return encoders + decoders
     decoder.tensor("embed_char.weight", (cfg.positive("char_vocab_size"), hidden))
     decoder.tensor("pos_emb_alpha", (1,))
     decoder.tensor("pos_emb_alpha_char", (1,))
@@ -106,8 +126,6 @@ def _units(part: Part, cfg: Config, hidden: int) -> int:
     for name in ("conv1", "conv2"):
         block.conv(name, hidden, hidden, (7,))
     decoder.norm("layer_norm", hidden)
-    to = f"{part.prefix}model.decoder.embed_tokens.weight"
-    part.tensor("lm_head.weight", (vocab, hidden), tied_to=to, optional=True)
     return encoders + decoders
 
 
@@ -135,8 +153,19 @@ def _vocoder(part: Part, cfg: Config) -> None:
     wave.conv("conv_post", 1, channels, (7,))
 
 
-def seamless_m4t_v2(cfg: Config) -> Architecture:
-    """The whole of `SeamlessM4Tv2Model`; the text decoder is the main stack."""
+#: saved class → which of text encoder, speech encoder, units and vocoder it holds
+_CLASSES = {
+    "Model": "tsu",
+    "ForTextToText": "t",
+    "ForSpeechToText": "s",
+    "ForTextToSpeech": "tu",
+    "ForSpeechToSpeech": "su",
+}
+
+
+def seamless_m4t(cfg: Config) -> Architecture:
+    """The parts that the saved class has (`…Model`: all); the text decoder is the main stack."""
+    what = task(cfg, "tsu", _CLASSES)
     hidden, vocab = cfg.positive("hidden_size"), cfg.positive("vocab_size")
     heads = read_heads(cfg, hidden, "decoder_attention_heads")
     encoders, decoders = cfg.positive("encoder_layers"), cfg.positive("decoder_layers")
@@ -144,21 +173,24 @@ def seamless_m4t_v2(cfg: Config) -> Architecture:
     inv = Inventory()
     top = Part(inv)
     top.tensor("shared.weight", (vocab, hidden), Component.EMBEDDING, Vocab())
-    for name in ("text_encoder", "text_decoder"):
-        kind = Component.EMBEDDING
-        tied = f"{name}.embed_tokens.weight"
-        top.tensor(tied, (vocab, hidden), kind, Vocab(), tied_to="shared.weight", optional=True)
-    top.tensor("lm_head.weight", (vocab, hidden), Component.LM_HEAD, Vocab(), tied_to="shared.weight", optional=True)
+    embedding = Component.EMBEDDING
+    for name in ("text_encoder", "text_decoder") if "t" in what else ("text_decoder",):
+        copy = f"{name}.embed_tokens.weight"
+        shared = "shared.weight" if cfg.flag("tie_word_embeddings", default=True) else None
+        top.tensor(copy, (vocab, hidden), embedding, Vocab(), tied_to=shared, optional=shared is not None)
+    tied = cfg.flag("tie_word_embeddings", default=True)
+    to = "shared.weight" if tied else None
+    top.tensor("lm_head.weight", (vocab, hidden), Component.LM_HEAD, Vocab(), tied_to=to, optional=tied)
     inner = cfg.positive("decoder_ffn_dim")
-    own = cfg.positive("encoder_attention_heads")
-    _text_stack(top.at("text_encoder."), encoders, hidden, cfg.positive("encoder_ffn_dim"), own, cross=False)
     _text_stack(top.at("text_decoder."), decoders, hidden, inner, heads, cross=True)
-    heard = _speech_encoder(tower(inv, "speech_encoder."), cfg, hidden)
-    units = _units(tower(inv, "t2u_model."), cfg, hidden)
-    _vocoder(tower(inv, "vocoder."), cfg)
-    layers = (
-        *decoder_layers(decoders, heads, d.head_dim, None),
-        *encoder_layers(encoders),
-        *tower_layers(heard + units, "audio"),
-    )
-    return assemble(cfg, cfg, "seamless_m4t_v2", d, layers, inv, vocab=vocab, tied=True, intermediate=inner)
+    layers = decoder_layers(decoders, heads, d.head_dim, None)
+    if "t" in what:
+        own = cfg.positive("encoder_attention_heads")
+        _text_stack(top.at("text_encoder."), encoders, hidden, cfg.positive("encoder_ffn_dim"), own, cross=False)
+        layers += encoder_layers(encoders)
+    if "s" in what:
+        layers += tower_layers(_speech_encoder(tower(inv, "speech_encoder."), cfg, hidden), "audio")
+    if "u" in what:
+        layers += tower_layers(_units(tower(inv, "t2u_model."), cfg, hidden), "audio")
+        _vocoder(tower(inv, "vocoder."), cfg)
+    return assemble(cfg, cfg, "seamless_m4t", d, layers, inv, vocab=vocab, tied=tied, intermediate=inner)

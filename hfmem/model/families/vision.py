@@ -67,9 +67,10 @@ def projections(
     part.linear(o, hidden, inner, split=ROW, bias=bias if out_bias is None else out_bias)
 
 
-def fused_projection(part: Part, name: str, hidden: int, *, bias: bool) -> None:
-    """q, k and v in one matrix, each split on its own."""
-    part.linear(name, 3 * hidden, hidden, split=Column((hidden, hidden, hidden), (None, None, None)), bias=bias)
+def fused_projection(part: Part, name: str, hidden: int, *, bias: bool, kv_width: int | None = None) -> None:
+    """q, k and v in one matrix, each split on its own; `kv_width` where k and v are narrower than q."""
+    kv = hidden if kv_width is None else kv_width
+    part.linear(name, hidden + 2 * kv, hidden, split=Column((hidden, kv, kv), (None, None, None)), bias=bias)
 
 
 def clip_blocks(part: Part, count: int, hidden: int, intermediate: int) -> None:
@@ -151,8 +152,9 @@ def qwen2_vl(part: Part, vision: Config) -> int:
     return count
 
 
-def qwen2_5_vl(part: Part, vision: Config, *, fused: bool = True) -> int:
-    """Qwen2.5-VL's tower: windowed blocks with a gated feed-forward and RMS norms. Qwen2.5-Omni keeps q, k and v apart."""
+def qwen2_5_vl(part: Part, vision: Config, *, fused: bool = True, kv_width: int | None = None) -> int:
+    """Qwen2.5-VL's tower: windowed blocks with a gated feed-forward and RMS norms. Qwen2.5-Omni keeps q, k and v apart, EXAONE 4.5
+    shares k and v among heads (`kv_width`)."""
     width, count = vision.positive("hidden_size"), vision.positive("depth")
     merge = vision.positive("spatial_merge_size") ** 2 * width
     patch = (vision.positive("temporal_patch_size"), *side(vision, "patch_size"))
@@ -160,7 +162,7 @@ def qwen2_5_vl(part: Part, vision: Config, *, fused: bool = True) -> int:
     block = part.at("blocks.{}.", range(count))
     block.norms(("norm1", "norm2"), width, bias=False)
     if fused:
-        fused_projection(block.at("attn."), "qkv", width, bias=True)
+        fused_projection(block.at("attn."), "qkv", width, bias=True, kv_width=kv_width)
         block.linear("attn.proj", width, width, split=ROW)
     else:
         projections(block.at("attn."), width, names=("q", "k", "v", "proj"))

@@ -7,15 +7,17 @@ prefill. `v1/core/kv_cache_planning.py` (`_max_memory_usage_bytes_from_groups`),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import source_tokens, token_bytes
 from hfmem.memory.engines.vllm.groups import Group, group_layers
-from hfmem.memory.engines.vllm.layers import Plan, plan_layers
-from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, StateSpec, request_pages
+from hfmem.memory.engines.vllm.layers import Plan, caches_prefixes, plan_layers
+from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS
+from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, request_pages
 from hfmem.memory.engines.vllm.support import check_heads, check_model, pipeline_stages
-from hfmem.memory.result import CacheBytes, LayerGroup, Pool
+from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import Cache, CrossAttention
@@ -25,33 +27,54 @@ from hfmem.units import GIB
 NAME: Final = "vllm"
 VERSION: Final = "0.33.0"
 
-#: `--max-num-batched-tokens` where neither the user nor a device tells
-DEFAULT_MAX_NUM_BATCHED_TOKENS: Final = 8192
+
+@dataclass(frozen=True, slots=True)
+class _Structure:
+    """What of a layout no context changes. `kept` is each kind of cache with its layers and, by group, its specs and how many
+    layers have them; `page_specs` are the specs of each group that may need different numbers of pages."""
+
+    plan: Plan
+    groups: tuple[Group, ...]
+    stage_block_bytes: tuple[int, ...]
+    page_specs: tuple[tuple[Spec, ...], ...]
+    kept: tuple[tuple[Cache, tuple[int, ...], tuple[tuple[int, Spec, int], ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """A model's groups and the bytes of one block on each pipeline stage of one tensor-parallel rank."""
 
-    plan: Plan
-    groups: tuple[Group, ...]
+    structure: _Structure
     limits: Limits
-    stage_block_bytes: tuple[int, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """Every layer's specs."""
+        return self.structure.plan
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The layers that share page tables."""
+        return self.structure.groups
+
+    @property
+    def stage_block_bytes(self) -> tuple[int, ...]:
+        """Bytes of a block on each stage."""
+        return self.structure.stage_block_bytes
+
+    def group_pages(self, limits: Limits) -> tuple[int, ...]:
+        """Blocks one request holds in each group."""
+        return tuple(max(request_pages(spec, limits) for spec in specs) for specs in self.structure.page_specs)
 
     @property
     def request_blocks(self) -> int:
         """Blocks one request of `max_model_len` tokens holds, over all groups."""
-        return sum(group.pages(self.limits) for group in self.groups)
+        return sum(self.group_pages(self.limits))
 
 
-def default_max_num_batched_tokens(memory_bytes: int, device: str = "") -> int:
-    """The server's default by device (`engine/arg_utils.py`): 16384 from 160 GiB, 8192 from 70 GiB but on an A100, else 2048."""
-    if memory_bytes >= 160 * GIB:
-        return 16384
-    name = device.lower()
-    if memory_bytes >= 70 * GIB and "a100" not in name and "gb10" not in name:
-        return 8192
-    return 2048
+#: structures by architecture (kept alive by its entry) and what else decides them: a search asks for the same one again and again
+_STRUCTURES: dict[tuple[object, ...], tuple[Architecture, _Structure]] = {}
+_MOST_STRUCTURES: Final = 64
 
 
 def layout(arch: Architecture, serving: Serving) -> Layout:
@@ -60,15 +83,47 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     Raises:
         UnsupportedError: vLLM refuses the model or the layout.
     """
+    batched = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
+    # asynchronous scheduling keeps one batch more in flight than there are pipeline stages
+    limits = Limits(serving.context, (serving.pp + 1) * batched, batched)
+    return Layout(_structure(arch, serving), limits)
+
+
+def _structure(arch: Architecture, serving: Serving) -> _Structure:
+    spans = None if caches_prefixes(arch, serving) else serving.context
+    formats = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size, serving.compute_capability)
+    key = (id(arch), *formats, serving.tp, serving.pp, spans)
+    if key not in _STRUCTURES:
+        if len(_STRUCTURES) >= _MOST_STRUCTURES:
+            _STRUCTURES.clear()
+        _STRUCTURES[key] = (arch, _read_structure(arch, serving))
+    return _STRUCTURES[key][1]
+
+
+def _read_structure(arch: Architecture, serving: Serving) -> _Structure:
     check_model(arch)
     check_heads(arch, serving.tp)
     plan = plan_layers(arch, serving)
     groups = group_layers(plan.members, plan.block_outermost)
-    batched = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
-    # asynchronous scheduling keeps one batch more in flight than there are pipeline stages
-    limits = Limits(serving.context, (serving.pp + 1) * batched, batched)
     stages = pipeline_stages(plan.num_layers, serving.pp) if serving.pp > 1 else (range(plan.num_layers),)
-    return Layout(plan, groups, limits, tuple(_stage_bytes(groups, stage) for stage in stages))
+    layers: dict[Cache, dict[int, None]] = {}
+    counts: dict[Cache, dict[tuple[int, Spec], int]] = {}
+    for index, group in enumerate(groups):
+        for member in group.members:
+            layer, kind = plan.caches[member.cache]
+            layers.setdefault(kind, {})[layer] = None
+            held = counts.setdefault(kind, {})
+            held[index, member.spec] = held.get((index, member.spec), 0) + 1
+    return _Structure(
+        plan,
+        groups,
+        tuple(_stage_bytes(groups, stage) for stage in stages),
+        tuple(tuple(dict.fromkeys(member.spec for member in group.members)) for group in groups),
+        tuple(
+            (kind, tuple(sorted(layers[kind])), tuple((*key, count) for key, count in counts[kind].items()))
+            for kind in layers
+        ),
+    )
 
 
 def _stage_bytes(groups: tuple[Group, ...], stage: range) -> int:
@@ -96,50 +151,41 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         state_bytes_per_seq=sum(group.state_bytes for group in layers),
         layer_groups=layers,
         page_size=found.plan.block_size if found.groups else None,
+        stage_bytes=tuple(blocks * size * serving.num_seqs_per_replica for size in found.stage_block_bytes),
     )
 
 
 def _layer_groups(found: Layout, serving: Serving) -> tuple[LayerGroup, ...]:
     """Bytes of one request by cache: pages held × page bytes over all ranks; blocks that groups leave unused are not in it."""
-    by_cache: dict[Cache, LayerGroup] = {}
-    for group in found.groups:
-        pages = group.pages(found.limits)
-        for member in group.members:
-            layer, kind = found.plan.caches[member.cache]
-            spec = member.spec
-            entry = by_cache.get(kind) or LayerGroup(kind, (), 0, 0, 0)
-            layers = tuple(sorted({*entry.layers, layer}))
-            size = entry.bytes + serving.tp * pages * spec.page_bytes
-            state = entry.state_bytes + serving.tp * (spec.state_bytes if isinstance(spec, StateSpec) else 0)
-            tokens = entry.tokens
-            if isinstance(spec, PagedSpec):
-                tokens = max(
-                    tokens, min(request_pages(spec, found.limits) * spec.block_size, found.limits.max_model_len)
-                )
-            by_cache[kind] = LayerGroup(kind, layers, entry.bytes_per_token, tokens, size, state)
-    return tuple(_finish(entry, found, serving) for entry in by_cache.values())
+    pages = found.group_pages(found.limits)
+    return tuple(_layer_group(*entry, pages, found, serving) for entry in found.structure.kept)
 
 
-def _finish(entry: LayerGroup, found: Layout, serving: Serving) -> LayerGroup:
-    kind = entry.cache
-    specs = [member.spec for member in found.plan.members if found.plan.caches[member.cache][1] == kind]
-    own = specs[: len(specs) // max(entry.count, 1)]
-    per_token = serving.tp * sum(
-        spec.slots * spec.content_bytes // spec.tokens_per_state for spec in own if isinstance(spec, PagedSpec)
-    )
+def _layer_group(
+    kind: Cache,
+    layers: tuple[int, ...],
+    specs: tuple[tuple[int, Spec, int], ...],
+    pages: tuple[int, ...],
+    found: Layout,
+    serving: Serving,
+) -> LayerGroup:
+    limits = found.limits
+    size = sum(count * pages[group] * spec.page_bytes for group, spec, count in specs)
+    state = sum(count * spec.state_bytes for _, spec, count in specs if isinstance(spec, StateSpec))
+    paged = [(spec, count) for _, spec, count in specs if isinstance(spec, PagedSpec)]
+    held = (min(request_pages(spec, limits) * spec.block_size, limits.max_model_len) for spec, _ in paged)
+    tokens = max(held, default=0)
+    # every layer of the kind has the same specs, whatever groups they lie in
+    rows = sum(count * (spec.slots * spec.content_bytes // spec.tokens_per_state) for spec, count in paged)
+    state *= serving.tp
     if isinstance(kind, CrossAttention):
-        held = source_tokens(kind, serving.source_tokens)
-        return replace(
-            entry,
-            bytes_per_token=per_token,
-            tokens=found.limits.encoder_tokens,
-            state_bytes=held * entry.count * token_bytes(kind, found.plan.kv_dtype),
-        )
-    return replace(entry, bytes_per_token=per_token)
+        tokens = limits.encoder_tokens
+        state = source_tokens(kind, serving.source_tokens) * len(layers) * token_bytes(kind, found.plan.kv_dtype)
+    return LayerGroup(kind, layers, serving.tp * rows // max(len(layers), 1), tokens, serving.tp * size, state)
 
 
-def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Pool:
-    """What a pool of that size on each rank holds, as vLLM logs it at start.
+def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequence[int]) -> Pool:
+    """What a pool of that size on each rank (of each pipeline stage, or of all alike) holds, as vLLM logs it at start.
 
     All ranks take as many blocks as the rank with the fewest. Capacity is concurrency × context, rounded down.
 
@@ -149,12 +195,15 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Po
     found = layout(arch, serving)
     if not found.groups:
         raise UnsupportedError(f"{arch.model_type} models keep no cache between tokens: vLLM makes no pool")
-    widest = max(found.stage_block_bytes)
-    num_blocks = memory_bytes_per_rank // widest
-    usable = memory_bytes_per_rank - widest  # one block stays empty: the null block
+    memory = memory_of_stages(memory_bytes_per_rank, len(found.stage_block_bytes))
+    # the stage that holds the fewest blocks; stages without a cache hold any number
+    num_blocks, held, widest = min(
+        (m // size, m, size) for m, size in zip(memory, found.stage_block_bytes, strict=True) if size
+    )
+    usable = held - widest  # one block stays empty: the null block
     needed = found.request_blocks * widest
     if needed > usable:
-        longest = max_model_len(arch, serving, memory_bytes_per_rank)
+        longest = max_model_len(arch, serving, held, widest)
         hint = f"; the longest that fits is {longest}" if longest else ""
         raise UnsupportedError(
             f"one request of {serving.context} tokens needs {needed / GIB:.2f} GiB of KV cache and the pool has "
@@ -166,21 +215,23 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> Po
         f"GPU KV cache size: {capacity:,} tokens, Maximum concurrency for {serving.context:,} tokens per request: "
         f"{concurrency:.2f}x",
     )
-    return Pool(memory_bytes_per_rank, found.plan.block_size, widest, num_blocks, capacity, concurrency, lines)
+    return Pool(held, found.plan.block_size, widest, num_blocks, capacity, concurrency, lines, found.request_blocks)
 
 
-def max_model_len(arch: Architecture, serving: Serving, memory_bytes_per_rank: int) -> int:
+def max_model_len(
+    arch: Architecture, serving: Serving, memory_bytes_per_rank: int, block_bytes: int | None = None
+) -> int:
     """The longest context up to `serving.context` of which one request fits the pool (`_estimate_max_model_len_from_groups`);
-    0 where none does. Page sizes stay those of the given context, as in vLLM."""
+    0 where none does. Page sizes stay those of the given context, as in vLLM. `block_bytes`: of the stage whose memory it is."""
     found = layout(arch, serving)
     if not found.groups:
         return serving.context
-    widest = max(found.stage_block_bytes)
+    widest = block_bytes or max(found.stage_block_bytes)
     blocks = (memory_bytes_per_rank - widest) // widest
 
     def fits(length: int) -> bool:
         limits = replace(found.limits, max_model_len=length)
-        return sum(group.pages(limits) for group in found.groups) <= blocks
+        return sum(found.group_pages(limits)) <= blocks
 
     low, high, best = 1, serving.context, 0
     while low <= high:

@@ -76,6 +76,12 @@ def model_dtype(arch: Architecture) -> str:
     return "BF16" if arch.dtype in ("F32", "F64") else arch.dtype
 
 
+def caches_prefixes(arch: Architecture, serving: Serving) -> bool:
+    """Whether prefixes are cached, by the user's word or vLLM's default; without, a state's page spans the whole context."""
+    given = serving.enable_prefix_caching
+    return arch.model_type not in _ATTENTION_FREE if given is None else given
+
+
 def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     """Every layer's specs on one rank.
 
@@ -94,10 +100,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
         fmt = "fp8"  # the packed layout is the only one of the default backend
     state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
-    caching = serving.enable_prefix_caching
-    if caching is None:
-        caching = arch.model_type not in _ATTENTION_FREE
-    align = bool(state_pages) and caching
+    align = bool(state_pages) and caches_prefixes(arch, serving)
     block = _block_size(kinds, fmt, serving)
     state_padded = None
     if state_pages and attention is not None:

@@ -125,7 +125,7 @@ def divide(value: int, tp: int, what: str) -> int:
         UnsupportedError: `tp` does not divide it.
     """
     if value % tp:
-        raise UnsupportedError(f"vLLM does not split {value} {what} over {tp} tensor-parallel ranks")
+        raise UnsupportedError(f"{value} {what} do not divide over {tp} tensor-parallel ranks")
     return value // tp
 
 

@@ -1,0 +1,147 @@
+"""How a model is to be served, from the command line: the options that `estimate`, `fit` and `plan` share, parsed once, here.
+
+`takes` puts the options of a group into a command's signature and hands the command the api's words for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from hfmem.cli import options as o
+from hfmem.cli.params import Parameter, parameters
+from hfmem.errors import UsageError
+
+#: what is served how: parameter → its option and default
+SERVING: Final[dict[str, tuple[Any, Any]]] = {
+    "ctx": (o.Ctx, None),
+    "batch": (o.Batch, "1"),
+    "kv_dtype": (o.KvDtype, "auto"),
+    "engine": (o.Engine, None),
+    "tp": (o.Tp, "1"),
+    "pp": (o.Pp, "1"),
+    "dp": (o.Dp, "1"),
+    "ep": (o.Ep, False),
+    "attn_dp": (o.AttnDp, "1"),
+    "max_num_batched_tokens": (o.BatchedTokens, None),
+    "page_size": (o.PageSize, None),
+    "source_tokens": (o.SourceTokens, None),
+    "overhead": (o.Overhead, None),
+    "quant": (o.Quant, None),
+    "dtype": (o.Dtype, None),
+    "lora": (o.Lora, None),
+    "max_loras": (o.MaxLoras, None),
+    "max_lora_rank": (o.MaxLoraRank, None),
+    "draft": (o.Draft, None),
+    "ngl": (o.Ngl, None),
+    "n_cpu_moe": (o.NCpuMoe, None),
+    "cache_type_v": (o.CacheTypeV, None),
+    "swa_full": (o.SwaFull, False),
+    "kv_unified": (o.KvUnified, False),
+}
+#: on what
+DEVICES: Final[dict[str, tuple[Any, Any]]] = {
+    "gpu": (o.Gpu, None),
+    "num_gpus": (o.NumGpus, None),
+    "utilization": (o.Utilization, None),
+    "kv_memory": (o.KvMemory, None),
+}
+#: where the model is read from
+READING: Final[dict[str, tuple[Any, Any]]] = {
+    "revision": (o.Revision, None),
+    "assume": (o.Assume, None),
+    "strict": (o.Strict, False),
+    "no_cache": (o.NoCache, False),
+    "refresh": (o.Refresh, False),
+    "offline": (o.Offline, False),
+    "verbose": (o.Verbose, False),
+}
+
+
+def takes(*groups: dict[str, tuple[Any, Any]], **own: tuple[Any, Any]) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator that adds the options of `groups` to a command, after its arguments and before its own options.
+
+    The command receives the groups' settings as `settings`, in the api's words, and those of `READING` as `reading`. `own` replaces
+    an option of a group, with `REQUIRED` for one that has no default.
+    """
+    options = {name: option for group in groups for name, option in group.items()} | own
+
+    def decorate(command: Callable[..., Any]) -> Any:
+        def called(**given: Any) -> Any:
+            asked = {name: given.pop(name) for name in options}
+            reading = {name: asked.pop(name) for name in READING if name in asked}
+            return command(**given, settings=settings_of(asked), reading=reading)
+
+        mine = parameters(command)
+        added = [Parameter(name, kind, default) for name, (kind, default) in options.items()]
+        called.__name__, called.__doc__, called.__module__ = command.__name__, command.__doc__, command.__module__
+        called.parameters = (  # type: ignore[attr-defined]
+            *(parameter for parameter in mine if parameter.required),
+            *added,
+            *(parameter for parameter in mine if not parameter.required),
+        )
+        return called
+
+    return decorate
+
+
+def settings_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """The api's settings for what was typed; settings that were left alone are None or left out.
+
+    Raises:
+        UsageError: a word that is no number, or devices' settings without a device.
+    """
+    from hfmem.units import parse_memory, parse_percent, parse_share
+
+    gpu = asked.get("gpu")
+    for name, flag in (("num_gpus", "--num-gpus"), ("utilization", "--utilization")):
+        if gpu is None and asked.get(name) is not None:
+            raise UsageError(f"{flag} needs --gpu")
+    found: dict[str, Any] = {
+        "context": _count(asked, "ctx", "--ctx", "max"),
+        "num_seqs": _count(asked, "batch", "--batch", "max"),
+        "num_devices": _count(asked, "num_gpus", "--num-gpus", "min"),
+        "gpu_layers": _layers(asked.get("ngl")),
+        "cpu_moe_layers": _count(asked, "n_cpu_moe", "--n-cpu-moe"),
+        "value_dtype": asked.get("cache_type_v"),
+        "unified": asked.get("kv_unified"),
+        "device": gpu,
+    }
+    for name, flag in (
+        ("tp", "--tp"),
+        ("pp", "--pp"),
+        ("dp", "--dp"),
+        ("attn_dp", "--attn-dp"),
+        ("max_num_batched_tokens", "--max-num-batched-tokens"),
+        ("page_size", "--page-size"),
+        ("source_tokens", "--source-tokens"),
+        ("max_loras", "--max-loras"),
+        ("max_lora_rank", "--max-lora-rank"),
+    ):
+        found[name] = _count(asked, name, flag)
+    if asked.get("kv_memory") is not None:
+        found["kv_memory_bytes"] = parse_memory(asked["kv_memory"], "--kv-memory")
+    if asked.get("overhead") is not None:
+        found["overhead"] = parse_percent(asked["overhead"], "--overhead")
+    if asked.get("utilization") is not None:
+        share = asked["utilization"]
+        found["utilization"] = share if share == "min" else parse_share(share, "--utilization")
+    same = ("kv_dtype", "engine", "ep", "quant", "dtype", "lora", "draft", "swa_full")
+    return found | {name: asked.get(name) for name in same}
+
+
+def _count(asked: dict[str, Any], name: str, flag: str, word: str | None = None) -> Any:
+    """A count, or the solver's word where there is one."""
+    from hfmem.units import parse_count
+
+    text = asked.get(name)
+    return text if text is None or text == word else parse_count(text, flag)
+
+
+def _layers(text: str | None) -> Any:
+    """`-ngl`: a number, `all`, or `max`: as many as fit."""
+    from hfmem.units import parse_count
+
+    if text is None or text.lower() == "all":
+        return None
+    return "max" if text == "max" else 0 if text == "0" else parse_count(text, "--ngl")

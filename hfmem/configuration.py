@@ -1,0 +1,273 @@
+"""One model served in one way on its devices: every setting resolved, so that whatever asks about it asks the same thing.
+
+`configure` reads settings as `hfmem.estimate` takes them. One may be left to a solver (`"max"`, `"min"`); it is resolved as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+from hfmem.errors import UnsupportedError, UsageError
+from hfmem.memory import engines
+from hfmem.memory.serving import LLAMA_CPP, LlamaCpp, Serving
+from hfmem.model.architecture import Note
+from hfmem.reading import Model, in_format, read_model
+from hfmem.records import dataclass, field, replace
+
+if TYPE_CHECKING:
+    from hfmem.extras import Extras
+    from hfmem.memory.result import CacheBytes
+    from hfmem.memory.weights import RankWeights
+    from hfmem.plan.fit import Scale
+    from hfmem.plan.target import Target
+    from hfmem.report import Report, RuntimeItem
+
+#: what an estimate assumes for a model whose config names no maximum (state-space models)
+DEFAULT_CONTEXT: Final = 8192
+#: whose rules hold when no engine is named: the first of these that serves the model
+DEFAULT_ENGINES: Final = ("vllm", "transformers", "ideal")
+_GGUF_ENGINES: Final = ("llama.cpp", "ideal")
+#: what a solver word asks for, by the setting it stands in for
+UNKNOWNS: Final[dict[str, str]] = {
+    "context": "max",
+    "num_seqs": "max",
+    "num_devices": "min",
+    "utilization": "min",
+    "gpu_layers": "max",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A model, how it is served, and on what (None: on no device in particular).
+
+    `read` is the model in the format asked for, `original` as it is published. `tp_given` and `pp_given`: the sizes were asked
+    for, and a search over devices keeps them. `known_weights` is shared by all searches over this model's layouts.
+    """
+
+    read: Model
+    original: Model
+    serving: Serving
+    overhead: Fraction | float | None = None
+    extras: Extras | None = None
+    target: Target | None = None
+    notes: tuple[Note, ...] = ()
+    quant: str | None = None
+    dtype: str | None = None
+    tp_given: bool = False
+    pp_given: bool = False
+    known_weights: dict[tuple[object, ...], Any] = field(default_factory=dict)
+
+    def scale(self, target: Target | None = None) -> Scale:
+        """What weighs the model again and again on `target`, or on its own devices."""
+        from hfmem.plan.fit import Scale
+
+        on = target or self.target
+        assert on is not None, "a scale needs a device"
+        return Scale(self.read.architecture, self.read.parameters.groups, self._runtime(on), on, self.known_weights)
+
+    def _runtime(self, target: Target) -> Any:
+        from hfmem.assembly import runtime_items
+
+        def runtime(serving: Serving, ranks: RankWeights, cache: CacheBytes) -> Mapping[str, RuntimeItem]:
+            items = runtime_items(self.read, serving, ranks, cache, self.overhead, target.device)
+            return items | self.extras.items(serving) if self.extras else items
+
+        return runtime
+
+    def report(self) -> Report:
+        """The whole report, `fit` and `engine_pool` of the devices included.
+
+        Raises:
+            UnsupportedError: the engine refuses the model or the layout.
+        """
+        from hfmem.assembly import assemble
+
+        notes = [*self.notes, *_context_notes(self.read, self.serving.context)]
+        if self.target is None:
+            return assemble(self.read, self.serving, notes, self.overhead, None, self.extras)
+        from hfmem.plan.fit import assess
+        from hfmem.plan.target import on_device
+
+        serving = on_device(self.serving, self.target.device)
+        report = assemble(self.read, serving, notes, self.overhead, self.target.device, self.extras)
+        return assess(report, self.scale(), serving)
+
+    def serve(self, **changes: Any) -> Configuration:
+        """The same with other settings of `Serving`."""
+        return replace(self, serving=replace(self.serving, **changes))
+
+    def place(self, target: Target, tp: int, pp: int) -> Configuration:
+        """The same on other devices."""
+        return replace(self.serve(tp=tp, pp=pp), target=target)
+
+    def stored_as(self, quant: str) -> Configuration:
+        """The same with weights in another format.
+
+        Raises:
+            UsageError, UnsupportedError: as `in_format`.
+        """
+        return replace(self, read=in_format(self.original, quant, None), quant=quant, known_weights={})
+
+
+def configure(model: str | Model, **settings: Any) -> Configuration:
+    """The configuration that `settings` describe, as `hfmem.estimate` takes them, solver words resolved.
+
+    Raises:
+        UsageError: a setting out of range, two solver words, or one without a device.
+        SourceError: the model could not be read. UnsupportedError: no rule covers it or the engine refuses it.
+    """
+    given = _Settings(settings)
+    reading = {name: given.take(name) for name in ("revision", "assume", "fetch")}
+    strict = given.take("strict", False)
+    original = model if isinstance(model, Model) else read_model(model, strict=strict, **reading)
+    quant, dtype = given.take("quant"), given.take("dtype")
+    read = in_format(original, quant, dtype)
+    unknown = given.unknown()
+    serving, notes = _serving(read, given, local=unknown == "gpu_layers")
+    extras = _extras(read, given, notes, reading["fetch"])
+    found = Configuration(
+        read, original, serving, given.take("overhead"), extras, quant=quant, dtype=dtype, notes=(*read.notes, *notes)
+    )
+    found = _placed(found, given)
+    given.check_all_taken()
+    if unknown is None:
+        return found
+    from hfmem.solving import solved
+
+    return solved(found, unknown)
+
+
+class _Settings:
+    """Settings taken one by one; what is left over is a mistake of the caller's."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._left = dict(values)
+
+    def take(self, name: str, default: Any = None) -> Any:
+        value = self._left.pop(name, None)
+        return default if value is None else value
+
+    def unknown(self) -> str | None:
+        """The one setting that a solver word stands in for, which is then as if it had not been given.
+
+        Raises:
+            UsageError: more than one, or no device to solve for.
+        """
+        words = [name for name, word in UNKNOWNS.items() if self._left.get(name) == word]
+        if not words:
+            return None
+        if len(words) > 1:
+            raise UsageError(f"only one of {', '.join(words)} can be solved for at once")
+        if self._left.get("device") is None:
+            raise UsageError(f"{words[0]}={UNKNOWNS[words[0]]} needs a device (--gpu)")
+        del self._left[words[0]]
+        return words[0]
+
+    def check_all_taken(self) -> None:
+        if self._left:
+            raise TypeError(f"no setting is called {next(iter(self._left))!r}")
+
+
+def _serving(read: Model, given: _Settings, *, local: bool) -> tuple[Serving, list[Note]]:
+    """What is served how, before devices: the engine resolved (`local`: llama.cpp's settings are asked for), the context the
+    model's own where none is given."""
+    notes: list[Note] = []
+    context = given.take("context")
+    if context is None:
+        context = read.architecture.max_position_embeddings or DEFAULT_CONTEXT
+        if not read.architecture.max_position_embeddings:
+            text = f"the config names no maximum context: {DEFAULT_CONTEXT:,} tokens assumed"
+            notes.append(Note("default_context", text))
+    engine = given.take("engine")
+    llama_cpp = LlamaCpp(**{name: given.take(name, getattr(LLAMA_CPP, name)) for name in LLAMA_CPP.__match_args__})
+    if engine is None and (local or llama_cpp != LLAMA_CPP):
+        engine = "llama.cpp"
+    serving = Serving(
+        context=context,
+        num_seqs=given.take("num_seqs", 1),
+        kv_dtype=given.take("kv_dtype", "auto"),
+        engine=engine or (_GGUF_ENGINES if is_gguf(read) else DEFAULT_ENGINES)[0],
+        tp=given.take("tp", 1),
+        pp=given.take("pp", 1),
+        dp=given.take("dp", 1),
+        ep=given.take("ep", False),
+        max_num_batched_tokens=given.take("max_num_batched_tokens"),
+        max_num_seqs=given.take("max_num_seqs"),
+        eager=given.take("eager", False),
+        language_model_only=given.take("language_model_only", False),
+        page_size=given.take("page_size"),
+        kv_memory_bytes=given.take("kv_memory_bytes"),
+        source_tokens=given.take("source_tokens"),
+        declared_kv_dtype=read.declared_kv_dtype,
+        llama_cpp=llama_cpp,
+    )
+    if engine is None:
+        serving, note = default_engine(read, serving)
+        notes += [note] if note else []
+    return serving, notes
+
+
+def _context_notes(read: Model, context: int) -> list[Note]:
+    positions = read.architecture.max_position_embeddings
+    if not positions or context <= positions:
+        return []
+    scaled = "rope_scaling is set" if read.architecture.rope_scaled else "rope_scaling is not set"
+    text = f"{context:,} tokens exceed the {positions:,} positions this model was trained for ({scaled})"
+    return [Note("context_exceeds_positions", text)]
+
+
+def _extras(read: Model, given: _Settings, notes: list[Note], fetch: Any) -> Extras | None:
+    beside = {name: given.take(name) for name in ("lora", "max_loras", "max_lora_rank", "draft")}
+    if read.adapter is None and all(value is None for value in beside.values()):
+        return None
+    from hfmem.extras import read_extras
+
+    extras, more = read_extras(read, **beside, fetch=fetch)
+    notes += more
+    return extras
+
+
+def _placed(found: Configuration, given: _Settings) -> Configuration:
+    """On the devices named, with the engine's own way to use them all where no sizes are given."""
+    groups = given.take("attn_dp", 1)  # among ranks whose number the devices may decide
+    device, count, share = given.take("device"), given.take("num_devices"), given.take("utilization")
+    if device is None:
+        if count is not None or share is not None:
+            raise UsageError(f"{'utilization' if count is None else 'a number of GPUs'} says nothing without a device")
+        return found.serve(attn_dp=groups)
+    from hfmem.plan.target import place_on
+
+    serving = found.serving
+    target, tp, pp = place_on(device, count, share, serving.engine, serving.tp, serving.pp, serving.dp)
+    if serving.engine == "sglang":
+        from hfmem.plan.sglang_share import served_model
+
+        target = replace(target, model=served_model(found.read.architecture, found.read.facts.config))
+    placed = found.place(target, tp, pp).serve(attn_dp=groups)
+    return replace(placed, tp_given=serving.tp > 1, pp_given=serving.pp > 1)
+
+
+def is_gguf(read: Model) -> bool:
+    """Whether the model was read from GGUF files, which are llama.cpp's."""
+    return read.facts.checkpoint is not None and read.facts.checkpoint.format == "gguf"
+
+
+def default_engine(read: Model, serving: Serving) -> tuple[Serving, Note | None]:
+    """`serving` under the first of `DEFAULT_ENGINES` (of a GGUF model: llama.cpp, or the model's own need) that serves the
+    model, and why it is not vLLM."""
+    refusal = ""
+    names = _GGUF_ENGINES if is_gguf(read) else DEFAULT_ENGINES
+    for name in names:
+        tried = replace(serving, engine=name)
+        try:
+            engines.engine(name).cache(read.architecture, tried)
+        except UnsupportedError as error:
+            refusal = refusal or error.message
+            continue
+        if name == names[0]:
+            return tried, None
+        return tried, Note("engine_fallback", f"by the rules of {name}, because {names[0]} refuses: {refusal}")
+    return serving, None

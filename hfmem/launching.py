@@ -1,0 +1,79 @@
+"""From a configuration that fits to the command or manifest that serves it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hfmem.configuration import Configuration
+from hfmem.errors import UnsupportedError
+from hfmem.plan.launch import Launch, emit
+from hfmem.report import Report
+
+if TYPE_CHECKING:
+    from hfmem.extras import Extras
+
+
+def launch_text(
+    kind: str, found: Configuration, report: Report, place: str | None = None, revision: str | None = None
+) -> str:
+    """The command or manifest of `kind` (`hfmem.plan.launch.KINDS`) that serves what `report` speaks of.
+
+    Args:
+        place: how the model was named, for one that is no Hub repository. revision: as it was asked for.
+
+    Raises:
+        UsageError: no such kind, or one that does not run the engine or the layout.
+        UnsupportedError: the report says that it does not fit.
+    """
+    fit = report.fit
+    if fit is not None and fit.verdict == "does-not-fit":
+        raise UnsupportedError(f"{report.model.id} does not fit {fit.num_devices} × {fit.device}")
+    serving, local = found.serving, report.model.source == "local"
+    device = None if found.target is None else found.target.device
+    positions = found.read.architecture.max_position_embeddings
+    return emit(
+        kind,
+        Launch(
+            model=place if local and place else report.model.id,
+            revision=None if local else revision or _pinned(report, place),
+            engine=serving.engine,
+            context=serving.context,
+            num_seqs=serving.num_seqs,
+            kv_dtype=serving.kv_dtype,
+            tp=serving.tp,
+            pp=serving.pp,
+            dp=serving.dp,
+            ep=serving.ep,
+            utilization=None if fit is None else fit.utilization,
+            max_num_batched_tokens=serving.max_num_batched_tokens,
+            page_size=serving.page_size,
+            quant=found.quant,
+            dtype=found.dtype,
+            attn_dp=serving.attn_dp,
+            kv_memory_bytes=serving.kv_memory_bytes,
+            llama_cpp=serving.llama_cpp,
+            beyond_positions=bool(positions and serving.context > positions),
+            vendor=device.vendor if device is not None else "nvidia",
+            gpus_per_node=device.gpus_per_node if device is not None else None,
+            **_beside(found.extras),
+        ),
+    )
+
+
+def _beside(extras: Extras | None) -> dict[str, Any]:
+    """Adapter and draft model, by the names that an engine finds them under."""
+    if extras is None:
+        return {}
+    found: dict[str, Any] = {}
+    if extras.adapter is not None:
+        found |= {"lora": extras.adapter.id, "max_loras": extras.max_loras, "max_lora_rank": extras.max_lora_rank}
+    if extras.own is not None:
+        found["draft"] = "mtp"
+    elif extras.draft is not None:
+        found["draft"] = extras.draft.facts.repo_id
+    return found
+
+
+def _pinned(report: Report, place: str | None) -> str | None:
+    """The commit, where a revision was named: what was estimated is what is served."""
+    return report.model.revision if place is not None and "@" in place else None

@@ -1,0 +1,120 @@
+"""The largest batch of images that vLLM runs through a vision encoder while it profiles memory.
+
+Read from vLLM 0.33.0, `multimodal/encoder_budget.py` (`MultiModalBudget`) and the processors in `model_executor/models/`: as
+many of
+the largest item as the budget holds, which is the tokens of one step or one item, whichever is more. What one item may be is a
+fact of the model's processor; where it is not known the budget is taken to be filled, and `known` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from hfmem.records import dataclass
+
+#: model type → tokens of the largest image with the processor's published limits: 16384 of Qwen (12,845,056 pixels of 28 × 28, or
+#: 16,777,216 of 32 × 32); GLM-4.1V 9,633,792 pixels of 28 × 28; Llama 4 16 tiles and the whole
+_TOKENS: Final[dict[str, int]] = {
+    **dict.fromkeys(
+        (
+            *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+            *("qwen2_5_omni", "qwen3_omni_moe", "dots_ocr", "qwen3_next_vl"),
+        ),
+        16384,
+    ),
+    **dict.fromkeys(("glm4v", "glm4v_moe", "glm4v_text"), 12288),
+    "llama4": 2448,
+    "gemma4": 2496,
+    "minicpmv": 640,
+}
+#: text tokens for one encoder output where the config does not say otherwise
+_MERGE: Final = 2
+#: activations that keep one more copy of the wide layer: x · sigmoid(1.702 x) is not one kernel
+_UNFUSED: Final = frozenset({"quick_gelu"})
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderProfile:
+    """One profiling run: `tokens` go to the language model, `patches` through a tower `hidden` wide, `inner` in its feed-forward
+    with `copies` of it live. `known`: the largest item is a fact, not the whole budget for want of one. `deep`: inner layers'
+    outputs are kept as well."""
+
+    tokens: int
+    patches: int
+    hidden: int
+    inner: int
+    copies: int
+    known: bool
+    deep: bool = False
+
+    def live_bytes(self, tp: int) -> int:
+        """Bytes live at the widest place of one of the tower's blocks, 2 an element: residual, normed input, and the wide layer.
+
+        Towers whose inner layers go to the language model too take three times as much: Qwen3-VL-30B-A3B on H100s, 4.4 GiB at TP 1.
+        """
+        block = self.patches * 2 * (2 * self.hidden + self.copies * (-(-self.inner // tp)))
+        return block * 3 if self.deep else block
+
+
+def encoder_profile(config: Mapping[str, Any], budget: int) -> EncoderProfile | None:
+    """The profiling run of a model with a vision tower; None where the config describes none.
+
+    Args:
+        budget: tokens of one step (`max_num_batched_tokens`).
+    """
+    thinker = config.get("thinker_config")
+    config = thinker if isinstance(thinker, Mapping) else config
+    vision = config.get("vision_config")
+    if not isinstance(vision, Mapping):
+        return None
+    number = _reader(vision)
+    hidden = number("hidden_size", "embed_dim", "width")
+    if not hidden:
+        return None
+    if isinstance(vision.get("embed_dim"), int) and isinstance(vision.get("mlp_ratio"), int | float):
+        hidden = vision["embed_dim"]  # Qwen2-VL's `hidden_size` is the language model's
+    ratio = vision.get("mlp_ratio")
+    inner = number("intermediate_size", "mlp_dim") or int(hidden * (ratio if isinstance(ratio, int | float) else 4))
+    activation = str(vision.get("hidden_act") or "")
+    gated = activation == "silu" or str(config.get("model_type")) in ("qwen2_5_vl", "pixtral", "mistral3")
+    copies = 3 if gated or activation in _UNFUSED else 2
+    item, patches, known = _largest_item(config, vision)
+    items = max(budget // item, 1) if item else 1
+    tokens = item * items if item else budget
+    batch = patches * items if item else tokens * _MERGE**2
+    return EncoderProfile(tokens, batch, hidden, inner, copies, known, bool(vision.get("deepstack_visual_indexes")))
+
+
+def _reader(vision: Mapping[str, Any]) -> Callable[..., int]:
+    def number(*keys: str) -> int:
+        return next((value for key in keys if isinstance(value := vision.get(key), int) and value > 0), 0)
+
+    return number
+
+
+def _largest_item(config: Mapping[str, Any], vision: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """(tokens, patches, whether that is known) of one image; 0 tokens: not known."""
+    number = _reader(vision)
+    kind = str(config.get("model_type") or "")
+    patch, image = number("patch_size"), number("image_size")
+    grid = (image // patch) ** 2 if patch and image else 0
+    merge = number("spatial_merge_size") or _MERGE
+    given = config.get("mm_tokens_per_image")
+    if isinstance(given, int) and grid:  # Gemma 3: one size of image
+        return given, grid, True
+    if kind in _TOKENS:
+        return _TOKENS[kind], _TOKENS[kind] * merge**2, True
+    if kind in ("mistral3", "pixtral") and grid:
+        own = config.get("spatial_merge_size")
+        merge = own if isinstance(own, int) else merge
+        return grid // merge**2, grid, True
+    tiles = config.get("max_dynamic_patch")
+    if grid and (isinstance(tiles, int) or kind.startswith("internvl")):  # tiles and a thumbnail, four patches a token
+        count = (tiles if isinstance(tiles, int) else 12) + 1
+        return count * grid // 4, count * grid, True
+    if kind == "llava" and grid:
+        return grid, grid + 1, True
+    if kind in ("llava_next", "llava_onevision") and grid:  # four tiles, the whole, and a token a row
+        return 5 * grid + 48, 5 * (grid + 1), True
+    return 0, 0, False

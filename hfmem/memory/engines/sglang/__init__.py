@@ -1,0 +1,217 @@
+"""SGLang's pools: one of tokens for layers that keep all, one for windowed layers, one of states.
+
+Read from SGLang 0.5.23: `srt/model_executor/pool_configurator.py` (the split between pools, the windowed pool's worst case per
+request), `srt/mem_cache/kv_cache_configurator.py` (state slots, pipeline stages), `srt/arg_groups/fields/schedule.py` and
+`srt/environ.py` (defaults: windowed pool 0.8 of the full one, states 0.9 of the rest, eviction every 128 steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.sglang.layout import Layout, layout
+from hfmem.memory.engines.sglang.support import slots_per_request
+from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
+from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import Cache, ChunkedAttention, CrossAttention, FullAttention, SlidingAttention
+from hfmem.units import GIB
+
+NAME: Final = "sglang"
+VERSION: Final = "0.5.23"
+
+#: `--swa-full-tokens-ratio`, `--mamba-full-memory-ratio`, `--chunked-prefill-size` on Hopper, SGLANG_SWA_EVICTION_INTERVAL
+_SWA_RATIO: Final = 0.8
+_MAMBA_RATIO: Final = 0.9
+_CHUNKED_PREFILL: Final = 8192
+_EVICTION_INTERVAL: Final = 128
+
+
+def cache(arch: Architecture, serving: Serving) -> CacheBytes:
+    """What `num_seqs` running sequences of `context` tokens occupy in the pools at worst, on all ranks.
+
+    Raises:
+        UnsupportedError: a model, format or layout SGLang does not have.
+    """
+    plan = layout(arch, serving)
+    seqs = serving.num_seqs_per_replica
+    stages = plan.stages(serving.pp)
+    slots = slots_per_request(arch)
+    on_stage = [0] * len(stages)
+    alone = 0
+    groups = []
+    for kind, indices in plan.kinds:
+        per_token, state = plan.token_bytes(kind), plan.state(kind)
+        size = _held(plan, kind, serving, seqs) * per_token + (slots * seqs + 1) * state
+        for stage, layers in enumerate(stages):
+            on_stage[stage] += sum(index in layers for index in indices) * size
+        one = _held(plan, kind, serving, 1)
+        copies = len(indices) * serving.attn_tp
+        whole = copies * (one * per_token + slots * state)
+        alone += whole
+        groups.append(
+            LayerGroup(kind, indices, per_token * serving.attn_tp, one if per_token else 0, whole, copies * state)
+        )
+    per_replica = serving.tp * sum(on_stage)
+    return CacheBytes(
+        engine=NAME,
+        kv_dtype=plan.fmt,
+        bytes=per_replica * serving.dp,
+        bytes_per_rank=max(on_stage),
+        bytes_per_seq=alone,
+        state_bytes_per_seq=sum(group.state_bytes for group in groups),
+        layer_groups=tuple(groups),
+        page_size=plan.page,
+        stage_bytes=tuple(on_stage),
+    )
+
+
+def _held(plan: Layout, kind: Cache, serving: Serving, num_seqs: int) -> int:
+    """Rows that the sequences hold in a layer at worst. An encoder's output takes rows in every layer."""
+    whole = num_seqs * _pages(_rows(plan, serving), plan.page)
+    if not plan.windowed(kind):
+        return whole
+    chunk = min(serving.max_num_batched_tokens or _CHUNKED_PREFILL, serving.context)
+    return min(whole, _pages(num_seqs * _per_request(plan, kind) + 2 * chunk + plan.page, plan.page))
+
+
+def _rows(plan: Layout, serving: Serving) -> int:
+    """Rows of one sequence: its tokens, and an encoder's output where cross attention caches it in the pool (not Whisper's)."""
+    if plan.arch.model_type == "whisper" or not any(isinstance(kind, CrossAttention) for kind, _ in plan.kinds):
+        return serving.context
+    return serving.context + (serving.source_tokens or 0)
+
+
+def _per_request(plan: Layout, kind: Cache) -> int:
+    """Rows of the windowed pool that a running request holds: its window, what is not evicted yet, and two pages."""
+    return _window(kind) + _EVICTION_INTERVAL + 2 * plan.page
+
+
+def _window(kind: Cache) -> int:
+    match kind:
+        case SlidingAttention(window=size) | ChunkedAttention(chunk=size):
+            return size
+        case _:
+            raise AssertionError(f"{kind} has no window")
+
+
+def _pages(tokens: int, page: int) -> int:
+    return -(-tokens // page) * page
+
+
+def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequence[int]) -> Pool:
+    """How SGLang divides a pool of that size (of each pipeline stage, or of all alike), and its log line.
+
+    States get 0.9 parts to the cache's 1; the windowed pool has 0.8 of the full pool's tokens. Pipeline stages keep as many tokens
+    as the one that can hold fewest. Concurrency is what runs out first, below 1 where not one sequence fits: the server starts all
+    the same. The line counts a page of padding, as the buffers do.
+
+    Raises:
+        UnsupportedError: the memory holds no pool, or SGLang refuses the layout.
+    """
+    plan = layout(arch, serving)
+    stages = plan.stages(serving.pp)
+    memory = memory_of_stages(memory_bytes_per_rank, len(stages))
+    least, slots, slot = min(memory), None, _largest_slot(plan, stages)
+    if slot:
+        slots = max(int(least * _MAMBA_RATIO / (1 + _MAMBA_RATIO) - slot) // slot, 0)
+        memory = [each - (slots + 1) * slot for each in memory]
+    cells = [_cell(plan, stage) for stage in stages]
+    tokens = min((int(rest // cell) for rest, cell in zip(memory, cells, strict=True) if cell), default=serving.context)
+    tokens = tokens // plan.page * plan.page
+    if tokens <= 0 or slots == 0:
+        raise UnsupportedError(f"{least / GIB:.2f} GiB hold no pool: SGLang asks to increase --mem-fraction-static")
+    rows = _pages(_rows(plan, serving), plan.page)
+    limits = [tokens / rows]
+    if slots is not None:
+        limits.append(float(slots // slots_per_request(arch)))
+    limits += _window_limits(plan, serving, tokens, rows)
+    return Pool(
+        memory_bytes_per_rank=least,
+        page_size=plan.page,
+        page_bytes=int(max(cells) * plan.page),
+        num_pages=tokens // plan.page,
+        capacity_tokens=tokens,
+        max_concurrency=min(limits),
+        log_lines=_log_lines(plan, tokens, serving.context),
+    )
+
+
+def _largest_slot(plan: Layout, stages: tuple[range, ...]) -> int:
+    """Bytes of a state slot on the stage with most of the layers that keep one: every stage reserves as much."""
+    kept = [(state, indices) for kind, indices in plan.kinds if (state := plan.state(kind))]
+    total, all_layers = sum(state * len(ids) for state, ids in kept), {index for _, ids in kept for index in ids}
+    most = max(sum(index in stage for index in all_layers) for stage in stages)
+    return int(total * (most / len(all_layers))) if all_layers else 0
+
+
+def _cell(plan: Layout, stage: range) -> float:
+    """Bytes that one token of the pool takes on a stage: windowed layers count 0.8 of theirs, or all where none is full."""
+    full = windowed = 0
+    for kind, indices in plan.kinds:
+        size = plan.token_bytes(kind) * sum(index in stage for index in indices)
+        full, windowed = (full, windowed + size) if plan.windowed(kind) else (full + size, windowed)
+    return full + (_SWA_RATIO if full else 1) * windowed
+
+
+def _window_limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> list[float]:
+    """Sequences that the windowed pool holds: at their whole length, or once windows are evicted, with two prefill chunks beside.
+
+    Raises:
+        UnsupportedError: the pool admits no request (`validate_swa_pool_size`).
+    """
+    limits: list[float] = []
+    some_full = any(plan.token_bytes(kind) and not plan.windowed(kind) for kind, _ in plan.kinds)
+    held = int(tokens * (_SWA_RATIO if some_full else 1)) // plan.page * plan.page
+    for kind, _ in plan.kinds:
+        if not plan.windowed(kind):
+            continue
+        window = _window(kind)
+        if some_full and window + plan.page >= held:
+            raise UnsupportedError(
+                f"SWA pool ({held} tokens) cannot hold even one request: the prefill admission floor is "
+                f"sliding_window_size ({window}) + page_size ({plan.page})"
+            )
+        chunk = min(serving.max_num_batched_tokens or _CHUNKED_PREFILL, serving.context)
+        evicted = (held - 2 * chunk - plan.page) / _per_request(plan, kind)
+        limits.append(max(held / rows, evicted))
+    return limits
+
+
+def token_pool_bytes(arch: Architecture, serving: Serving, tokens: int) -> tuple[int, int, int]:
+    """Bytes of keys, of values, and of latents in a rank's pool of that many tokens, a page of padding included.
+
+    Raises:
+        UnsupportedError: SGLang refuses the layout.
+    """
+    return _token_pool(layout(arch, serving), tokens)
+
+
+def _token_pool(plan: Layout, tokens: int) -> tuple[int, int, int]:
+    padded = tokens + plan.page
+    keys = values = latents = 0
+    for kind, ids in plan.kinds:
+        if plan.windowed(kind):
+            continue
+        size = len(ids) * plan.token_bytes(kind)
+        match kind:
+            case FullAttention() | SlidingAttention() | ChunkedAttention():
+                width, wide = plan.vector(kind.head_dim), plan.vector(kind.v_head_dim)
+                keys += size * width // (width + wide)
+                values += size * wide // (width + wide)
+            case _:
+                latents += size
+    return padded * keys, padded * values, padded * latents
+
+
+def _log_lines(plan: Layout, tokens: int, context: int) -> tuple[str, ...]:
+    keys, values, latents = _token_pool(plan, tokens)
+    sizes = f"K size: {keys / GIB:.2f} GB, V size: {values / GIB:.2f} GB"
+    if latents:
+        sizes = f"KV size: {latents / GIB:.2f} GB"
+    return (
+        f"KV Cache is allocated. #tokens: {tokens}, {sizes}",
+        f"max_total_num_tokens={tokens}, context_len={context}",
+    )

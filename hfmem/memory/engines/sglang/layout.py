@@ -1,0 +1,180 @@
+"""What each layer takes a token and a request in SGLang's pools, on one rank.
+
+Read from SGLang 0.5.23: `srt/model_executor/pool_configurator.py` (bytes per token), `srt/mem_cache/kv_cache_configurator.py`
+(latents, states), `srt/configs/mamba_utils.py` (states in fp32 unless `mamba_ssm_dtype` says otherwise, convolutions in 16 bits).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.sglang import support
+from hfmem.memory.engines.vllm.states import state_bytes
+from hfmem.memory.formats import KV_BITS, resolve_kv_dtype
+from hfmem.memory.result import group_layers
+from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import (
+    Cache,
+    CcaState,
+    ChunkedAttention,
+    CompressedAttention,
+    CrossAttention,
+    DeltaNetState,
+    FullAttention,
+    IndexedAttention,
+    LatentAttention,
+    NoCache,
+    RecurrentCache,
+    RgLruState,
+    RwkvState,
+    SharedCache,
+    SlidingAttention,
+    SparseLatentAttention,
+)
+from hfmem.records import dataclass
+
+_FP8_SCALE_GROUP: Final = 128
+_FORMATS: Final = frozenset({"bf16", "fp16", "fp32", "fp8", "fp8_e5m2", "nvfp4"})
+#: models whose index keys are pooled or compressed in a way that the layers here do not tell
+_POOLED_INDEX: Final = frozenset({"glm5_next", "glm5_next_text", "qwen4_exp", "qwen4_exp_text"})
+_HOPPER: Final = range(90, 100)
+#: Whisper numbers its attention layers through the encoder, and the pool has rows for all of them
+_NUMBERS_ENCODER: Final = frozenset({"whisper"})
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Each kind of cache with its layers, and what decides their bytes on one rank."""
+
+    arch: Architecture
+    fmt: str
+    page: int
+    tp: int
+    num_layers: int
+    capability: int
+    kinds: tuple[tuple[Cache, tuple[int, ...]], ...]
+    split: bool
+
+    def token_bytes(self, kind: Cache) -> int:
+        """Bytes one token takes in one layer; 0 for states and layers without a cache."""
+        match kind:
+            case FullAttention() | SlidingAttention() | ChunkedAttention():
+                return self._heads(kind.num_kv_heads) * (self.vector(kind.head_dim) + self.vector(kind.v_head_dim))
+            case CrossAttention():
+                return self._heads(kind.num_kv_heads) * 2 * self.vector(kind.head_dim)
+            case IndexedAttention():
+                row = self._heads(kind.num_kv_heads) * (self.vector(kind.head_dim) + self.vector(kind.v_head_dim))
+                narrow = self.fmt == "fp8" and self.capability in _HOPPER
+                return row + kind.index_head_dim * (1 if narrow else 2)
+            case LatentAttention():
+                return self.vector(kind.kv_lora_rank + kind.qk_rope_head_dim)
+            case SparseLatentAttention():
+                return self._sparse(kind)
+            case _:
+                return 0
+
+    def _heads(self, num_kv_heads: int) -> int:
+        return support.kv_heads_per_rank(num_kv_heads, self.tp)
+
+    def _sparse(self, kind: SparseLatentAttention) -> int:
+        rank, rope, index = kind.kv_lora_rank, kind.qk_rope_head_dim, kind.index_head_dim
+        key = index + index // _FP8_SCALE_GROUP * 4 if kind.has_indexer else 0
+        if self.fmt == "fp8" and support.packs_latents(self.capability):  # fp8 row, fp32 scales, bf16 rotary part
+            return rank + rank // _FP8_SCALE_GROUP * 4 + rope * 2 + key
+        return self.vector(rank + rope) + key
+
+    def vector(self, size: int) -> int:
+        """Bytes of `size` elements of a token."""
+        if self.fmt == "nvfp4":
+            return size // 2 + size // 16
+        return size * KV_BITS[self.fmt] // 8
+
+    def state(self, kind: Cache) -> int:
+        """Bytes of one state slot in one layer."""
+        if not isinstance(kind, RecurrentCache):
+            return 0
+        named = kind.state_dtype if isinstance(kind, DeltaNetState) else None  # the others' keys are not read
+        return state_bytes(kind, self.arch, "BF16", self.tp, named or "F32")
+
+    def windowed(self, kind: Cache) -> bool:
+        """Whether the layer's tokens live in the windowed pool."""
+        return self.split and isinstance(kind, SlidingAttention | ChunkedAttention)
+
+    def stages(self, pp: int) -> tuple[range, ...]:
+        """Layers of each pipeline stage."""
+        return support.pipeline_stages(self.num_layers, pp) if pp > 1 else (range(self.num_layers),)
+
+
+def layout(arch: Architecture, serving: Serving) -> Layout:
+    """How SGLang lays the model's cache out.
+
+    Raises:
+        UnsupportedError: a model, format or tensor-parallel size that it does not have.
+    """
+    caches = _decoder_caches(arch)
+    kinds = tuple(group_layers(caches).items())
+    if arch.model_type in _POOLED_INDEX or any(
+        isinstance(kind, CompressedAttention | CcaState | RgLruState | RwkvState) for kind, _ in kinds
+    ):
+        raise UnsupportedError(f"SGLang's cache of {arch.model_type} models is not known here")
+    states = any(isinstance(kind, RecurrentCache) for kind, _ in kinds)
+    encoding = any(isinstance(kind, CrossAttention) for kind, _ in kinds)
+    support.check_model(arch, states=states, cross=encoding)
+    support.check_heads(arch, serving.attn_tp)
+    split = support.windows_apart(arch) and any(isinstance(k, SlidingAttention | ChunkedAttention) for k, _ in kinds)
+    if not split and not states:
+        kinds = tuple(group_layers(_uniform(caches)).items())
+    sparse = any(isinstance(kind, SparseLatentAttention) for kind, _ in kinds)
+    capability = serving.compute_capability
+    if sparse:
+        fmt = support.sparse_latent_dtype(serving.kv_dtype, capability)
+    else:
+        model_dtype = "F16" if arch.dtype in ("F32", "F64") else arch.dtype  # fp32 checkpoints run in half precision
+        fmt = resolve_kv_dtype(model_dtype, serving.kv_dtype, serving.declared_kv_dtype)
+    if fmt not in _FORMATS:
+        raise UnsupportedError(f"SGLang has no {fmt} cache")
+    page = serving.page_size or support.page_default(
+        arch,
+        capability,
+        latent=any(isinstance(kind, LatentAttention) for kind, _ in kinds),
+        sparse=sparse,
+        indexed=any(isinstance(kind, IndexedAttention) for kind, _ in kinds),
+        uneven=any(
+            isinstance(k, FullAttention | SlidingAttention | ChunkedAttention) and k.head_dim != k.v_head_dim
+            for k, _ in kinds
+        ),
+    )
+    return Layout(arch, fmt, page, serving.attn_tp, len(caches), capability, kinds, split)
+
+
+def _decoder_caches(arch: Architecture) -> tuple[tuple[Cache, ...], ...]:
+    """Each decoder layer's caches. A layer that attends over another's cache has rows of its own all the same."""
+    caches = [
+        tuple(
+            own
+            for cache in layer.caches
+            for own in (arch.layers[cache.source_layer].caches if isinstance(cache, SharedCache) else (cache,))
+        )
+        for layer in arch.layers
+        if layer.stack == "decoder"
+    ]
+    if arch.model_type in _NUMBERS_ENCODER:
+        encoder = sum(layer.stack == "encoder" for layer in arch.layers)
+        own = next(cache for cache in caches[0] if isinstance(cache, FullAttention))
+        caches += [(own,)] * encoder
+    return tuple(caches)
+
+
+def _uniform(caches: tuple[tuple[Cache, ...], ...]) -> tuple[tuple[Cache, ...], ...]:
+    """Without states and a windowed pool every layer has the first one's rows, those without attention too."""
+    kept = [cache for layer in caches for cache in layer if not isinstance(cache, NoCache)]
+    if not kept or any(isinstance(cache, SparseLatentAttention | IndexedAttention) for cache in kept):
+        return caches
+    wide = first = kept[0]
+    if isinstance(first, SlidingAttention | ChunkedAttention):
+        wide = FullAttention(first.num_heads, first.num_kv_heads, first.head_dim, first.v_head_dim)
+    return tuple(
+        tuple(cache if isinstance(cache, CrossAttention) else wide for cache in layer) or (wide,) for layer in caches
+    )

@@ -1,0 +1,213 @@
+"""What SGLang decides by model and device before it sizes anything, and what it refuses.
+
+Read from SGLang 0.5.23: `srt/configs/model_config.py` (`is_hybrid_swa_model`), `srt/configs/hybrid_arch.py` (models with states),
+`srt/arg_groups/overrides.py` (`_MAMBA_EXTRA_BUFFER_ARCHS`, page sizes, DSA's cache format), `srt/arg_groups/model_overrides`,
+`srt/distributed/utils.py` (`get_pp_indices`), `srt/models/registry.py`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final
+
+from hfmem.errors import UnsupportedError
+from hfmem.model.architecture import Architecture
+
+#: classes whose windowed layers get a pool of their own; everywhere else a window saves nothing
+_WINDOW_POOL_CLASSES: Final = frozenset(
+    {
+        "BeamForCausalLM",
+        "Llama4ForConditionalGeneration",
+        "GptOssForCausalLM",
+        "GraniteSWAForCausalLM",
+        "GraniteMoeSWAForCausalLM",
+        "IQuestQ1ForCausalLM",
+        "MiMoV2ForCausalLM",
+        "MiMoV2FlashForCausalLM",
+        "Step3p5ForCausalLM",
+        "Step3p7ForConditionalGeneration",
+        "Gemma4ForCausalLM",
+        "Gemma4ForConditionalGeneration",
+        "Gemma4UnifiedForConditionalGeneration",
+        "LagunaForCausalLM",
+        "MellumForCausalLM",
+        "MuseGlimmerForCausalLM",
+        "MuseGlimmerForConditionalGeneration",
+        "MuseSparkForConditionalGeneration",
+        "InklingForConditionalGeneration",
+        "UnlimitedOCRForCausalLM",
+    }
+)
+#: the same by model type, for configs that name no class
+_WINDOW_POOL_TYPES: Final = frozenset(
+    {
+        "beam",
+        "gemma4",
+        "gemma4_text",
+        "gpt_oss",
+        "granite_swa",
+        "granitemoe_swa",
+        "inkling",
+        "laguna",
+        "llama4",
+        "mellum",
+        "mimo_v2",
+        "mimo_v2_flash",
+        "muse_glimmer",
+        "muse_glimmer_text",
+        "muse_spark",
+        "step3p5",
+        "step3p7",
+    }
+)
+#: state slots of a running request (`_calculate_mamba_ratio`): three, and two that track where prefixes end under the overlap
+#: schedule, in classes with `extra_buffer`
+_SLOTS: Final = 3
+_TRACKING_SLOTS: Final = 2
+#: model types with a state pool → whether their class has `extra_buffer`
+_STATES: Final[dict[str, bool]] = {
+    "bailing_hybrid": True,
+    "falcon_h1": True,
+    "falcon_mamba": False,
+    "glm5_next": True,
+    "glm5_next_text": True,
+    "granitemoehybrid": True,
+    "inkling_text": True,
+    "jet_nemotron": False,
+    "kimi_k3": True,
+    "kimi_linear": True,
+    "lfm2": False,
+    "lfm2_moe": False,
+    "lfm2_vl": False,
+    "mamba": False,
+    "mamba2": False,
+    "minicpmv4_6": True,
+    "nemotron_h": True,
+    "qwen3_5": True,
+    "qwen3_5_moe": True,
+    "qwen3_5_moe_text": True,
+    "qwen3_5_text": True,
+    "qwen3_next": True,
+    "qwen4_exp": True,
+    "qwen4_exp_text": True,
+}
+#: encoder-decoder models it serves: their cross attention takes rows of the same pool
+_CROSS: Final = frozenset({"mllama", "mllama_text_model", "whisper"})
+#: classes whose latent attention runs on TensorRT-LLM's kernels on data-centre Blackwell (`_deepseek_family_overrides`)
+_TRTLLM_LATENT: Final = frozenset(
+    {
+        "DeepseekV3ForCausalLM",
+        "KimiK25ForConditionalGeneration",
+        "MistralLarge3ForCausalLM",
+        "PixtralForConditionalGeneration",
+        "LongcatFlashForCausalLM",
+    }
+)
+_SM100: Final = range(100, 110)
+_BLACKWELL: Final = 100
+#: page of sparse latent attention's kernels, of TensorRT-LLM's, of block-sparse attention's and of FlashAttention 4's
+_SPARSE_PAGE: Final = 64
+_TRTLLM_PAGE: Final = 64
+_INDEXED_PAGE: Final = 128
+_FA4_PAGE: Final = 128
+
+
+def windows_apart(arch: Architecture) -> bool:
+    """Whether windowed layers get a pool of their own."""
+    if arch.architectures:
+        return not _WINDOW_POOL_CLASSES.isdisjoint(arch.architectures)
+    return arch.model_type in _WINDOW_POOL_TYPES
+
+
+def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
+    """Refuse models with states or cross attention that SGLang has no cache for.
+
+    Raises:
+        UnsupportedError: one of those.
+    """
+    if states and arch.model_type not in _STATES:
+        raise UnsupportedError(f"SGLang 0.5.23 has no state pool for {arch.model_type} models")
+    if cross and arch.model_type not in _CROSS:
+        raise UnsupportedError(f"SGLang 0.5.23 does not serve {arch.model_type} models")
+
+
+def slots_per_request(arch: Architecture) -> int:
+    """State slots that a running request takes with the radix cache on."""
+    return _SLOTS + (_TRACKING_SLOTS if _STATES.get(arch.model_type, False) else 0)
+
+
+def page_default(
+    arch: Architecture, capability: int, *, latent: bool, sparse: bool, indexed: bool, uneven: bool
+) -> int:
+    """Tokens of a page: what the kernels chosen for the device want, else one.
+
+    Args:
+        capability: the device's compute capability. latent, sparse, indexed: kinds of attention in the model.
+        uneven: keys are wider than values, which TensorRT-LLM's kernels do not take.
+    """
+    if sparse:
+        return _SPARSE_PAGE
+    if indexed:
+        return _INDEXED_PAGE
+    if capability not in _SM100:
+        return 1
+    if latent:
+        return 1 if _TRTLLM_LATENT.isdisjoint(arch.architectures) else _TRTLLM_PAGE
+    return _FA4_PAGE if uneven else _TRTLLM_PAGE
+
+
+def sparse_latent_dtype(kv_dtype: str, capability: int) -> str:
+    """The cache format of sparse latent attention: fp8 on Blackwell and bf16 before, whatever the checkpoint declares.
+
+    Raises:
+        UnsupportedError: a format that its kernels do not read.
+    """
+    if kv_dtype == "auto":
+        return "fp8" if capability >= _BLACKWELL else "bf16"
+    if kv_dtype not in ("bf16", "fp8"):
+        raise UnsupportedError("DeepSeek DSA only supports bf16/bfloat16 or fp8_e4m3 kv_cache_dtype in SGLang")
+    return kv_dtype
+
+
+def packs_latents(capability: int) -> bool:
+    """Whether fp8 latents carry scales and a rotary part in bf16: Hopper's kernels; TensorRT-LLM's take them raw."""
+    return capability < _BLACKWELL
+
+
+def check_heads(arch: Architecture, tp: int) -> None:
+    """Refuse a tensor-parallel size that does not divide the attention heads.
+
+    Raises:
+        UnsupportedError: with SGLang's condition.
+    """
+    heads = arch.num_attention_heads
+    if heads is not None and heads % tp:
+        raise UnsupportedError(f"SGLang wants total_num_heads % tp_size == 0: {heads} heads, tp {tp}")
+
+
+def kv_heads_per_rank(num_kv_heads: int, tp: int) -> int:
+    """KV heads one rank holds: shared out, or one where there are more ranks than heads.
+
+    Raises:
+        UnsupportedError: neither divides the other.
+    """
+    if num_kv_heads >= tp:
+        if num_kv_heads % tp:
+            raise UnsupportedError(f"SGLang wants total_num_kv_heads % tp_size == 0: {num_kv_heads} KV heads, tp {tp}")
+        return num_kv_heads // tp
+    if tp % num_kv_heads:
+        raise UnsupportedError(f"SGLang wants tp_size % total_num_kv_heads == 0: {num_kv_heads} KV heads, tp {tp}")
+    return 1
+
+
+def pipeline_stages(num_layers: int, pp: int) -> tuple[range, ...]:
+    """Layers of each pipeline stage: what does not divide goes to the last stages.
+
+    Raises:
+        UnsupportedError: more stages than layers.
+    """
+    if pp > num_layers:
+        raise UnsupportedError(f"{num_layers} layers do not fill {pp} pipeline stages")
+    base, more = divmod(num_layers, pp)
+    starts = [stage * base + max(stage - (pp - more), 0) for stage in range(pp + 1)]
+    return tuple(range(start, end) for start, end in pairwise(starts))

@@ -1,0 +1,134 @@
+"""What vLLM's releases subtract from the share of a device, and their defaults.
+
+Read from the wheels of 0.8.5, 0.9.2, 0.10.2, 0.11.0, 0.14.0 to 0.17.0, 0.19.0 to 0.31.0 and 0.33.0: `gpu_worker.py`
+(`init_device`, `determine_available_memory`), `utils/mem_utils.py`, `engine/arg_utils.py`, `config/cache.py`, `config/vllm.py`,
+`v1/sample/ops/topk_topp_sampler.py`, `v1/worker/gpu/`.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Final
+
+from hfmem.records import dataclass
+from hfmem.units import GIB, MIB
+
+#: N of the release 0.N whose rules hold where none is named
+LATEST: Final = 33
+#: `--max-num-batched-tokens` where neither the user nor a device tells
+DEFAULT_MAX_NUM_BATCHED_TOKENS: Final = 8192
+#: commits on the main branch, about, from which a build behaves like release 0.N: between logs that name both
+_COMMITS: Final = (
+    *((5000, 8), (7000, 9), (8000, 10), (9500, 11), (11000, 12), (12300, 13), (13300, 14), (13800, 15), (14300, 16)),
+    *(
+        (14900, 17),
+        (15500, 18),
+        (15900, 19),
+        (16600, 20),
+        (17200, 21),
+        (17800, 22),
+        (18300, 23),
+        (18800, 24),
+        (19200, 25),
+    ),
+    *((19600, 26), (20100, 27)),
+)
+_HUGE: Final = 160 * GIB
+_LARGE: Final = 70 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Rules of vLLM 0.`minor` under the V1 engine (0.8 and later)."""
+
+    minor: int = LATEST
+
+    @property
+    def utilization(self) -> Fraction:
+        """`gpu_memory_utilization` where it is not told."""
+        return Fraction(92, 100) if self.minor >= 20 else Fraction(9, 10)
+
+    @property
+    def context_in_share(self) -> bool:
+        """Whether all memory in use on the device counts (0.8); later only what has grown since the worker's first snapshot."""
+        return self.minor <= 8
+
+    @property
+    def communicators_in_share(self) -> bool:
+        """Whether that snapshot lies before NCCL is set up (until 0.10)."""
+        return self.minor <= 10
+
+    def graphs_in_share(self, v2_runner: bool) -> bool:
+        """Whether CUDA graphs are estimated and subtracted: on from 0.20 (`VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS`), where the
+        V2 runner estimated none until 0.28."""
+        return self.minor >= (29 if v2_runner else 20)
+
+    def v2_runner(self, *, moe: bool, hybrid: bool) -> bool:
+        """Whether the V2 model runner serves such a model (`use_v2_model_runner`): dense ones from 0.25, all from 0.29."""
+        return self.minor >= 29 or (self.minor >= 25 and not moe and not hybrid)
+
+    @property
+    def segments_count(self) -> bool:
+        """Whether what the allocator holds of the device counts (`total_consumed`, from 0.27), and not only its blocks."""
+        return self.minor >= 27
+
+    @property
+    def max_split(self) -> int | None:
+        """The size from which blocks are not divided while weights are loaded (`_scoped_allocator_max_split`, from 0.21)."""
+        return 20 * MIB if self.minor >= 21 else None
+
+    @property
+    def bytes_per_logit(self) -> int:
+        """Bytes live per logit when the profiling batch is sampled.
+
+        Until 0.15 all logits are sorted with 8-byte indices: logs of 0.9 to 0.15 on H100, A100, B200 and A6000 give 37.7 to
+        39.1. From
+        0.16 a Triton kernel masks them in place: logits, their fp32 copy, probabilities and noise; logs of 0.17 to 0.26 give 16.
+        """
+        return 38 if self.minor <= 15 else 16
+
+    @property
+    def full_graphs(self) -> bool:
+        """Whether decoding has graphs of its own beside the piecewise ones (from 0.11)."""
+        return self.minor >= 11
+
+    def max_num_batched_tokens(self, memory_bytes: int, device: str = "", *, offline: bool = False) -> int:
+        """The default by device: of the server, or of the `LLM` class (`offline`)."""
+        name = device.lower()
+        if self.minor >= 28 and memory_bytes >= _HUGE:
+            return 16384
+        if memory_bytes >= _LARGE and "a100" not in name and not _is_gb10(name, self.minor):
+            return 16384 if offline else 8192
+        return 8192 if offline else 2048
+
+    def max_num_seqs(self, memory_bytes: int | None, device: str = "") -> int:
+        """The default by device: 1024 on those from 70 GiB that are no A100, else 256."""
+        name = device.lower()
+        large = memory_bytes is None or memory_bytes >= _LARGE
+        return 1024 if large and "a100" not in name and not _is_gb10(name, self.minor) else 256
+
+    def graph_sizes(self, max_num_seqs: int, *, blackwell: bool = False) -> tuple[int, int]:
+        """How many batch sizes are captured piecewise, and how many whole (`_set_cudagraph_sizes`)."""
+        if self.minor <= 13:
+            largest = 512
+            sizes = [1, 2, 4, *range(8, largest + 1, 8)]
+        else:
+            largest = min(2 * max_num_seqs, 1024 if blackwell and self.minor >= LATEST else 512)
+            sizes = [size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)) if size <= largest]
+        whole = sum(size <= max_num_seqs for size in sizes) if self.full_graphs else 0
+        return len(sizes), whole
+
+
+def release_of(version: str | None) -> Release | None:
+    """The release of a version text `0.N…`; of a build that counts commits (`0.1.dev20051+g…`) the one that it became, about. None:
+    neither."""
+    text = version or ""
+    if built := re.match(r"v?0\.1\.dev(\d{4,6})\b", text):
+        return Release(max((minor for commits, minor in _COMMITS if commits <= int(built[1])), default=7))
+    match = re.match(r"v?0\.(\d{1,3})\.(?!dev)", text)
+    return Release(int(match[1])) if match else None
+
+
+def _is_gb10(name: str, minor: int) -> bool:
+    return "gb10" in name and minor >= 32

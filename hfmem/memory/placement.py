@@ -1,0 +1,134 @@
+"""Which rank holds which layers: pipeline stages as each engine cuts them, and llama.cpp's devices beside the host.
+
+Read from vLLM 0.33.0 and SGLang 0.5.23 (`get_pp_indices`, which differ in where the remainder goes) and llama.cpp
+(`llama_model_base::load_tensors`: the output counts as one layer more, the last `-ngl` of them go to the devices in equal runs,
+the input embedding always stays on the host).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Final
+
+from hfmem.checkpoint.tensors import Box
+from hfmem.errors import UnsupportedError
+from hfmem.memory.serving import Serving
+from hfmem.model.inventory import Component, ExpertSplit, TensorSpec
+from hfmem.records import dataclass
+
+#: engines that deal whole layers out to devices: their tensor and pipeline sizes both count devices
+BY_LAYER: Final = frozenset({"llama.cpp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Layers of each stage in turn and of the host; `output` is the stage of the final norm and the head, None: the host's."""
+
+    stages: tuple[range, ...]
+    host: range
+    output: int | None
+
+
+def placement(engine: str, num_layers: int, serving: Serving) -> Placement:
+    """Where the layers run under `engine` and `serving`.
+
+    Raises:
+        UnsupportedError: more pipeline stages than layers.
+    """
+    if engine in BY_LAYER:
+        return _offloaded(num_layers, serving)
+    return Placement(pipeline_stages(engine, num_layers, serving.pp), range(0), serving.pp - 1)
+
+
+def pipeline_stages(engine: str, num_layers: int, pp: int) -> tuple[range, ...]:
+    """Layers of each pipeline stage.
+
+    Raises:
+        UnsupportedError: more stages than layers.
+    """
+    if pp == 1:
+        return (range(num_layers),)
+    if pp > num_layers:
+        raise UnsupportedError(f"{num_layers} layers do not fill {pp} pipeline stages")
+    match engine:
+        case "sglang":
+            from hfmem.memory.engines.sglang.support import pipeline_stages as cut
+        case "transformers":
+            return _even(num_layers, pp)
+        case _:
+            from hfmem.memory.engines.vllm.support import pipeline_stages as cut
+    return cut(num_layers, pp)
+
+
+def _even(num_layers: int, parts: int, start: int = 0, last: int = 0) -> tuple[range, ...]:
+    """Layers from `start` on, dealt out by their place among them; `last` more than there are count for the last part."""
+    count = num_layers + last - start
+    edges = [start + -(-part * count // parts) for part in range(parts + 1)]
+    return tuple(range(min(a, num_layers), min(b, num_layers)) for a, b in pairwise(edges))
+
+
+def _offloaded(num_layers: int, serving: Serving) -> Placement:
+    devices, given = serving.tp * serving.pp, serving.llama_cpp.gpu_layers
+    offloaded = num_layers + 1 if given is None else min(given, num_layers + 1)
+    if not offloaded:
+        return Placement((range(0),) * devices, range(num_layers), None)
+    start = num_layers + 1 - offloaded
+    return Placement(_even(num_layers, devices, start, 1), range(min(start, num_layers)), devices - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Which tensors each pipeline stage holds; the host comes after the stages, as one more.
+
+    `first` is where the input embedding is; the routed experts of the first `host_experts` layers are the host's.
+    """
+
+    where: Placement
+    first: int
+    host_experts: int = 0
+
+    @property
+    def count(self) -> int:
+        """Stages and the host."""
+        return len(self.where.stages) + 1
+
+    @property
+    def host(self) -> int:
+        """The host's index."""
+        return len(self.where.stages)
+
+    @property
+    def last(self) -> int:
+        """Where the final norm and the head are."""
+        return self.host if self.where.output is None else self.where.output
+
+    def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
+        """How many of the tensors in `boxes` each stage holds, and the host."""
+        total = [0] * self.count
+        if axis is None or spec.component is Component.VISION or _in_encoder(spec):
+            total[self._home(spec)] = sum(prod(len(r) for r in box) for box in boxes)
+            return total
+        for box in boxes:
+            others = prod(len(r) for index, r in enumerate(box) if index != axis)
+            for layer in box[axis]:
+                total[self._stage_of(layer, spec)] += others
+        return total
+
+    def _stage_of(self, layer: int, spec: TensorSpec) -> int:
+        if layer in self.where.host or (layer < self.host_experts and isinstance(spec.split, ExpertSplit)):
+            return self.host
+        for stage, layers in enumerate(self.where.stages):
+            if layer in layers:
+                return stage
+        return self.last
+
+    def _home(self, spec: TensorSpec) -> int:
+        if spec.component in (Component.LM_HEAD, Component.NORM) and not _in_encoder(spec):
+            return self.last
+        return self.first if spec.component is Component.EMBEDDING else 0
+
+
+def _in_encoder(spec: TensorSpec) -> bool:
+    return spec.component is Component.VISION or "encoder" in spec.pattern.split(".")

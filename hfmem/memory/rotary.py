@@ -1,0 +1,102 @@
+"""Tables of cosines and sines that vLLM and SGLang keep beside the weights, each shared by the layers that rotate alike.
+
+Read from vLLM 0.33.0, `model_executor/layers/rotary_embedding/`: one row a position, as wide as the rotated part of a head, in the
+model's dtype. vLLM counts them as loaded weights: Llama 3.1 8B logs 14.9889 GiB of which 1/32 GiB are the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from hfmem.dtypes import BITS
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import (
+    ChunkedAttention,
+    CompressedAttention,
+    FullAttention,
+    IndexedAttention,
+    LatentAttention,
+    SlidingAttention,
+    SparseLatentAttention,
+)
+
+#: positions of images and videos outrun those of the text (`mrope.py`)
+_MROPE_POSITIONS: Final = 4
+#: scalings whose table holds `factor` times the positions before scaling
+_STRETCHED: Final = frozenset({"yarn", "linear", "dynamic", "deepseek_yarn"})
+#: words that name the part of a nested config that the language model reads
+_TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config")
+
+
+def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture) -> int:
+    """Bytes of all tables; 0 where the config names no rotary embedding."""
+    text = _text(config)
+    if not any(text.get(key) for key in ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")):
+        return 0
+    positions = arch.max_position_embeddings or 0
+    width = 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
+    return sum(
+        _rows(parameters, text, positions) * int(head * _partial(parameters, text)) * width
+        for head, parameters in _kinds(arch, text)
+    )
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The innermost part that describes the language model."""
+    for key in _TEXT:
+        inner = config.get(key)
+        if isinstance(inner, Mapping):
+            return _text(inner) if any(isinstance(inner.get(word), Mapping) for word in _TEXT) else inner
+    return config
+
+
+def _kinds(arch: Architecture, text: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(rotated width of a head, scaling) of each table: one for full layers, and one for windowed ones that rotate otherwise."""
+    full = windowed = None
+    for cache in arch.caches():
+        match cache:
+            case SlidingAttention() | ChunkedAttention():
+                windowed = windowed or cache.head_dim
+            case FullAttention() | IndexedAttention():
+                full = full or cache.head_dim
+            case LatentAttention() | SparseLatentAttention():
+                full = full or cache.qk_rope_head_dim
+            case CompressedAttention():
+                return  # tables of their own kind, and small
+            case _:
+                pass
+    named = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    named = named if isinstance(named, Mapping) else {}
+    by_kind = {key: value for key, value in named.items() if isinstance(value, Mapping)}
+    common: Mapping[str, Any] = {} if by_kind else named
+    apart = bool(by_kind) or "rope_local_base_freq" in text
+    if full:
+        yield full, by_kind.get("full_attention", common)
+    if windowed and (apart or windowed != full):
+        yield windowed, by_kind.get("sliding_attention", {} if apart else common)
+
+
+def _partial(parameters: Mapping[str, Any], text: Mapping[str, Any]) -> float:
+    for key in ("partial_rotary_factor", "rotary_pct"):
+        for part in (parameters, text):
+            value = part.get(key)
+            if isinstance(value, int | float):
+                # Gemma 4's global layers rotate a part, with a table as wide as the head (`gemma4_rope.py`)
+                return 1.0 if parameters.get("rope_type") == "proportional" else float(value)
+    return 1.0
+
+
+def _rows(parameters: Mapping[str, Any], text: Mapping[str, Any], positions: int) -> int:
+    """Positions that one table holds."""
+    kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
+    original = parameters.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
+    if kind in ("longrope", "su"):  # short factors' and long factors' tables
+        return positions + (original if isinstance(original, int) else positions)
+    factor = parameters.get("factor")
+    if kind in _STRETCHED and isinstance(factor, int | float):
+        base = original if isinstance(original, int) else positions
+        return int(base * factor)
+    if parameters.get("mrope_section"):
+        return positions * _MROPE_POSITIONS
+    return positions

@@ -1,0 +1,163 @@
+"""The arguments of each engine for the settings of a launch, unquoted.
+
+Flags as read from vLLM 0.33 (`engine/arg_utils.py`, `config/cache.py`), SGLang 0.5.23 (`srt/arg_groups/fields`) and llama.cpp of
+October 2026 (`common/arg.cpp`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Final
+
+from hfmem.errors import UsageError
+
+if TYPE_CHECKING:
+    from hfmem.plan.launch import Launch
+
+_VLLM_CACHE: Final[dict[str, str]] = {
+    "fp8": "fp8",
+    "fp8_e5m2": "fp8_e5m2",
+    "fp8_per_token_head": "fp8_per_token_head",
+    "int8": "int8_per_token_head",
+    "int4": "int4_per_token_head",
+    "nvfp4": "nvfp4",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
+_SGLANG_CACHE: Final[dict[str, str]] = {"fp8": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2", "bf16": "bf16", "nvfp4": "nvfp4"}
+_LLAMA_CACHE: Final[dict[str, str]] = {
+    "fp16": "f16",
+    "bf16": "bf16",
+    "fp32": "f32",
+    "int8": "q8_0",
+    "int4": "q4_0",
+    **{name: name for name in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")},
+}
+#: `quant` words that vLLM and SGLang apply to an unquantized checkpoint while loading it
+ON_THE_FLY: Final = frozenset({"fp8"})
+#: `dtype` words → vLLM's and SGLang's
+_DTYPES: Final[dict[str, str]] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16"}
+#: tokens drafted a step where nobody says: by the model's own prediction layers, and by a draft model
+_DRAFTED_BY_MTP: Final = 1
+_DRAFTED: Final = 5
+
+
+def arguments(launch: Launch) -> list[str]:
+    """The engine's arguments after the program, unquoted.
+
+    Raises:
+        UsageError: an engine that no command starts, or a setting that it does not have.
+    """
+    match launch.engine:
+        case "vllm":
+            return _vllm(launch)
+        case "sglang":
+            return _sglang(launch)
+        case "llama.cpp":
+            return _llama_cpp(launch)
+        case _:
+            raise UsageError(f"{launch.engine} is not started by a command (--emit transformers prints a script)")
+
+
+def _vllm(launch: Launch) -> list[str]:
+    words = [reference(launch.model), *_set("--revision", launch.revision), "--max-model-len", str(launch.context)]
+    words += _set("--max-num-seqs", -(-launch.num_seqs // launch.dp) if launch.num_seqs > 1 else None)
+    words += _dtype(launch)
+    for flag, size in (
+        ("--tensor-parallel-size", launch.tp),
+        ("--pipeline-parallel-size", launch.pp),
+        ("--data-parallel-size", launch.dp),
+    ):
+        words += _set(flag, size if size > 1 else None)
+    words += ["--enable-expert-parallel"] if launch.ep else []
+    words += _cache("--kv-cache-dtype", launch.kv_dtype, _VLLM_CACHE, "vLLM")
+    words += ["--quantization", launch.quant] if launch.quant in ON_THE_FLY and launch.quant else []
+    words += _set("--gpu-memory-utilization", None if launch.utilization is None else f"{launch.utilization:g}")
+    words += _set("--kv-cache-memory-bytes", launch.kv_memory_bytes)
+    words += _set("--max-num-batched-tokens", launch.max_num_batched_tokens)
+    words += _set("--block-size", launch.page_size)
+    if launch.lora is not None:
+        words += ["--enable-lora", "--lora-modules", f"adapter={launch.lora}"]
+        words += [*_set("--max-loras", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
+    if launch.draft is not None:
+        own = launch.draft == "mtp"
+        told = {"method": "mtp"} if own else {"model": launch.draft}
+        count = _DRAFTED_BY_MTP if own else _DRAFTED
+        words += ["--speculative-config", json.dumps({**told, "num_speculative_tokens": count})]
+    return words
+
+
+def _sglang(launch: Launch) -> list[str]:
+    words = ["--model-path", reference(launch.model), *_set("--revision", launch.revision)]
+    words += ["--context-length", str(launch.context)]
+    words += _set("--max-running-requests", launch.num_seqs if launch.num_seqs > 1 else None)
+    words += _dtype(launch)
+    for flag, size in (
+        ("--tp-size", launch.tp),
+        ("--pp-size", launch.pp),
+        ("--dp-size", launch.dp),
+        ("--attn-dp-size", launch.attn_dp),
+    ):
+        words += _set(flag, size if size > 1 else None)
+    words += _set("--ep-size", launch.tp if launch.ep else None)
+    words += _cache("--kv-cache-dtype", launch.kv_dtype, _SGLANG_CACHE, "SGLang")
+    words += ["--quantization", launch.quant] if launch.quant in ON_THE_FLY and launch.quant else []
+    words += _set("--mem-fraction-static", None if launch.utilization is None else f"{launch.utilization:g}")
+    words += _set("--chunked-prefill-size", launch.max_num_batched_tokens)
+    words += _set("--page-size", launch.page_size)
+    if launch.lora is not None:
+        words += ["--enable-lora", "--lora-paths", f"adapter={launch.lora}"]
+        words += [*_set("--max-loras-per-batch", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
+    if launch.draft == "mtp":
+        words += ["--speculative-algorithm", "NEXTN"]
+    elif launch.draft is not None:
+        words += ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", reference(launch.draft)]
+    return words
+
+
+def _llama_cpp(launch: Launch) -> list[str]:
+    told = launch.llama_cpp
+    words = _gguf("--model", "-hf", launch.model, launch.quant)
+    # the context is shared out over the slots
+    words += ["--ctx-size", str(launch.context * launch.num_seqs), "--parallel", str(launch.num_seqs)]
+    words += ["--n-gpu-layers", "999" if told.gpu_layers is None else str(told.gpu_layers)]
+    words += _set("--n-cpu-moe", told.cpu_moe_layers or None)
+    words += ["--flash-attn", "on"]
+    words += ["--split-mode", "layer"] if launch.num_devices > 1 else []
+    words += _cache("--cache-type-k", launch.kv_dtype, _LLAMA_CACHE, "llama.cpp")
+    words += _cache("--cache-type-v", told.value_dtype or launch.kv_dtype, _LLAMA_CACHE, "llama.cpp")
+    words += ["--swa-full"] if told.swa_full else []
+    words += ["--kv-unified"] if told.unified else []
+    words += _set("--lora", launch.lora)
+    if launch.draft is not None:
+        words += _gguf("--spec-draft-model", "--spec-draft-hf", launch.draft, None)
+    return words
+
+
+def _gguf(file_flag: str, hub_flag: str, model: str, quant: str | None) -> list[str]:
+    if re.search(r"\.gguf$", model, re.IGNORECASE):
+        return [file_flag, reference(model)]
+    named = ":" in model or quant is None
+    return [hub_flag, model if named else f"{model}:{(quant or '').upper()}"]
+
+
+def _set(flag: str, value: object) -> list[str]:
+    return [] if value is None else [flag, str(value)]
+
+
+def _dtype(launch: Launch) -> list[str]:
+    return [] if launch.dtype is None else ["--dtype", _DTYPES.get(launch.dtype, launch.dtype)]
+
+
+def reference(model: str) -> str:
+    """The model as an argument: a path that begins like a flag is written so that it cannot be one."""
+    return f"./{model}" if model.startswith("-") else model
+
+
+def _cache(flag: str, kv_dtype: str, names: dict[str, str], engine: str) -> list[str]:
+    if kv_dtype == "auto":
+        return []
+    if kv_dtype not in names:
+        raise UsageError(f"{engine} has no {kv_dtype} cache")
+    return [flag, names[kv_dtype]]

@@ -1,0 +1,268 @@
+"""What would make a model fit, in order of least loss. Each change is weighed with the numbers it names before it is given.
+
+A larger share of the device loses nothing; a shorter context or fewer sequences lose reach; a narrower cache, then narrower
+weights, lose precision; layers on the host lose speed; more devices cost. Where no change of that sort is enough alone, changes are
+combined: on the same devices as far as they reach, and on as few more as the mildest format allows.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any, Final
+
+from hfmem.configuration import Configuration
+from hfmem.errors import HfmemError
+from hfmem.plan.layouts import default_layout
+from hfmem.plan.solver import smallest
+from hfmem.records import dataclass, replace
+from hfmem.report import Fit
+from hfmem.solving import fewest_devices
+
+#: above this share, CUDA graphs and fragmentation have nowhere to go
+_SAFE_SHARE: Final = Fraction(97, 100)
+#: narrower formats an engine serves, nearest first: (name for `quant`, bits of a weight)
+_FORMATS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
+    "vllm": (("bf16", 16), ("fp8", 8), ("int4", 4)),
+    "sglang": (("bf16", 16), ("fp8", 8), ("int4", 4)),
+    "transformers": (("bf16", 16), ("int8", 8), ("nf4", 4)),
+    "llama.cpp": (("bf16", 16), ("q8_0", 8), ("q4_k_m", 4)),
+    "ideal": (("bf16", 16), ("fp8", 8), ("int4", 4)),
+}
+#: the narrower caches an engine has, nearest first, and the formats they are narrower than
+_CACHES: Final[dict[str, tuple[str, ...]]] = {
+    "vllm": ("fp8",),
+    "sglang": ("fp8",),
+    "llama.cpp": ("q8_0", "q4_0"),
+    "ideal": ("fp8",),
+}
+_WIDE: Final = frozenset({"auto", "bf16", "fp16", "fp32"})
+#: devices older than this compute nothing in 8 bits
+_EIGHT_BITS: Final = 80
+#: kinds that ask for other devices than those at hand
+_ELSEWHERE: Final = frozenset({"devices"})
+#: api settings → the flags that set them
+_FLAGS: Final[dict[str, str]] = {
+    "utilization": "--utilization",
+    "context": "--ctx",
+    "num_seqs": "--batch",
+    "kv_dtype": "--kv-dtype",
+    "quant": "--quant",
+    "kv_memory_bytes": "--kv-memory",
+    "cpu_moe_layers": "--n-cpu-moe",
+    "gpu_layers": "--ngl",
+    "device": "--gpu",
+    "num_devices": "--num-gpus",
+    "tp": "--tp",
+    "pp": "--pp",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """One change that makes it fit: a stable `kind`, the flags to add to the command (or `settings`, to the call), and what is
+    then left on the rank with least room."""
+
+    kind: str
+    flags: str
+    text: str
+    verdict: str
+    headroom_bytes: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A configuration that may fit, and the settings that make it."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    text: str
+    found: Configuration
+
+
+def remedies(found: Configuration, fit: Fit) -> Iterator[Remedy]:
+    """Changes to `found`, which does not fit, each of which makes it fit.
+
+    Args:
+        fit: what was found of it; its longest context and most sequences are answers already.
+    """
+    alone = [remedy for change in _single(found, fit) if (remedy := _weighed(change)) is not None]
+    here = [remedy for remedy in alone if remedy.kind not in _ELSEWHERE]
+    yield from here
+    if not here:
+        yield from _combined_here(found)
+    elsewhere = [remedy for remedy in alone if remedy.kind in _ELSEWHERE]
+    yield from elsewhere or _combined_elsewhere(found)
+
+
+def _weighed(change: _Change) -> Remedy | None:
+    """The change with what it leaves, if it fits."""
+    try:
+        load = change.found.scale().weigh(change.found.serving)
+    except HfmemError:  # the engine refuses it
+        return None
+    if load.verdict == "does-not-fit":
+        return None
+    words = [word for name, value in change.settings.items() for word in (_FLAGS[name], _word(value))]
+    return Remedy(change.kind, shlex.join(words), change.text, load.verdict, load.headroom_bytes, change.settings)
+
+
+def _word(value: Any) -> str:
+    return f"{float(value):g}" if isinstance(value, Fraction) else str(value)
+
+
+def _single(found: Configuration, fit: Fit) -> Iterator[_Change]:
+    """One change at a time, least loss first."""
+    yield from _memory(found)
+    yield from _reach(found, fit)
+    yield from _caches(found)
+    yield from _formats(found)
+    yield from _host(found)
+    yield from _devices(found)
+
+
+def _memory(found: Configuration) -> Iterator[_Change]:
+    """A larger share of the device, or a larger pool where one was given."""
+    target, serving = found.target, found.serving
+    assert target is not None
+    if serving.kv_memory_bytes is not None:
+        load = found.serve(kv_memory_bytes=None).scale().weigh(found.serve(kv_memory_bytes=None).serving)
+        page = load.pool.page_bytes if load.pool is not None else 0
+        need = max(load.cache_bytes + page, serving.kv_memory_bytes + 1)
+        if need <= load.kv_memory_bytes:
+            yield _Change("kv_memory", {"kv_memory_bytes": need}, "a larger pool", found.serve(kv_memory_bytes=need))
+    elif serving.engine in ("vllm", "sglang"):
+        share = found.scale().min_utilization(serving)
+        if share is not None and target.share(serving) < share <= _SAFE_SHARE:
+            changed = replace(found, target=replace(target, utilization=share))
+            yield _Change("utilization", {"utilization": share}, "a larger share of the device", changed)
+
+
+def _reach(found: Configuration, fit: Fit) -> Iterator[_Change]:
+    serving = found.serving
+    if fit.max_context and fit.max_context < serving.context:
+        text = f"{fit.max_context:,} of {serving.context:,} tokens"
+        yield _Change("context", {"context": fit.max_context}, text, found.serve(context=fit.max_context))
+    if fit.max_num_seqs and fit.max_num_seqs < serving.num_seqs:
+        text = f"{fit.max_num_seqs:,} of {serving.num_seqs:,} sequences"
+        yield _Change("num_seqs", {"num_seqs": fit.max_num_seqs}, text, found.serve(num_seqs=fit.max_num_seqs))
+
+
+def _caches(found: Configuration) -> Iterator[_Change]:
+    """Narrower caches, if the present one is wide and the device computes them."""
+    if found.serving.kv_dtype not in _WIDE or _too_old(found):
+        return
+    now = found.scale().weigh(found.serving).cache_bytes
+    for name in _CACHES.get(found.serving.engine, ()):
+        changed = found.serve(kv_dtype=name)
+        try:
+            narrower = changed.scale().weigh(changed.serving).cache_bytes < now
+        except HfmemError:  # the engine has no such cache for this model
+            continue
+        if narrower:
+            yield _Change("kv_dtype", {"kv_dtype": name}, f"the cache in {name}", changed)
+
+
+def _formats(found: Configuration) -> Iterator[_Change]:
+    """Weights in fewer bits than they are in."""
+    parameters = found.read.parameters
+    stored = 8 * parameters.weights_bytes / max(parameters.total, 1)
+    for name, bits in _FORMATS[found.serving.engine]:
+        if bits < stored * 0.75 and (bits == 16 or not _too_old(found)):
+            try:
+                changed = found.stored_as(name)
+            except HfmemError:  # what is stored cannot be written in it
+                continue
+            yield _Change("quant", {"quant": name}, f"weights in {name}", changed)
+
+
+def _too_old(found: Configuration) -> bool:
+    capability = None if found.target is None else found.target.device.compute_capability
+    return found.serving.engine in ("vllm", "sglang") and capability is not None and capability < _EIGHT_BITS
+
+
+def _host(found: Configuration) -> Iterator[_Change]:
+    """llama.cpp leaves experts, or whole layers, on the host."""
+    serving, architecture = found.serving, found.read.architecture
+    if serving.engine != "llama.cpp" or serving.llama_cpp.gpu_layers is not None:
+        return
+    scale, told = found.scale(), serving.llama_cpp
+
+    def fits(layers: int) -> bool:
+        return scale.fits(replace(serving, llama_cpp=replace(told, cpu_moe_layers=layers)))
+
+    if architecture.num_experts and not told.cpu_moe_layers:
+        count = smallest(fits, architecture.num_hidden_layers)
+        if count is not None:
+            changed = found.serve(llama_cpp=replace(told, cpu_moe_layers=count))
+            text = f"experts of {count} layers on the host"
+            yield _Change("cpu_moe_layers", {"cpu_moe_layers": count}, text, changed)
+    most = scale.max_gpu_layers(serving)
+    if most:
+        changed = found.serve(llama_cpp=replace(told, gpu_layers=most))
+        yield _Change("gpu_layers", {"gpu_layers": most}, "the other layers on the host", changed)
+
+
+def _devices(found: Configuration) -> Iterator[_Change]:
+    """More of the same devices: the fewest, and the fewest over all of which tensors are cut."""
+    target = found.target
+    assert target is not None
+    more = fewest_devices(found, target.num_devices)
+    if more is None:
+        return
+    yield _Change("devices", _layout(more), "more devices", more)
+    if more.serving.pp > 1 and not found.pp_given and found.serving.engine in ("vllm", "sglang"):
+        wide = fewest_devices(replace(found.serve(pp=1), pp_given=True), target.num_devices)
+        if wide is not None:
+            yield _Change("devices", _layout(wide), "more devices, every tensor cut over all of them", wide)
+
+
+def _combined_here(found: Configuration) -> Iterator[Remedy]:
+    """On the same devices: narrower weights and cache together, and the longest context that they then hold."""
+    for mild in _formats(found):
+        for narrow in _caches(mild.found):
+            remedy = _weighed(
+                _Change("combined", {**mild.settings, **narrow.settings}, f"{mild.text}, {narrow.text}", narrow.found)
+            )
+            if remedy is not None:
+                yield remedy
+                return
+    for mild in _formats(found):
+        tokens = mild.found.scale().max_context(mild.found.serving)
+        if tokens and tokens < found.serving.context:
+            text = f"{mild.text}, {tokens:,} of {found.serving.context:,} tokens"
+            shorter = mild.found.serve(context=tokens)
+            remedy = _weighed(_Change("combined", {**mild.settings, "context": tokens}, text, shorter))
+            if remedy is not None:
+                yield remedy
+                return
+
+
+def _combined_elsewhere(found: Configuration) -> Iterator[Remedy]:
+    """On as few more devices as a format needs, the mildest first, each narrower one only where it saves devices."""
+    best: int | None = None
+    for mild in _formats(found):
+        for narrow in (None, *_caches(mild.found)):
+            both = mild if narrow is None else narrow
+            fewer = fewest_devices(both.found)
+            if fewer is None or fewer.target is None or (best is not None and fewer.target.num_devices >= best):
+                continue
+            best = fewer.target.num_devices
+            text = mild.text if narrow is None else f"{mild.text}, {narrow.text}"
+            settings = {**mild.settings, **both.settings, **_layout(fewer)}
+            remedy = _weighed(_Change("combined", settings, f"{text}, {best} devices", fewer))
+            if remedy is not None:
+                yield remedy
+
+
+def _layout(found: Configuration) -> dict[str, Any]:
+    """How many devices, and the sizes where they are not the engine's own way to use them all."""
+    target, serving = found.target, found.serving
+    assert target is not None
+    settings: dict[str, Any] = {} if target.named is None else {"device": target.named}
+    settings["num_devices"] = target.num_devices
+    if (serving.tp, serving.pp) != default_layout(target.num_devices // serving.dp, serving.engine):
+        settings |= {name: size for name, size in (("tp", serving.tp), ("pp", serving.pp)) if size > 1}
+    return settings

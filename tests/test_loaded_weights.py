@@ -1,0 +1,159 @@
+"""Weights as engines log them once loaded: PyTorch's blocks, merged parameters, rotary tables, padded experts.
+
+Logged sizes are "Model loading took … GiB" of vLLM, from public server logs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_architectures import build, one
+
+from hfmem.hub import FetchOptions
+from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.loaded import rounding
+from hfmem.memory.rotary import rotary_table_bytes
+from hfmem.memory.serving import Serving
+from hfmem.memory.torch_allocator import allocate
+from hfmem.memory.weights import held_tensors, rank_weights
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import FullAttention, SlidingAttention
+from hfmem.reading import Model, read_model
+from hfmem.units import GIB, MIB
+
+OFFLINE = FetchOptions(offline=True, no_cache=True)
+
+
+def catalogue(name: str) -> Model:
+    return read_model(name, fetch=OFFLINE)
+
+
+def loaded_gib(read: Model, serving: Serving, release: Release) -> float:
+    arch, groups = read.architecture, read.parameters.groups
+    size = rank_weights(arch, groups, serving).bytes
+    blocks = rounding(tuple(held_tensors(arch, groups, serving)), size, max_split=release.max_split).block_bytes
+    return (size + blocks + rotary_table_bytes(read.facts.config, arch)) / GIB
+
+
+def test_blocks_of_the_caching_allocator() -> None:
+    """By hand: 31.5 MiB take a segment of 32 and leave half a MiB, so the block is 32; 24.5 leave 1.5 of 26, which 1.2 fill."""
+    assert allocate([int(31.5 * MIB)]).block_bytes == 32 * MIB
+    assert allocate([int(24.5 * MIB)]).block_bytes == int(24.5 * MIB)
+    both = allocate([int(24.5 * MIB), int(1.2 * MIB)])
+    assert both.segment_bytes == 26 * MIB
+    assert both.block_bytes == 26 * MIB  # 0.3 MiB of the rest are not worth a block of their own
+
+
+def test_small_and_middle_blocks() -> None:
+    """Up to 1 MiB in segments of 2, below 10 MiB in segments of 20, sizes in steps of 512 bytes."""
+    assert allocate([1]) == allocate([512])
+    assert allocate([1]).segment_bytes == 2 * MIB
+    assert allocate([4 * MIB] * 5).segment_bytes == 20 * MIB
+    assert allocate([4 * MIB] * 6).segment_bytes == 40 * MIB
+    assert allocate([9 * MIB, 9 * MIB]).block_bytes == 18 * MIB
+    assert allocate([0, 0]).block_bytes == 0
+
+
+def test_blocks_that_are_never_divided() -> None:
+    """With `max_split_size_mb:20`, 24.5 MiB keep their whole segment."""
+    assert allocate([int(24.5 * MIB)], 20 * MIB).block_bytes == 26 * MIB
+    assert allocate([12 * MIB + 1], 20 * MIB).block_bytes == 12 * MIB + 512
+
+
+@pytest.mark.parametrize(
+    ("name", "tp", "minor", "logged", "digit"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", 1, 11, 14.9889, 1e-4),
+        ("meta-llama/Llama-3.1-8B-Instruct", 4, 6, 3.771, 1e-4),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", 4, 13, 3.7418, 1e-4),
+        ("mistralai/Mistral-7B-Instruct-v0.3", 1, 6, 13.5083, 1e-4),
+        ("Qwen/Qwen2.5-7B-Instruct", 1, 10, 14.2488, 1e-4),
+        ("Qwen/Qwen2.5-7B-Instruct", 4, 9, 3.5547, 1e-4),
+        ("Qwen/Qwen2.5-7B", 1, 8, 14.2717, 5e-4),
+        ("Qwen/Qwen2.5-32B-Instruct", 4, 6, 15.3916, 1e-3),
+        ("Qwen/Qwen2.5-1.5B-Instruct", 4, 9, 0.772, 1e-3),
+        ("Qwen/Qwen3-14B", 1, 10, 27.5185, 1e-3),
+        ("Qwen/Qwen3-0.6B", 1, 11, 1.12, 1e-2),
+        ("Qwen/Qwen3-32B", 2, 11, 30.59, 1e-2),
+        ("Qwen/Qwen2.5-Coder-7B-Instruct", 1, 23, 14.29, 1e-2),  # blocks from 20 MiB on are whole
+    ],
+)
+def test_loaded_weights(name: str, tp: int, minor: int, logged: float, digit: float) -> None:
+    assert abs(loaded_gib(catalogue(name), Serving(4096, tp=tp), Release(minor)) - logged) <= 2 * digit
+
+
+def test_experts_padded_for_their_kernels() -> None:
+    """gpt-oss-20b, 13.7193 GiB in Marlin's layout: 24 layers × 32 experts × 3 × 2944 × 3072 × 17/32 bytes, up from 2880 × 2880."""
+    read = catalogue("openai/gpt-oss-20b")
+    plain = rank_weights(read.architecture, read.parameters.groups, Serving(4096, engine="sglang")).bytes
+    padded = rank_weights(read.architecture, read.parameters.groups, Serving(4096, compute_capability=121)).bytes
+    assert padded - plain == 24 * 32 * 3 * (2944 * 3072 - 2880 * 2880) * 17 // 32
+    assert abs(loaded_gib(read, Serving(4096, compute_capability=121), Release(13)) - 13.7193) < 0.02 * 13.7193
+
+
+def test_towers_and_heads_that_are_not_loaded() -> None:
+    read = catalogue("Qwen/Qwen3-VL-8B-Instruct")
+    parts = read.parameters.weights_by_component
+    whole = rank_weights(read.architecture, read.parameters.groups, Serving(4096)).bytes
+    text = rank_weights(read.architecture, read.parameters.groups, Serving(4096, language_model_only=True)).bytes
+    assert whole - text == parts["vision"]
+    pooled = rank_weights(read.architecture, read.parameters.groups, Serving(4096, pooling=True)).bytes
+    assert whole - pooled == parts["lm_head"]
+
+
+def test_a_format_told_beside_a_lone_config(tmp_path: Path) -> None:
+    """nvidia/Llama-3.3-70B-Instruct-FP4 logs 39.88 to 39.89 GiB on one B200; ModelOpt's file alone says that it is NVFP4."""
+    config = {**catalogue("meta-llama/Llama-3.1-70B-Instruct").facts.config}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    said = {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": 16, "exclude_modules": ["lm_head"]}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"producer": {"name": "modelopt"}, "quantization": said}))
+    read = read_model(str(tmp_path), fetch=OFFLINE)
+    assert abs(loaded_gib(read, Serving(4096), Release(15)) - 39.885) < 0.005 * 39.885
+
+
+def llama_like(positions: int = 131_072) -> Architecture:
+    arch = build("llama", one(FullAttention(32, 8, 128, 128), 32), hidden_size=4096, vocab_size=128_256)
+    return replace(arch, intermediate_size=14_336, max_position_embeddings=positions)
+
+
+@pytest.mark.parametrize(
+    ("config", "positions", "mib"),
+    [
+        ({"rope_theta": 5e5}, 131_072, 32),  # 131,072 × 128 × 2 B
+        ({"rope_theta": 1e4, "partial_rotary_factor": 0.5}, 131_072, 16),
+        ({"text_config": {"rope_theta": 1e4}}, 131_072, 32),
+        ({"vocab_size": 128_256}, 131_072, 0),
+        # images' positions: four times the text's. Qwen2.5-VL-7B: 128,000 × 4 × 128 × 2 B, of 15.6271 GiB logged
+        ({"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, 128_000, 125),
+        # a quarter of Qwen3.5's heads, four times 262,144 positions (here heads of 128)
+        ({"rope_parameters": {"mrope_section": [11, 11, 10], "partial_rotary_factor": 0.25}}, 262_144, 64),
+        (
+            {
+                "rope_theta": 1e4,
+                "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096},
+            },
+            163_840,
+            40,
+        ),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096},
+            131_072,
+            33,
+        ),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "llama3", "factor": 8.0}}, 131_072, 32),
+    ],
+)
+def test_rotary_table(config: dict[str, Any], positions: int, mib: int) -> None:
+    assert rotary_table_bytes(config, llama_like(positions)) == mib * MIB
+
+
+def test_rotary_tables_by_kind_of_layer() -> None:
+    """Gemma 3: windowed layers rotate on a base of their own, so there are two tables of 131,072 × 256 × 2 B."""
+    layers = (*one(FullAttention(16, 8, 256, 256), 1), *one(SlidingAttention(16, 8, 256, 256, window=1024), 5))
+    arch = replace(build("gemma3", layers, hidden_size=3840), max_position_embeddings=131_072)
+    assert rotary_table_bytes({"rope_theta": 1e6}, arch) == 64 * MIB
+    assert rotary_table_bytes({"text_config": {"rope_theta": 1e6, "rope_local_base_freq": 1e4}}, arch) == 128 * MIB
