@@ -10,15 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import prod
 from typing import Final
 
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import BITS, num_bytes
-from hfmem.memory.engines.vllm.support import pipeline_stages
+from hfmem.memory.model_classes import (
+    BUFFER_PARAMETERS,
+    FUSED_BIAS,
+    NOT_SERVED,
+    SINK_HEADS,
+    UNPADDED_VOCAB,
+    kept_whole,
+    through_transformers,
+)
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
+from hfmem.memory.stages import Stages, stages_of
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
 from hfmem.model.layers import SharedCache
@@ -30,24 +38,6 @@ from hfmem.records import dataclass
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
 _DOWNCASTS: Final = frozenset({"vllm", "sglang"})
-#: persistent buffers that serving engines register as parameters
-_BUFFER_PARAMETERS: Final = ("e_score_correction_bias", "gate.bias", "expert_bias", "tid2eid")
-#: models whose vLLM class keeps the vocabulary as it is (`whisper.py`)
-_UNPADDED_VOCAB: Final = frozenset({"whisper"})
-#: models whose fused projection has a bias for q, k and v together
-_FUSED_BIAS: Final = frozenset({"whisper"})
-#: model type → tensors that vLLM's class keeps whole on every rank: towers that run as transformers' modules
-_WHOLE: Final[dict[str, tuple[str, ...]]] = {
-    "gemma3n": ("model.vision_tower.", "model.audio_tower."),
-    "gemma4": ("model.vision_tower.", "model.audio_tower."),
-    "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
-    "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
-    "qwen3_asr": ("thinker.audio_tower.",),
-}
-#: parts that vLLM and SGLang do not build: they serve the thinker, not the voice
-_NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
-#: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
-_SINK_HEADS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,43 +52,6 @@ class RankWeights:
     all_ranks_bytes: int
     stage: int
     stage_bytes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Stages:
-    """Which pipeline stage holds which layers."""
-
-    ranges: tuple[range, ...]
-    tied_head: bool
-
-    @property
-    def last(self) -> int:
-        return len(self.ranges) - 1
-
-    def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
-        """How many of the tensors in `boxes` each stage holds."""
-        total = [0] * len(self.ranges)
-        if axis is None or spec.component is Component.VISION or _in_encoder(spec):
-            total[self._home(spec)] = sum(prod(len(r) for r in box) for box in boxes)
-            return total
-        for box in boxes:
-            others = prod(len(r) for index, r in enumerate(box) if index != axis)
-            for layer in box[axis]:
-                total[self._stage_of(layer)] += others
-        return total
-
-    def _stage_of(self, layer: int) -> int:
-        for stage, layers in enumerate(self.ranges):
-            if layer in layers:
-                return stage
-        return self.last
-
-    def _home(self, spec: TensorSpec) -> int:
-        return self.last if spec.component in (Component.LM_HEAD, Component.NORM) and not _in_encoder(spec) else 0
-
-
-def _in_encoder(spec: TensorSpec) -> bool:
-    return spec.component is Component.VISION or "encoder" in spec.pattern.split(".")
 
 
 def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> RankWeights:
@@ -118,11 +71,10 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         expert_ranks=tp * serving.dp if serving.engine in _PADS else tp,
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
-        whole=_WHOLE.get(arch.model_type, ()) if serving.engine in _PADS else (),
-        vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in _UNPADDED_VOCAB else 1,
+        whole=kept_whole(arch) if serving.engine in _PADS else (),
+        vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in UNPADDED_VOCAB else 1,
     )
-    layers = max(arch.num_hidden_layers, 1)
-    stages = _Stages(pipeline_stages(layers, pp) if pp > 1 else (range(layers),), arch.tie_word_embeddings)
+    stages = stages_of(arch, pp, serving.engine)
     parameters = _parameters(arch, stages, sharding, serving.engine)
     stage_bytes = _bytes(arch, _as_stored(groups), stages, sharding, serving.engine)
     heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
@@ -146,25 +98,31 @@ def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
     return tuple(found)
 
 
-def _loaded(spec: TensorSpec, engine: str) -> bool:
+def _loaded(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -> bool:
     """Whether an engine makes room for the tensor."""
-    if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
+    if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
         return False
     if spec.buffer:
-        return engine in _PADS and spec.pattern.endswith(_BUFFER_PARAMETERS)
+        counted = engine in _PADS and not (engine == "vllm" and through_transformers(arch))
+        return counted and spec.pattern.endswith(BUFFER_PARAMETERS)
+    if spec.component is Component.LM_HEAD and engine == "vllm":
+        if len(spec.shape) == 1:
+            return not through_transformers(arch)
+        if spec.pattern == stages.dropped:
+            return False
     return spec.tied_to is None
 
 
-def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine: str) -> list[int]:
+def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, engine: str) -> list[int]:
     totals = [Fraction(0)] * len(stages.ranges)
     biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
     values = _boxes_by_pattern(arch, ".v_proj.weight")
     unused = _sharing_layers(arch) if engine in _PADS else frozenset()
     for spec in arch.tensors:
-        loaded = _loaded(spec, engine) and not _only_in(spec, unused)
+        loaded = _loaded(arch, spec, stages, engine) and not _only_in(spec, unused)
         size = spec.elements * _share(spec, sharding) if loaded else Fraction(0)
         if loaded and engine in _PADS and spec.pattern.endswith(".k_proj.weight"):
-            if arch.model_type in _FUSED_BIAS and _fused_bias(spec.pattern, biases):
+            if arch.model_type in FUSED_BIAS and _fused_bias(spec.pattern, biases):
                 size += spec.shape[0] * _share(spec, sharding)
             stem = spec.pattern.removesuffix("k_proj.weight")
             # where keys are the values too (Gemma 4), the fused projection holds them twice
@@ -172,8 +130,6 @@ def _parameters(arch: Architecture, stages: _Stages, sharding: Sharding, engine:
                 size *= 2
         for stage, count in enumerate(stages.counts(spec, spec.boxes, spec.layer_axis)):
             totals[stage] += count * size
-        if _copied_to_last(spec, stages, arch):
-            totals[stages.last] += spec.elements * _share(spec, sharding)
     return [-(-total.numerator // total.denominator) for total in totals]
 
 
@@ -206,13 +162,13 @@ def _only_in(spec: TensorSpec, layers: frozenset[int]) -> bool:
 
 def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     """`share`, with what serving engines make of a head's bias (split like the head) and of DeepSeek V4's sinks (padded)."""
-    if sharding.whole and spec.pattern.startswith(sharding.whole):
+    if any(part in spec.pattern for part in sharding.whole):
         return Fraction(1)
     if spec.component is Component.LM_HEAD and len(spec.shape) == 1:
         return share(replace(spec, split=Vocab()), sharding)
     if spec.pattern.endswith(".attn_sink") and sharding.vocab_padding > 1:
         heads = -(-spec.shape[0] // sharding.tp)
-        return Fraction(-(-heads // _SINK_HEADS) * _SINK_HEADS, spec.shape[0])
+        return Fraction(-(-heads // SINK_HEADS) * SINK_HEADS, spec.shape[0])
     return share(spec, sharding)
 
 
@@ -222,14 +178,8 @@ def _fused_bias(pattern: str, biases: set[str]) -> bool:
     return f"{stem}q_proj.bias" in biases and f"{stem}k_proj.bias" not in biases
 
 
-def _copied_to_last(spec: TensorSpec, stages: _Stages, arch: Architecture) -> bool:
-    """A tied embedding is the head too: the last of several stages holds its own copy."""
-    tied = {s.tied_to for s in arch.tensors if s.component is Component.LM_HEAD}
-    return stages.last > 0 and spec.component is Component.EMBEDDING and spec.pattern in tied
-
-
 def _bytes(
-    arch: Architecture, groups: Sequence[TensorGroup], stages: _Stages, sharding: Sharding, engine: str
+    arch: Architecture, groups: Sequence[TensorGroup], stages: Stages, sharding: Sharding, engine: str
 ) -> list[int]:
     matcher = Matcher(arch.tensors)
     totals = [0] * len(stages.ranges)
@@ -241,9 +191,9 @@ def _bytes(
                 totals[0] += match.count * group.tensor_bytes
                 continue
             spec = expected.spec
-            if match.expected is not None and spec.tied_to is not None:
+            if match.expected is not None and (spec.tied_to is not None or spec.pattern == stages.dropped):
                 continue
-            if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
+            if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
@@ -258,8 +208,6 @@ def _bytes(
             axis = _folded_axis(expected)
             for stage, count in enumerate(stages.counts(spec, match.boxes, axis)):
                 totals[stage] += count * on_rank
-            if match.expected is not None and _copied_to_last(spec, stages, arch):
-                totals[stages.last] += on_rank
     return totals
 
 
