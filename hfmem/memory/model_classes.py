@@ -34,7 +34,7 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "biogpt": ("embed_positions.", ".fc1.", ".fc2.", ".out_proj.", ".q_proj."),
     "bitnet": (".mlp.down_proj.",),
     "ctrl": (".multi_head_attention.", ".ffn."),
-    "gpt_bigcode": (".attn.", ".mlp.", ".wpe."),
+    "gpt_bigcode": (".mlp.", ".wpe."),
     "jetmoe": (".mlp.", ".self_attention."),
     "minimax_m3_vl_text": (".shared_experts.", ".index_"),
     "modernbert-decoder": (".mlp.",),
@@ -44,10 +44,23 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
 #: types of which every stage builds the embedding, the head and the last norm
 _ALL_EVERYWHERE: Final = frozenset(
     (
-        *("bloom", "cohere", "cohere2", "cohere2_moe", "dbrx", "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3"),
+        *(
+            "bloom",
+            "chatglm",
+            "cohere",
+            "cohere2",
+            "cohere2_moe",
+            "dbrx",
+            "falcon",
+            "falcon_mamba",
+            "gemma",
+            "gemma2",
+            "gemma3",
+        ),
         *("gemma3_text", "gemma4", "gemma4_text", "gpt-sw3", "gpt2", "gpt_oss", "gptj", "granitemoe", "granitemoe_swa"),
         *("granitemoehybrid", "granitemoeshared", "jamba", "mamba", "minicpm3", "mixtral", "olmo_hybrid", "olmoe"),
-        *("opt", "qwen2_moe", "qwen3_moe", "stablelm"),
+        *("muse_glimmer", "muse_glimmer_text", "nemotron_h", "opt", "paligemma", "phimoe", "qwen2_moe", "qwen3_moe"),
+        *("qwen3_vl_moe", "stablelm"),
     )
 )
 #: types of which every stage builds the embedding only
@@ -95,7 +108,7 @@ def placement(arch: Architecture, engine: str) -> Placement:
     kind = arch.model_type
     if engine != "vllm":
         return _FIRST_AND_LAST
-    if kind in _ALL_EVERYWHERE:
+    if kind in _ALL_EVERYWHERE and not through_transformers(arch):
         return Placement(embedding=True, head=True, norm=True)
     if kind in _EMBEDDING_AND_HEAD_EVERYWHERE:
         return Placement(embedding=True, head=True)

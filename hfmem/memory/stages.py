@@ -7,7 +7,7 @@ from math import prod
 
 from hfmem.checkpoint.tensors import Box
 from hfmem.memory.engines.vllm.support import pipeline_stages
-from hfmem.memory.model_classes import Placement, is_tied, placement
+from hfmem.memory.model_classes import Placement, is_tied, placement, through_transformers
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, TensorSpec
 from hfmem.records import dataclass
@@ -19,14 +19,17 @@ class Stages:
 
     `shared` is the pattern of an embedding that serves as the head too, `copied` that of one whose head the class builds apart
     although the config ties them; at most one of them is set. `dropped` is the pattern of a head that the class computes with the
-    embedding although the file has one.
+    embedding although the file has one. `has_encoder`: names that say encoder mean one (ChatGLM's decoder is called so too).
+    `follows`: where the last stage holds the embedding as its head, positions go with it.
     """
 
     ranges: tuple[range, ...]
     placed: Placement
     shared: str | None
     copied: str | None
-    dropped: str | None = None
+    dropped: str | None
+    has_encoder: bool
+    follows: bool
 
     @property
     def last(self) -> int:
@@ -36,7 +39,7 @@ class Stages:
     def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
         """How many of the tensors in `boxes` each stage holds."""
         total = [0] * len(self.ranges)
-        if axis is None or spec.component is Component.VISION or in_encoder(spec):
+        if axis is None or self._in_front(spec):
             count = sum(prod(len(r) for r in box) for box in boxes)
             for stage in self._homes(spec):
                 total[stage] += count
@@ -56,7 +59,7 @@ class Stages:
     def _homes(self, spec: TensorSpec) -> list[int]:
         """The stages of a tensor outside the layers, one entry for each copy."""
         every = list(range(len(self.ranges)))
-        if spec.component is Component.VISION or in_encoder(spec):
+        if self._in_front(spec):
             return [0]
         if spec.component is Component.LM_HEAD:
             return every if self.placed.head else [self.last]
@@ -65,14 +68,16 @@ class Stages:
         homes = every if self.placed.embedding else [0]
         if spec.pattern == self.copied:  # the table that the head has of its own
             return homes + (every if self.placed.head else [self.last])
-        if spec.pattern == self.shared and self.last not in homes:  # the last stage needs the embedding as its head
+        moves = spec.pattern == self.shared or (self.follows and spec.component is Component.EMBEDDING)
+        if (
+            moves and self.shared is not None and self.last not in homes
+        ):  # the last stage needs the embedding as its head
             return [*homes, self.last]
         return homes
 
-
-def in_encoder(spec: TensorSpec) -> bool:
-    """Whether a tensor is part of a tower or an encoder, which the first stage holds whole."""
-    return spec.component is Component.VISION or "encoder" in spec.pattern.split(".")
+    def _in_front(self, spec: TensorSpec) -> bool:
+        """Whether a tensor is part of a tower or an encoder, which the first stage holds whole."""
+        return spec.component is Component.VISION or (self.has_encoder and "encoder" in spec.pattern.split("."))
 
 
 def stages_of(arch: Architecture, pp: int, engine: str) -> Stages:
@@ -90,4 +95,7 @@ def stages_of(arch: Architecture, pp: int, engine: str) -> Stages:
         tables = [s for s in arch.tensors if s.component is Component.EMBEDDING and s.shape[0] == arch.vocab_size]
         dropped = next((s.pattern for s in heads if s.tied_to is None and s.shape[0] == arch.vocab_size), None)
         target = tables[0].pattern if tables and dropped else None
-    return Stages(ranges, placement(arch, engine), target if tied else None, None if tied else target, dropped)
+    encoder = any(layer.stack == "encoder" for layer in arch.layers)
+    follows = engine == "vllm" and through_transformers(arch)
+    shared, copied = (target, None) if tied else (None, target)
+    return Stages(ranges, placement(arch, engine), shared, copied, dropped, encoder, follows)
