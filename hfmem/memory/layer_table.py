@@ -25,6 +25,7 @@ from hfmem.model.layers import (
     LinearAttentionState,
     Mamba1State,
     Mamba2State,
+    MatrixMemoryState,
     NoCache,
     RgLruState,
     RwkvState,
@@ -98,6 +99,7 @@ def kind_of(cache: Cache) -> str:
             | RgLruState()
             | RwkvState()
             | CcaState()
+            | MatrixMemoryState()
         ):
             return "recurrent"
         case _:
@@ -144,6 +146,8 @@ def _detail(cache: Cache) -> str:
             return f"recurrent unit, {cache.width}"
         case CcaState():
             return f"convolved attention, {cache.channels} × {cache.history} + {cache.delayed}"
+        case MatrixMemoryState():
+            return f"matrix memory, {cache.num_heads} × {cache.qk_head_dim} × {cache.v_head_dim}"
         case RwkvState():
             return f"RWKV, {cache.num_vectors} × {cache.hidden_size}"
         case _:

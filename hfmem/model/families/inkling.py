@@ -36,7 +36,7 @@ def inkling_text(cfg: Config) -> Architecture:
     )
     m = Draft(cfg, d=wide, tied=False)
     window, kernel = cfg.positive("sliding_window_size"), cfg.positive("conv_kernel_size")
-    kinds = _inkling_kinds(cfg, n)
+    kinds = hybrid_kinds(cfg, n)
     blocks.norm(m.inv, "model.embed_tokens.embed_norm", None, wide.hidden)
     for kind, d, extent in (("hybrid", wide, cfg.positive("rel_extent")), ("hybrid_sliding", narrow, window)):
         where = [i for i, k in enumerate(kinds) if k == kind]
@@ -53,7 +53,7 @@ def inkling_text(cfg: Config) -> Architecture:
     return m.close("inkling", [_inkling_layer(k, wide, narrow, window, kernel) for k in kinds])
 
 
-def _inkling_kinds(cfg: Config, n: int) -> list[str]:
+def hybrid_kinds(cfg: Config, n: int) -> list[str]:
     """`layer_types`, else `local_layer_ids`, else every sixth layer sees everything."""
     types = cfg.opt_list("layer_types")
     if types is None:

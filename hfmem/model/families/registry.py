@@ -11,6 +11,7 @@ from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
 from hfmem.model.families.multimodal_types import MULTIMODAL
+from hfmem.model.families.text_types import TEXT
 
 
 class Family(Protocol):
@@ -22,6 +23,7 @@ class Family(Protocol):
 #: model_type as config.json spells it → the rule, in `hfmem.model.families`
 FAMILIES: Final[dict[str, str]] = {
     **MULTIMODAL,
+    **TEXT,
     "llama": "llama:llama",
     "mistral": "llama:mistral",
     "qwen2": "llama:qwen2",
