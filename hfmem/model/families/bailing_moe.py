@@ -1,9 +1,11 @@
-"""Ling and Ring, 1 and 2 (Bailing MoE).
+"""Ling and Ring, 1 and 2 (Bailing MoE), and what others built on them: Sarvam's and Param's mixtures.
 
-Source: inclusionAI/Ling-lite `modeling_bailing_moe.py` and vLLM 0.33.0 `bailing_moe.py`.
+Source: inclusionAI/Ling-lite `modeling_bailing_moe.py` and vLLM 0.33.0 `bailing_moe.py`, `sarvam.py`, `param2moe.py`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
@@ -13,6 +15,27 @@ from hfmem.model.layer_lists import full_layers, others
 from hfmem.model.stack import as_mtp
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
+
+
+def sarvam_moe(cfg: Config) -> Architecture:
+    """Sarvam's mixture with grouped-query attention: Ling 2's tensors."""
+    return replace(bailing_moe(cfg), family="sarvam_moe")
+
+
+def param2moe(cfg: Config) -> Architecture:
+    """Param 2: Ling 2's tensors; `moe_shared_expert_intermediate_size` is the width of all shared experts together."""
+    shared = 1 if cfg.published("num_shared_experts") is None else cfg.need_int("num_shared_experts")
+    together = cfg.opt_int("moe_shared_expert_intermediate_size")
+    said = cfg.published("moe_router_enable_expert_bias")
+    data = {
+        **cfg.data,
+        "num_shared_experts": min(shared, 1) if together else shared,
+        "first_k_dense_replace": 1
+        if cfg.published("first_k_dense_replace") is None
+        else cfg.data["first_k_dense_replace"],
+        "moe_router_enable_expert_bias": True if said is None else said,
+    }
+    return replace(bailing_moe(Config(data, cfg.file, cfg.model_type, cfg.used_defaults)), family="param2moe")
 
 
 def bailing_moe(cfg: Config) -> Architecture:

@@ -87,7 +87,7 @@ _ONE_STAGE: Final = frozenset(
             "paddleocr_vl",
         ),
         *("NemotronH_Nano_VL_V2", "NemotronH_Nano_Omni_Reasoning_V3", "NemotronH_Super_Omni_Reasoning_V3"),
-        *("NemotronH_Omni_Reasoning_V3", "diffusion_gemma", "whisper"),
+        *("NemotronH_Omni_Reasoning_V3", "diffusion_gemma", "whisper", "alice_ai", "domyn_edge", "dory", "iquestloopcoder"),
     )
 )
 
