@@ -117,6 +117,7 @@ def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, engine: 
     totals = [Fraction(0)] * len(stages.ranges)
     biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
     values = _boxes_by_pattern(arch, ".v_proj.weight")
+    picked = {s.pattern.partition("v_experts.")[0] for s in arch.tensors if ".v_experts." in s.pattern}
     unused = _sharing_layers(arch) if engine in _PADS else frozenset()
     for spec in arch.tensors:
         loaded = _loaded(arch, spec, stages, engine) and not _only_in(spec, unused)
@@ -126,7 +127,7 @@ def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, engine: 
                 size += spec.shape[0] * _share(spec, sharding)
             stem = spec.pattern.removesuffix("k_proj.weight")
             # where keys are the values too (Gemma 4), the fused projection holds them twice
-            if stem in values and count_boxes(intersect(spec.boxes, values[stem])) == 0:
+            if stem in values and stem not in picked and count_boxes(intersect(spec.boxes, values[stem])) == 0:
                 size *= 2
         for stage, count in enumerate(stages.counts(spec, spec.boxes, spec.layer_axis)):
             totals[stage] += count * size

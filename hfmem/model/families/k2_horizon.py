@@ -38,8 +38,9 @@ def k2_horizon(cfg: Config) -> Architecture:
     if cfg.opt_str("attention_gate_func") is not None:
         linear(inv, f"{ATTN}.gate_proj", every, d.num_heads * d.head_dim, d.hidden, Component.ATTENTION, Column())
     if cfg.flag("query_key_norm", default=False):
-        for name, heads in (("q_norm", d.num_heads), ("k_norm", d.num_kv_heads)):
-            norm(inv, f"{ATTN}.{name}", every, heads * d.head_dim)
+        kv = Column(kv_heads=(d.num_kv_heads,))
+        for name, heads, split in (("q_norm", d.num_heads, Column()), ("k_norm", d.num_kv_heads, kv)):
+            inv.each(f"{ATTN}.{name}.weight", every, (heads * d.head_dim,), Component.NORM, split)
     if rest:
         gated_mlp(inv, f"{LAYER}.mlp", rest, d.hidden, cfg.positive("intermediate_size"))
     if sparse:

@@ -62,9 +62,9 @@ def _ngrams(inv: Inventory, cfg: Config, hidden: int, vocab: int) -> None:
         raise ContradictionError(f"{cfg.file}: {tables} n-gram tables do not share a width of {hidden}")
     width, rows = hidden // tables, cfg.positive("ngram_vocab_size_ratio") * vocab
     at = Part(inv, "model.ngram_embeddings.", Component.EMBEDDING)
-    for i in range(tables):
+    for i in range(tables):  # the number is no layer's: all tables are on the first pipeline stage
         at.tensor(f"embedders.{i}.weight", (rows + 2 * i + 1, width), split=Vocab())
-    at.at("post_projs.{}.", range(tables)).tensor("weight", (hidden, width))
+        at.tensor(f"post_projs.{i}.weight", (hidden, width))
 
 
 def _num_layers(cfg: Config) -> int:

@@ -15,7 +15,7 @@ from hfmem.memory.cache import source_tokens, token_bytes
 from hfmem.memory.engines.vllm.groups import Group, group_layers
 from hfmem.memory.engines.vllm.layers import Plan, plan_layers
 from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, StateSpec, request_pages
-from hfmem.memory.engines.vllm.support import check_heads, check_model, check_pipeline, pipeline_stages
+from hfmem.memory.engines.vllm.support import check_heads, check_model, check_ranks, pipeline_stages
 from hfmem.memory.result import CacheBytes, LayerGroup, Pool
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -62,7 +62,7 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
         UnsupportedError: vLLM refuses the model or the layout.
     """
     check_model(arch)
-    check_pipeline(arch, serving.pp)
+    check_ranks(arch, serving.tp, serving.pp)
     check_heads(arch, serving.tp)
     plan = plan_layers(arch, serving)
     groups = group_layers(plan.members, plan.block_outermost)

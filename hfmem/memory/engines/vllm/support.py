@@ -87,9 +87,12 @@ _ONE_STAGE: Final = frozenset(
             "paddleocr_vl",
         ),
         *("NemotronH_Nano_VL_V2", "NemotronH_Nano_Omni_Reasoning_V3", "NemotronH_Super_Omni_Reasoning_V3"),
-        *("NemotronH_Omni_Reasoning_V3", "diffusion_gemma", "whisper", "alice_ai", "domyn_edge", "dory", "iquestloopcoder"),
+        *("NemotronH_Omni_Reasoning_V3", "diffusion_gemma", "whisper"),
+        *("alice_ai", "domyn_edge", "dory", "iquestloopcoder"),
     )
 )
+#: model types whose vLLM class refuses to be split over ranks
+_ONE_RANK: Final = frozenset({"dory"})
 
 
 def check_model(arch: Architecture) -> None:
@@ -112,14 +115,16 @@ def check_model(arch: Architecture) -> None:
         raise UnsupportedError(f"vLLM 0.33 serves no encoder-decoder model but Whisper, not {arch.model_type}")
 
 
-def check_pipeline(arch: Architecture, pp: int) -> None:
-    """Refuse pipeline stages of a class that has none.
+def check_ranks(arch: Architecture, tp: int, pp: int) -> None:
+    """Refuse ranks or pipeline stages of a class that has none.
 
     Raises:
         UnsupportedError: with vLLM's reason.
     """
     if pp > 1 and arch.model_type in _ONE_STAGE:
         raise UnsupportedError(f"vLLM 0.33 has no pipeline parallelism for {arch.model_type} models (no `SupportsPP`)")
+    if tp > 1 and arch.model_type in _ONE_RANK:
+        raise UnsupportedError(f"vLLM 0.33 serves {arch.model_type} models with tensor_parallel_size=1 only")
 
 
 def check_heads(arch: Architecture, tp: int) -> None:
