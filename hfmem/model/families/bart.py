@@ -148,6 +148,8 @@ def bart(cfg: Config) -> Architecture:
         vocabs = (vocab, cfg.opt_int("decoder_vocab_size") or vocab)
         ties: tuple[str | None, str | None] = (None, None)
         embedded = "model.decoder.embed_tokens.weight"
+    elif what == "decoder":
+        ties, embedded = (None, None), "model.decoder.embed_tokens.weight"
     else:
         model.tensor("shared.weight", (vocab, hidden), Component.EMBEDDING, Vocab())
         ties, embedded = (shared, shared), shared

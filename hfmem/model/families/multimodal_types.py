@@ -106,4 +106,11 @@ MULTIMODAL: Final[dict[str, str]] = {
     "kimi_audio": "kimi_audio:kimi_audio",
     "isaac": "isaac:isaac",
     "inkling_mm_model": "inkling_mm:inkling_mm",
+    "deit": "image_encoders:vit",
+    "dinov2_with_registers": "image_encoders:vit",
+    "beit": "image_encoders:beit",
+    "dinov3_vit": "image_encoders:dinov3",
+    "swin": "swin:swin",
+    "swinv2": "swin:swin",
+    "donut-swin": "swin:swin",
 }
