@@ -72,13 +72,15 @@ def _projections(part: Part, hidden: int, names: tuple[str, str, str], out: str)
     part.linear(out, hidden, hidden, Component.ATTENTION, ROW)
 
 
-def masked_lm(part: Part, style: str, vocab: int, width: int, hidden: int, embedded: str) -> None:
-    """A masked-LM head: dense layer, norm, output layer whose weight is the embedding's and whose bias is stored once."""
+def masked_lm(part: Part, style: str, vocab: int, width: int, hidden: int, embedded: str | None) -> None:
+    """A masked-LM head: dense layer, norm, output layer whose weight is the embedding's (None: its own) and whose bias is the
+    head's, stored once unless the weights are not tied either."""
+    tied = embedded is not None
     other = part.at("", component=Component.LM_HEAD)
     if style == "generator":  # ELECTRA's generator
         other.linear("generator_predictions.dense", width, hidden)
         Part(part.inv).norm("generator_predictions.LayerNorm", width)
-        other.tensor("generator_lm_head.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=True)
+        other.tensor("generator_lm_head.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=tied)
         other.tensor("generator_lm_head.bias", (vocab,), split=Vocab())
         return
     prefix, dense, norm = (
@@ -90,8 +92,8 @@ def masked_lm(part: Part, style: str, vocab: int, width: int, hidden: int, embed
     at.tensor("bias", (vocab,), split=Vocab())
     at.linear(dense, hidden, hidden)
     Part(part.inv).norm(f"{prefix}{norm}", hidden)
-    at.tensor("decoder.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=True)
-    at.tensor("decoder.bias", (vocab,), split=Vocab(), tied_to=f"{prefix}bias", optional=True)
+    at.tensor("decoder.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=tied)
+    at.tensor("decoder.bias", (vocab,), split=Vocab(), tied_to=f"{prefix}bias" if tied else None, optional=tied)
 
 
 def classifier(part: Part, hidden: int, labels: int, *, two_layer: bool) -> None:
@@ -207,15 +209,16 @@ def bert(cfg: Config) -> Architecture:
         cross_attention(block, d.hidden, d.hidden)
     if what in traits.poolers:
         part.linear("pooler.dense", d.hidden, d.hidden, Component.OTHER)
-    _task_head(cfg, traits, what, Part(inv), d.hidden, width, vocab, f"{part.prefix}embeddings.word_embeddings.weight")
+    tied = cfg.flag("tie_word_embeddings", default=True)
+    embedded = f"{part.prefix}embeddings.word_embeddings.weight" if tied else None
+    _task_head(cfg, traits, what, Part(inv), d.hidden, width, vocab, embedded)
     decodes = what == "causal" and cfg.flag("is_decoder", default=False)
     layers = [Layer((full(d),))] * d.num_layers if decodes else encoder_layers(d.num_layers)
-    tied = cfg.flag("tie_word_embeddings", default=True)
     return assemble(cfg, cfg, "encoder", d, layers, inv, vocab=vocab, tied=tied, intermediate=intermediate)
 
 
 def _task_head(
-    cfg: Config, traits: Traits, what: str, top: Part, hidden: int, width: int, vocab: int, embedded: str
+    cfg: Config, traits: Traits, what: str, top: Part, hidden: int, width: int, vocab: int, embedded: str | None
 ) -> None:
     other = top.at("", component=Component.OTHER)
     if what in ("mlm", "pretraining", "causal") and not (what == "pretraining" and cfg.model_type == "electra"):

@@ -66,7 +66,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "diffusion_gemma": "gemma_unified:diffusion_gemma",
     "diffusion_gemma_text": "gemma4:gemma4_text",
     "embedding_gemma2": "gemma_unified:embedding_gemma2",
-    "embedding_gemma2_text": "gemma4:gemma4_text",
+    "embedding_gemma2_text": "gemma_unified:embedding_gemma2_text",
     "shieldgemma2": "gemma_unified:shieldgemma2",
     "t5gemma2": "t5gemma2:t5gemma2",
     "audioflamingo3": "audio:audio_flamingo",
@@ -113,4 +113,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "swin": "swin:swin",
     "swinv2": "swin:swin",
     "donut-swin": "swin:swin",
+    "trocr": "encoder_decoder:trocr",
+    "vision-encoder-decoder": "encoder_decoder:encoder_decoder",
+    "encoder-decoder": "encoder_decoder:encoder_decoder",
 }

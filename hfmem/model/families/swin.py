@@ -70,7 +70,7 @@ def swin(cfg: Config) -> Architecture:
     part.conv("embeddings.patch_embeddings.projection", first, cfg.positive("num_channels"), (height, breadth))
     part.norm("embeddings.norm", first)
     if cfg.flag("use_absolute_embeddings", default=False):
-        part.tensor("embeddings.position_embeddings", (1, vision.patches(cfg) + (base == "donut"), first))
+        part.tensor("embeddings.position_embeddings", (1, vision.patches(cfg) + (base != "swin"), first))
     count = stages(part.at("encoder."), cfg, first, second=cfg.model_type == "swinv2")
     if base != "donut":
         part.norm("layernorm", width)
