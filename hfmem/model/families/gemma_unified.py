@@ -12,7 +12,16 @@ from hfmem.model.config import Config
 from hfmem.model.families import vision
 from hfmem.model.families.gemma4 import gemma4_text
 from hfmem.model.families.gemma_mm import gemma3, gemma4_audio, gemma4_vision
-from hfmem.model.families.multimodal import NESTED, respelled, text_config, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import (
+    NESTED,
+    keep_whole,
+    respelled,
+    text_config,
+    text_part,
+    tower,
+    tower_layers,
+    wrap,
+)
 from hfmem.model.families.parts import COLUMN, Part
 from hfmem.model.inventory import Component, Inventory
 from hfmem.model.layers import Layer, NoCache
@@ -27,7 +36,7 @@ def gemma4_unified(cfg: Config) -> Architecture:
         width, side = seen.positive("mm_embed_dim"), seen.positive("patch_size") * seen.positive("pooling_kernel_size")
         part = tower(inv, "model.vision_embedder.")
         part.norm("patch_ln1", 3 * side**2)
-        part.linear("patch_dense", width, 3 * side**2)
+        part.linear("patch_dense", width, 3 * side**2, split=COLUMN)
         part.norms(("patch_ln2", "pos_norm"), width)
         part.tensor("pos_embedding", (seen.positive("mm_posemb_size"), 2, width))
         out = seen.positive("output_proj_dims")
@@ -56,6 +65,7 @@ def diffusion_gemma(cfg: Config) -> Architecture:
     vision.gated(part, hidden, text.positive("intermediate_size"), bias=False)
     scalars = Part(inv).at("model.encoder.language_model.layers.{}.", range(inner.num_hidden_layers))
     scalars.tensor("layer_scalar", (1,), Component.OTHER, buffer=True)
+    keep_whole(inv, ".vision_tower.", ".self_conditioning.")
     return wrap(cfg, text, inner, "diffusion_gemma", (("model.", "model.decoder."),), inv, tower_layers(count))
 
 
