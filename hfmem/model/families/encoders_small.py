@@ -79,21 +79,22 @@ def albert(cfg: Config) -> Architecture:
     top, other = Part(inv), Part(inv, component=Component.OTHER)
     if what not in ("mlm", "token", "qa"):
         other.at(part.prefix).linear("pooler", d.hidden, d.hidden)
+    tied = cfg.flag("tie_word_embeddings", default=True)
     if what in ("mlm", "pretraining"):
-        embedded = f"{part.prefix}embeddings.word_embeddings.weight"
+        embedded = f"{part.prefix}embeddings.word_embeddings.weight" if tied else None
         head = top.at("predictions.", component=Component.LM_HEAD)
         head.tensor("bias", (vocab,), split=Vocab())
         head.linear("dense", width, d.hidden)
         top.norm("predictions.LayerNorm", width)
-        head.tensor("decoder.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=True)
-        head.tensor("decoder.bias", (vocab,), split=Vocab(), tied_to="predictions.bias", optional=True)
+        head.tensor("decoder.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=tied)
+        to = "predictions.bias" if tied else None
+        head.tensor("decoder.bias", (vocab,), split=Vocab(), tied_to=to, optional=tied)
     if what == "pretraining":
         other.linear("sop_classifier.classifier", num_labels(cfg), d.hidden)
     elif what in ("sequence", "token", "choice"):
         other.linear("classifier", 1 if what == "choice" else num_labels(cfg), d.hidden)
     elif what == "qa":
         other.linear("qa_outputs", num_labels(cfg), d.hidden)
-    tied = cfg.flag("tie_word_embeddings", default=True)
     return assemble(
         cfg, cfg, "encoder", d, encoder_layers(d.num_layers), inv, vocab=vocab, tied=tied, intermediate=inner
     )
