@@ -47,6 +47,7 @@ def launch_text(
             utilization=None if fit is None else fit.utilization,
             max_num_batched_tokens=serving.max_num_batched_tokens,
             page_size=serving.page_size,
+            enable_prefix_caching=serving.enable_prefix_caching,
             quant=found.quant,
             dtype=found.dtype,
             attn_dp=serving.attn_dp,

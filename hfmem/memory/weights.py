@@ -44,12 +44,15 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "gemma4": ("model.vision_tower.", "model.audio_tower."),
     "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
+    "qwen2_5_omni": ("thinker.audio_tower.",),
     "qwen3_asr": ("thinker.audio_tower.",),
 }
 #: what SGLang shares out within a group of data-parallel attention; the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
 #: parts that vLLM and SGLang do not build: they serve the thinker, not the voice
 _NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
+#: BERT's pooler outside a task's model: vLLM embeds with the last layer's output (`bert.py`, `BertEmbeddingModel`)
+_POOLER: Final = "pooler."
 #: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
 _SINK_HEADS: Final = 64
 
@@ -162,6 +165,8 @@ def _loaded(spec: TensorSpec, engine: str) -> bool:
     """Whether an engine makes room for the tensor."""
     if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
         return False
+    if engine == "vllm" and spec.pattern.startswith(_POOLER):
+        return False
     if spec.buffer:
         return engine in _PADS and spec.pattern.endswith(_BUFFER_PARAMETERS)
     return spec.tied_to is None
@@ -270,7 +275,7 @@ def _held(
                 continue
             if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
                 continue
-            if _left_out(spec, serving):
+            if _left_out(spec, serving) or (engine == "vllm" and spec.pattern.startswith(_POOLER)):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)

@@ -130,12 +130,13 @@ def attention(
     names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
     qk_norm: str | None = None,
     qk_norm_names: tuple[str, str] = ("q_norm", "k_norm"),
+    qk_norm_split: bool = False,
     q_gate: bool = False,
 ) -> None:
     """Separate q, k, v and o projections in each layer.
 
-    `qk_norm`: None, `"head"` (weight `[head_dim]`, Qwen3), or `"full"` (weight over all heads, OLMo 2). `q_gate` doubles q's rows
-    (Qwen3-Next's output gate).
+    `qk_norm`: None, `"head"` (weight `[head_dim]`, Qwen3), or `"full"` (weight over all heads, OLMo 2), `qk_norm_split` where
+    each rank keeps its heads' part of that. `q_gate` doubles q's rows (Qwen3-Next's output gate).
     """
     layers = list(indices)
     dv = d.head_dim if v_head_dim is None else v_head_dim
@@ -162,8 +163,9 @@ def attention(
         sizes = (
             (d.head_dim, d.head_dim) if qk_norm == "head" else (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim)
         )
-        for name, size in zip(qk_norm_names, sizes, strict=True):
-            inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM)
+        splits = (Column(), Column(kv_heads=(d.num_kv_heads,))) if qk_norm_split else (Replicated(), Replicated())
+        for name, size, split in zip(qk_norm_names, sizes, splits, strict=True):
+            inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM, split)
 
 
 def fused_qkv(

@@ -40,6 +40,7 @@ class Launch:
     utilization: float | None = None
     max_num_batched_tokens: int | None = None
     page_size: int | None = None
+    enable_prefix_caching: bool | None = None
     quant: str | None = None
     dtype: str | None = None
     attn_dp: int = 1
