@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hfmem.configuration import Configuration
+from hfmem.configuration import Configuration, is_gguf
 from hfmem.errors import UnsupportedError
 from hfmem.plan.launch import Launch, emit
 from hfmem.report import Report
@@ -53,6 +53,7 @@ def launch_text(
             attn_dp=serving.attn_dp,
             kv_memory_bytes=serving.kv_memory_bytes,
             llama_cpp=serving.llama_cpp,
+            is_gguf=is_gguf(found.read),
             beyond_positions=bool(positions and serving.context > positions),
             vendor=device.vendor if device is not None else "nvidia",
             gpus_per_node=device.gpus_per_node if device is not None else None,

@@ -94,7 +94,7 @@ def test_what_is_no_device(typed: str) -> None:
 
 
 def test_a_bare_number_may_have_been_a_size() -> None:
-    with pytest.raises(UsageError, match="say which .*or 24GiB for a size"):
+    with pytest.raises(UsageError, match=r"say which .*or 24GiB for a size"):
         find_device("24")
 
 

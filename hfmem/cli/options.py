@@ -86,6 +86,7 @@ NoPrefixCaching = Annotated[
     bool,
     Option(
         "--no-prefix-caching",
+        "--disable-prefix-caching",
         "--no-enable-prefix-caching",
         "--disable-radix-cache",
         help="vLLM, SGLang: no prefixes are cached: recurrent layers keep one state a sequence.",

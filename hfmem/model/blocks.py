@@ -12,7 +12,7 @@ from hfmem.dtypes import canonical
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
-from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row, Vocab
+from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row, Split, Vocab
 from hfmem.model.layers import FullAttention, Layer, SlidingAttention
 from hfmem.records import dataclass
 
@@ -163,7 +163,9 @@ def attention(
         sizes = (
             (d.head_dim, d.head_dim) if qk_norm == "head" else (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim)
         )
-        splits = (Column(), Column(kv_heads=(d.num_kv_heads,))) if qk_norm_split else (Replicated(), Replicated())
+        splits: tuple[Split, Split] = (Replicated(), Replicated())
+        if qk_norm_split:
+            splits = (Column(), Column(kv_heads=(d.num_kv_heads,)))
         for name, size, split in zip(qk_norm_names, sizes, splits, strict=True):
             inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM, split)
 

@@ -84,7 +84,7 @@ def _vllm(launch: Launch) -> list[str]:
         case True:
             words.append("--enable-prefix-caching")
         case False:
-            words.append("--no-enable-prefix-caching")
+            words.append("--disable-prefix-caching")
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-modules", f"adapter={launch.lora}"]
         words += [*_set("--max-loras", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
