@@ -17,8 +17,8 @@ GB: Final = 10**9
 #: no real context or batch comes near; a larger number is a slip of the keyboard and would only overflow what reads it
 MAX_COUNT: Final = 1 << 40
 
-_COUNT = pattern(r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)", re.IGNORECASE)
-_MEMORY = pattern(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_COUNT = pattern(r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)", re.IGNORECASE | re.ASCII)
+_MEMORY = pattern(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
 _MEMORY_UNITS: Final[dict[str, int]] = {
     "": 1,
     "b": 1,
@@ -88,7 +88,7 @@ def parse_percent(text: str, what: str = "share") -> Fraction:
     Raises:
         UsageError: not a percentage in that range.
     """
-    match = re.fullmatch(r"(\d{1,4}(?:\.\d{1,6})?)\s*%?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,4}(?:\.[0-9]{1,6})?)\s*%?", text.strip())
     if match is None or Fraction(match.group(1)) > 1000:
         raise UsageError(f"{what} {text!r} is not a percentage from 0 to 1000 (example: 10%)")
     return Fraction(match.group(1)) / 100
@@ -101,7 +101,9 @@ def parse_share(text: str, what: str = "share") -> Fraction:
         UsageError: no share in that range.
     """
     try:
-        value = Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
+        value = Fraction(text.strip().removesuffix("%") if text.isascii() else "") / (
+            100 if text.strip().endswith("%") else 1
+        )
     except (ValueError, ZeroDivisionError):
         raise UsageError(f"{what} {text!r} is not a share (examples: 0.9, 90%)") from None
     if not 0 < value <= 1:

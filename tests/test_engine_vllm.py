@@ -241,6 +241,9 @@ def test_page_size_flag() -> None:
         vllm.cache(llama_3_8b(), Serving(100, page_size=24))
     with pytest.raises(UnsupportedError, match="multiples of 64"):
         vllm.cache(deepseek_v32(), Serving(100, page_size=16))
+    # FlashMLA reads an fp8 cache in pages of 64; a smaller page that the user names is Triton's (vLLM 0.33 on DeepSeek-V3 at tp 4)
+    assert vllm.cache(deepseek_v3(), Serving(16, kv_dtype="fp8")).bytes == 61 * 576 * 64
+    assert vllm.cache(deepseek_v3(), Serving(16, kv_dtype="fp8", page_size=16)).bytes == 61 * 576 * 16
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ _PADS: Final = frozenset({"vllm", "sglang"})
 _DOWNCASTS: Final = frozenset({"vllm", "sglang"})
 #: what SGLang shares out within a group of data-parallel attention; the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
+#: BERT's pooler outside a task's model: vLLM embeds with the last layer's output (`bert.py`, `BertEmbeddingModel`)
+_POOLER: Final = "pooler."
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
 def _loaded(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -> bool:
     """Whether an engine makes room for the tensor."""
     if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
+        return False
+    if engine == "vllm" and spec.pattern.startswith(_POOLER):
         return False
     if spec.buffer:
         counted = engine in _PADS and not (engine == "vllm" and through_transformers(arch))
@@ -255,7 +259,7 @@ def _held(
                 continue
             if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
                 continue
-            if _left_out(spec, serving):
+            if _left_out(spec, serving) or (engine == "vllm" and spec.pattern.startswith(_POOLER)):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)

@@ -73,10 +73,18 @@ def _vllm(launch: Launch) -> list[str]:
     words += ["--enable-expert-parallel"] if launch.ep else []
     words += _cache("--kv-cache-dtype", launch.kv_dtype, _VLLM_CACHE, "vLLM")
     words += ["--quantization", launch.quant] if launch.quant in ON_THE_FLY and launch.quant else []
-    words += _set("--gpu-memory-utilization", None if launch.utilization is None else f"{launch.utilization:g}")
+    share = (
+        None if launch.kv_memory_bytes is not None else launch.utilization
+    )  # a pool that is given replaces the share
+    words += _set("--gpu-memory-utilization", None if share is None else f"{share:g}")
     words += _set("--kv-cache-memory-bytes", launch.kv_memory_bytes)
     words += _set("--max-num-batched-tokens", launch.max_num_batched_tokens)
     words += _set("--block-size", launch.page_size)
+    match launch.enable_prefix_caching:
+        case True:
+            words.append("--enable-prefix-caching")
+        case False:
+            words.append("--disable-prefix-caching")
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-modules", f"adapter={launch.lora}"]
         words += [*_set("--max-loras", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
@@ -106,6 +114,7 @@ def _sglang(launch: Launch) -> list[str]:
     words += _set("--mem-fraction-static", None if launch.utilization is None else f"{launch.utilization:g}")
     words += _set("--chunked-prefill-size", launch.max_num_batched_tokens)
     words += _set("--page-size", launch.page_size)
+    words += ["--disable-radix-cache"] if launch.enable_prefix_caching is False else []
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-paths", f"adapter={launch.lora}"]
         words += [*_set("--max-loras-per-batch", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]

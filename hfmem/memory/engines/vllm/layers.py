@@ -259,11 +259,11 @@ def _compressed_specs(cache: CompressedAttention, fmt: str, block: int) -> Itera
     yield state(row, "state")
 
 
-def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int) -> int:
+def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool) -> int:
     """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16.
 
     Dense latent attention: FlashInfer's kernel on data-centre Blackwell, Triton's on Ampere, Ada and consumer Blackwell; on Hopper
-    FlashAttention's, and FlashMLA's for an fp8 cache.
+    FlashAttention's, and FlashMLA's for an fp8 cache. A block that the user chose is Triton's where these do not take it.
     """
     block = 16
     for cache in kinds:
@@ -274,6 +274,8 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int) -> int:
                 block = max(block, 128)
             case SparseLatentAttention():
                 block = max(block, 64)
+            case LatentAttention() if chosen:
+                pass
             case LatentAttention() if capability // 10 == 10:
                 block = max(block, 32)
             case LatentAttention(kv_lora_rank=512, qk_rope_head_dim=64) if capability == 90 and fmt == "fp8":
@@ -284,7 +286,7 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int) -> int:
 
 
 def _block_size(kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
-    kernel = _kernel_block(kinds, fmt, serving.compute_capability)
+    kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None)
     if serving.page_size is None:
         return kernel
     if serving.page_size % kernel:

@@ -140,6 +140,18 @@ def check_heads(arch: Architecture, tp: int) -> None:
         )
 
 
+def check_experts(arch: Architecture) -> None:
+    """Refuse expert parallelism of a model without experts.
+
+    Raises:
+        UnsupportedError: in vLLM's words.
+    """
+    if not arch.num_experts:
+        raise UnsupportedError(
+            "Number of experts in the model must be greater than 0 when expert parallelism is enabled."
+        )
+
+
 def kv_heads_per_rank(num_kv_heads: int, tp: int) -> int:
     """KV heads one rank holds: shared out, or replicated where there are more ranks than heads.
 
