@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 os.environ["TRITON_INTERPRET"] = "0"  # read when triton is imported
 
@@ -131,7 +131,7 @@ class _Anything:
 
 
 class _Standin(ModuleType):
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -170,7 +170,9 @@ def _enum_of(file: Path, name: str) -> Any:
             values = {
                 s.targets[0].id: ast.literal_eval(s.value)
                 for s in node.body
-                if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name) and isinstance(s.value, ast.Constant)
+                if isinstance(s, ast.Assign)
+                and isinstance(s.targets[0], ast.Name)
+                and isinstance(s.value, ast.Constant)
             }
             return enum.IntEnum(name, values)
     raise SystemExit(f"{file}: expected a class {name}")

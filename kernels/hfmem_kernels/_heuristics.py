@@ -193,7 +193,7 @@ _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
     "interpreter": {2: (Entry(64, 2048, 32, 4, 2, 1),), 1: (Entry(64, 2048, 32, 4, 2, 1),)},
 }
 # MLA: keys and values are one tile, columns are not counted twice; 1: 8-bit elements, 0: rows of 656 bytes (`fp8_ds_mla`)
-_LATENT_WIDE = {
+_LATENT_WIDE: dict[int, tuple[Entry, ...]] = {
     2: (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 64, 8, 3, 1)),
     1: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 64, 8, 3, 1)),
     0: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 32, 8, 4, 1)),

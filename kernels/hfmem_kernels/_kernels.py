@@ -132,8 +132,8 @@ def decode_kernel(
                 slot = slot_of(index, first_slot, rest_base, rest_stride)
                 store_piece(acc, m, norm, slot, partial_ptr, state_ptr, row_mask, BLOCK_M, DVP)
                 merged_head, merged_mask, merged_rows, merged_lse = _places(
-                    q_row0, count, b, head, m_block, out_ptr, lse_ptr, sob, sot, soh, slb, slt, slh, GROUP, BLOCK_M, ROWS
-                )
+                    q_row0, count, b, head, m_block, out_ptr, lse_ptr, sob, sot, soh, slb, slt, slh, GROUP, BLOCK_M, ROWS,
+                )  # fmt: skip
                 merged_sink = load_sinks(sinks_ptr, merged_head, merged_mask, HAS_SINKS)
                 arrive(
                     index, num_pieces, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, counter_ptr, num_slots,

@@ -29,7 +29,9 @@ def load_query(q_rows, stride_d, row_mask, cols, DIM: tl.constexpr):
 
 
 @triton.jit
-def query_parts(q_rows, stride_d, row_mask, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr, PAIRS: tl.constexpr):
+def query_parts(
+    q_rows, stride_d, row_mask, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr, PAIRS: tl.constexpr
+):
     """WIDTH query columns from START: the even and the odd ones if PAIRS, else all and, unused, all again. And the largest."""
     STEP: tl.constexpr = 2 if PAIRS else 1
     cols = START + tl.arange(0, WIDTH // STEP) * STEP
@@ -110,7 +112,7 @@ def hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW: tl.constexpr):
 
 @triton.jit
 def softmax_step(scores, m):
-    """The running maximum, what fades what came before, and the weights of this tile. Rows that have seen no key stay at -inf, 1, 0."""
+    """The running maximum, what fades what came before, the weights of this tile. Rows that saw no key stay at -inf, 1, 0."""
     top = tl.maximum(m, tl.max(scores, 1))
     shift = tl.where(top == float("-inf"), 0.0, top)
     return top, tl.exp2(m - shift), tl.exp2(scores - shift[:, None])

@@ -44,7 +44,7 @@ def attend_latent(
     FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT: tl.constexpr, SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr, SCALAR_IDS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """As `attend`, for rows of RANK latent columns, which are the value too, and DK - RANK rotary ones. Returns acc [BLOCK_M, RANK]."""
+    """As `attend`, for rows of RANK latent columns, which are the value too, and DK - RANK rotary ones; acc is [BLOCK_M, RANK]."""
     HALF: tl.constexpr = RANK // 2
     STEP: tl.constexpr = 2 if PAIRS else 1
     row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -32,10 +32,9 @@ def normaliser(m, norm, sink, HAS_SINKS: tl.constexpr):
 @triton.jit
 def load_sinks(sinks_ptr, q_head, row_mask, HAS_SINKS: tl.constexpr):
     """The sinks of some query heads; zeros, never looked at, where there are none."""
+    sink = tl.zeros(q_head.shape, tl.float32)
     if HAS_SINKS:
         sink = tl.load(sinks_ptr + q_head, mask=row_mask, other=0.0).to(tl.float32)
-    else:
-        sink = tl.zeros(q_head.shape, tl.float32)
     return sink
 
 
@@ -48,7 +47,9 @@ def store_state(state_ptr, slot, m, norm, rows, row_mask, BLOCK_M: tl.constexpr)
 
 
 @triton.jit
-def store_result(acc, factor, lse, columns, out_rows, out_stride, lse_ptrs, row_mask, DV: tl.constexpr, HAS_LSE: tl.constexpr):
+def store_result(
+    acc, factor, lse, columns, out_rows, out_stride, lse_ptrs, row_mask, DV: tl.constexpr, HAS_LSE: tl.constexpr
+):
     """Write rows of the output, `columns` of them, and their lse."""
     value = (acc * factor[:, None]).to(out_rows.dtype.element_ty)
     tl.store(out_rows[:, None] + columns[None, :] * out_stride, value, mask=row_mask[:, None] & (columns < DV)[None, :])
@@ -85,7 +86,10 @@ def merge_slots(
             m = tl.load(state_ptr + places * 2, mask=mask, other=float("-inf"), cache_modifier=".cg")
             norm = tl.load(state_ptr + places * 2 + 1, mask=mask, other=0.0, cache_modifier=".cg")
             part = tl.load(
-                partial_ptr + places[:, :, None] * DVP + cols[None, None, :], mask=mask[:, :, None], other=0.0, cache_modifier=".cg"
+                partial_ptr + places[:, :, None] * DVP + cols[None, None, :],
+                mask=mask[:, :, None],
+                other=0.0,
+                cache_modifier=".cg",
             )
             higher = tl.maximum(top, tl.max(m, 0))
             shift = tl.where(higher == float("-inf"), 0.0, higher)

@@ -3,7 +3,7 @@
 Words used throughout the decode kernels:
 
 - *item*: one (sequence, KV head, block of query rows); its keys are cut into *tiles* of BLOCK_N tokens, its *units*.
-- *share*: the units that one program gets, from `share_start` of its number to that of the next. All shares are equal but for one unit.
+- *share*: the units that one program gets, from `share_start` of its number to that of the next. Shares differ by one unit at most.
 - *piece*: the consecutive tiles of one item that one program works on. An edge of a share less than SNAP tiles from an edge of
   the item moves there: so short a piece is not worth a merge, and items of fewer than 2 · SNAP tiles are never cut.
 - An item of several pieces leaves one partial result for each in a *slot* of the workspace; the program that comes last merges
@@ -126,7 +126,7 @@ def first_unit(
 
 @triton.jit
 def piece_at(program, unit, unit_stop, item_unit, tiles, quotient, remainder, SNAP: tl.constexpr):
-    """A program's piece of the item that `unit` lies in. item_unit: first unit of that item's sequence; tiles: of each of its items.
+    """A program's piece of the item that `unit` lies in. item_unit: first unit of that item's sequence; tiles: of every item of it.
 
     Returns the item's number within its sequence and its first unit; the piece's first tile and where it stops (none: no
     piece); its number, how many the item has, and the first of the slots of the program that has piece 0.
