@@ -7,6 +7,7 @@ class fields, source and version inside); else an error that names the key and t
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
-from hfmem.patterns import pattern
 
 _T = TypeVar("_T", int, float, str, bool)
 
@@ -23,7 +23,7 @@ _MAX_INT = 1 << 40
 
 #: what a model has many of is listed one by one; no real one has near as many layers or experts
 _MAX_REPEATS = 1 << 16
-_REPEATED = pattern(r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|depths$")
+_REPEATED = r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|depths$"
 
 
 @cache
@@ -160,7 +160,7 @@ class Config:
         number = self._typed(int, names, value)
         if number < 0:
             raise ContradictionError(f"{self.file}: {names[0]!r} is {number}, expected a non-negative integer")
-        if number > _MAX_REPEATS and _REPEATED.search(names[0]):
+        if number > _MAX_REPEATS and re.search(_REPEATED, names[0]):
             raise ContradictionError(f"{self.file}: {names[0]!r} is {number:,}, beyond any real model")
         return number
 
