@@ -52,6 +52,20 @@ def field_defaults(config_class: type) -> dict[str, Any]:
     return found
 
 
+def table_text(source: str, defaults: dict[str, dict[str, Any]], aliases: dict[str, dict[str, str]]) -> str:
+    """One JSON object with a line for each model type, so that `hfmem.model.config` can find and read one alone."""
+    rows = [
+        f"{json.dumps(name)}:" + compact({"defaults": values} | ({"aliases": aliases[name]} if name in aliases else {}))
+        for name, values in sorted(defaults.items())
+    ]
+    return f'{{"source":{json.dumps(source)},"classes":{{\n' + ",\n".join(rows) + "\n}}\n"
+
+
+def compact(value: Any) -> str:
+    """JSON without blanks."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
 def main() -> None:
     """Collect every configuration class and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,13 +100,9 @@ def main() -> None:
 
     for model_type in list(CONFIG_MAPPING):
         collect(CONFIG_MAPPING[model_type])
-    table = {
-        "source": f"transformers {transformers.__version__}, configuration class field defaults",
-        "defaults": dict(sorted(defaults.items())),
-        "aliases": dict(sorted(aliases.items())),
-    }
+    source = f"transformers {transformers.__version__}, configuration class field defaults"
     output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(table, separators=(",", ":"), sort_keys=True)
+    text = table_text(source, defaults, aliases)
     with output.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed:
         packed.write(text.encode())
     print(f"{output}: {len(defaults)} model types, {len(text):,} bytes of JSON, {output.stat().st_size:,} packed")
