@@ -139,6 +139,10 @@ COUNTED = [
     ("voxtral", "VoxtralForConditionalGeneration", 4_676_271_104),
     ("voxtral_realtime", "VoxtralRealtimeForConditionalGeneration", 4_429_679_360),
     ("whisper", "WhisperForConditionalGeneration", 37_760_640),
+    ("hubert", "HubertForCTC", 94_396_320),
+    ("siglip2", "Siglip2Model", 203_202_050),
+    ("wav2vec2", "Wav2Vec2ForCTC", 94_396_320),
+    ("wavlm", "WavLMForCTC", 94_406_544),
     ("xlm-roberta", "XLMRobertaForCausalLM", 109_514_298),
 ]
 
