@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hfmem.errors import MissingKeyError
+from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.expected import synthesise
@@ -325,3 +326,35 @@ def test_ultravox_that_names_its_text_model_only() -> None:
     facts = {"model_type": "ultravox", "text_model_id": "meta-llama/Llama-3.1-8B-Instruct", "audio_config": WHISPER}
     with pytest.raises(MissingKeyError, match=r"'text_config' is missing: 'text_model_id' is 'meta-llama/Llama-3.1-8B"):
         read_architecture(facts)
+
+
+PARSE: Facts = {
+    "model_type": "nemotron_parse",
+    "dtype": "bfloat16",
+    "encoder": {
+        "patch_size": 16,
+        "args": {
+            "model": "vit_huge_patch16_224",
+            "cpe_max_size": 2048,
+            "cls_token_per_teacher": True,
+            "register_multiple": 16,
+            "teachers": [{"name": "a"}, {"name": "b"}, {"name": "c"}],
+        },
+    },
+    "decoder": {
+        "d_model": 1024,
+        "decoder_layers": 3,
+        "decoder_attention_heads": 16,
+        "decoder_ffn_dim": 4096,
+        "encoder_ffn_dim": 4096,
+        "vocab_size": 9024,
+    },
+}
+
+
+def test_nemotron_parse() -> None:
+    """vLLM's class counts 720,815,104 parameters with two layer scales for each of the encoder's 32 blocks, which no file holds. Its
+    planning asks 201,326,592 bytes for a request of 8,192 tokens, the encoder's output within."""
+    arch = read_architecture(PARSE)
+    assert arch.expected_parameters() == 720_815_104 - 32 * 2 * 1280
+    assert engine("vllm").cache(arch, Serving(8192)).bytes_per_rank == 201_326_592

@@ -129,6 +129,8 @@ MULTIMODAL: Final[dict[str, str]] = {
     "mimo_v2_omni": "mimo_omni:mimo_v2_omni",
     "midashenglm": "midashenglm:midashenglm",
     "bailing_moe_v3_vl": "bailing_vl:bailing_moe_v3_vl",
+    "nemotron_parse": "nemotron_parse:nemotron_parse",
+    "blip": "blip:blip",
     "ultravox": "ultravox:ultravox",
     "siglip2": "siglip2:siglip2",
     "siglip2_vision_model": "siglip2:siglip2_vision",
