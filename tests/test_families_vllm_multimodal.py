@@ -353,7 +353,7 @@ PARSE: Facts = {
 
 
 def test_nemotron_parse() -> None:
-    """vLLM's class counts 720,815,104 parameters with two layer scales for each of the encoder's 32 blocks, which no file holds. Its
+    """vLLM's class counts 720,815,104 parameters with two layer scales for each of the encoder's 32 blocks, which no file has. Its
     planning asks 201,326,592 bytes for a request of 8,192 tokens, the encoder's output within."""
     arch = read_architecture(PARSE)
     assert arch.expected_parameters() == 720_815_104 - 32 * 2 * 1280
