@@ -71,6 +71,7 @@ COUNTED = [
     ("hyperclovax_vision_v2", "HyperCLOVAXVisionV2ForConditionalGeneration", 9_705_315_072),
     ("idefics2", "Idefics2ForConditionalGeneration", 8_061_394_944),
     ("idefics3", "Idefics3ForConditionalGeneration", 6_909_685_760),
+    ("inkling2", "Inkling2ForConditionalGeneration", 594_050_623_488),
     ("instructblip", "InstructBlipForConditionalGeneration", 1_297_466_112),
     ("instructblipvideo", "InstructBlipVideoForConditionalGeneration", 1_297_466_112),
     ("internvl", "InternVLForConditionalGeneration", 11_765_025_792),
@@ -85,6 +86,7 @@ COUNTED = [
     ("llava_next", "LlavaNextForConditionalGeneration", 7_062_906_880),
     ("llava_next_video", "LlavaNextVideoForConditionalGeneration", 7_062_906_880),
     ("llava_onevision", "LlavaOnevisionForConditionalGeneration", 12_469_102_112),
+    ("metaclip_2", "MetaClip2Model", 151_277_313),
     ("minicpm_ocr", "MiniCPMOcrForConditionalGeneration", 8_094_084_096),
     ("minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", 9_111_202_816),
     ("minicpmv4_7", "MiniCPMV4_7ForConditionalGeneration", 9_111_202_816),
@@ -131,6 +133,7 @@ COUNTED = [
     ("swin", "SwinModel", 27_519_354),
     ("swinv2", "Swinv2Model", 27_578_154),
     ("t5", "T5ForConditionalGeneration", 60_506_624),
+    ("t5gemma", "T5GemmaForConditionalGeneration", 5_596_853_760),
     ("t5gemma2", "T5Gemma2ForConditionalGeneration", 4_747_846_400),
     ("umt5", "UMT5ForConditionalGeneration", 172_122_112),
     ("vibevoice", "VibeVoiceForConditionalGeneration", 13_612_734_435),
@@ -201,6 +204,12 @@ def test_image_encoder_and_text_decoder(name: str) -> None:
     assert whole.expected_parameters() == parameters
     optional = sum(s.count * s.elements for s in whole.tensors if s.optional and s.tied_to is None and not s.buffer)
     assert optional == (0 if name == "Donut" else VIT_POOLER)  # which published files leave out
+
+
+def test_a_speech_encoder_and_a_text_decoder() -> None:
+    decoder = {**MBART, "vocab_size": 50265}
+    facts = {"model_type": "speech-encoder-decoder", "encoder": {"model_type": "wav2vec2"}, "decoder": decoder}
+    assert read_architecture(facts).expected_parameters() == 214_871_936
 
 
 def test_two_berts() -> None:

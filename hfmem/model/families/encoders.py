@@ -8,8 +8,6 @@ Source: transformers 5.23.0 `models/{bert,roberta,…}/modeling_*.py`; names as 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, assemble, full, read_dims
 from hfmem.model.config import Config
@@ -17,7 +15,7 @@ from hfmem.model.families.heads import num_labels, task
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Component, Inventory, Vocab
 from hfmem.model.layers import Layer, NoCache
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 TASKS = {
     "Model": "model",

@@ -5,14 +5,13 @@ Source: vLLM 0.33.0 `models/ultravox.py` and `transformers_utils/configs/ultravo
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.errors import MissingKeyError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
 from hfmem.model.families.audio import whisper_blocks, whisper_tower
 from hfmem.model.families.multimodal import WHOLE, text_part, tower, tower_layers, wrap
 from hfmem.model.inventory import Inventory
+from hfmem.records import replace
 
 _ELSEWHERE = "{} is not part of this checkpoint: '{}' names the repository it is loaded from"
 
