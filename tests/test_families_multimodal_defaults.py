@@ -46,6 +46,7 @@ COUNTED = [
     ("dinov3_vit", "DINOv3ViTModel", 21_595_008),
     ("distilbert", "DistilBertForMaskedLM", 66_985_530),
     ("donut-swin", "DonutSwinModel", 27_517_818),
+    ("dots3_note", "Dots3NoteForConditionalGeneration", 287_309_195_008),
     ("electra", "ElectraForCausalLM", 13_546_682),
     ("embedding_gemma2", "EmbeddingGemma2Model", 271_002_624),
     ("ernie4_5_vl_moe", "Ernie4_5_VLMoeForConditionalGeneration", 29_399_294_336),
@@ -243,3 +244,19 @@ def test_an_untied_masked_head_is_stored() -> None:
         read_architecture({**facts, "tie_word_embeddings": tie}).expected_parameters() for tie in (True, False)
     )
     assert own - tied == 30522 * 768 + 30522
+
+
+def test_dots3_note_in_its_released_spelling() -> None:
+    """Counted with transformers as above: a list of experts a block, and the sound encoder's sizes in `whisper_config`."""
+    seen = {"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 8], "embed_dim": 768, "num_heads": 12}
+    eyes = {"vision_config": {**seen, "adapter_in_dim": 768, "use_bias": True}}
+    assert read_architecture({"model_type": "dots3_note", **eyes}).expected_parameters() == 280_550_869_248
+    whisper = {
+        "d_model": 640,
+        "encoder_layers": 4,
+        "encoder_attention_heads": 10,
+        "encoder_ffn_dim": 1280,
+        "num_mel_bins": 80,
+    }
+    ears = {"audio_config": {"whisper_config": whisper, "adapter_input_size": 640}}
+    assert read_architecture({"model_type": "dots3_note", **ears}).expected_parameters() == 286_476_133_248

@@ -135,6 +135,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "t5gemma": "t5gemma:t5gemma",
     "metaclip_2": "clip:clip",
     "speech-encoder-decoder": "encoder_decoder:encoder_decoder",
+    "dots3_note": "dots3_mm:dots3_note",
     "ultravox": "ultravox:ultravox",
     "siglip2": "siglip2:siglip2",
     "siglip2_vision_model": "siglip2:siglip2_vision",
