@@ -15,7 +15,7 @@ from hfmem.model.families.heads import num_labels, task
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Component, Inventory, Vocab
 from hfmem.model.layers import Layer, NoCache
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 TASKS = {
     "Model": "model",
@@ -78,7 +78,7 @@ def masked_lm(part: Part, style: str, vocab: int, width: int, hidden: int, embed
     other = part.at("", component=Component.LM_HEAD)
     if style == "generator":  # ELECTRA's generator
         other.linear("generator_predictions.dense", width, hidden)
-        Part(part.inv).norm("generator_predictions.LayerNorm", width)
+        Part(part.inv, part.prefix).norm("generator_predictions.LayerNorm", width)
         other.tensor("generator_lm_head.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=tied)
         other.tensor("generator_lm_head.bias", (vocab,), split=Vocab())
         return
@@ -90,9 +90,9 @@ def masked_lm(part: Part, style: str, vocab: int, width: int, hidden: int, embed
     at = other.at(prefix)
     at.tensor("bias", (vocab,), split=Vocab())
     at.linear(dense, hidden, hidden)
-    Part(part.inv).norm(f"{prefix}{norm}", hidden)
+    Part(part.inv, part.prefix).norm(f"{prefix}{norm}", hidden)
     at.tensor("decoder.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=tied)
-    at.tensor("decoder.bias", (vocab,), split=Vocab(), tied_to=f"{prefix}bias" if tied else None, optional=tied)
+    at.tensor("decoder.bias", (vocab,), split=Vocab(), tied_to=f"{at.prefix}bias" if tied else None, optional=tied)
 
 
 def classifier(part: Part, hidden: int, labels: int, *, two_layer: bool) -> None:
@@ -177,10 +177,10 @@ def _blocks(cfg: Config, part: Part, d: Dims, intermediate: int) -> Part:
     return block
 
 
-def body(part: Part, cfg: Config, d: Dims, *, base: str = "bert") -> Part:
-    """Embeddings and blocks of `base`'s shape below `part`, for models that hold such an encoder. Returns the blocks."""
+def body(part: Part, cfg: Config, d: Dims, *, token_types: bool) -> Part:
+    """BERT's embeddings and blocks below `part`, for models that hold such an encoder. Returns the blocks."""
     vocab = cfg.positive("vocab_size")
-    _embeddings(part, cfg, TRAITS[base], vocab, d.hidden)
+    _embeddings(part, cfg, replace(TRAITS["bert"], token_types=token_types), vocab, d.hidden)
     part.norm("embeddings.LayerNorm", d.hidden)
     return _blocks(cfg, part, d, cfg.positive("intermediate_size"))
 
