@@ -241,7 +241,8 @@ def bert(cfg: Config) -> Architecture:
     deberta = cfg.model_type in _DEBERTA
     normed = cfg.flag("emb_layer_norm_before", default=False) if cfg.model_type == "esm" else traits.embedding_norm
     if normed:
-        part.norm("embeddings.LayerNorm", d.hidden if deberta else width)
+        name = "embeddings.layer_norm" if cfg.model_type == "esm" else "embeddings.LayerNorm"
+        part.norm(name, d.hidden if deberta else width)
     if width != d.hidden or cfg.model_type == "rembert":
         name = "embeddings.embed_proj" if deberta else "embeddings_project"
         name = "encoder.embedding_hidden_mapping_in" if cfg.model_type == "rembert" else name

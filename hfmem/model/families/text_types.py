@@ -53,4 +53,12 @@ TEXT: Final[dict[str, str]] = {
     "new": "encoders_fused:gte",
     "jina_embeddings_v3": "encoders_fused:jina_v3",
     "eurobert": "encoders_fused:eurobert",
+    "led": "bart_kin:bart_kin",
+    "bigbird_pegasus": "bart_kin:bart_kin",
+    "pegasus_x": "bart_kin:bart_kin",
+    "mvp": "bart_kin:bart_kin",
+    "fsmt": "bart_kin:bart_kin",
+    "nllb-moe": "bart_kin:bart_kin",
+    "t5gemma": "t5gemma:t5gemma",
+    "prophetnet": "prophetnet:prophetnet",
 }
