@@ -132,7 +132,6 @@ MULTIMODAL: Final[dict[str, str]] = {
     "nemotron_parse": "nemotron_parse:nemotron_parse",
     "blip": "blip:blip",
     "inkling2": "inkling2_mm:inkling2",
-    "t5gemma": "t5gemma:t5gemma",
     "metaclip_2": "clip:clip",
     "speech-encoder-decoder": "encoder_decoder:encoder_decoder",
     "dots3_note": "dots3_mm:dots3_note",
