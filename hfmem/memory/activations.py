@@ -105,6 +105,20 @@ def _attention_width(arch: Architecture) -> int:
     return widest
 
 
+def query_width(arch: Architecture) -> int:
+    """Elements of a token's queries in the widest attention layer; 0 where there is none."""
+    widest = 0
+    for cache in arch.caches():
+        match cache:
+            case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention() | CompressedAttention():
+                widest = max(widest, cache.num_heads * cache.head_dim)
+            case LatentAttention() | SparseLatentAttention():
+                widest = max(widest, cache.num_heads * (cache.kv_lora_rank + cache.qk_rope_head_dim))
+            case _:
+                pass
+    return widest
+
+
 def _mlp_width(arch: Architecture) -> int:
     """Gate, up and their product in a dense feed-forward."""
     return 3 * (arch.intermediate_size or 4 * arch.hidden_size)
