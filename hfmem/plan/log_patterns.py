@@ -95,6 +95,12 @@ WORDS: Final = (
     *("GPU", "cuda", "CUDA", "KV", "kv", "took", "take", "weight", "memory", "graph", "buffer", "size", "seq len"),
     *("model length", "blocks", "concurrency", "tokens=", "general.name", "n_ctx", "n_ubatch", "flash_attn"),
 )
+#: … and one of these in every line that a size is read from
+SIZE_WORDS: Final = (
+    *("took", "take", "sage is", "usage=", "avail mem", "KV", "kv cache", "KV cache", "CUDAGraph", "total_gpu_memory"),
+    *("utilization", " size", "blocks", "Auto-fit", "seq", "model length", "override", "peak activation", "non-torch"),
+    *("non_torch", "tokens", "graph", "Free memory", "full size"),
+)
 #: … and one of these in a line of traffic
 TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request", "print_timing", "update_slots")
 VERSIONS: Final = (

@@ -187,11 +187,12 @@ def _put_gguf(said: dict[str, str], before: str, text: str) -> None:
     for pattern, setting in (
         (_GGUF_CTX, "context"),
         (_GGUF_BATCH, "ubatch"),
-        (_GGUF_SEQS, "slots"),
         (_GGUF_UNIFIED, "unified"),
     ):
         if found := pattern.findall(text):
             said[setting] = found[-1]
+    if slots := _GGUF_SEQS.findall(before) or _GGUF_SEQS.findall(text)[:1]:  # the line before that of the context
+        said["slots"] = slots[-1]
     if types := _GGUF_TYPE.findall(before):
         said["file_type"] = types[-1]
     if flash := _GGUF_FLASH.findall(text):

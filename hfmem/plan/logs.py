@@ -9,6 +9,7 @@ GiB and MiB. Logs reach us pasted, truncated and with their line ends lost, so n
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import islice
 from typing import Final
@@ -23,6 +24,7 @@ from hfmem.plan.log_patterns import (
     FORMS,
     IS_SIZE,
     JSON_KEYS,
+    SIZE_WORDS,
     STARTS,
     TRAFFIC,
     VERSIONS,
@@ -146,9 +148,16 @@ def _unwrapped(row: str) -> str:
 
 
 def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, tuple[Reading, ...]]:
+    first = text.count("\n", 0, begin)
+    rows = [
+        (row, numbers[first + index])
+        for index, row in enumerate(text[begin:end].split("\n"))
+        if any(word in row for word in SIZE_WORDS)
+    ]
+    text = "\n".join(row for row, _ in rows)
     found: dict[str, list[tuple[int, int | float, int | float]]] = {}
     for name, pattern in COMPILED:
-        for match in islice(pattern.finditer(text, begin, end), _MOST):
+        for match in islice(pattern.finditer(text), _MOST):
             value: int | float
             slack: int | float
             if name in IS_SIZE:
@@ -158,16 +167,16 @@ def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, 
             else:
                 value, slack = int(match[1].replace(",", "")), 0
             found.setdefault(name, []).append((match.start(), value, slack))
-    for match in DEVICE_MEMORY.finditer(text, begin, end):
+    for match in DEVICE_MEMORY.finditer(text):
         value, slack = _bytes(match[2], "G")
         found.setdefault("device_bytes", []).append((match.start(), value, slack))
-    lines = _Lines(text, numbers)
     if "cache_part_bytes" in found:  # llama.cpp's windowed layers have a cache of their own
-        parts = sorted(found.pop("cache_part_bytes"))[: max(text.count("KV cache, size =", begin, end), 1)]
+        parts = sorted(found.pop("cache_part_bytes"))[: max(text.count("KV cache, size ="), 1)]
         found["cache_bytes"] = [(parts[0][0], sum(part[1] for part in parts), sum(part[2] for part in parts))]
+    ends = [match.start() for match in re.finditer("\n", text)]
     return {
-        name: tuple(Reading(value, slack, lines.at(place)) for place, value, slack in sorted(rows))
-        for name, rows in found.items()
+        name: tuple(Reading(value, slack, rows[bisect_left(ends, place)][1]) for place, value, slack in sorted(items))
+        for name, items in found.items()
     }
 
 
@@ -180,19 +189,6 @@ def _bytes(number: str, unit: str) -> tuple[int, int]:
 
 def _last_digit(number: str) -> float:
     return float(10 ** -len(number.partition(".")[2]))
-
-
-class _Lines:
-    """Line numbers by position."""
-
-    def __init__(self, text: str, numbers: list[int]) -> None:
-        self._ends = [match.start() for match in re.finditer("\n", text)]
-        self._numbers = numbers
-
-    def at(self, place: int) -> int:
-        from bisect import bisect_left
-
-        return self._numbers[bisect_left(self._ends, place)]
 
 
 def model_names(text: str) -> tuple[str, ...]:
