@@ -60,7 +60,7 @@ def peak(
     sampling = tokens * arch.hidden_size * width + seqs * arch.vocab_size * bytes_per_logit
     text = Peak(forward, 0.6, 1.6, f"forward pass: {tokens} tokens × widest live tensors")
     if sampling >= forward:
-        text = Peak(sampling, 0.75, 1.3, f"sampling: {seqs} sequences × {arch.vocab_size} logits × {bytes_per_logit} B")
+        text = Peak(sampling, 0.65, 1.4, f"sampling: {seqs} sequences × {arch.vocab_size} logits × {bytes_per_logit} B")
     if encoder is None:
         return text
     kept = encoder.tokens * arch.hidden_size * width

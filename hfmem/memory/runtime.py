@@ -30,9 +30,9 @@ from hfmem.units import GIB, MIB
 _GRAPH: Final = MIB // 5
 _GRAPH_LATENT: Final = MIB * 45 // 100
 _GRAPH_COMPRESSED: Final = MIB
-#: growth outside PyTorch while vLLM profiles, on one device: 0.03 GiB on A6000, 0.07 on H100 (0.10) and 15 GiB cards, 0.13 on
-#: H100 (0.11)
-_ENGINE_ALONE: Final = (GIB * 3 // 100, GIB // 10, GIB * 3 // 10)
+#: growth outside PyTorch while vLLM profiles, on one device: 0.02 GiB on RTX 20 to 50 cards, 0.03 on A6000, 0.07 on H100 (0.10),
+#: 0.13 on H100 (0.11); half a GiB more where libraries are compiled meanwhile
+_ENGINE_ALONE: Final = (GIB // 100, GIB // 10, GIB * 7 // 10)
 #: … with NCCL's channels and the fused all-reduce's workspace. Hopper: 2.2 to 2.4 GiB on three makers' H100s at TP 2 to 8 (0.9 to
 #: 0.19), 1.8 at TP 4, 1.4 on H200s at TP 2 and without compiling, 0.4 on H100s at TP 2 (0.11), 0.1 on GH200s
 _ENGINE_HOPPER: Final = (GIB * 5 // 100, GIB * 18 // 10, GIB * 25 // 10)
@@ -211,7 +211,7 @@ def _graphs(arch: Architecture, serving: Serving, seqs: int, host: Host, release
                 pass
     size = layers * (pieces + whole) * each
     source = f"{pieces + whole} captured batches × {layers} layers, from server logs"
-    low, high = min(size // 3, 32 * MIB), max(size * 3, GIB // 4)
+    low, high = min(size // 3, 32 * MIB), max(size * 4, GIB * 3 // 4)
     return Estimate(size, low, high, source, in_budget=release.graphs_in_share(v2_runner))
 
 

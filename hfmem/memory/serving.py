@@ -59,7 +59,8 @@ class Serving:
     for images and sound are not loaded. `pooling`: the model embeds or ranks; it has no head and samples nothing.
 
     `swa_full_tokens_ratio` and `mamba_full_memory_ratio` are SGLang's: tokens of the windowed pool to those of the full one, and
-    states' memory to the cache's; None: its defaults.
+    states' memory to the cache's; None: its defaults. `steps_in_flight` is vLLM's: engine steps that are scheduled at once; None:
+    one more than the pipeline's stages, as today.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -88,6 +89,7 @@ class Serving:
     pooling: bool = False
     swa_full_tokens_ratio: float | None = None
     mamba_full_memory_ratio: float | None = None
+    steps_in_flight: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp"):

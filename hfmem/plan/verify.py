@@ -161,6 +161,19 @@ def _assumptions(log: LogFacts) -> Iterator[str]:
         yield f"{name} is on: it is not computed"
 
 
+def _llama_flags(log: LogFacts, serving: Serving) -> Mapping[str, str]:
+    """A context shared by slots, and the cache's types."""
+    told, flags = log.settings, dict[str, str]()
+    if told.slots > 1:
+        flags |= {"--ctx": str(max(serving.context // told.slots, 1)), "--parallel": str(told.slots)}
+    if told.unified:
+        flags["--kv-unified"] = ""
+    for name, kind in (("--kv-dtype", told.key_type), ("--cache-type-v", told.value_type)):
+        if kind not in (None, "f16") and (name == "--kv-dtype" or kind != told.key_type):
+            flags[name] = str(kind)
+    return flags
+
+
 def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str, str]:
     """Flags that make the next estimate meet this log."""
     flags: dict[str, str] = {"--ctx": str(serving.context)}
@@ -171,6 +184,23 @@ def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str,
         flags["--kv-dtype"] = serving.kv_dtype
     if log.engine != "vllm":
         flags["--engine"] = log.engine
+    told = log.settings
+    for name, count in (
+        ("--max-num-batched-tokens", told.max_num_batched_tokens if log.engine == "vllm" else None),
+        ("--max-num-seqs", told.max_num_seqs if log.engine == "vllm" else None),
+        ("--page-size", told.page_size if log.engine != "llama.cpp" else None),
+    ):
+        if count is not None:
+            flags[name] = str(count)
+    for name, is_on in (("--ep", serving.ep), ("--enforce-eager", told.eager)):
+        if is_on and log.engine != "llama.cpp":
+            flags[name] = ""
+    if serving.language_model_only:
+        flags["--language-model-only"] = ""
+    if "--max-num-seqs" in flags:
+        flags["--batch"] = "1"  # the limit, not what is asked of the cache
+    if log.engine == "llama.cpp":
+        flags |= _llama_flags(log, serving)
     for item in checks:
         if item.reason and " --" in f" {item.reason.rpartition(': ')[2]}":
             name, _, value = item.reason.rpartition(": ")[2].partition(" ")

@@ -15,7 +15,7 @@ from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import held_tensors, rank_weights
 from hfmem.plan.logs import LogFacts
-from hfmem.plan.verify_reasons import alternatives, explained, weights_check
+from hfmem.plan.verify_reasons import NO_CHECKPOINTS, alternatives, as_loaded, explained, weights_check
 from hfmem.plan.verify_types import Check, check
 from hfmem.records import replace
 
@@ -40,6 +40,12 @@ _RUNTIME: Final[dict[str, str]] = {
 def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> list[Check]:
     """Every line of vLLM's that can be compared, weights first."""
     found = [weights_check(read, log, serving)]
+    release = release_of(log.version)
+    given = serving
+    if release is not None:
+        serving = replace(serving, steps_in_flight=release.steps_in_flight)
+        if not release.exports_states:
+            serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))
     found.append(_needed(read, log, serving))
     pool = log.smallest("available_bytes")
     old = _old_capacity(log)
@@ -58,6 +64,10 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
                 continue
             compute = partial(_pool, read, memory=memory, kind=kind, dcp=log.settings.dcp)
             item = explained(name, "count", reading, compute, serving, alternatives(log, serving), share)
+            if kind == "old tokens" and item.verdict == "differs" and release_of(log.version) is None:
+                newer = partial(compute, kind="tokens")
+                other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)
+                item = other if other.verdict in ("equal", "near") else item  # the form of 0.21 and later
             if _other_rank(item, log, serving):
                 item = replace(item, reason="another rank, whose line is not here, had less memory: the least counts")
             if item.verdict == "differs" and item.reason is None and log.settings.speculative:
@@ -65,7 +75,7 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
                     item, reason="a draft model or prediction layers have a cache too, which is not computed here"
                 )
             found.append(item)
-    found += _budget(read, log, serving, device)
+    found += _budget(as_loaded(read, log), log, given, device)
     return [item for item in found if item is not None]
 
 

@@ -92,6 +92,16 @@ class Release:
         return 38 if self.minor <= 15 and not self.flashinfer else 16
 
     @property
+    def steps_in_flight(self) -> int | None:
+        """Engine steps whose tokens a window is kept beside: one until 0.25, then as today (None)."""
+        return 1 if self.minor <= 25 else None
+
+    @property
+    def exports_states(self) -> bool:
+        """Whether recurrent layers keep a checkpoint of their prefill (from 0.28)."""
+        return self.minor >= 28
+
+    @property
     def full_graphs(self) -> bool:
         """Whether decoding has graphs of its own beside the piecewise ones (from 0.11)."""
         return self.minor >= 11
