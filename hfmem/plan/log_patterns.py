@@ -76,7 +76,11 @@ FACTORS: Final[tuple[tuple[str, str], ...]] = (
     ("max_concurrency", rf"Maximum concurrency for {COUNT} tokens per request: (\d{{1,9}}(?:\.\d{{1,6}})?)x"),
 )
 DEVICE_MEMORY: Final = re.compile(r"Free memory on device \((?:cuda:\d{1,3}, )?([\d.]{1,12})/([\d.]{1,12}) GiB\)")
-COMPILED: Final = tuple((name, re.compile(text)) for name, text in (*SIZES, *COUNTS, *FACTORS))
+#: name, pattern, and what must be in a text for one that begins with a number, of which a paste may hold many thousands
+COMPILED: Final = tuple(
+    (name, re.compile(text), text.partition(SIZE)[2] if text.removeprefix(r"\(?").startswith(SIZE) else "")
+    for name, text in (*SIZES, *COUNTS, *FACTORS)
+)
 IS_SIZE: Final = frozenset(name for name, _ in SIZES)
 
 #: what only one engine prints, and then what merely names one
@@ -93,7 +97,18 @@ ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
 WORDS: Final = (
     *(" -", "--", "vllm", "vLLM", "sglang", "llama_", "llm_", "LLM", "config", "args", "Args", "version", "build"),
     *("GPU", "cuda", "CUDA", "KV", "kv", "took", "take", "weight", "memory", "graph", "buffer", "size", "seq len"),
-    *("model length", "blocks", "concurrency", "tokens=", "general.name", "n_ctx", "n_ubatch", "flash_attn"),
+    *(
+        "model length",
+        "blocks",
+        "concurrency",
+        "tokens=",
+        "general.name",
+        "n_ctx",
+        "n_ubatch",
+        "flash_attn",
+        "n_seq_max",
+    ),
+    *("FlashInfer", "Asynchronous"),
 )
 #: … and one of these in every line that a size is read from
 SIZE_WORDS: Final = (

@@ -156,7 +156,9 @@ def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, 
     ]
     text = "\n".join(row for row, _ in rows)
     found: dict[str, list[tuple[int, int | float, int | float]]] = {}
-    for name, pattern in COMPILED:
+    for name, pattern, needle in COMPILED:
+        if needle not in text:
+            continue
         for match in islice(pattern.finditer(text), _MOST):
             value: int | float
             slack: int | float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -40,6 +41,8 @@ _RUNTIME: Final[dict[str, str]] = {
 def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> list[Check]:
     """Every line of vLLM's that can be compared, weights first."""
     found = [weights_check(read, log, serving)]
+    if (held := found[0]) is not None and (told := re.search(r": --tp (\d+)$", held.reason or "")):
+        serving = replace(serving, tp=int(told[1]))  # what explains the weights holds for the rest
     release = release_of(log.version)
     given = serving
     if release is not None:
@@ -67,7 +70,9 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
             if kind == "old tokens" and item.verdict == "differs" and release_of(log.version) is None:
                 newer = partial(compute, kind="tokens")
                 other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)
-                item = other if other.verdict in ("equal", "near") else item  # the form of 0.21 and later
+                item = (
+                    item if other.verdict == "differs" and (item.reason or not other.reason) else other
+                )  # as from 0.21
             if _other_rank(item, log, serving):
                 item = replace(item, reason="another rank, whose line is not here, had less memory: the least counts")
             if item.verdict == "differs" and item.reason is None and log.settings.speculative:
