@@ -12,7 +12,7 @@ from hfmem.dtypes import canonical
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
-from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row, Split, Vocab
+from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row, Vocab
 from hfmem.model.layers import FullAttention, Layer, SlidingAttention
 from hfmem.records import dataclass
 
@@ -130,13 +130,12 @@ def attention(
     names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
     qk_norm: str | None = None,
     qk_norm_names: tuple[str, str] = ("q_norm", "k_norm"),
-    qk_norm_split: bool = False,
     q_gate: bool = False,
 ) -> None:
     """Separate q, k, v and o projections in each layer.
 
-    `qk_norm`: None, `"head"` (weight `[head_dim]`, Qwen3), or `"full"` (weight over all heads, OLMo 2), `qk_norm_split` where
-    each rank keeps its heads' part of that. `q_gate` doubles q's rows (Qwen3-Next's output gate).
+    `qk_norm`: None, `"head"` (weight `[head_dim]`, Qwen3), `"full"` (weight over all heads, OLMo 2), or `"shared"` (the same, which
+    ranks share out with the heads, MiniMax M2). `q_gate` doubles q's rows (Qwen3-Next's output gate).
     """
     layers = list(indices)
     dv = d.head_dim if v_head_dim is None else v_head_dim
@@ -163,8 +162,8 @@ def attention(
         sizes = (
             (d.head_dim, d.head_dim) if qk_norm == "head" else (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim)
         )
-        splits: tuple[Split, Split] = (Replicated(), Replicated())
-        if qk_norm_split:
+        splits: tuple[Column | None, Column | None] = (None, None)
+        if qk_norm == "shared":
             splits = (Column(), Column(kv_heads=(d.num_kv_heads,)))
         for name, size, split in zip(qk_norm_names, sizes, splits, strict=True):
             inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM, split)

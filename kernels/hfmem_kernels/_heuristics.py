@@ -17,7 +17,9 @@ class LaunchConfig:
 
     block_m, block_n: query rows and tokens of a tile. ctas_per_sm: programs a multiprocessor is to hold; the grid is that many
     for each. register_cap: most registers of a thread, 0 for the compiler's choice. split_tiles: 0 for equal shares of all
-    tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16.
+    tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16. min_tiles: fewest tiles of a share. snap_tiles:
+    the edges of shares keep at least that far from the edges of items, or lie on them. max_pieces: most programs for each
+    item on average, 0 for any number.
     """
 
     block_m: int
@@ -29,6 +31,8 @@ class LaunchConfig:
     split_tiles: int = 0
     pairs: bool = True
     register_cap: int = 0
+    snap_tiles: int = 1
+    max_pieces: int = 0
 
     @property
     def max_registers(self) -> int:
@@ -46,7 +50,9 @@ class DeviceFacts:
 
 @dataclass(frozen=True, slots=True)
 class DecodeShape:
-    """What of a call decides its configuration. `element_bytes`: of a cache element; `latent`: an MLA cache."""
+    """What of a call decides its configuration. `element_bytes`: of a cache element; `latent`: an MLA cache, `packed`: of rows
+    that carry their scales.
+    """
 
     group: int
     max_q_len: int
@@ -54,6 +60,7 @@ class DecodeShape:
     v_head_dim: int
     element_bytes: int
     latent: bool = False
+    packed: bool = False
 
 
 #: families → shared memory of one multiprocessor in bytes (CUDA programming guide, table of compute capabilities; CDNA3 ISA: LDS)
@@ -106,8 +113,8 @@ _HOPPER_16 = (
     Entry(16, 256, 64, 4, 4, 2),
     Entry(16, 512, 32, 4, 4, 2),
     Entry(16, 1024, 16, 4, 3, 2),
-    Entry(32, 128, 64, 4, 3, 2),
-    Entry(32, 256, 32, 4, 3, 2),
+    Entry(32, 128, 64, 4, 4, 2),
+    Entry(32, 256, 64, 4, 4, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
@@ -118,8 +125,8 @@ _HOPPER_8 = (
     Entry(16, 256, 64, 4, 4, 3),
     Entry(16, 512, 32, 4, 4, 2),
     Entry(16, 1024, 16, 4, 3, 2),
-    Entry(32, 128, 64, 4, 3, 2),
-    Entry(32, 256, 32, 4, 4, 2),
+    Entry(32, 128, 64, 4, 4, 2),
+    Entry(32, 256, 64, 4, 4, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
@@ -185,28 +192,36 @@ _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
     "gfx942": {2: _CDNA_16, 1: _CDNA_16},
     "interpreter": {2: (Entry(64, 2048, 32, 4, 2, 1),), 1: (Entry(64, 2048, 32, 4, 2, 1),)},
 }
-# MLA: keys and values are one tile, columns are not counted twice
-_LATENT_WIDE = (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 32, 8, 3, 1))
+# MLA: keys and values are one tile, columns are not counted twice; 1: 8-bit elements, 0: rows of 656 bytes (`fp8_ds_mla`)
+_LATENT_WIDE: dict[int, tuple[Entry, ...]] = {
+    2: (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 64, 8, 3, 1)),
+    1: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 64, 8, 3, 1)),
+    0: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 32, 8, 4, 1)),
+}
+_LATENT_AMPERE = (Entry(16, 1024, 32, 8, 3, 1), Entry(32, 1024, 32, 8, 3, 1))
 _LATENT_NARROW = (Entry(16, 1024, 32, 4, 2, 1), Entry(32, 1024, 32, 8, 2, 1))
-_LATENT: dict[str, tuple[Entry, ...]] = {
-    "sm80": (Entry(16, 1024, 32, 8, 3, 1), Entry(32, 1024, 32, 8, 3, 1)),
-    "sm86": _LATENT_NARROW,
+_LATENT: dict[str, dict[int, tuple[Entry, ...]]] = {
+    "sm80": dict.fromkeys((0, 1, 2), _LATENT_AMPERE),
+    "sm86": dict.fromkeys((0, 1, 2), _LATENT_NARROW),
     "sm90": _LATENT_WIDE,
     "sm100": _LATENT_WIDE,
-    "sm120": _LATENT_NARROW,
-    "gfx942": (Entry(32, 1024, 16, 4, 2, 1),),
-    "interpreter": (Entry(32, 1024, 32, 4, 2, 1),),
+    "sm120": dict.fromkeys((0, 1, 2), _LATENT_NARROW),
+    "gfx942": dict.fromkeys((0, 1, 2), (Entry(32, 1024, 16, 4, 2, 1),)),
+    "interpreter": dict.fromkeys((0, 1, 2), (Entry(32, 1024, 32, 4, 2, 1),)),
 }
+#: most programs for each item of an MLA cache: one program reads what the others leave, 32 KiB each with 16 heads, and more
+#: would take longer over that than they save
+LATENT_PIECES = 64
 
 #: tokens of a fixed split: what a batch-invariant call cuts every sequence into
 FIXED_SPLIT_TOKENS = 512
 
 
-def table_entries(family: str, element_bytes: int, *, latent: bool) -> tuple[Entry, ...]:
+def table_entries(family: str, element_bytes: int, *, latent: bool, packed: bool = False) -> tuple[Entry, ...]:
     """The rows that `select_config` chooses from."""
     if element_bytes == 4:
         return _FLOAT32
-    return _LATENT[family] if latent else _TABLE[family][element_bytes]
+    return _LATENT[family][0 if packed else element_bytes] if latent else _TABLE[family][element_bytes]
 
 
 def config_of(entry: Entry) -> LaunchConfig:
@@ -214,7 +229,9 @@ def config_of(entry: Entry) -> LaunchConfig:
 
     The cap is given even where it is the compiler's own limit of 255: left alone, ptxas prefers a few spills to a program less.
     """
-    config = LaunchConfig(entry.rows, entry.block_n, entry.num_warps, entry.num_stages, entry.ctas_per_sm, min_tiles=2)
+    config = LaunchConfig(
+        entry.rows, entry.block_n, entry.num_warps, entry.num_stages, entry.ctas_per_sm, min_tiles=2, snap_tiles=2
+    )
     return replace(config, register_cap=config.max_registers)
 
 
@@ -229,7 +246,7 @@ def select_config(shape: DecodeShape, family: str, *, batch_invariant: bool = Fa
     """
     rows = max(16, next_power_of_2(shape.group * shape.max_q_len))
     columns = shape.head_dim if shape.latent else next_power_of_2(shape.head_dim) + next_power_of_2(shape.v_head_dim)
-    entries = table_entries(family, shape.element_bytes, latent=shape.latent)
+    entries = table_entries(family, shape.element_bytes, latent=shape.latent, packed=shape.packed)
     wide_enough = [e for e in entries if e.columns >= columns]
     if not wide_enough:
         raise ValueError(
@@ -238,7 +255,7 @@ def select_config(shape: DecodeShape, family: str, *, batch_invariant: bool = Fa
     narrowest = [e for e in wide_enough if e.columns == min(w.columns for w in wide_enough)]
     entry = min(narrowest, key=lambda e: (e.rows < rows, abs(e.rows - rows)))
     config = config_of(entry)
-    config = replace(config, block_m=min(entry.rows, rows))
+    config = replace(config, block_m=min(entry.rows, rows), max_pieces=LATENT_PIECES if shape.latent else 0)
     if batch_invariant:
         config = replace(config, split_tiles=FIXED_SPLIT_TOKENS // config.block_n)
     return config

@@ -164,7 +164,8 @@ def mla_decode_attention(
         return _reference_result(q, cache, None, page_table, seq_lens, keywords, out, lse, return_lse)
     require_triton(impl, q)
     if config is None:
-        shape = DecodeShape(q.shape[-2], most, q.shape[-1], kv_lora_rank, cache.element_size(), latent=True)
+        packed = latent_format is LatentFormat.FP8_DS
+        shape = DecodeShape(q.shape[-2], most, q.shape[-1], kv_lora_rank, cache.element_size(), True, packed)
         config = select_config(shape, device_facts(q.device).family, batch_invariant=batch_invariant)
     factor = 1.0
     if cache_scale is not None and not isinstance(cache_scale, torch.Tensor):

@@ -42,8 +42,8 @@ def table_jobs() -> dict[str, dict[str, Any]]:
                     shape = {"dim": entry.columns // 2, "kv_heads": 2, "heads": 2 * entry.rows}
                     name = f"{family}-{dtype}-{entry.rows}x{entry.columns}"
                     jobs[name] = {"target": family, "dtype": dtype, "config": asdict(config_of(entry)), "shape": shape}
-        for dtype in ("bfloat16", "uint8"):
-            for entry in table_entries(family, 2, latent=True):
+        for dtype, size in (("bfloat16", 2), ("float8_e4m3fn", 1), ("uint8", 1)):
+            for entry in table_entries(family, size, latent=True, packed=dtype == "uint8"):
                 if everything or family == "sm90" or (entry.rows == 16 and dtype == "bfloat16"):
                     shape = {"dim": 576, "lora": 512, "heads": entry.rows, "page": 64}
                     name = f"{family}-latent_{dtype}-{entry.rows}"

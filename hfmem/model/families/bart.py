@@ -67,12 +67,15 @@ def attention(
     out: str = "out_proj",
     heads: int | None = None,
     out_bias: bool | None = None,
+    features: int | None = None,
 ) -> None:
-    """q, k, v and out, `hidden` square; `heads` (KV heads) say how k and v split over ranks."""
+    """q, k, v and out, `hidden` square; `heads` (KV heads) say how k and v split over ranks. `features`: the width of what k and v
+    read, where another model's output is attended over."""
     at = part.at(f"{name}.", component=Component.ATTENTION)
     kv = COLUMN if heads is None else Column(kv_heads=(heads,))
-    at.linear("k_proj", hidden, hidden, split=kv, bias=k_bias)
-    at.linear("v_proj", hidden, hidden, split=kv, bias=bias)
+    source = hidden if features is None else features
+    at.linear("k_proj", hidden, source, split=kv, bias=k_bias)
+    at.linear("v_proj", hidden, source, split=kv, bias=bias)
     at.linear("q_proj", hidden, hidden, split=COLUMN, bias=bias)
     at.linear(out, hidden, hidden, split=ROW, bias=bias if out_bias is None else out_bias)
 
@@ -148,6 +151,8 @@ def bart(cfg: Config) -> Architecture:
         vocabs = (vocab, cfg.opt_int("decoder_vocab_size") or vocab)
         ties: tuple[str | None, str | None] = (None, None)
         embedded = "model.decoder.embed_tokens.weight"
+    elif what == "decoder":
+        ties, embedded = (None, None), "model.decoder.embed_tokens.weight"
     else:
         model.tensor("shared.weight", (vocab, hidden), Component.EMBEDDING, Vocab())
         ties, embedded = (shared, shared), shared

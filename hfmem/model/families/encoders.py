@@ -9,7 +9,7 @@ Source: transformers 5.23.0 `models/{bert,roberta,…}/modeling_*.py`; names as 
 from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import Dims, assemble, read_dims
+from hfmem.model.blocks import Dims, assemble, full, read_dims
 from hfmem.model.config import Config
 from hfmem.model.families.heads import num_labels, task
 from hfmem.model.families.parts import COLUMN, ROW, Part
@@ -21,6 +21,8 @@ TASKS = {
     "Model": "model",
     "ForMaskedLM": "mlm",
     "ForPreTraining": "pretraining",
+    "LMHeadModel": "causal",
+    "ForCausalLM": "causal",
     "ForSequenceClassification": "sequence",
     "ForTokenClassification": "token",
     "ForQuestionAnswering": "qa",
@@ -69,13 +71,15 @@ def _projections(part: Part, hidden: int, names: tuple[str, str, str], out: str)
     part.linear(out, hidden, hidden, Component.ATTENTION, ROW)
 
 
-def masked_lm(part: Part, style: str, vocab: int, width: int, hidden: int, embedded: str) -> None:
-    """A masked-LM head: dense layer, norm, output layer whose weight is the embedding's and whose bias is stored once."""
+def masked_lm(part: Part, style: str, vocab: int, width: int, hidden: int, embedded: str | None) -> None:
+    """A masked-LM head: dense layer, norm, output layer whose weight is the embedding's (None: its own) and whose bias is the
+    head's, stored once unless the weights are not tied either."""
+    tied = embedded is not None
     other = part.at("", component=Component.LM_HEAD)
     if style == "generator":  # ELECTRA's generator
         other.linear("generator_predictions.dense", width, hidden)
         Part(part.inv).norm("generator_predictions.LayerNorm", width)
-        other.tensor("generator_lm_head.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=True)
+        other.tensor("generator_lm_head.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=tied)
         other.tensor("generator_lm_head.bias", (vocab,), split=Vocab())
         return
     prefix, dense, norm = (
@@ -87,8 +91,8 @@ def masked_lm(part: Part, style: str, vocab: int, width: int, hidden: int, embed
     at.tensor("bias", (vocab,), split=Vocab())
     at.linear(dense, hidden, hidden)
     Part(part.inv).norm(f"{prefix}{norm}", hidden)
-    at.tensor("decoder.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=True)
-    at.tensor("decoder.bias", (vocab,), split=Vocab(), tied_to=f"{prefix}bias", optional=True)
+    at.tensor("decoder.weight", (vocab, width), split=Vocab(), tied_to=embedded, optional=tied)
+    at.tensor("decoder.bias", (vocab,), split=Vocab(), tied_to=f"{prefix}bias" if tied else None, optional=tied)
 
 
 def classifier(part: Part, hidden: int, labels: int, *, two_layer: bool) -> None:
@@ -142,6 +146,16 @@ def _deberta(part: Part, cfg: Config, block: Part, hidden: int) -> None:
         part.norm("encoder.conv.LayerNorm", hidden)
 
 
+def cross_attention(block: Part, hidden: int, features: int) -> None:
+    """Attention over another model's output of `features` wide rows, with its norm."""
+    at = block.at("crossattention.", component=Component.ATTENTION)
+    at.linear("self.query", hidden, hidden, split=COLUMN)
+    for name in ("key", "value"):
+        at.linear(f"self.{name}", hidden, features, split=COLUMN)
+    at.linear("output.dense", hidden, hidden, split=ROW)
+    block.norm("crossattention.output.LayerNorm", hidden)
+
+
 def _blocks(cfg: Config, part: Part, d: Dims, intermediate: int) -> Part:
     """The blocks, after-norm with biases everywhere, under `encoder.layer.{}.`."""
     block = part.at("encoder.layer.{}.", range(d.num_layers))
@@ -163,8 +177,16 @@ def _blocks(cfg: Config, part: Part, d: Dims, intermediate: int) -> Part:
     return block
 
 
+def body(part: Part, cfg: Config, d: Dims, *, base: str = "bert") -> Part:
+    """Embeddings and blocks of `base`'s shape below `part`, for models that hold such an encoder. Returns the blocks."""
+    vocab = cfg.positive("vocab_size")
+    _embeddings(part, cfg, TRAITS[base], vocab, d.hidden)
+    part.norm("embeddings.LayerNorm", d.hidden)
+    return _blocks(cfg, part, d, cfg.positive("intermediate_size"))
+
+
 def bert(cfg: Config) -> Architecture:
-    """BERT and the encoders that keep its block."""
+    """BERT and the encoders that keep its block; a decoder of that shape (`is_decoder`) keeps keys and values."""
     traits = TRAITS[cfg.model_type]
     what = task(cfg, "model", TASKS)
     d = read_dims(cfg)
@@ -182,19 +204,23 @@ def bert(cfg: Config) -> Architecture:
     block = _blocks(cfg, part, d, intermediate)
     if deberta:
         _deberta(part, cfg, block, d.hidden)
+    if cfg.flag("add_cross_attention", default=False):
+        cross_attention(block, d.hidden, d.hidden)
     if what in traits.poolers:
         part.linear("pooler.dense", d.hidden, d.hidden, Component.OTHER)
-    _task_head(cfg, traits, what, Part(inv), d.hidden, width, vocab, f"{part.prefix}embeddings.word_embeddings.weight")
-    layers = encoder_layers(d.num_layers)
     tied = cfg.flag("tie_word_embeddings", default=True)
+    embedded = f"{part.prefix}embeddings.word_embeddings.weight" if tied else None
+    _task_head(cfg, traits, what, Part(inv), d.hidden, width, vocab, embedded)
+    decodes = what == "causal" and cfg.flag("is_decoder", default=False)
+    layers = [Layer((full(d),))] * d.num_layers if decodes else encoder_layers(d.num_layers)
     return assemble(cfg, cfg, "encoder", d, layers, inv, vocab=vocab, tied=tied, intermediate=intermediate)
 
 
 def _task_head(
-    cfg: Config, traits: Traits, what: str, top: Part, hidden: int, width: int, vocab: int, embedded: str
+    cfg: Config, traits: Traits, what: str, top: Part, hidden: int, width: int, vocab: int, embedded: str | None
 ) -> None:
     other = top.at("", component=Component.OTHER)
-    if what in ("mlm", "pretraining") and not (what == "pretraining" and cfg.model_type == "electra"):
+    if what in ("mlm", "pretraining", "causal") and not (what == "pretraining" and cfg.model_type == "electra"):
         masked_lm(top, traits.head, vocab, width, hidden, embedded)
         if what == "pretraining":
             other.linear("cls.seq_relationship", 2, hidden)

@@ -76,9 +76,8 @@ def minimax_m2(cfg: Config) -> Architecture:
     stack = open_stack(cfg, cfg, d)
     kind = cfg.choice("qk_norm_type", cfg.opt_str("qk_norm_type") or "per_layer", ("per_layer", "per_head"))
     normed = cfg.flag("use_qk_norm", default=True)
-    how = None if not normed else "full" if kind == "per_layer" else "head"
-    # vLLM's `MiniMaxText01RMSNormTP` keeps a rank's heads only
-    attention(stack.inv, f"{LAYER}.self_attn", range(d.num_layers), d, qk_norm=how, qk_norm_split=how == "full")
+    how = None if not normed else "shared" if kind == "per_layer" else "head"
+    attention(stack.inv, f"{LAYER}.self_attn", range(d.num_layers), d, qk_norm=how)
     _norms(stack.inv, d)
     _mixtral_experts(stack, cfg, range(d.num_layers), bias="e_score_correction_bias")
     stack.layers = [Layer((full(d),))] * d.num_layers
