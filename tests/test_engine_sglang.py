@@ -203,3 +203,12 @@ def test_what_does_not_divide_goes_to_the_last_stages() -> None:
     assert pipeline_stages(32, 3) == (range(10), range(10, 21), range(21, 32))
     # 40 GiB hold as many tokens as the stages with 11 layers can
     assert pool(llama_3_8b(), MEMORY, pp=3).capacity_tokens == MEMORY // (11 * 4096)
+
+
+def test_without_the_radix_cache_a_request_keeps_one_state() -> None:
+    """`_calculate_mamba_ratio`: three slots and two for tracking with the radix cache on, one with it off."""
+    rules = engine("sglang")
+    on, off = (
+        rules.cache(qwen3_next(), Serving(512, engine="sglang", enable_prefix_caching=flag)) for flag in (None, False)
+    )
+    assert on.bytes - off.bytes == (5 - 1) * on.state_bytes_per_seq

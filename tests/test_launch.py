@@ -245,6 +245,15 @@ def test_a_format_that_needs_its_own_checkpoint_is_said() -> None:
     assert not emit("vllm", launch(quant="fp8")).startswith("#")
 
 
+def test_dtypes_are_words_that_the_engines_take() -> None:
+    """vLLM takes auto, half, float16, bfloat16, float and float32; fp32 weights are counted in the 16 bits that it loads them in,
+    so that the command must not ask for float32."""
+    for word, flags in (("half", ["float16"]), ("torch.bfloat16", ["bfloat16"]), ("float32", []), ("fp8", [])):
+        found = words(emit("vllm", launch(dtype=word)))
+        assert found[found.index("--dtype") + 1 :][:1] == flags if flags else "--dtype" not in found
+    assert emit("vllm", launch(dtype="fp8")).startswith("# needs a checkpoint")
+
+
 def run(capsys: pytest.CaptureFixture[str], *line: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as left:
         main(list(line))

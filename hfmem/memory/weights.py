@@ -38,6 +38,8 @@ from hfmem.model.matching import Expected, Matcher, count_boxes, intersect
 from hfmem.model.names import core
 from hfmem.records import dataclass, replace
 
+#: models whose weights a rank holds padded as the device's kernels want them
+PADDED_BY_DEVICE: Final = frozenset({"gpt_oss"})
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
@@ -270,7 +272,7 @@ def _held(
                 if not (routed and sharding.expert_parallel):
                     check_blocks(spec, group.pattern, group.shape, sharding.expert_ranks if routed else sharding.tp)
             part = _group_share(group, spec, sharding, match.expected is not None)
-            if engine == "vllm" and arch.model_type == "gpt_oss" and group.dtype == "U8":
+            if engine == "vllm" and arch.model_type in PADDED_BY_DEVICE and group.dtype == "U8":
                 part *= _mxfp4_padding(arch, sharding, serving.compute_capability)
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)

@@ -16,7 +16,7 @@ from hfmem.memory.cache import peak_contexts
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import RankWeights, rank_weights
+from hfmem.memory.weights import PADDED_BY_DEVICE, RankWeights, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import Device
 from hfmem.plan.solver import crossing, largest, smallest
@@ -145,7 +145,8 @@ class Scale:
         """Weights of each stage's ranks."""
         key = (
             *(serving.engine, serving.tp, serving.pp, serving.dp, serving.ep, serving.attn_dp, serving.llama_cpp),
-            *(serving.language_model_only, serving.pooling, serving.compute_capability),
+            *(serving.language_model_only, serving.pooling),
+            serving.compute_capability if self.architecture.model_type in PADDED_BY_DEVICE else None,
         )
         if key not in self.known_weights:
             self.known_weights[key] = rank_weights(self.architecture, self.groups, serving)
@@ -191,7 +192,10 @@ class Scale:
 
     def _hopeless(self, serving: Serving) -> bool:
         """Whether the weights alone are too large: the answer to most layouts of a search, and the cheapest."""
-        return self.weights(serving).bytes > min(self.target.usable_bytes(serving), self.target.free_bytes())
+        room = min(self.target.usable_bytes(serving), self.target.free_bytes())
+        # no layout leaves its fullest rank less than an even share of what one device would hold
+        whole = self.weights(replace(serving, tp=1, pp=1, dp=1, attn_dp=1)).bytes
+        return whole > room * serving.num_ranks or self.weights(serving).bytes > room
 
     def max_context(self, serving: Serving) -> int | None:
         """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""

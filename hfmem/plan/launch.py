@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
+from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
 from hfmem.memory.serving import LLAMA_CPP, LlamaCpp
 from hfmem.plan.launch_flags import ON_THE_FLY, arguments
@@ -168,6 +169,8 @@ def _remarks(launch: Launch, kind: str) -> str:
     known = launch.quant in ON_THE_FLY or launch.engine == "llama.cpp"
     if launch.quant and not known and not (kind == "transformers" and launch.quant in ("int8", "nf4")):
         remarks.append(f"# needs a checkpoint of this model whose weights are stored in {_plain(launch.quant)}")
+    if launch.dtype and not launch.quant and dtype_word(launch.dtype) not in ("bf16", "fp16", "fp32"):
+        remarks.append(f"# needs a checkpoint of this model whose weights are stored in {_plain(launch.dtype)}")
     return "".join(f"{remark}\n" for remark in remarks)
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
+from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ _LLAMA_CACHE: Final[dict[str, str]] = {
 }
 #: `quant` words that vLLM and SGLang apply to an unquantized checkpoint while loading it
 ON_THE_FLY: Final = frozenset({"fp8"})
-#: `dtype` words → vLLM's and SGLang's
-_DTYPES: Final[dict[str, str]] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16"}
+#: `dtype` words → vLLM's and SGLang's; fp32 weights they load in 16 bits where nothing is said
+_DTYPES: Final[dict[str, str]] = {"bf16": "bfloat16", "fp16": "float16"}
 #: tokens drafted a step where nobody says: by the model's own prediction layers, and by a draft model
 _DRAFTED_BY_MTP: Final = 1
 _DRAFTED: Final = 5
@@ -160,7 +161,8 @@ def _set(flag: str, value: object) -> list[str]:
 
 
 def _dtype(launch: Launch) -> list[str]:
-    return [] if launch.dtype is None else ["--dtype", _DTYPES.get(launch.dtype, launch.dtype)]
+    word = None if launch.dtype is None else dtype_word(launch.dtype)
+    return ["--dtype", _DTYPES[word]] if word in _DTYPES else []
 
 
 def reference(model: str) -> str:
