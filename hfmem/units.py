@@ -15,6 +15,8 @@ GB: Final = 10**9
 
 #: no real context or batch comes near; a larger number is a slip of the keyboard and would only overflow what reads it
 MAX_COUNT: Final = 1 << 40
+#: longer numbers are no sizes, and Python refuses to read those of some thousand digits
+_MAX_DIGITS: Final = 40
 
 _COUNT = r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)"
 _MEMORY = r"(\d+(?:\.\d+)?)\s*([a-z]*)"
@@ -47,6 +49,8 @@ def parse_count(text: str, what: str = "count") -> int:
     if match is None:
         raise UsageError(f"{what} {text!r} is not a positive whole number (examples: 8192, 32k, 1m)")
     digits, suffix = match.groups()
+    if len(digits) > _MAX_DIGITS:
+        raise UsageError(f"{what} {text[:_MAX_DIGITS]}… is beyond 2^40")
     scale = {"": 1, "k": 1 << 10, "m": 1 << 20}[suffix.lower()]
     if "." in digits:
         whole, fraction = digits.split(".")
@@ -74,6 +78,8 @@ def parse_memory(text: str, what: str = "memory size") -> int:
     if match is None or unit is None:
         raise UsageError(f"{what} {text!r} is not a size (examples: 24GiB, 24GB, 80g, 25769803776)")
     digits = match.group(1)
+    if len(digits) > _MAX_DIGITS:
+        raise UsageError(f"{what} {text[:_MAX_DIGITS]}… is out of range")
     whole, _, fraction = digits.partition(".")
     value = int(whole + fraction) * unit // int(10 ** len(fraction))
     if not 0 < value <= 1 << 60:

@@ -43,3 +43,10 @@ def test_a_reader_that_leaves_is_no_error(words: str) -> None:
 def test_everything_is_written_before_the_end() -> None:
     done = shell("devices --json")
     assert done.returncode == 0 and done.stdout.endswith("]\n")
+
+
+@pytest.mark.parametrize("flag", ["--ctx", "--batch", "--kv-memory"])
+def test_a_number_of_five_thousand_digits_is_a_slip(flag: str) -> None:
+    done = shell(f"{MODEL} {flag} {'1' * 5000}")
+    assert done.returncode == 2
+    assert len(done.stderr) < 200
