@@ -16,8 +16,10 @@ from hfmem_kernels._validate import fail
 
 def config_of(values: Sequence[int]) -> LaunchConfig:
     """The configuration that `dataclasses.astuple` flattened."""
-    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces = values
-    return LaunchConfig(block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap, snap, pieces)
+    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces, fan = values
+    return LaunchConfig(
+        block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap, snap, pieces, fan
+    )
 
 
 def _split(

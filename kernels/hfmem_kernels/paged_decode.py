@@ -99,7 +99,7 @@ def paged_decode_attention(
         shape = DecodeShape(
             q.shape[-2] // k_cache.shape[2], most, q.shape[-1], v_cache.shape[-1], k_cache.element_size()
         )
-        config = select_config(shape, device_facts(q.device).family, batch_invariant=batch_invariant)
+        config = _choose(shape, q.device, batch_invariant)
     if not isinstance(k_scale, torch.Tensor) and k_scale is not None:
         scale, k_scale = scale * k_scale, None
     v_factor = 1.0
@@ -166,7 +166,7 @@ def mla_decode_attention(
     if config is None:
         packed = latent_format is LatentFormat.FP8_DS
         shape = DecodeShape(q.shape[-2], most, q.shape[-1], kv_lora_rank, cache.element_size(), True, packed)
-        config = select_config(shape, device_facts(q.device).family, batch_invariant=batch_invariant)
+        config = _choose(shape, q.device, batch_invariant)
     factor = 1.0
     if cache_scale is not None and not isinstance(cache_scale, torch.Tensor):
         factor, cache_scale = float(cache_scale), None
@@ -188,6 +188,11 @@ def allocate_workspace(
     where = torch.device(device)
     slots = num_slots or 2 * 8 * device_facts(where).num_sms
     return Workspace.empty(slots, slots * max_rows * (v_head_dim + 2), where)
+
+
+def _choose(shape: DecodeShape, device: torch.device, batch_invariant: bool) -> LaunchConfig:
+    facts = device_facts(device)
+    return select_config(shape, facts.family, batch_invariant=batch_invariant, triton=facts.triton)
 
 
 def _limits(window: int | None, softcap: float | None) -> tuple[int, float]:
