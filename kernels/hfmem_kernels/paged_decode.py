@@ -13,6 +13,8 @@ from hfmem_kernels._launch import Workspace, device_facts, require_triton
 from hfmem_kernels.layout import LatentFormat
 
 Impl = Literal["triton", "reference"]
+#: positions and windows up to here add up in int32
+MOST_TOKENS = 1 << 30
 
 
 def paged_decode_attention(
@@ -196,11 +198,11 @@ def _choose(shape: DecodeShape, device: torch.device, batch_invariant: bool) -> 
 
 
 def _limits(window: int | None, softcap: float | None) -> tuple[int, float]:
-    if window is not None and window < 1:
-        _validate.fail("window", "at least 1, or None for no window", window)
+    if window is not None and (not isinstance(window, int) or window < 1):
+        _validate.fail("window", "an integer of at least 1, or None for no window", window)
     if softcap is not None and softcap < 0.0:
         _validate.fail("softcap", "a positive number, or None", softcap)
-    return window or 0, float(softcap or 0.0)
+    return min(window or 0, MOST_TOKENS), float(softcap or 0.0)  # a larger window hides nothing
 
 
 def _tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Tensor | None:
