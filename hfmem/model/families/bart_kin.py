@@ -5,7 +5,6 @@ Source: transformers 5.23.0 `models/{led,bigbird_pegasus,pegasus_x,mvp,fsmt,nllb
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from hfmem.model.architecture import Architecture
@@ -22,6 +21,7 @@ from hfmem.model.families.bart import (
 from hfmem.model.families.heads import num_labels, task
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Row, Vocab
+from hfmem.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

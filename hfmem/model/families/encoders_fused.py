@@ -88,8 +88,8 @@ def jina_v3(cfg: Config) -> Architecture:
     if what == "model":
         other.linear("pooler.dense", d.hidden, d.hidden)
     elif what == "mlm":
-        embedded = "roberta.embeddings.word_embeddings.weight"
-        masked_lm(Part(inv), "lm_head", vocab, d.hidden, d.hidden, embedded, tied=tied)
+        embedded = "roberta.embeddings.word_embeddings.weight" if tied else None
+        masked_lm(Part(inv), "lm_head", vocab, d.hidden, d.hidden, embedded)
     elif what == "sequence":
         classifier(Part(inv), d.hidden, num_labels(cfg), two_layer=True)
     elif what in ("token", "qa"):

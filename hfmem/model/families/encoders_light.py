@@ -5,8 +5,6 @@ Source: transformers 5.23.0 `models/{mobilebert,squeezebert,fnet}/modeling_*.py`
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import HEADS, HIDDEN, Dims, assemble, num_layers
@@ -15,7 +13,9 @@ from hfmem.model.families.encoders import TASKS, encoder_layers, masked_lm
 from hfmem.model.families.heads import num_labels, task
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Component, Inventory, Vocab
+from hfmem.records import replace
 
+_WORDS = "embeddings.word_embeddings.weight"
 _TASKS = TASKS | {"ForNextSentencePrediction": "next"}
 
 
@@ -124,7 +124,7 @@ def squeezebert(cfg: Config) -> Architecture:
     part.linear("pooler.dense", hidden, hidden, Component.OTHER)
     tied = cfg.flag("tie_word_embeddings", default=True)
     if what == "mlm":
-        masked_lm(Part(inv), "cls", vocab, hidden, hidden, "transformer.embeddings.word_embeddings.weight", tied=tied)
+        masked_lm(Part(inv), "cls", vocab, hidden, hidden, f"{part.prefix}{_WORDS}" if tied else None)
     _task_heads(inv, cfg, what, hidden)
     return _finish(cfg, inv, tied=tied)
 
@@ -144,6 +144,6 @@ def fnet(cfg: Config) -> Architecture:
     part.linear("pooler.dense", hidden, hidden, Component.OTHER)
     tied = cfg.flag("tie_word_embeddings", default=True)
     if what in ("mlm", "pretraining"):
-        masked_lm(Part(inv), "cls", vocab, hidden, hidden, "fnet.embeddings.word_embeddings.weight", tied=tied)
+        masked_lm(Part(inv), "cls", vocab, hidden, hidden, f"{part.prefix}{_WORDS}" if tied else None)
     _task_heads(inv, cfg, what, hidden)
     return _finish(cfg, inv, tied=tied)

@@ -6,7 +6,6 @@ Source: transformers 5.23.0 `models/t5gemma/modeling_t5gemma.py`; names as publi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
@@ -17,6 +16,7 @@ from hfmem.model.families.heads import class_names, num_labels, task
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory, TensorSpec, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer, NoCache, SlidingAttention
+from hfmem.records import replace
 
 _CLASSES = {
     "ForConditionalGeneration": "generation",
