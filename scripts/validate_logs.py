@@ -12,31 +12,28 @@ config.json files in the folders given (`org__name/config.json`, `org__name.json
 from __future__ import annotations
 
 import argparse
-import atexit
 import json
 import re
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hfmem.errors import HfmemError, UsageError
-from hfmem.hub import FetchOptions
 from hfmem.hub.catalog import catalog_names
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.plan.devices import find_device
 from hfmem.plan.log_settings import Settings
-from hfmem.plan.logs import LogFacts, Reading, base_of, model_names, parse_log
+from hfmem.plan.logs import LogFacts, Reading, parse_log
 from hfmem.plan.verify import verify
 from hfmem.plan.verify_types import Check
-from hfmem.reading import Model, in_format, read_model
 from hfmem.units import GIB, MIB
+from log_models import Models
 
+#: figures of public logs: numbers, settings and where they are from
+FIGURES = Path(__file__).parent / "logged_figures.jsonl"
 #: what a hand-copied number is called → our reading and its unit
 NUMBERS: Mapping[str, tuple[str, int]] = {
     "weights_GB_as_logged": ("weights_bytes", GIB),
@@ -57,13 +54,15 @@ NUMBERS: Mapping[str, tuple[str, int]] = {
     "total_gpu_GiB": ("device_bytes", GIB),
     "kv_self_size_MiB": ("cache_bytes", MIB),
     "kv_tokens": ("capacity_tokens", 1),
-    "pool_tokens": ("capacity_tokens", 1),
+    "pool_tokens": ("pool_tokens", 1),
+    "key_GiB": ("key_bytes", GIB),
+    "value_GiB": ("value_bytes", GIB),
+    "compute_buffer_MiB": ("compute_buffer_bytes", MIB),
+    "graph_estimate_GiB": ("graph_estimate_bytes", GIB),
     "gpu_blocks": ("num_blocks", 1),
     "est_max_len": ("max_context", 1),
     "max_concurrency": ("max_concurrency", 1),
 }
-#: words at the end of a GGUF's name that are not part of the model's
-GGUF_WORDS = re.compile(r"(?i)[\s_-]*(bf16|safetensors|qat|128k|gguf|q\d\w*)$|^unsloth_|'")
 #: checks that are one quantity
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "weights": ("weights",),
@@ -88,74 +87,8 @@ class Row:
     model: str
     checks: tuple[Check, ...] = ()
     unusable: str = ""
+    part: str = ""
     notes: tuple[str, ...] = field(default=())
-
-
-class Models:
-    """Models by the names that logs use: catalogue first, then the folders' configs."""
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._configs: dict[str, Path] = {}
-        for name, path in (pair for folder in folders for pair in _configs(folder)):
-            self._configs.setdefault(_key(name), path)
-        self._scratch: Path | None = None
-        self._tails = {_key(name.rpartition("/")[2]): name for name in catalog_names()}
-
-    @cache  # noqa: B019 - one object, for the life of the script
-    def read(self, name: str) -> Model | None:
-        """The model of that name, None where neither source has it."""
-        fetch = FetchOptions(offline=True, no_cache=True)
-        if bare := re.fullmatch(r"(\S.*?) \(.*\)", name):  # a copyist's remark
-            name = bare[1]
-        for candidate in (*model_names(name), GGUF_WORDS.sub("", GGUF_WORDS.sub("", name)).replace(" ", "-")):
-            key = _key(candidate)
-            known = candidate if candidate in catalog_names() else self._tails.get(_key(candidate.rpartition("/")[2]))
-            path = None if known else self._configs.get(key) or self._configs.get(_key(candidate.rpartition("/")[2]))
-            if known or path:
-                try:
-                    read = read_model(known or self._folder(path), fetch=fetch)
-                    quant = base_of(name)[1]
-                    if quant and read.quantization is None and read.packing is None:
-                        return replace_id(in_format(read, quant), name)  # its config does not say so
-                    return read
-                except HfmemError:
-                    continue
-        base, quant = base_of(name)
-        plain = self.read(base) if quant else None
-        if plain is not None and plain.quantization is None:
-            return replace_id(in_format(plain, quant), name)
-        return None
-
-    def _folder(self, path: Path | None) -> str:
-        """A folder that holds the config: a lone file is copied into one."""
-        assert path is not None
-        if path.is_dir():
-            return str(path)
-        if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp())
-            atexit.register(shutil.rmtree, self._scratch, ignore_errors=True)
-        place = self._scratch / path.stem
-        place.mkdir(exist_ok=True)
-        (place / "config.json").write_bytes(path.read_bytes())
-        return str(place)
-
-
-def replace_id(read: Model, name: str) -> Model:
-    """`read` under another name."""
-    return replace(read, facts=replace(read.facts, repo_id=name))
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _configs(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.iterdir()):
-        name = re.sub(r"--|__", "/", path.stem if path.suffix == ".json" else path.name, count=1)
-        place = path if path.suffix == ".json" else path / "config.json"
-        if place.is_file():
-            yield name, place if path.suffix == ".json" else path
-            yield name.rpartition("/")[2], place if path.suffix == ".json" else path
 
 
 def check_row(row: Mapping[str, Any], models: Models) -> Row:
@@ -164,7 +97,7 @@ def check_row(row: Mapping[str, Any], models: Models) -> Row:
     excerpt = row.get("excerpt") or ""
     text = "\n".join(excerpt) if isinstance(excerpt, list) else str(excerpt)
     try:
-        log = parse_log(text)
+        log = _figures(row) if "readings" in row else parse_log(text)
     except UsageError:
         log = LogFacts(_engine(engine), row.get("version"), Settings(), {})
     log, notes = _complete(log, row)
@@ -200,6 +133,37 @@ def check_row(row: Mapping[str, Any], models: Models) -> Row:
     return Row(ident, engine, str(name), checks, notes=notes)
 
 
+def _figures(row: Mapping[str, Any]) -> LogFacts:
+    """A log of which the figures alone are kept."""
+    told = {**row["settings"]}
+    told |= {name: Fraction(told[name]) for name in ("utilization",) if name in told}
+    told |= {name: tuple(told[name]) for name in ("other",) if name in told}
+    readings = {
+        name: tuple(Reading(value, slack, 0) for value, slack in pairs) for name, pairs in row["readings"].items()
+    }
+    counted, form = row.get("graphs_counted", False), row.get("form")
+    return LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form)
+
+
+def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `_figures` reads of a row's log: numbers and settings, none of its text; None where it says nothing."""
+    text = "\n".join(row["excerpt"]) if isinstance(row["excerpt"], list) else str(row["excerpt"])
+    try:
+        log = parse_log(text)
+    except UsageError:
+        return None
+    default = Settings()
+    told = {name: getattr(log.settings, name) for name in Settings.__match_args__}
+    told = {name: value for name, value in told.items() if value != getattr(default, name)}
+    told |= {name: str(told[name]) for name in ("utilization",) if name in told}
+    found = {name: row[name] for name in ("id", "gpu", "source") if row.get(name)}
+    found |= {"engine": log.engine, "version": log.version, "settings": told}
+    found["readings"] = {
+        name: sorted({(item.value, item.slack) for item in items}) for name, items in log.readings.items()
+    }
+    return found | ({"graphs_counted": True} if log.graphs_counted else {}) | ({"form": log.form} if log.form else {})
+
+
 def _engine(name: str) -> Any:
     return "llama.cpp" if "llama" in name else "sglang" if "sglang" in name else "vllm"
 
@@ -232,6 +196,10 @@ def _complete(log: LogFacts, row: Mapping[str, Any]) -> tuple[LogFacts, tuple[st
         pp=told.pp if told.pp > 1 else whole("pp") or 1,
         context=told.context or whole("max_model_len") or whole("context_len") or whole("n_ctx"),
         max_num_seqs=told.max_num_seqs or whole("max_num_seqs"),
+        eager=told.eager or flags.get("eager") is True,
+        offline=told.offline or flags.get("offline") is True,
+        quantization=told.quantization or flags.get("quantization"),
+        ubatch=told.ubatch or whole("n_ubatch"),
         max_num_batched_tokens=told.max_num_batched_tokens or whole("max_num_batched_tokens"),
         page_size=told.page_size or whole("block_size"),
         kv_dtype=told.kv_dtype or kv,
@@ -263,11 +231,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(-(-len(ordered) * round(share * 100) // 100) - 1, 0)]
 
 
-def distribution(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+def distribution(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     """By quantity: n, median and 90th percentile of |error|, the worst, and how many rows differ with a reason."""
     errors: dict[str, list[float]] = {}
     explained: dict[str, int] = {}
     after: dict[str, list[float]] = {}
+    held: dict[str, list[bool]] = {}
     for row in rows:
         worst: dict[str, Check] = {}
         for item in row.checks:  # a row counts once a quantity, by its worst line
@@ -277,6 +246,8 @@ def distribution(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
         for name, item in worst.items():
             if item.difference is None:
                 continue
+            if item.low is not None and item.high is not None:
+                held.setdefault(name, []).append(item.low <= item.logged <= item.high)
             if item.reason and item.verdict == "differs":
                 explained[name] = explained.get(name, 0) + 1
             errors.setdefault(name, []).append(abs(item.difference))
@@ -288,6 +259,9 @@ def distribution(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
             "median": percentile(values, 0.5),
             "p90": percentile(values, 0.9),
             "worst": max(values),
+            "within_1": sum(value <= 0.01 for value in values) / len(values),
+            "within_10": sum(value <= 0.1 for value in values) / len(values),
+            "in_band": sum(held[name]) / len(held[name]) if name in held else None,
             "differ_with_a_reason": explained.get(name, 0),
             "p90_under_the_reason": percentile(after[name], 0.9),
         }
@@ -298,16 +272,26 @@ def distribution(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
 def main() -> int:
     """Print the comparison and the distribution."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", type=Path)
+    parser.add_argument("logs", type=Path, nargs="?", default=FIGURES, help="rows, one a line [default: %(default)s]")
+    parser.add_argument("--figures", type=Path, help="write the figures of the rows there, and compare nothing")
     parser.add_argument("--configs", type=Path, action="append", default=[], help="folder of config.json files")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.figures:
+        with options.logs.open(encoding="utf-8") as file:
+            kept = [figures(json.loads(line)) for line in file if line.strip()]
+        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in kept if row)
+        options.figures.write_text(text, encoding="utf-8")
+        return 0
     models = Models(options.configs)
     with options.logs.open(encoding="utf-8") as file:
-        rows = [check_row(json.loads(line), models) for line in file if line.strip()]
-    summary = distribution(rows)
+        raw = [json.loads(line) for line in file if line.strip()]
+    rows = [replace(check_row(row, models), part=str(row.get("set", ""))) for row in raw]
+    parts = dict.fromkeys(row.part for row in rows)
+    summary = {part: distribution(row for row in rows if row.part == part) for part in parts}
     if options.json:
-        sys.stdout.write(json.dumps({"rows": [_plain(row) for row in rows], "distribution": summary}, indent=2) + "\n")
+        answer = {"rows": [_plain(row) for row in rows], "distribution": summary.get("", summary)}
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         return 0
     for row in rows:
         for item in row.checks:
@@ -319,12 +303,16 @@ def main() -> int:
     print(f"\nnot usable: {len(unusable)} of {len(rows)} rows")
     for row in unusable:
         print(f"{row.id:>4} {row.model[:44]:<44} {row.unusable}")
-    print(f"\n{'':<28} {'n':>4} {'median':>8} {'p90':>8} {'worst':>8}  {'with reason':>11} {'p90 then':>8}")
-    for name, found in summary.items():
+    for part, found in summary.items():
         print(
-            f"{name:<28} {found['n']:>4} {found['median']:>8.2%} {found['p90']:>8.2%} {found['worst']:>8.2%}"
-            f"  {found['differ_with_a_reason']:>11} {found['p90_under_the_reason']:>8.2%}"
+            f"\n{part:<28} {'n':>4} {'median':>8} {'p90':>8} {'<= 1 %':>7} {'<= 10 %':>7} {'in band':>7} {'p90 with reasons':>17}"
         )
+        for name, own in found.items():
+            band = "" if own["in_band"] is None else f"{own['in_band']:.0%}"
+            print(
+                f"{name:<28} {own['n']:>4} {own['median']:>8.2%} {own['p90']:>8.2%} {own['within_1']:>7.0%}"
+                f" {own['within_10']:>7.0%} {band:>7} {own['p90_under_the_reason']:>17.2%}"
+            )
     return 0
 
 

@@ -166,7 +166,7 @@ def test_importing_hfmem_is_light() -> None:
 
 def test_help_is_light() -> None:
     loaded = loaded_by(
-        "from hfmem.__main__ import main\n"
+        "from hfmem.cli import main\n"
         "sys.argv = ['hfmem', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
     )

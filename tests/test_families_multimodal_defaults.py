@@ -20,6 +20,9 @@ COUNTED = [
     ("audioflamingo3", "AudioFlamingo3ForConditionalGeneration", 12_708_843_520),
     ("beit", "BeitModel", 85_656_576),
     ("bert", "BertLMHeadModel", 109_514_298),
+    ("blip", "BlipForConditionalGeneration", 223_971_644),
+    ("blip", "BlipForImageTextRetrieval", 223_744_258),
+    ("blip", "BlipForQuestionAnswering", 361_230_140),
     ("blip-2", "Blip2ForConditionalGeneration", 1_216_944_384),
     ("canary", "CanaryForConditionalGeneration", 962_155_520),
     ("clip", "CLIPModel", 151_277_313),
@@ -43,6 +46,7 @@ COUNTED = [
     ("dinov3_vit", "DINOv3ViTModel", 21_595_008),
     ("distilbert", "DistilBertForMaskedLM", 66_985_530),
     ("donut-swin", "DonutSwinModel", 27_517_818),
+    ("dots3_note", "Dots3NoteForConditionalGeneration", 287_309_195_008),
     ("electra", "ElectraForCausalLM", 13_546_682),
     ("embedding_gemma2", "EmbeddingGemma2Model", 271_002_624),
     ("ernie4_5_vl_moe", "Ernie4_5_VLMoeForConditionalGeneration", 29_399_294_336),
@@ -68,6 +72,7 @@ COUNTED = [
     ("hyperclovax_vision_v2", "HyperCLOVAXVisionV2ForConditionalGeneration", 9_705_315_072),
     ("idefics2", "Idefics2ForConditionalGeneration", 8_061_394_944),
     ("idefics3", "Idefics3ForConditionalGeneration", 6_909_685_760),
+    ("inkling2", "Inkling2ForConditionalGeneration", 594_050_623_488),
     ("instructblip", "InstructBlipForConditionalGeneration", 1_297_466_112),
     ("instructblipvideo", "InstructBlipVideoForConditionalGeneration", 1_297_466_112),
     ("internvl", "InternVLForConditionalGeneration", 11_765_025_792),
@@ -82,6 +87,7 @@ COUNTED = [
     ("llava_next", "LlavaNextForConditionalGeneration", 7_062_906_880),
     ("llava_next_video", "LlavaNextVideoForConditionalGeneration", 7_062_906_880),
     ("llava_onevision", "LlavaOnevisionForConditionalGeneration", 12_469_102_112),
+    ("metaclip_2", "MetaClip2Model", 151_277_313),
     ("minicpm_ocr", "MiniCPMOcrForConditionalGeneration", 8_094_084_096),
     ("minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", 9_111_202_816),
     ("minicpmv4_7", "MiniCPMV4_7ForConditionalGeneration", 9_111_202_816),
@@ -128,6 +134,7 @@ COUNTED = [
     ("swin", "SwinModel", 27_519_354),
     ("swinv2", "Swinv2Model", 27_578_154),
     ("t5", "T5ForConditionalGeneration", 60_506_624),
+    ("t5gemma", "T5GemmaForConditionalGeneration", 5_596_853_760),
     ("t5gemma2", "T5Gemma2ForConditionalGeneration", 4_747_846_400),
     ("umt5", "UMT5ForConditionalGeneration", 172_122_112),
     ("vibevoice", "VibeVoiceForConditionalGeneration", 13_612_734_435),
@@ -139,6 +146,10 @@ COUNTED = [
     ("voxtral", "VoxtralForConditionalGeneration", 4_676_271_104),
     ("voxtral_realtime", "VoxtralRealtimeForConditionalGeneration", 4_429_679_360),
     ("whisper", "WhisperForConditionalGeneration", 37_760_640),
+    ("hubert", "HubertForCTC", 94_396_320),
+    ("siglip2", "Siglip2Model", 203_202_050),
+    ("wav2vec2", "Wav2Vec2ForCTC", 94_396_320),
+    ("wavlm", "WavLMForCTC", 94_406_544),
     ("xlm-roberta", "XLMRobertaForCausalLM", 109_514_298),
 ]
 
@@ -196,6 +207,12 @@ def test_image_encoder_and_text_decoder(name: str) -> None:
     assert optional == (0 if name == "Donut" else VIT_POOLER)  # which published files leave out
 
 
+def test_a_speech_encoder_and_a_text_decoder() -> None:
+    decoder = {**MBART, "vocab_size": 50265}
+    facts = {"model_type": "speech-encoder-decoder", "encoder": {"model_type": "wav2vec2"}, "decoder": decoder}
+    assert read_architecture(facts).expected_parameters() == 214_871_936
+
+
 def test_two_berts() -> None:
     facts = {"model_type": "encoder-decoder", "encoder": {"model_type": "bert"}, "decoder": {"model_type": "bert"}}
     assert read_architecture(facts).expected_parameters() == 247_363_386
@@ -227,3 +244,19 @@ def test_an_untied_masked_head_is_stored() -> None:
         read_architecture({**facts, "tie_word_embeddings": tie}).expected_parameters() for tie in (True, False)
     )
     assert own - tied == 30522 * 768 + 30522
+
+
+def test_dots3_note_in_its_released_spelling() -> None:
+    """Counted with transformers as above: a list of experts a block, and the sound encoder's sizes in `whisper_config`."""
+    seen = {"num_hidden_layers": 4, "pyramid_num_routed": [-1, -1, 4, 8], "embed_dim": 768, "num_heads": 12}
+    eyes = {"vision_config": {**seen, "adapter_in_dim": 768, "use_bias": True}}
+    assert read_architecture({"model_type": "dots3_note", **eyes}).expected_parameters() == 280_550_869_248
+    whisper = {
+        "d_model": 640,
+        "encoder_layers": 4,
+        "encoder_attention_heads": 10,
+        "encoder_ffn_dim": 1280,
+        "num_mel_bins": 80,
+    }
+    ears = {"audio_config": {"whisper_config": whisper, "adapter_input_size": 640}}
+    assert read_architecture({"model_type": "dots3_note", **ears}).expected_parameters() == 286_476_133_248

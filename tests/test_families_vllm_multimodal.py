@@ -2,7 +2,7 @@
 
 Expected parameters were counted on vLLM 0.33.0's own classes, built on the meta device from these configs at tensor parallel size 1
 and 2 (its vocabulary padding does nothing at 9,024 rows). Where a checkpoint holds more than vLLM builds, the difference is written
-out.
+out: a router's correction is a parameter there and a buffer in the file, counted on a rank only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from hfmem.errors import MissingKeyError
+from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.expected import synthesise
@@ -72,6 +74,79 @@ TOWER: Facts = {
     "num_position_embeddings": 2304,
     "in_channels": 3,
     "deepstack_visual_indexes": [1, 2],
+}
+LLAMA: Facts = {**QWEN2, "model_type": "llama"}
+WHISPER: Facts = {
+    "model_type": "whisper",
+    "d_model": 128,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 256,
+    "num_mel_bins": 80,
+    "max_source_positions": 1500,
+}
+MIMO: Facts = {
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "v_head_dim": 32,
+    "num_hidden_layers": 4,
+    "vocab_size": 9024,
+    "hybrid_layer_pattern": [0, 1, 1, 0],
+    "sliding_window": 128,
+    "sliding_window_size": 128,
+    "swa_num_attention_heads": 8,
+    "swa_num_key_value_heads": 4,
+    "swa_head_dim": 64,
+    "swa_v_head_dim": 32,
+    "add_swa_attention_sink_bias": True,
+    "attention_bias": False,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "moe_layer_freq": [0, 1, 1, 1],
+    "tie_word_embeddings": False,
+    "vision_config": {
+        "depth": 4,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_heads": 8,
+        "num_key_value_heads": 2,
+        "qk_channels": 16,
+        "kv_channels": 16,
+        "fullatt_block_indexes": [1],
+        "use_sink": True,
+        "out_hidden_size": 512,
+    },
+}
+LING: Facts = {
+    "model_type": "bailing_hybrid",
+    "num_hidden_layers": 10,
+    "no_kda_lora": True,
+    "hidden_size": 512,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 9024,
+    "num_experts": 16,
+    "intermediate_size": 1024,
+    "num_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "n_group": 4,
+    "topk_group": 2,
+    "moe_intermediate_size": 64,
+    "moe_shared_expert_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+    "head_dim": 128,
+    "layer_group_size": 5,
+    "kv_lora_rank": 128,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "short_conv_kernel_size": 4,
+    "gated_attention_proj_granularity_type": "head_wise",
 }
 #: model_type → the rest of the config, parameters, parameters of a rank of two, what the file holds beside (SigLIP's last norm)
 MODELS: dict[str, tuple[Facts, int, int, int]] = {
@@ -142,6 +217,29 @@ MODELS: dict[str, tuple[Facts, int, int, int]] = {
         12_720_448,
         0,
     ),
+    "mimo_v2": (MIMO, 16_635_328 - 3 * 8, 8_425_528, 0),
+    "midashenglm": (
+        {
+            "text_config": {**QWEN2, "model_type": "qwen2_5_omni_text"},
+            "audio_encoder_config": {
+                "embed_dim": 128,
+                "depth": 3,
+                "num_heads": 4,
+                "target_length": 1008,
+                "patch_size": [64, 4],
+                "patch_stride": [64, 4],
+            },
+        },
+        19_937_792,
+        10_005_440,
+        0,
+    ),
+    "bailing_moe_v3_vl": (
+        {"text_config": LING, "vision_config": {**TOWER, "deepstack_visual_indexes": []}},
+        56_010_192 - 9 * 16,
+        28_393_712,
+        0,
+    ),
 }
 
 
@@ -194,3 +292,69 @@ def test_retrievers_have_a_projection_and_no_head(model_type: str, prefix: str) 
     arch = read_architecture({"model_type": model_type, "embed_dim": 320, "text_config": text, "vision_config": TOWER})
     assert arch.expected_parameters() == base.expected_parameters() - 9024 * 512 + 320 * 512
     assert any(s.pattern.startswith(f"{prefix}visual.") for s in arch.tensors)
+
+
+def test_mimo_hears() -> None:
+    """vLLM's class counts 38,870,848 parameters; an embedding of 151,936 words that no file holds is not ours."""
+    heard = {
+        "input_local_layers": 2,
+        "input_local_dim": 128,
+        "input_local_intermediate_size": 256,
+        "out_hidden_size": 512,
+        "projection_layers": 2,
+        "add_post_norm": True,
+    }
+    arch = read_architecture({"model_type": "mimo_v2", **MIMO, "audio_config": heard})
+    assert arch.expected_parameters() == 38_870_848 - 3 * 8 - 151_936 * 128
+    assert [note.code for note in arch.notes] == ["tower_not_counted"]
+
+
+@pytest.mark.parametrize(
+    ("projector", "counted", "blocks"),
+    [
+        ({"projector_act": "swiglu", "projector_ln_mid": True}, 19_681_024, 3),
+        ({"projector_act": "gelu", "num_projector_layers": 2}, 20_007_552, 5),
+    ],
+)
+def test_ultravox(projector: Facts, counted: int, blocks: int) -> None:
+    """vLLM's class joins q, k and v with a bias for each; Whisper's k has none in the file."""
+    facts = {"model_type": "ultravox", "text_config": LLAMA, "audio_config": WHISPER, "hidden_size": 256, **projector}
+    assert read_architecture(facts).expected_parameters() == counted - blocks * 128
+
+
+def test_ultravox_that_names_its_text_model_only() -> None:
+    facts = {"model_type": "ultravox", "text_model_id": "meta-llama/Llama-3.1-8B-Instruct", "audio_config": WHISPER}
+    with pytest.raises(MissingKeyError, match=r"'text_config' is missing: 'text_model_id' is 'meta-llama/Llama-3.1-8B"):
+        read_architecture(facts)
+
+
+PARSE: Facts = {
+    "model_type": "nemotron_parse",
+    "dtype": "bfloat16",
+    "encoder": {
+        "patch_size": 16,
+        "args": {
+            "model": "vit_huge_patch16_224",
+            "cpe_max_size": 2048,
+            "cls_token_per_teacher": True,
+            "register_multiple": 16,
+            "teachers": [{"name": "a"}, {"name": "b"}, {"name": "c"}],
+        },
+    },
+    "decoder": {
+        "d_model": 1024,
+        "decoder_layers": 3,
+        "decoder_attention_heads": 16,
+        "decoder_ffn_dim": 4096,
+        "encoder_ffn_dim": 4096,
+        "vocab_size": 9024,
+    },
+}
+
+
+def test_nemotron_parse() -> None:
+    """vLLM's class counts 720,815,104 parameters with two layer scales for each of the encoder's 32 blocks, which no file has. Its
+    planning asks 201,326,592 bytes for a request of 8,192 tokens, the encoder's output within."""
+    arch = read_architecture(PARSE)
+    assert arch.expected_parameters() == 720_815_104 - 32 * 2 * 1280
+    assert engine("vllm").cache(arch, Serving(8192)).bytes_per_rank == 201_326_592

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from fractions import Fraction
@@ -211,3 +212,85 @@ def test_names() -> None:
     assert base_of("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic") == ("RedHatAI/Llama-3.3-70B-Instruct", "fp8")
     assert base_of("x/Y-quantized.w8a8") == ("x/Y", "int8")
     assert base_of("Qwen/Qwen3-8B") == ("Qwen/Qwen3-8B", None)
+
+
+def test_what_a_default_became() -> None:
+    """vLLM says the tokens of a step that it chose; FlashInfer's sampler is named by it as well."""
+    text = (
+        "(APIServer pid=1) INFO [scheduler.py:226] Chunked prefill is enabled with max_num_batched_tokens=8192.\n"
+        "(Worker pid=2) INFO [topk_topp_sampler.py:50] Using FlashInfer for top-p & top-k sampling.\n"
+        "(Worker pid=2) INFO [gpu_worker.py:276] Available KV cache memory: 12.02 GiB\n"
+    )
+    told = parse_log(text).settings
+    assert told.max_num_batched_tokens == 8192 and told.flashinfer
+
+
+def test_each_start_has_its_own_settings() -> None:
+    """The next start's arguments come before its engine's first line; it printed no sizes."""
+    start = (
+        "INFO vLLM API server version 0.11.0\nINFO non-default args: {{'model': 'org/Name', 'max_model_len': {context}}}\n"
+        "INFO Initializing a V1 LLM engine (v0.11.0) with config: model='org/Name', max_seq_len={context},\n"
+    )
+    text = start.format(context=4096) + "INFO Available KV cache memory: 5.00 GiB\n" + start.format(context=8192)
+    log = parse_log(text)
+    assert (log.settings.context, log.starts) == (4096, 2)
+
+
+@pytest.mark.parametrize("key", ["log", "message", "textPayload"])
+def test_lines_in_objects(key: str) -> None:
+    """Container logs: an object a line, colours escaped by JSON."""
+    plain = "\x1b[36m(EngineCore pid=1)\x1b[0;0m INFO Model loading took 14.9889 GiB and 2.7 seconds\n"
+    text = "\n".join(
+        json.dumps({key: row, "stream": "stderr"}) for row in ("INFO vLLM API server version 0.11.0", plain)
+    )
+    log = parse_log(text)
+    assert log.version == "0.11.0"
+    assert log.readings["weights_bytes"][0].value == round(14.9889 * GIB)
+    assert log.readings["weights_bytes"][0].line == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "form"),
+    [
+        ("config: kernel_config=KernelConfig(", 20),
+        ("config: dcp_comm_backend=ag_rs,", 19),
+        ("config: structured_outputs_config=StructuredOutputsConfig(", 11),
+        ("INFO nothing that tells", None),
+    ],
+)
+def test_form_of_a_build_without_release(line: str, form: int | None) -> None:
+    text = f"Initializing a V1 LLM engine (v0.1.dev1+g9759e3b06) with {line}\nModel loading took 1.00 GiB\n"
+    assert parse_log(text).form == form
+
+
+def test_windowed_layers_have_a_cache_of_their_own() -> None:
+    """gpt-oss-20b in two slots, as a llama.cpp server printed it; the encoder's buffer is not the model's."""
+    text = (
+        "llama_model_loader: loaded meta data with 37 key-value pairs and 459 tensors from gpt-oss-20b.gguf (version GGUF V3)\n"
+        "llama_context: n_seq_max     = 2\nllama_context: n_ctx         = 49152\nllama_context: n_ubatch      = 512\n"
+        "llama_context: flash_attn    = auto\nllama_context: kv_unified    = false\n"
+        "llama_kv_cache_iswa: creating non-SWA KV cache, size = 24576 cells\n"
+        "llama_kv_cache: size = 1152.00 MiB ( 24576 cells,  12 layers,  2/2 seqs), K (f16):  576.00 MiB, V (f16):  576.00 MiB\n"
+        "llama_kv_cache_iswa: creating     SWA KV cache, size = 768 cells\n"
+        "llama_kv_cache: size =   36.00 MiB (   768 cells,  12 layers,  2/2 seqs), K (f16):   18.00 MiB, V (f16):   18.00 MiB\n"
+        "sched_reserve:      CUDA0 compute buffer size =   398.38 MiB\n"
+        "alloc_compute_meta:      CUDA0 compute buffer size =   948.10 MiB\n"
+        "slot   load_model: id  0 | task -1 | new slot, n_ctx = 24576\n"
+    )
+    log = parse_log(text)
+    assert (log.settings.context, log.settings.slots, log.settings.unified) == (49152, 2, False)
+    assert [r.value for r in log.readings["cache_bytes"]] == [1188 * MIB]
+    assert [r.value for r in log.readings["compute_buffer_bytes"]] == [round(398.38 * MIB)]
+
+
+def test_sglang_ratios_and_pools() -> None:
+    text = (
+        "server_args=ServerArgs(model_path='org/Name', swa_full_tokens_ratio=0.25, mamba_full_memory_ratio=0.5)\n"
+        "KV Cache is allocated. dtype: torch.float8_e4m3fn, #tokens: 61107, K size: 6.06 GB, V size: 6.06 GB\n"
+        "KV Cache is allocated. dtype: torch.float8_e4m3fn, #tokens: 76384, K size: 1.46 GB, V size: 1.46 GB\n"
+        "SWAKVPool mem usage: 15.04 GB, swa size: 61107, full size: 76384\nmax_total_num_tokens=76384, chunked\n"
+    )
+    log = parse_log(text)
+    assert (log.settings.swa_ratio, log.settings.mamba_ratio) == (0.25, 0.5)
+    assert [r.value for r in log.readings["pool_tokens"]] == [61107, 76384]
+    assert {r.value for r in log.readings["capacity_tokens"]} == {76384}

@@ -65,6 +65,11 @@ def test_share(split: Split, shape: tuple[int, ...], ranks: int, expected: Fract
     assert share(spec(split, shape), Sharding(ranks, ranks, vocab_padding=64)) == expected
 
 
+def test_an_empty_tensor_has_no_share_to_lose() -> None:
+    for split in (Vocab(), Column(), Row()):
+        assert share(spec(split, (0, 64)), Sharding(2)) == 1
+
+
 def test_vocabulary_without_padding() -> None:
     assert share(spec(Vocab(), (1001, 8)), Sharding(2)) == Fraction(501, 1001)
 

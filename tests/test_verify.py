@@ -275,9 +275,11 @@ def test_states_of_an_earlier_release() -> None:
         "(EngineCore pid=107) INFO [kv_cache_utils.py:2147] Maximum concurrency for 131,072 tokens per request: 4.33x\n"
     )
     found = compare(text, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192)
-    for item in found.values():
+    assert found["KV cache tokens"].verdict == found["maximum concurrency"].verdict == "equal"
+    unnamed = compare(text.partition("\n")[2], "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192)
+    for item in unnamed.values():
         assert item.reason is not None and "prefill checkpoints" in item.reason
-    assert found["KV cache tokens"].met == 567_978
+    assert unnamed["KV cache tokens"].met == 567_978
 
 
 @pytest.mark.parametrize("size", ["5.18", "-1.44", "0.00"])
@@ -286,3 +288,81 @@ def test_a_pool_for_a_model_without_cache(size: str) -> None:
     text = f"Available KV cache memory: {size} GiB\nGPU KV cache size: 134,144 tokens\n"
     result = verify_log(text, "google-bert/bert-base-uncased", fetch=OFFLINE).result
     assert all(item.predicted is None and item.reason for item in result.checks)
+
+
+def test_windows_before_two_steps_were_in_flight() -> None:
+    """gpt-oss-20b: 12 layers of 16 tokens × 2 × 8 × 64 × 2 bytes a block; windows are kept beside the tokens of one step, of two
+    from 0.26 on."""
+    text = (
+        "vLLM API server version 0.15.1\nChunked prefill is enabled with max_num_batched_tokens=8192.\n"
+        "Initializing a V1 LLM engine with config: model='openai/gpt-oss-20b', max_seq_len=131072\n"
+        "Available KV cache memory: 50.00 GiB\nMaximum concurrency for 131,072 tokens per request: {:.2f}x\n"
+    )
+    blocks = 50 * GIB // (12 * 16 * 2 * 8 * 64 * 2)
+    one, two = (blocks / (8192 + -(-(127 + steps * 8192) // 16) + 1) for steps in (1, 2))
+    assert compare(text.format(one))["maximum concurrency"].verdict == "equal"
+    later = compare(text.format(two).replace("0.15.1", "0.33.0"))["maximum concurrency"]
+    assert later.verdict == "equal"
+    unnamed = compare(text.format(one).partition("\n")[2])["maximum concurrency"]
+    assert unnamed.verdict == "differs" and unnamed.reason is not None and "releases before 0.26" in unnamed.reason
+
+
+def test_ranks_that_explain_the_weights_hold_for_the_cache() -> None:
+    """Qwen2-7B on two ranks that the log does not name: half the weights, and a cache of half the heads."""
+    text = (
+        "Initializing a V1 LLM engine (v0.10.1.1) with config: model='Qwen/Qwen2-7B-Instruct', max_seq_len=16384\n"
+        "Model loading took 7.1217 GiB and 4.4 seconds\nAvailable KV cache memory: 11.03 GiB\n"
+        "GPU KV cache size: 412,944 tokens\n"
+    )
+    found = compare(text, "Qwen/Qwen2.5-7B-Instruct")
+    assert found["weights"].reason is not None and "--tp 2" in found["weights"].reason
+    assert found["KV cache tokens"].verdict == "equal"
+
+
+def test_tokens_of_an_unnamed_release() -> None:
+    """From 0.21 on the line is concurrency × context; without a version or a concurrency, the form that meets it counts."""
+    text = (
+        "Available KV cache memory: 5.98 GiB\nGPU KV cache size: 567,978 tokens\n"
+        "config: model='Qwen/Qwen3.6-35B-A3B', max_seq_len=131072\n"
+    )
+    found = compare(text, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", context=131072, max_num_batched_tokens=8192)
+    assert found["KV cache tokens"].met == 567_978 or found["KV cache tokens"].verdict == "equal"
+
+
+def test_memory_that_another_process_gave_back() -> None:
+    text = LLAMA_8B.format(context=16000, kv="auto", available="21.38", tokens=175_104)
+    text += "INFO total_gpu_memory (79.20GiB) x gpu_memory_utilization (0.90) = 71.28GiB\n"
+    text += "INFO [gpu_model_runner.py:5051] Graph capturing finished in 7 secs, took -2.69 GiB\n"
+    found = compare(text)
+    assert "CUDA graphs" not in found
+    left = found["memory left for the cache"]
+    assert left.verdict == "differs" and left.reason is not None and "another process" in left.reason
+
+
+def test_llama_cpp_two_slots_with_windows() -> None:
+    """gpt-oss-20b: 24,576 cells of 12 layers and 768 of 12, twice, 2 KiB each; logits and hidden states of 512 tokens."""
+    text = (
+        "llm_load_print_meta: general.name     = Gpt-Oss-20B\n"
+        "llama_context: n_seq_max     = 2\nllama_context: n_ctx         = 49152\nllama_context: n_ubatch      = 512\n"
+        "llama_context: kv_unified    = false\nllama_kv_cache_iswa: creating non-SWA KV cache, size = 24576 cells\n"
+        "llama_kv_cache: size = 1152.00 MiB ( 24576 cells,  12 layers,  2/2 seqs), K (f16):  576.00 MiB, V (f16):  576.00 MiB\n"
+        "llama_kv_cache_iswa: creating     SWA KV cache, size = 768 cells\n"
+        "llama_kv_cache: size =   36.00 MiB (   768 cells,  12 layers,  2/2 seqs), K (f16):   18.00 MiB, V (f16):   18.00 MiB\n"
+        "sched_reserve:      CUDA0 compute buffer size =   398.38 MiB\n"
+    )
+    found = compare(text, "openai/gpt-oss-20b")
+    assert found["KV cache"].predicted == 2 * 12 * (24576 + 768) * 2048
+    assert found["KV cache"].verdict == found["compute buffer"].verdict == "equal"
+
+
+def test_sglang_ratio_of_pools_and_a_draft_model() -> None:
+    """gemma-3-1b: no pool of its own for windows; the draft model that is loaded after it does not shrink the pool."""
+    text = (
+        "server_args=ServerArgs(model_path='Qwen/Qwen2.5-1.5B-Instruct', mem_fraction_static=0.85, context_length=8192)\n"
+        "Load weight begin. avail mem=44.01 GB\n"
+        "Load weight end. type=Qwen2ForCausalLM, dtype=torch.bfloat16, avail mem=40.98 GB, mem usage=3.03 GB.\n"
+        "max_total_num_tokens=1287482, chunked_prefill_size=8192, context_len=32768\n"
+        "Load weight begin. avail mem=3.00 GB\nLoad weight end. avail mem=1.00 GB, mem usage=2.00 GB.\n"
+    )
+    item = compare(text, "Qwen/Qwen2.5-1.5B-Instruct")["KV cache tokens"]
+    assert abs(item.difference or 1) < 0.001 and item.logged == 1_287_482

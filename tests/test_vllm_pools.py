@@ -17,8 +17,8 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.expected import synthesise
 
-#: model, max_model_len, max_num_batched_tokens, settings, bytes of the pool on each rank; then vLLM's: tokens of a block, bytes of a
-#: block on each stage, (blocks, tokens, concurrency), parameters on a rank of each stage
+#: model, max_model_len, max_num_batched_tokens, settings, bytes of the pool on each rank; then vLLM's: tokens of a block, bytes of
+#: one on each stage, (blocks, tokens, concurrency), parameters on a rank of each stage
 ROWS: list[tuple[str, int, int, dict[str, Any], int, int, tuple[int, ...], tuple[int, int, float], tuple[int, ...]]] = [
     ("Qwen/Qwen3-Next-80B-A3B-Instruct", 32_768, 8192, {"tp": 4, "ep": True},
      20_000_000_000, 320, (3_932_160,), (5086, 1_488_018, 45.410714286), (19_962_868_800,)),

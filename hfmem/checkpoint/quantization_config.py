@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 #: methods whose tensor layouts are known here
 KNOWN_METHODS: Final = frozenset(
@@ -79,7 +79,7 @@ class Quantization:
     """What the configuration files say. `group_size` None is one scale a channel or a tensor; `block` is rows × columns of a scale.
 
     `ignored` are the modules said to stay as they were, as written. `kv_cache` is the dtype the file asks for the KV
-    cache, as written.
+    cache, as written. `expert_dtype` is that of routed experts where they differ from the rest (DeepSeek V4: fp4), as written.
     """
 
     method: str
@@ -92,6 +92,7 @@ class Quantization:
     kv_cache: str | None
     targets: tuple[Target, ...]
     file: str
+    expert_dtype: str | None = None
 
     @property
     def known(self) -> bool:
@@ -145,10 +146,12 @@ def parse_quantization(files: Mapping[str, Mapping[str, Any]]) -> Quantization |
     The first of config.json, hf_quant_config.json, quantize_config.json, quant_config.json that names a method wins;
     a text model nested in config.json (`text_config`) counts as config.json.
     """
-    for file, config in _candidates({name.rpartition("/")[2]: value for name, value in files.items()}):
+    files = {name.rpartition("/")[2]: value for name, value in files.items()}
+    for file, config in _candidates(files):
         found = _parse(file, config)
         if found is not None:
-            return found
+            experts = config.get("expert_dtype", files.get("config.json", {}).get("expert_dtype"))
+            return replace(found, expert_dtype=_text(experts))
     return None
 
 

@@ -25,14 +25,35 @@ Ctx = Annotated[
         help="Tokens a sequence: 8192, 32k, 1m; max: the most that fits [default: the model's positions].",
     ),
 ]
+_AT_ONCE = "Sequences at once, in the cache; max: the most that fit."
+#: of commands that say nothing of the engine's own memory
 Batch = Annotated[
     str,
+    Option("--batch", "--max-num-seqs", "--max-running-requests", "--parallel", metavar="N", help=_AT_ONCE),
+]
+Load = Annotated[
+    str | None,
     Option(
-        "--batch", "--max-num-seqs", "--max-running-requests", "--parallel", metavar="N",
-        help="Sequences at once; max: the most that fit.",
+        "--batch",
+        "--max-running-requests",
+        "--parallel",
+        metavar="N",
+        help=f"{_AT_ONCE[:-1]} [default: 1, or --max-num-seqs].",
     ),
-]  # fmt: skip
-Users = Annotated[str, Option("--users", "--batch", "--max-num-seqs", metavar="N", help="Sequences at once.")]
+]
+Users = Annotated[str | None, Option("--users", "--batch", metavar="N", help="Sequences at once [default: 1].")]
+MaxNumSeqs = Annotated[
+    str | None,
+    Option(
+        "--max-num-seqs",
+        metavar="N",
+        help="The engine's limit: what vLLM's profiling run samples and captures [default: vLLM's, 256 or 1024 by device].",
+    ),
+]
+Eager = Annotated[bool, Option("--enforce-eager", "--disable-cuda-graph", help="No CUDA graphs: nothing is captured.")]
+LanguageModelOnly = Annotated[
+    bool, Option("--language-model-only", help="vLLM: towers for images and sound are not loaded.")
+]
 KvDtype = Annotated[
     str,
     Option(

@@ -11,7 +11,7 @@ from hfmem.cli.settings import READING, SERVING, takes
 from hfmem.errors import UsageError
 
 
-@takes(SERVING, READING, batch=(o.Users, "1"))
+@takes(SERVING, READING, batch=(o.Users, None))
 def plan(
     model: o.Model,
     gpu: o.PlanGpu = None,

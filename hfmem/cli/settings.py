@@ -15,7 +15,8 @@ from hfmem.errors import UsageError
 #: what is served how: parameter → its option and default
 SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "ctx": (o.Ctx, None),
-    "batch": (o.Batch, "1"),
+    "batch": (o.Load, None),
+    "max_num_seqs": (o.MaxNumSeqs, None),
     "kv_dtype": (o.KvDtype, "auto"),
     "engine": (o.Engine, None),
     "tp": (o.Tp, "1"),
@@ -27,6 +28,8 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "page_size": (o.PageSize, None),
     "prefix_caching": (o.PrefixCaching, False),
     "no_prefix_caching": (o.NoPrefixCaching, False),
+    "eager": (o.Eager, False),
+    "language_model_only": (o.LanguageModelOnly, False),
     "source_tokens": (o.SourceTokens, None),
     "overhead": (o.Overhead, None),
     "quant": (o.Quant, None),
@@ -100,9 +103,11 @@ def settings_of(asked: dict[str, Any]) -> dict[str, Any]:
         if gpu is None and asked.get(name) is not None:
             raise UsageError(f"{flag} needs --gpu")
     _check_words(asked)
+    limit = _count(asked, "max_num_seqs", "--max-num-seqs")
     found: dict[str, Any] = {
         "context": _count(asked, "ctx", "--ctx", "max"),
-        "num_seqs": _count(asked, "batch", "--batch", "max"),
+        "num_seqs": _count(asked, "batch", "--batch", "max") or limit or 1,
+        "max_num_seqs": limit,
         "num_devices": _count(asked, "num_gpus", "--num-gpus", "min"),
         "gpu_layers": _layers(asked.get("ngl")),
         "cpu_moe_layers": _count(asked, "n_cpu_moe", "--n-cpu-moe"),
@@ -133,7 +138,7 @@ def settings_of(asked: dict[str, Any]) -> dict[str, Any]:
     if asked.get("utilization") is not None:
         share = asked["utilization"]
         found["utilization"] = "min" if share.lower() == "min" else parse_share(share, "--utilization")
-    same = ("kv_dtype", "engine", "ep", "quant", "dtype", "lora", "draft", "swa_full")
+    same = ("kv_dtype", "engine", "ep", "quant", "dtype", "lora", "draft", "swa_full", "eager", "language_model_only")
     return found | {name: asked.get(name) for name in same}
 
 

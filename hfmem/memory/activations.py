@@ -60,7 +60,7 @@ def peak(
     sampling = tokens * arch.hidden_size * width + seqs * arch.vocab_size * bytes_per_logit
     text = Peak(forward, 0.6, 1.6, f"forward pass: {tokens} tokens × widest live tensors")
     if sampling >= forward:
-        text = Peak(sampling, 0.75, 1.3, f"sampling: {seqs} sequences × {arch.vocab_size} logits × {bytes_per_logit} B")
+        text = Peak(sampling, 0.65, 1.4, f"sampling: {seqs} sequences × {arch.vocab_size} logits × {bytes_per_logit} B")
     if encoder is None:
         return text
     kept = encoder.tokens * arch.hidden_size * width
@@ -102,6 +102,20 @@ def _attention_width(arch: Architecture) -> int:
             case _:
                 width = 0
         widest = max(widest, width)
+    return widest
+
+
+def query_width(arch: Architecture) -> int:
+    """Elements of a token's queries in the widest attention layer; 0 where there is none."""
+    widest = 0
+    for cache in arch.caches():
+        match cache:
+            case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention() | CompressedAttention():
+                widest = max(widest, cache.num_heads * cache.head_dim)
+            case LatentAttention() | SparseLatentAttention():
+                widest = max(widest, cache.num_heads * (cache.kv_lora_rank + cache.qk_rope_head_dim))
+            case _:
+                pass
     return widest
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Final, Literal
 
-from hfmem.memory.activations import Peak, forward_bytes, peak
+from hfmem.memory.activations import Peak, forward_bytes, peak, query_width
 from hfmem.memory.encoder import encoder_profile
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, Release
 from hfmem.memory.serving import Serving
@@ -30,9 +30,9 @@ from hfmem.units import GIB, MIB
 _GRAPH: Final = MIB // 5
 _GRAPH_LATENT: Final = MIB * 45 // 100
 _GRAPH_COMPRESSED: Final = MIB
-#: growth outside PyTorch while vLLM profiles, on one device: 0.03 GiB on A6000, 0.07 on H100 (0.10) and 15 GiB cards, 0.13 on
-#: H100 (0.11)
-_ENGINE_ALONE: Final = (GIB * 3 // 100, GIB // 10, GIB * 3 // 10)
+#: growth outside PyTorch while vLLM profiles, on one device: 0.02 GiB on RTX 20 to 50 cards, 0.03 on A6000, 0.07 on H100 (0.10),
+#: 0.13 on H100 (0.11); half a GiB more where libraries are compiled meanwhile
+_ENGINE_ALONE: Final = (GIB // 100, GIB // 10, GIB * 7 // 10)
 #: … with NCCL's channels and the fused all-reduce's workspace. Hopper: 2.2 to 2.4 GiB on three makers' H100s at TP 2 to 8 (0.9 to
 #: 0.19), 1.8 at TP 4, 1.4 on H200s at TP 2 and without compiling, 0.4 on H100s at TP 2 (0.11), 0.1 on GH200s
 _ENGINE_HOPPER: Final = (GIB * 5 // 100, GIB * 18 // 10, GIB * 25 // 10)
@@ -45,7 +45,9 @@ _CONTEXT: Final = (GIB // 4, GIB * 45 // 100, GIB * 7 // 10)
 #: … and, with several ranks, what NCCL takes when it is set up
 _CONTEXT_RANKS: Final = (GIB * 4 // 10, GIB * 9 // 10, GIB * 2)
 #: llama.cpp's micro-batch
-_UBATCH: Final = 512
+UBATCH: Final = 512
+#: bytes of its mask of a cell and token: fp32, and the copy in 16 bit for flash attention
+_MASK: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def estimate_runtime(
     match serving.engine:
         case "llama.cpp":
             return {
-                "activations_bytes": _compute_buffer(arch, ubatch or _UBATCH),
+                "activations_bytes": _compute_buffer(arch, serving, ubatch or UBATCH),
                 "context_bytes": _item(_CONTEXT, "CUDA context", outside=True),
             }
         case "transformers":
@@ -209,7 +211,7 @@ def _graphs(arch: Architecture, serving: Serving, seqs: int, host: Host, release
                 pass
     size = layers * (pieces + whole) * each
     source = f"{pieces + whole} captured batches × {layers} layers, from server logs"
-    low, high = min(size // 3, 32 * MIB), max(size * 3, GIB // 4)
+    low, high = min(size // 3, 32 * MIB), max(size * 4, GIB * 3 // 4)
     return Estimate(size, low, high, source, in_budget=release.graphs_in_share(v2_runner))
 
 
@@ -227,10 +229,25 @@ def _engine(arch: Architecture, several: bool, host: Host, hopper: bool, counted
     return Estimate(middle, low, high, source)
 
 
-def _compute_buffer(arch: Architecture, ubatch: int) -> Estimate:
-    """llama.cpp: fp32 logits and hidden states of one micro-batch (flash attention). Qwen2.5-3B logs 300.75 MiB."""
-    size = ubatch * (arch.vocab_size + arch.hidden_size) * 4
-    return _band(size, 0.9, 1.5, f"{ubatch} tokens × (vocabulary + hidden size) in fp32")
+def _compute_buffer(arch: Architecture, serving: Serving, ubatch: int) -> Estimate:
+    """llama.cpp's buffer for one micro-batch with flash attention: logits and hidden states in fp32, or of a long context the mask
+    of attention with its queries.
+
+    Logs of one device: 495.00 MiB of Qwen3.5-27B at 512 tokens, 824.02 with 262,144 cells; 796.75 of gpt-oss-20b at 1024 tokens.
+    """
+    told = serving.llama_cpp
+    cells = serving.context * (serving.num_seqs_per_replica if told.unified else 1)
+    tokens = min(ubatch, serving.context * serving.num_seqs_per_replica)
+    logits = tokens * (arch.vocab_size + arch.hidden_size) * 4
+    attention = tokens * (cells * _MASK + 4 * (2 * arch.hidden_size + 3 * query_width(arch)))
+    high = 1.5
+    if serving.tp * serving.pp > 1:  # copies of what passes between devices
+        high = 2.5
+    if told.cpu_moe_layers or told.gpu_layers is not None:  # weights of the host that a large batch copies over
+        high = 3.5
+    if attention > logits:
+        return _band(attention, 0.6, high, f"{tokens} tokens × mask of {cells} cells")
+    return _band(logits, 0.9, high, f"{tokens} tokens × (vocabulary + hidden size) in fp32")
 
 
 def _band(size: int, low: float, high: float, source: str) -> Estimate:

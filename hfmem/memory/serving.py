@@ -58,6 +58,10 @@ class Serving:
     `max_num_seqs` is the engine's own limit, None: its default. `eager`: no CUDA graphs are captured. `language_model_only`: towers
     for images and sound are not loaded. `pooling`: the model embeds or ranks; it has no head and samples nothing.
 
+    `swa_full_tokens_ratio` and `mamba_full_memory_ratio` are SGLang's: tokens of the windowed pool to those of the full one, and
+    states' memory to the cache's; None: its defaults. `steps_in_flight` is vLLM's: engine steps that are scheduled at once; None:
+    one more than the pipeline's stages, as today.
+
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
     """
@@ -83,6 +87,9 @@ class Serving:
     eager: bool = False
     language_model_only: bool = False
     pooling: bool = False
+    swa_full_tokens_ratio: float | None = None
+    mamba_full_memory_ratio: float | None = None
+    steps_in_flight: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp"):
@@ -99,6 +106,8 @@ class Serving:
             raise UsageError(
                 f"attn_dp is SGLang's: {self.engine} has --dp" if self.engine == "vllm" else "attn_dp is SGLang's"
             )
+        if self.language_model_only and self.engine != "vllm":
+            raise UsageError(f"language_model_only: only vLLM has that setting, not {self.engine}")
         if self.tp % self.attn_dp:
             raise UsageError(
                 f"{self.attn_dp} groups of data-parallel attention do not share {self.tp} tensor-parallel ranks"
@@ -114,7 +123,10 @@ class Serving:
 
     def alone(self, engine: str) -> Serving:
         """The same load under another engine's rules on one rank, with that engine's defaults."""
-        return replace(self, engine=engine, tp=1, pp=1, dp=1, ep=False, attn_dp=1, llama_cpp=LLAMA_CPP)
+        own = self.language_model_only and engine == "vllm"
+        return replace(
+            self, engine=engine, tp=1, pp=1, dp=1, ep=False, attn_dp=1, llama_cpp=LLAMA_CPP, language_model_only=own
+        )
 
     @property
     def num_ranks(self) -> int:

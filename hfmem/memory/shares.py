@@ -46,6 +46,8 @@ def share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     Raises:
         UnsupportedError: a dimension that the ranks cannot divide.
     """
+    if not spec.elements:  # an empty tensor, which some exporters leave
+        return Fraction(1)
     match spec.split:
         case Replicated():
             return Fraction(1)

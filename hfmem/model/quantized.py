@@ -8,6 +8,7 @@ from hfmem.checkpoint.grouping import boxes_of
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.quantization_config import Quantization
+from hfmem.checkpoint.roles import is_expert
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.checkpoint.whatif import convert
 
@@ -65,8 +66,13 @@ def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[L
             kept.append(TensorGroup(group.pattern, group.dtype, group.shape, ignored))
         if taken:
             packed.append(TensorGroup(group.pattern, group.dtype, group.shape, taken))
-    converted = convert(logical_groups(packed), word, group_size=group_size)
-    return (*logical_groups(kept), *converted)
+    experts = [group for group in packed if said.expert_dtype == "fp4" and is_expert(group.pattern)]
+    rest = [group for group in packed if group not in experts]
+    return (
+        *logical_groups(kept),
+        *convert(logical_groups(rest), word, group_size=group_size),
+        *convert(logical_groups(experts), "mxfp4"),
+    )
 
 
 def _split(group: TensorGroup, said: Quantization) -> tuple[tuple[Box, ...], tuple[Box, ...]]:

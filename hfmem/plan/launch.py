@@ -24,9 +24,10 @@ KINDS: Final = ("vllm", "sglang", "llama.cpp", "transformers", "docker", "k8s")
 class Launch:
     """What to launch under which engine; sizes None are left to its defaults.
 
-    `model` is a Hub id or a path, `is_gguf` whether llama.cpp can read it as it is. `num_seqs` 1 leaves the limit to the engine.
-    `gpus_per_node` None: all devices are in one machine. `beyond_positions`: the context is longer than what the model was trained
-    for, which engines want said. `pool_tokens` are what a pool of `kv_memory_bytes` holds, for engines that are told in tokens.
+    `model` is a Hub id or a path, `is_gguf` whether llama.cpp can read it as it is. `num_seqs` 1 leaves the limit to the engine,
+    unless `max_num_seqs` says it. `gpus_per_node` None: all devices are in one machine. `beyond_positions`: the context is longer
+    than what the model was trained for, which engines want said. `pool_tokens` are what a pool of `kv_memory_bytes` holds, for
+    engines that are told in tokens.
     """
 
     model: str
@@ -34,6 +35,9 @@ class Launch:
     engine: str
     context: int
     num_seqs: int
+    max_num_seqs: int | None = None
+    eager: bool = False
+    language_model_only: bool = False
     kv_dtype: str = "auto"
     tp: int = 1
     pp: int = 1

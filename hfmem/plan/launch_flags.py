@@ -63,7 +63,10 @@ def arguments(launch: Launch) -> list[str]:
 
 def _vllm(launch: Launch) -> list[str]:
     words = [reference(launch.model), *_set("--revision", launch.revision), "--max-model-len", str(launch.context)]
-    words += _set("--max-num-seqs", -(-launch.num_seqs // launch.dp) if launch.num_seqs > 1 else None)
+    at_once = -(-launch.num_seqs // launch.dp) if launch.num_seqs > 1 else None
+    words += _set("--max-num-seqs", launch.max_num_seqs or at_once)
+    words += ["--enforce-eager"] if launch.eager else []
+    words += ["--language-model-only"] if launch.language_model_only else []
     words += _dtype(launch)
     for flag, size in (
         ("--tensor-parallel-size", launch.tp),
@@ -101,6 +104,7 @@ def _sglang(launch: Launch) -> list[str]:
     words = ["--model-path", reference(launch.model), *_set("--revision", launch.revision)]
     words += ["--context-length", str(launch.context)]
     words += _set("--max-running-requests", launch.num_seqs if launch.num_seqs > 1 else None)
+    words += ["--disable-cuda-graph"] if launch.eager else []
     words += _dtype(launch)
     for flag, size in (
         ("--tp-size", launch.tp),

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hfmem.memory.engines.llama_cpp import cell_bytes
-from hfmem.memory.runtime import estimate_runtime
-from hfmem.memory.serving import Serving
+from hfmem.memory.runtime import UBATCH, estimate_runtime
+from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import LatentAttention, SparseLatentAttention
 from hfmem.plan.logs import LogFacts
@@ -27,7 +27,21 @@ def llama_checks(arch: Architecture, log: LogFacts, serving: Serving) -> list[Ch
         told = log.settings
         key, value = told.key_type or "f16", told.value_type or told.key_type or "f16"
         variants = list(_variants(told.latent))
-        sizes = [cell_bytes(arch, serving.context, key, value, latent=how, windows=w) for _, how, w in variants]
+        ubatch = told.ubatch or UBATCH
+        sizes = [
+            cell_bytes(
+                arch,
+                serving.context,
+                key,
+                value,
+                latent=how,
+                windows=windows,
+                slots=told.slots,
+                unified=told.unified,
+                ubatch=ubatch,
+            )
+            for _, how, windows in variants
+        ]
         result = check("KV cache", "bytes", logged, sizes[0])
         if result.verdict == "differs":
             for (reason, _, _), size in zip(variants[1:], sizes[1:], strict=True):
@@ -39,7 +53,14 @@ def llama_checks(arch: Architecture, log: LogFacts, serving: Serving) -> list[Ch
     latent = any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in arch.caches())
     # without flash attention the scores are in it; under latent attention what `-mla` and `-amb` say: no estimate here
     if buffer is not None and not latent and log.settings.flash_attention is not False:
-        estimate = estimate_runtime(arch, serving, ubatch=log.settings.ubatch)["activations_bytes"]
+        slots = log.settings.slots
+        load = replace(
+            serving,
+            context=max(serving.context // slots, 1),
+            num_seqs=slots,
+            llama_cpp=LlamaCpp(unified=log.settings.unified),
+        )
+        estimate = estimate_runtime(arch, load, ubatch=log.settings.ubatch)["activations_bytes"]
         found.append(
             check(
                 "compute buffer", "bytes", buffer, estimate.bytes, low=estimate.low, high=estimate.high, estimated=True

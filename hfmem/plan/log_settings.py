@@ -42,6 +42,8 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "offload": ("cpu_offload_gb", "kv_offloading_size"),
     "lora": ("enable_lora",),
     "language_model_only": ("language_model_only",),
+    "swa_ratio": ("swa_full_tokens_ratio",),
+    "mamba_ratio": ("mamba_full_memory_ratio",),
 }
 _KEYS: Final = {name: setting for setting, names in _NAMES.items() for name in names}
 _ABSENT: Final = frozenset({"", "none", "null", "auto", "{}", "false"})
@@ -55,10 +57,16 @@ _POOLING: Final = re.compile(
     r"pooler_config=PoolerConfig\(|(?:--task|--runner)[ =](?:embed|pooling|score|reward|classify)"
 )
 _ARGS: Final = re.compile(r"non-default args: |ServerArgs\(|Namespace\(")
+#: what vLLM makes of it, or of its default
+_STEP: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d{1,9})")
+_FLASHINFER: Final = "Using FlashInfer for top-p & top-k sampling"
 _SGLANG_END: Final = re.compile(r"max_total_num_tokens=\d{1,15}, [^\n]{0,300}")
 _GGUF_FILE: Final = re.compile(r"tensors from (\S{1,400}?\.gguf)")
 _GGUF_NAME: Final = re.compile(r"general\.name(?: +str)? += +([^\n]{1,100}?)\s*(?:\n|$|llama_|llm_|print_info)")
-_GGUF_CTX: Final = re.compile(r"(?<!main: )\bn_ctx +[=:] +(\d{1,9})")
+_GGUF_CTX: Final = re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:] +(\d{1,9})")
+_GGUF_SEQS: Final = re.compile(r"\bn_seq_max +[=:] +(\d{1,9})")
+_GGUF_UNIFIED: Final = re.compile(r"\bkv_unified +[=:] +(\w{1,10})")
+_GGUF_TYPE: Final = re.compile(r"(?:file type +=|model ftype +=) +([^\n]{1,40}?)\s*(?:\n|$|print_info|llm_)")
 _GGUF_BATCH: Final = re.compile(r"\bn_ubatch +[=:] +(\d{1,9})")
 _GGUF_FLASH: Final = re.compile(r"\bflash_attn +[=:] +(\w{1,10})")
 _GGUF_TYPES: Final = re.compile(r"\bK \(([\w.]{2,12})\):[^V\n]{1,40}V \(([\w.]{2,12})\)")
@@ -77,7 +85,9 @@ class Settings:
     """What the engine was told, None where the log does not say. `latent`: how llama.cpp's forks keep a latent cache (`c^KV`, or
     with its transposed copy), None where they keep full keys and values. `other` names settings that change sizes and are not
     computed here. `complete`: the whole command is in the log, so that what it does not name has its default. `offline`: vLLM's
-    `LLM` class ran, not a server; `pooling`: it embeds or ranks."""
+    `LLM` class ran, not a server; `pooling`: it embeds or ranks; `flashinfer`: its sampler is FlashInfer's. `slots` sequences share
+    llama.cpp's context, in one stream if `unified`; `file_type` is the GGUF's. `swa_ratio` and `mamba_ratio` are SGLang's
+    `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`."""
 
     model: str | None = None
     revision: str | None = None
@@ -108,6 +118,12 @@ class Settings:
     language_model_only: bool = False
     offline: bool = False
     pooling: bool = False
+    flashinfer: bool = False
+    slots: int = 1
+    unified: bool = False
+    file_type: str | None = None
+    swa_ratio: float | None = None
+    mamba_ratio: float | None = None
 
 
 def read_settings(text: str, engine: str, since: int = 0) -> Settings:
@@ -128,13 +144,20 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
     for start in _CONFIG.finditer(text):
         for match in _PAIR.finditer(_line(text, start.end())):
             _put(said, match[1], match[2])
+    if steps := _STEP.findall(text):
+        _put(said, "max_num_batched_tokens", steps[-1])
     if engine == "llama.cpp":
         said.pop("context", None)  # `-c` is rounded, shared by slots, and may be another program's
-        _put_gguf(said, run)
+        _put_gguf(said, text[:since], run)
     whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
     offline = engine == "vllm" and not re.search(r"APIServer|api_server|vllm serve|launcher\.py", text)
-    whole_command = whole is not None and whole is not False
-    return replace(_settings(said), complete=whole_command, offline=offline, pooling=bool(_POOLING.search(text)))
+    return replace(
+        _settings(said),
+        complete=whole is not None and whole is not False,
+        offline=offline,
+        pooling=bool(_POOLING.search(text)),
+        flashinfer=_FLASHINFER in text,
+    )
 
 
 def _line(text: str, begin: int) -> str:
@@ -155,15 +178,23 @@ def _put(said: dict[str, str], name: str, value: str) -> None:
     said[setting] = value
 
 
-def _put_gguf(said: dict[str, str], text: str) -> None:
-    """llama.cpp says what it runs with once a context is made: the last one counts."""
-    if name := _GGUF_NAME.search(text):
-        said["model"] = name[1].strip()
-    elif file := _GGUF_FILE.search(text):
-        said["model"] = file[1]
-    for pattern, setting in ((_GGUF_CTX, "context"), (_GGUF_BATCH, "ubatch")):
+def _put_gguf(said: dict[str, str], before: str, text: str) -> None:
+    """llama.cpp says what it runs with once a context is made; the model is the last that was loaded before."""
+    for pattern in (_GGUF_NAME, _GGUF_FILE):
+        if names := pattern.findall(before) or pattern.findall(text)[:1]:
+            said["model"] = names[-1].strip()
+            break
+    for pattern, setting in (
+        (_GGUF_CTX, "context"),
+        (_GGUF_BATCH, "ubatch"),
+        (_GGUF_UNIFIED, "unified"),
+    ):
         if found := pattern.findall(text):
             said[setting] = found[-1]
+    if slots := _GGUF_SEQS.findall(before) or _GGUF_SEQS.findall(text)[:1]:  # the line before that of the context
+        said["slots"] = slots[-1]
+    if types := _GGUF_TYPE.findall(before):
+        said["file_type"] = types[-1]
     if flash := _GGUF_FLASH.findall(text):
         said["flash"] = flash[-1]
     if types := _GGUF_TYPES.findall(text):
@@ -221,6 +252,11 @@ def _settings(said: dict[str, str]) -> Settings:
         kv_memory_bytes=_memory(said.get("kv_memory_bytes")),
         ubatch=number("ubatch"),
         flash_attention=said["flash"] not in ("0", "disabled") if "flash" in said else None,
+        slots=number("slots") or 1,
+        unified=said.get("unified") == "true",
+        file_type=said.get("file_type"),
+        swa_ratio=_ratio(said.get("swa_ratio")),
+        mamba_ratio=_ratio(said.get("mamba_ratio")),
         other=tuple(name for name in ("offload", "lora") if flag(name)),
         language_model_only=flag("language_model_only"),
     )
@@ -237,6 +273,11 @@ def _share(text: str | None) -> Fraction | None:
     match = re.match(r"\d?\.?\d{1,8}", text or "")
     share = Fraction(match[0]) if match else Fraction(0)
     return share if 0 < share <= 1 else None
+
+
+def _ratio(text: str | None) -> float | None:
+    match = re.fullmatch(r"\d{0,3}\.?\d{1,8}", text or "")
+    return float(match[0]) if match and float(match[0]) > 0 else None
 
 
 def _memory(text: str | None) -> int | None:

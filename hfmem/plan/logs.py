@@ -9,114 +9,42 @@ GiB and MiB. Logs reach us pasted, truncated and with their line ends lost, so n
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import islice
-from typing import Final, Literal
+from typing import Final
 
 from hfmem.errors import UsageError
+from hfmem.plan.log_patterns import (
+    ANSI,
+    COMPILED,
+    CONTROL,
+    DEVICE_MEMORY,
+    ENGINES,
+    FORMS,
+    IS_SIZE,
+    JSON_KEYS,
+    SIZE_WORDS,
+    STARTS,
+    TRAFFIC,
+    VERSIONS,
+    WORDS,
+    Engine,
+)
 from hfmem.plan.log_settings import Settings, read_settings
 from hfmem.records import dataclass
 from hfmem.units import GIB, KIB, MIB
 
 #: a start-up log is a few hundred kilobytes; what follows this much is traffic
 MAX_CHARACTERS: Final = 16 << 20
-
-Engine = Literal["vllm", "sglang", "llama.cpp"]
-
-_ANSI: Final = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|\[[0-9;]{1,8}m")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _UNITS: Final = {"g": GIB, "m": MIB, "k": KIB}
-
-_SIZE: Final = r"(-?\d{1,9}(?:[.,]\d{1,6})?)\s?([GMK])i?B"
-_COUNT: Final = r"(\d{1,3}(?:,\d{3}){1,5}|\d{1,18})"
-
-#: what is printed → the name of the reading; the first group is the number, the second its unit
-_SIZES: Final[tuple[tuple[str, str], ...]] = (
-    ("weights_bytes", rf"(?:Loading model weights|[Mm]odel loading) took\s{{1,20}}{_SIZE}"),
-    ("weights_bytes", rf"model weights take {_SIZE}"),
-    ("weights_bytes", rf"Actual usage is {_SIZE} for weight\b"),
-    ("weights_bytes", rf"Load weight end\.[^\n]{{0,200}}?mem usage={_SIZE}"),
-    ("before_bytes", rf"Load weight begin\. avail mem={_SIZE}"),
-    ("after_bytes", rf"Load weight end\.[^\n]{{0,300}}?avail mem={_SIZE}"),
-    ("consumed_bytes", rf"Actual usage is {_SIZE} for consumed memory"),
-    ("available_bytes", rf"Available KV cache memory: {_SIZE}"),
-    ("available_bytes", rf"reserved for KV Cache is {_SIZE}"),
-    ("available_bytes", rf"than the available KV cache memory \({_SIZE}\)"),
-    ("available_bytes", rf"KV cache is needed, but only {_SIZE} is available"),
-    ("available_bytes", rf"reserved {_SIZE} memory for KV Cache"),
-    ("available_bytes", rf"Current kv cache memory in use is {_SIZE}"),
-    ("needed_bytes", rf"\(?{_SIZE} KV cache is needed"),
-    ("activations_bytes", rf"activation peak memory takes {_SIZE}"),
-    ("activations_bytes", rf"{_SIZE} for peak activation"),
-    ("engine_bytes", rf"non_torch_memory takes {_SIZE}"),
-    ("engine_bytes", rf"{_SIZE} for non-torch memory"),
-    ("graph_estimate_bytes", rf"Estimated CUDA graph memory: {_SIZE}"),
-    ("cuda_graph_bytes", rf"Graph capturing finished in \d{{1,6}}(?:\.\d{{1,6}})? secs?, took {_SIZE}"),
-    ("cuda_graph_bytes", rf"{_SIZE} for CUDAGraph memory"),
-    ("cuda_graph_bytes", rf"Capture (?:cuda|target \w+|decode) graph end\.[^\n]{{0,80}}?mem usage={_SIZE}"),
-    ("device_bytes", rf"total_gpu_memory \({_SIZE}\)"),
-    ("budget_bytes", rf"gpu_memory_utilization \(\d(?:\.\d{{1,6}})?\) = {_SIZE}"),
-    ("budget_bytes", rf"Desired GPU memory utilization is \(\d(?:\.\d{{1,6}})?, {_SIZE}\)"),
-    ("key_bytes", rf"K size: {_SIZE}"),
-    ("value_bytes", rf"V size: {_SIZE}"),
-    ("cache_bytes", rf"(?:#tokens: \d{{1,15}}, )KV size: {_SIZE}"),
-    ("cache_bytes", rf"(?:KV self size|kv self size)\s{{0,4}}=\s{{0,8}}{_SIZE}"),
-    ("cache_bytes", rf"llama_kv_cache(?:_unified)?: +size = +{_SIZE}"),
-    ("compute_buffer_bytes", rf"(?:CUDA|Metal|Vulkan|ROCm|SYCL)\d{{0,2}} compute buffer size = +{_SIZE}"),
-    ("host_weights_bytes", rf"(?:CPU|CPU_Mapped|CUDA_Host) (?:model )?buffer size = +{_SIZE}"),
-    ("file_bytes", rf"(?:model size|file size) +=\s{{1,8}}{_SIZE}"),
-)
-_COUNTS: Final[tuple[tuple[str, str], ...]] = (
-    ("num_blocks", rf"# (?:GPU|cuda) blocks: {_COUNT}"),
-    ("capacity_tokens", rf"GPU KV cache size: {_COUNT} tokens"),
-    ("capacity_tokens", rf"stored in KV cache \({_COUNT}\)"),
-    ("pool_tokens", rf"KV Cache is allocated\.[^\n]{{0,40}}?#tokens: {_COUNT}"),
-    ("pool_tokens", rf"max_total_num_tokens={_COUNT}"),
-    ("concurrency_context", rf"Maximum concurrency for {_COUNT} tokens per request"),
-    ("needed_context", rf"max seq(?:uence)? len(?:gth)? \({_COUNT}\)"),
-    ("max_context", rf"estimated maximum model length is {_COUNT}"),
-    ("attention_page", rf"Setting attention block size to {_COUNT} tokens"),
-    ("override_blocks", rf"num_gpu_blocks_override={_COUNT}"),
-)
-_FACTORS: Final[tuple[tuple[str, str], ...]] = (
-    ("max_concurrency", rf"Maximum concurrency for {_COUNT} tokens per request: (\d{{1,9}}(?:\.\d{{1,6}})?)x"),
-)
-_DEVICE_MEMORY: Final = re.compile(r"Free memory on device \((?:cuda:\d{1,3}, )?([\d.]{1,12})/([\d.]{1,12}) GiB\)")
-_COMPILED: Final = tuple((name, re.compile(text)) for name, text in (*_SIZES, *_COUNTS, *_FACTORS))
-_IS_SIZE: Final = frozenset(name for name, _ in _SIZES)
-
-_ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
-    ("sglang", r"sglang|KV Cache is allocated|max_total_num_tokens=|Load weight end"),
-    ("llama.cpp", r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:"),
-    ("vllm", r"vllm|vLLM|GPU KV cache size|# GPU blocks|Available KV cache memory|gpu_model_runner|model weights take"),
-    ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
-    ("vllm", r"kv cache memory in use"),
-)
-#: one of these is in every line that is read; a long-lived server's log is mostly other lines
-_WORDS: Final = (
-    *(" -", "--", "vllm", "vLLM", "sglang", "llama_", "llm_", "LLM", "config", "args", "Args", "version", "build"),
-    *("GPU", "cuda", "CUDA", "KV", "kv", "took", "take", "weight", "memory", "graph", "buffer", "size", "seq len"),
-    *("model length", "blocks", "concurrency", "tokens=", "general.name", "n_ctx", "n_ubatch", "flash_attn"),
-)
-#: … and one of these in a line of traffic
-_TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request", "print_timing", "update_slots")
+#: ranks repeat a line, not more often than this
+_MOST: Final = 4096
+_LONGEST_LINE: Final = 1 << 20
 #: the lines of a start take far less
 _RELEVANT: Final = 2 << 20
 #: a line this long is a paste that lost its line ends
 _PASTE: Final = 1000
-#: ranks repeat a line, not more often than this
-_MOST: Final = 4096
-_LONGEST_LINE: Final = 1 << 20
-_VERSIONS: Final = (
-    r"Initializing an? (?:V1 )?LLM engine \(v([\w.+]{1,60})\)",
-    r"vLLM (?:API server )?version v?(\d[\w.+]{1,60})",
-    r"sglang[=: v]{1,4}(\d[\w.+]{1,40})",
-    r"\bversion: (\d{3,6} \([0-9a-f]{6,12}\))",
-    r"\bbuild[:=] ?(\d{3,6}(?: \([0-9a-f]{6,12}\))?)",
-)
-_START: Final = re.compile(
-    r"Initializing an? (?:V1 )?LLM (?:engine|server)|server_args=ServerArgs\(|llama_model_loader: loaded meta data"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +60,8 @@ class Reading:
 @dataclass(frozen=True, slots=True)
 class LogFacts:
     """What one start of an engine told. `readings` holds every value of a name, in order: ranks repeat their lines.
-    `graphs_counted`: vLLM says that it takes its estimate of CUDA graphs from its share."""
+    `graphs_counted`: vLLM says that it takes its estimate of CUDA graphs from its share. `form`: the N of a vLLM 0.N that prints
+    such lines, where they tell."""
 
     engine: Engine
     version: str | None
@@ -140,6 +69,7 @@ class LogFacts:
     readings: Mapping[str, tuple[Reading, ...]]
     starts: int = 1
     graphs_counted: bool = False
+    form: int | None = None
 
     def first(self, name: str) -> Reading | None:
         """The first value of that name."""
@@ -157,7 +87,7 @@ class LogFacts:
 
 def clean(text: str) -> str:
     """`text` without colours and control characters, cut to what a start-up log can be."""
-    return _CONTROL.sub("", _ANSI.sub("", text[:MAX_CHARACTERS])).replace("\r", "")
+    return CONTROL.sub("", ANSI.sub("", text[:MAX_CHARACTERS])).replace("\r", "")
 
 
 def parse_log(text: str) -> LogFacts:
@@ -167,54 +97,88 @@ def parse_log(text: str) -> LogFacts:
         UsageError: no line of vLLM, SGLang or llama.cpp is in it.
     """
     text, numbers = _relevant(clean(text))
-    engine = next((name for name, pattern in _ENGINES if re.search(pattern, text)), None)
+    engine = next((name for name, pattern in ENGINES if re.search(pattern, text)), None)
     if engine is None:
         raise UsageError("no line of vLLM, SGLang or llama.cpp is in this log")
-    cuts = [match.start() for match in _START.finditer(text)]
+    begins, counts = STARTS[engine]
+    cuts = [match.start() for match in begins.finditer(text)]
+    if engine != "llama.cpp" or not cuts:
+        cuts = [0, *cuts[1:]]  # what stands before the first is of the same start
     start, readings = 0, dict[str, tuple[Reading, ...]]()
-    if cuts and engine != "llama.cpp":
-        cuts[0] = 0  # what stands before the first is of the same start
-    for begin, end in reversed(list(zip(cuts or [0], [*cuts[1:], len(text)], strict=True))):
-        start, readings = begin, _readings(text, begin, end, numbers)
-        if readings:
-            break
+    for begin, end in reversed(list(zip(cuts, [*cuts[1:], len(text)], strict=True))):
+        found = _readings(text, begin, end, numbers)
+        whole = engine != "llama.cpp" or "cache_bytes" in found
+        if found and (whole or not readings):
+            start, readings = begin, found
+            if whole:
+                break
     until = next((cut for cut in cuts if cut > start), len(text))
-    version = next((m[1] for pattern in _VERSIONS if (m := re.search(pattern, text[:until]))), None)
+    version = next((m[1] for pattern in VERSIONS if (m := re.search(pattern, text[:until]))), None)
     settings = read_settings(text[:until], engine, since=start)
     counted = "CUDA graph memory profiling is enabled" in text[start:until]
-    return LogFacts(engine, version, settings, readings, max(len(cuts), 1), counted)
+    form = next((minor for pattern, minor in FORMS if re.search(pattern, text[:until])), None)
+    starts = len(counts.findall(text))
+    return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form if engine == "vllm" else None)
 
 
 def _relevant(text: str) -> tuple[str, list[int]]:
     """The lines that may be read, and the number of each."""
     kept, numbers = [], []
     for number, row in enumerate(text.split("\n"), 1):
-        if any(word in row for word in _WORDS) and (len(row) > _PASTE or not any(word in row for word in _TRAFFIC)):
-            kept.append(row[:_LONGEST_LINE])
+        if any(word in row for word in WORDS) and (len(row) > _PASTE or not any(word in row for word in TRAFFIC)):
+            kept.append(_unwrapped(row[:_LONGEST_LINE]))
             numbers.append(number)
     return "\n".join(kept)[:_RELEVANT], numbers
 
 
+def _unwrapped(row: str) -> str:
+    """The line that a container's log keeps in an object of JSON; any other as it stands."""
+    if not (row.startswith("{") and row.endswith("}")):
+        return row
+    import json
+
+    try:
+        held = json.loads(row)
+    except (ValueError, RecursionError):
+        return row
+    inner = (
+        next((held[key] for key in JSON_KEYS if isinstance(held.get(key), str)), row) if isinstance(held, dict) else row
+    )
+    return clean(str(inner)).replace("\n", " ")
+
+
 def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, tuple[Reading, ...]]:
+    first = text.count("\n", 0, begin)
+    rows = [
+        (row, numbers[first + index])
+        for index, row in enumerate(text[begin:end].split("\n"))
+        if any(word in row for word in SIZE_WORDS)
+    ]
+    text = "\n".join(row for row, _ in rows)
     found: dict[str, list[tuple[int, int | float, int | float]]] = {}
-    for name, pattern in _COMPILED:
-        for match in islice(pattern.finditer(text, begin, end), _MOST):
+    for name, pattern, needle in COMPILED:
+        if needle not in text:
+            continue
+        for match in islice(pattern.finditer(text), _MOST):
             value: int | float
             slack: int | float
-            if name in _IS_SIZE:
+            if name in IS_SIZE:
                 value, slack = _bytes(match[1], match[2])
             elif name == "max_concurrency":
                 value, slack = float(match[2]), _last_digit(match[2]) / 2
             else:
                 value, slack = int(match[1].replace(",", "")), 0
             found.setdefault(name, []).append((match.start(), value, slack))
-    for match in _DEVICE_MEMORY.finditer(text, begin, end):
+    for match in DEVICE_MEMORY.finditer(text):
         value, slack = _bytes(match[2], "G")
         found.setdefault("device_bytes", []).append((match.start(), value, slack))
-    lines = _Lines(text, numbers)
+    if "cache_part_bytes" in found:  # llama.cpp's windowed layers have a cache of their own
+        parts = sorted(found.pop("cache_part_bytes"))[: max(text.count("KV cache, size ="), 1)]
+        found["cache_bytes"] = [(parts[0][0], sum(part[1] for part in parts), sum(part[2] for part in parts))]
+    ends = [match.start() for match in re.finditer("\n", text)]
     return {
-        name: tuple(Reading(value, slack, lines.at(place)) for place, value, slack in sorted(rows))
-        for name, rows in found.items()
+        name: tuple(Reading(value, slack, rows[bisect_left(ends, place)][1]) for place, value, slack in sorted(items))
+        for name, items in found.items()
     }
 
 
@@ -227,19 +191,6 @@ def _bytes(number: str, unit: str) -> tuple[int, int]:
 
 def _last_digit(number: str) -> float:
     return float(10 ** -len(number.partition(".")[2]))
-
-
-class _Lines:
-    """Line numbers by position."""
-
-    def __init__(self, text: str, numbers: list[int]) -> None:
-        self._ends = [match.start() for match in re.finditer("\n", text)]
-        self._numbers = numbers
-
-    def at(self, place: int) -> int:
-        from bisect import bisect_left
-
-        return self._numbers[bisect_left(self._ends, place)]
 
 
 def model_names(text: str) -> tuple[str, ...]:

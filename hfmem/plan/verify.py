@@ -81,43 +81,64 @@ def _serving(read: Model, log: LogFacts) -> Serving:
         enable_prefix_caching=told.prefix_caching,
         max_num_seqs=told.max_num_seqs,
         eager=told.eager,
-        language_model_only=told.language_model_only,
+        language_model_only=told.language_model_only and log.engine == "vllm",
         pooling=told.pooling,
+        swa_full_tokens_ratio=told.swa_ratio,
+        mamba_full_memory_ratio=told.mamba_ratio,
     )
 
 
 def _sglang_checks(read: Model, log: LogFacts, serving: Serving) -> list[Check]:
     found = [weights_check(read, log, serving)]
-    tokens = log.smallest("pool_tokens")
-    if tokens is not None:
-        from hfmem.memory.engines.sglang import pool, token_pool_bytes
+    row = _full_pool(log)
+    pools = log.readings.get("pool_tokens", ())
+    if row < len(pools):
+        from hfmem.memory.engines.sglang import token_pool_bytes
 
         for name, part in (("key_bytes", 0), ("value_bytes", 1), ("cache_bytes", 2)):
-            logged = log.first(name)
-            if logged is None:
+            logged = log.readings.get(name, ())
+            if row >= len(logged):
                 continue
 
-            def compute(tried: Serving, part: int = part, held: int = int(tokens.value)) -> float:
+            def compute(tried: Serving, part: int = part, held: int = int(pools[row].value)) -> float:
                 return token_pool_bytes(read.architecture, tried, held)[part]
 
             title = ("K of the token pool", "V of the token pool", "token pool")[part]
-            found.append(explained(title, "bytes", logged, compute, serving, alternatives(log, serving)))
-        memory = _sglang_memory(log)
-        if memory is not None and memory.value > 0:
+            found.append(explained(title, "bytes", logged[row], compute, serving, alternatives(log, serving)))
+    tokens = log.smallest("capacity_tokens") or log.smallest("pool_tokens")
+    memory = _sglang_memory(log)
+    if tokens is not None and memory is not None and memory.value > 0:
+        from hfmem.memory.engines.sglang import pool
 
-            def tokens_of(tried: Serving, held: int = int(memory.value)) -> float:
-                return pool(read.architecture, tried, held).capacity_tokens
+        def tokens_of(tried: Serving, held: int = int(memory.value)) -> float:
+            return pool(read.architecture, tried, held).capacity_tokens
 
-            share = memory.slack / memory.value
-            found.append(
-                explained("KV cache tokens", "count", tokens, tokens_of, serving, alternatives(log, serving), share)
+        share = memory.slack / memory.value
+        item = explained("KV cache tokens", "count", tokens, tokens_of, serving, alternatives(log, serving), share)
+        if item.verdict == "differs" and item.reason is None and log.settings.speculative:
+            item = replace(
+                item, reason="a draft model or prediction layers have a cache too, which is not computed here"
             )
+        found.append(item)
     return [item for item in found if item is not None]
 
 
+def _full_pool(log: LogFacts) -> int:
+    """Which of the pools in the log is that of layers that keep every token: with windowed ones there are two."""
+    full = log.first("full_tokens")
+    pools = log.readings.get("pool_tokens", ())
+    return next((row for row, item in enumerate(pools) if full is not None and item.value == full.value), 0)
+
+
 def _sglang_memory(log: LogFacts) -> Reading | None:
-    """The memory of SGLang's pools: what is left after loading, less the share of what was free before that stays free."""
-    before, after, share = log.smallest("before_bytes"), log.smallest("after_bytes"), log.settings.utilization
+    """The memory of SGLang's pools: what is left after loading, less the share of what was free before that stays free. A draft
+    model is loaded after the ranks."""
+    ranks = log.settings.tp * log.settings.pp
+    before, after = (
+        min(log.readings.get(name, ())[:ranks], key=lambda reading: reading.value, default=None)
+        for name in ("before_bytes", "after_bytes")
+    )
+    share = log.settings.utilization
     if before is None or after is None or share is None:
         return None
     kept = before.value * (1 - share)
@@ -140,6 +161,19 @@ def _assumptions(log: LogFacts) -> Iterator[str]:
         yield f"{name} is on: it is not computed"
 
 
+def _llama_flags(log: LogFacts, serving: Serving) -> Mapping[str, str]:
+    """A context shared by slots, and the cache's types."""
+    told, flags = log.settings, dict[str, str]()
+    if told.slots > 1:
+        flags |= {"--ctx": str(max(serving.context // told.slots, 1)), "--parallel": str(told.slots)}
+    if told.unified:
+        flags["--kv-unified"] = ""
+    for name, kind in (("--kv-dtype", told.key_type), ("--cache-type-v", told.value_type)):
+        if kind not in (None, "f16") and (name == "--kv-dtype" or kind != told.key_type):
+            flags[name] = str(kind)
+    return flags
+
+
 def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str, str]:
     """Flags that make the next estimate meet this log."""
     flags: dict[str, str] = {"--ctx": str(serving.context)}
@@ -150,6 +184,23 @@ def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str,
         flags["--kv-dtype"] = serving.kv_dtype
     if log.engine != "vllm":
         flags["--engine"] = log.engine
+    told = log.settings
+    for name, count in (
+        ("--max-num-batched-tokens", told.max_num_batched_tokens if log.engine == "vllm" else None),
+        ("--max-num-seqs", told.max_num_seqs if log.engine == "vllm" else None),
+        ("--page-size", told.page_size if log.engine != "llama.cpp" else None),
+    ):
+        if count is not None:
+            flags[name] = str(count)
+    for name, is_on in (("--ep", serving.ep), ("--enforce-eager", told.eager)):
+        if is_on and log.engine != "llama.cpp":
+            flags[name] = ""
+    if serving.language_model_only:
+        flags["--language-model-only"] = ""
+    if "--max-num-seqs" in flags:
+        flags["--batch"] = "1"  # the limit, not what is asked of the cache
+    if log.engine == "llama.cpp":
+        flags |= _llama_flags(log, serving)
     for item in checks:
         if item.reason and " --" in f" {item.reason.rpartition(': ')[2]}":
             name, _, value = item.reason.rpartition(": ")[2].partition(" ")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: a number this near needs no explanation
 _NEAR: Final = 0.01
 #: a device whose kernels export no states during prefill (`hfmem.memory.engines.vllm.states`)
-_NO_CHECKPOINTS: Final = 89
+NO_CHECKPOINTS: Final = 89
 _SIZES: Final = (2, 4, 8, 16)
 _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
 #: what SGLang's free memory loses while it loads, beside the weights: logs of 32B models at TP 4 give 0.3 GiB
@@ -63,9 +63,9 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
             yield f"fits if the cache is {name}: --kv-dtype {name}", replace(serving, kv_dtype=name)
     else:
         yield "fits if the cache is in the model's dtype: --kv-dtype auto", replace(serving, kv_dtype="auto")
-    if serving.compute_capability > _NO_CHECKPOINTS:
+    if serving.compute_capability > NO_CHECKPOINTS:
         reason = "fits without the states' prefill checkpoints, as in earlier releases and before Hopper"
-        yield reason, replace(serving, compute_capability=_NO_CHECKPOINTS)
+        yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
     for on in (False, True):
         if serving.enable_prefix_caching is None:
             word = "on" if on else "off"
@@ -73,8 +73,11 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
                 f"prefix caching is {word}, which changes what states keep",
                 replace(serving, enable_prefix_caching=on),
             )
+    if serving.steps_in_flight is None:
+        reason = "fits with the windows of releases before 0.26, beside the tokens of one step"
+        yield reason, replace(serving, steps_in_flight=1)
     if serving.max_num_batched_tokens is None:
-        for tokens in (2048, 16384):
+        for tokens in (2048, 4096, 16384):
             yield (
                 f"fits with steps of {tokens} tokens: --max-num-batched-tokens {tokens}",
                 replace(serving, max_num_batched_tokens=tokens),
@@ -92,8 +95,24 @@ def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Servi
             yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
     if log.settings.pp == 1:
         yield "fits if it ran in 2 stages: --pp 2", replace(serving, pp=2)
+    if serving.compute_capability > NO_CHECKPOINTS:
+        reason = "fits on devices before Hopper, whose kernels pad experts otherwise"
+        yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
     if not serving.ep and serving.num_ranks > 1:
         yield "fits if experts are dealt out whole: --ep", replace(serving, ep=True)
+
+
+def as_loaded(read: Model, log: LogFacts) -> Model:
+    """The model in the format that the engine quantized it to while loading, if it did."""
+    from hfmem.reading import in_format
+
+    told = log.settings.quantization
+    if not told or read.quantization is not None or read.packing is not None:
+        return read
+    try:
+        return in_format(read, {"bitsandbytes": "nf4"}.get(told, told))
+    except HfmemError:
+        return read
 
 
 def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
@@ -113,16 +132,9 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
 
     from hfmem.reading import in_format
 
-    stored = read.quantization is not None or read.packing is not None
-    told = log.settings.quantization
-    if told and not stored:  # quantized while loading
-        name = {"bitsandbytes": "nf4"}.get(told, told)
-        try:
-            read = in_format(read, name)
-        except HfmemError:
-            name = ""
-        if name:
-            return explained("weights", "bytes", logged, lambda s: compute(s, read), serving, iter(()))
+    loaded = as_loaded(read, log)
+    if loaded is not read:
+        return explained("weights", "bytes", logged, lambda s: compute(s, loaded), serving, iter(()))
     result = explained("weights", "bytes", logged, compute, serving, layouts_to_try(log, serving))
     if result.verdict != "differs" or result.reason:
         return result

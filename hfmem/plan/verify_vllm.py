@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 from hfmem.assembly import runtime_estimates
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
-from hfmem.memory.engines.vllm.releases import LATEST, Release, release_of
+from hfmem.memory.engines.vllm.releases import Release, release_of
 from hfmem.memory.loaded import rounding
 from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import held_tensors, rank_weights
 from hfmem.plan.logs import LogFacts
-from hfmem.plan.verify_reasons import alternatives, explained, weights_check
+from hfmem.plan.verify_reasons import NO_CHECKPOINTS, alternatives, as_loaded, explained, weights_check
 from hfmem.plan.verify_types import Check, check
 from hfmem.records import replace
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: from this minor version on, vLLM logs concurrency × context as "KV cache size"
 _NEW_CAPACITY: Final = 21
+#: what a log without any mark of its release is taken for
+_OLDEST: Final = 10
 #: how far ranks of one engine differ in the memory that is left to them
 _OTHER_RANK: Final = 0.05
 #: runtime estimate → what its line is called
@@ -38,6 +41,14 @@ _RUNTIME: Final[dict[str, str]] = {
 def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> list[Check]:
     """Every line of vLLM's that can be compared, weights first."""
     found = [weights_check(read, log, serving)]
+    if (held := found[0]) is not None and (told := re.search(r": --tp (\d+)$", held.reason or "")):
+        serving = replace(serving, tp=int(told[1]))  # what explains the weights holds for the rest
+    release = release_of(log.version)
+    given = serving
+    if release is not None:
+        serving = replace(serving, steps_in_flight=release.steps_in_flight)
+        if not release.exports_states:
+            serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))
     found.append(_needed(read, log, serving))
     pool = log.smallest("available_bytes")
     old = _old_capacity(log)
@@ -56,10 +67,20 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
                 continue
             compute = partial(_pool, read, memory=memory, kind=kind, dcp=log.settings.dcp)
             item = explained(name, "count", reading, compute, serving, alternatives(log, serving), share)
+            if kind == "old tokens" and item.verdict == "differs" and release_of(log.version) is None:
+                newer = partial(compute, kind="tokens")
+                other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)
+                item = (
+                    item if other.verdict == "differs" and (item.reason or not other.reason) else other
+                )  # as from 0.21
             if _other_rank(item, log, serving):
                 item = replace(item, reason="another rank, whose line is not here, had less memory: the least counts")
+            if item.verdict == "differs" and item.reason is None and log.settings.speculative:
+                item = replace(
+                    item, reason="a draft model or prediction layers have a cache too, which is not computed here"
+                )
             found.append(item)
-    found += _budget(read, log, serving, device)
+    found += _budget(as_loaded(read, log), log, given, device)
     return [item for item in found if item is not None]
 
 
@@ -112,14 +133,10 @@ def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
 
 def release_by_form(log: LogFacts) -> Release:
     """The release that a log is of: by its version, or the oldest that prints what it prints."""
-    named = release_of(log.version)
-    if named is not None:
-        return named
-    if log.first("consumed_bytes") is not None:
-        return Release(LATEST)
-    if log.graphs_counted or not _old_capacity(log):
-        return Release(_NEW_CAPACITY)
-    return Release(19 if log.first("graph_estimate_bytes") is not None else 10)
+    found = release_of(log.version)
+    if found is None and (log.graphs_counted or not _old_capacity(log)):
+        found = Release(max(log.form or 0, _NEW_CAPACITY))
+    return replace(found or Release(log.form or _OLDEST), flashinfer=log.settings.flashinfer)
 
 
 def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> Iterator[Check]:
@@ -137,7 +154,7 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     estimates = runtime_estimates(read, serving, ranks, device, release)
     for name, title in _RUNTIME.items():
         logged, estimate = log.first(name), estimates.get(name)
-        if logged is not None and estimate is not None:
+        if logged is not None and logged.value >= 0 and estimate is not None:
             yield check(title, "bytes", logged, estimate.bytes, low=estimate.low, high=estimate.high, estimated=True)
     available = log.smallest("available_bytes")
     budget = log.first("budget_bytes")
@@ -149,7 +166,10 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     bottom, taken, top = together((e.low, e.bytes, e.high) for e in estimates.values() if e.in_budget)
     left, least, most = (int(room - ranks.bytes - size) for size in (taken, top, bottom))
     if available is not None:
-        yield check("memory left for the cache", "bytes", available, left, low=least, high=most, estimated=True)
+        item = check("memory left for the cache", "bytes", available, left, low=least, high=most, estimated=True)
+        if item.verdict == "differs":
+            item = replace(item, reason=_left_reason(log, release))
+        yield item
         return
     tokens = log.smallest("capacity_tokens")
     if tokens is None or log.first("override_blocks") or least <= 0:
@@ -162,6 +182,20 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     yield check(
         "cache tokens by the device", "count", tokens, held[0], low=int(held[1]), high=int(held[2]), estimated=True
     )
+
+
+def _left_reason(log: LogFacts, release: Release) -> str | None:
+    """Why the memory left for the cache is not what the device and the settings leave."""
+    graphs = log.first("cuda_graph_bytes")
+    if graphs is not None and graphs.value < 0:
+        return "another process gave memory back meanwhile: capturing graphs took less than nothing"
+    if log.settings.speculative:
+        return "a draft model or prediction layers take memory too, which is not computed here"
+    if log.settings.other:
+        return f"{', '.join(log.settings.other)} is on, which is not computed here"
+    if release_of(log.version) is None:
+        return f"the log names no release: taken for 0.{release.minor}"
+    return None
 
 
 def _as_logged(device: Device | None, log: LogFacts) -> Device | None:

@@ -13,6 +13,8 @@ from hfmem.units import GIB, format_bytes, format_count, format_gb
 
 _MARKS: dict[Grade, Span] = {"exact": ("=", "green"), "derived": ("≈", "cyan"), "estimated": ("~", "yellow")}
 _BAR_WIDTH = 20
+#: an engine's item below this would read 0.00 GiB: it is in the total and in JSON, not in a row
+_LEAST_SHOWN = GIB // 200
 _INDENT = 34  # where the text beside a number begins without bars
 
 #: report words for the keys of `runtime`
@@ -33,7 +35,7 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
     lines = _headline(report)
     lines.append(line(""))
     total = max(report.total_bytes, 1)
-    rows = parts(report)
+    rows = parts(report, least=0 if exact else _LEAST_SHOWN)
     unit = _number(0, exact)[1]
     width = max(len(_number(row[1], exact)[0]) for row in (*rows, ("", report.total_bytes, "exact", "")))
     for name, num_bytes, grade, detail in rows:
@@ -61,14 +63,17 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
     return lines
 
 
-def parts(report: Report) -> list[tuple[str, int, Grade, str]]:
-    """What the total is made of: name, bytes over all ranks, grade, and where it is from."""
+def parts(report: Report, *, least: int = 0) -> list[tuple[str, int, Grade, str]]:
+    """What the total is made of: name, bytes over all ranks, grade, and where it is from; of the engine's own memory only what
+    takes `least` bytes."""
     rows: list[tuple[str, int, Grade, str]] = [
         ("weights", _held_weights(report), report.weights.grade, _weights_detail(report)),
         ("KV cache", report.kv_cache.bytes, report.kv_cache.grade, _cache_detail(report)),
     ]
     ranks = report.parallelism.num_ranks
     for key, item in report.runtime.items():
+        if item.bytes * ranks < least:
+            continue
         name = RUNTIME_WORDS.get(key, key.removesuffix("_bytes"))
         rows.append((name, item.bytes * ranks, item.grade, _band(item, ranks)))
     return rows
@@ -77,7 +82,7 @@ def parts(report: Report) -> list[tuple[str, int, Grade, str]]:
 def report_grid(report: Report) -> Grid:
     """The report as a table, for formats that are not for a terminal."""
     rows: list[tuple[str, ...]] = [
-        (name, f"{size / GIB:,.2f}", grade, detail) for name, size, grade, detail in parts(report)
+        (name, f"{size / GIB:,.2f}", grade, detail) for name, size, grade, detail in parts(report, least=_LEAST_SHOWN)
     ]
     rows.append(("total", f"{report.total_bytes / GIB:,.2f}", "", "".join(text for text, _ in _plain_total(report))))
     below = [*_engine_lines(report), *_pool_lines(report), *_host_lines(report)]

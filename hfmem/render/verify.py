@@ -43,7 +43,7 @@ def render_verification(found: Verification, notes: Sequence[str] = ()) -> list[
             lines.append(line((" " * (widths[0] + 2) + why, "dim"), hang=widths[0] + 4))
     lines += [line((f"! {text}", "yellow"), hang=2) for text in found.assumptions]
     lines.append(line(("  = to the last digit   ≈ within 1 %   ~ within the estimate's band   ≠ differs", "dim")))
-    command = " ".join([f"hfmem {shlex.quote(found.model)}", *(f"{k} {v}" for k, v in found.flags.items())])
+    command = " ".join([f"hfmem {shlex.quote(found.model)}", *(f"{k} {v}".strip() for k, v in found.flags.items())])
     return [*lines, line(("  next time: ", "dim"), (command, "bold"), hang=4)]
 
 

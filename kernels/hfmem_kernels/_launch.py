@@ -81,11 +81,11 @@ def plan_split(config: LaunchConfig, num_items: int, max_tokens: int, num_sms: i
     return Split(programs, max_pieces, slots, slots * (config.block_m * 2 + row_floats))
 
 
-def merge_constants(rows: int, v_columns: int, num_warps: int) -> dict[str, int]:
-    """What one step of a merge takes: at most 64 fp32 a thread, 16 pieces at once if they are that small."""
-    most = 64 * 32 * num_warps
+def merge_constants(rows: int, v_columns: int, config: LaunchConfig) -> dict[str, int]:
+    """What one step of a merge takes: at most 64 fp32 a thread, `merge_fan` pieces at once if they are that small."""
+    most = 64 * 32 * config.num_warps
     chunk = max(16, min(v_columns, most // (4 * rows)))
-    return {"ROWS": rows, "CHUNK": chunk, "FAN": max(1, min(16, most // (rows * chunk)))}
+    return {"ROWS": rows, "CHUNK": chunk, "FAN": max(1, min(config.merge_fan, most // (rows * chunk)))}
 
 
 def cache_format(cache: torch.Tensor) -> int:
@@ -121,6 +121,14 @@ def require_triton(impl: str, tensor: torch.Tensor) -> None:
         )
 
 
+def triton_version() -> tuple[int, int]:
+    """(major, minor) of the Triton that compiles here."""
+    import triton
+
+    major, minor, *_ = triton.__version__.split(".")
+    return int(major), int(minor)
+
+
 _facts: dict[int, DeviceFacts] = {}
 
 
@@ -133,7 +141,7 @@ def device_facts(device: torch.device) -> DeviceFacts:
         properties = torch.cuda.get_device_properties(index)
         hip_arch = getattr(properties, "gcnArchName", "") if torch.version.hip else ""
         family = family_of((properties.major, properties.minor), hip_arch)
-        _facts[index] = DeviceFacts(family=family, num_sms=properties.multi_processor_count)
+        _facts[index] = DeviceFacts(family=family, num_sms=properties.multi_processor_count, triton=triton_version())
     return _facts[index]
 
 
@@ -269,7 +277,7 @@ def launch_decode(
     # few sizes, so that few kernels are compiled: a warp, four, and what longer batches are scanned in
     block_b = 32 if batch <= 32 or config.split_tiles else 128 if batch <= 128 else 1024
     rows = config.block_m if m_blocks > 1 else min(config.block_m, next_power_of_2(group * max_q_len))
-    merge_step = merge_constants(rows, columns.dv, config.num_warps)
+    merge_step = merge_constants(rows, columns.dv, config)
 
     k_rows = rows_of(k_cache, pairs or packed_latent)
     v_rows = k_rows if latent else rows_of(v_cache, pairs)

@@ -43,7 +43,7 @@ VERSION: Final = "2026-10"
 _PAD: Final = 256
 #: `--batch-size` and `--ubatch-size` defaults
 _BATCH: Final = 2048
-_UBATCH: Final = 512
+UBATCH: Final = 512
 
 #: format asked for → the type given to `-ctk` and `-ctv`; `auto` is f16 whatever the model's dtype
 _TYPES: Final[dict[str, str]] = {
@@ -182,7 +182,7 @@ def _cells_of(arch: Architecture, serving: Serving, seqs: int) -> _Cells:
     total = serving.context * seqs
     return _Cells(
         base=_pad(total if shared else serving.context),
-        ubatch=min(_UBATCH, _BATCH, total),
+        ubatch=min(UBATCH, _BATCH, total),
         seqs=seqs,
         shared=shared,
         windows=_uses_windows(arch) and not serving.llama_cpp.swa_full,
@@ -208,10 +208,16 @@ def cell_bytes(
     *,
     latent: str = "compressed",
     windows: bool = True,
+    slots: int = 1,
+    unified: bool = False,
+    ubatch: int = UBATCH,
 ) -> int:
-    """Bytes of the cells of one sequence with types of their own for keys (`-ctk`) and values (`-ctv`), as the log sums them.
+    """Bytes of the cells of `context` tokens that `slots` sequences share, with types of their own for keys (`-ctk`) and values
+    (`-ctv`), as the log sums them.
 
     Args:
+        unified: all sequences in one stream; else each has its part of the context.
+        ubatch: `n_ubatch`, which windows are kept beside.
         latent: how latent attention is kept: `compressed` (today), `transposed` (`mla = 1` of ik_llama.cpp: the latent once more,
             transposed), or `full` keys and values of every head (before MLA).
         windows: False: windowed layers keep every token, as before the two caches of `llama-kv-cache-iswa`.
@@ -224,7 +230,8 @@ def cell_bytes(
     if key is None or value is None:
         raise UnsupportedError(f"llama.cpp has no {key_type if key is None else value_type} cache")
     formats = _Formats(key, value)
-    cells = _Cells(_pad(context), min(_UBATCH, context), 1, False, windows and _uses_windows(arch))
+    each = context if unified else context // slots
+    cells = _Cells(_pad(each), min(ubatch, context), slots, unified, windows and _uses_windows(arch))
     total = 0
     for layer in decoding_layers(arch):
         for kind in layer.caches:
@@ -237,7 +244,7 @@ def cell_bytes(
                 case _:
                     row = _row_bytes(kind, formats)
             total += _layer_bytes(kind, cells, row, formats)
-    return total
+    return total if unified else total * slots
 
 
 def _pad(tokens: int) -> int:

@@ -208,7 +208,6 @@ FAMILIES: Final[dict[str, str]] = {
     "nemotron-nas": "nas:nemotron_nas",
     "deci": "nas:deci",
     "mimo": "mimo:mimo",
-    "mimo_v2": "mimo:mimo_v2",
     "mimo_v2_flash": "mimo:mimo_v2",
     "longcat_flash": "longcat:longcat_flash",
     "glm4_moe": "glm_moe:glm4_moe",

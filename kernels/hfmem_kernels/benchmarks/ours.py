@@ -25,7 +25,8 @@ def default_config(row: Row, device: torch.device) -> LaunchConfig:
     size = 1 if row.dtype.startswith(("float8", "int8")) or packed else 2
     group = s.num_heads if s.latent else s.group
     shape = DecodeShape(group, row.q_len, s.head_dim, s.v_head_dim, size, latent=s.latent, packed=packed)
-    return select_config(shape, device_facts(device).family)
+    facts = device_facts(device)
+    return select_config(shape, facts.family, triton=facts.triton)
 
 
 def prepare(inputs: Inputs, config: LaunchConfig | None = None, seq_lens: torch.Tensor | None = None) -> Launch:

@@ -115,7 +115,7 @@ def ours(shape: Shape, family: str) -> Compiled:
     group = shape.heads // shape.kv_heads
     k, v = caches(shape)
     decode = DecodeShape(group, 1, shape.head_dim, shape.v_head_dim, k.element_size(), shape.latent)
-    config = select_config(decode, family)
+    config = select_config(decode, family, triton=_launch.triton_version())
     q, out = query(shape)
     pages, lengths = page_table(shape)
     pretend(family, _kernels.decode_kernel)

@@ -116,9 +116,10 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
     memory = memory_of_stages(memory_bytes_per_rank, len(stages))
     least, slots, slot = min(memory), None, _largest_slot(plan, stages)
     if slot:
-        slots = max(int(least * _MAMBA_RATIO / (1 + _MAMBA_RATIO) - slot) // slot, 0)
+        share = serving.mamba_full_memory_ratio or _MAMBA_RATIO
+        slots = max(int(least * share / (1 + share) - slot) // slot, 0)
         memory = [each - (slots + 1) * slot for each in memory]
-    cells = [_cell(plan, stage) for stage in stages]
+    cells = [_cell(plan, stage, _swa_ratio(serving)) for stage in stages]
     tokens = min((int(rest // cell) for rest, cell in zip(memory, cells, strict=True) if cell), default=serving.context)
     tokens = tokens // plan.page * plan.page
     if tokens <= 0 or slots == 0:
@@ -147,13 +148,18 @@ def _largest_slot(plan: Layout, stages: tuple[range, ...]) -> int:
     return int(total * (most / len(all_layers))) if all_layers else 0
 
 
-def _cell(plan: Layout, stage: range) -> float:
-    """Bytes that one token of the pool takes on a stage: windowed layers count 0.8 of theirs, or all where none is full."""
+def _swa_ratio(serving: Serving) -> float:
+    return serving.swa_full_tokens_ratio or _SWA_RATIO
+
+
+def _cell(plan: Layout, stage: range, swa_ratio: float) -> float:
+    """Bytes that one token of the pool takes on a stage: windowed layers count 0.8 of theirs (`swa_ratio`), or all where none is
+    full."""
     full = windowed = 0
     for kind, indices in plan.kinds:
         size = plan.token_bytes(kind) * sum(index in stage for index in indices)
         full, windowed = (full, windowed + size) if plan.windowed(kind) else (full + size, windowed)
-    return full + (_SWA_RATIO if full else 1) * windowed
+    return full + (swa_ratio if full else 1) * windowed
 
 
 def _window_limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> list[float]:
@@ -164,7 +170,7 @@ def _window_limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> li
     """
     limits: list[float] = []
     some_full = any(plan.token_bytes(kind) and not plan.windowed(kind) for kind, _ in plan.kinds)
-    held = int(tokens * (_SWA_RATIO if some_full else 1)) // plan.page * plan.page
+    held = int(tokens * (_swa_ratio(serving) if some_full else 1)) // plan.page * plan.page
     for kind, _ in plan.kinds:
         if not plan.windowed(kind):
             continue

@@ -85,7 +85,7 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     """
     batched = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
     # asynchronous scheduling keeps one batch more in flight than there are pipeline stages
-    limits = Limits(serving.context, (serving.pp + 1) * batched, batched)
+    limits = Limits(serving.context, (serving.steps_in_flight or serving.pp + 1) * batched, batched)
     return Layout(_structure(arch, serving), limits)
 
 

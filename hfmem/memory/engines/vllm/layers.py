@@ -14,6 +14,7 @@ from typing import Final
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import decoding_layers
 from hfmem.memory.engines.vllm.groups import Member
+from hfmem.memory.engines.vllm.paged_convs import PAGED_CONVOLUTIONS, paged_members
 from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
 from hfmem.memory.engines.vllm.states import checkpoint_alignment, request_states, state_bytes
 from hfmem.memory.engines.vllm.support import kv_heads_per_rank
@@ -100,6 +101,14 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     compressed = any(isinstance(cache, CompressedAttention) for cache in kinds)
     if compressed and serving.kv_dtype == "auto":
         fmt = "fp8"  # the packed layout is the only one of the default backend
+    if arch.model_type in PAGED_CONVOLUTIONS:
+        block = _block_size(kinds, fmt, serving)
+        paged: dict[Cache, tuple[Spec, ...]] = {
+            cache: tuple(_attention_specs(arch, cache, fmt, block, serving.tp))
+            for cache in kinds
+            if _is_attention(cache)
+        }
+        return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, len(layers), block, fmt, compressed)
     state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and caches_prefixes(arch, serving)

@@ -40,9 +40,11 @@ _LARGE: Final = 70 * GIB
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Rules of vLLM 0.`minor` under the V1 engine (0.8 and later)."""
+    """Rules of vLLM 0.`minor` under the V1 engine (0.8 and later). `flashinfer`: its sampler is FlashInfer's, which not all builds
+    have until 0.15."""
 
     minor: int = LATEST
+    flashinfer: bool = False
 
     @property
     def utilization(self) -> Fraction:
@@ -85,8 +87,19 @@ class Release:
         Until 0.15 all logits are sorted with 8-byte indices: logs of 0.9 to 0.15 on H100, A100, B200 and A6000 give 37.7 to
         39.1. From
         0.16 a Triton kernel masks them in place: logits, their fp32 copy, probabilities and noise; logs of 0.17 to 0.26 give 16.
+        FlashInfer does not sort either: logs of 0.10.1 on A100s give 14 and 15.
         """
-        return 38 if self.minor <= 15 else 16
+        return 38 if self.minor <= 15 and not self.flashinfer else 16
+
+    @property
+    def steps_in_flight(self) -> int | None:
+        """Engine steps whose tokens a window is kept beside: one until 0.25, then as today (None)."""
+        return 1 if self.minor <= 25 else None
+
+    @property
+    def exports_states(self) -> bool:
+        """Whether recurrent layers keep a checkpoint of their prefill (from 0.28)."""
+        return self.minor >= 28
 
     @property
     def full_graphs(self) -> bool:

@@ -66,7 +66,7 @@ _PLUGINS: Final[dict[str, str]] = {
 }
 
 #: encoder-decoder models that vLLM does serve
-_CROSS_ATTENTION: Final = frozenset({"whisper"})
+_CROSS_ATTENTION: Final = frozenset({"whisper", "cohere_asr", "nemotron_parse"})
 
 #: model types neither vLLM nor its Transformers backend serves: no class there dispatches through the attention interface
 _NOT_SERVED: Final = frozenset({"gpt_neo", "mpt", "bamba", "codegen", "openai-gpt", "cpmant", "blt"})
@@ -112,7 +112,7 @@ def check_model(arch: Architecture) -> None:
     if any(isinstance(cache, RwkvState | RgLruState | CcaState | MatrixMemoryState) for cache in caches):
         raise UnsupportedError(f"vLLM 0.33 has no state cache for {arch.model_type} models")
     if any(isinstance(cache, CrossAttention) for cache in caches) and arch.model_type not in _CROSS_ATTENTION:
-        raise UnsupportedError(f"vLLM 0.33 serves no encoder-decoder model but Whisper, not {arch.model_type}")
+        raise UnsupportedError(f"vLLM 0.33 serves no encoder-decoder model of the type {arch.model_type}")
 
 
 def check_ranks(arch: Architecture, tp: int, pp: int) -> None:

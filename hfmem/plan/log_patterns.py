@@ -1,0 +1,150 @@
+"""The lines that engines print, as patterns: what is read of a log, and which lines can hold it.
+
+vLLM (V0 and V1, 0.1 to 0.33: `worker.py`, `gpu_worker.py`, `gpu_model_runner.py`, `kv_cache_utils.py`), SGLang (`model_runner.py`,
+`memory_pool.py`, `scheduler.py`) and llama.cpp with its forks (`llama-model.cpp`, `llama-context.cpp`, `llama-kv-cache*.cpp`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+Engine = Literal["vllm", "sglang", "llama.cpp"]
+
+
+ANSI: Final = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|\[[0-9;]{1,8}m")
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+SIZE: Final = r"(-?\d{1,9}(?:[.,]\d{1,6})?)\s?([GMK])i?B"
+COUNT: Final = r"(\d{1,3}(?:,\d{3}){1,5}|\d{1,18})"
+
+#: a device of llama.cpp's, but not in the line of a vision encoder
+_GPU: Final = r"(?<!compute_meta:      )(?:CUDA|Metal|Vulkan|ROCm|SYCL)"
+#: what is printed → the name of the reading; the first group is the number, the second its unit
+SIZES: Final[tuple[tuple[str, str], ...]] = (
+    ("weights_bytes", rf"(?:Loading model weights|[Mm]odel loading) took\s{{1,20}}{SIZE}"),
+    ("weights_bytes", rf"model weights take {SIZE}"),
+    ("weights_bytes", rf"Actual usage is {SIZE} for weight\b"),
+    ("weights_bytes", rf"Load weight end\.[^\n]{{0,200}}?mem usage={SIZE}"),
+    ("before_bytes", rf"Load weight begin\. avail mem={SIZE}"),
+    ("after_bytes", rf"Load weight end\.[^\n]{{0,300}}?avail mem={SIZE}"),
+    ("consumed_bytes", rf"Actual usage is {SIZE} for consumed memory"),
+    ("available_bytes", rf"Available KV cache memory: {SIZE}"),
+    ("available_bytes", rf"reserved for KV Cache is {SIZE}"),
+    ("available_bytes", rf"than the available KV cache memory \({SIZE}\)"),
+    ("available_bytes", rf"KV cache is needed, but only {SIZE} is available"),
+    ("available_bytes", rf"reserved {SIZE} memory for KV Cache"),
+    ("available_bytes", rf"Current kv cache memory in use is {SIZE}"),
+    ("needed_bytes", rf"\(?{SIZE} KV cache is needed"),
+    ("activations_bytes", rf"activation peak memory takes {SIZE}"),
+    ("activations_bytes", rf"{SIZE} for peak activation"),
+    ("engine_bytes", rf"non_torch_memory takes {SIZE}"),
+    ("engine_bytes", rf"{SIZE} for non-torch memory"),
+    ("graph_estimate_bytes", rf"Estimated CUDA graph memory: {SIZE}"),
+    ("cuda_graph_bytes", rf"Graph capturing finished in \d{{1,6}}(?:\.\d{{1,6}})? secs?, took {SIZE}"),
+    ("cuda_graph_bytes", rf"{SIZE} for CUDAGraph memory"),
+    ("cuda_graph_bytes", rf"Capture (?:cuda|target \w+|decode) graph end\.[^\n]{{0,80}}?mem usage={SIZE}"),
+    ("device_bytes", rf"total_gpu_memory \({SIZE}\)"),
+    ("budget_bytes", rf"gpu_memory_utilization \(\d(?:\.\d{{1,6}})?\) = {SIZE}"),
+    ("budget_bytes", rf"Desired GPU memory utilization is \(\d(?:\.\d{{1,6}})?, {SIZE}\)"),
+    ("key_bytes", rf"K size: {SIZE}"),
+    ("value_bytes", rf"V size: {SIZE}"),
+    ("cache_bytes", rf"(?:#tokens: \d{{1,15}}, )KV size: {SIZE}"),
+    ("cache_bytes", rf"(?:KV self size|kv self size)\s{{0,4}}=\s{{0,8}}{SIZE}"),
+    ("cache_part_bytes", rf"llama_kv_cache(?:_unified)?: +size = +{SIZE}"),
+    ("state_bytes", rf"llama_memory_recurrent: +size = +{SIZE}"),
+    ("output_buffer_bytes", rf"(?:CPU|CUDA_Host|Host|Metal) +output buffer size = +{SIZE}"),
+    ("compute_buffer_bytes", rf"{_GPU}\d{{0,2}} compute buffer size = +{SIZE}"),
+    ("host_weights_bytes", rf"(?:CPU|CPU_Mapped|CUDA_Host) (?:model )?buffer size = +{SIZE}"),
+    ("file_bytes", rf"(?:model size|file size) +=\s{{1,8}}{SIZE}"),
+)
+COUNTS: Final[tuple[tuple[str, str], ...]] = (
+    ("num_blocks", rf"# (?:GPU|cuda) blocks: {COUNT}"),
+    ("capacity_tokens", rf"GPU KV cache size: {COUNT} tokens"),
+    ("capacity_tokens", rf"stored in KV cache \({COUNT}\)"),
+    ("pool_tokens", rf"KV Cache is allocated\.[^\n]{{0,60}}?#tokens: {COUNT}"),
+    ("capacity_tokens", rf"max_total_num_tokens={COUNT}"),
+    ("full_tokens", rf"full size: {COUNT}"),
+    ("concurrency_context", rf"Auto-fit max_model_len: reduced from \d{{1,12}} to {COUNT}"),
+    ("concurrency_context", rf"Maximum concurrency for {COUNT} tokens per request"),
+    ("needed_context", rf"max seq(?:uence)? len(?:gth)? \({COUNT}\)"),
+    ("max_context", rf"estimated maximum model length is {COUNT}"),
+    ("attention_page", rf"Setting attention block size to {COUNT} tokens"),
+    ("override_blocks", rf"num_gpu_blocks_override={COUNT}"),
+)
+FACTORS: Final[tuple[tuple[str, str], ...]] = (
+    ("max_concurrency", rf"Maximum concurrency for {COUNT} tokens per request: (\d{{1,9}}(?:\.\d{{1,6}})?)x"),
+)
+DEVICE_MEMORY: Final = re.compile(r"Free memory on device \((?:cuda:\d{1,3}, )?([\d.]{1,12})/([\d.]{1,12}) GiB\)")
+#: name, pattern, and what must be in a text for one that begins with a number, of which a paste may hold many thousands
+COMPILED: Final = tuple(
+    (name, re.compile(text), text.partition(SIZE)[2] if text.removeprefix(r"\(?").startswith(SIZE) else "")
+    for name, text in (*SIZES, *COUNTS, *FACTORS)
+)
+IS_SIZE: Final = frozenset(name for name, _ in SIZES)
+
+#: what only one engine prints, and then what merely names one
+ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
+    ("sglang", r"ServerArgs\(|KV Cache is allocated|max_total_num_tokens=|Load weight end"),
+    ("llama.cpp", r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:"),
+    ("vllm", r"LLM (?:engine|server) \(v|GPU KV cache size|# GPU blocks|Available KV cache memory|model weights take"),
+    ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
+    ("vllm", r"kv cache memory in use|gpu_model_runner|vllm serve|vLLM API server"),
+    ("sglang", r"sglang"),
+    ("vllm", r"vllm|vLLM"),
+)
+#: one of these is in every line that is read; a long-lived server's log is mostly other lines
+WORDS: Final = (
+    *(" -", "--", "vllm", "vLLM", "sglang", "llama_", "llm_", "LLM", "config", "args", "Args", "version", "build"),
+    *("GPU", "cuda", "CUDA", "KV", "kv", "took", "take", "weight", "memory", "graph", "buffer", "size", "seq len"),
+    *(
+        "model length",
+        "blocks",
+        "concurrency",
+        "tokens=",
+        "general.name",
+        "n_ctx",
+        "n_ubatch",
+        "flash_attn",
+        "n_seq_max",
+    ),
+    *("FlashInfer", "Asynchronous"),
+)
+#: … and one of these in every line that a size is read from
+SIZE_WORDS: Final = (
+    *("took", "take", "sage is", "usage=", "avail mem", "KV", "kv cache", "KV cache", "CUDAGraph", "total_gpu_memory"),
+    *("utilization", " size", "blocks", "Auto-fit", "seq", "model length", "override", "peak activation", "non-torch"),
+    *("non_torch", "tokens", "graph", "Free memory", "full size"),
+)
+#: … and one of these in a line of traffic
+TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request", "print_timing", "update_slots")
+VERSIONS: Final = (
+    r"Initializing an? (?:V1 )?LLM engine \(v([\w.+]{1,60})\)",
+    r"vLLM (?:API server )?version v?(\d[\w.+]{1,60})",
+    r"sglang[=: v]{1,4}(\d[\w.+]{1,40})",
+    r"\bversion: (\d{3,6} \([0-9a-f]{6,12}\))",
+    r"\bbuild[:=] ?(\d{3,6}(?: \([0-9a-f]{6,12}\))?)",
+)
+#: where a start begins: what its server says first, and what its engine says first (of llama.cpp a context)
+STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {
+    "vllm": (
+        re.compile(r"vLLM API server version|Initializing an? (?:V1 )?LLM (?:engine|server)"),
+        re.compile(r"Initializing an? (?:V1 )?LLM (?:engine|server)"),
+    ),
+    "sglang": (re.compile(r"server_args=ServerArgs\("), re.compile(r"server_args=ServerArgs\(")),
+    "llama.cpp": (
+        re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:]"),
+        re.compile(r"llama_model_loader: loaded meta data"),
+    ),
+}
+#: layers of logging that put each line into an object of JSON, and where they put it
+JSON_KEYS: Final = ("log", "message", "msg", "textPayload", "line")
+#: what tells vLLM's release, about, where its version does not: later first. Read from the wheels that `engines/vllm/releases.py`
+#: names
+FORMS: Final[tuple[tuple[str, int], ...]] = (
+    (r"for consumed memory", 27),
+    (r"\bkernel_config=", 20),
+    (r"\bdcp_comm_backend=|Estimated CUDA graph memory", 19),
+    (r"Asynchronous scheduling is|enable_return_routed_experts=", 16),
+    (r"structured_outputs_config=", 11),
+)
