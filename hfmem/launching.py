@@ -55,6 +55,7 @@ def launch_text(
             dtype=found.dtype,
             attn_dp=serving.attn_dp,
             kv_memory_bytes=serving.kv_memory_bytes,
+            pool_tokens=report.engine_pool.capacity_tokens if report.engine_pool and serving.kv_memory_bytes else None,
             llama_cpp=serving.llama_cpp,
             is_gguf=is_gguf(found.read),
             beyond_positions=bool(positions and serving.context > positions),

@@ -245,6 +245,18 @@ def test_a_format_that_needs_its_own_checkpoint_is_said() -> None:
     assert not emit("vllm", launch(quant="fp8")).startswith("#")
 
 
+def test_a_given_pool_is_said_to_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    """4 GiB hold 32,768 tokens of 128 KiB (Llama 3 8B): SGLang is told the tokens, vLLM the bytes, which replace its share."""
+    asked = ("fit", LLAMA, "--offline", "--gpu", "h100", "--ctx", "8k", "--kv-memory", "4GiB")
+    _, out, _ = run(capsys, *asked, "--engine", "sglang", "--emit", "sglang")
+    found = words(out)
+    assert found[found.index("--max-total-tokens") + 1] == "32768"
+    _, out, _ = run(capsys, *asked, "--emit", "vllm")
+    found = words(out)
+    assert found[found.index("--kv-cache-memory-bytes") + 1] == str(4 << 30) and "--gpu-memory-utilization" not in found
+    assert "--max-total-tokens" not in found
+
+
 def test_dtypes_are_words_that_the_engines_take() -> None:
     """vLLM takes auto, half, float16, bfloat16, float and float32; fp32 weights are counted in the 16 bits that it loads them in,
     so that the command must not ask for float32."""

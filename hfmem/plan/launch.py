@@ -26,7 +26,8 @@ class Launch:
 
     `model` is a Hub id or a path, `is_gguf` whether llama.cpp can read it as it is. `num_seqs` 1 leaves the limit to the engine,
     unless `max_num_seqs` says it. `gpus_per_node` None: all devices are in one machine. `beyond_positions`: the context is longer
-    than what the model was trained for, which engines want said.
+    than what the model was trained for, which engines want said. `pool_tokens` are what a pool of `kv_memory_bytes` holds, for
+    engines that are told in tokens.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Launch:
     dtype: str | None = None
     attn_dp: int = 1
     kv_memory_bytes: int | None = None
+    pool_tokens: int | None = None
     lora: str | None = None
     max_loras: int | None = None
     max_lora_rank: int | None = None

@@ -117,6 +117,7 @@ def _sglang(launch: Launch) -> list[str]:
     words += _cache("--kv-cache-dtype", launch.kv_dtype, _SGLANG_CACHE, "SGLang")
     words += ["--quantization", launch.quant] if launch.quant in ON_THE_FLY and launch.quant else []
     words += _set("--mem-fraction-static", None if launch.utilization is None else f"{launch.utilization:g}")
+    words += _set("--max-total-tokens", launch.pool_tokens)
     words += _set("--chunked-prefill-size", launch.max_num_batched_tokens)
     words += _set("--page-size", launch.page_size)
     words += ["--disable-radix-cache"] if launch.enable_prefix_caching is False else []
