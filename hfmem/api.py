@@ -39,6 +39,7 @@ def estimate(
     eager: bool = False,
     language_model_only: bool = False,
     page_size: int | None = None,
+    enable_prefix_caching: bool | None = None,
     kv_memory_bytes: int | None = None,
     source_tokens: int | None = None,
     overhead: Fraction | float | None = None,
@@ -76,6 +77,7 @@ def estimate(
         tp, pp, dp: tensor, pipeline and data parallel sizes; ep: experts are dealt out whole. attn_dp: SGLang's groups of
             data-parallel attention among the `tp` ranks.
         max_num_batched_tokens, max_num_seqs, page_size: the engine's settings; None: its defaults.
+        enable_prefix_caching: of vLLM and SGLang, whose recurrent layers then keep more states; None: their default.
         eager: without CUDA graphs. language_model_only: without the towers for images and sound.
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
         source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.

@@ -187,10 +187,12 @@ def _device(plan: BenchPlan, named: Device | None) -> torch.device:
 
 
 def row_of(shape: AttentionShape, plan: BenchPlan) -> Row:
-    """A kind of layer as a row of the kernels' benchmark: its sequences hold `tokens` tokens each, all of them visible.
+    """A kind of layer as a row of the kernels' benchmark: its sequences read `tokens` tokens each, all of them visible.
+
+    Tokens that an indexer picks lie anywhere in the cache: pages of one token, as many as the sequences keep.
 
     Raises:
-        UnsupportedError: a cache format that no kernel reads.
+        UnsupportedError: a cache format that no kernel reads, or latent rows with sinks.
     """
     from hfmem_kernels.benchmarks.rows import Row, uniform
     from hfmem_kernels.benchmarks.shapes import Shape
@@ -201,11 +203,16 @@ def row_of(shape: AttentionShape, plan: BenchPlan) -> Row:
     latent = shape.op == "mla_decode"
     if latent and scales == "token":
         raise UnsupportedError(f"no kernel reads latent rows in {plan.kv_dtype}")
+    if latent and shape.sinks:
+        raise UnsupportedError("no kernel reads latent rows with sinks")
     made = Shape(
         shape.op, "", 1, shape.count, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.v_head_dim,
-        shape.head_dim, window=shape.window, latent=latent,
+        shape.head_dim, window=shape.window, sinks=shape.sinks, latent=latent,
     )  # fmt: skip
-    return Row(made, uniform(plan.num_seqs, shape.tokens), page_size=plan.page_size, dtype=dtype, scales=scales)
+    row = Row(made, uniform(plan.num_seqs, shape.tokens), page_size=plan.page_size, dtype=dtype, scales=scales)
+    if latent and shape.tokens < plan.context:
+        return replace(row, page_size=1, kept=shape.pages * plan.page_size)
+    return row
 
 
 def _measure(plan: BenchPlan, named: Device | None) -> Measurement:

@@ -199,6 +199,7 @@ def _serving(read: Model, given: _Settings, *, local: bool) -> tuple[Serving, li
         eager=given.take("eager", False),
         language_model_only=given.take("language_model_only", False),
         page_size=given.take("page_size"),
+        enable_prefix_caching=given.take("enable_prefix_caching"),
         kv_memory_bytes=given.take("kv_memory_bytes"),
         source_tokens=given.take("source_tokens"),
         declared_kv_dtype=read.declared_kv_dtype,
@@ -257,13 +258,14 @@ def is_gguf(read: Model) -> bool:
 
 def default_engine(read: Model, serving: Serving) -> tuple[Serving, Note | None]:
     """`serving` under the first of `DEFAULT_ENGINES` (of a GGUF model: llama.cpp, or the model's own need) that serves the
-    model, and why it is not vLLM."""
+    model, and why it is not vLLM. An engine that serves it, only not in this layout or format, is kept, and refuses."""
     refusal = ""
     names = _GGUF_ENGINES if is_gguf(read) else DEFAULT_ENGINES
     for name in names:
         tried = replace(serving, engine=name)
+        plain = Serving(serving.context, engine=name, source_tokens=serving.source_tokens)
         try:
-            engines.engine(name).cache(read.architecture, tried)
+            engines.engine(name).cache(read.architecture, plain)
         except UnsupportedError as error:
             refusal = refusal or error.message
             continue

@@ -115,7 +115,7 @@ def canonical(name: str) -> str:
     try:
         return _ALIASES[word.lower()]
     except KeyError:
-        raise UnsupportedError(f"dtype {name!r} is not known") from None
+        raise UnsupportedError(f"dtype {name[:80]!r} is not known") from None
 
 
 def is_stored(dtype: str) -> bool:

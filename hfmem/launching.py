@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hfmem.configuration import Configuration
+from hfmem.configuration import Configuration, is_gguf
 from hfmem.errors import UnsupportedError
 from hfmem.plan.launch import Launch, emit
 from hfmem.report import Report
@@ -50,11 +50,13 @@ def launch_text(
             utilization=None if fit is None else fit.utilization,
             max_num_batched_tokens=serving.max_num_batched_tokens,
             page_size=serving.page_size,
+            enable_prefix_caching=serving.enable_prefix_caching,
             quant=found.quant,
             dtype=found.dtype,
             attn_dp=serving.attn_dp,
             kv_memory_bytes=serving.kv_memory_bytes,
             llama_cpp=serving.llama_cpp,
+            is_gguf=is_gguf(found.read),
             beyond_positions=bool(positions and serving.context > positions),
             vendor=device.vendor if device is not None else "nvidia",
             gpus_per_node=device.gpus_per_node if device is not None else None,

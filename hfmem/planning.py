@@ -14,7 +14,7 @@ from hfmem.plan.target import VENDORS, Target, on_device
 from hfmem.reading import Model
 from hfmem.records import dataclass, replace
 from hfmem.report import Report
-from hfmem.solving import NODE, layouts
+from hfmem.solving import NODE, device_counts, layouts
 
 #: architectures that those engines do not run on although the maker is in the list
 _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
@@ -60,7 +60,8 @@ def plan(
     """The smallest layouts that serve `users` sequences of `context` tokens at once.
 
     Args:
-        devices: names with commas (`h100,4090`) or search words (`nvidia`, `sm_90`); None: all that the engine runs on.
+        devices: names with commas (`h100,4090`; `4xh100`: up to four) or search words (`nvidia`, `sm_90`); None: all that the
+            engine runs on.
         max_devices: the most devices of a layout; beyond a machine's, whole machines.
         settings: as `hfmem.estimate`, without a device.
 
@@ -70,57 +71,56 @@ def plan(
     base = configure(model, context=context, num_seqs=users, **settings)
     base = replace(base, tp_given=base.serving.tp > 1, pp_given=base.serving.pp > 1)
     found = [
-        item for device in _candidates(devices, base.serving.engine) for item in _smallest(base, device, max_devices)
+        item
+        for device, there_are in _candidates(devices, base.serving.engine)
+        for item in _smallest(base, device, max_devices, there_are)
     ]
     found.sort(key=lambda item: (item[1].num_devices, item[1].memory_bytes, item[1].device))
     first = found[0][0] if found else base
     return PlanAnswer(first, first.report(), tuple(layout for _, layout in found))
 
 
-def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[Device, ...]:
+def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[tuple[Device, int | None], ...]:
+    """The devices to try, and how many of each there are where the text says so (`8xh100`, `local`)."""
     if devices is None:
         return tuple(
-            device
+            (device, None)
             for device in catalogue()
             if device.vendor in VENDORS[engine] and not (device.architecture or "").startswith(_NOT_RUN)
         )
     if not isinstance(devices, str):
-        return tuple(devices)
-    found: dict[str, Device] = {}
+        return tuple((device, None) for device in devices)
+    found: dict[str, tuple[Device, int | None]] = {}
     for word in (part.strip() for part in devices.split(",")):
         if not word:
             continue
         try:
-            named: Sequence[Device] = (find_device(word).device,)
+            one = find_device(word)
+            named: Sequence[tuple[Device, int | None]] = ((one.device, one.count),)
         except UsageError:
-            named = search_devices(word)
+            named = [(device, None) for device in search_devices(word)]
             if not named:
                 raise
-        found |= {device.name: device for device in named}
+        found |= {device.name: (device, count) for device, count in named}
     if not found:
         raise UsageError("--gpu names no device (examples: h100,4090 or nvidia)")
     return tuple(found.values())
 
 
-def _counts(node: int, most: int, unit: int) -> list[int]:
-    """Powers of two in a machine of `node` devices, powers of two of whole machines, and multiples of `unit` ranks alone."""
-    inside = [1 << power for power in range(node.bit_length()) if 1 << power <= min(node, most)]
-    beyond = [node << power for power in range(1, most.bit_length()) if node << power <= most]
-    found = {*inside, *([node] if node <= most else []), *beyond}
-    if unit > 1:
-        found = {count for count in found if count % unit == 0} or ({unit} if unit <= most else set())
-    return sorted(found)
-
-
-def _smallest(base: Configuration, device: Device, most: int) -> Iterator[tuple[Configuration, Layout]]:
-    """The layout with the fewest of `device`, if any."""
+def _smallest(
+    base: Configuration, device: Device, most: int, there_are: int | None
+) -> Iterator[tuple[Configuration, Layout]]:
+    """The layout with the fewest of `device`, if any: every number in a machine is tried, whole machines beyond."""
     node = device.gpus_per_node or NODE
     serving = base.serving
     target = Target(device, 1)
     if serving.engine == "sglang":
         target = replace(target, model=served_model(base.read.architecture, base.read.facts.config))
     unit = serving.dp * (serving.tp if base.tp_given else 1) * (serving.pp if base.pp_given else 1)
-    for count in _counts(node, min(most, node) if device.vendor == "apple" else most, unit):
+    most = min(most, there_are or most, node if device.vendor == "apple" else most)
+    for count in sorted({*device_counts(node, most), *([unit] if unit <= most else [])}):
+        if count % unit:
+            continue
         scale = base.scale(replace(target, num_devices=count))
         for tp, pp in layouts(base, count // serving.dp, node):
             tried = replace(serving, tp=tp, pp=pp)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
 from hfmem.dtypes import canonical
-from hfmem.errors import AdapterError, ContradictionError, SourceError, UsageError
+from hfmem.errors import AdapterError, ContradictionError, SourceError, UnsupportedError, UsageError
 from hfmem.hub import FetchOptions, ModelFacts, load_model
 from hfmem.records import dataclass, replace
 
@@ -188,10 +188,15 @@ def in_format(read: Model, quant: str | None = None, dtype: str | None = None) -
         dtype: of the weights that stay unquantized, and of all without `quant`.
 
     Raises:
-        UsageError: no such format.
+        UsageError: no such format or dtype.
     """
     if quant is None and dtype is None:
         return read
+    if dtype is not None:
+        try:
+            canonical(dtype)
+        except UnsupportedError:
+            raise UsageError(f"no dtype is called {dtype!r} (known: bf16, fp16, fp32 …)") from None
     from hfmem.checkpoint.quantization import logical_groups, summarize
     from hfmem.checkpoint.whatif import convert
     from hfmem.model.parameters import count_parameters

@@ -128,11 +128,12 @@ def _memory(found: Configuration) -> Iterator[_Change]:
     target, serving = found.target, found.serving
     assert target is not None
     if serving.kv_memory_bytes is not None:
-        load = found.serve(kv_memory_bytes=None).scale().weigh(found.serve(kv_memory_bytes=None).serving)
-        page = load.pool.page_bytes if load.pool is not None else 0
-        need = max(load.cache_bytes + page, serving.kv_memory_bytes + 1)
-        if need <= load.kv_memory_bytes:
-            yield _Change("kv_memory", {"kv_memory_bytes": need}, "a larger pool", found.serve(kv_memory_bytes=need))
+        load, free = (on.scale().weigh(on.serving) for on in (found, found.serve(kv_memory_bytes=None)))
+        room, page = load.pool_room_bytes or 0, free.pool.page_bytes if free.pool is not None else 0
+        need = room if not load.pool_fits_device else max(load.cache_bytes + page, serving.kv_memory_bytes + 1)
+        text = "a larger pool" if load.pool_fits_device else "a smaller pool"
+        if 0 < need <= room:
+            yield _Change("kv_memory", {"kv_memory_bytes": need}, text, found.serve(kv_memory_bytes=need))
     elif serving.engine in ("vllm", "sglang"):
         share = found.scale().min_utilization(serving)
         if share is not None and target.share(serving) < share <= _SAFE_SHARE:

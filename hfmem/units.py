@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Final
 
 from hfmem.errors import UsageError
-from hfmem.patterns import pattern
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -16,9 +15,11 @@ GB: Final = 10**9
 
 #: no real context or batch comes near; a larger number is a slip of the keyboard and would only overflow what reads it
 MAX_COUNT: Final = 1 << 40
+#: longer numbers are no sizes, and Python refuses to read those of some thousand digits
+_MAX_DIGITS: Final = 40
 
-_COUNT = pattern(r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)", re.IGNORECASE)
-_MEMORY = pattern(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_COUNT = r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)"
+_MEMORY = r"(\d+(?:\.\d+)?)\s*([a-z]*)"
 _MEMORY_UNITS: Final[dict[str, int]] = {
     "": 1,
     "b": 1,
@@ -44,10 +45,12 @@ def parse_count(text: str, what: str = "count") -> int:
     Raises:
         UsageError: not a positive whole number, or above 2^40.
     """
-    match = _COUNT.fullmatch(text.strip())
+    match = re.fullmatch(_COUNT, text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
         raise UsageError(f"{what} {text!r} is not a positive whole number (examples: 8192, 32k, 1m)")
     digits, suffix = match.groups()
+    if len(digits) > _MAX_DIGITS:
+        raise UsageError(f"{what} {text[:_MAX_DIGITS]}… is beyond 2^40")
     scale = {"": 1, "k": 1 << 10, "m": 1 << 20}[suffix.lower()]
     if "." in digits:
         whole, fraction = digits.split(".")
@@ -70,11 +73,13 @@ def parse_memory(text: str, what: str = "memory size") -> int:
     Raises:
         UsageError: not a size, not positive, or beyond 2^60 bytes.
     """
-    match = _MEMORY.fullmatch(text.strip())
+    match = re.fullmatch(_MEMORY, text.strip(), re.IGNORECASE | re.ASCII)
     unit = _MEMORY_UNITS.get(match.group(2).lower()) if match else None
     if match is None or unit is None:
         raise UsageError(f"{what} {text!r} is not a size (examples: 24GiB, 24GB, 80g, 25769803776)")
     digits = match.group(1)
+    if len(digits) > _MAX_DIGITS:
+        raise UsageError(f"{what} {text[:_MAX_DIGITS]}… is out of range")
     whole, _, fraction = digits.partition(".")
     value = int(whole + fraction) * unit // int(10 ** len(fraction))
     if not 0 < value <= 1 << 60:
@@ -88,7 +93,7 @@ def parse_percent(text: str, what: str = "share") -> Fraction:
     Raises:
         UsageError: not a percentage in that range.
     """
-    match = re.fullmatch(r"(\d{1,4}(?:\.\d{1,6})?)\s*%?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,4}(?:\.[0-9]{1,6})?)\s*%?", text.strip())
     if match is None or Fraction(match.group(1)) > 1000:
         raise UsageError(f"{what} {text!r} is not a percentage from 0 to 1000 (example: 10%)")
     return Fraction(match.group(1)) / 100
@@ -101,7 +106,9 @@ def parse_share(text: str, what: str = "share") -> Fraction:
         UsageError: no share in that range.
     """
     try:
-        value = Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
+        value = Fraction(text.strip().removesuffix("%") if text.isascii() else "") / (
+            100 if text.strip().endswith("%") else 1
+        )
     except (ValueError, ZeroDivisionError):
         raise UsageError(f"{what} {text!r} is not a share (examples: 0.9, 90%)") from None
     if not 0 < value <= 1:

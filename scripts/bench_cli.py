@@ -3,8 +3,9 @@
     python scripts/bench_cli.py [--runs 7] [--peers PYTHON] [--json FILE]
 
 Start-up rows need no network. The other rows run against a local Hub (tests/hub_server.py, in a process of its own) at 0 and 50 ms
-a request, with a 4-shard Llama of 291 tensors and a 161-shard DeepSeek-V3 of 90,000, with and without the Hub's metadata route
-("mirror"); every tool reads the same server in the same run, in turn, each run a fresh process with nothing stored between runs.
+a request, with a Llama of 291 tensors in one file and in 4 shards and a 161-shard DeepSeek-V3 of 92,000, with and without the Hub's
+metadata route ("mirror"); every tool reads the same server in the same run, in turn, each run a fresh process with nothing stored
+between runs.
 `--peers` names a Python that has hf-mem and kvfit installed (their dependencies may clash with ours); a tool that is not there, or
 cannot read the server, is a row that says so. Both ignore HF_ENDPOINT: for the measurement their base address is set from outside.
 Run it with an installed hfmem (`pip install .`): a checkout may be compiled anew at every start.
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+SINGLE = "bench/one-file"
 SMALL = "bench/four-shards"
 LARGE = "bench/many-shards"
 
@@ -150,7 +152,7 @@ def split(tensors: list[tuple[str, str, tuple[int, ...]]], shards: int) -> dict[
 def serve(pipe: Connection) -> None:
     """The server's process: answers commands of the benchmark until it is closed."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from hub_server import HubServer, sharded  # type: ignore[import-not-found, unused-ignore]
+    from hub_server import HubServer, shard, sharded  # type: ignore[import-not-found, unused-ignore]
 
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -166,6 +168,7 @@ def serve(pipe: Connection) -> None:
         "tie_word_embeddings": False,
     }
     with HubServer() as hub:
+        hub.add(SINGLE, {"config.json": config, "model.safetensors": shard(llama_tensors())})
         hub.add(SMALL, {"config.json": config, **sharded(split(llama_tensors(), 4))})
         hub.add(LARGE, {"config.json": DEEPSEEK, **sharded(split(moe_tensors(), 161))})
         pipe.send(hub.url)
@@ -284,7 +287,11 @@ def main() -> None:
             environment["HF_ENDPOINT"] = hub.url
             for latency in (0.0, 0.05):
                 hub.ask("latency", latency)
-                for title, model in (("4 shards, 291 tensors", SMALL), ("161 shards, 92,000 tensors", LARGE)):
+                for title, model in (
+                    ("1 file, 291 tensors", SINGLE),
+                    ("4 shards, 291 tensors", SMALL),
+                    ("161 shards, 92,000 tensors", LARGE),
+                ):
                     for route in (True, False):
                         hub.ask("metadata_route", route)
                         group = f"{title}, {latency * 1000:.0f} ms a request" + ("" if route else ", mirror")

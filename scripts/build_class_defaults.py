@@ -22,8 +22,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 #: fields that cannot change a byte of weights or cache
 _IRRELEVANT = re.compile(
-    r"dropout|_token_id|_eps$|epsilon|initializer|^hidden_act|activation|_act$|output_(?!dim|channels|size|proj)|loss|use_cache|return_|problem_type|id2label"
-    r"|label2id|_std$|(?<!scale)(?<!downsample)(?<!expansion)(?<!subsampling)(?<!stacking)(?<!shuffle)_factor$|^transformers_version|is_encoder_decoder$|chunk_size_feed|init_|jitter|_theta$|^rope_|^use_bfloat"
+    r"dropout|_token_id|_eps$|epsilon|initializer|^hidden_act|activation|_act$|output_(?!dim|channels|size|proj|embedding)|loss|use_cache|return_|problem_type|id2label"
+    r"|label2id|_std$|(?<!scale)(?<!downsample)(?<!expansion)(?<!subsampling)(?<!stacking)(?<!shuffle)(?<!reduction)_factor$|^transformers_version|is_encoder_decoder$|chunk_size_feed|init_|jitter|_theta$|^rope_|^use_bfloat"
     r"|_coef$|_range$|torchscript|name_or_path|_name$|layerdrop|mask_|_prob$|pruned_heads|finetuning|task_|_drop$|gradient|(?<!res2net_)scale$|scaling"
 )
 
@@ -50,6 +50,20 @@ def field_defaults(config_class: type) -> dict[str, Any]:
         if relevant(field.name, value):
             found[field.name] = value
     return found
+
+
+def table_text(source: str, defaults: dict[str, dict[str, Any]], aliases: dict[str, dict[str, str]]) -> str:
+    """One JSON object with a line for each model type, so that `hfmem.model.config` can find and read one alone."""
+    rows = [
+        f"{json.dumps(name)}:" + compact({"defaults": values} | ({"aliases": aliases[name]} if name in aliases else {}))
+        for name, values in sorted(defaults.items())
+    ]
+    return f'{{"source":{json.dumps(source)},"classes":{{\n' + ",\n".join(rows) + "\n}}\n"
+
+
+def compact(value: Any) -> str:
+    """JSON without blanks."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
 def main() -> None:
@@ -86,13 +100,9 @@ def main() -> None:
 
     for model_type in list(CONFIG_MAPPING):
         collect(CONFIG_MAPPING[model_type])
-    table = {
-        "source": f"transformers {transformers.__version__}, configuration class field defaults",
-        "defaults": dict(sorted(defaults.items())),
-        "aliases": dict(sorted(aliases.items())),
-    }
+    source = f"transformers {transformers.__version__}, configuration class field defaults"
     output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(table, separators=(",", ":"), sort_keys=True)
+    text = table_text(source, defaults, aliases)
     with output.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed:
         packed.write(text.encode())
     print(f"{output}: {len(defaults)} model types, {len(text):,} bytes of JSON, {output.stat().st_size:,} packed")

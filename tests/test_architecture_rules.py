@@ -166,7 +166,7 @@ def test_importing_hfmem_is_light() -> None:
 
 def test_help_is_light() -> None:
     loaded = loaded_by(
-        "from hfmem.__main__ import main\n"
+        "from hfmem.cli import main\n"
         "sys.argv = ['hfmem', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
     )
@@ -186,7 +186,7 @@ def test_a_family_loads_when_it_is_asked_for() -> None:
     families = {
         name.removeprefix("hfmem.model.families.") for name in loaded if name.startswith("hfmem.model.families.")
     }
-    assert families == {"registry", "multimodal_types"}
+    assert families == {"registry", "multimodal_types", "text_types"}
 
 
 def test_modules_stay_readable() -> None:

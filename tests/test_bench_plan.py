@@ -9,7 +9,9 @@ from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.plan.bench import AttentionShape, bench_plan
+from hfmem.model.layers import SparseLatentAttention
+from hfmem.plan.bench import AttentionShape, bench_plan, read_bytes, sink_layers
+from hfmem.records import replace
 
 
 def _architecture(name: str) -> Architecture:
@@ -53,3 +55,41 @@ def test_hybrids_skip_their_recurrent_layers() -> None:
 def test_nothing_to_bench() -> None:
     with pytest.raises(UnsupportedError, match="no attention cache"):
         bench_plan(_architecture("sentence-transformers/all-MiniLM-L6-v2"), Serving(context=128))
+
+
+def test_an_indexer_picks_what_is_read() -> None:
+    """DeepSeek-V3.2: 61 latent layers of which a step reads 2,048 tokens; the cache keeps all 5,000, in 313 pages of 16."""
+    arch = _architecture("deepseek-ai/DeepSeek-V3.2")
+    plan = bench_plan(arch, Serving(context=5000, num_seqs=3, kv_dtype="bf16"))
+    row = 576 * 2
+    assert plan.shapes == (AttentionShape("mla_decode", 61, 128, 1, 576, 512, None, 2048, 313, 3 * 313 * 16 * row),)
+    assert read_bytes(plan) == 61 * 3 * 2048 * row
+    (short,) = bench_plan(arch, Serving(context=1000, kv_dtype="bf16")).shapes
+    assert short.tokens == 1000  # fewer than the indexer may pick: all of them
+
+
+def test_layers_that_reuse_a_choice_read_the_same() -> None:
+    """One kind of read, whether the layer has an indexer of its own or not."""
+    arch = _architecture("deepseek-ai/DeepSeek-V3.2")
+    first, *rest = arch.layers
+    (cache,) = first.caches
+    assert isinstance(cache, SparseLatentAttention)
+    reusing = replace(arch, layers=(replace(first, caches=(replace(cache, has_indexer=False),)), *rest))
+    assert bench_plan(reusing, Serving(context=5000)).shapes == bench_plan(arch, Serving(context=5000)).shapes
+
+
+def test_sinks_go_with_the_layers_that_have_them() -> None:
+    """gpt-oss-20b: all 24 layers have sinks, every second one a window of 128; without the tensors of the full ones, 12."""
+    arch = _architecture("openai/gpt-oss-20b")
+    assert sink_layers(arch) == frozenset(range(24))
+    found = {(s.window, s.count, s.sinks) for s in bench_plan(arch, Serving(context=4096)).shapes}
+    assert found == {(128, 12, True), (None, 12, True)}
+    windowed = [
+        replace(spec, boxes=((range(0, 24, 2),),)) if spec.pattern.endswith(".sinks") else spec for spec in arch.tensors
+    ]
+    found = {
+        (s.window, s.count, s.sinks)
+        for s in bench_plan(replace(arch, tensors=tuple(windowed)), Serving(context=4096)).shapes
+    }
+    assert found == {(128, 12, True), (None, 12, False)}
+    assert sink_layers(_architecture("google/gemma-3-27b-it")) == frozenset()

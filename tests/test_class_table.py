@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from hfmem.model.config import _class_entry, _class_table
+from hfmem.model.config import _class_entry, _class_text, class_defaults_source
 
 
-@pytest.mark.parametrize("part", ["defaults", "aliases"])
-def test_every_entry(part: str) -> None:
-    table = _class_table()
-    names = {*table["defaults"], *table["aliases"]}
-    assert len(names) > 500
-    for name in {*names, "", "llam", "text_config", 'a"b', "{", "defaults", "aliases"}:
-        assert _class_entry(part, name) == table[part].get(name), name
+def test_every_entry() -> None:
+    table = json.loads(_class_text())
+    assert table["source"] == class_defaults_source()
+    assert len(table["classes"]) > 500
+    for name, entry in table["classes"].items():
+        assert _class_entry(name) == entry, name
+    for name in ("", "llam", "text_config", 'a"b', "{", "classes", "defaults", '\n"llama"', "\ud800"):
+        assert _class_entry(name) == {}, name

@@ -42,6 +42,12 @@ GIB = 1 << 30
         ("tpu-v5e", "TPU v5e", None),
         ("gaudi 3", "Gaudi 3", None),
         ("l4", "L4", None),
+        ("H100 SXM5", "H100 SXM 80GB", None),
+        ("h100-sxm5-80gb", "H100 SXM 80GB", None),
+        ("Tesla V100-SXM2-32GB", "V100 SXM2 32GB", None),
+        ("8XH100", "H100 SXM 80GB", 8),
+        ("h100 x2", "H100 SXM 80GB", 2),
+        ("nano", "Jetson Orin Nano 8GB", None),
     ],
 )
 def test_names_people_type(typed: str, name: str, count: int | None) -> None:
@@ -81,10 +87,15 @@ def test_an_unknown_name_suggests_the_nearest(typed: str, near: str) -> None:
         find_device(typed)
 
 
-@pytest.mark.parametrize("typed", ["", "  ", "0xh100", "2x3xh100", "potato"])
+@pytest.mark.parametrize("typed", ["", "  ", "0xh100", "h100x0", "2x3xh100", "potato", "nan", "\u0661xh100", "1e3GiB"])
 def test_what_is_no_device(typed: str) -> None:
     with pytest.raises(UsageError, match="--gpu"):
         find_device(typed)
+
+
+def test_a_bare_number_may_have_been_a_size() -> None:
+    with pytest.raises(UsageError, match=r"say which .*or 24GiB for a size"):
+        find_device("24")
 
 
 def test_entries_are_plausible_and_sourced() -> None:

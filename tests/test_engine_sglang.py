@@ -212,3 +212,12 @@ def test_ratios_that_are_set() -> None:
         assert abs(found.capacity_tokens - MEMORY / (12 * 2048 * (1 + ratio))) <= 1
     more, less = (pool(qwen3_next(), 20 * GIB, 8192, mamba_full_memory_ratio=ratio) for ratio in (0.5, 2.0))
     assert more.capacity_tokens > less.capacity_tokens
+
+
+def test_without_the_radix_cache_a_request_keeps_one_state() -> None:
+    """`_calculate_mamba_ratio`: three slots and two for tracking with the radix cache on, one with it off."""
+    rules = engine("sglang")
+    on, off = (
+        rules.cache(qwen3_next(), Serving(512, engine="sglang", enable_prefix_caching=flag)) for flag in (None, False)
+    )
+    assert on.bytes - off.bytes == (5 - 1) * on.state_bytes_per_seq

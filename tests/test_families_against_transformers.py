@@ -22,7 +22,10 @@ from hfmem.model.families.registry import FAMILIES, read_architecture  # noqa: E
 from hfmem.model.layers import SlidingAttention  # noqa: E402
 
 MODULES = frozenset(
-    ["llama", "dense", "dense_more", "gemma", "gpt", "classic", "moe", "moe_shared", "moe_stacked", "moe_recent"]
+    (
+        *("llama", "dense", "dense_ungated", "dense_experimental", "gemma", "gpt", "classic"),
+        *("moe", "moe_shared", "moe_stacked", "moe_windowed", "inkling"),
+    )
 )  # the rules of text decoders with ordinary attention
 
 #: what is drawn, where a class has the field

@@ -469,7 +469,7 @@ def test_qwen3_asr_reads_the_published_nesting() -> None:
     [
         (saved("llava", "X", vision_config={"model_type": "dinov2"}), UnknownArchitectureError, "dinov2"),
         (saved("llava", "X", text_config={"model_type": "made_up"}), UnknownArchitectureError, "made_up"),
-        (saved("bert", "BertLMHeadModel"), UnknownArchitectureError, "BertLMHeadModel"),
+        (saved("bert", "BertForNothing"), UnknownArchitectureError, "BertForNothing"),
         (saved("minicpmv", "MiniCPMV", version=9.9, **QWEN2_7B), UnknownArchitectureError, "9.9"),
         (
             saved("minicpmv", "MiniCPMV", version=2.6, vocab_size=8, query_num=64, **QWEN2_7B),

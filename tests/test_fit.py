@@ -19,7 +19,7 @@ from hfmem.cli import main
 from hfmem.configuration import configure
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.hub import FetchOptions
-from hfmem.memory.serving import Serving
+from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import plain_memory
 from hfmem.plan.fit import Scale
@@ -156,6 +156,49 @@ def test_memory_in_use_is_not_usable(llama: Model) -> None:
     assert "device_in_use" in {warning.code for warning in report.warnings}
 
 
+def test_a_given_pool_replaces_vllms_share(llama: Model) -> None:
+    """`--kv-cache-memory-bytes` "does not respect the gpu_memory_utilization config" (`gpu_worker.py`): what weights leave of the
+    whole device is room for the pool, and what a request takes of the pool is a page less."""
+    memory = 81081 << 20
+    room = memory - WEIGHTS
+
+    def held(pool: int, **changes: Any) -> tuple[str, int]:
+        found = estimate(llama, context=8192, device="h100", overhead=0, kv_memory_bytes=pool, **changes).fit
+        assert found is not None and found.usable_bytes_per_device == memory
+        return found.verdict, found.headroom_bytes
+
+    assert held(room) == held(room, utilization=0.5) == ("fits", room - 8192 * TOKEN)
+    assert held(room + 5) == ("does-not-fit", -5)
+    assert held(8192 * TOKEN + PAGE) == ("tight", PAGE)
+    assert held(8192 * TOKEN + PAGE - 1) == ("does-not-fit", PAGE - 1)
+    assert held(8192 * TOKEN - 7) == ("does-not-fit", -7)
+    # SGLang has no such flag: its share bounds every pool
+    own = estimate(llama, context=8192, device="h100", overhead=0, engine="sglang", kv_memory_bytes=room).fit
+    assert own is not None and own.verdict == "does-not-fit"
+
+
+def test_a_given_pool_is_blamed_where_it_is_at_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("fit", LLAMA, "--offline", "--gpu", "h100", "--ctx", "8k")
+    status, out, _ = run(capsys, *words, "--kv-memory", "1MiB")
+    assert status == 1 and "fits the pool that was given" in out and "weights and runtime alone" not in out
+    status, out, _ = run(capsys, *words, "--kv-memory", "100GiB")
+    assert status == 1 and "the pool that was given is too large" in out and "missing" in out
+    status, out, _ = run(capsys, *words, "--kv-memory", "100GiB", "--json")
+    (smaller,) = [remedy for remedy in json.loads(out)["remedies"] if remedy["kind"] == "kv_memory"]
+    status, _, _ = run(capsys, *words, *smaller["flags"].split())
+    assert status == 0
+
+
+def test_a_layout_that_vllm_refuses_is_not_another_engines(llama: Model) -> None:
+    """Only a model that vLLM does not serve is weighed by another engine's rules: not a size or a format that it refuses."""
+    with pytest.raises(UnsupportedError, match=r"^Total number of attention heads \(32\) must be divisible by tensor"):
+        estimate(llama, context=10, tp=3)
+    with pytest.raises(UnsupportedError, match=r"must be greater than 0 when expert parallelism is enabled"):
+        estimate(llama, context=10, ep=True)
+    with pytest.raises(UnsupportedError, match=r"llama\.cpp's"):
+        estimate(llama, context=10, kv_dtype="q8_0")
+
+
 ENGINES = st.sampled_from(["vllm", "sglang", "transformers", "llama.cpp", "ideal"])
 
 
@@ -280,6 +323,43 @@ def test_solving_for_devices(llama: Model) -> None:
         configure(llama, context="max")
     with pytest.raises(TypeError, match="no setting is called 'contxt'"):
         configure(llama, contxt=3)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    memory=st.integers(3 * GIB, 40 * GIB),
+    context=st.integers(1, 300_000),
+    engine=ENGINES,
+    sizes=st.sampled_from([{}, {"tp": 2}, {"pp": 2}, {"dp": 2}]),
+)
+def test_the_fewest_devices(llama: Model, memory: int, context: int, engine: str, sizes: dict[str, int]) -> None:
+    """No layout of fewer devices fits: every tensor and pipeline size tried one by one."""
+    by_layer = engine in ("transformers", "llama.cpp")  # whose devices are counted in pp
+    if by_layer and sizes:
+        return
+    asked: dict[str, Any] = {"context": context, "engine": engine, "device": plain_memory(memory), **sizes}
+    found = configure(llama, **asked, num_devices="min")
+    verdict = found.report().fit
+    assert found.target is not None and verdict is not None
+    fits = verdict.verdict != "does-not-fit"
+    dp = sizes.get("dp", 1)
+    for count in range(1, found.target.num_devices if fits else 9):
+        for tp in (n for n in range(1, 2 if by_layer else count + 1) if count % (n * dp) == 0):
+            pp = count // (tp * dp)
+            if (sizes.get("tp", tp), sizes.get("pp", pp)) != (tp, pp):
+                continue
+            scale = found.scale(Target(plain_memory(memory), count))
+            assert not scale.fits(replace(found.serving, tp=tp, pp=pp)), (count, tp, pp)
+
+
+@settings(max_examples=15, deadline=None)
+@given(memory=st.integers(1 << 28, 20 * GIB), context=st.integers(1, 60_000), seqs=st.integers(1, 4))
+def test_the_most_layers_on_the_device(llama: Model, memory: int, context: int, seqs: int) -> None:
+    found = configure(llama, context=context, num_seqs=seqs, device=plain_memory(memory), gpu_layers="max")
+    most = found.serving.llama_cpp.gpu_layers
+    assert most is not None and 0 <= most <= 33
+    fits = [found.scale().fits(found.serve(llama_cpp=LlamaCpp(gpu_layers=n)).serving) for n in range(34)]
+    assert fits == [n <= most for n in range(34)] or (most == 0 and not any(fits))
 
 
 def test_solving_for_layers_on_the_device(llama: Model) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hfmem.cli import main
 from hfmem.errors import UsageError
+from hfmem.memory.serving import LlamaCpp
 from hfmem.plan.launch import KINDS, Launch, arguments, emit
 
 LLAMA = "meta-llama/Meta-Llama-3-8B"
@@ -74,6 +75,102 @@ def test_transformers_is_python() -> None:
         name = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "name")  # type: ignore[attr-defined]
         assert ast.literal_eval(name) == 'a"b\\c'
         assert ("BitsAndBytesConfig" in text) is (quant is not None)
+
+
+#: what the engines' own parsers take: vLLM 0.33.0 (`AsyncEngineArgs.add_cli_args`, `entrypoints/common/cli_args.py`), SGLang 0.5.23
+#: (`srt/arg_groups/fields`, `srt/server_args.py`), llama.cpp (`common/arg.cpp`)
+KNOWN = {
+    "vllm": """--revision --max-model-len --max-num-seqs --dtype --tensor-parallel-size --pipeline-parallel-size
+        --data-parallel-size --enable-expert-parallel --kv-cache-dtype --quantization --gpu-memory-utilization
+        --kv-cache-memory-bytes --max-num-batched-tokens --block-size --enable-prefix-caching --disable-prefix-caching
+        --enable-lora --lora-modules --max-loras --max-lora-rank --speculative-config --distributed-executor-backend
+        --data-parallel-backend --enforce-eager --language-model-only --host --port""",
+    "sglang": """--model-path --revision --context-length --max-running-requests --dtype --tp-size --pp-size --dp-size
+        --attn-dp-size --ep-size --kv-cache-dtype --quantization --mem-fraction-static --chunked-prefill-size --page-size
+        --max-total-tokens --disable-radix-cache --disable-cuda-graph --enable-lora --lora-paths --max-loras-per-batch
+        --max-lora-rank --speculative-algorithm --speculative-draft-model-path --nnodes --node-rank --dist-init-addr --host
+        --port""",
+    "llama.cpp": """--model -hf --ctx-size --parallel --n-gpu-layers --n-cpu-moe --flash-attn --split-mode --cache-type-k
+        --cache-type-v --swa-full --kv-unified --lora --spec-draft-model --spec-draft-hf --host --port""",
+}
+#: and the words that they take for a cache's format
+CACHES = {
+    "vllm": {"fp8", "fp8_e5m2", "fp8_per_token_head", "int8_per_token_head", "int4_per_token_head", "nvfp4", "bfloat16",
+             "float16"},
+    "sglang": {"fp8_e5m2", "fp8_e4m3", "bf16", "nvfp4"},
+    "llama.cpp": {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"},
+}  # fmt: skip
+EVERYTHING: dict[str, Any] = {
+    "revision": "abc", "tp": 4, "pp": 4, "dp": 2, "ep": True, "utilization": 0.9, "max_num_batched_tokens": 4096,
+    "page_size": 64, "dtype": "half", "lora": "a/b", "max_loras": 2, "max_lora_rank": 32, "gpus_per_node": 8,
+    "beyond_positions": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp"])
+def test_every_flag_is_the_engines_own(engine: str) -> None:
+    known = frozenset(KNOWN[engine].split())
+    own = {"sglang": {"attn_dp": 2}, "vllm": {}}.get(engine, {"gpus_per_node": None})
+    told = LlamaCpp(20, 4, "q8_0", True, True) if engine == "llama.cpp" else LlamaCpp()
+    seen: set[str] = set()
+    for more in (
+        {},
+        EVERYTHING | own,
+        {"quant": "fp8", "kv_memory_bytes": 1 << 30, "draft": "mtp", "enable_prefix_caching": False},
+        {"draft": "x/y", "enable_prefix_caching": True, "llama_cpp": told},
+        {"model": "/m/x.gguf", "draft": "/m/y.gguf"},
+    ):
+        for kind in (engine, "docker", "k8s"):
+            try:
+                text = emit(kind, launch(engine=engine, **more))
+            except UsageError:  # several machines in one container, or an engine that does not run over them
+                continue
+            if kind == "k8s":
+                pods = [pod for document in yaml.safe_load_all(text) for pod in containers(document)]
+                lines = [pod["args"][0] if "/bin/sh" in pod["command"] else shlex.join(pod["args"]) for pod in pods]
+            else:
+                lines = [text[text.index(program_of(engine, kind)) :]]
+            for line in lines:
+                found = line[line.index("vllm serve") :] if "vllm serve" in line else line
+                found = found if "ray start" not in found else ""
+                seen |= {word for word in words(found) if word.startswith("-") and word != "-m"}
+    assert seen <= known, seen - known
+    assert len(seen) > len(known) // 2
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp"])
+def test_every_cache_format_is_the_engines_own(engine: str) -> None:
+    flag, found = "--cache-type-k" if engine == "llama.cpp" else "--kv-cache-dtype", set()
+    for name in ("fp8", "fp8_e5m2", "fp8_per_token_head", "bf16", "fp16", "fp32", "int8", "int4", "nvfp4", "q5_1"):
+        try:
+            args = words(emit(engine, launch(engine=engine, kv_dtype=name)))
+        except UsageError:  # the engine has no such cache
+            continue
+        found.add(args[args.index(flag) + 1])
+    assert found <= CACHES[engine] and len(found) >= 4
+
+
+def program_of(engine: str, kind: str) -> str:
+    """Where the engine's own arguments begin in a command."""
+    if kind == "docker":
+        return {"vllm": "vllm-openai", "sglang": "lmsysorg", "llama.cpp": "ghcr.io"}[engine]
+    return {"vllm": "vllm serve", "sglang": "python3 -m", "llama.cpp": "llama-server"}[engine]
+
+
+def containers(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every container of a manifest."""
+    spec = document["spec"]
+    if document["kind"] == "Deployment":
+        return list(spec["template"]["spec"]["containers"])
+    if document["kind"] == "LeaderWorkerSet":
+        group = spec["leaderWorkerTemplate"]
+        return [pod for part in ("leaderTemplate", "workerTemplate") for pod in group[part]["spec"]["containers"]]
+    return []
+
+
+def test_llama_cpp_wants_gguf() -> None:
+    assert emit("llama.cpp", launch(engine="llama.cpp", is_gguf=False)).startswith("# llama.cpp reads GGUF")
+    assert emit("llama.cpp", launch(engine="llama.cpp", is_gguf=True)).startswith("llama-server")
 
 
 NASTY = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)
@@ -153,6 +250,15 @@ def test_what_cannot_be_emitted() -> None:
 def test_a_format_that_needs_its_own_checkpoint_is_said() -> None:
     assert emit("vllm", launch(quant="int4")).startswith("# needs a checkpoint")
     assert not emit("vllm", launch(quant="fp8")).startswith("#")
+
+
+def test_dtypes_are_words_that_the_engines_take() -> None:
+    """vLLM takes auto, half, float16, bfloat16, float and float32; fp32 weights are counted in the 16 bits that it loads them in,
+    so that the command must not ask for float32."""
+    for word, flags in (("half", ["float16"]), ("torch.bfloat16", ["bfloat16"]), ("float32", []), ("fp8", [])):
+        found = words(emit("vllm", launch(dtype=word)))
+        assert found[found.index("--dtype") + 1 :][:1] == flags if flags else "--dtype" not in found
+    assert emit("vllm", launch(dtype="fp8")).startswith("# needs a checkpoint")
 
 
 def run(capsys: pytest.CaptureFixture[str], *line: str) -> tuple[int, str, str]:

@@ -194,9 +194,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_time_grows_with_length_only(unit: str) -> None:
     """Repetition of what patterns begin with must not make them search again and again."""
     text = "vLLM " + unit * (400_000 // len(unit))
-    begin = time.perf_counter()
+    begin = time.process_time()
     parse_log(text)
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_binary_noise() -> None:

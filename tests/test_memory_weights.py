@@ -65,6 +65,11 @@ def test_share(split: Split, shape: tuple[int, ...], ranks: int, expected: Fract
     assert share(spec(split, shape), Sharding(ranks, ranks, vocab_padding=64)) == expected
 
 
+def test_an_empty_tensor_has_no_share_to_lose() -> None:
+    for split in (Vocab(), Column(), Row()):
+        assert share(spec(split, (0, 64)), Sharding(2)) == 1
+
+
 def test_vocabulary_without_padding() -> None:
     assert share(spec(Vocab(), (1001, 8)), Sharding(2)) == Fraction(501, 1001)
 
@@ -291,3 +296,31 @@ def test_promised_quantization_is_counted_as_stored(tmp_path: Path) -> None:
         == whole
         == read.parameters.weights_bytes
     )
+
+
+def test_minimax_m2_norms_are_a_ranks_own() -> None:
+    """vLLM 0.33 builds MiniMax-M2.7 (62 layers, 48 heads and 8 KV heads × 128) with 28,629,234,432 parameters on a rank of eight
+    with whole experts: its norms over all heads of q and k are cut like the heads."""
+    config = {
+        "model_type": "minimax_m2", "architectures": ["MiniMaxM2ForCausalLM"], "dtype": "bfloat16", "hidden_size": 3072,
+        "intermediate_size": 1536, "num_hidden_layers": 62, "num_attention_heads": 48, "num_key_value_heads": 8,
+        "head_dim": 128, "num_local_experts": 256, "num_experts_per_tok": 8, "vocab_size": 200064, "use_qk_norm": True,
+        "qk_norm_type": "per_layer", "tie_word_embeddings": False, "max_position_embeddings": 196608,
+    }  # fmt: skip
+    arch = read_architecture(config)
+    found = rank_weights(arch, groups(arch), Serving(10, tp=8, ep=True))
+    assert found.parameters == 28_629_234_432
+
+
+def test_vllm_embeds_without_berts_pooler() -> None:
+    """vLLM 0.33 holds 559,015,936 parameters of multilingual-e5-large, whose file has 1024 × 1024 + 1024 more for a pooler."""
+    config = {
+        "model_type": "xlm-roberta", "architectures": ["XLMRobertaModel"], "dtype": "bfloat16", "hidden_size": 1024,
+        "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 250002,
+        "max_position_embeddings": 514, "type_vocab_size": 1,
+    }  # fmt: skip
+    arch = read_architecture(config)
+    found = [rank_weights(arch, groups(arch), Serving(10, engine=engine)) for engine in ("vllm", "transformers")]
+    assert found[0].parameters == 559_015_936
+    # vLLM pads words, positions and types to multiples of 64: 46, 62 and 63 rows
+    assert found[1].bytes - found[0].bytes == 2 * (1024 * 1024 + 1024 - (46 + 62 + 63) * 1024)

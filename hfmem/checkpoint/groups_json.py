@@ -6,6 +6,7 @@ step]`. Reading checks everything, so that a damaged cache entry is an error and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from math import prod
 from typing import Any, Final
@@ -13,13 +14,12 @@ from typing import Any, Final
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
 from hfmem.dtypes import is_stored
 from hfmem.errors import FormatError
-from hfmem.patterns import pattern
 
 _MAX_TENSORS: Final = 10_000_000
 _MAX_INDEX: Final = 10**18
 _MAX_U64: Final = (1 << 64) - 1
 _FORMATS: Final = ("safetensors", "gguf", "torch")
-_FIELD: Final = pattern(r"\{\{|\}\}|\{\}|[{}]")
+_FIELD: Final = r"\{\{|\}\}|\{\}|[{}]"
 
 
 def dump_groups(groups: Iterable[TensorGroup]) -> list[Any]:
@@ -90,7 +90,7 @@ def _load_group(item: Any, file: str) -> TensorGroup:
         raise FormatError(f"{file}: a tensor group lacks its pattern or dtype")
     if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape) or prod(shape) > _MAX_U64:
         raise FormatError(f"{file}: the shape of {pattern!r} is damaged")
-    fields = _FIELD.findall(pattern)
+    fields = re.findall(_FIELD, pattern)
     if "{" in fields or "}" in fields or type(boxes) is not list or not boxes:
         raise FormatError(f"{file}: the pattern {pattern!r} or its boxes are damaged")
     width = fields.count("{}")

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hfmem.errors import ContradictionError, FormatError, HfmemError
-from hfmem.patterns import pattern
 from hfmem.records import dataclass
 
 #: longest real one: 10 MB for 91,991 tensors
@@ -20,8 +19,8 @@ MAX_INDEX_BYTES: Final = 200_000_000
 _MAX_COMMAS: Final = 3_000_000
 _MAX_BRACKETS: Final = 100_000
 
-_DRIVE: Final = pattern(r"[A-Za-z]:")
-_CONTROL: Final = pattern(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_DRIVE: Final = r"[A-Za-z]:"
+_CONTROL: Final = r"[\x00-\x1f\x7f\ud800-\udfff]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +85,8 @@ def check_shard_name(shard: str, file: str) -> None:
         not shard
         or len(shard) > 1024
         or "\\" in shard
-        or _CONTROL.search(shard)
-        or _DRIVE.match(shard)
+        or re.search(_CONTROL, shard)
+        or re.match(_DRIVE, shard)
         or any(part in ("", ".", "..") for part in parts)
     ):
         raise ContradictionError(f"{file}: the weight_map names {shard[:80]!r}, which is no file of this repository")

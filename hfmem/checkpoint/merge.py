@@ -68,7 +68,9 @@ def _check_index(headers: Mapping[str, Header], index: Index, notes: list[str]) 
     for shard, named in by_shard.items():
         for name in sorted(named - stored[shard]):
             if not any(name in held for held in stored.values()):
-                raise ContradictionError(f"{index.file}: {shard} does not hold tensor {name!r}, nor does another file")
+                raise ContradictionError(
+                    f"{index.file}: {shard} does not hold tensor {name[:200]!r}, nor does another file"
+                )
             elsewhere.append(name)
     if elsewhere:
         notes.append(f"{index.file}: {len(elsewhere):,} tensors are in other files than it says ({elsewhere[0]}, …)")

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 does not fit, 2 usage, 3 the model could not be read, 4 re
 
 from __future__ import annotations
 
-import gc
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +20,9 @@ __all__ = ["app", "main"]
 
 #: 128 + SIGINT, as shells report it
 _INTERRUPTED = 130
+
+#: what writing to a full or failing device gives; reading gives errors of ours
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG)
 
 #: a bug of ours: the model was read, and we cannot go on
 _INTERNAL = 4
@@ -56,11 +59,19 @@ def _run(words: Sequence[str]) -> Any:
 def _leave(status: int) -> NoReturn:
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader left; nothing is owed to it, and the flush at exit must not fail again
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _complain(_unwritten(error))
+            status = UsageError.exit_code
+        # the flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if status == _INTERRUPTED:
         os._exit(status)  # do not wait for requests in flight
     sys.exit(status)
+
+
+def _unwritten(error: OSError) -> UsageError:
+    return UsageError(f"the output cannot be written: {error.strerror or error}")
 
 
 def _complain(error: HfmemError | str) -> None:
@@ -72,9 +83,6 @@ def _complain(error: HfmemError | str) -> None:
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status. Every deliberate error is one line on stderr."""
     words = sys.argv[1:] if argv is None else argv
-    if argv is None:
-        # the collector would look at all that was read again and again, and hardly anything here is ever garbage
-        gc.set_threshold(100_000, 50, 100)
     try:
         status = _run(words or ["--help"])
     except HfmemError as error:
@@ -85,6 +93,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _leave(_INTERRUPTED)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS:
+            _complain(_unwritten(error))
+            _leave(UsageError.exit_code)
         if os.environ.get("HFMEM_DEBUG"):
             raise
         _complain(f"internal error, please report it: {type(error).__name__}: {error} (HFMEM_DEBUG=1 shows where)")

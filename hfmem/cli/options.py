@@ -100,6 +100,19 @@ PageSize = Annotated[
     str | None,
     Option("--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: the engine's]."),
 ]
+PrefixCaching = Annotated[
+    bool, Option("--enable-prefix-caching", help="vLLM: cache prefixes of pure state-space models too.")
+]
+NoPrefixCaching = Annotated[
+    bool,
+    Option(
+        "--no-prefix-caching",
+        "--disable-prefix-caching",
+        "--no-enable-prefix-caching",
+        "--disable-radix-cache",
+        help="vLLM, SGLang: no prefixes are cached: recurrent layers keep one state a sequence.",
+    ),
+]
 KvMemory = Annotated[
     str | None,
     Option("--kv-memory", metavar="BYTES", help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none]."),

@@ -47,8 +47,8 @@ def _columns() -> int:
 
 
 def say(text: str) -> None:
-    """One line on stderr; where nobody reads that any more, the status still tells."""
-    with suppress(BrokenPipeError):
+    """One line on stderr; where it cannot be written, the status still tells."""
+    with suppress(OSError):
         sys.stderr.write(safe(text) + "\n")
         sys.stderr.flush()
 

@@ -26,6 +26,8 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "attn_dp": (o.AttnDp, "1"),
     "max_num_batched_tokens": (o.BatchedTokens, None),
     "page_size": (o.PageSize, None),
+    "prefix_caching": (o.PrefixCaching, False),
+    "no_prefix_caching": (o.NoPrefixCaching, False),
     "eager": (o.Eager, False),
     "language_model_only": (o.LanguageModelOnly, False),
     "source_tokens": (o.SourceTokens, None),
@@ -100,6 +102,7 @@ def settings_of(asked: dict[str, Any]) -> dict[str, Any]:
     for name, flag in (("num_gpus", "--num-gpus"), ("utilization", "--utilization")):
         if gpu is None and asked.get(name) is not None:
             raise UsageError(f"{flag} needs --gpu")
+    _check_words(asked)
     limit = _count(asked, "max_num_seqs", "--max-num-seqs")
     found: dict[str, Any] = {
         "context": _count(asked, "ctx", "--ctx", "max"),
@@ -126,13 +129,40 @@ def settings_of(asked: dict[str, Any]) -> dict[str, Any]:
         found[name] = _count(asked, name, flag)
     if asked.get("kv_memory") is not None:
         found["kv_memory_bytes"] = parse_memory(asked["kv_memory"], "--kv-memory")
+    if asked.get("prefix_caching") and asked.get("no_prefix_caching"):
+        raise UsageError("--enable-prefix-caching and --no-prefix-caching exclude each other")
+    if asked.get("prefix_caching") or asked.get("no_prefix_caching"):
+        found["enable_prefix_caching"] = bool(asked.get("prefix_caching"))
     if asked.get("overhead") is not None:
         found["overhead"] = parse_percent(asked["overhead"], "--overhead")
     if asked.get("utilization") is not None:
         share = asked["utilization"]
-        found["utilization"] = share if share == "min" else parse_share(share, "--utilization")
+        found["utilization"] = "min" if share.lower() == "min" else parse_share(share, "--utilization")
     same = ("kv_dtype", "engine", "ep", "quant", "dtype", "lora", "draft", "swa_full", "eager", "language_model_only")
     return found | {name: asked.get(name) for name in same}
+
+
+#: what a solver finds: parameter → flag and word
+_SOLVED: Final[dict[str, tuple[str, str]]] = {
+    "ctx": ("--ctx", "max"),
+    "batch": ("--batch", "max"),
+    "num_gpus": ("--num-gpus", "min"),
+    "utilization": ("--utilization", "min"),
+    "ngl": ("--ngl", "max"),
+}
+
+
+def _check_words(asked: dict[str, Any]) -> None:
+    """Solver words one at a time, and with a device to solve for.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    words = [f"{flag} {word}" for name, (flag, word) in _SOLVED.items() if str(asked.get(name)).strip().lower() == word]
+    if len(words) > 1:
+        raise UsageError(f"{' and '.join(words)}: only one of them can be solved for at once")
+    if words and asked.get("gpu") is None:
+        raise UsageError(f"{words[0]} needs a device to fit: hfmem fit MODEL --gpu NAME")
 
 
 def _count(asked: dict[str, Any], name: str, flag: str, word: str | None = None) -> Any:
@@ -140,7 +170,9 @@ def _count(asked: dict[str, Any], name: str, flag: str, word: str | None = None)
     from hfmem.units import parse_count
 
     text = asked.get(name)
-    return text if text is None or text == word else parse_count(text, flag)
+    if text is None or (word is not None and text.strip().lower() == word):
+        return None if text is None else word
+    return parse_count(text, flag)
 
 
 def _layers(text: str | None) -> Any:
@@ -149,4 +181,4 @@ def _layers(text: str | None) -> Any:
 
     if text is None or text.lower() == "all":
         return None
-    return "max" if text == "max" else 0 if text == "0" else parse_count(text, "--ngl")
+    return "max" if text.lower() == "max" else 0 if text == "0" else parse_count(text, "--ngl")

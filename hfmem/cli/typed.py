@@ -81,6 +81,10 @@ def run(words: Sequence[str]) -> Any:
         return app(args=list(words), prog_name="hfmem", standalone_mode=False)
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # which Click makes 1 of, and that means "does not fit" here
+            return 0
+        raise
     except _ClickError as error:
         format_message = getattr(error, "format_message", error.__str__)
         raise UsageError(f"{' '.join(format_message().split())} (hfmem --help)") from None

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from hfmem.errors import FormatError
 from hfmem.hub.facts import ModelFacts, facts_from_json
-from hfmem.patterns import bytes_pattern
 
 PATH = Path(__file__).parent / "data" / "catalog.json"
-_NAME = bytes_pattern(rb'^\{"id":"([^"\\]+)"', re.MULTILINE)
+_NAME = rb'^\{"id":"([^"\\]+)"'
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +58,7 @@ def load_catalog_entry(repo_id: str) -> ModelFacts | None:
 
 def catalog_names() -> tuple[str, ...]:
     """The models of the catalogue, in its order."""
-    return tuple(name.decode("utf-8") for name in _NAME.findall(_data()))
+    return tuple(name.decode("utf-8") for name in re.findall(_NAME, _data(), re.MULTILINE))
 
 
 def suggest(repo_id: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,6 @@ from hfmem.hub.weights import (
     safetensors_weights,
     without_config,
 )
-from hfmem.patterns import pattern
 from hfmem.records import dataclass
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _MAX_INDEX_FILE = 256 << 20
 #: a folder with more files, or deeper ones, than any repository of a model
 _MAX_FILES = 20_000
 _MAX_DEPTH = 8
-_TORCH_SHARD = pattern(r"pytorch_model(-\d+-of-\d+)?\.bin")
+_TORCH_SHARD = r"pytorch_model(-\d+-of-\d+)?\.bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ def _load_file(path: Path, label: str) -> ModelFacts:
         whole = safetensors_weights(files) if path.name != SINGLE else None
         in_set = whole is not None and any(file.name == path.name for file in whole.files)
         weights = whole if whole is not None and in_set else from_named_file(files, path.name)
-    elif name == TORCH_INDEX or _TORCH_SHARD.fullmatch(name):
+    elif name == TORCH_INDEX or re.fullmatch(_TORCH_SHARD, name):
         weights = other_weights(files, files.listing())
     else:
         weights = from_named_file(files, path.name)

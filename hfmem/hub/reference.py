@@ -7,7 +7,6 @@ from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from hfmem.errors import UsageError
-from hfmem.patterns import pattern
 from hfmem.records import dataclass
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -19,9 +18,9 @@ _FILE_ROUTES = frozenset({"blob", "resolve", "raw", "blame"})
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
 
 # The rules of huggingface_hub's validate_repo_id: [namespace/]name, ASCII word characters, '-' and '.', at most 96 each.
-_REPO_ID = pattern(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
-_SPECIAL_REF = pattern(r"refs/(?:pr/\d+|convert/[\w.\-]+)(?=/|$)", re.ASCII)
-_WINDOWS_PATH = pattern(r"^[A-Za-z]:[\\/]|\\")
+_REPO_ID = r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b"
+_SPECIAL_REF = r"refs/(?:pr/\d+|convert/[\w.\-]+)(?=/|$)"
+_WINDOWS_PATH = r"^[A-Za-z]:[\\/]|\\"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def parse_reference(
         return LocalPath(unquote(urlsplit(text).path))
     if "://" in text:
         return _from_url(text, endpoint)
-    if text in (".", "..") or text.startswith(("./", "../", "/", "~")) or _WINDOWS_PATH.search(text):
+    if text in (".", "..") or text.startswith(("./", "../", "/", "~")) or re.search(_WINDOWS_PATH, text):
         return LocalPath(text)
     if exists(text):
         return LocalPath(text)
@@ -154,7 +153,7 @@ def _from_segments(segments: list[str], text: str) -> HubRef:
     if rest[0] not in routes:
         raise UsageError(f"{text!r}: expected {DEFAULT_ENDPOINT}/{repo_id}[/tree/revision]")
     tail = "/".join(rest[1:])
-    special = _SPECIAL_REF.match(tail)
+    special = re.match(_SPECIAL_REF, tail, re.ASCII)
     revision = special.group() if special else unquote(rest[1]) if len(rest) > 1 else "main"
     inside = unquote(tail[special.end() :].lstrip("/") if special else "/".join(rest[2:]))
     if rest[0] not in _FILE_ROUTES and inside:
@@ -171,7 +170,7 @@ def _from_uri(body: str, text: str) -> HubRef:
         body = rest
     before, at, after = body.partition("@")
     if at:
-        special = _SPECIAL_REF.match(after)
+        special = re.match(_SPECIAL_REF, after, re.ASCII)
         revision, slash, file = (special.group(), "", after[special.end() :]) if special else after.partition("/")
         revision, _, variant = revision.partition(":")
         file = file.lstrip("/")
@@ -203,7 +202,7 @@ def _revision(revision: str, text: str) -> str:
 
 
 def _repo_id(repo_id: str, text: str) -> str:
-    if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
+    if not re.fullmatch(_REPO_ID, repo_id, re.ASCII) or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
         raise UsageError(
             f"{text!r} is no repo id (org/name of letters, digits, '-', '_' and '.', at most 96 each) nor a path that exists"
         )

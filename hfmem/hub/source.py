@@ -8,6 +8,7 @@ then says which, why, and how to get live data.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, assert_never
 
 from hfmem.errors import AccessError, HfmemError, ModelNotFoundError, NetworkError, OfflineError, SourceError
@@ -17,7 +18,6 @@ from hfmem.hub.options import FetchOptions
 from hfmem.hub.reference import HubRef, LocalPath, parse_reference, with_revision
 from hfmem.hub.settings import Settings, clean_token, find_token, read_settings, user_agent
 from hfmem.hub.store import FactStore, is_commit
-from hfmem.patterns import pattern
 from hfmem.records import replace
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_INFO_BYTES = 8 << 20
 #: files of the default set: a reference to one of them means the model
-_DEFAULT_FILE = pattern(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
+_DEFAULT_FILE = r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?"
 
 
 _OFFLINE_FLAG = "--offline: leave it out for live data"
@@ -73,7 +73,7 @@ def _with_files(facts: ModelFacts) -> ModelFacts:
 
 
 def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFacts:
-    if ref.file is not None and _DEFAULT_FILE.fullmatch(ref.file):
+    if ref.file is not None and re.fullmatch(_DEFAULT_FILE, ref.file):
         ref = replace(ref, file=None)
     store = FactStore(settings.facts_dir, read=not options.no_cache, write=not options.no_cache)
     if settings.offline or options.offline:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 import zlib
 from pathlib import Path
@@ -20,9 +21,8 @@ from urllib.parse import quote, unquote
 
 from hfmem.errors import FormatError, SourceError
 from hfmem.hub.facts import ModelFacts, facts_from_json, facts_to_json
-from hfmem.patterns import pattern
 
-_COMMIT = pattern(r"[0-9a-f]{40}")
+_COMMIT = r"[0-9a-f]{40}"
 _MAX_ENTRY = 64 << 20
 #: seconds after which a mirror is asked for the safetensors-metadata route again
 _ENDPOINT_MEMORY = 7 * 86400
@@ -30,7 +30,7 @@ _ENDPOINT_MEMORY = 7 * 86400
 
 def is_commit(revision: str | None) -> bool:
     """Whether `revision` is a full commit hash, which always means the same files."""
-    return revision is not None and _COMMIT.fullmatch(revision) is not None
+    return revision is not None and re.fullmatch(_COMMIT, revision) is not None
 
 
 class FactStore:

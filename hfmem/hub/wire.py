@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,10 +15,9 @@ from typing import Protocol
 
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.connection import shown
-from hfmem.patterns import pattern
 
 #: a limit of which nothing remains
-_RATE_LIMIT = pattern(r'"\s*;\s*r\s*=\s*0+\s*;\s*t\s*=\s*([0-9]{1,9})\b')
+_RATE_LIMIT = r'"\s*;\s*r\s*=\s*0+\s*;\s*t\s*=\s*([0-9]{1,9})\b'
 _PIECE = 1 << 18
 #: what a piece is unpacked to at once
 _UNPACKED = 1 << 20
@@ -163,7 +163,7 @@ def range_total(headers: Mapping[str, str]) -> int | None:
 def retry_after(status: int, headers: Mapping[str, str]) -> float | None:
     """Seconds to wait: of a 429 by the Hub's `ratelimit: "api";r=0;t=55`, which other answers carry too, else by Retry-After
     (seconds or an HTTP date)."""
-    limited = _RATE_LIMIT.search(headers.get("ratelimit", "")) if status == 429 else None
+    limited = re.search(_RATE_LIMIT, headers.get("ratelimit", "")) if status == 429 else None
     if limited is not None:
         return float(limited[1]) + 1
     text = headers.get("retry-after", "").strip()

@@ -23,6 +23,7 @@ from hfmem.model.layers import (
     LinearAttentionState,
     Mamba1State,
     Mamba2State,
+    MatrixMemoryState,
     NoCache,
     RecurrentCache,
     RgLruState,
@@ -79,6 +80,9 @@ def state_tensors(cache: RecurrentCache) -> tuple[StateTensor, ...]:
             return (StateTensor("conv", (width, k - 1)), StateTensor("state", (width,), dtype))
         case CcaState(channels=channels, history=columns, delayed=width):
             return (StateTensor("conv", (channels, columns)), StateTensor("state", (width,)))
+        case MatrixMemoryState(num_heads=h, qk_head_dim=dk, v_head_dim=dv, state_dtype=dtype):
+            shapes: tuple[tuple[int, ...], ...] = ((h, dk, dv), (h, dk), (h,))
+            return tuple(StateTensor("state", shape, dtype) for shape in shapes)
         case RwkvState(hidden_size=width, num_vectors=n, num_heads=h, head_dim=d, state_dtype=dtype):
             vectors = StateTensor("state", (n, width), dtype)
             return (vectors, StateTensor("state", (h, d, d), dtype)) if h else (vectors,)

@@ -24,6 +24,7 @@ from hfmem.model.layers import (
     LinearAttentionState,
     Mamba1State,
     Mamba2State,
+    MatrixMemoryState,
     NoCache,
     RgLruState,
     RwkvState,
@@ -97,6 +98,7 @@ def kind_of(cache: Cache) -> str:
             | RgLruState()
             | RwkvState()
             | CcaState()
+            | MatrixMemoryState()
         ):
             return "recurrent"
         case _:
@@ -143,6 +145,8 @@ def _detail(cache: Cache) -> str:
             return f"recurrent unit, {cache.width}"
         case CcaState():
             return f"convolved attention, {cache.channels} × {cache.history} + {cache.delayed}"
+        case MatrixMemoryState():
+            return f"matrix memory, {cache.num_heads} × {cache.qk_head_dim} × {cache.v_head_dim}"
         case RwkvState():
             return f"RWKV, {cache.num_vectors} × {cache.hidden_size}"
         case _:

@@ -7,15 +7,11 @@ the input embedding always stays on the host).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 from typing import Final
 
-from hfmem.checkpoint.tensors import Box
 from hfmem.errors import UnsupportedError
 from hfmem.memory.serving import Serving
-from hfmem.model.inventory import Component, ExpertSplit, TensorSpec
 from hfmem.records import dataclass
 
 #: engines that deal whole layers out to devices: their tensor and pipeline sizes both count devices
@@ -76,59 +72,3 @@ def _offloaded(num_layers: int, serving: Serving) -> Placement:
         return Placement((range(0),) * devices, range(num_layers), None)
     start = num_layers + 1 - offloaded
     return Placement(_even(num_layers, devices, start, 1), range(min(start, num_layers)), devices - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """Which tensors each pipeline stage holds; the host comes after the stages, as one more.
-
-    `first` is where the input embedding is; the routed experts of the first `host_experts` layers are the host's.
-    """
-
-    where: Placement
-    first: int
-    host_experts: int = 0
-
-    @property
-    def count(self) -> int:
-        """Stages and the host."""
-        return len(self.where.stages) + 1
-
-    @property
-    def host(self) -> int:
-        """The host's index."""
-        return len(self.where.stages)
-
-    @property
-    def last(self) -> int:
-        """Where the final norm and the head are."""
-        return self.host if self.where.output is None else self.where.output
-
-    def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
-        """How many of the tensors in `boxes` each stage holds, and the host."""
-        total = [0] * self.count
-        if axis is None or spec.component is Component.VISION or _in_encoder(spec):
-            total[self._home(spec)] = sum(prod(len(r) for r in box) for box in boxes)
-            return total
-        for box in boxes:
-            others = prod(len(r) for index, r in enumerate(box) if index != axis)
-            for layer in box[axis]:
-                total[self._stage_of(layer, spec)] += others
-        return total
-
-    def _stage_of(self, layer: int, spec: TensorSpec) -> int:
-        if layer in self.where.host or (layer < self.host_experts and isinstance(spec.split, ExpertSplit)):
-            return self.host
-        for stage, layers in enumerate(self.where.stages):
-            if layer in layers:
-                return stage
-        return self.last
-
-    def _home(self, spec: TensorSpec) -> int:
-        if spec.component in (Component.LM_HEAD, Component.NORM) and not _in_encoder(spec):
-            return self.last
-        return self.first if spec.component is Component.EMBEDDING else 0
-
-
-def _in_encoder(spec: TensorSpec) -> bool:
-    return spec.component is Component.VISION or "encoder" in spec.pattern.split(".")

@@ -24,8 +24,8 @@ class Sharding:
     """The ranks that share a tensor: `tp` for everything but routed experts, which `expert_ranks` share, whole ones with
     `expert_parallel`, and what runs in `attn_tp` ranks where attention is data-parallel (None: in all `tp`).
 
-    `vocab_padding` is the multiple that vocabularies are padded to, 1 for none. Tensors whose names begin like one of `whole` are
-    not split.
+    `vocab_padding` is the multiple that vocabularies are padded to, 1 for none. Tensors whose names hold one of `whole` are not
+    split.
     """
 
     tp: int = 1
@@ -46,6 +46,8 @@ def share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     Raises:
         UnsupportedError: a dimension that the ranks cannot divide.
     """
+    if not spec.elements:  # an empty tensor, which some exporters leave
+        return Fraction(1)
     match spec.split:
         case Replicated():
             return Fraction(1)

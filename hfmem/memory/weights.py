@@ -17,9 +17,19 @@ from hfmem.dtypes import BITS, num_bytes
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.loaded import HeldTensors, rounding
-from hfmem.memory.placement import BY_LAYER, Stages, placement
+from hfmem.memory.model_classes import (
+    BUFFER_PARAMETERS,
+    FUSED_BIAS,
+    NOT_SERVED,
+    SINK_HEADS,
+    UNPADDED_VOCAB,
+    kept_whole,
+    through_transformers,
+)
+from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
+from hfmem.memory.stages import Stages, stages_of
 from hfmem.memory.torch_allocator import Allocated
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
@@ -28,30 +38,16 @@ from hfmem.model.matching import Expected, Matcher, count_boxes, intersect
 from hfmem.model.names import core
 from hfmem.records import dataclass, replace
 
+#: models whose weights a rank holds padded as the device's kernels want them
+PADDED_BY_DEVICE: Final = frozenset({"gpt_oss"})
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
 _DOWNCASTS: Final = frozenset({"vllm", "sglang"})
-#: persistent buffers that serving engines register as parameters
-_BUFFER_PARAMETERS: Final = ("e_score_correction_bias", "gate.bias", "expert_bias", "tid2eid")
-#: models whose vLLM class keeps the vocabulary as it is (`whisper.py`)
-_UNPADDED_VOCAB: Final = frozenset({"whisper"})
-#: models whose fused projection has a bias for q, k and v together
-_FUSED_BIAS: Final = frozenset({"whisper"})
-#: model type → tensors that vLLM's class keeps whole on every rank: towers that run as transformers' modules
-_WHOLE: Final[dict[str, tuple[str, ...]]] = {
-    "gemma3n": ("model.vision_tower.", "model.audio_tower."),
-    "gemma4": ("model.vision_tower.", "model.audio_tower."),
-    "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
-    "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
-    "qwen3_asr": ("thinker.audio_tower.",),
-}
 #: what SGLang shares out within a group of data-parallel attention; the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
-#: parts that vLLM and SGLang do not build: they serve the thinker, not the voice
-_NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
-#: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
-_SINK_HEADS: Final = 64
+#: BERT's pooler outside a task's model: vLLM embeds with the last layer's output (`bert.py`, `BertEmbeddingModel`)
+_POOLER: Final = "pooler."
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +129,12 @@ def _layout(arch: Architecture, serving: Serving) -> tuple[Stages, Sharding]:
         expert_ranks=tp * serving.dp if serving.engine == "vllm" else tp,  # SGLang's replicas share nothing
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
-        whole=_WHOLE.get(arch.model_type, ()) if serving.engine in _PADS else (),
-        vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in _UNPADDED_VOCAB else 1,
+        whole=kept_whole(arch) if serving.engine in _PADS else (),
+        vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in UNPADDED_VOCAB else 1,
     )
     if serving.engine == "sglang" and serving.ep and (arch.num_experts or 0) % tp:
         raise UnsupportedError(f"SGLang deals {arch.num_experts} experts out evenly: not over {tp} ranks")
-    where = placement(serving.engine, max(arch.num_hidden_layers, 1), serving)
-    stages = Stages(
-        where,
-        first=len(where.stages) if serving.engine in BY_LAYER else 0,  # llama.cpp's input embedding stays on the host
-        host_experts=serving.llama_cpp.cpu_moe_layers,
-    )
-    return stages, sharding
+    return stages_of(arch, serving), sharding
 
 
 def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
@@ -158,12 +148,20 @@ def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
     return tuple(found)
 
 
-def _loaded(spec: TensorSpec, engine: str) -> bool:
+def _loaded(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -> bool:
     """Whether an engine makes room for the tensor."""
-    if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
+    if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
+        return False
+    if engine == "vllm" and spec.pattern.startswith(_POOLER):
         return False
     if spec.buffer:
-        return engine in _PADS and spec.pattern.endswith(_BUFFER_PARAMETERS)
+        counted = engine in _PADS and not (engine == "vllm" and through_transformers(arch))
+        return counted and spec.pattern.endswith(BUFFER_PARAMETERS)
+    if spec.component is Component.LM_HEAD and engine == "vllm":
+        if len(spec.shape) == 1:
+            return not through_transformers(arch)
+        if spec.pattern == stages.dropped:
+            return False
     return spec.tied_to is None
 
 
@@ -172,22 +170,21 @@ def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, serving:
     totals = [Fraction(0)] * stages.count
     biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
     values = _boxes_by_pattern(arch, ".v_proj.weight")
+    picked = {s.pattern.partition("v_experts.")[0] for s in arch.tensors if ".v_experts." in s.pattern}
     unused = _sharing_layers(arch) if engine in _PADS else frozenset()
     for spec in arch.tensors:
-        loaded = _loaded(spec, engine) and not _only_in(spec, unused)
+        loaded = _loaded(arch, spec, stages, engine) and not _only_in(spec, unused)
         loaded = loaded and not _left_out(spec, serving)
         size = spec.elements * _share(spec, sharding) if loaded else Fraction(0)
         if loaded and engine in _PADS and spec.pattern.endswith(".k_proj.weight"):
-            if arch.model_type in _FUSED_BIAS and _fused_bias(spec.pattern, biases):
+            if arch.model_type in FUSED_BIAS and _fused_bias(spec.pattern, biases):
                 size += spec.shape[0] * _share(spec, sharding)
             stem = spec.pattern.removesuffix("k_proj.weight")
             # where keys are the values too (Gemma 4), the fused projection holds them twice
-            if stem in values and count_boxes(intersect(spec.boxes, values[stem])) == 0:
+            if stem in values and stem not in picked and count_boxes(intersect(spec.boxes, values[stem])) == 0:
                 size *= 2
         for stage, count in enumerate(stages.counts(spec, spec.boxes, spec.layer_axis)):
             totals[stage] += count * size
-        if _copied_to_last(spec, stages, arch):
-            totals[stages.last] += spec.elements * _share(spec, sharding)
     return [-(-total.numerator // total.denominator) for total in totals]
 
 
@@ -227,7 +224,7 @@ def _only_in(spec: TensorSpec, layers: frozenset[int]) -> bool:
 
 def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     """`share`, with what serving engines make of a head's bias (split like the head) and of DeepSeek V4's sinks (padded)."""
-    if sharding.whole and spec.pattern.startswith(sharding.whole):
+    if any(part in spec.pattern for part in sharding.whole):
         return Fraction(1)
     if sharding.attn_tp is not None and spec.component in _IN_ATTENTION_GROUP:
         sharding = replace(sharding, tp=sharding.attn_tp)
@@ -235,7 +232,7 @@ def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
         return share(replace(spec, split=Vocab()), sharding)
     if spec.pattern.endswith(".attn_sink") and sharding.vocab_padding > 1:
         heads = -(-spec.shape[0] // sharding.tp)
-        return Fraction(-(-heads // _SINK_HEADS) * _SINK_HEADS, spec.shape[0])
+        return Fraction(-(-heads // SINK_HEADS) * SINK_HEADS, spec.shape[0])
     return share(spec, sharding)
 
 
@@ -243,12 +240,6 @@ def _fused_bias(pattern: str, biases: set[str]) -> bool:
     """Whether the fused projection has a bias for k although the checkpoint stores none (Whisper): q's and v's are there."""
     stem = pattern.removesuffix("k_proj.weight")
     return f"{stem}q_proj.bias" in biases and f"{stem}k_proj.bias" not in biases
-
-
-def _copied_to_last(spec: TensorSpec, stages: Stages, arch: Architecture) -> bool:
-    """A tied embedding is the head too: the last of several stages holds its own copy."""
-    tied = {s.tied_to for s in arch.tensors if s.component is Component.LM_HEAD}
-    return stages.last != stages.first and spec.component is Component.EMBEDDING and spec.pattern in tied
 
 
 def _held(
@@ -266,11 +257,11 @@ def _held(
                 yield HeldTensors(group.pattern, group.tensor_bytes, counts, tuple(match.boxes), None)
                 continue
             spec = expected.spec
-            if match.expected is not None and spec.tied_to is not None:
+            if match.expected is not None and (spec.tied_to is not None or spec.pattern == stages.dropped):
                 continue
-            if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(_NOT_SERVED)):
+            if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
                 continue
-            if _left_out(spec, serving):
+            if _left_out(spec, serving) or (engine == "vllm" and spec.pattern.startswith(_POOLER)):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
@@ -281,13 +272,11 @@ def _held(
                 if not (routed and sharding.expert_parallel):
                     check_blocks(spec, group.pattern, group.shape, sharding.expert_ranks if routed else sharding.tp)
             part = _group_share(group, spec, sharding, match.expected is not None)
-            if engine == "vllm" and arch.model_type == "gpt_oss" and group.dtype == "U8":
+            if engine == "vllm" and arch.model_type in PADDED_BY_DEVICE and group.dtype == "U8":
                 part *= _mxfp4_padding(arch, sharding, serving.compute_capability)
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
             held = stages.counts(spec, match.boxes, axis)
-            if match.expected is not None and _copied_to_last(spec, stages, arch):
-                held[stages.last] += 1
             yield HeldTensors(group.pattern, on_rank, tuple(held), tuple(match.boxes), axis, _use(spec, arch))
 
 

@@ -134,8 +134,8 @@ def attention(
 ) -> None:
     """Separate q, k, v and o projections in each layer.
 
-    `qk_norm`: None, `"head"` (weight `[head_dim]`, Qwen3), or `"full"` (weight over all heads, OLMo 2). `q_gate` doubles q's rows
-    (Qwen3-Next's output gate).
+    `qk_norm`: None, `"head"` (weight `[head_dim]`, Qwen3), `"full"` (weight over all heads, OLMo 2), or `"shared"` (the same, which
+    ranks share out with the heads, MiniMax M2). `q_gate` doubles q's rows (Qwen3-Next's output gate).
     """
     layers = list(indices)
     dv = d.head_dim if v_head_dim is None else v_head_dim
@@ -162,8 +162,11 @@ def attention(
         sizes = (
             (d.head_dim, d.head_dim) if qk_norm == "head" else (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim)
         )
-        for name, size in zip(qk_norm_names, sizes, strict=True):
-            inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM)
+        splits: tuple[Column | None, Column | None] = (None, None)
+        if qk_norm == "shared":
+            splits = (Column(), Column(kv_heads=(d.num_kv_heads,)))
+        for name, size, split in zip(qk_norm_names, sizes, splits, strict=True):
+            inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM, split)
 
 
 def fused_qkv(

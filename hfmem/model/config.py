@@ -7,6 +7,7 @@ class fields, source and version inside); else an error that names the key and t
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
-from hfmem.patterns import pattern
 
 _T = TypeVar("_T", int, float, str, bool)
 
@@ -23,7 +23,7 @@ _MAX_INT = 1 << 40
 
 #: what a model has many of is listed one by one; no real one has near as many layers or experts
 _MAX_REPEATS = 1 << 16
-_REPEATED = pattern(r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|depths$")
+_REPEATED = r"layers?$|^n_layer|experts$|blocks$|^depth$|_depth$|depths$"
 
 
 @cache
@@ -33,44 +33,38 @@ def _class_text() -> str:
 
 
 @cache
-def _class_table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(_class_text())
-    return table
-
-
-@cache
-def _class_entry(part: str, model_type: str) -> dict[str, Any] | None:
-    """What `defaults` or `aliases` of the table say of one model type, None for nothing; found in the text and read alone.
-
-    The text is compact JSON, and its braces are balanced outside of strings as well as with them (a test compares every entry).
-    """
+def _class_entry(model_type: str) -> Mapping[str, dict[str, Any]]:
+    """The `defaults` and `aliases` of one model type, empty for one not in the table, which has a line for each: reading the
+    whole of it would take ten milliseconds."""
     text = _class_text()
-    middle = text.index('},"defaults":{')
-    start, end = (0, middle) if part == "aliases" else (middle, len(text))
-    key = f'"{model_type}":{{'
-    at = text.find(key, start, end)
-    while at >= 0:
-        if text.count("{", start, at) - text.count("}", start, at) == (2 if part == "aliases" else 0):
-            found: dict[str, Any] = json.JSONDecoder().raw_decode(text, at + len(key) - 1)[0]
-            return found
-        at = text.find(key, at + 1, end)
-    return None
+    start = f"\n{json.dumps(model_type)}:"
+    at = text.find(start)
+    if at < 0:
+        return {}
+    found: dict[str, dict[str, Any]] = json.JSONDecoder().raw_decode(text, at + len(start))[0]
+    return found
+
+
+def _defaults(model_type: str) -> dict[str, Any]:
+    return _class_entry(model_type).get("defaults", {})
+
+
+def _aliases(model_type: str) -> dict[str, str]:
+    return _class_entry(model_type).get("aliases", {})
 
 
 def class_defaults_source() -> str:
     """Where the table of class defaults was read from, with its version."""
-    source: str = _class_table()["source"]
+    source: str = json.loads(_class_text())["source"]
     return source
 
 
 def class_keys(model_type: str) -> frozenset[str]:
     """Keys that the configuration class of `model_type` knows, attribute aliases included; empty for a class not in the table."""
-    table = _class_table()
-    aliases: dict[str, str] = table["aliases"].get(model_type, {})
-    keys = {*table["defaults"].get(model_type, {}), *aliases, *aliases.values()}
-    subs = [key.partition(".")[0] for key in keys if key.endswith(".model_type")]
-    for sub in subs:
-        keys |= table["defaults"].get(table["defaults"][model_type][f"{sub}.model_type"], {}).keys() - {"model_type"}
+    defaults, aliases = _defaults(model_type), _aliases(model_type)
+    keys = {*defaults, *aliases, *aliases.values()}
+    for key in [key for key in keys if key.endswith(".model_type")]:
+        keys |= _defaults(defaults[key]).keys() - {"model_type"}
     return frozenset(key for key in keys if "." not in key)
 
 
@@ -116,7 +110,7 @@ class Config:
         value = self.published(*names)
         if value is not None:
             return value
-        aliases: dict[str, str] = _class_entry("aliases", self.model_type) or {}
+        aliases = _aliases(self.model_type)
         for name in names:  # attribute aliases of the class: `num_local_experts` published for `num_experts`
             for alias, target in aliases.items():
                 if name == target and (value := self.data.get(alias)) is not None:
@@ -126,7 +120,7 @@ class Config:
         for name in names:
             if self.has(name):  # an explicit null is a value: the class default does not replace it
                 return None
-        defaults: dict[str, Any] = _class_entry("defaults", self.model_type) or {}
+        defaults = _defaults(self.model_type)
         for name in names:
             for key in (name, aliases.get(name, name)):
                 if defaults.get(key) is not None:
@@ -160,7 +154,7 @@ class Config:
         number = self._typed(int, names, value)
         if number < 0:
             raise ContradictionError(f"{self.file}: {names[0]!r} is {number}, expected a non-negative integer")
-        if number > _MAX_REPEATS and _REPEATED.search(names[0]):
+        if number > _MAX_REPEATS and re.search(_REPEATED, names[0]):
             raise ContradictionError(f"{self.file}: {names[0]!r} is {number:,}, beyond any real model")
         return number
 
@@ -238,14 +232,14 @@ class Config:
         return None
 
     def _sub_type(self, name: str, value: Mapping[str, Any], model_type: str | None) -> str:
-        assumed: dict[str, Any] = _class_entry("defaults", self.model_type) or {}
+        assumed = _defaults(self.model_type)
         fixed: str | None = assumed.get(f"{name}.model_type")
         if fixed and assumed.get(
             f"{name}.fixed"
         ):  # the class reads this part by one class, whatever the part calls itself
             return fixed
         own = value.get("model_type")
-        if isinstance(own, str) and (model_type is None or _class_entry("defaults", own) is not None):
+        if isinstance(own, str) and (model_type is None or _class_entry(own)):
             return own
         return fixed or model_type or ""
 
@@ -259,7 +253,7 @@ class Config:
         With `filled` what the class puts there also stands behind the keys of one that is given.
         """
         found = self.opt_sub(*names, model_type=model_type)
-        values: dict[str, Any] = (_class_entry("defaults", self.model_type) or {}).get(f"{names[0]}.values") or {}
+        values: dict[str, Any] = _defaults(self.model_type).get(f"{names[0]}.values") or {}
         if found is not None:
             found.data = {**values, **found.data} if filled else found.data
             return found

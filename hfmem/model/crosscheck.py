@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Final
 
-from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
 from hfmem.dtypes import BITS
 from hfmem.model.architecture import Architecture, Note
@@ -67,7 +66,11 @@ def check(
     """
     if checkpoint.format == "gguf":  # llama.cpp's own names and layouts: its metadata, not config.json, describes them
         return ()
-    groups = logical_groups(checkpoint) if logical is None else tuple(logical)
+    if logical is None:
+        from hfmem.checkpoint.quantization import logical_groups  # many layouts to load; most models need none
+
+        logical = logical_groups(checkpoint)
+    groups = tuple(logical)
     notes = _compare(architecture, groups, shapes=True)
     notes += _dtype(architecture, checkpoint)
     return tuple(notes)

@@ -200,6 +200,17 @@ class CcaState:
 
 
 @dataclass(frozen=True, slots=True)
+class MatrixMemoryState:
+    """xLSTM's matrix memory: `[num_heads, qk_head_dim, v_head_dim]`, its normaliser `[num_heads, qk_head_dim]` and the running
+    maximum of the gates `[num_heads]`."""
+
+    num_heads: int
+    qk_head_dim: int
+    v_head_dim: int
+    state_dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CrossAttention:
     """Keys and values of an encoder's output, written once: constant in the decoder's context.
 
@@ -237,6 +248,7 @@ RecurrentCache = (
     | RgLruState
     | RwkvState
     | CcaState
+    | MatrixMemoryState
 )
 
 Cache = (

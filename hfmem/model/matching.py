@@ -7,6 +7,7 @@ task.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from math import prod
@@ -14,10 +15,9 @@ from typing import Final
 
 from hfmem.model.inventory import Box, TensorSpec, as_ranges
 from hfmem.model.names import core
-from hfmem.patterns import pattern
 from hfmem.records import dataclass
 
-_FIELD: Final = pattern(r"^(?:\{\}|0|[1-9][0-9]{0,17})$")
+_FIELD: Final = r"^(?:\{\}|0|[1-9][0-9]{0,17})$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Expected:
 def folded(spec: TensorSpec) -> Expected:
     """`visual.merger.mlp.0.weight` becomes `visual.merger.mlp.{}.weight` with the index 0, as `TensorGroup`s have it."""
     parts = spec.pattern.split(".")
-    literal = [None if part == "{}" else int(part) for part in parts if _FIELD.match(part)]
-    pattern = ".".join("{}" if _FIELD.match(part) else part for part in parts)
+    literal = [None if part == "{}" else int(part) for part in parts if re.match(_FIELD, part)]
+    pattern = ".".join("{}" if re.match(_FIELD, part) else part for part in parts)
     boxes = []
     for box in spec.boxes:
         given = iter(box)

@@ -11,6 +11,9 @@ from hfmem.model.inventory import Component, Inventory
 from hfmem.model.stack import layer_kinds
 from hfmem.records import dataclass
 
+#: the width of one shared expert where it is not the routed ones' (Bailing, Sarvam)
+SHARED_WIDTH = "moe_shared_expert_intermediate_size"
+
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -29,9 +32,9 @@ def read_experts(cfg: Config) -> Experts | None:
         return None
     width = cfg.positive("moe_intermediate_size")
     shared = cfg.opt_int("n_shared_experts", "num_shared_experts") or 0
-    return Experts(
-        count, cfg.positive("num_experts_per_tok", "num_experts_per_token", "moe_topk"), width, shared * width
-    )
+    top_k = cfg.positive("num_experts_per_tok", "num_experts_per_token", "moe_topk")
+    own = cfg.opt_int(SHARED_WIDTH) if cfg.published(SHARED_WIDTH) is not None else None
+    return Experts(count, top_k, width, shared * (own or width))
 
 
 def sparse_layers(cfg: Config, num_layers: int, *, dense_default: int = 0) -> list[int]:

@@ -10,6 +10,7 @@ from hfmem.memory.cache import held_tokens, token_bytes
 from hfmem.memory.formats import resolve_kv_dtype
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
+from hfmem.model.inventory import Component
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
@@ -18,10 +19,12 @@ from hfmem.model.layers import (
     SlidingAttention,
     SparseLatentAttention,
 )
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 #: tokens of a page where neither the caller nor the engine says otherwise
 PAGE_SIZE = 16
+#: what the names of the tensors have in common that hold a head's sink
+_SINK = "sink"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,9 @@ class AttentionShape:
     """One kind of layer as an op sees it, on one tensor-parallel rank.
 
     `op` is `paged_decode` or `mla_decode`; for the latter `head_dim` is the whole row (latent and rotary part) and `v_head_dim`
-    the latent. `tokens` are those a sequence reads, `pages` what they occupy; `cache_bytes` are the pages of all sequences in one
-    layer.
+    the latent. `tokens` are those a step reads of a sequence: all that the layer keeps, or, where an indexer picks them, at most
+    `index_topk`. `pages` are what the kept ones occupy; `cache_bytes` are the pages of all sequences in one layer. `sinks`: one
+    more logit for each query head.
     """
 
     op: str
@@ -43,6 +47,7 @@ class AttentionShape:
     tokens: int
     pages: int
     cache_bytes: int
+    sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +80,38 @@ def bench_plan(arch: Architecture, serving: Serving) -> BenchPlan:
     """
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
     page = serving.page_size or PAGE_SIZE
-    counted: dict[Cache, int] = {}
+    counted: dict[tuple[Cache, bool], int] = {}
     skipped = 0
-    for cache in arch.caches():
-        if isinstance(
-            cache, FullAttention | SlidingAttention | ChunkedAttention | LatentAttention | SparseLatentAttention
-        ):
-            counted[cache] = counted.get(cache, 0) + 1
-        else:
-            skipped += 1
+    with_sinks = sink_layers(arch)
+    for index, layer in enumerate(arch.layers):
+        for cache in layer.caches:
+            if isinstance(
+                cache, FullAttention | SlidingAttention | ChunkedAttention | LatentAttention | SparseLatentAttention
+            ):
+                kind = _read(cache), index in with_sinks
+                counted[kind] = counted.get(kind, 0) + 1
+            else:
+                skipped += 1
     if not counted:
         raise UnsupportedError(f"{arch.model_type} has no attention cache for a decode kernel to read")
-    shapes = tuple(_shape(cache, count, fmt, page, serving) for cache, count in counted.items())
+    shapes = tuple(
+        replace(_shape(cache, count, fmt, page, serving), sinks=sinks) for (cache, sinks), count in counted.items()
+    )
     return BenchPlan(fmt, serving.context, serving.num_seqs, page, shapes, skipped)
+
+
+def sink_layers(arch: Architecture) -> frozenset[int]:
+    """The layers of the main stack whose query heads have a sink: those with such a tensor (`sinks`, `attention_sink_bias`)."""
+    found: set[int] = set()
+    for spec in arch.tensors:
+        if (
+            spec.component is Component.ATTENTION
+            and spec.layer_axis is not None
+            and _SINK in spec.pattern.split(".")[-1]
+        ):
+            for box in spec.boxes:
+                found.update(box[spec.layer_axis])
+    return frozenset(found)
 
 
 def read_bytes(plan: BenchPlan) -> int:
@@ -95,6 +119,11 @@ def read_bytes(plan: BenchPlan) -> int:
     return sum(
         shape.count * (shape.cache_bytes // (shape.pages * plan.page_size) * shape.tokens) for shape in plan.shapes
     )
+
+
+def _read(cache: Cache) -> Cache:
+    """Layers that reuse another layer's choice of tokens read as those that make it."""
+    return replace(cache, has_indexer=True) if isinstance(cache, SparseLatentAttention) else cache
 
 
 def _shape(cache: Cache, count: int, fmt: str, page: int, serving: Serving) -> AttentionShape:
@@ -106,6 +135,8 @@ def _shape(cache: Cache, count: int, fmt: str, page: int, serving: Serving) -> A
     heads = cache.num_heads // serving.tp
     tokens = held_tokens(cache, serving.context)
     pages = -(-tokens // page)
+    if isinstance(cache, SparseLatentAttention):
+        tokens = min(tokens, cache.index_topk)
     if isinstance(cache, LatentAttention | SparseLatentAttention):
         row = cache.kv_lora_rank + cache.qk_rope_head_dim
         latent = LatentAttention(

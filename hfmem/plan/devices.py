@@ -34,9 +34,9 @@ _READING_GRADES: Final[dict[str, Grade]] = {
 }
 #: words that name a maker or a line and tell no two devices apart
 _NOISE: Final = re.compile(r"\b(nvidia|geforce|tesla|amd|instinct|radeon|intel|apple|google|graphics|gpu|generation)\b")
-_COUNT: Final = re.compile(r"(\d{1,4})\s*[x×*]\s*(.+)")
-_COUNT_LAST: Final = re.compile(r"(.+?)\s*[x×*]\s*(\d{1,4})")
-_SIZE: Final = re.compile(r"\d+(?:\.\d+)?\s*(?:[kmgt]i?b|[kmgt]|b)|\d{9,}", re.IGNORECASE)
+_COUNT: Final = re.compile(r"([0-9]{1,6})\s*[x×*]\s*(.+)", re.IGNORECASE)
+_COUNT_LAST: Final = re.compile(r"(.+?)\s*[x×*]\s*([0-9]{1,6})", re.IGNORECASE)
+_SIZE: Final = re.compile(r"\d+(?:\.\d+)?\s*(?:[kmgt]i?b|[kmgt]|b)|\d{9,}", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,8 @@ def find_device(text: str) -> Devices:
     if found is not None:
         return Devices(found)
     count, named = _counted(wanted)
+    if named != wanted and not count:
+        raise UsageError(f"--gpu {text!r} names 0 devices")
     if count:
         inner = find_device(named)
         if inner.count is not None:
@@ -184,7 +186,8 @@ def _haystack(device: Device) -> str:
 
 def _key(text: str) -> str:
     """`text` without case, blanks, punctuation and makers: `NVIDIA A100-SXM4-80GB` → `a100sxm480gb`."""
-    return re.sub(r"[^a-z0-9+]", "", _NOISE.sub(" ", text.lower().replace("-", " ").replace("_", " ")))
+    plain = _NOISE.sub(" ", text.lower().replace("-", " ").replace("_", " "))
+    return re.sub(r"[^a-z0-9+]", "", re.sub(r"sxm[2-5]", "sxm", plain))
 
 
 @cache
@@ -213,19 +216,28 @@ def _similar(text: str) -> Device:
     hits = {
         device.name: device
         for name, device in table.items()
-        if key and (name.startswith((key, f"rtx{key}")) or all(word in name for word in words))
+        if key and (name.startswith((key, f"rtx{key}")) or _named_by(words, device))
     }
     if len(hits) == 1:
         return next(iter(hits.values()))
     if hits:
         names = ", ".join(_typed(device) for device in list(hits.values())[:8])
         more = f" and {len(hits) - 8} more" if len(hits) > 8 else ""
-        raise UsageError(f"--gpu {text!r} could be {names}{more}: say which (hfmem devices {text.strip()})")
+        size = f", or {text.strip()}GiB for a size" if text.strip().isdecimal() else ""
+        raise UsageError(f"--gpu {text!r} could be {names}{more}: say which (hfmem devices {text.strip()}){size}")
     near = get_close_matches(key, table, n=3, cutoff=0.5)
     names = ", ".join(dict.fromkeys(table[name].name for name in near))
     hint = f"did you mean {names}? " if names else ""
     raise UsageError(
         f"--gpu {text!r} is not a known device ({hint}a size such as 80GiB works too, hfmem devices lists)"
+    )
+
+
+def _named_by(words: list[str], device: Device) -> bool:
+    """Whether each word is one of the device's names' own, or the beginning of one that holds a number (`h100`, `80`)."""
+    own = {word for name in (device.name, *device.aliases) for word in re.split(r"[\s\-_()]+", name.lower())}
+    return bool(words) and all(
+        word in own or (any(c.isdigit() for c in word) and any(name.startswith(word) for name in own)) for word in words
     )
 
 

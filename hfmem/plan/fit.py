@@ -16,7 +16,7 @@ from hfmem.memory.cache import peak_contexts
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import RankWeights, rank_weights
+from hfmem.memory.weights import PADDED_BY_DEVICE, RankWeights, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import Device
 from hfmem.plan.solver import crossing, largest, smallest
@@ -36,6 +36,9 @@ _OUTSIDE: Final[dict[str, frozenset[str]]] = {
     "sglang": frozenset({"activations_bytes", "cuda_graph_bytes", "engine_bytes", "context_bytes"}),
 }
 
+#: code of the warning that the memory given for the cache is more than is left
+POOL_TOO_LARGE: Final = "pool_too_large"
+
 Verdict = Literal["fits", "tight", "does-not-fit"]
 #: what the runtime takes on a rank, by name
 Runtime = Callable[[Serving, RankWeights, CacheBytes], Mapping[str, RuntimeItem]]
@@ -46,7 +49,7 @@ class Load:
     """What the rank with least room to spare holds (of pipeline stage `stage`), and how much is left of it.
 
     `kv_memory_bytes` is what weights and runtime leave for its cache, or the pool that was given; `kv_memory_low_bytes` at the high
-    end of the estimates.
+    end of the estimates. `pool_room_bytes` is what weights and runtime leave for a pool that was given.
     """
 
     stage: int
@@ -59,11 +62,18 @@ class Load:
     pool: Pool | None
     cache_fits: bool
     cache_fits_at_worst: bool
+    pool_room_bytes: int | None = None
 
     @property
     def headroom_bytes(self) -> int:
-        """Bytes left for more cache; negative: missing."""
-        return self.kv_memory_bytes - self.cache_bytes
+        """Bytes left for more cache; negative: missing, in the pool or for it."""
+        left = self.kv_memory_bytes - self.cache_bytes
+        return left if self.pool_fits_device else min(left, (self.pool_room_bytes or 0) - self.kv_memory_bytes)
+
+    @property
+    def pool_fits_device(self) -> bool:
+        """Whether there is room for the pool that was given, if one was."""
+        return self.pool_room_bytes is None or self.kv_memory_bytes <= self.pool_room_bytes
 
     @property
     def verdict(self) -> Verdict:
@@ -110,12 +120,13 @@ class Scale:
             for high in (False, True)
         )
         given = serving.kv_memory_bytes
-        pool_fits = given is None or given <= min(rooms)
-        if given is not None and pool_fits:  # the sequences must fit the pool, whatever else is free
+        left, sure = None, True
+        if given is not None:  # the sequences must fit the pool, whatever else is free, and the pool what is free
+            left, sure = min(rooms), given <= min(worst)
             rooms = worst = [given] * len(rooms)
         stage = min(range(len(rooms)), key=lambda index: rooms[index] - needs[index])
         pool, fits = self._pool(needs, serving, rooms)
-        fits = fits and pool_fits
+        fits = fits and (given is None or left is None or given <= left)
         return Load(
             stage=stage,
             weights_bytes=ranks.stage_bytes[stage],
@@ -126,14 +137,16 @@ class Scale:
             kv_memory_low_bytes=worst[stage],
             pool=pool,
             cache_fits=fits,
-            cache_fits_at_worst=fits and (worst == rooms or self._pool(needs, serving, worst)[1]),
+            cache_fits_at_worst=fits and sure and (worst == rooms or self._pool(needs, serving, worst)[1]),
+            pool_room_bytes=left,
         )
 
     def weights(self, serving: Serving) -> RankWeights:
         """Weights of each stage's ranks."""
         key = (
             *(serving.engine, serving.tp, serving.pp, serving.dp, serving.ep, serving.attn_dp, serving.llama_cpp),
-            *(serving.language_model_only, serving.pooling, serving.compute_capability),
+            *(serving.language_model_only, serving.pooling),
+            serving.compute_capability if self.architecture.model_type in PADDED_BY_DEVICE else None,
         )
         if key not in self.known_weights:
             self.known_weights[key] = rank_weights(self.architecture, self.groups, serving)
@@ -179,7 +192,10 @@ class Scale:
 
     def _hopeless(self, serving: Serving) -> bool:
         """Whether the weights alone are too large: the answer to most layouts of a search, and the cheapest."""
-        return self.weights(serving).bytes > min(self.target.usable_bytes(serving), self.target.free_bytes())
+        room = min(self.target.usable_bytes(serving), self.target.free_bytes())
+        # no layout leaves its fullest rank less than an even share of what one device would hold
+        whole = self.weights(replace(serving, tp=1, pp=1, dp=1, attn_dp=1)).bytes
+        return whole > room * serving.num_ranks or self.weights(serving).bytes > room
 
     def max_context(self, serving: Serving) -> int | None:
         """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""
@@ -258,6 +274,10 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
                 f"{format_gib(load.usable_bytes)} are left",
             )
         )
+    if not load.pool_fits_device:
+        room = format_gib(max(load.pool_room_bytes or 0, 0))
+        text = f"the pool is to be {format_gib(load.kv_memory_bytes)} and weights and runtime leave {room} for it"
+        notes.append(ReportWarning(POOL_TOO_LARGE, text))
     notes += _device_notes(report, device)
     fit = Fit(
         device=device.name,

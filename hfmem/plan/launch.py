@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
+from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
 from hfmem.memory.serving import LLAMA_CPP, LlamaCpp
 from hfmem.plan.launch_flags import ON_THE_FLY, arguments
@@ -23,9 +24,9 @@ KINDS: Final = ("vllm", "sglang", "llama.cpp", "transformers", "docker", "k8s")
 class Launch:
     """What to launch under which engine; sizes None are left to its defaults.
 
-    `model` is a Hub id or a path. `num_seqs` 1 leaves the limit to the engine, unless `max_num_seqs` says it. `gpus_per_node` None:
-    all devices are in one machine. `beyond_positions`: the context is longer than what the model was trained for, which
-    engines want said.
+    `model` is a Hub id or a path, `is_gguf` whether llama.cpp can read it as it is. `num_seqs` 1 leaves the limit to the engine,
+    unless `max_num_seqs` says it. `gpus_per_node` None: all devices are in one machine. `beyond_positions`: the context is longer
+    than what the model was trained for, which engines want said.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Launch:
     utilization: float | None = None
     max_num_batched_tokens: int | None = None
     page_size: int | None = None
+    enable_prefix_caching: bool | None = None
     quant: str | None = None
     dtype: str | None = None
     attn_dp: int = 1
@@ -54,6 +56,7 @@ class Launch:
     draft: str | None = None
     llama_cpp: LlamaCpp = LLAMA_CPP
     beyond_positions: bool = False
+    is_gguf: bool = True
     vendor: str = "nvidia"
     gpus_per_node: int | None = None
 
@@ -151,7 +154,7 @@ def command_text(words: Sequence[str]) -> str:
     """One flag a line, its values beside it."""
     lines: list[str] = []
     for word in words:
-        if not lines or word.startswith("-"):
+        if not lines or (word.startswith("-") and word != "-m"):
             lines.append(shlex.quote(word))
         else:
             lines[-1] += f" {shlex.quote(word)}"
@@ -161,9 +164,13 @@ def command_text(words: Sequence[str]) -> str:
 def _remarks(launch: Launch, kind: str) -> str:
     """Comment lines for what the command itself cannot say."""
     remarks = []
+    if launch.engine == "llama.cpp" and not launch.is_gguf:
+        remarks.append("# llama.cpp reads GGUF: name a repository or file that holds this model as GGUF instead")
     known = launch.quant in ON_THE_FLY or launch.engine == "llama.cpp"
     if launch.quant and not known and not (kind == "transformers" and launch.quant in ("int8", "nf4")):
         remarks.append(f"# needs a checkpoint of this model whose weights are stored in {_plain(launch.quant)}")
+    if launch.dtype and not launch.quant and dtype_word(launch.dtype) not in ("bf16", "fp16", "fp32"):
+        remarks.append(f"# needs a checkpoint of this model whose weights are stored in {_plain(launch.dtype)}")
     return "".join(f"{remark}\n" for remark in remarks)
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
+from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ _LLAMA_CACHE: Final[dict[str, str]] = {
 }
 #: `quant` words that vLLM and SGLang apply to an unquantized checkpoint while loading it
 ON_THE_FLY: Final = frozenset({"fp8"})
-#: `dtype` words → vLLM's and SGLang's
-_DTYPES: Final[dict[str, str]] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16"}
+#: `dtype` words → vLLM's and SGLang's; fp32 weights they load in 16 bits where nothing is said
+_DTYPES: Final[dict[str, str]] = {"bf16": "bfloat16", "fp16": "float16"}
 #: tokens drafted a step where nobody says: by the model's own prediction layers, and by a draft model
 _DRAFTED_BY_MTP: Final = 1
 _DRAFTED: Final = 5
@@ -76,10 +77,18 @@ def _vllm(launch: Launch) -> list[str]:
     words += ["--enable-expert-parallel"] if launch.ep else []
     words += _cache("--kv-cache-dtype", launch.kv_dtype, _VLLM_CACHE, "vLLM")
     words += ["--quantization", launch.quant] if launch.quant in ON_THE_FLY and launch.quant else []
-    words += _set("--gpu-memory-utilization", None if launch.utilization is None else f"{launch.utilization:g}")
+    share = (
+        None if launch.kv_memory_bytes is not None else launch.utilization
+    )  # a pool that is given replaces the share
+    words += _set("--gpu-memory-utilization", None if share is None else f"{share:g}")
     words += _set("--kv-cache-memory-bytes", launch.kv_memory_bytes)
     words += _set("--max-num-batched-tokens", launch.max_num_batched_tokens)
     words += _set("--block-size", launch.page_size)
+    match launch.enable_prefix_caching:
+        case True:
+            words.append("--enable-prefix-caching")
+        case False:
+            words.append("--disable-prefix-caching")
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-modules", f"adapter={launch.lora}"]
         words += [*_set("--max-loras", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
@@ -110,6 +119,7 @@ def _sglang(launch: Launch) -> list[str]:
     words += _set("--mem-fraction-static", None if launch.utilization is None else f"{launch.utilization:g}")
     words += _set("--chunked-prefill-size", launch.max_num_batched_tokens)
     words += _set("--page-size", launch.page_size)
+    words += ["--disable-radix-cache"] if launch.enable_prefix_caching is False else []
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-paths", f"adapter={launch.lora}"]
         words += [*_set("--max-loras-per-batch", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
@@ -151,7 +161,8 @@ def _set(flag: str, value: object) -> list[str]:
 
 
 def _dtype(launch: Launch) -> list[str]:
-    return [] if launch.dtype is None else ["--dtype", _DTYPES.get(launch.dtype, launch.dtype)]
+    word = None if launch.dtype is None else dtype_word(launch.dtype)
+    return ["--dtype", _DTYPES[word]] if word in _DTYPES else []
 
 
 def reference(model: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from hfmem.dtypes import dtype_word
+
 if TYPE_CHECKING:
     from hfmem.plan.launch import Launch
 
@@ -18,7 +20,8 @@ def script(launch: Launch) -> str:
     """Python source; every string from outside is a literal in it."""
     quantization = BITSANDBYTES.get(launch.quant or "")
     imports = "AutoModelForCausalLM, AutoTokenizer" + (", BitsAndBytesConfig" if quantization else "")
-    dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(launch.dtype or "", launch.dtype or "auto")
+    words = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+    dtype = words.get(dtype_word(launch.dtype or ""), "auto")
     options = [f"dtype={dtype!a}", 'device_map="auto"']
     if launch.tp > 1:  # torchrun: one process a rank
         options[1] = 'tp_plan="auto"'

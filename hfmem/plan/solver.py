@@ -38,9 +38,12 @@ def largest(fits: Callable[[int], bool], limit: int, start: int = 1) -> int | No
 
 
 def crossing(room: Callable[[int], int | None], first: int, limit: int) -> int:
-    """About where `room`, nearly linear and falling, reaches zero: three secants from `first` and its double on. `limit` where it
-    does not fall, 1 where it is not known."""
-    points = [(first, room(first)), (2 * first, room(2 * first))]
+    """About where `room`, nearly linear and falling, reaches zero: three secants from `first` and twice (or more) of it on.
+    `limit` where it does not fall at first, 1 where it is not known."""
+    start, second = room(first), 2 * first
+    while (fallen := room(second)) == start is not None and second < limit:
+        second *= 64  # both on one page
+    points = [(first, start), (second, fallen)]
     for _ in range(3):
         (x0, y0), (x1, y1) = points[-2:]
         if y0 is None or y1 is None:
@@ -48,7 +51,8 @@ def crossing(room: Callable[[int], int | None], first: int, limit: int) -> int:
         if x0 == x1:
             break
         if (y1 - y0) * (x1 - x0) >= 0:
-            return limit
+            # flat from the start, or only between the last two guesses, which lie on one page
+            return min(limit, x1) if len(points) > 2 else limit
         guess = min(max(x1 - y1 * (x1 - x0) // (y1 - y0), 1), limit)
         points.append((guess, room(guess)))
     return points[-1][0]

@@ -48,7 +48,9 @@ class Target:
             raise UsageError(f"--utilization must be above 0 and at most 1, not {float(self.utilization):g}")
 
     def share(self, serving: Serving) -> Fraction:
-        """The share of a device's memory that the engine takes."""
+        """The share of a device's memory that the engine takes; vLLM heeds none where its pool is given (`gpu_worker.py`)."""
+        if serving.engine == "vllm" and serving.kv_memory_bytes is not None:
+            return Fraction(1)
         if self.utilization is not None:
             return self.utilization
         match serving.engine:

@@ -49,6 +49,11 @@ def _left(fit: Fit) -> str:
 def _reach(report: Report, fit: Fit) -> str:
     cache = report.kv_cache
     if fit.max_context == 0 and fit.max_num_seqs == 0:
+        codes = {warning.code for warning in report.warnings}
+        if "pool_too_large" in codes:
+            return "nothing fits: the pool that was given is too large"
+        if "pool_too_small" in codes:
+            return "not one sequence of any length fits the pool that was given"
         return "not one sequence of any length fits: weights and runtime alone are too large"
     longest = "any length" if fit.max_context is None else f"{fit.max_context:,} tokens"
     most = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
 from hfmem.records import dataclass
 from hfmem.render.lines import Line, line, safe
@@ -87,4 +86,6 @@ def grid_html(grid: Grid) -> Iterator[str]:
 
 def html_text(text: str) -> str:
     """Text that means itself in HTML."""
+    from html import escape  # and with it the names of two thousand characters
+
     return escape(safe(text))

@@ -17,7 +17,9 @@ class LaunchConfig:
 
     block_m, block_n: query rows and tokens of a tile. ctas_per_sm: programs a multiprocessor is to hold; the grid is that many
     for each. register_cap: most registers of a thread, 0 for the compiler's choice. split_tiles: 0 for equal shares of all
-    tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16.
+    tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16. min_tiles: fewest tiles of a share. snap_tiles:
+    the edges of shares keep at least that far from the edges of items, or lie on them. max_pieces: most programs for each
+    item on average, 0 for any number. merge_fan: most partial results that one step of a merge reads at once.
     """
 
     block_m: int
@@ -29,6 +31,9 @@ class LaunchConfig:
     split_tiles: int = 0
     pairs: bool = True
     register_cap: int = 0
+    snap_tiles: int = 1
+    max_pieces: int = 0
+    merge_fan: int = 16
 
     @property
     def max_registers(self) -> int:
@@ -36,17 +41,26 @@ class LaunchConfig:
         return min(255, 65536 // (32 * self.num_warps * self.ctas_per_sm) // 8 * 8)
 
 
+#: Triton as (major, minor): the latest that the table was compiled with, and the first that leaves a thread's share of three
+#: dimensions in that thread. Before it, adding up several partial results at once shuffled them all between threads.
+NEWEST = (3, 9)
+WIDE_MERGES = (3, 8)
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """family: a key of `SHARED_BYTES`."""
+    """family: a key of `SHARED_BYTES`. triton: the compiler's version, (major, minor)."""
 
     family: str
     num_sms: int
+    triton: tuple[int, int] = NEWEST
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeShape:
-    """What of a call decides its configuration. `element_bytes`: of a cache element; `latent`: an MLA cache."""
+    """What of a call decides its configuration. `element_bytes`: of a cache element; `latent`: an MLA cache, `packed`: of rows
+    that carry their scales.
+    """
 
     group: int
     max_q_len: int
@@ -54,6 +68,7 @@ class DecodeShape:
     v_head_dim: int
     element_bytes: int
     latent: bool = False
+    packed: bool = False
 
 
 #: families → shared memory of one multiprocessor in bytes (CUDA programming guide, table of compute capabilities; CDNA3 ISA: LDS)
@@ -85,7 +100,10 @@ def family_of(capability: tuple[int, int], hip_arch: str = "") -> str:
 
 
 class Entry(NamedTuple):
-    """One row of the table, for blocks of at most `rows` query rows and tokens of at most `columns` key + value columns."""
+    """One row of the table, for blocks of at most `rows` query rows and tokens of at most `columns` key + value columns.
+
+    since: the first Triton it holds for; of several rows for the same blocks the one with the latest that is there is taken.
+    """
 
     rows: int
     columns: int
@@ -93,9 +111,11 @@ class Entry(NamedTuple):
     num_warps: int
     num_stages: int
     ctas_per_sm: int
+    since: tuple[int, int] = (3, 0)
 
 
-# Chosen by compile-only evidence (triton 3.9; tests/paged_decode/test_compile.py holds every row to it): no spills, and
+# Chosen by compile-only evidence (sm90: Triton 3.5.1, 3.6.0, 3.7.1, 3.8.0, 3.9.0; the others: 3.9.0 and what
+# kernels/results/NOTES.md says; tests/paged_decode/test_compile.py holds every row to it): no spills, and
 # ctas_per_sm programs resident for certain, by registers (255 a thread allow two programs of four warps; more get a cap) and by
 # shared memory. That matters more than a third program: the grid is sized for it, and equal shares that do not all run at once
 # would cost a second round. Among what is left: at least 64 KiB in flight, (num_stages - 1) · tile · ctas_per_sm, where shared
@@ -106,8 +126,8 @@ _HOPPER_16 = (
     Entry(16, 256, 64, 4, 4, 2),
     Entry(16, 512, 32, 4, 4, 2),
     Entry(16, 1024, 16, 4, 3, 2),
-    Entry(32, 128, 64, 4, 3, 2),
-    Entry(32, 256, 32, 4, 3, 2),
+    Entry(32, 128, 64, 4, 4, 2),
+    Entry(32, 256, 64, 4, 4, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
@@ -115,16 +135,17 @@ _HOPPER_16 = (
 )
 _HOPPER_8 = (
     Entry(16, 128, 64, 4, 4, 3),
-    Entry(16, 256, 64, 4, 4, 3),
+    Entry(16, 256, 64, 4, 4, 3, since=WIDE_MERGES),
+    Entry(16, 256, 64, 4, 4, 2),  # 3.6 needs more than 168 registers where scales come with heads or tokens
     Entry(16, 512, 32, 4, 4, 2),
     Entry(16, 1024, 16, 4, 3, 2),
-    Entry(32, 128, 64, 4, 3, 2),
-    Entry(32, 256, 32, 4, 4, 2),
+    Entry(32, 128, 64, 4, 4, 2),
+    Entry(32, 256, 64, 4, 4, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
     Entry(64, 256, 32, 4, 4, 1),
-    Entry(64, 512, 32, 8, 3, 1),
+    Entry(64, 512, 32, 8, 3, 1, since=WIDE_MERGES),
 )
 _AMPERE_16 = (
     Entry(16, 128, 64, 4, 4, 2),
@@ -185,40 +206,58 @@ _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
     "gfx942": {2: _CDNA_16, 1: _CDNA_16},
     "interpreter": {2: (Entry(64, 2048, 32, 4, 2, 1),), 1: (Entry(64, 2048, 32, 4, 2, 1),)},
 }
-# MLA: keys and values are one tile, columns are not counted twice
-_LATENT_WIDE = (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 32, 8, 3, 1))
+# MLA: keys and values are one tile, columns are not counted twice; 1: 8-bit elements, 0: rows of 656 bytes (`fp8_ds_mla`)
+_LATENT_WIDE: dict[int, tuple[Entry, ...]] = {
+    2: (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 64, 8, 3, 1)),
+    1: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 64, 8, 3, 1)),
+    0: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 32, 8, 4, 1)),
+}
+_LATENT_AMPERE = (Entry(16, 1024, 32, 8, 3, 1), Entry(32, 1024, 32, 8, 3, 1))
 _LATENT_NARROW = (Entry(16, 1024, 32, 4, 2, 1), Entry(32, 1024, 32, 8, 2, 1))
-_LATENT: dict[str, tuple[Entry, ...]] = {
-    "sm80": (Entry(16, 1024, 32, 8, 3, 1), Entry(32, 1024, 32, 8, 3, 1)),
-    "sm86": _LATENT_NARROW,
+_LATENT: dict[str, dict[int, tuple[Entry, ...]]] = {
+    "sm80": dict.fromkeys((0, 1, 2), _LATENT_AMPERE),
+    "sm86": dict.fromkeys((0, 1, 2), _LATENT_NARROW),
     "sm90": _LATENT_WIDE,
     "sm100": _LATENT_WIDE,
-    "sm120": _LATENT_NARROW,
-    "gfx942": (Entry(32, 1024, 16, 4, 2, 1),),
-    "interpreter": (Entry(32, 1024, 32, 4, 2, 1),),
+    "sm120": dict.fromkeys((0, 1, 2), _LATENT_NARROW),
+    "gfx942": dict.fromkeys((0, 1, 2), (Entry(32, 1024, 16, 4, 2, 1),)),
+    "interpreter": dict.fromkeys((0, 1, 2), (Entry(32, 1024, 32, 4, 2, 1),)),
 }
+#: most programs for each item of an MLA cache: one program reads what the others leave, 32 KiB each with 16 heads, and more
+#: would take longer over that than they save
+LATENT_PIECES = 64
 
 #: tokens of a fixed split: what a batch-invariant call cuts every sequence into
 FIXED_SPLIT_TOKENS = 512
 
 
-def table_entries(family: str, element_bytes: int, *, latent: bool) -> tuple[Entry, ...]:
-    """The rows that `select_config` chooses from."""
+def table_entries(
+    family: str, element_bytes: int, *, latent: bool, packed: bool = False, triton: tuple[int, int] = NEWEST
+) -> tuple[Entry, ...]:
+    """The rows that `select_config` chooses from with that Triton."""
     if element_bytes == 4:
         return _FLOAT32
-    return _LATENT[family] if latent else _TABLE[family][element_bytes]
+    rows = _LATENT[family][0 if packed else element_bytes] if latent else _TABLE[family][element_bytes]
+    latest: dict[tuple[int, int], Entry] = {}
+    for entry in sorted((e for e in rows if e.since <= triton), key=lambda e: e.since):
+        latest[entry.rows, entry.columns] = entry
+    return tuple(latest.values())
 
 
-def config_of(entry: Entry) -> LaunchConfig:
+def config_of(entry: Entry, triton: tuple[int, int] = NEWEST) -> LaunchConfig:
     """A row of the table as a configuration.
 
     The cap is given even where it is the compiler's own limit of 255: left alone, ptxas prefers a few spills to a program less.
     """
-    config = LaunchConfig(entry.rows, entry.block_n, entry.num_warps, entry.num_stages, entry.ctas_per_sm, min_tiles=2)
-    return replace(config, register_cap=config.max_registers)
+    config = LaunchConfig(
+        entry.rows, entry.block_n, entry.num_warps, entry.num_stages, entry.ctas_per_sm, min_tiles=2, snap_tiles=2
+    )
+    return replace(config, register_cap=config.max_registers, merge_fan=16 if triton >= WIDE_MERGES else 1)
 
 
-def select_config(shape: DecodeShape, family: str, *, batch_invariant: bool = False) -> LaunchConfig:
+def select_config(
+    shape: DecodeShape, family: str, *, batch_invariant: bool = False, triton: tuple[int, int] = NEWEST
+) -> LaunchConfig:
     """The configuration of a decode call. It depends on no length and no batch size, so one compiled kernel serves them all.
 
     The row with the fewest columns that suffice, then with the fewest query rows that hold group · max_q_len; where none
@@ -229,7 +268,7 @@ def select_config(shape: DecodeShape, family: str, *, batch_invariant: bool = Fa
     """
     rows = max(16, next_power_of_2(shape.group * shape.max_q_len))
     columns = shape.head_dim if shape.latent else next_power_of_2(shape.head_dim) + next_power_of_2(shape.v_head_dim)
-    entries = table_entries(family, shape.element_bytes, latent=shape.latent)
+    entries = table_entries(family, shape.element_bytes, latent=shape.latent, packed=shape.packed, triton=triton)
     wide_enough = [e for e in entries if e.columns >= columns]
     if not wide_enough:
         raise ValueError(
@@ -237,8 +276,8 @@ def select_config(shape: DecodeShape, family: str, *, batch_invariant: bool = Fa
         )
     narrowest = [e for e in wide_enough if e.columns == min(w.columns for w in wide_enough)]
     entry = min(narrowest, key=lambda e: (e.rows < rows, abs(e.rows - rows)))
-    config = config_of(entry)
-    config = replace(config, block_m=min(entry.rows, rows))
+    config = config_of(entry, triton)
+    config = replace(config, block_m=min(entry.rows, rows), max_pieces=LATENT_PIECES if shape.latent else 0)
     if batch_invariant:
         config = replace(config, split_tiles=FIXED_SPLIT_TOKENS // config.block_n)
     return config

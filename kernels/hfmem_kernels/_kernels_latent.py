@@ -1,4 +1,8 @@
-"""Attention to `fp8_ds_mla` rows: 512 latent e4m3 codes with a scale for each 128, then 64 rotary columns in bf16."""
+"""The loop over an MLA cache, where every head reads the same rows and values are a part of keys. `@triton.jit` functions only.
+
+Plain rows of one format, and `fp8_ds_mla` rows: 512 latent e4m3 codes with a scale for each 128, then 64 rotary columns in bf16.
+A product over 576 columns is one long chain of additions; both loops take it in parts that do not wait for each other.
+"""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 from __future__ import annotations
@@ -6,42 +10,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hfmem_kernels._kernels_common import E4M3, LOG2E, decode_pair, format_factor, load_ids, rows_of
-
-
-@triton.jit
-def _query_chunk(q_rows, stride_d, row_mask, START: tl.constexpr, shrink):
-    """128 query columns as even and odd ones, in fp16 after scaling."""
-    cols = START + 2 * tl.arange(0, 64)
-    low = tl.load(q_rows[:, None] + cols[None, :] * stride_d, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    high = tl.load(q_rows[:, None] + (cols + 1)[None, :] * stride_d, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    return (low * shrink).to(tl.float16), (high * shrink).to(tl.float16)
-
-
-@triton.jit
-def _load_chunk(rows, scales, inside, CHUNK: tl.constexpr):
-    """128 codes of each token as 64 uint16, and their scale."""
-    cols = CHUNK * 64 + tl.arange(0, 64)
-    codes = tl.load(rows[:, None] + cols[None, :], mask=inside[:, None], other=0)
-    return codes, tl.load(scales + CHUNK, mask=inside, other=0.0)
-
-
-@triton.jit
-def _score(q_low, q_high, codes, scale, scores, DECODER: tl.constexpr):
-    low, high = decode_pair(codes, E4M3, DECODER)
-    part = tl.dot(q_low, tl.trans(low))
-    part = tl.dot(q_high, tl.trans(high), part)
-    return scores + part * scale[None, :]
-
-
-@triton.jit
-def _weigh(p, codes, scale, alpha, acc_low, acc_high, DECODER: tl.constexpr):
-    """Both accumulators plus P · scale times the codes; bf16, because the size of the scales is unknown."""
-    low, high = decode_pair(codes, E4M3, DECODER)
-    scaled = (p * scale[None, :]).to(tl.bfloat16)
-    acc_low = tl.dot(scaled, low.to(tl.float32).to(tl.bfloat16), acc_low * alpha[:, None])
-    acc_high = tl.dot(scaled, high.to(tl.float32).to(tl.bfloat16), acc_high * alpha[:, None])
-    return acc_low, acc_high
+from hfmem_kernels._kernels_attend import (
+    add_scores,
+    add_values,
+    hide,
+    load_query,
+    load_rows,
+    power_of,
+    query_parts,
+    softmax_step,
+    split_scale,
+)
+from hfmem_kernels._kernels_common import E4M3, LOG2E, PLAIN, format_factor, load_ids, rows_of
 
 
 @triton.jit
@@ -51,30 +31,143 @@ def _beside(left, right, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def _interleaved(low, high, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Even and odd columns → COLUMNS of them."""
+    return tl.reshape(tl.join(low, high), [ROWS, COLUMNS])
+
+
+@triton.jit
+def attend_latent(
+    q_ptr, rows_ptr, ids_ptr, scale_ptr, b, m_block, q_row0, q_len, lo, hi, tile0, tile1, window, scale, v_factor, offset,
+    sqb, sqt, sqh, sqd, skp, skt, skd,
+    GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, RANK: tl.constexpr, D2: tl.constexpr,
+    FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT: tl.constexpr, SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr, SCALAR_IDS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """As `attend`, for rows of RANK latent columns, which are the value too, and DK - RANK rotary ones; acc is [BLOCK_M, RANK]."""
+    HALF: tl.constexpr = RANK // 2
+    STEP: tl.constexpr = 2 if PAIRS else 1
+    row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    query = row // GROUP
+    row_mask = query < q_len
+    q_rows = q_ptr + b.to(tl.int64) * sqb + (q_row0 + query).to(tl.int64) * sqt + (row % GROUP).to(tl.int64) * sqh
+    qa, qa_high, biggest_a = query_parts(q_rows, sqd, row_mask, 0, HALF, DK, PAIRS)
+    qb, qb_high, biggest_b = query_parts(q_rows, sqd, row_mask, HALF, HALF, DK, PAIRS)
+    qr, qr_high, biggest_r = query_parts(q_rows, sqd, row_mask, RANK, D2, DK, PAIRS)
+    to_log2 = tl.full([BLOCK_M], 1.0, tl.float32) * (scale * LOG2E)
+    factor = v_factor
+    if FORMAT == PLAIN:
+        qa = qa.to(q_ptr.dtype.element_ty)
+        qb = qb.to(q_ptr.dtype.element_ty)
+        qr = qr.to(q_ptr.dtype.element_ty)
+    else:
+        power = power_of(tl.maximum(tl.maximum(biggest_a, biggest_b), biggest_r))
+        shrink = (16384.0 / power)[:, None]
+        qa = (qa * shrink).to(tl.float16)
+        qa_high = (qa_high * shrink).to(tl.float16)
+        qb = (qb * shrink).to(tl.float16)
+        qb_high = (qb_high * shrink).to(tl.float16)
+        qr = (qr * shrink).to(tl.float16)
+        qr_high = (qr_high * shrink).to(tl.float16)
+        to_log2 = to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, DECODER)
+        factor = factor * format_factor(FORMAT, DECODER)
+    if SCALES == 1:
+        cache_scale = tl.load(scale_ptr)
+        to_log2 = to_log2 * cache_scale
+        factor = factor * cache_scale
+    row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
+    row_lo = row_hi - window
+
+    base = rows_ptr + offset * UNIT
+    cols = tl.arange(0, HALF // STEP)
+    cols_r = RANK // STEP + tl.arange(0, D2 // STEP)
+    m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    acc_a = tl.zeros([BLOCK_M, HALF // STEP], tl.float32)
+    acc_a_high = acc_a
+    acc_b = acc_a
+    acc_b_high = acc_a
+    offsets = tl.arange(0, BLOCK_N)
+    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+    for tile in range(tile0, tile1):
+        t0 = lo + tile * BLOCK_N
+        inside = offsets < hi - t0
+        if WIDE:
+            first = first.to(tl.int64)
+            second = second.to(tl.int64)
+        rows = base + rows_of(first, second, t0, offsets, skp, skt, PAGE, SCALAR_IDS).to(tl.int64) * UNIT
+        ka = load_rows(rows, skd, inside, cols, DK // STEP, True)
+        kb = load_rows(rows, skd, inside, cols + HALF // STEP, DK // STEP, True)
+        kr = load_rows(rows, skd, inside, cols_r, DK // STEP, RANK + D2 <= DK)
+        first, second = load_ids(ids_ptr, t0 + BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+
+        nothing = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        scores = add_scores(qa, qa_high, ka, nothing, FORMAT, PAIRS, DECODER)
+        rest = add_scores(qb, qb_high, kb, nothing, FORMAT, PAIRS, DECODER)
+        rest = add_scores(qr, qr_high, kr, rest, FORMAT, PAIRS, DECODER)
+        scores = hide((scores + rest) * to_log2[:, None], offsets, t0, row_lo, row_hi, HAS_WINDOW)
+        m, alpha, p = softmax_step(scores, m)
+        weights = weights * alpha[:, None] + p
+        acc_a = acc_a * alpha[:, None]
+        acc_b = acc_b * alpha[:, None]
+        if PAIRS:
+            acc_a_high = acc_a_high * alpha[:, None]
+            acc_b_high = acc_b_high * alpha[:, None]
+        acc_a, acc_a_high = add_values(p, ka, acc_a, acc_a_high, FORMAT, PAIRS, DECODER)
+        acc_b, acc_b_high = add_values(p, kb, acc_b, acc_b_high, FORMAT, PAIRS, DECODER)
+
+    if PAIRS:
+        acc_a = _interleaved(acc_a, acc_a_high, BLOCK_M, HALF)
+        acc_b = _interleaved(acc_b, acc_b_high, BLOCK_M, HALF)
+    return _beside(acc_a, acc_b, BLOCK_M, HALF) * factor, m, tl.sum(weights, 1)
+
+
+@triton.jit
+def _query_chunk(q_rows, stride_d, row_mask, START: tl.constexpr, shrink):
+    """128 query columns as even and odd ones, in fp16 after scaling."""
+    low, high, _ = query_parts(q_rows, stride_d, row_mask, START, 128, 576, True)
+    return (low * shrink).to(tl.float16), (high * shrink).to(tl.float16)
+
+
+@triton.jit
+def _load_chunk(rows, scales, inside, CHUNK: tl.constexpr):
+    """128 codes of each token as 64 uint16, and their scale."""
+    codes = load_rows(rows, 1, inside, CHUNK * 64 + tl.arange(0, 64), 0, True)
+    return codes, tl.load(scales + CHUNK, mask=inside, other=0.0)
+
+
+@triton.jit
+def _score(q_low, q_high, codes, scale, nothing, DECODER: tl.constexpr):
+    return add_scores(q_low, q_high, codes, nothing, E4M3, True, DECODER) * scale[None, :]
+
+
+@triton.jit
+def _weigh(p, codes, share, alpha, low, high, DECODER: tl.constexpr):
+    """Both accumulators plus P times the codes; share: the chunk's scales over the power of two that P holds."""
+    return add_values(p * share[None, :], codes, low * alpha[:, None], high * alpha[:, None], E4M3, True, DECODER)
+
+
+@triton.jit
 def attend_packed_latent(
     q_ptr, rows_ptr, ids_ptr, b, m_block, q_row0, q_len, lo, hi, tile0, tile1, window, scale,
     sqb, sqt, sqh, sqd, skp, skt,
     GROUP: tl.constexpr, PAGE: tl.constexpr, UNIT: tl.constexpr, HAS_WINDOW: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, DECODER: tl.constexpr, SCALAR_IDS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """As `_attend`, for rows of 328 uint16. Returns acc [BLOCK_M, 512], m and norm [BLOCK_M]."""
+    """As `attend`, for rows of 328 uint16. Returns acc [BLOCK_M, 512], m and norm [BLOCK_M]."""
     row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
     query = row // GROUP
     row_mask = query < q_len
     q_rows = q_ptr + b.to(tl.int64) * sqb + (q_row0 + query).to(tl.int64) * sqt + (row % GROUP).to(tl.int64) * sqh
     columns = tl.arange(0, 512)
-    whole = tl.load(q_rows[:, None] + columns[None, :] * sqd, mask=row_mask[:, None], other=0.0).to(tl.float32)
-    biggest = tl.max(tl.abs(whole), 1)
-    power = (biggest.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-    power = tl.where((power == 0.0) | (power == float("inf")), 1.0, power)
+    power = power_of(tl.max(tl.abs(load_query(q_rows, sqd, row_mask, columns, 576)), 1))
     shrink = (16384.0 / power)[:, None]
     q0, q1 = _query_chunk(q_rows, sqd, row_mask, 0, shrink)
     q2, q3 = _query_chunk(q_rows, sqd, row_mask, 128, shrink)
     q4, q5 = _query_chunk(q_rows, sqd, row_mask, 256, shrink)
     q6, q7 = _query_chunk(q_rows, sqd, row_mask, 384, shrink)
     rope_cols = tl.arange(0, 64)
-    q_rope = tl.load(q_rows[:, None] + (512 + rope_cols)[None, :] * sqd, mask=row_mask[:, None], other=0.0)
-    q_rope = q_rope.to(tl.float32).to(tl.bfloat16)
+    q_rope = load_query(q_rows, sqd, row_mask, 512 + rope_cols, 576).to(tl.bfloat16)
     rope_factor = scale * LOG2E
     latent_factor = power * (rope_factor / 16384.0) * format_factor(E4M3, DECODER)
     row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
@@ -107,36 +200,23 @@ def attend_packed_latent(
         c1, s1 = _load_chunk(rows, scales, inside, 1)
         c2, s2 = _load_chunk(rows, scales, inside, 2)
         c3, s3 = _load_chunk(rows, scales, inside, 3)
-        rope = tl.load((rope_ptr + units * UNIT)[:, None] + rope_cols[None, :], mask=inside[:, None], other=0.0)
+        rope = load_rows(rope_ptr + units * UNIT, 1, inside, rope_cols, 0, True)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
 
-        scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        scores = _score(q0, q1, c0, s0, scores, DECODER)
-        scores = _score(q2, q3, c1, s1, scores, DECODER)
-        scores = _score(q4, q5, c2, s2, scores, DECODER)
-        scores = _score(q6, q7, c3, s3, scores, DECODER)
+        nothing = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        scores = _score(q0, q1, c0, s0, nothing, DECODER) + _score(q2, q3, c1, s1, nothing, DECODER)
+        scores += _score(q4, q5, c2, s2, nothing, DECODER) + _score(q6, q7, c3, s3, nothing, DECODER)
         scores = scores * latent_factor[:, None] + tl.dot(q_rope, tl.trans(rope)) * rope_factor
-        seen = offsets[None, :] < (row_hi - t0)[:, None]
-        if HAS_WINDOW:
-            seen = seen & (offsets[None, :] >= (row_lo - t0)[:, None])
-        scores = tl.where(seen, scores, float("-inf"))
+        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW)
 
-        top = tl.maximum(m, tl.max(scores, 1))
-        shift = tl.where(top == float("-inf"), 0.0, top)
-        alpha = tl.exp2(m - shift)
-        p = tl.exp2(scores - shift[:, None])
-        m = top
-        weights = weights * alpha[:, None] + p
-        a0, a1 = _weigh(p, c0, s0, alpha, a0, a1, DECODER)
-        a2, a3 = _weigh(p, c1, s1, alpha, a2, a3, DECODER)
-        a4, a5 = _weigh(p, c2, s2, alpha, a4, a5, DECODER)
-        a6, a7 = _weigh(p, c3, s3, alpha, a6, a7, DECODER)
+        exponent, _, inverse = split_scale(tl.maximum(tl.maximum(s0, s1), tl.maximum(s2, s3)))
+        m, alpha, p = softmax_step(scores + exponent[None, :], m)
+        weights = weights * alpha[:, None] + p * inverse[None, :]
+        a0, a1 = _weigh(p, c0, s0 * inverse, alpha, a0, a1, DECODER)
+        a2, a3 = _weigh(p, c1, s1 * inverse, alpha, a2, a3, DECODER)
+        a4, a5 = _weigh(p, c2, s2 * inverse, alpha, a4, a5, DECODER)
+        a6, a7 = _weigh(p, c3, s3 * inverse, alpha, a6, a7, DECODER)
 
-    left = _beside(
-        tl.reshape(tl.join(a0, a1), [BLOCK_M, 128]), tl.reshape(tl.join(a2, a3), [BLOCK_M, 128]), BLOCK_M, 128
-    )
-    right = _beside(
-        tl.reshape(tl.join(a4, a5), [BLOCK_M, 128]), tl.reshape(tl.join(a6, a7), [BLOCK_M, 128]), BLOCK_M, 128
-    )
-    acc = _beside(left, right, BLOCK_M, 256)
-    return acc * format_factor(E4M3, DECODER), m, tl.sum(weights, 1)
+    left = _beside(_interleaved(a0, a1, BLOCK_M, 128), _interleaved(a2, a3, BLOCK_M, 128), BLOCK_M, 128)
+    right = _beside(_interleaved(a4, a5, BLOCK_M, 128), _interleaved(a6, a7, BLOCK_M, 128), BLOCK_M, 128)
+    return _beside(left, right, BLOCK_M, 256) * format_factor(E4M3, DECODER), m, tl.sum(weights, 1)

@@ -81,6 +81,13 @@ def plan_split(config: LaunchConfig, num_items: int, max_tokens: int, num_sms: i
     return Split(programs, max_pieces, slots, slots * (config.block_m * 2 + row_floats))
 
 
+def merge_constants(rows: int, v_columns: int, config: LaunchConfig) -> dict[str, int]:
+    """What one step of a merge takes: at most 64 fp32 a thread, `merge_fan` pieces at once if they are that small."""
+    most = 64 * 32 * config.num_warps
+    chunk = max(16, min(v_columns, most // (4 * rows)))
+    return {"ROWS": rows, "CHUNK": chunk, "FAN": max(1, min(config.merge_fan, most // (rows * chunk)))}
+
+
 def cache_format(cache: torch.Tensor) -> int:
     """The element format of a cache tensor."""
     return _FORMATS.get(cache.dtype, PLAIN)
@@ -114,6 +121,14 @@ def require_triton(impl: str, tensor: torch.Tensor) -> None:
         )
 
 
+def triton_version() -> tuple[int, int]:
+    """(major, minor) of the Triton that compiles here."""
+    import triton
+
+    major, minor, *_ = triton.__version__.split(".")
+    return int(major), int(minor)
+
+
 _facts: dict[int, DeviceFacts] = {}
 
 
@@ -126,7 +141,7 @@ def device_facts(device: torch.device) -> DeviceFacts:
         properties = torch.cuda.get_device_properties(index)
         hip_arch = getattr(properties, "gcnArchName", "") if torch.version.hip else ""
         family = family_of((properties.major, properties.minor), hip_arch)
-        _facts[index] = DeviceFacts(family=family, num_sms=properties.multi_processor_count)
+        _facts[index] = DeviceFacts(family=family, num_sms=properties.multi_processor_count, triton=triton_version())
     return _facts[index]
 
 
@@ -259,6 +274,11 @@ def launch_decode(
     max_tokens = min(capacity, window + max_q_len - 1) if window else capacity
     split = plan_split(config, batch * num_kv_heads * m_blocks, max_tokens, num_sms, columns.dv)
 
+    # few sizes, so that few kernels are compiled: a warp, four, and what longer batches are scanned in
+    block_b = 32 if batch <= 32 or config.split_tiles else 128 if batch <= 128 else 1024
+    rows = config.block_m if m_blocks > 1 else min(config.block_m, next_power_of_2(group * max_q_len))
+    merge_step = merge_constants(rows, columns.dv, config)
+
     k_rows = rows_of(k_cache, pairs or packed_latent)
     v_rows = k_rows if latent else rows_of(v_cache, pairs)
     state_floats = split.num_slots * config.block_m * 2
@@ -283,7 +303,8 @@ def launch_decode(
         "SCALES": scale_mode(k_scale), "LATENT": latent, "VARLEN": varlen, "HAS_WINDOW": window > 0,
         "HAS_SOFTCAP": softcap > 0.0, "HAS_ALIBI": alibi_slopes is not None, "HAS_SINKS": sinks is not None,
         "HAS_LSE": lse is not None, "M_BLOCKS": m_blocks, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
-        "BLOCK_B": min(1024, next_power_of_2(batch)), "SPLIT_TILES": config.split_tiles, "MIN_TILES": config.min_tiles,
+        "BLOCK_B": block_b, "ONE_SCAN": batch <= block_b or config.split_tiles > 0, "SPLIT_TILES": config.split_tiles,
+        "MIN_TILES": config.min_tiles, "SNAP": config.snap_tiles, "MAX_PIECES": config.max_pieces, **merge_step,
         "DECODER": decoder_of(), "SCALAR_IDS": page_size >= config.block_n,
         "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
         "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "PACKED_LATENT": packed_latent,

@@ -16,8 +16,10 @@ from hfmem_kernels._validate import fail
 
 def config_of(values: Sequence[int]) -> LaunchConfig:
     """The configuration that `dataclasses.astuple` flattened."""
-    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap = values
-    return LaunchConfig(block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap)
+    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces, fan = values
+    return LaunchConfig(
+        block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap, snap, pieces, fan
+    )
 
 
 def _split(
@@ -46,8 +48,17 @@ def workspace_for(*arguments: object) -> Workspace:
 
 
 def check_workspace(workspace: Workspace, *arguments: object) -> None:
-    """A workspace that the caller gave is large enough."""
+    """A workspace that the caller gave is where the tensors are, of the right kind and large enough."""
     split = _split(*arguments)  # type: ignore[arg-type]
+    q = arguments[0]
+    assert isinstance(q, torch.Tensor)
+    for name, tensor, dtype in (
+        ("counters", workspace.counters, torch.int32),
+        ("partials", workspace.partials, torch.float32),
+    ):
+        if tensor.device != q.device or tensor.dtype != dtype or not tensor.is_contiguous():
+            expected = f"contiguous {name} of {dtype} on {q.device}"
+            fail("workspace", expected, f"{tensor.dtype} on {tensor.device}, strides {list(tensor.stride())}")
     if workspace.counters.numel() < 2 * split.num_slots:
         fail("workspace", f"at least {2 * split.num_slots} counters", workspace.counters.numel())
     if workspace.partials.numel() < split.partial_floats:

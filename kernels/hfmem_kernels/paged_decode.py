@@ -13,6 +13,8 @@ from hfmem_kernels._launch import Workspace, device_facts, require_triton
 from hfmem_kernels.layout import LatentFormat
 
 Impl = Literal["triton", "reference"]
+#: positions and windows up to here add up in int32
+MOST_TOKENS = 1 << 30
 
 
 def paged_decode_attention(
@@ -99,7 +101,7 @@ def paged_decode_attention(
         shape = DecodeShape(
             q.shape[-2] // k_cache.shape[2], most, q.shape[-1], v_cache.shape[-1], k_cache.element_size()
         )
-        config = select_config(shape, device_facts(q.device).family, batch_invariant=batch_invariant)
+        config = _choose(shape, q.device, batch_invariant)
     if not isinstance(k_scale, torch.Tensor) and k_scale is not None:
         scale, k_scale = scale * k_scale, None
     v_factor = 1.0
@@ -164,8 +166,9 @@ def mla_decode_attention(
         return _reference_result(q, cache, None, page_table, seq_lens, keywords, out, lse, return_lse)
     require_triton(impl, q)
     if config is None:
-        shape = DecodeShape(q.shape[-2], most, q.shape[-1], kv_lora_rank, cache.element_size(), latent=True)
-        config = select_config(shape, device_facts(q.device).family, batch_invariant=batch_invariant)
+        packed = latent_format is LatentFormat.FP8_DS
+        shape = DecodeShape(q.shape[-2], most, q.shape[-1], kv_lora_rank, cache.element_size(), True, packed)
+        config = _choose(shape, q.device, batch_invariant)
     factor = 1.0
     if cache_scale is not None and not isinstance(cache_scale, torch.Tensor):
         factor, cache_scale = float(cache_scale), None
@@ -189,12 +192,17 @@ def allocate_workspace(
     return Workspace.empty(slots, slots * max_rows * (v_head_dim + 2), where)
 
 
+def _choose(shape: DecodeShape, device: torch.device, batch_invariant: bool) -> LaunchConfig:
+    facts = device_facts(device)
+    return select_config(shape, facts.family, batch_invariant=batch_invariant, triton=facts.triton)
+
+
 def _limits(window: int | None, softcap: float | None) -> tuple[int, float]:
-    if window is not None and window < 1:
-        _validate.fail("window", "at least 1, or None for no window", window)
+    if window is not None and (not isinstance(window, int) or window < 1):
+        _validate.fail("window", "an integer of at least 1, or None for no window", window)
     if softcap is not None and softcap < 0.0:
         _validate.fail("softcap", "a positive number, or None", softcap)
-    return window or 0, float(softcap or 0.0)
+    return min(window or 0, MOST_TOKENS), float(softcap or 0.0)  # a larger window hides nothing
 
 
 def _tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Tensor | None:

@@ -82,8 +82,8 @@ def build(case: Case, device: torch.device | str = "cpu", *, spare_pages: int = 
     owned = torch.zeros(total, case.page_size, dtype=torch.bool)
     for b, (length, queries) in enumerate(zip(case.seq_lens, q_lens, strict=True)):
         first = max(0, length - queries + 1 - case.window) if case.window else 0
-        for t in range(first, length):
-            owned[table[b, t // case.page_size], t % case.page_size] = True
+        t = torch.arange(first, length)
+        owned[table[b, t // case.page_size].long(), t % case.page_size] = True
         for page in range(first // case.page_size):
             table[b, page] = -1
     k_scale, v_scale = _fill(cache, k, v, case)

@@ -24,11 +24,13 @@ from hfmem_kernels.benchmarks import ceiling, gate, inputs, timing
 from hfmem_kernels.benchmarks.gate import Gate
 from hfmem_kernels.benchmarks.summary import Timing
 
-#: one of each kind of cache: full, windowed and full, latent, hybrid
+#: one of each kind of cache: full, windowed and full (with sinks, too), latent, latent of which an indexer picks, hybrid
 MODELS = (
     "meta-llama/Llama-3.1-8B",
     "google/gemma-3-12b-it",
+    "openai/gpt-oss-20b",
     "deepseek-ai/DeepSeek-V2-Lite",
+    "deepseek-ai/DeepSeek-V3.2",
     "Qwen/Qwen3-Next-80B-A3B-Instruct",
 )
 
@@ -129,3 +131,30 @@ def test_another_device_than_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert module._device(plan, replace(find_device("h100").device, memory_reading="nvml")).type == "cuda"
     with pytest.raises(UsageError, match="--gpu H100 SXM 80GB: this machine has NVIDIA H200"):
         module._device(plan, find_device("h100").device)
+
+
+def test_picked_tokens_lie_anywhere_in_the_cache() -> None:
+    """DeepSeek-V3.2 at 3,000 tokens reads 2,048 rows of each sequence, each once, out of 188 pages of 16 of each."""
+    plan = bench_plan(
+        model("deepseek-ai/DeepSeek-V3.2").architecture, Serving(context=3000, num_seqs=2, kv_dtype="bf16", tp=8)
+    )
+    row = row_of(plan.shapes[0], plan)
+    made = inputs.build(row, "cpu")
+    assert made.sets[0].k.shape == (2 * 188 * 16, 1, 1, 576)
+    assert made.page_table.shape == (2, 2048) and made.seq_lens.tolist() == [2048, 2048]
+    picked = made.page_table.flatten().tolist()
+    assert len(set(picked)) == len(picked) and max(picked) > 2 * 2048
+
+
+def test_sinks_are_passed(stand_in: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """gpt-oss: the rows of both kinds of layers hold a sink for each query head."""
+    seen = []
+    monkeypatch.setattr(gate, "check", lambda made: seen.append(made.sinks) or Gate(True, 0.5, 1e-3))
+    bench(model("openai/gpt-oss-20b"), context=24, num_seqs=1)
+    assert [None if sinks is None else sinks.shape for sinks in seen] == [(64,), (64,)]
+
+
+def test_latent_rows_with_sinks_are_refused() -> None:
+    plan = bench_plan(model("deepseek-ai/DeepSeek-V2-Lite").architecture, Serving(context=16))
+    with pytest.raises(UnsupportedError, match="latent rows with sinks"):
+        row_of(replace(plan.shapes[0], sinks=True), plan)

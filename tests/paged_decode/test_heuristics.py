@@ -91,6 +91,26 @@ def test_rows_of_the_table_are_distinct() -> None:
             assert all(config_of(e).register_cap >= 128 for e in entries)
 
 
+def test_older_compilers_get_their_own_rows() -> None:
+    """e4m3 heads of 128: three programs a multiprocessor by default, two before Triton 3.8, which merges one piece at a time."""
+    shape = DecodeShape(4, 1, 128, 128, 1)
+    new, old = (select_config(shape, "sm90", triton=version) for version in ((3, 9), (3, 6)))
+    assert (new.ctas_per_sm, old.ctas_per_sm) == (3, 2)
+    assert (new.merge_fan, old.merge_fan) == (16, 1)
+    assert select_config(shape, "sm90", triton=(4, 0)) == new
+
+
+@pytest.mark.parametrize("triton", [(3, 2), (3, 5), (3, 6), (3, 7), (3, 8), (3, 9)])
+def test_every_compiler_has_a_row_for_everything(triton: tuple[int, int]) -> None:
+    for family in FAMILIES:
+        for size in (1, 2):
+            entries = table_entries(family, size, latent=False, triton=triton)
+            assert len({(e.rows, e.columns) for e in entries}) == len(entries)
+            assert {e.columns for e in entries if e.rows == 16} == {128, 256, 512, 1024}
+            for group, dim, v_dim, latent in MODELS:
+                select_config(DecodeShape(group, 4, dim, v_dim, size, latent), family, triton=triton)
+
+
 def test_choosing_imports_no_torch() -> None:
     modules = ", ".join(f"hfmem_kernels{m}" for m in ("", "._heuristics", ".layout", ".traffic"))
     code = f"import sys, {modules}; print(sorted({{'torch', 'triton'}} & set(sys.modules)))"

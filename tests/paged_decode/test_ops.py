@@ -118,14 +118,29 @@ def test_given_buffers_are_the_result(device: str) -> None:
             Workspace(torch.zeros(999, dtype=torch.int32), torch.empty(5)),
             r"workspace: expected at least \d+ floats, given 5",
         ),
+        (
+            Workspace(torch.zeros(999, dtype=torch.int64), torch.empty(1 << 20)),
+            r"workspace: expected contiguous counters of torch.int32 on \w+.*, given torch.int64",
+        ),
+        (
+            Workspace(torch.zeros(999, dtype=torch.int32), torch.empty(1 << 20, 2)[:, 0]),
+            r"workspace: expected contiguous partials of torch.float32 .* strides \[2\]",
+        ),
     ],
-    ids=["counters", "partials"],
+    ids=["counters", "partials", "dtype", "strides"],
 )
-def test_small_workspaces_are_refused(workspace: Workspace, message: str, device: str) -> None:
+def test_unfit_workspaces_are_refused(workspace: Workspace, message: str, device: str) -> None:
     inputs = testing.build(Case((20, 7)), device)
-    there = Workspace(workspace.counters.to(device), workspace.partials.to(device))
+    there = Workspace(*(t if device == "cpu" else t.to(device) for t in (workspace.counters, workspace.partials)))
     with pytest.raises(ValueError, match=message):
         paged_decode_attention(*inputs.positional, workspace=there)
+
+
+def test_a_workspace_elsewhere_is_refused(device: str) -> None:
+    inputs = testing.build(Case((20, 7)), device)
+    elsewhere = Workspace(torch.zeros(999, dtype=torch.int32, device="meta"), torch.empty(1 << 20, device="meta"))
+    with pytest.raises(ValueError, match=r"workspace: expected contiguous counters .*, given torch.int32 on meta"):
+        paged_decode_attention(*inputs.positional, workspace=elsewhere)
 
 
 def test_a_workspace_serves_every_length(device: str) -> None:

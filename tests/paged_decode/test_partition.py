@@ -1,15 +1,19 @@
-"""The device-side partition of the work, on its own: every tile has one owner, shares differ by one tile at most."""
+"""The device-side partition of the work, on its own: every tile has one owner, pieces are numbered, slots are never shared."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import pairwise
 
 import pytest
 import torch
 import triton
 import triton.language as tl
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from hfmem_kernels._kernels_common import share_owner, share_start, slot_of, tiles_before
+from hfmem_kernels._kernels_common import key_range, num_tiles, query_span
+from hfmem_kernels._kernels_schedule import first_unit, piece_at, share_owner, share_start, slot_of, tiles_before
 
 
 @triton.jit
@@ -33,10 +37,45 @@ def _owners(out, starts, units, quotient, remainder, programs):
         tl.store(starts + program, share_start(program, quotient, remainder))
 
 
+#: pieces that a program of `_walk` can note down, and the numbers of each
+MOST, FIELDS = 64, 7
+
+
 @triton.jit
-def _slots(out, pieces, first, base, stride):
-    for piece in range(pieces):
-        tl.store(out + piece, slot_of(piece, first, base, stride))
+def _walk(
+    seq_lens, cu_q, out, counts, batch, heads, q_len, window, capacity,
+    BLOCK_B: tl.constexpr, ONE_SCAN: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    VARLEN: tl.constexpr, MIN_TILES: tl.constexpr, MAX_PIECES: tl.constexpr, SNAP: tl.constexpr,
+):  # fmt: skip
+    """The loop of the decode kernel, noting its pieces instead of working on them."""
+    program = tl.program_id(0)
+    quotient, remainder, unit, unit_stop, b, item_unit = first_unit(
+        program, seq_lens, cu_q, batch, heads, q_len, window, capacity, BLOCK_B, ONE_SCAN, BLOCK_N, HAS_WINDOW, VARLEN,
+        MIN_TILES, MAX_PIECES,
+    )  # fmt: skip
+    noted = 0
+    while unit < unit_stop:
+        _, count = query_span(cu_q, b, q_len, True, VARLEN)
+        lo, hi = key_range(tl.load(seq_lens + b), count, window, capacity, HAS_WINDOW)
+        tiles = num_tiles(lo, hi, BLOCK_N)
+        lane, start, tile, tile_stop, index, num_pieces, rest_base = piece_at(
+            program, unit, unit_stop, item_unit, tiles, quotient, remainder, SNAP
+        )
+        if tile < tile_stop:
+            row = out + (program * 64 + noted) * 7
+            tl.store(row, b)
+            tl.store(row + 1, lane)
+            tl.store(row + 2, tile)
+            tl.store(row + 3, tile_stop)
+            tl.store(row + 4, index)
+            tl.store(row + 5, num_pieces)
+            tl.store(row + 6, slot_of(index, rest_base + 1, rest_base, 2))
+            noted += 1
+        unit = start + tiles
+        if unit == item_unit + tiles * heads:
+            item_unit = unit
+            b += 1
+    tl.store(counts + program, noted)
 
 
 LENGTHS = [70, 0, 33, 1, 0, 0, 128, 5, 16, 17, -3]
@@ -78,22 +117,71 @@ def test_every_unit_has_one_owner(units: int, programs: int, device: str) -> Non
     assert out.tolist() == [p for p, share in enumerate(shares) for _ in range(share)]
 
 
-def test_slots_of_equal_shares_never_meet(device: str) -> None:
-    """Items that begin and end inside programs: each program's two slots are used by one piece each at most."""
-    sizes, programs = [5, 1, 9, 2, 14, 3, 3], 8
-    total = sum(sizes)
-    quotient, remainder = divmod(total, programs)
-    starts = [p * quotient + min(p, remainder) for p in range(programs + 1)]
-    used: list[int] = []
-    begin = 0
-    for size in sizes:
-        first = max(p for p in range(programs) if starts[p] <= begin)
-        last = max(p for p in range(programs) if starts[p] <= begin + size - 1)
-        pieces = last - first + 1
-        out = torch.zeros(pieces, dtype=torch.int32, device=device)
-        _slots[(1,)](out, pieces, 2 * first + int(starts[first] < begin), 2 * first, 2)
-        if pieces > 1:
-            used += out.tolist()
-            assert [s // 2 for s in out.tolist()] == list(range(first, last + 1)), "each piece in its program's slots"
-        begin += size
-    assert len(used) == len(set(used)) and max(used) < 2 * programs
+def walk(
+    lengths: list[int], heads: int, programs: int, window: int, min_tiles: int, snap: int, max_pieces: int, block: int,
+    device: str,
+) -> list[list[tuple[int, ...]]]:  # fmt: skip
+    """What each program works on: (sequence, lane, first tile, stop, number, pieces, slot)."""
+    seq_lens = torch.tensor(lengths, dtype=torch.int32, device=device)
+    counts = torch.zeros(programs, dtype=torch.int32, device=device)
+    out = torch.full((programs, MOST, FIELDS), -1, dtype=torch.int32, device=device)
+    _walk[(programs,)](
+        seq_lens, seq_lens, out, counts, len(lengths), heads, 1, window, 100, block, len(lengths) <= block, 16, window > 0,
+        False, min_tiles, max_pieces, snap,
+    )  # fmt: skip
+    assert int(counts.max()) <= MOST
+    return [[tuple(row) for row in out[p, : int(n)].tolist()] for p, n in enumerate(counts)]
+
+
+@settings(max_examples=12)
+@given(
+    lengths=st.lists(st.sampled_from([0, 0, 1, 15, 16, 17, 31, 40, 64, 90, 100, 1000, -3]), min_size=1, max_size=9),
+    heads=st.integers(1, 3),
+    programs=st.integers(1, 11),
+    window=st.sampled_from([0, 0, 5, 33]),
+    min_tiles=st.integers(1, 3),
+    snap=st.integers(1, 3),
+    max_pieces=st.sampled_from([0, 0, 1, 3]),
+    block=st.sampled_from([4, 16]),
+)
+@example([100] * 9, 3, 11, 0, 1, 1, 0, 16)  # every edge inside an item
+@example([1000], 1, 11, 0, 1, 1, 0, 4)  # one item in as many pieces as it has tiles
+@example([0] * 9, 1, 11, 0, 1, 3, 0, 16)  # nothing but items of one tile
+def test_every_tile_once(
+    lengths: list[int], heads: int, programs: int, window: int, min_tiles: int, snap: int, max_pieces: int, block: int
+) -> None:
+    """For any batch: all tiles, each once; pieces numbered in order, by programs in order; a slot for each of a cut item's."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shares = walk(lengths, heads, programs, window, min_tiles, snap, max_pieces, block, device)
+    pieces = defaultdict(list)
+    used = []
+    for program, share in enumerate(shares):
+        for b, lane, tile, stop, index, count, slot in share:
+            pieces[b, lane].append((tile, stop, index, count, program))
+            if count > 1:
+                used.append(slot)
+    sizes = [tiles(n, 1, window, 100) for n in lengths]
+    assert set(pieces) == {(b, lane) for b in range(len(lengths)) for lane in range(heads)}
+    for (b, _), found in pieces.items():
+        edges = [0, *(stop for _, stop, *_ in found)]
+        assert [tile for tile, *_ in found] == edges[:-1] and edges[-1] == sizes[b]
+        assert [index for _, _, index, _, _ in found] == list(range(len(found)))
+        assert {count for *_, count, _ in found} == {len(found)}
+        workers = [program for *_, program in found]
+        assert workers == list(range(workers[0], workers[0] + len(found)))
+        assert len(found) == 1 or all(stop - tile >= min(snap, min_tiles) for tile, stop, *_ in found)
+    assert len(used) == len(set(used)), "two pieces in one slot"
+    assert all(0 <= slot < 2 * programs for slot in used), "what `plan_split` makes room for"
+    if max_pieces:
+        assert sum(map(bool, shares)) <= max_pieces * len(lengths) * heads
+
+
+@pytest.mark.parametrize("snap", [1, 2])
+def test_shares_are_equal(snap: int, device: str) -> None:
+    """But for one tile, and for what an edge moves: less than `snap` tiles at each end."""
+    lengths = [100, 17, 0, 64, 100, 90]
+    shares = walk(lengths, 2, 7, 0, 1, snap, 0, 16, device)
+    work = [sum(stop - tile for _, _, tile, stop, *_ in share) for share in shares]
+    total = 2 * sum(tiles(n, 1, 0, 100) for n in lengths)
+    assert sum(work) == total
+    assert max(work) <= -(-total // 7) + 2 * (snap - 1) and min(work) >= total // 7 - 2 * (snap - 1)

@@ -68,7 +68,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"seq_lens": torch.ones(2, dtype=torch.int32, device="meta")},
         r"seq_lens: expected device cpu \(q's\), given device meta",
     ),
-    "window": ({"window": 0}, "window: expected at least 1, or None for no window, given 0"),
+    "window": ({"window": 0}, "window: expected an integer of at least 1, or None for no window, given 0"),
+    "window type": ({"window": 8.0}, "window: expected an integer of at least 1, or None for no window, given 8.0"),
     "softcap": ({"softcap": -1.0}, "softcap: expected a positive number, or None, given -1.0"),
     "sinks": ({"sinks": torch.zeros(3)}, r"sinks: expected shape \[4\], given shape \[3\]"),
     "alibi": (

@@ -39,6 +39,7 @@ from hfmem.model.layers import (
     LinearAttentionState,
     Mamba1State,
     Mamba2State,
+    MatrixMemoryState,
     NoCache,
     RecurrentCache,
     RgLruState,
@@ -54,7 +55,7 @@ VERSION: Final = "5.23.0"
 
 _WINDOW_IS_A_MASK: Final = frozenset({"gpt_neo"})
 #: models whose short convolutions run in fp32 (`modeling_inkling.py`)
-_FP32_CONV: Final = frozenset({"inkling", "inkling_text"})
+_FP32_CONV: Final = frozenset({"inkling", "inkling_text", "inkling2_text"})
 _DTYPES: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
@@ -136,7 +137,7 @@ def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None) ->
 def _state_bytes(kind: Cache, model_dtype: str) -> int:
     """Constant bytes of one sequence in a recurrent layer: convolutions hold the full kernel width, states are fp32.
 
-    RecurrentGemma keeps K - 1 columns; RWKV's first two vectors, MiniMax's matrix and Zaya's states are in the
+    RecurrentGemma keeps K - 1 columns; RWKV's first two vectors, MiniMax's matrix, Zaya's and xLSTM's states are in the
     model's dtype.
     """
     match kind:
@@ -154,7 +155,7 @@ def _state_bytes(kind: Cache, model_dtype: str) -> int:
             return 0
         case CompressedAttention():
             return constant_bytes(kind, "bf16", model_dtype)
-        case LinearAttentionState() | CcaState():
+        case LinearAttentionState() | CcaState() | MatrixMemoryState():
             return sum(num_bytes(model_dtype, t.elements) for t in state_tensors(kind))
         case RwkvState(hidden_size=width, num_vectors=n):
             split = min(n, 2)
@@ -174,7 +175,7 @@ def _tensor_bytes(kind: RecurrentCache, tensor: StateTensor, model_dtype: str) -
             width = columns
         case Mamba1State() | Mamba2State() | DeltaNetState() | KimiDeltaState() | ShortConvState():
             width = columns + 1
-        case LinearAttentionState() | RwkvState() | CcaState():
+        case LinearAttentionState() | RwkvState() | CcaState() | MatrixMemoryState():
             raise AssertionError("no convolution")
         case _:
             assert_never(kind)

@@ -14,10 +14,11 @@ from hfmem.model.config import Config
 from hfmem.model.families import vision
 from hfmem.model.families.bart import audio_convolutions, encoder_layers, read_heads
 from hfmem.model.families.heads import task
-from hfmem.model.families.multimodal import NESTED, WHOLE, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import NESTED, WHOLE, keep_whole, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, Inventory, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer
+from hfmem.records import replace
 
 _WIDTH, _LAYERS = ("d_model", "hidden_size"), ("encoder_layers", "num_hidden_layers")
 _INNER = ("encoder_ffn_dim", "intermediate_size")
@@ -49,6 +50,7 @@ def qwen2_audio(cfg: Config) -> Architecture:
     heard = cfg.sub("audio_config")
     count = whisper_tower(tower(inv, "audio_tower."), heard)
     tower(inv).linear("multi_modal_projector.linear", inner.hidden_size, heard.positive(*_WIDTH))
+    keep_whole(inv, "audio_tower.")
     return wrap(cfg, text, inner, "qwen2_audio", WHOLE, inv, tower_layers(count, "audio"))
 
 
@@ -73,6 +75,7 @@ def audio_flamingo(cfg: Config) -> Architecture:
     project, bias = tower(inv, "multi_modal_projector."), cfg.flag("projector_bias", default=True)
     project.linear("linear_1", inner.hidden_size, heard.positive(*_WIDTH), split=COLUMN, bias=bias)
     project.linear("linear_2", inner.hidden_size, inner.hidden_size, split=ROW, bias=bias)
+    keep_whole(inv, "audio_tower.", "multi_modal_projector.")
     return wrap(cfg, text, inner, "audio_flamingo", WHOLE, inv, tower_layers(count, "audio"))
 
 
@@ -130,13 +133,14 @@ def qwen3_audio_tower(part: Part, cfg: Config, project: Part, names: tuple[str, 
     part.linear("conv_out", width, channels * bins, bias=False)
     count = whisper_blocks(part, cfg, k_bias=True)
     part.norm("ln_post", width)
-    project.linear(names[0], width, width, split=COLUMN)
-    project.linear(names[1], cfg.positive("output_dim"), width, split=ROW)
+    project.linear(names[0], width, width)
+    project.linear(names[1], cfg.positive("output_dim"), width)
     return count
 
 
 def qwen3_asr(cfg: Config) -> Architecture:
-    """Qwen3-ASR: as first published under `thinker` (`thinker_config`), or in transformers' layout."""
+    """Qwen3-ASR: as first published under `thinker` (`thinker_config`), or in transformers' layout. The forced aligner's head gives
+    `classify_num` time marks instead of words."""
     thinker = cfg.opt_sub("thinker_config", model_type="qwen3_asr")
     inv = Inventory()
     if thinker is None:
@@ -146,6 +150,10 @@ def qwen3_asr(cfg: Config) -> Architecture:
         return wrap(cfg, text, inner, "qwen3_asr", NESTED, inv, tower_layers(count, "audio"))
     thinker = Config(thinker.data, thinker.file, "qwen3_asr", cfg.used_defaults)
     text, inner = text_part(thinker)
+    marks = thinker.opt_int("classify_num")
+    if marks:
+        inner = replace(inner, tensors=tuple(s for s in inner.tensors if s.component is not Component.LM_HEAD))
+        Part(inv, component=Component.OTHER).linear("thinker.lm_head", marks, inner.hidden_size, bias=False)
     part = tower(inv, "thinker.audio_tower.")
     count = qwen3_audio_tower(part, thinker.sub("audio_config"), part, ("proj1", "proj2"))
     return wrap(cfg, text, inner, "qwen3_asr", (("", "thinker."),), inv, tower_layers(count, "audio"))

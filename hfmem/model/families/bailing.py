@@ -8,6 +8,7 @@ from __future__ import annotations
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import gated_mlp, linear, norm
 from hfmem.model.config import Config
+from hfmem.model.families.bailing_linear import bailing_linear, is_linear
 from hfmem.model.inventory import Column, Component, Inventory, Row
 from hfmem.model.latent_blocks import latent_attention, latent_dims, read_latent
 from hfmem.model.layers import KimiDeltaState, Layer
@@ -22,8 +23,14 @@ PART = Component.ATTENTION
 
 
 def bailing_hybrid(cfg: Config) -> Architecture:
-    """Delta attention except in every `layer_group_size`-th layer, whose latent attention has a gate for each head."""
-    one_step = Config({**cfg.data, "q_lora_rank": None}, cfg.file, cfg.model_type, cfg.used_defaults)
+    """Delta attention except in every `layer_group_size`-th layer, whose latent attention has a gate for each head.
+
+    A config of the same model_type and V2.5's class is `bailing_linear`'s.
+    """
+    if is_linear(cfg):
+        return bailing_linear(cfg)
+    rank = cfg.published("q_lora_rank")  # the class has none, whatever its base assumes
+    one_step = Config({**cfg.data, "q_lora_rank": rank}, cfg.file, cfg.model_type, cfg.used_defaults)
     latent = read_latent(one_step)
     d = latent_dims(cfg, latent)
     stack = open_stack(cfg, cfg, d, embed="model.word_embeddings.weight")
@@ -31,7 +38,8 @@ def bailing_hybrid(cfg: Config) -> Architecture:
     words = cfg.opt_list("layer_types")
     if words is None:
         group = cfg.positive("layer_group_size")
-        words = [LINEAR if (i + 1) % group else FULL for i in every]
+        whole = d.num_layers // group * group  # an unfinished last group is full attention
+        words = [LINEAR if (i + 1) % group and i < whole else FULL for i in every]
     kinds = layer_kinds(cfg, "layer_types", words, (LINEAR, FULL), d.num_layers)
     width, heads = cfg.positive("head_dim"), d.num_heads
     state = KimiDeltaState(heads, width, width, cfg.positive("short_conv_kernel_size"), state_dtype(cfg))
@@ -48,7 +56,8 @@ def bailing_hybrid(cfg: Config) -> Architecture:
     full, part = indices_of(kinds, FULL), Inventory()
     latent_attention(part, mixer, full, d.hidden, latent, bias=cfg.flag("attention_bias", default=False))
     inv.specs.extend(replace(s, pattern=s.pattern.replace(".o_proj.", ".dense.")) for s in part.specs)
-    linear(inv, f"{mixer}.g_proj", full, heads, d.hidden, PART, Column())
+    gates = heads * latent.v if cfg.opt_str("gated_attention_proj_granularity_type") == "element_wise" else heads
+    linear(inv, f"{mixer}.g_proj", full, gates, d.hidden, PART, Column())
     experts = read_experts(cfg)
     sparse = sparse_layers(cfg, d.num_layers) if experts else []
     stack.intermediate = cfg.positive("intermediate_size")

@@ -19,7 +19,7 @@ from hfmem.model.inventory import Column, Component, Inventory, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer, NoCache
 from hfmem.records import dataclass
 
-_CLASSES = {
+CLASSES = {
     "ForConditionalGeneration": "generation",
     "MTModel": "generation",
     "Model": "model",
@@ -67,12 +67,15 @@ def attention(
     out: str = "out_proj",
     heads: int | None = None,
     out_bias: bool | None = None,
+    features: int | None = None,
 ) -> None:
-    """q, k, v and out, `hidden` square; `heads` (KV heads) say how k and v split over ranks."""
+    """q, k, v and out, `hidden` square; `heads` (KV heads) say how k and v split over ranks. `features`: the width of what k and v
+    read, where another model's output is attended over."""
     at = part.at(f"{name}.", component=Component.ATTENTION)
     kv = COLUMN if heads is None else Column(kv_heads=(heads,))
-    at.linear("k_proj", hidden, hidden, split=kv, bias=k_bias)
-    at.linear("v_proj", hidden, hidden, split=kv, bias=bias)
+    source = hidden if features is None else features
+    at.linear("k_proj", hidden, source, split=kv, bias=k_bias)
+    at.linear("v_proj", hidden, source, split=kv, bias=bias)
     at.linear("q_proj", hidden, hidden, split=COLUMN, bias=bias)
     at.linear(out, hidden, hidden, split=ROW, bias=bias if out_bias is None else out_bias)
 
@@ -135,7 +138,7 @@ def _embeddings(stack: Part, cfg: Config, traits: Traits, vocab: int, hidden: in
 def bart(cfg: Config) -> Architecture:
     """The text-to-text members. One embedding serves encoder, decoder and head (Marian may keep the decoder's apart)."""
     traits = _TRAITS[cfg.model_type]
-    what = task(cfg, "generation", _CLASSES)
+    what = task(cfg, "generation", CLASSES)
     hidden, vocab = cfg.positive("d_model", "hidden_size"), cfg.positive("vocab_size")
     heads = read_heads(cfg, hidden, "decoder_attention_heads")
     decoders, encoders = cfg.positive("decoder_layers"), cfg.positive("encoder_layers")
@@ -148,9 +151,11 @@ def bart(cfg: Config) -> Architecture:
         vocabs = (vocab, cfg.opt_int("decoder_vocab_size") or vocab)
         ties: tuple[str | None, str | None] = (None, None)
         embedded = "model.decoder.embed_tokens.weight"
+    elif what == "decoder":
+        ties, embedded = (None, None), "model.decoder.embed_tokens.weight"
     else:
         model.tensor("shared.weight", (vocab, hidden), Component.EMBEDDING, Vocab())
-        ties, embedded = (shared, shared), shared
+        ties, embedded = ((shared, shared) if tied else (None, None)), shared
     layers: list[Layer] = []
     if what != "decoder":
         encoder = model.at("encoder.")
@@ -170,14 +175,17 @@ def bart(cfg: Config) -> Architecture:
         if what == "generation" and traits.logits_bias:
             Part(inv).tensor("final_logits_bias", (1, out), Component.OTHER, optional=True, buffer=True)
     elif what == "classification":
-        _head(Part(inv, "classification_head."), hidden, num_labels(cfg, 3 if cfg.model_type == "bart" else 2))
+        classification_head(
+            Part(inv, "classification_head."), hidden, num_labels(cfg, 3 if cfg.model_type == "bart" else 2)
+        )
     elif what == "qa":
         Part(inv, component=Component.OTHER).linear("qa_outputs", num_labels(cfg), hidden)
-    own = decoder_layers(decoders, heads, d.head_dim, cfg.opt_int("max_position_embeddings"), cross=what != "decoder")
+    cross = what != "decoder" or cfg.flag("add_cross_attention", default=False)  # a decoder before another encoder
+    own = decoder_layers(decoders, heads, d.head_dim, cfg.opt_int("max_position_embeddings"), cross=cross)
     return assemble(cfg, cfg, "bart", d, [*own, *layers], inv, vocab=vocab, tied=tied, intermediate=width)
 
 
-def _head(part: Part, hidden: int, labels: int) -> None:
+def classification_head(part: Part, hidden: int, labels: int) -> None:
     """BART's classification head: a square layer and the output layer."""
     at = part.at("", component=Component.OTHER)
     at.linear("dense", hidden, hidden)

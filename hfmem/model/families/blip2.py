@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.families.multimodal import WHOLE, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import WHOLE, keep_whole, text_part, tower, tower_layers, wrap
 from hfmem.model.families.qformer import blip_tower, qformer
 from hfmem.model.inventory import Inventory
 
@@ -34,4 +34,5 @@ def blip2(cfg: Config) -> Architecture:
     words = instructed or queries.flag("use_qformer_text_input", default=False)
     count += qformer(part, queries, width, text=words)
     tower(inv).linear("language_projection", inner.hidden_size, hidden)
+    keep_whole(inv, "qformer.")
     return wrap(cfg, text, inner, "blip2", WHOLE, inv, tower_layers(count))

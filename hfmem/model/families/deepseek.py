@@ -247,3 +247,14 @@ def minicpm3(cfg: Config) -> Architecture:
 def youtu(cfg: Config) -> Architecture:
     """Youtu-LLM: DeepSeek's latent attention over a dense feed-forward in every layer."""
     return latent_stack(cfg, cfg).finish(cfg, "youtu")
+
+
+def sarvam_mla(cfg: Config) -> Architecture:
+    """Sarvam's mixture with latent attention: DeepSeek V3's block under Ling's keys (vLLM 0.33.0 `sarvam.py`)."""
+    first, step = cfg.opt_int("first_k_dense_replace"), cfg.opt_int("moe_layer_freq") or 1
+    first, count = 1 if first is None else first, cfg.positive("num_hidden_layers")
+    shared = 1 if cfg.published("num_shared_experts") is None else cfg.need_int("num_shared_experts")
+    freq = [int(i >= first and (i - first) % step == 0) for i in range(count)]
+    data = {**cfg.data, "moe_layer_freq": freq, "num_shared_experts": shared}
+    own = Config(data, cfg.file, cfg.model_type, cfg.used_defaults)
+    return latent_stack(own, own).finish(cfg, "sarvam_mla")

@@ -29,6 +29,11 @@ def _draft(cfg: Config, norms: tuple[str, ...], qk_norm: str | None = None) -> D
     return m
 
 
+def four_norms(cfg: Config) -> Draft:
+    """Gemma 3's block, its layers' caches left to the caller."""
+    return _draft(cfg, _FOUR, qk_norm="head")
+
+
 def gemma(cfg: Config) -> Architecture:
     """Gemma 1, CodeGemma: Llama's block."""
     m = _draft(cfg, ("input_layernorm", "post_attention_layernorm"))

@@ -46,8 +46,13 @@ def _layer_types(cfg: Config, count: int, pattern: int, *, last_full: bool) -> l
     return types
 
 
-def _sources(cfg: Config, types: list[str]) -> list[int | None]:
-    """For each layer whose cache it uses: None for its own, else the last layer of its type that has one."""
+def _sources(cfg: Config, types: list[str], *, borrowed: bool = False) -> list[int | None]:
+    """For each layer whose cache it uses: None for its own, else the last layer of its type that has one.
+
+    `borrowed`: another model's cache, -1 everywhere.
+    """
+    if borrowed:
+        return [-1] * len(types)
     shared = cfg.need_int("num_kv_shared_layers")
     first = len(types) - shared
     if first < 0:
@@ -67,7 +72,7 @@ def _caches(types: list[str], sources: list[int | None], heads: dict[int, Heads]
         h, source = heads[i], sources[i]
         cache: Cache
         if source is not None:
-            cache = SharedCache(source)
+            cache = SharedCache(source) if source >= 0 else NoCache("draft")
         elif kind == _FULL:
             cache = FullAttention(h.heads, h.kv_heads, h.head_dim, h.head_dim)
         else:
@@ -80,7 +85,8 @@ def _attention(cfg: Config, inv: Inventory, hidden: int, heads: dict[int, Heads]
     bias = cfg.flag("attention_bias", default=False)
     for shape in dict.fromkeys(heads.values()):
         every = [i for i in heads if heads[i] == shape]
-        own, shared = [i for i in every if sources[i] is None], [i for i in every if sources[i] is not None]
+        own = [i for i in every if sources[i] is None]
+        shared = [i for i, source in enumerate(sources) if i in every and source is not None and source >= 0]
         at = Part(inv).at("model.layers.{}.self_attn.", every, Component.ATTENTION)
         at.linear("q_proj", shape.heads * shape.head_dim, hidden, split=COLUMN, bias=bias)
         at.linear("o_proj", hidden, shape.heads * shape.head_dim, split=ROW, bias=bias)
@@ -184,11 +190,14 @@ def _gemma4_heads(cfg: Config, types: list[str]) -> dict[int, Heads]:
     return shapes
 
 
-def gemma4_text(cfg: Config) -> Architecture:
-    """Gemma 4's decoder: dense, with experts beside the feed-forward, or with per-layer embeddings and shared caches."""
+def gemma4_text(cfg: Config, *, borrowed: bool = False) -> Architecture:
+    """Gemma 4's decoder: dense, with experts beside the feed-forward, or with per-layer embeddings and shared caches.
+
+    `borrowed`: an assistant's, which reads its target's caches in every layer and has no k and v weights.
+    """
     hidden, count = cfg.positive("hidden_size"), cfg.positive("num_hidden_layers")
     types = _layer_types(cfg, count, 6, last_full=True)
-    sources, heads = _sources(cfg, types), _gemma4_heads(cfg, types)
+    sources, heads = _sources(cfg, types, borrowed=borrowed), _gemma4_heads(cfg, types)
     inner = cfg.positive("intermediate_size")
     double = cfg.flag("use_double_wide_mlp", default=False)
     inv = Inventory()

@@ -10,7 +10,16 @@ from hfmem.model.config import Config
 from hfmem.model.families import vision
 from hfmem.model.families.gemma4 import gemma4_text
 from hfmem.model.families.gemma_mm import gemma3, gemma4_audio, gemma4_vision
-from hfmem.model.families.multimodal import NESTED, respelled, text_config, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import (
+    NESTED,
+    keep_whole,
+    respelled,
+    text_config,
+    text_part,
+    tower,
+    tower_layers,
+    wrap,
+)
 from hfmem.model.families.parts import COLUMN, Part
 from hfmem.model.inventory import Component, Inventory
 from hfmem.model.layers import Layer, NoCache
@@ -26,7 +35,7 @@ def gemma4_unified(cfg: Config) -> Architecture:
         width, side = seen.positive("mm_embed_dim"), seen.positive("patch_size") * seen.positive("pooling_kernel_size")
         part = tower(inv, "model.vision_embedder.")
         part.norm("patch_ln1", 3 * side**2)
-        part.linear("patch_dense", width, 3 * side**2)
+        part.linear("patch_dense", width, 3 * side**2, split=COLUMN)
         part.norms(("patch_ln2", "pos_norm"), width)
         part.tensor("pos_embedding", (seen.positive("mm_posemb_size"), 2, width))
         out = seen.positive("output_proj_dims")
@@ -55,12 +64,12 @@ def diffusion_gemma(cfg: Config) -> Architecture:
     vision.gated(part, hidden, text.positive("intermediate_size"), bias=False)
     scalars = Part(inv).at("model.encoder.language_model.layers.{}.", range(inner.num_hidden_layers))
     scalars.tensor("layer_scalar", (1,), Component.OTHER, buffer=True)
+    keep_whole(inv, ".vision_tower.", ".self_conditioning.")
     return wrap(cfg, text, inner, "diffusion_gemma", (("model.", "model.decoder."),), inv, tower_layers(count))
 
 
-def embedding_gemma2(cfg: Config) -> Architecture:
-    """EmbeddingGemma 2: Gemma 4's block in both directions with gated per-layer inputs, no second embedding; keeps nothing."""
-    text = text_config(cfg)
+def _embedding_text(cfg: Config, text: Config, prefix: str) -> tuple[Architecture, Inventory]:
+    """EmbeddingGemma 2's text encoder below `prefix`, and beside it what its gated per-layer inputs and its embedding store."""
     count, hidden = text.positive("num_hidden_layers"), text.positive("hidden_size")
     size, out = text.positive("hidden_size_per_layer_input"), text.positive("embedding_dim")
     fixed = {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "tie_word_embeddings": True}
@@ -68,9 +77,9 @@ def embedding_gemma2(cfg: Config) -> Architecture:
     inner = gemma4_text(Config(plain, text.file, text.model_type, cfg.used_defaults))
     kept = tuple(spec for spec in inner.tensors if spec.component is not Component.LM_HEAD)
     inner = replace(inner, tensors=kept, layers=(Layer((NoCache("encoder"),), stack="encoder"),) * count)
-    inner = respelled(inner, {"model.": "language_model."})
+    inner = respelled(inner, {"model.": prefix})
     inv = Inventory()
-    part = Part(inv, "language_model.", Component.OTHER)
+    part = Part(inv, prefix, Component.OTHER)
     part.linear("ple.per_layer_model_projection", count * size, hidden, split=COLUMN, bias=False)
     part.norm("ple.per_layer_projection_norm", size, bias=False)
     block = part.at("layers.{}.ple_block.", range(count))
@@ -78,6 +87,14 @@ def embedding_gemma2(cfg: Config) -> Architecture:
     block.linear("per_layer_projection", hidden, size, bias=False)
     block.norm("post_per_layer_input_norm", hidden, bias=False)
     part.linear("embedding_projection", out, hidden, bias=False)
+    return inner, inv
+
+
+def embedding_gemma2(cfg: Config) -> Architecture:
+    """EmbeddingGemma 2: Gemma 4's block in both directions with gated per-layer inputs, no second embedding; keeps nothing."""
+    text = text_config(cfg)
+    inner, inv = _embedding_text(cfg, text, "language_model.")
+    hidden = text.positive("hidden_size")
     layers: list[Layer] = []
     seen, heard = cfg.opt_sub("vision_config"), cfg.opt_sub("audio_config")
     if seen is not None:
@@ -87,6 +104,12 @@ def embedding_gemma2(cfg: Config) -> Architecture:
         layers += tower_layers(gemma4_audio(tower(inv, "audio_tower."), heard), "audio")
         tower(inv).linear("embed_audio.embedding_projection", hidden, heard.positive("output_proj_dims"), bias=False)
     return wrap(cfg, text, inner, "embedding_gemma2", (), inv, layers)
+
+
+def embedding_gemma2_text(cfg: Config) -> Architecture:
+    """EmbeddingGemma 2's text encoder saved alone."""
+    inner, inv = _embedding_text(cfg, cfg, "")
+    return replace(inner, tensors=(*inner.tensors, *inv.specs))
 
 
 def _wide_layers(text: Config, count: int) -> dict[str, dict[str, int]]:

@@ -58,12 +58,17 @@ def _gpt2_block(m: Draft, inner: int) -> None:
 
 def gpt2(cfg: Config) -> Architecture:
     """GPT-2, GPT-SW3 and kin. openai-community's files name tensors without the leading `transformer.`."""
-    if cfg.flag("add_cross_attention", default=False):
-        cfg.choice("add_cross_attention", "true", ("false",))
     m = Draft(cfg, layers="h.{}", embed="wte", final="ln_f", norm_bias=True, tagger="classifier")
     positions(m, "wpe.weight")
     _gpt2_block(m, _inner(cfg, m.d))
     _mask(m, "attn", "bias", "masked_bias")
+    if cfg.flag("add_cross_attention", default=False):
+        hidden = m.d.hidden
+        conv1d(m, "crossattention.c_attn", hidden, 2 * hidden, Component.ATTENTION, column=True)
+        conv1d(m, "crossattention.q_attn", hidden, hidden, Component.ATTENTION, column=True)
+        conv1d(m, "crossattention.c_proj", hidden, hidden, Component.ATTENTION, column=False)
+        m.norms("ln_cross_attn")
+        _mask(m, "crossattention", "bias", "masked_bias")
     return m.close("gpt2", full_layers(m.d))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.families.multimodal import WHOLE, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import WHOLE, keep_whole, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.families.qformer import qformer
 from hfmem.model.inventory import Inventory
@@ -59,4 +59,5 @@ def granite_speech(cfg: Config) -> Architecture:
     words_too = words.flag("use_qformer_text_input", default=False)
     count += qformer(part.at("qformer."), words, words.positive("encoder_hidden_size"), text=words_too)
     part.linear("linear", inner.hidden_size, hidden)
+    keep_whole(inv, ".qformer.", ".attn.")
     return wrap(cfg, text, inner, "granite_speech", WHOLE, inv, tower_layers(count, "audio"))

@@ -10,7 +10,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
 from hfmem.model.families import vision
 from hfmem.model.families.llava import image_tower
-from hfmem.model.families.multimodal import NESTED, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import NESTED, keep_whole, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import Part
 from hfmem.model.families.qformer import qformer
 from hfmem.model.inventory import Inventory
@@ -49,6 +49,7 @@ def granite4_vision(cfg: Config) -> Architecture:
     layers = cfg.need_list("deepstack_layer_map")
     for name, copies in (("layerwise_projectors", len(layers)), ("spatial_projectors", _SPATIAL)):
         _window_qformer(tower(inv).at(f"model.{name}.{{}}.", range(copies)), cfg, width, hidden)
+    keep_whole(inv, ".qformer.")
     return wrap(cfg, text, inner, "granite4_vision", NESTED, inv, tower_layers(count))
 
 

@@ -138,7 +138,7 @@ def delta_attention(
         linear(inv, f"{prefix}.{name}_proj", indices, inner, hidden, part, Column())
         inv.each(f"{prefix}.{name}_conv1d.weight", indices, (inner, 1, m.conv_kernel), part, Column())
     inv.each(f"{prefix}.dt_bias", indices, (inner,), part, Column())
-    inv.each(f"{prefix}.A_log", indices, (1, 1, m.num_heads, 1), part)
+    inv.each(f"{prefix}.A_log", indices, (1, 1, m.num_heads, 1), part, Column((m.num_heads,)))
     linear(inv, f"{prefix}.f_a_proj", indices, m.head_k_dim, hidden, part, Replicated())
     linear(inv, f"{prefix}.f_b_proj", indices, inner, m.head_k_dim, part, Column())
     linear(inv, f"{prefix}.b_proj", indices, m.num_heads, hidden, part, Column())

@@ -1,15 +1,17 @@
-"""Retrievers of page images: ColPali, ColQwen 2, ColModernVBERT, and ModernVBERT itself; a projection behind a model under `vlm`.
+"""Retrievers of page images: ColPali, ColQwen 2 and 3, ColModernVBERT, and ModernVBERT itself; a projection behind a model.
 
-Source: transformers 5.23.0 `models/{colpali,colqwen2,colmodernvbert,modernvbert}/modeling_*.py`; names as published.
+Source: transformers 5.23.0 `models/{colpali,colqwen2,colmodernvbert,modernvbert}/modeling_*.py`, vLLM 0.33.0 `models/colqwen3*.py`;
+names as published.
 """
 
 from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
+from hfmem.model.blocks import read_dtype
 from hfmem.model.config import Config
 from hfmem.model.families import registry, vision
 from hfmem.model.families.heads import task
-from hfmem.model.families.multimodal import rename, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import PLAIN, Renames, rename, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory
 from hfmem.records import replace
@@ -38,6 +40,40 @@ def retriever(cfg: Config) -> Architecture:
         model_type=cfg.model_type,
         architectures=tuple(a for a in published if isinstance(a, str)) if isinstance(published, list) else (),
         tensors=(*rename(kept, _UNDER_VLM), *inv.specs),
+        class_defaults=tuple(cfg.used_defaults),
+    )
+
+
+#: where each publisher puts Qwen3-VL's modules (`model.visual`, `model.language_model`)
+_COLQWEN3: dict[str, Renames] = {
+    "colqwen3": (("model.", "vlm.model."),),
+    "ops_colqwen3": (("model.", ""),),
+    "qwen3_vl_nemotron_embed": PLAIN,
+    "colqwen3_5": (("model.", ""),),
+}
+_WIDTHS = ("embed_dim", "dims", "dim", "projection_dim", "colbert_dim")
+
+
+def colqwen3(cfg: Config) -> Architecture:
+    """ColQwen3 and ColQwen3.5 of several publishers: a projection of `embed_dim` (or `dims` …) where one is named, no head."""
+    newer = cfg.model_type == "colqwen3_5"
+    kind = "qwen3_5" if newer else "qwen3_vl"
+    whole = cfg.opt_sub("vlm_config", model_type=kind) or cfg
+    inner = registry.rule(kind)(Config({**whole.data, "architectures": None}, whole.file, kind, cfg.used_defaults))
+    width = cfg.opt_int(*_WIDTHS) or (128 if newer else None)
+    inv = Inventory()
+    if width:
+        out = Part(inv, component=Component.OTHER)
+        out.linear("custom_text_proj", width, inner.hidden_size, bias=newer)
+    kept = [s for s in inner.tensors if s.component not in (Component.LM_HEAD, Component.MTP)]
+    published = cfg.published("architectures")
+    return replace(
+        inner,
+        family="retriever",
+        model_type=cfg.model_type,
+        architectures=tuple(a for a in published if isinstance(a, str)) if isinstance(published, list) else (),
+        dtype=read_dtype(cfg, whole),
+        tensors=(*rename(kept, _COLQWEN3[cfg.model_type]), *inv.specs),
         class_defaults=tuple(cfg.used_defaults),
     )
 

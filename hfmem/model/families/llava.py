@@ -17,6 +17,7 @@ from hfmem.model.families.multimodal import (
     NESTED,
     PLAIN,
     WHOLE,
+    keep_whole,
     text_architecture,
     text_config,
     text_part,
@@ -63,6 +64,8 @@ def llava(cfg: Config) -> Architecture:
     bias = cfg.flag("multimodal_projector_bias", default=True)
     features = seen.positive("hidden_size") * _feature_layers(cfg, "vision_feature_layer")
     _two_linears(tower(inv, "multi_modal_projector."), inner.hidden_size, features, bias=bias)
+    if cfg.model_type in ("llava_onevision", "llava_next_video"):
+        keep_whole(inv, "multi_modal_projector.")
     if cfg.model_type != "llava":
         tower(inv).tensor("image_newline", (inner.hidden_size,))
     return wrap(cfg, text, inner, "llava", WHOLE, inv, tower_layers(count))
@@ -221,8 +224,9 @@ def internvl(cfg: Config) -> Architecture:
     shuffle = int(1 / cfg.need_float("downsample_ratio")) ** 2
     project = tower(inv, f"{root}multi_modal_projector.")
     project.norm("layer_norm", width * shuffle)
-    project.linear("linear_1", inner.hidden_size, width * shuffle, split=COLUMN)
-    project.linear("linear_2", inner.hidden_size, inner.hidden_size, split=ROW)
+    project.linear("linear_1", inner.hidden_size, width * shuffle)
+    project.linear("linear_2", inner.hidden_size, inner.hidden_size)
+    keep_whole(inv, ".attention.")
     return wrap(cfg, text, inner, "internvl", NESTED if nested else WHOLE, inv, tower_layers(count))
 
 

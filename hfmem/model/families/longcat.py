@@ -1,4 +1,4 @@
-"""LongCat-Flash: a layer has two latent-attention blocks with a dense MLP each, and experts across them, some of them empty.
+"""LongCat-Flash and -Lite: a layer has two latent-attention blocks with a dense MLP each, and experts across them, some empty.
 
 Source: transformers 5.23.0 `models/longcat_flash`. Its class allocates weights for the empty experts too; checkpoints store only
 the `n_routed_experts` real ones, which is what counts here.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import linear, routed_experts
 from hfmem.model.config import Config
 from hfmem.model.families.parts import COLUMN, ROW, Part
-from hfmem.model.inventory import Component, Inventory, Replicated
+from hfmem.model.inventory import Component, Inventory, Replicated, Vocab
 from hfmem.model.latent_blocks import latent_attention, latent_dims, read_latent
 from hfmem.model.layers import Layer
 from hfmem.model.stack import open_stack
@@ -47,8 +48,23 @@ def longcat_flash(cfg: Config) -> Architecture:
     expert_width = cfg.positive("expert_ffn_hidden_size", "moe_intermediate_size")
     _experts(inv, f"{LAYER}.mlp", d.num_layers, d.hidden, expert_width, routed, empty, top_k)
     stack.intermediate, stack.num_experts, stack.top_k = width, routed, top_k
+    if cfg.published("ngram_vocab_size_ratio") is not None:
+        _ngrams(inv, cfg, d.hidden, stack.vocab)
     stack.layers = [Layer((latent.cache(), latent.cache()))] * d.num_layers
     return stack.finish(cfg, "longcat_flash")
+
+
+def _ngrams(inv: Inventory, cfg: Config, hidden: int, vocab: int) -> None:
+    """LongCat-Flash-Lite: tables of the 2- to `emb_neighbor_num`-grams before a token, `emb_split_num` of each length, each with a
+    prime-like number of rows of its own and a projection to the hidden size (vLLM 0.33.0 `longcat_flash_ngram.py`)."""
+    tables = cfg.positive("emb_split_num") * (cfg.positive("emb_neighbor_num") - 1)
+    if tables < 1 or hidden % tables:
+        raise ContradictionError(f"{cfg.file}: {tables} n-gram tables do not share a width of {hidden}")
+    width, rows = hidden // tables, cfg.positive("ngram_vocab_size_ratio") * vocab
+    at = Part(inv, "model.ngram_embeddings.", Component.EMBEDDING)
+    for i in range(tables):  # the number is no layer's: all tables are on the first pipeline stage
+        at.tensor(f"embedders.{i}.weight", (rows + 2 * i + 1, width), split=Vocab())
+        at.tensor(f"post_projs.{i}.weight", (hidden, width))
 
 
 def _num_layers(cfg: Config) -> int:

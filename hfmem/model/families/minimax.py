@@ -76,7 +76,7 @@ def minimax_m2(cfg: Config) -> Architecture:
     stack = open_stack(cfg, cfg, d)
     kind = cfg.choice("qk_norm_type", cfg.opt_str("qk_norm_type") or "per_layer", ("per_layer", "per_head"))
     normed = cfg.flag("use_qk_norm", default=True)
-    how = None if not normed else "full" if kind == "per_layer" else "head"
+    how = None if not normed else "shared" if kind == "per_layer" else "head"
     attention(stack.inv, f"{LAYER}.self_attn", range(d.num_layers), d, qk_norm=how)
     _norms(stack.inv, d)
     _mixtral_experts(stack, cfg, range(d.num_layers), bias="e_score_correction_bias")

@@ -13,7 +13,7 @@ from hfmem.model.blocks import read_dtype
 from hfmem.model.config import Config
 from hfmem.model.families import registry
 from hfmem.model.families.parts import Part
-from hfmem.model.inventory import Component, Inventory, TensorSpec
+from hfmem.model.inventory import Component, Inventory, Replicated, TensorSpec
 from hfmem.model.layers import Layer, NoCache
 from hfmem.records import replace
 
@@ -140,6 +140,12 @@ def respelled(inner: Architecture, words: Mapping[str, str]) -> Architecture:
 def tower(inv: Inventory, prefix: str = "") -> Part:
     """Where a tower or projector puts its tensors: all of it counts as `Component.VISION`."""
     return Part(inv, prefix, Component.VISION)
+
+
+def keep_whole(inv: Inventory, *places: str) -> None:
+    """Undo the split of tensors whose names hold one of `places`: modules that vLLM builds as plain linear layers or runs as
+    transformers' own have all their weights on every rank."""
+    inv.specs[:] = [replace(s, split=Replicated()) if any(p in s.pattern for p in places) else s for s in inv.specs]
 
 
 def tower_layers(count: int, stack: str = "vision") -> tuple[Layer, ...]:

@@ -11,7 +11,16 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
 from hfmem.model.families import vision
-from hfmem.model.families.multimodal import NESTED, WHOLE, text_architecture, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import (
+    NESTED,
+    WHOLE,
+    keep_whole,
+    text_architecture,
+    text_part,
+    tower,
+    tower_layers,
+    wrap,
+)
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Inventory
 
@@ -46,6 +55,7 @@ def minicpmv4_6(cfg: Config) -> Architecture:
         at.norm("pre_norm", merged)
         at.linear("linear_1", merged, merged, split=COLUMN)
         at.linear("linear_2", inner.hidden_size if i == steps - 1 else width, merged, split=ROW)
+    keep_whole(inv, ".vit_merger.linear_", "model.merger.")
     return wrap(cfg, text, inner, "minicpmv4_6", NESTED, inv, tower_layers(count))
 
 

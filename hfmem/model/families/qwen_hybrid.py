@@ -42,7 +42,7 @@ def _sparse(cfg: Config, num_layers: int) -> list[int]:
     return [i for i in range(num_layers) if i not in dense and (i + 1) % step == 0]
 
 
-def _stacked(
+def stacked_experts(
     inv: Inventory, prefix: str, indices: Sequence[int], hidden: int, width: int, count: int, top_k: int
 ) -> None:
     """All experts of a layer in two tensors, gate above up (what the Qwen3.5 releases store)."""
@@ -70,7 +70,7 @@ def feed_forward(
         count, top_k = cfg.positive("num_experts"), cfg.positive("num_experts_per_tok")
         width = cfg.positive("moe_intermediate_size")
         if stacked:
-            _stacked(inv, prefix, sparse, d.hidden, width, count, top_k)
+            stacked_experts(inv, prefix, sparse, d.hidden, width, count, top_k)
         else:
             routed_experts(inv, prefix, sparse, d.hidden, width, count, top_k)
         shared = cfg.positive("shared_expert_intermediate_size")

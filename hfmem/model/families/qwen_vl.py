@@ -23,17 +23,24 @@ from hfmem.model.blocks import (
 )
 from hfmem.model.config import Config
 from hfmem.model.families import vision
-from hfmem.model.families.multimodal import NESTED, PLAIN, text_part, tower, tower_layers, wrap
+from hfmem.model.families.heads import class_name
+from hfmem.model.families.multimodal import NESTED, PLAIN, WHOLE, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row
 from hfmem.model.layers import Layer
+from hfmem.records import replace
 
 
 def qwen2_vl(cfg: Config) -> Architecture:
-    """Qwen2-VL: Qwen2 under its own names, the tower under `visual`."""
+    """Qwen2-VL: Qwen2 under its own names, the tower under `visual`. Jina's reranker has two layers and one score for a head."""
     text, inner = text_part(cfg, model_type="qwen2_vl_text")
     inv = Inventory()
     depth = vision.qwen2_vl(tower(inv, "visual."), cfg.sub("vision_config"))
+    if class_name(cfg) == "JinaVLForRanking":
+        score = Part(inv, "score.", Component.OTHER)
+        score.linear("0", inner.hidden_size, inner.hidden_size)
+        score.linear("2", 1, inner.hidden_size)
+        inner = replace(inner, tensors=tuple(s for s in inner.tensors if s.component is not Component.LM_HEAD))
     return wrap(cfg, text, inner, "qwen2_vl", PLAIN, inv, tower_layers(depth))
 
 
@@ -43,6 +50,16 @@ def qwen2_5_vl(cfg: Config) -> Architecture:
     inv = Inventory()
     depth = vision.qwen2_5_vl(tower(inv, "visual."), cfg.sub("vision_config"))
     return wrap(cfg, text, inner, "qwen2_5_vl", PLAIN, inv, tower_layers(depth))
+
+
+def opencua(cfg: Config) -> Architecture:
+    """OpenCUA: Qwen2.5-VL with ordinary positions, the tower under `vision_tower`, Qwen2 whole under `language_model`."""
+    text, inner = text_part(cfg, model_type="qwen2")
+    inv = Inventory()
+    seen = cfg.sub("vision_config", model_type="qwen2_5_vl_vision")
+    seen = Config(seen.data, seen.file, "qwen2_5_vl_vision", cfg.used_defaults)
+    depth = vision.qwen2_5_vl(tower(inv, "vision_tower."), seen)
+    return wrap(cfg, text, inner, "qwen2_5_vl", WHOLE, inv, tower_layers(depth))
 
 
 def qwen3_vl(cfg: Config) -> Architecture:

@@ -14,7 +14,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, attention, full, gated_mlp, linear, norm, read_dims, sliding
 from hfmem.model.config import Config
 from hfmem.model.families.deepseek import mtp_head, nextn_layers
-from hfmem.model.families.multimodal import tower, tower_layers, wrap
+from hfmem.model.families.multimodal import text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.families.vision import clip_blocks, side
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row
@@ -147,8 +147,15 @@ def _tower(part: Part, vision: Config) -> int:
     height, across = side(vision, "patch_size")
     part.conv("conv1", width, vision.positive("num_channels"), (height, across), bias=False)
     grid = side(vision, "image_size")
-    part.tensor("positional_embedding", ((grid[0] // height) * (grid[1] // across), width))
-    part.norm("ln_pre", width)
+    classed = vision.flag("use_cls_token", default=False)
+    if classed:
+        part.tensor("class_embedding", (width,))
+    if vision.flag("use_abs_posemb", default=True):
+        part.tensor("positional_embedding", ((grid[0] // height) * (grid[1] // across) + classed, width))
+    if vision.flag("use_ln_pre", default=True):
+        part.norm("ln_pre", width)
+    if vision.flag("use_ln_post", default=False):
+        part.norm("ln_post", width)
     block = part.at("transformer.resblocks.{}.", range(count))
     block.tensor("attn.in_proj_weight", (3 * width, width), split=Column((width, width, width)))
     block.tensor("attn.in_proj_bias", (3 * width,), split=Column((width, width, width)))
@@ -180,6 +187,18 @@ def step3p7(cfg: Config) -> Architecture:
     bias = cfg.flag("projector_bias", default=False)
     projector.linear("vit_large_projector", inner.hidden_size, 4 * width, bias=bias)
     return wrap(cfg, text, inner, "step3p7", (), inv, tower_layers(count))
+
+
+def step_vl(cfg: Config) -> Architecture:
+    """Step3-VL-10B: Qwen3 under its own names with Step 3.7's tower."""
+    text, inner = text_part(cfg, model_type="qwen3")
+    inv = Inventory()
+    found = cfg.sub("vision_config", model_type="step3p5_vision")
+    seen = Config(found.data, found.file, "step3p5_vision", cfg.used_defaults)
+    count = _tower(tower(inv, "vision_model."), seen)
+    features, bias = 4 * seen.positive("width", "hidden_size"), cfg.flag("projector_bias", default=False)
+    tower(inv).linear("vit_large_projector", inner.hidden_size, features, split=COLUMN, bias=bias)
+    return wrap(cfg, text, inner, "step_vl", (), inv, tower_layers(count))
 
 
 def step3_text(cfg: Config) -> Architecture:

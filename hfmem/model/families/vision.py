@@ -173,13 +173,13 @@ def qwen2_5_vl(part: Part, vision: Config, *, fused: bool = True, kv_width: int 
     return count
 
 
-def qwen3_vl(part: Part, vision: Config, *, deepstack: bool = True) -> int:
+def qwen3_vl(part: Part, vision: Config, *, deepstack: bool = True, merger: bool = True) -> int:
     """Qwen3-VL's tower: learned positions, a merger, and one more merger for each of `deepstack_visual_indexes`.
 
-    Qwen3.5's tower is the same without the deepstack mergers.
+    Qwen3.5's tower is the same without the deepstack mergers; without `merger` patches are normed and laid side by side (Ling 3).
     """
     width, count = vision.positive("hidden_size"), vision.positive("depth")
-    merge, out = vision.positive("spatial_merge_size") ** 2 * width, vision.positive("out_hidden_size")
+    merge = vision.positive("spatial_merge_size") ** 2 * width
     patch = (vision.positive("temporal_patch_size"), *side(vision, "patch_size"))
     part.conv("patch_embed.proj", width, vision.positive("in_channels", "in_chans"), patch)
     part.tensor("pos_embed.weight", (vision.positive("num_position_embeddings"), width))
@@ -188,12 +188,16 @@ def qwen3_vl(part: Part, vision: Config, *, deepstack: bool = True) -> int:
     fused_projection(block.at("attn."), "qkv", width, bias=True)
     block.linear("attn.proj", width, width, split=ROW)
     mlp(block.at("mlp."), width, vision.positive("intermediate_size"), ("linear_fc1", "linear_fc2"))
+    if not merger:
+        part.norm("merger.norm", width)
+        return count
+    out = vision.positive("out_hidden_size")
     mergers = [(part.at("merger."), width)]
     if deepstack:
         extra = vision.need_list("deepstack_visual_indexes")
         mergers.append((part.at("deepstack_merger_list.{}.", range(len(extra))), merge))
-    for merger, normed in mergers:
-        merger.norm("norm", normed)
-        merger.linear("linear_fc1", merge, merge, split=COLUMN)
-        merger.linear("linear_fc2", out, merge, split=ROW)
+    for at, normed in mergers:
+        at.norm("norm", normed)
+        at.linear("linear_fc1", merge, merge, split=COLUMN)
+        at.linear("linear_fc2", out, merge, split=ROW)
     return count

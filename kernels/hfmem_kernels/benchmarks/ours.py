@@ -12,6 +12,7 @@ from hfmem_kernels._heuristics import DecodeShape, LaunchConfig, select_config
 from hfmem_kernels._launch import device_facts
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.rows import Row
+from hfmem_kernels.layout import LatentFormat
 
 #: launches a contender on one of the sets and returns its output [batch, q_len, heads, dim]
 Launch = Callable[[int], torch.Tensor]
@@ -20,10 +21,12 @@ Launch = Callable[[int], torch.Tensor]
 def default_config(row: Row, device: torch.device) -> LaunchConfig:
     """The configuration that the op would choose."""
     s = row.shape
-    size = 1 if row.dtype.startswith(("float8", "int8")) or row.latent_format.value != "plain" else 2
+    packed = row.latent_format is not LatentFormat.PLAIN
+    size = 1 if row.dtype.startswith(("float8", "int8")) or packed else 2
     group = s.num_heads if s.latent else s.group
-    shape = DecodeShape(group, row.q_len, s.head_dim, s.v_head_dim, size, latent=s.latent)
-    return select_config(shape, device_facts(device).family)
+    shape = DecodeShape(group, row.q_len, s.head_dim, s.v_head_dim, size, latent=s.latent, packed=packed)
+    facts = device_facts(device)
+    return select_config(shape, facts.family, triton=facts.triton)
 
 
 def prepare(inputs: Inputs, config: LaunchConfig | None = None, seq_lens: torch.Tensor | None = None) -> Launch:

@@ -27,7 +27,10 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement. `scales`: "none", "tensor", "head" or "token"; `baseline`: the name of the row it is compared with."""
+    """One measurement. `scales`: "none", "tensor", "head" or "token"; `baseline`: the name of the row it is compared with.
+
+    `kept`: tokens that the cache holds of each sequence where a step reads fewer, picked anywhere (`page_size` 1); 0: it reads all.
+    """
 
     shape: Shape
     mix: Mix
@@ -38,6 +41,7 @@ class Row:
     q_len: int = 1
     latent_format: LatentFormat = LatentFormat.PLAIN
     baseline: str | None = None
+    kept: int = 0
 
     @property
     def name(self) -> str:
@@ -48,6 +52,7 @@ class Row:
         parts = [self.shape.name, self.mix.name, cache, f"p{self.page_size}"]
         parts += [self.layout.value] if self.layout is not Layout.NHD else []
         parts += [f"q{self.q_len}"] if self.q_len > 1 else []
+        parts += [f"of {count_name(self.kept)}"] if self.kept else []
         return " ".join(parts)
 
     def in_fp8(self, baseline: str | None = None) -> Row:
@@ -95,7 +100,9 @@ class Row:
 
     @property
     def pages(self) -> int:
-        """Pages that the batch's visible tokens occupy: what is allocated; a window's past is not."""
+        """Pages that are allocated: those of the batch's visible tokens, not of a window's past; or of all that is kept."""
+        if self.kept:
+            return len(self.mix.lengths) * num_pages(self.kept, self.page_size)
         return sum(self.pages_of(length) for length in self.mix.lengths)
 
     def first_page(self, length: int) -> int:

@@ -101,6 +101,6 @@ def shape(name: str) -> Shape:
         v_head_dim=one.v_head_dim,
         scale_dim=before.pop() if one.op == "mla_decode" else one.head_dim,
         window=one.window,
-        sinks=any(group.pattern.endswith(".sinks") for group in read.parameters.groups),
+        sinks=one.sinks,
         latent=one.op == "mla_decode",
     )

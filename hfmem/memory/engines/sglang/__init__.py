@@ -38,7 +38,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     plan = layout(arch, serving)
     seqs = serving.num_seqs_per_replica
     stages = plan.stages(serving.pp)
-    slots = slots_per_request(arch)
+    slots = slots_per_request(arch, serving)
     on_stage = [0] * len(stages)
     alone = 0
     groups = []
@@ -127,7 +127,7 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
     rows = _pages(_rows(plan, serving), plan.page)
     limits = [tokens / rows]
     if slots is not None:
-        limits.append(float(slots // slots_per_request(arch)))
+        limits.append(float(slots // slots_per_request(arch, serving)))
     limits += _window_limits(plan, serving, tokens, rows)
     return Pool(
         memory_bytes_per_rank=least,

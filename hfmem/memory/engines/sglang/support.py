@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from hfmem.errors import UnsupportedError
+from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 
 #: classes whose windowed layers get a pool of their own; everywhere else a window saves nothing
@@ -131,8 +132,10 @@ def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
         raise UnsupportedError(f"SGLang 0.5.23 does not serve {arch.model_type} models")
 
 
-def slots_per_request(arch: Architecture) -> int:
-    """State slots that a running request takes with the radix cache on."""
+def slots_per_request(arch: Architecture, serving: Serving) -> int:
+    """State slots that a running request takes: one where the radix cache is off (`_calculate_mamba_ratio`)."""
+    if serving.enable_prefix_caching is False:
+        return 1
     return _SLOTS + (_TRACKING_SLOTS if _STATES.get(arch.model_type, False) else 0)
 
 

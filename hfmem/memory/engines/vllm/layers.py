@@ -14,10 +14,12 @@ from typing import Final
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import decoding_layers
 from hfmem.memory.engines.vllm.groups import Member
+from hfmem.memory.engines.vllm.paged_convs import PAGED_CONVOLUTIONS, paged_members
 from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
 from hfmem.memory.engines.vllm.states import checkpoint_alignment, request_states, state_bytes
 from hfmem.memory.engines.vllm.support import kv_heads_per_rank
 from hfmem.memory.formats import GGML_BLOCKS, KV_BITS, SCALE_BYTES, resolve_kv_dtype
+from hfmem.memory.model_classes import through_transformers
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -92,12 +94,21 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     fmt = resolve_kv_dtype(dtype, serving.kv_dtype, serving.declared_kv_dtype)
     layers = tuple(layer for layer in decoding_layers(arch) if layer.stack == "decoder")
     caches = tuple((index, cache) for index, layer in enumerate(layers) for cache in layer.caches)
-    kinds = tuple(dict.fromkeys(cache for _, cache in caches))
+    as_held = {cache: _as_held(arch, cache) for _, cache in caches}
+    kinds = tuple(dict.fromkeys(as_held.values()))
     if fmt in GGML_BLOCKS:
         raise UnsupportedError(f"vLLM has no {fmt} cache: that is llama.cpp's")
     compressed = any(isinstance(cache, CompressedAttention) for cache in kinds)
     if compressed and serving.kv_dtype == "auto":
         fmt = "fp8"  # the packed layout is the only one of the default backend
+    if arch.model_type in PAGED_CONVOLUTIONS:
+        block = _block_size(kinds, fmt, serving)
+        paged: dict[Cache, tuple[Spec, ...]] = {
+            cache: tuple(_attention_specs(arch, cache, fmt, block, serving.tp))
+            for cache in kinds
+            if _is_attention(cache)
+        }
+        return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, len(layers), block, fmt, compressed)
     state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and caches_prefixes(arch, serving)
@@ -108,20 +119,34 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
         block = _hybrid_block(block, max(state_pages), token, attention, arch, align, serving)
         state_padded = block * token
     specs: dict[Cache, tuple[Spec, ...]] = {}
-    for cache in kinds:
-        if isinstance(cache, RecurrentCache):
+    for cache, held in as_held.items():
+        if isinstance(held, RecurrentCache):
             # without prefix caching a state's page spans the whole sequence
             span = block if align else serving.context
-            size = state_bytes(cache, arch, dtype, serving.tp)
+            size = state_bytes(held, arch, dtype, serving.tp)
             padded = state_padded if state_padded != size else None
-            pages = request_states(cache, arch, serving.compute_capability) if align else 1
-            specs[cache] = (StateSpec(span, size, pages, (cache,), padded),)
+            pages = request_states(held, arch, serving.compute_capability) if align else 1
+            specs[cache] = (StateSpec(span, size, pages, (held,), padded),)
         else:
-            specs[cache] = tuple(_attention_specs(arch, cache, fmt, block, serving.tp))
+            specs[cache] = tuple(_attention_specs(arch, held, fmt, block, serving.tp))
     members = tuple(
         Member(layer, position, spec) for position, (layer, cache) in enumerate(caches) for spec in specs[cache]
     )
     return Plan(members, caches, len(layers), block, fmt, compressed)
+
+
+def _as_held(arch: Architecture, cache: Cache) -> Cache:
+    """Where a vLLM class caches otherwise than its layer says: expanded heads for a latent, a latent without its indexer's keys."""
+    match cache:
+        case LatentAttention(num_heads=heads, qk_nope_head_dim=nope, qk_rope_head_dim=rope):
+            if arch.model_type in _EXPANDS_LATENT:
+                return FullAttention(heads, heads, nope + rope, nope + rope)
+        case SparseLatentAttention(num_heads=heads, kv_lora_rank=rank, qk_rope_head_dim=rope):
+            if through_transformers(arch):
+                return LatentAttention(heads, rank, rope, cache.qk_nope_head_dim, cache.v_head_dim)
+        case _:
+            pass
+    return cache
 
 
 def _is_attention(cache: Cache) -> bool:
@@ -184,9 +209,6 @@ def _attention_specs(arch: Architecture, cache: Cache, fmt: str, block: int, tp:
         case IndexedAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv, index_head_dim=index):
             yield _head_spec(Kind.FULL, heads, d, dv, fmt, block, tp)
             yield PagedSpec(Kind.MLA, block, 1, index * _BF16_BYTES, ("index", index))
-        case LatentAttention() if arch.model_type in _EXPANDS_LATENT:
-            heads, size = cache.num_heads, cache.qk_nope_head_dim + cache.qk_rope_head_dim
-            yield _head_spec(Kind.FULL, heads, size, size, fmt, block, tp)
         case LatentAttention(kv_lora_rank=rank, qk_rope_head_dim=rope):
             yield PagedSpec(Kind.MLA, block, 1, _latent_row(fmt, rank + rope), ("latent", rank + rope, fmt))
         case SparseLatentAttention(kv_lora_rank=rank, qk_rope_head_dim=rope, index_head_dim=index):
@@ -246,11 +268,11 @@ def _compressed_specs(cache: CompressedAttention, fmt: str, block: int) -> Itera
     yield state(row, "state")
 
 
-def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int) -> int:
+def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool) -> int:
     """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16.
 
     Dense latent attention: FlashInfer's kernel on data-centre Blackwell, Triton's on Ampere, Ada and consumer Blackwell; on Hopper
-    FlashAttention's, and FlashMLA's for an fp8 cache.
+    FlashAttention's, and FlashMLA's for an fp8 cache. A block that the user chose is Triton's where these do not take it.
     """
     block = 16
     for cache in kinds:
@@ -261,6 +283,8 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int) -> int:
                 block = max(block, 128)
             case SparseLatentAttention():
                 block = max(block, 64)
+            case LatentAttention() if chosen:
+                pass
             case LatentAttention() if capability // 10 == 10:
                 block = max(block, 32)
             case LatentAttention(kv_lora_rank=512, qk_rope_head_dim=64) if capability == 90 and fmt == "fp8":
@@ -271,7 +295,7 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int) -> int:
 
 
 def _block_size(kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
-    kernel = _kernel_block(kinds, fmt, serving.compute_capability)
+    kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None)
     if serving.page_size is None:
         return kernel
     if serving.page_size % kernel:
@@ -284,7 +308,7 @@ def _hybrid_block(
 ) -> int:
     """The attention block whose page covers a state's page (`_align_hybrid_block_size`)."""
     step = block
-    if isinstance(attention, LatentAttention) and arch.model_type not in _EXPANDS_LATENT:
+    if isinstance(attention, LatentAttention):
         step = max(step, _HYBRID_MLA_BLOCK)
     if align:
         step = lcm(step, checkpoint_alignment(arch, serving.compute_capability))

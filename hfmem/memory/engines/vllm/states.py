@@ -19,6 +19,7 @@ from hfmem.model.layers import (
     LinearAttentionState,
     Mamba1State,
     Mamba2State,
+    MatrixMemoryState,
     RecurrentCache,
     RgLruState,
     RwkvState,
@@ -86,7 +87,7 @@ def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, 
             )
         case ShortConvState(hidden_size=width, conv_kernel=k):
             return num_bytes(dtype, divide(width, tp, "convolution channels") * (k - 1))
-        case RgLruState() | RwkvState() | CcaState():
+        case RgLruState() | RwkvState() | CcaState() | MatrixMemoryState():
             raise UnsupportedError(f"there is no state cache for {arch.model_type} models")
         case _:
             assert_never(cache)

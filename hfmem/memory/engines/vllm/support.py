@@ -10,7 +10,7 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import CcaState, CrossAttention, RgLruState, RwkvState
+from hfmem.model.layers import CcaState, CrossAttention, MatrixMemoryState, RgLruState, RwkvState
 
 #: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`); without RWForCausalLM, Falcon's old name, whose
 #: checkpoints load as FalconForCausalLM
@@ -66,10 +66,33 @@ _PLUGINS: Final[dict[str, str]] = {
 }
 
 #: encoder-decoder models that vLLM does serve
-_CROSS_ATTENTION: Final = frozenset({"whisper"})
+_CROSS_ATTENTION: Final = frozenset({"whisper", "cohere_asr", "nemotron_parse"})
 
 #: model types neither vLLM nor its Transformers backend serves: no class there dispatches through the attention interface
-_NOT_SERVED: Final = frozenset({"gpt_neo", "mpt", "bamba", "codegen", "openai-gpt"})
+_NOT_SERVED: Final = frozenset({"gpt_neo", "mpt", "bamba", "codegen", "openai-gpt", "cpmant", "blt"})
+
+#: model types whose vLLM class has no pipeline stages (without the interface `SupportsPP`)
+_ONE_STAGE: Final = frozenset(
+    (
+        *(
+            "hrm_text",
+            "mamba2",
+            "zamba2",
+            "gemma3n",
+            "gemma3n_text",
+            "aria",
+            "idefics3",
+            "smolvlm",
+            "phi4mm",
+            "paddleocr_vl",
+        ),
+        *("NemotronH_Nano_VL_V2", "NemotronH_Nano_Omni_Reasoning_V3", "NemotronH_Super_Omni_Reasoning_V3"),
+        *("NemotronH_Omni_Reasoning_V3", "diffusion_gemma", "whisper"),
+        *("alice_ai", "domyn_edge", "dory", "iquestloopcoder"),
+    )
+)
+#: model types whose vLLM class refuses to be split over ranks
+_ONE_RANK: Final = frozenset({"dory"})
 
 
 def check_model(arch: Architecture) -> None:
@@ -86,10 +109,22 @@ def check_model(arch: Architecture) -> None:
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"vLLM 0.33 does not serve {arch.model_type} models")
     caches = arch.caches()
-    if any(isinstance(cache, RwkvState | RgLruState | CcaState) for cache in caches):
+    if any(isinstance(cache, RwkvState | RgLruState | CcaState | MatrixMemoryState) for cache in caches):
         raise UnsupportedError(f"vLLM 0.33 has no state cache for {arch.model_type} models")
     if any(isinstance(cache, CrossAttention) for cache in caches) and arch.model_type not in _CROSS_ATTENTION:
-        raise UnsupportedError(f"vLLM 0.33 serves no encoder-decoder model but Whisper, not {arch.model_type}")
+        raise UnsupportedError(f"vLLM 0.33 serves no encoder-decoder model of the type {arch.model_type}")
+
+
+def check_ranks(arch: Architecture, tp: int, pp: int) -> None:
+    """Refuse ranks or pipeline stages of a class that has none.
+
+    Raises:
+        UnsupportedError: with vLLM's reason.
+    """
+    if pp > 1 and arch.model_type in _ONE_STAGE:
+        raise UnsupportedError(f"vLLM 0.33 has no pipeline parallelism for {arch.model_type} models (no `SupportsPP`)")
+    if tp > 1 and arch.model_type in _ONE_RANK:
+        raise UnsupportedError(f"vLLM 0.33 serves {arch.model_type} models with tensor_parallel_size=1 only")
 
 
 def check_heads(arch: Architecture, tp: int) -> None:
@@ -102,6 +137,18 @@ def check_heads(arch: Architecture, tp: int) -> None:
     if heads is not None and heads % tp:
         raise UnsupportedError(
             f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({tp})."
+        )
+
+
+def check_experts(arch: Architecture) -> None:
+    """Refuse expert parallelism of a model without experts.
+
+    Raises:
+        UnsupportedError: in vLLM's words.
+    """
+    if not arch.num_experts:
+        raise UnsupportedError(
+            "Number of experts in the model must be greater than 0 when expert parallelism is enabled."
         )
 
 

@@ -1,8 +1,7 @@
-"""More decoders with code of their own: DeepSeek-MoE (V1), Ling (Bailing MoE), OpenELM, Arctic, Jais, TeleChat, Hunyuan-Large.
+"""Decoders of GPT's time or shape with code of their own: OpenELM, Jais, TeleChat, the first OLMo.
 
-Sources: deepseek-ai/deepseek-moe-16b-base `modeling_deepseek.py`; inclusionAI/Ling-lite `modeling_bailing_moe.py` and vLLM 0.33.0
-`bailing_moe.py`; apple/OpenELM `modeling_openelm.py`; Snowflake/snowflake-arctic-base `modeling_arctic.py`; inceptionai/jais-13b
-`modeling_jais.py`; tencent/Tencent-Hunyuan-Large `modeling_hunyuan.py`; Tele-AI/TeleChat2 and vLLM 0.33.0 `telechat2.py`.
+Sources: apple/OpenELM `modeling_openelm.py`; inceptionai/jais-13b `modeling_jais.py`; Tele-AI/TeleChat2 and vLLM 0.33.0
+`telechat2.py`; allenai/OLMo-7B `hf_olmo`.
 """
 
 from __future__ import annotations
@@ -14,75 +13,12 @@ from hfmem.model.blocks import Dims, num_layers
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.families.gpt import conv1d, positions
-from hfmem.model.families.moe import uniform
-from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
-from hfmem.model.layer_lists import full_layers, others
-from hfmem.model.layers import Layer, SharedCache
-from hfmem.model.stack import as_mtp
+from hfmem.model.inventory import Column, Component, Row
+from hfmem.model.layer_lists import full_layers
+from hfmem.model.layers import Layer
 from hfmem.records import replace
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
-
-
-def deepseek(cfg: Config) -> Architecture:
-    """DeepSeek-MoE 16B: Llama's block; from `first_k_dense_replace` on every `moe_layer_freq`-th layer has experts."""
-    m = Draft(cfg)
-    bias = cfg.flag("attention_bias", default=False)
-    m.attention(qkv_bias=bias, o_bias=bias)
-    num_experts = cfg.opt_int("n_routed_experts")
-    first, step = cfg.opt_int("first_k_dense_replace") or 0, cfg.opt_int("moe_layer_freq") or 1
-    sparse = [i for i in m.every if num_experts and i >= first and i % step == 0]
-    m.gated(cfg.positive("intermediate_size"), layers=others(m.d.num_layers, sparse))
-    if num_experts and sparse:
-        width, top_k = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts_per_tok")
-        m.experts("mlp", width, num_experts, top_k, layers=sparse)
-        shared = cfg.opt_int("n_shared_experts")
-        if shared:
-            m.gated(width * shared, "mlp.shared_experts", layers=sparse)
-    m.norms(*_PAIR)
-    return m.close("deepseek", full_layers(m.d), intermediate=cfg.opt_int("intermediate_size"))
-
-
-def bailing_moe(cfg: Config) -> Architecture:
-    """Ling and Ring, 1 and 2: fused q, k, v, experts after the dense layers; from 2 on norms of q and k and a correction bias."""
-    m = Draft(cfg, embed="model.word_embeddings")
-    n, hidden = m.d.num_layers, m.d.hidden
-    sparse = list(range(min(cfg.need_int("first_k_dense_replace"), n), n))
-    _bailing_attention(m)
-    m.gated(cfg.positive("intermediate_size"), layers=others(n, sparse), bias=cfg.flag("use_bias", default=False))
-    _bailing_experts(m, sparse)
-    m.norms(*_PAIR)
-    extra = list(range(n, n + (cfg.opt_int("num_nextn_predict_layers") or 0)))
-    if extra:
-        kept, m.inv, m.every = m.inv, Inventory(), range(n, n + len(extra))
-        _bailing_attention(m)
-        _bailing_experts(m, extra)
-        m.norms(*_PAIR, "enorm", "hnorm", "final_layernorm")
-        m.linear("eh_proj", hidden, 2 * hidden, Replicated())
-        mtp, m.inv = m.inv, kept
-        as_mtp(m.inv, lambda part: part.specs.extend(mtp.specs))
-    return m.close("bailing_moe", full_layers(m.d), intermediate=cfg.opt_int("intermediate_size"))
-
-
-def _bailing_attention(m: Draft) -> None:
-    cfg, d = m.cfg, m.d
-    bias = cfg.flag("use_bias", default=False)
-    m.qkv("attention.query_key_value", bias=bias or cfg.flag("use_qkv_bias", default=False))
-    m.linear("attention.dense", d.hidden, d.num_heads * d.head_dim, Row(), bias=bias)
-    if cfg.flag("use_qk_norm", default=False):
-        m.norms("attention.query_layernorm", "attention.key_layernorm", size=d.head_dim)
-
-
-def _bailing_experts(m: Draft, layers: list[int]) -> None:
-    cfg = m.cfg
-    width, num_experts = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts")
-    steered = cfg.flag("moe_router_enable_expert_bias", default=False)
-    correction = "gate.expert_bias" if steered else None
-    m.experts("mlp", width, num_experts, cfg.positive("num_experts_per_tok"), layers=layers, correction=correction)
-    shared = cfg.opt_int("num_shared_experts")
-    if shared:
-        each = cfg.opt_int("moe_shared_expert_intermediate_size") or width
-        m.gated(each * shared, "mlp.shared_experts", layers=layers)
 
 
 def openelm(cfg: Config) -> Architecture:
@@ -137,23 +73,6 @@ def _openelm_widths(cfg: Config, hidden: int, n: int) -> list[int]:
     return widths
 
 
-def arctic(cfg: Config) -> Architecture:
-    """Snowflake Arctic: experts in every `moe_layer_frequency`-th layer, with a dense feed-forward beside them (`use_residual`)."""
-    m = Draft(cfg)
-    m.attention()
-    step, width = cfg.positive("moe_layer_frequency"), cfg.positive("intermediate_size")
-    names = ("w1", "w3", "w2")
-    num_experts, top_k = cfg.positive("num_local_experts"), cfg.positive("num_experts_per_tok")
-    sparse = [i for i in m.every if (i + 1) % step == 0]
-    m.gated(width, "block_sparse_moe.mlp", layers=others(m.d.num_layers, sparse), names=names)
-    m.experts("block_sparse_moe", width, num_experts, top_k, layers=sparse, names=names)
-    m.norms(*_PAIR)
-    if cfg.flag("use_residual"):
-        m.norms("residual_layernorm", layers=sparse)
-        m.gated(m.d.hidden, "residual_mlp", layers=sparse, names=names)
-    return m.close("arctic", full_layers(m.d), intermediate=width)
-
-
 def jais(cfg: Config) -> Architecture:
     """Jais 13B and 30B: GPT-2's block with ALiBi and a gated feed-forward (`c_fc2` is the gate's other half)."""
     root = "transformer"
@@ -189,36 +108,6 @@ def telechat(cfg: Config) -> Architecture:
     m.linear("mlp.down_proj", d.hidden, width, Row(), bias=True, component=Component.MLP)
     m.norms(*_PAIR)
     return m.close("telechat", full_layers(d), intermediate=width)
-
-
-def hunyuan(cfg: Config) -> Architecture:
-    """Hunyuan-Large and its time's dense models: every `cla_share_factor` layers attend over the first one's keys and values.
-
-    Sharing layers have no k and v projections. `num_experts` 1 is a dense feed-forward.
-    """
-    m = Draft(cfg)
-    n, d = m.d.num_layers, m.d
-    bias = cfg.flag("attention_bias", default=False)
-    factor = cfg.positive("cla_share_factor") if cfg.flag("use_cla", default=False) else 1
-    own = list(range(0, n, factor))
-    m.attention(layers=own, qkv_bias=bias, o_bias=bias)
-    for name, rows, columns, split in (
-        ("q_proj", d.num_heads * d.head_dim, d.hidden, Column()),
-        ("o_proj", d.hidden, d.num_heads * d.head_dim, Row()),
-    ):
-        m.linear(f"self_attn.{name}", rows, columns, split, bias=bias, layers=others(n, own))
-    if cfg.flag("use_qk_norm", default=False):
-        m.norms("self_attn.query_layernorm", "self_attn.key_layernorm", size=d.head_dim)
-    width, num_experts = cfg.positive("intermediate_size"), uniform(cfg, "num_experts")
-    if num_experts > 1:
-        m.experts("mlp", width, num_experts, uniform(cfg, "moe_topk"), router="gate.wg")
-        if cfg.flag("use_mixed_mlp_moe", default=False):
-            m.gated(width * uniform(cfg, "num_shared_expert"), "mlp.shared_mlp")
-    else:
-        m.gated(width)
-    m.norms(*_PAIR)
-    caches = [Layer((SharedCache(i - i % factor) if i % factor else blocks.full(d),)) for i in m.every]
-    return m.close("hunyuan", caches, intermediate=width)
 
 
 def hf_olmo(cfg: Config) -> Architecture:

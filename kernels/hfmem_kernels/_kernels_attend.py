@@ -1,0 +1,242 @@
+"""The loop over keys and values: a block of query rows against a piece's tiles. `@triton.jit` functions only.
+
+Rows are numbered `query * GROUP + head of the group`. Three choices are about memory, not arithmetic:
+
+- the page ids of a tile are loaded one iteration ahead and carried, because a load inside the loop that another load depends
+  on halves the number of tiles in flight;
+- 8-bit elements are read in pairs as uint16 and split into even and odd columns, so that shared memory is read in words;
+- strides come divided by UNIT, the largest power of two that keeps rows 16-byte aligned: the compiler sees only "divisible by
+  16", which rows of 88 or 328 elements are not, and would fall back to narrow loads.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hfmem_kernels._kernels_common import LOG2E, PLAIN, decode_low, decode_pair, format_factor, load_ids, rows_of
+
+#: scales of values below this count as this, so that what they are split into is finite
+TINY = tl.constexpr(2.0**-100)
+
+
+@triton.jit
+def load_query(q_rows, stride_d, row_mask, cols, DIM: tl.constexpr):
+    """One block of query columns, fp32 so that nothing is rounded before scaling."""
+    mask = row_mask[:, None] & (cols < DIM)[None, :]
+    return tl.load(q_rows[:, None] + cols[None, :] * stride_d, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def query_parts(
+    q_rows, stride_d, row_mask, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr, PAIRS: tl.constexpr
+):
+    """WIDTH query columns from START: the even and the odd ones if PAIRS, else all and, unused, all again. And the largest."""
+    STEP: tl.constexpr = 2 if PAIRS else 1
+    cols = START + tl.arange(0, WIDTH // STEP) * STEP
+    low = load_query(q_rows, stride_d, row_mask, cols, DIM)
+    high = low
+    if PAIRS:
+        high = load_query(q_rows, stride_d, row_mask, cols + 1, DIM)
+    return low, high, tl.maximum(tl.max(tl.abs(low), 1), tl.max(tl.abs(high), 1))
+
+
+@triton.jit
+def power_of(biggest):
+    """The power of two within each row's largest query element: divided by it, bf16 queries fit the range of fp16."""
+    power = (biggest.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+    return tl.where((power == 0.0) | (power == float("inf")), 1.0, power)
+
+
+@triton.jit
+def split_scale(scale):
+    """A positive scale as 2**exponent · rest with rest in 1 … 2, exactly: exponent and rest in fp32, and 2**-exponent.
+
+    A weight times its value's scale goes into fp16, where neither the one nor the other must be lost. The exponent therefore
+    joins the logits, whose maximum is taken away; the rest is at most 2.
+    """
+    bits = tl.maximum(scale, TINY).to(tl.int32, bitcast=True)
+    power = bits & 0x7F800000
+    exponent = ((power >> 23) - 127).to(tl.float32)
+    rest = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
+    return exponent, rest, (0x7F000000 - power).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def load_rows(rows, stride_d, mask, cols, LIMIT: tl.constexpr, FULL: tl.constexpr):
+    """A tile [BLOCK_N, columns] of the cache; positions outside the sequence read as zero and touch no memory."""
+    pointers = rows[:, None] + cols[None, :] * stride_d
+    if FULL:
+        return tl.load(pointers, mask=mask[:, None], other=0)
+    return tl.load(pointers, mask=mask[:, None] & (cols < LIMIT)[None, :], other=0)
+
+
+@triton.jit
+def add_scores(q_low, q_high, tile, scores, FORMAT: tl.constexpr, PAIRS: tl.constexpr, DECODER: tl.constexpr):
+    """scores + Q · tileᵀ, with the tile decoded to fp16 if it holds 8-bit elements."""
+    if FORMAT == PLAIN:
+        scores = tl.dot(q_low, tl.trans(tile), scores, input_precision="ieee")
+    elif PAIRS:
+        low, high = decode_pair(tile, FORMAT, DECODER)
+        scores = tl.dot(q_low, tl.trans(low), scores)
+        scores = tl.dot(q_high, tl.trans(high), scores)
+    else:
+        scores = tl.dot(q_low, tl.trans(decode_low(tile.to(tl.uint16), FORMAT)), scores)
+    return scores
+
+
+@triton.jit
+def add_values(p, tile, acc, acc_high, FORMAT: tl.constexpr, PAIRS: tl.constexpr, DECODER: tl.constexpr):
+    """acc + P · tile; with PAIRS the even columns in `acc`, the odd ones in `acc_high`. P is at most 2, so fp16 holds it."""
+    if FORMAT == PLAIN:
+        acc = tl.dot(p.to(tile.dtype), tile, acc, input_precision="ieee")
+    elif PAIRS:
+        low, high = decode_pair(tile, FORMAT, DECODER)
+        p_half = p.to(tl.float16)
+        acc = tl.dot(p_half, low, acc)
+        acc_high = tl.dot(p_half, high, acc_high)
+    else:
+        acc = tl.dot(p.to(tl.float16), decode_low(tile.to(tl.uint16), FORMAT), acc)
+    return acc, acc_high
+
+
+@triton.jit
+def hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW: tl.constexpr):
+    """-inf where a row does not see the key: rows see row_lo <= position < row_hi."""
+    seen = offsets[None, :] < (row_hi - t0)[:, None]
+    if HAS_WINDOW:
+        seen = seen & (offsets[None, :] >= (row_lo - t0)[:, None])
+    return tl.where(seen, scores, float("-inf"))
+
+
+@triton.jit
+def softmax_step(scores, m):
+    """The running maximum, what fades what came before, the weights of this tile. Rows that saw no key stay at -inf, 1, 0."""
+    top = tl.maximum(m, tl.max(scores, 1))
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    return top, tl.exp2(m - shift), tl.exp2(scores - shift[:, None])
+
+
+@triton.jit
+def attend(
+    q_ptr, k_ptr, v_ptr, ids_ptr, k_scale_ptr, v_scale_ptr, alibi_ptr,
+    b, head, m_block, q_row0, q_len, lo, hi, tile0, tile1, window, scale, softcap, v_factor, k_offset, v_offset,
+    sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
+    GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
+    DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
+    SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    HAS_ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr,
+    SCALAR_IDS: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Attention of one block of query rows to the tiles tile0 … tile1 - 1. Returns acc [BLOCK_M, DVP], m and norm [BLOCK_M]."""
+    # --- the query rows, in the type of the dot's other side
+    row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    query = row // GROUP
+    row_mask = query < q_len
+    q_head = head * GROUP + row % GROUP
+    q_rows = q_ptr + b.to(tl.int64) * sqb + (q_row0 + query).to(tl.int64) * sqt + q_head.to(tl.int64) * sqh
+    STEP: tl.constexpr = 2 if PAIRS else 1
+    q_low1, q_high1, biggest = query_parts(q_rows, sqd, row_mask, 0, D1, DK, PAIRS)
+    q_low2 = q_low1
+    q_high2 = q_high1
+    if D2 > 0:
+        q_low2, q_high2, other = query_parts(q_rows, sqd, row_mask, D1, D2, DK, PAIRS)
+        biggest = tl.maximum(biggest, other)
+    to_log2 = tl.full([BLOCK_M], 1.0, tl.float32) * scale
+    if not HAS_SOFTCAP:
+        to_log2 = to_log2 * LOG2E
+    if FORMAT == PLAIN:
+        q_low1 = q_low1.to(q_ptr.dtype.element_ty)
+        q_low2 = q_low2.to(q_ptr.dtype.element_ty)
+    else:
+        power = power_of(biggest)  # fp16 holds every decoded element
+        shrink = (16384.0 / power)[:, None]
+        q_low1 = (q_low1 * shrink).to(tl.float16)
+        q_high1 = (q_high1 * shrink).to(tl.float16)
+        q_low2 = (q_low2 * shrink).to(tl.float16)
+        q_high2 = (q_high2 * shrink).to(tl.float16)
+        to_log2 = to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, DECODER)
+    if SCALES == 1:
+        to_log2 = to_log2 * tl.load(k_scale_ptr + head.to(tl.int64) * ssh)
+
+    factor = v_factor
+    if FORMAT != PLAIN:
+        factor = factor * format_factor(FORMAT, DECODER)
+    if SCALES == 1:
+        factor = factor * tl.load(v_scale_ptr + head.to(tl.int64) * vsh)
+
+    # --- what each row may see: keys row_lo <= t < row_hi
+    row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
+    row_lo = row_hi - window
+    slope = row_hi.to(tl.float32)
+    if HAS_ALIBI:
+        slope = tl.load(alibi_ptr + q_head, mask=row_mask, other=0.0).to(tl.float32) * LOG2E
+
+    k_base = k_ptr + (head.to(tl.int64) * skh + k_offset) * UNIT_K
+    v_base = v_ptr + (head.to(tl.int64) * svh + v_offset) * UNIT_V
+    cols1 = tl.arange(0, D1 // STEP)
+    cols2 = cols1
+    if D2 > 0:
+        cols2 = D1 // STEP + tl.arange(0, D2 // STEP)
+    cols_v = tl.arange(0, DVP // STEP)
+    m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)  # summed over the columns once, at the end
+    acc = tl.zeros([BLOCK_M, DVP // STEP], tl.float32)
+    acc_high = acc
+    offsets = tl.arange(0, BLOCK_N)
+    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+    for tile in range(tile0, tile1):
+        t0 = lo + tile * BLOCK_N
+        inside = offsets < hi - t0
+        if WIDE:
+            first = first.to(tl.int64)
+            second = second.to(tl.int64)
+        rows = rows_of(first, second, t0, offsets, skp, skt, PAGE, SCALAR_IDS)
+        k_rows = k_base + rows.to(tl.int64) * UNIT_K
+        k1 = load_rows(k_rows, skd, inside, cols1, DK // STEP, D1 <= DK)
+        k2 = k1
+        if D2 > 0:
+            k2 = load_rows(k_rows, skd, inside, cols2, DK // STEP, D1 + D2 <= DK)
+        if not SAME_STRIDES:
+            rows = rows_of(first, second, t0, offsets, svp, svt, PAGE, SCALAR_IDS)
+        v = load_rows(v_base + rows.to(tl.int64) * UNIT_V, svd, inside, cols_v, DV // STEP, DVP <= DV)
+        k_token = to_log2
+        v_token = to_log2
+        if SCALES == 2:
+            rows = rows_of(first.to(tl.int64), second.to(tl.int64), t0, offsets, ssp, sst, PAGE, SCALAR_IDS)
+            k_token = tl.load(k_scale_ptr + head.to(tl.int64) * ssh + rows, mask=inside, other=0.0)
+            rows = rows_of(first.to(tl.int64), second.to(tl.int64), t0, offsets, vsp, vst, PAGE, SCALAR_IDS)
+            v_token = tl.load(v_scale_ptr + head.to(tl.int64) * vsh + rows, mask=inside, other=1.0)
+        first, second = load_ids(ids_ptr, t0 + BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+
+        scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        scores = add_scores(q_low1, q_high1, k1, scores, FORMAT, PAIRS, DECODER)
+        if D2 > 0:
+            scores = add_scores(q_low2, q_high2, k2, scores, FORMAT, PAIRS, DECODER)
+        scores = scores * to_log2[:, None]
+        if SCALES == 2:
+            scores = scores * k_token[None, :]
+        if HAS_SOFTCAP:
+            # cap · tanh(x / cap); tanh(y) = 1 - 2 / (1 + 2**(2 y log2 e)) neither overflows nor needs a library
+            e = tl.exp2(scores * (2.0 * LOG2E / softcap))
+            scores = (1.0 - 2.0 / (1.0 + e)) * (softcap * LOG2E)
+        if HAS_ALIBI:
+            scores += slope[:, None] * (offsets[None, :] - (row_hi - t0 - 1)[:, None]).to(tl.float32)
+        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW)
+        if SCALES == 2:
+            exponent, rest, inverse = split_scale(v_token)
+            m, alpha, p = softmax_step(scores + exponent[None, :], m)
+            weights = weights * alpha[:, None] + p * inverse[None, :]
+            p = p * rest[None, :]
+        else:
+            m, alpha, p = softmax_step(scores, m)
+            weights = weights * alpha[:, None] + p
+        acc = acc * alpha[:, None]
+        if PAIRS:
+            acc_high = acc_high * alpha[:, None]
+        acc, acc_high = add_values(p, v, acc, acc_high, FORMAT, PAIRS, DECODER)
+
+    if PAIRS:
+        acc = tl.reshape(tl.join(acc, acc_high), [BLOCK_M, DVP])
+    return acc * factor, m, tl.sum(weights, 1)

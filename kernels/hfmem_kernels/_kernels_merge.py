@@ -1,0 +1,163 @@
+"""How pieces become results: partials, states and counters in the workspace, one launch. `@triton.jit` functions only."""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hfmem_kernels._kernels_common import LN2, LOG2E
+from hfmem_kernels._kernels_schedule import slot_of
+
+
+@triton.jit
+def normaliser(m, norm, sink, HAS_SINKS: tl.constexpr):
+    """What a row of `acc` is to be multiplied by, and its lse. A row without keys: 0 and -inf.
+
+    m: maximum logit in log2 units; norm: sum of 2**(logit - m); sink: one more logit, in natural units.
+    """
+    factor = tl.full(m.shape, 1.0, tl.float32)
+    if HAS_SINKS:
+        sink = sink * LOG2E
+        top = tl.maximum(m, sink)
+        top = tl.where(top == float("-inf"), 0.0, top)
+        factor = tl.exp2(m - top)
+        norm = norm * factor + tl.exp2(sink - top)
+        m = top
+    empty = norm == 0.0
+    denominator = tl.where(empty, 1.0, norm)
+    return factor / denominator, tl.where(empty, float("-inf"), (m + tl.log2(denominator)) * LN2)
+
+
+@triton.jit
+def load_sinks(sinks_ptr, q_head, row_mask, HAS_SINKS: tl.constexpr):
+    """The sinks of some query heads; zeros, never looked at, where there are none."""
+    sink = tl.zeros(q_head.shape, tl.float32)
+    if HAS_SINKS:
+        sink = tl.load(sinks_ptr + q_head, mask=row_mask, other=0.0).to(tl.float32)
+    return sink
+
+
+@triton.jit
+def store_state(state_ptr, slot, m, norm, rows, row_mask, BLOCK_M: tl.constexpr):
+    """Write m and norm of a slot."""
+    pointers = state_ptr + (slot.to(tl.int64) * BLOCK_M + rows) * 2
+    tl.store(pointers, m, mask=row_mask)
+    tl.store(pointers + 1, norm, mask=row_mask)
+
+
+@triton.jit
+def store_result(
+    acc, factor, lse, columns, out_rows, out_stride, lse_ptrs, row_mask, DV: tl.constexpr, HAS_LSE: tl.constexpr
+):
+    """Write rows of the output, `columns` of them, and their lse."""
+    value = (acc * factor[:, None]).to(out_rows.dtype.element_ty)
+    tl.store(out_rows[:, None] + columns[None, :] * out_stride, value, mask=row_mask[:, None] & (columns < DV)[None, :])
+    if HAS_LSE:
+        tl.store(lse_ptrs, lse, mask=row_mask)
+
+
+@triton.jit
+def merge_slots(
+    partial_ptr, state_ptr, start, stop, step, first_slot, rest_base, rest_stride, rows, row_mask, out_rows, out_stride,
+    lse_ptrs, sink, target,
+    BLOCK_M: tl.constexpr, DVP: tl.constexpr, DV: tl.constexpr, HAS_LSE: tl.constexpr, HAS_SINKS: tl.constexpr,
+    FINAL: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr,
+):  # fmt: skip
+    """Combine the pieces start, start + step, … < stop of an item into the output (FINAL) or into slot `target`.
+
+    This is the tail of every short call, so it waits for memory as few times as it can: the states and the partials of FAN
+    pieces are under way at once. Columns go by in chunks, so that wide values need no second accumulator's worth of registers.
+    Loads bypass L1, which the stores of other programs do not update.
+    """
+    lanes = tl.arange(0, FAN)
+    top = tl.full(rows.shape, float("-inf"), tl.float32)
+    total = tl.zeros(rows.shape, tl.float32)
+    for column in range(0, DVP, CHUNK):
+        cols = column + tl.arange(0, CHUNK)
+        top = tl.full(rows.shape, float("-inf"), tl.float32)
+        total = tl.zeros(rows.shape, tl.float32)
+        acc = tl.zeros([rows.shape[0], CHUNK], tl.float32)
+        for begin in range(start, stop, FAN * step):
+            piece = begin + lanes * step
+            bases = slot_of(piece, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M
+            places = bases[:, None] + rows[None, :]
+            mask = (piece < stop)[:, None] & row_mask[None, :]
+            m = tl.load(state_ptr + places * 2, mask=mask, other=float("-inf"), cache_modifier=".cg")
+            norm = tl.load(state_ptr + places * 2 + 1, mask=mask, other=0.0, cache_modifier=".cg")
+            part = tl.load(
+                partial_ptr + places[:, :, None] * DVP + cols[None, None, :],
+                mask=mask[:, :, None],
+                other=0.0,
+                cache_modifier=".cg",
+            )
+            higher = tl.maximum(top, tl.max(m, 0))
+            shift = tl.where(higher == float("-inf"), 0.0, higher)
+            fade = tl.exp2(top - shift)
+            weight = tl.exp2(m - shift[None, :])
+            total = total * fade + tl.sum(norm * weight, 0)
+            acc = acc * fade[:, None] + tl.sum(part * weight[:, :, None], 0)
+            top = higher
+        if FINAL:
+            factor, lse = normaliser(top, total, sink, HAS_SINKS)
+            store_result(acc, factor, lse, cols, out_rows, out_stride, lse_ptrs, row_mask, DV, HAS_LSE)
+        else:
+            base = target.to(tl.int64) * BLOCK_M
+            tl.debug_barrier()  # every thread has read this chunk of the slot before it is overwritten
+            tl.store(partial_ptr + (base + rows)[:, None] * DVP + cols[None, :], acc, mask=row_mask[:, None])
+    if not FINAL:
+        tl.debug_barrier()
+        store_state(state_ptr, target, top, total, rows, row_mask, BLOCK_M)
+
+
+@triton.jit
+def store_piece(
+    acc, m, norm, slot, partial_ptr, state_ptr, row_mask, BLOCK_M: tl.constexpr, DVP: tl.constexpr
+):  # fmt: skip
+    """Leave a piece's result in its slot."""
+    rows = tl.arange(0, BLOCK_M)
+    cols = tl.arange(0, DVP)
+    base = slot.to(tl.int64) * BLOCK_M
+    tl.store(partial_ptr + (base + rows)[:, None] * DVP + cols[None, :], acc, mask=row_mask[:, None])
+    store_state(state_ptr, slot, m, norm, rows, row_mask, BLOCK_M)
+
+
+@triton.jit
+def arrive(
+    index, num_pieces, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, counter_ptr, num_slots, out_rows, out_stride,
+    lse_ptrs, sink, rows, row_mask,
+    BLOCK_M: tl.constexpr, DVP: tl.constexpr, DV: tl.constexpr, HAS_LSE: tl.constexpr, HAS_SINKS: tl.constexpr,
+    CHUNK: tl.constexpr, FAN: tl.constexpr,
+):  # fmt: skip
+    """After `store_piece`: the last program of an item to arrive merges its pieces. Counters are left as they were: zero.
+
+    Up to 16 pieces are merged at once, more in two levels (groups of 16 or 32, then the groups), so that one program never
+    reads hundreds of partials. The tree depends on `num_pieces` alone.
+    """
+    fan = tl.where(num_pieces <= 256, 16, 32)
+    num_groups = (num_pieces + fan - 1) // fan
+    start = index // fan * fan
+    stop = tl.minimum(start + fan, num_pieces)
+    leader = slot_of(start, first_slot, rest_base, rest_stride)
+    last = False
+    tl.debug_barrier()  # every thread's stores come before the counter, which releases them to the device
+    arrived = tl.atomic_add(counter_ptr + leader, 1, sem="acq_rel", scope="gpu")
+    if arrived == stop - start - 1:
+        tl.store(counter_ptr + leader, 0)
+        last = num_groups == 1
+        if num_groups > 1:
+            merge_slots(
+                partial_ptr, state_ptr, start, stop, 1, first_slot, rest_base, rest_stride, rows, row_mask, out_rows,
+                out_stride, lse_ptrs, sink, leader, BLOCK_M, DVP, DV, False, False, False, CHUNK, FAN,
+            )  # fmt: skip
+            tl.debug_barrier()
+            groups_counter = counter_ptr + num_slots + first_slot
+            if tl.atomic_add(groups_counter, 1, sem="acq_rel", scope="gpu") == num_groups - 1:
+                tl.store(groups_counter, 0)
+                last = True
+    if last:
+        step = tl.where(num_groups == 1, 1, fan)
+        merge_slots(
+            partial_ptr, state_ptr, 0, num_pieces, step, first_slot, rest_base, rest_stride, rows, row_mask, out_rows,
+            out_stride, lse_ptrs, sink, leader, BLOCK_M, DVP, DV, HAS_LSE, HAS_SINKS, True, CHUNK, FAN,
+        )  # fmt: skip

@@ -1,0 +1,149 @@
+"""Who works on what: the partition of a ragged batch, decided by every program for itself. `@triton.jit` functions only.
+
+Words used throughout the decode kernels:
+
+- *item*: one (sequence, KV head, block of query rows); its keys are cut into *tiles* of BLOCK_N tokens, its *units*.
+- *share*: the units that one program gets, from `share_start` of its number to that of the next. Shares differ by one unit at most.
+- *piece*: the consecutive tiles of one item that one program works on. An edge of a share less than SNAP tiles from an edge of
+  the item moves there: so short a piece is not worth a merge, and items of fewer than 2 · SNAP tiles are never cut.
+- An item of several pieces leaves one partial result for each in a *slot* of the workspace; the program that comes last merges
+  them in the order of the pieces, so that the result does not depend on which program that was.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hfmem_kernels._kernels_common import key_range, num_tiles, query_span
+
+
+@triton.jit
+def tiles_of(
+    seq_lens_ptr, cu_q_ptr, batch, start, q_len, window, capacity,
+    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr, VARLEN: tl.constexpr,
+):  # fmt: skip
+    """Tiles of the sequences start … start + BLOCK_B - 1, 0 past the last; and which of them exist."""
+    b = start + tl.arange(0, BLOCK_B)
+    inside = b < batch
+    seq_len = tl.load(seq_lens_ptr + b, mask=inside, other=0)
+    _, count = query_span(cu_q_ptr, b, q_len, inside, VARLEN)
+    lo, hi = key_range(seq_len, count, window, capacity, HAS_WINDOW)
+    return tl.where(inside, num_tiles(lo, hi, BLOCK_N), 0), inside
+
+
+@triton.jit
+def tiles_before(
+    seq_lens_ptr, cu_q_ptr, batch, limit, q_len, window, capacity,
+    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr, VARLEN: tl.constexpr,
+):  # fmt: skip
+    """Scan the sequences: how many end at or before tile `limit` of the concatenation, tiles in those, tiles in all."""
+    total = 0
+    before = 0
+    first = 0
+    for start in range(0, batch, BLOCK_B):
+        n, inside = tiles_of(
+            seq_lens_ptr, cu_q_ptr, batch, start, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
+        )
+        ends = total + tl.cumsum(n, 0)
+        passed = inside & (ends <= limit)
+        first += tl.sum(passed.to(tl.int32), 0)
+        before = tl.maximum(before, tl.max(tl.where(passed, ends, 0), 0))
+        total += tl.sum(n, 0)
+    return first, before, total
+
+
+@triton.jit
+def share_start(program, quotient, remainder):
+    """First unit of a program's share when the first `remainder` programs get `quotient` + 1 units, the others `quotient`."""
+    return program * quotient + tl.minimum(program, remainder)
+
+
+@triton.jit
+def share_owner(unit, quotient, remainder):
+    """The program whose share holds `unit`: the inverse of `share_start`."""
+    cut = remainder * (quotient + 1)
+    return tl.where(unit < cut, unit // (quotient + 1), remainder + (unit - cut) // quotient)
+
+
+@triton.jit
+def snapped(tile, tiles, SNAP: tl.constexpr):
+    """Where the edge of a share that falls on `tile` of an item of `tiles` tiles cuts it; `tiles` or more: behind it."""
+    inner = tl.where(tile < SNAP, 0, tl.where(tiles - tile < SNAP, tiles, tile))
+    return tl.where(tile >= tiles, tiles, inner)
+
+
+@triton.jit
+def pieces_of(start, tiles, quotient, remainder, SNAP: tl.constexpr):
+    """The program of an item's first piece, and the number of its pieces; piece k belongs to that program + k.
+
+    Edges of shares that cut the item are those in start + SNAP … start + tiles - SNAP. The first piece belongs to the last
+    program whose share begins before that range.
+    """
+    first = share_owner(start + SNAP - 1, quotient, remainder)
+    last = share_owner(start + tiles - SNAP, quotient, remainder)
+    return first, tl.maximum(last - first, 0) + 1
+
+
+@triton.jit
+def first_unit(
+    program, seq_lens_ptr, cu_q_ptr, batch, heads, q_len, window, capacity,
+    BLOCK_B: tl.constexpr, ONE_SCAN: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    VARLEN: tl.constexpr, MIN_TILES: tl.constexpr, MAX_PIECES: tl.constexpr,
+):  # fmt: skip
+    """The shares (quotient, remainder), this program's units, and the sequence they begin in with its first unit."""
+    if ONE_SCAN:
+        n, inside = tiles_of(
+            seq_lens_ptr, cu_q_ptr, batch, 0, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
+        )
+        ends = tl.cumsum(n, 0)
+        per_head = tl.sum(n, 0)
+    else:
+        _, _, per_head = tiles_before(
+            seq_lens_ptr, cu_q_ptr, batch, 0, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
+        )
+    total = per_head * heads
+    programs = tl.minimum(tl.num_programs(0), tl.maximum(total // MIN_TILES, 1))
+    if MAX_PIECES > 0:
+        programs = tl.minimum(programs, batch * heads * MAX_PIECES)
+    quotient = total // programs
+    remainder = total % programs
+    unit = share_start(program, quotient, remainder)
+    unit_stop = share_start(program + 1, quotient, remainder)
+    if program >= programs:
+        unit_stop = unit
+    if ONE_SCAN:
+        passed = inside & (ends <= unit // heads)
+        b = tl.sum(passed.to(tl.int32), 0)
+        before = tl.max(tl.where(passed, ends, 0), 0)
+    else:
+        b, before, _ = tiles_before(
+            seq_lens_ptr, cu_q_ptr, batch, unit // heads, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
+        )
+    return quotient, remainder, unit, unit_stop, b, before * heads
+
+
+@triton.jit
+def piece_at(program, unit, unit_stop, item_unit, tiles, quotient, remainder, SNAP: tl.constexpr):
+    """A program's piece of the item that `unit` lies in. item_unit: first unit of that item's sequence; tiles: of every item of it.
+
+    Returns the item's number within its sequence and its first unit; the piece's first tile and where it stops (none: no
+    piece); its number, how many the item has, and the first of the slots of the program that has piece 0.
+    """
+    lane = (unit - item_unit) // tiles
+    start = item_unit + lane * tiles
+    tile = snapped(unit - start, tiles, SNAP)
+    tile_stop = snapped(unit_stop - start, tiles, SNAP)
+    first, num_pieces = pieces_of(start, tiles, quotient, remainder, SNAP)
+    index = tl.where(tile == 0, 0, program - first)
+    return lane, start, tile, tile_stop, index, num_pieces, 2 * first
+
+
+@triton.jit
+def slot_of(index, first_slot, rest_base, rest_stride):
+    """The slot of an item's piece number `index`; the first piece has a slot of its own.
+
+    With equal shares a program has two: 2p for the item that ends in its share, 2p + 1 for one that begins in it and goes on.
+    """
+    return tl.where(index == 0, first_slot, rest_base + index * rest_stride)

@@ -1,0 +1,81 @@
+"""vLLM's cache of models with towers: what its own planning asks for one request on a rank, bytes at TP 1 and 2.
+
+Expected bytes: vLLM 0.33.0's `get_kv_cache_spec` and `_max_memory_usage_bytes_from_groups`, run for its own classes on the meta
+device from these configs, 8,192 batched tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hfmem.errors import UnsupportedError
+from hfmem.memory.engines import engine
+from hfmem.memory.engines.vllm import layout
+from hfmem.memory.serving import Serving
+from hfmem.model.families.registry import read_architecture
+
+Facts = dict[str, Any]
+CONTEXTS = (512, 8192, 32768)
+
+HYBRID: Facts = {
+    "model_type": "interns2_preview",
+    "vision_config": {"depth": 1, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "out_hidden_size": 512},
+    "text_config": {
+        "hidden_size": 512,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "linear_key_head_dim": 32,
+        "linear_num_key_heads": 4,
+        "linear_num_value_heads": 8,
+        "linear_value_head_dim": 32,
+        "linear_conv_kernel_dim": 4,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 96,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "vocab_size": 9024,
+    },
+}
+WINDOWS: Facts = {
+    "model_type": "gemma3",
+    "text_config": {"num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4, "sliding_window": 4096},
+}
+#: Inkling with six layers, the last of them full
+CONVOLUTIONS: Facts = {"model_type": "inkling_text", "num_hidden_layers": 6}
+
+
+def requests(facts: Facts, tp: int, contexts: tuple[int, ...] = CONTEXTS) -> tuple[int, ...]:
+    arch = read_architecture({"dtype": "bfloat16", **facts})
+    return tuple(engine("vllm").cache(arch, Serving(context, tp=tp)).bytes_per_rank for context in contexts)
+
+
+@pytest.mark.parametrize(
+    ("facts", "tp", "expected"),
+    [
+        (HYBRID, 1, (4_456_448, 35_913_728, 136_577_024)),
+        (HYBRID, 2, (2_228_224, 17_956_864, 68_288_512)),
+        (WINDOWS, 1, (12_910_592, 201_654_272, 553_975_808)),
+        (WINDOWS, 2, (6_455_296, 100_827_136, 276_987_904)),
+        (CONVOLUTIONS, 2, (62_586_880, 990_576_640, 2_024_865_792)),
+    ],
+)
+def test_one_request(facts: Facts, tp: int, expected: tuple[int, ...]) -> None:
+    assert requests(facts, tp) == expected
+
+
+def test_whisper_keeps_its_encoders_output_beside() -> None:
+    facts = {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]}
+    assert [requests(facts, tp, (400,)) for tp in (1, 2)] == [(52_789_248,), (26_394_624,)]
+
+
+def test_inklings_convolutions_are_pages_of_four_tokens() -> None:
+    """Packed rows on a rank of two: (2 · 128 + 2 · 6144 / 16) · 8 heads, and (2 · 128 + 2 · 6144 / 8) padded to 2048 · 4 heads."""
+    found = layout(read_architecture({"dtype": "bfloat16", **CONVOLUTIONS}), Serving(512, tp=2))
+    pages = {spec.page_bytes // 2 // 4 for g in found.groups for m in g.members if (spec := m.spec).block_size == 4}
+    assert pages == {1024 * 8} == {2048 * 4}
+    with pytest.raises(UnsupportedError, match="no more ranks than KV heads"):
+        layout(read_architecture({"dtype": "bfloat16", **CONVOLUTIONS}), Serving(512, tp=16))
