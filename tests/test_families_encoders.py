@@ -42,6 +42,11 @@ COUNTED = [
     ("gte", "GteModel", 305_368_320),
     ("jina_embeddings_v3", "JinaEmbeddingsV3Model", 559_364_096),
     ("eurobert", "EuroBertForMaskedLM", 310_266_624),
+    ("mobilebert", "MobileBertForPreTraining", 36_860_220),
+    ("squeezebert", "SqueezeBertForMaskedLM", 51_712_314),
+    ("fnet", "FNetForMaskedLM", 83_485_184),
+    ("xlm", "XLMWithLMHeadModel", 667_119_041),
+    ("flaubert", "FlaubertForSequenceClassification", 667_092_994),
     ("led", "LEDForConditionalGeneration", 459_801_600),
     ("bigbird_pegasus", "BigBirdPegasusForConditionalGeneration", 576_891_904),
     ("pegasus_x", "PegasusXForConditionalGeneration", 568_568_832),
@@ -170,6 +175,8 @@ def test_nllb_moe_picks_two_experts() -> None:
         ("prophetnet", {"num_buckets": 0}, "num_buckets"),
         ("gte", {"type_vocab_size": [1]}, "type_vocab_size"),
         ("convbert", {"head_ratio": 0}, "head_ratio"),
+        ("nemotron_h", {"layers_block_type": 7}, "layers_block_type"),
+        ("squeezebert", {"embedding_size": 96}, "embedding_size"),
     ],
 )
 def test_a_broken_value_is_an_error_that_names_its_key(model_type: str, broken: dict[str, Any], key: str) -> None:

@@ -13,6 +13,12 @@ def class_name(cfg: Config) -> str:
     return first if isinstance(first, str) else ""
 
 
+def class_names(cfg: Config) -> tuple[str, ...]:
+    """All of `architectures` that are names."""
+    classes = cfg.published("architectures")
+    return tuple(name for name in classes if isinstance(name, str)) if isinstance(classes, list) else ()
+
+
 def task(cfg: Config, default: str, known: dict[str, str]) -> str:
     """The task of the saved class by the longest suffix of its name: a value of `known`, `default` where no class is named.
 

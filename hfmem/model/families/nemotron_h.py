@@ -37,6 +37,8 @@ def _kinds(cfg: Config, words_key: str, pattern_key: str) -> list[str]:
         for letter in pattern:
             cfg.choice(pattern_key, letter, tuple(LETTERS))
         return [LETTERS[letter] for letter in pattern]
+    if not isinstance(words, list):
+        raise ContradictionError(f"{cfg.file}: {words_key!r} is {str(words)[:40]!r}, expected a list")
     named = [SYNONYMS.get(word, word) if isinstance(word, str) else word for word in words]
     return layer_kinds(cfg, words_key, named, WORDS, len(named))
 

@@ -12,7 +12,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import attention, norm, read_dims, read_dtype
 from hfmem.model.config import Config
 from hfmem.model.families.gemma import gemma2
-from hfmem.model.families.heads import num_labels, task
+from hfmem.model.families.heads import class_names, num_labels, task
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory, TensorSpec, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer, NoCache, SlidingAttention
@@ -64,12 +64,11 @@ def t5gemma(cfg: Config) -> Architecture:
         Part(inv).tensor(*head, tied_to="model.decoder.embed_tokens.weight" if tied else None, optional=tied)
     elif what == "classification":
         Part(inv, component=Component.OTHER).linear("score.out_proj", num_labels(cfg), last.hidden_size)
-    names = cfg.published("architectures")
     return replace(
         last,
         family="t5gemma",
         model_type=cfg.model_type,
-        architectures=tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else (),
+        architectures=class_names(cfg),
         dtype=read_dtype(cfg, text, encoder),
         layers=(*layers, *seen),
         tensors=tuple(inv.specs),

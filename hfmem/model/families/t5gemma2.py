@@ -12,6 +12,7 @@ from hfmem.model.blocks import read_dtype
 from hfmem.model.config import Config
 from hfmem.model.families.gemma import gemma3_text
 from hfmem.model.families.gemma_mm import gemma3_tower
+from hfmem.model.families.heads import class_names
 from hfmem.model.families.multimodal import tower_layers
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Inventory, TensorSpec, Vocab
@@ -58,7 +59,7 @@ def t5gemma2(cfg: Config) -> Architecture:
         inner,
         family="t5gemma2",
         model_type=cfg.model_type,
-        architectures=tuple(a for a in cfg.published("architectures") or () if isinstance(a, str)),
+        architectures=class_names(cfg),
         dtype=read_dtype(cfg, text),
         layers=(*layers, *tower_layers(seen)),
         tensors=tuple(inv.specs),

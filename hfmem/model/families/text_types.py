@@ -61,4 +61,9 @@ TEXT: Final[dict[str, str]] = {
     "nllb-moe": "bart_kin:bart_kin",
     "t5gemma": "t5gemma:t5gemma",
     "prophetnet": "prophetnet:prophetnet",
+    "mobilebert": "encoders_light:mobilebert",
+    "squeezebert": "encoders_light:squeezebert",
+    "fnet": "encoders_light:fnet",
+    "xlm": "xlm:xlm",
+    "flaubert": "xlm:xlm",
 }
