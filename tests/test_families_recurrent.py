@@ -453,6 +453,9 @@ def test_qwen4_ngram_tables_have_prime_sizes() -> None:
     assert arch.expected_parameters() == 2_178_078_064  # transformers 5.23.0, meta device
     tables = [s for s in arch.tensors if s.pattern.endswith("ngram_embedding.weight")]
     assert [s.shape for s in tables] == [(321_280, 128), (323_584, 128)]
+    # vLLM keeps them in pinned host memory (`EngramConfig.cpu_offload`)
+    served = rank_weights(arch, synthesise(arch), Serving(512, engine="vllm", tp=2))
+    assert served.host_bytes == (321_280 + 323_584) * 128 * 2
     assert [len(layer.caches) for layer in arch.layers[:8]] == [1, 2, 1, 1, 2, 1, 1, 1]
     assert arch.layers[3].caches == (IndexedAttention(16, 2, 256, 256, 256),)
     with pytest.raises(ContradictionError, match="ple_layer_ids"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from hfmem.checkpoint.tensors import Box
-from hfmem.memory.model_classes import Everywhere, built_everywhere, through_transformers, ties_head
+from hfmem.memory.model_classes import HOSTED, Everywhere, built_everywhere, through_transformers, ties_head
 from hfmem.memory.placement import BY_LAYER, Placement, placement
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -22,7 +22,8 @@ class Stages:
     `shared` is the pattern of an embedding that serves as the head too, `copied` that of one whose head the class builds apart
     although the config ties them; at most one of them is set. `dropped` is the pattern of a head that the class computes with the
     embedding although the file has one. `has_encoder`: names that say encoder mean one (ChatGLM's decoder is called so too).
-    `follows`: where the last stage holds the embedding as its head, positions go with it.
+    `hosted`: parts of the names of tables that are the host's. `follows`: where the last stage holds the embedding as its head,
+    positions go with it.
     """
 
     where: Placement
@@ -33,6 +34,7 @@ class Stages:
     copied: str | None
     dropped: str | None
     has_encoder: bool
+    hosted: tuple[str, ...]
     follows: bool
 
     @property
@@ -65,6 +67,8 @@ class Stages:
         return total
 
     def _stage_of(self, layer: int, spec: TensorSpec) -> int:
+        if any(part in spec.pattern for part in self.hosted):
+            return self.host
         if layer in self.where.host or (layer < self.host_experts and isinstance(spec.split, ExpertSplit)):
             return self.host
         for stage, layers in enumerate(self.where.stages):
@@ -120,5 +124,6 @@ def stages_of(arch: Architecture, serving: Serving) -> Stages:
         copied=copied,
         dropped=dropped,
         has_encoder=any(layer.stack == "encoder" for layer in arch.layers),
+        hosted=HOSTED if engine == "vllm" else (),
         follows=engine == "vllm" and through_transformers(arch),
     )

@@ -20,6 +20,7 @@ from hfmem.memory.loaded import HeldTensors, rounding
 from hfmem.memory.model_classes import (
     BUFFER_PARAMETERS,
     FUSED_BIAS,
+    HOSTED,
     NOT_SERVED,
     SINK_HEADS,
     UNPADDED_VOCAB,
@@ -129,7 +130,7 @@ def _layout(arch: Architecture, serving: Serving) -> tuple[Stages, Sharding]:
         expert_ranks=tp * serving.dp if serving.engine == "vllm" else tp,  # SGLang's replicas share nothing
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
-        whole=kept_whole(arch) if serving.engine in _PADS else (),
+        whole=(*kept_whole(arch), *(HOSTED if serving.engine == "vllm" else ())) if serving.engine in _PADS else (),
         vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in UNPADDED_VOCAB else 1,
     )
     if serving.engine == "sglang" and serving.ep and (arch.num_experts or 0) % tp:
