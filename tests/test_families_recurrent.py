@@ -15,7 +15,9 @@ from hfmem.errors import ContradictionError, HfmemError, UnknownArchitectureErro
 from hfmem.memory.cache import bytes_per_token, state_bytes_per_seq
 from hfmem.memory.engines import transformers
 from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
+from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Column, Component, TensorSpec
 from hfmem.model.layers import (
