@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hfmem.errors import ContradictionError, MissingKeyError
+from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
 from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
@@ -382,3 +382,36 @@ def test_moondream3() -> None:
         read_architecture(
             {"model_type": "moondream3", "config": {"text": text | {"moe": moe | {"n_experts_per_tok": 16}}}}
         )
+
+
+def test_qwen3_asrs_tower_splits_where_ranks_divide_its_heads() -> None:
+    """vLLM's class on a rank of one, two and four; four ranks do not divide six heads, and each holds the tower's blocks whole."""
+    heard = {
+        "d_model": 192,
+        "encoder_layers": 3,
+        "encoder_attention_heads": 6,
+        "encoder_ffn_dim": 256,
+        "downsample_hidden_size": 48,
+        "num_mel_bins": 128,
+        "output_dim": 512,
+    }
+    arch = read_architecture({"model_type": "qwen3_asr", "thinker_config": {"audio_config": heard, "text_config": QWEN3}})
+    for tp, parameters in ((1, 21_849_536), (2, 11_092_192), (4, 6_530_496)):
+        assert rank_weights(arch, synthesise(arch), Serving(512, engine="vllm", tp=tp)).parameters == parameters
+
+
+def test_gates_of_lings_latent_attention() -> None:
+    """`BailingMoeV3MLAAttention`: one row of a gate for a head, one for each of its values, or no gate."""
+    key = "gated_attention_proj_granularity_type"
+
+    def rows(said: dict[str, Any]) -> list[int]:
+        facts = {k: v for k, v in LING.items() if k != key}
+        arch = read_architecture({"dtype": "bfloat16", **facts, **said})
+        shapes = {s.shape[0] for s in arch.tensors if s.pattern.endswith("attention.g_proj.weight")}
+        return sorted(shapes - {LING["num_attention_heads"] * LING["head_dim"]})  # but for those of the delta layers
+
+    heads = LING["num_attention_heads"]
+    assert rows({}) == rows({key: "head_wise"}) == [heads]
+    assert rows({key: None}) == []
+    with pytest.raises(UnknownArchitectureError, match=key):
+        rows({key: "layer_wise"})

@@ -34,7 +34,6 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
     "qwen2_5_omni": ("thinker.audio_tower.",),
-    "qwen3_asr": ("thinker.audio_tower.",),
     "biogpt": ("embed_positions.", ".fc1.", ".fc2.", ".out_proj.", ".q_proj."),
     "bitnet": (".mlp.down_proj.",),
     "ctrl": (".multi_head_attention.", ".ffn."),

@@ -39,15 +39,19 @@ class Column:
     """Split over dim 0 (output features). `parts` are the row counts of fused sub-matrices, each split on its own; empty: one part.
 
     With `num_kv_heads` set for a part, that part is K or V: when there are more ranks than heads, heads are replicated.
+    `divides`: of a block with so many heads that stays whole on every rank where the ranks do not divide them.
     """
 
     parts: tuple[int, ...] = ()
     kv_heads: tuple[int | None, ...] = ()
+    divides: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Split over the last dim (input features)."""
+    """Split over the last dim (input features). `divides` as in `Column`."""
+
+    divides: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
