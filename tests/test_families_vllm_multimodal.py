@@ -395,7 +395,9 @@ def test_qwen3_asrs_tower_splits_where_ranks_divide_its_heads() -> None:
         "num_mel_bins": 128,
         "output_dim": 512,
     }
-    arch = read_architecture({"model_type": "qwen3_asr", "thinker_config": {"audio_config": heard, "text_config": QWEN3}})
+    arch = read_architecture(
+        {"model_type": "qwen3_asr", "thinker_config": {"audio_config": heard, "text_config": QWEN3}}
+    )
     for tp, parameters in ((1, 21_849_536), (2, 11_092_192), (4, 6_530_496)):
         assert rank_weights(arch, synthesise(arch), Serving(512, engine="vllm", tp=tp)).parameters == parameters
 
