@@ -153,7 +153,7 @@ def _loaded(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -
     """Whether an engine makes room for the tensor."""
     if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
         return False
-    if engine == "vllm" and spec.pattern.startswith(_POOLER):
+    if engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER)):
         return False
     if spec.buffer:
         counted = engine in _PADS and not (engine == "vllm" and through_transformers(arch))
@@ -262,7 +262,7 @@ def _held(
                 continue
             if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
                 continue
-            if _left_out(spec, serving) or (engine == "vllm" and spec.pattern.startswith(_POOLER)):
+            if _left_out(spec, serving) or (engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER))):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
