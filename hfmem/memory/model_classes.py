@@ -31,6 +31,7 @@ HOSTED: Final = (".engram.embed.", ".ple.ple_embedding.ngram_embedding.")
 _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "gemma3n": ("model.vision_tower.", "model.audio_tower."),
     "gemma4": ("model.vision_tower.", "model.audio_tower."),
+    **dict.fromkeys(("inkling_text", "inkling_mm_model"), ("embed_tokens.weight", "llm.embed.weight")),
     "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
     "qwen2_5_omni": ("thinker.audio_tower.",),
