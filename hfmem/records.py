@@ -41,10 +41,9 @@ else:
 
     def replace(record, /, **changes):
         """As `dataclasses.replace`: a copy with other values."""
-        for name in record.__match_args__:
-            if name not in changes:
-                changes[name] = getattr(record, name)
-        return record.__class__(**changes)
+        pop = changes.pop
+        values = [pop(name) if name in changes else getattr(record, name) for name in record.__match_args__]
+        return record.__class__(*values, **changes)
 
 
 class _Fields:
@@ -116,14 +115,15 @@ def _init(self: Any, *args: Any, **named: Any) -> None:
         raise TypeError(f"{type(self).__name__} takes {len(names)} fields, not {len(args)}")
     for name, value in zip(names, args, strict=False):
         put(self, name, value)
-    for name in names[len(args) :]:
-        if name in named:
-            put(self, name, named.pop(name))
-            continue
-        default = self.__defaults__.get(name)
-        if default is None:
-            raise TypeError(f"{type(self).__name__} needs the field {name!r}")
-        put(self, name, default.value if default.factory is _MISSING else default.factory())
+    if len(args) < len(names):
+        for name in names[len(args) :]:
+            if name in named:
+                put(self, name, named.pop(name))
+                continue
+            default = self.__defaults__.get(name)
+            if default is None:
+                raise TypeError(f"{type(self).__name__} needs the field {name!r}")
+            put(self, name, default.value if default.factory is _MISSING else default.factory())
     if named:
         raise TypeError(f"{type(self).__name__} has no free field {next(iter(named))!r}")
     if hasattr(self, "__post_init__"):

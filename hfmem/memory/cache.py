@@ -189,7 +189,7 @@ def compressed_bytes(cache: CompressedAttention, context: int, kv_dtype: str, mo
 def peak_contexts(arch: Architecture, context: int) -> tuple[int, ...]:
     """`context`, and the lengths that a sequence passes on its way there at which it may keep more: just before a group of tokens
     is compressed into one row, its values and gates are all there."""
-    ratios = {cache.ratio for cache in arch.caches() if isinstance(cache, CompressedAttention) and cache.ratio > 1}
+    ratios = {cache.ratio for cache in arch.kinds() if isinstance(cache, CompressedAttention) and cache.ratio > 1}
     before = {(context + 1) // ratio * ratio - 1 for ratio in ratios}
     return (context, *sorted(length for length in before if 0 < length < context))
 

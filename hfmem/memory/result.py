@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from hfmem.model.architecture import Note
@@ -70,6 +71,11 @@ class Pool:
     max_concurrency: float
     log_lines: tuple[str, ...] = ()
     pages_per_seq: int | None = None
+
+
+def count_in(indices: Sequence[int], layers: range) -> int:
+    """How many of `indices`, ascending, lie in a run of layers."""
+    return bisect_left(indices, layers.stop) - bisect_left(indices, layers.start) if layers else 0
 
 
 def memory_of_stages(memory_bytes_per_rank: int | Sequence[int], num_stages: int) -> list[int]:
