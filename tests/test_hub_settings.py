@@ -74,7 +74,9 @@ def test_a_time_limit_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) 
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_token_file_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None) -> None:
+def test_a_token_file_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
     from huggingface_hub.utils import _auth
 
     path = tmp_path / "token"

@@ -128,7 +128,9 @@ def test_what_no_server_should_send(data: bytes) -> None:
     assert str(raised.value).isprintable()
 
 
-@pytest.mark.parametrize("length", [b"-1", b"-0", b"+3", b"3.0", b"1_0", b"0x3", b"3, 4", b"", b"9" * 30, b"9" * 5000, b"\xb2"])
+@pytest.mark.parametrize(
+    "length", [b"-1", b"-0", b"+3", b"3.0", b"1_0", b"0x3", b"3, 4", b"", b"9" * 30, b"9" * 5000, b"\xb2"]
+)
 def test_a_length_that_is_none_fails_at_once(length: bytes) -> None:
     # the server says no more and keeps the connection: without an error this would last until the time limit
     with raw(OK + b"content-length: " + length + b"\r\n\r\nabc", hangs_up=False) as url:
