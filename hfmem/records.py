@@ -9,6 +9,7 @@ fields, slots, `__match_args__`, equality, hash and repr with methods that all c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 __all__ = ["dataclass", "field", "replace"]
@@ -89,6 +90,7 @@ def _record(cls: type, frozen: bool, eq: bool) -> Any:
     space["__match_args__"] = (*before, *(name for name in own if name not in before))
     space["__slots__"] = tuple(name for name in own if name not in before)
     space["__defaults__"] = defaults
+    space["__values__"] = staticmethod(_getter(space["__match_args__"]))
     space["__dataclass_fields__"] = _Fields()
     shared = {
         **_METHODS,
@@ -104,8 +106,15 @@ def _record(cls: type, frozen: bool, eq: bool) -> Any:
     return made
 
 
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """What reads fields of these names, in C where there are several."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda record: tuple([getattr(record, name) for name in names])
+
+
 def _values(self: Any) -> tuple[Any, ...]:
-    return tuple([getattr(self, name) for name in self.__match_args__])
+    return self.__values__(self)  # type: ignore[no-any-return]
 
 
 def _init(self: Any, *args: Any, **named: Any) -> None:

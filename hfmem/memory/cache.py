@@ -7,6 +7,7 @@ from typing import assert_never
 
 from hfmem.dtypes import num_bytes
 from hfmem.memory.formats import resolve_kv_dtype, vector_bytes
+from hfmem.memory.result import group_layers
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
@@ -214,8 +215,8 @@ def decoding_layers(arch: Architecture) -> tuple[Layer, ...]:
 def bytes_per_token(arch: Architecture, kv_dtype: str = "auto", declared: str | None = None) -> int:
     """Growth per token of the layers that keep every token, over all layers: `kv_cache.bytes_per_token` of the contract."""
     fmt = resolve_kv_dtype(arch.dtype, kv_dtype, declared)
-    caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
-    return int(sum((growth_per_token(cache, fmt) for cache in caches), Fraction(0)))
+    kinds = group_layers(tuple(layer.caches for layer in decoding_layers(arch)))
+    return int(sum((len(layers) * growth_per_token(kind, fmt) for kind, layers in kinds.items()), Fraction(0)))
 
 
 def state_bytes_per_seq(

@@ -88,7 +88,11 @@ def memory_of_stages(memory_bytes_per_rank: int | Sequence[int], num_stages: int
 def group_layers(layers: tuple[tuple[Cache, ...], ...]) -> dict[Cache, tuple[int, ...]]:
     """Each distinct cache and the layers that have it, in the order in which caches first appear."""
     found: dict[Cache, list[int]] = {}
+    known: dict[int, list[int]] = {}  # layers share their caches, mostly: an object is hashed once
     for index, caches in enumerate(layers):
         for cache in caches:
-            found.setdefault(cache, []).append(index)
+            held = known.get(id(cache))
+            if held is None:
+                held = known[id(cache)] = found.setdefault(cache, [])
+            held.append(index)
     return {cache: tuple(indices) for cache, indices in found.items()}

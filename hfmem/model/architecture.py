@@ -59,7 +59,7 @@ class Architecture:
     @remembered
     def kinds(self) -> tuple[Cache, ...]:
         """The distinct ones among all layers' caches, in the order in which they first appear."""
-        return tuple(dict.fromkeys(self.caches()))
+        return tuple(dict.fromkeys({id(cache): cache for cache in self.caches()}.values()))
 
     def expected_parameters(self) -> int:
         """Logical parameters by the inventory: buffers and tied copies left out."""
