@@ -128,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     print(line, file=sys.stderr, flush=True)
     given = [f"--{package} {package.upper()}" for package, folder in folders.items() if folder is not None]
     given += [f"--family {family}" for family in options.family or ()]
+    given += [f"--shape '{options.shape}'"] if options.shape else []
     command = " ".join(["python scripts/compare_static.py", *given])
     legend = LEGEND.format(command=command, triton=triton.__version__, families=", ".join(families))
     text = "# Machine code, compared\n\n" + legend + "\n".join(lines) + "\n"

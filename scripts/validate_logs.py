@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Predicted against logged for rows of real server logs, and how the errors are distributed.
 
-    python scripts/validate_logs.py LOGS.jsonl [--configs FOLDER]... [--json]
+    python scripts/validate_logs.py [LOGS.jsonl] [--configs FOLDER]... [--json] [--figures FILE]
 
 A row is a JSON object with `excerpt` (text or lines), `engine`, and what was copied with it: `model`, `gpu`, `flags`, `numbers`.
 The excerpt is parsed as `hfmem verify` parses a log. Of rows marked `transcription`, hand-copied `numbers` fill in what it lacks;
@@ -159,7 +159,7 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
     found = {name: row[name] for name in ("id", "gpu", "source") if row.get(name)}
     found |= {"engine": log.engine, "version": log.version, "settings": told}
     found["readings"] = {
-        name: sorted({(item.value, item.slack) for item in items}) for name, items in log.readings.items()
+        name: list(dict.fromkeys((item.value, item.slack) for item in items)) for name, items in log.readings.items()
     }
     return found | ({"graphs_counted": True} if log.graphs_counted else {}) | ({"form": log.form} if log.form else {})
 

@@ -140,6 +140,27 @@ def test_local_folder(folder: Path, run: Run) -> None:
     assert report["weights"]["download_bytes"] == (folder / "model.safetensors").stat().st_size
 
 
+def test_the_engines_limit_is_what_profiling_samples(folder: Path, run: Run) -> None:
+    """`--batch` is what the cache holds, `--max-num-seqs` the engine's limit, and both where it stands alone."""
+
+    def found(*words: str) -> dict[str, Any]:
+        _, out, _ = run("meta-llama/Meta-Llama-3-8B", "--offline", "--ctx", "1024", "--json", *words)
+        return json.loads(out)  # type: ignore[no-any-return]
+
+    plain, limited, both = found(), found("--max-num-seqs", "8"), found("--max-num-seqs", "8", "--batch", "2")
+    assert [r["kv_cache"]["num_seqs"] for r in (plain, limited, both)] == [1, 8, 2]
+    assert limited["runtime"]["activations_bytes"]["bytes"] < plain["runtime"]["activations_bytes"]["bytes"]
+    assert both["runtime"]["activations_bytes"] == limited["runtime"]["activations_bytes"]
+    assert "cuda_graph_bytes" in plain["runtime"] and "cuda_graph_bytes" not in found("--enforce-eager")["runtime"]
+
+
+def test_rows_that_would_read_nothing(folder: Path, run: Run) -> None:
+    """JSON and exact bytes keep them."""
+    _, out, _ = run(str(folder), "--ctx", "1024")
+    _, exact, _ = run(str(folder), "--ctx", "1024", "--bytes")
+    assert "loading" not in out and "loading" in exact
+
+
 def test_vllm_rounds_to_pages_of_16(folder: Path, run: Run) -> None:
     _, out, _ = run(str(folder), "--ctx", "1000", "--json")
     assert json.loads(out)["kv_cache"]["bytes"] == 63 * 16 * TOKEN_BYTES  # 1000 / 16 = 62.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,11 @@ def test_a_number_of_five_thousand_digits_is_a_slip(flag: str) -> None:
     done = shell(f"{MODEL} {flag} {'1' * 5000}")
     assert done.returncode == 2
     assert len(done.stderr) < 200
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    done = shell(f"{tmp_path}")
+    assert done.returncode == 3
+    assert "config.json is not a file" in done.stderr

@@ -31,7 +31,7 @@ sglang = engine("sglang")
 MEMORY = 40 * GIB
 
 
-def pool(arch: Architecture, memory: int, context: int = 4096, tp: int = 1, **settings: int) -> Pool:
+def pool(arch: Architecture, memory: int, context: int = 4096, tp: int = 1, **settings: float) -> Pool:
     rules = pooling_engine("sglang")
     assert rules is not None
     return rules.pool(arch, Serving(context, tp=tp, engine="sglang", **settings), memory)  # type: ignore[arg-type]
@@ -203,6 +203,15 @@ def test_what_does_not_divide_goes_to_the_last_stages() -> None:
     assert pipeline_stages(32, 3) == (range(10), range(10, 21), range(21, 32))
     # 40 GiB hold as many tokens as the stages with 11 layers can
     assert pool(llama_3_8b(), MEMORY, pp=3).capacity_tokens == MEMORY // (11 * 4096)
+
+
+def test_ratios_that_are_set() -> None:
+    """gpt-oss-20b has 12 layers of either kind, 2048 bytes a token in each: the windowed pool takes a tenth, or four fifths."""
+    for ratio in (0.1, 0.8):
+        found = pool(gpt_oss_20b(), MEMORY, 131072, swa_full_tokens_ratio=ratio)
+        assert abs(found.capacity_tokens - MEMORY / (12 * 2048 * (1 + ratio))) <= 1
+    more, less = (pool(qwen3_next(), 20 * GIB, 8192, mamba_full_memory_ratio=ratio) for ratio in (0.5, 2.0))
+    assert more.capacity_tokens > less.capacity_tokens
 
 
 def test_without_the_radix_cache_a_request_keeps_one_state() -> None:

@@ -61,6 +61,13 @@ def test_sglang_and_llama_cpp_flags() -> None:
     assert "--model" in words(emit("llama.cpp", launch(engine="llama.cpp", model="/m/x.gguf")))
 
 
+def test_limits_and_what_is_left_out() -> None:
+    found = words(emit("vllm", launch(num_seqs=1, max_num_seqs=64, eager=True, language_model_only=True)))
+    assert found[found.index("--max-num-seqs") + 1] == "64"
+    assert {"--enforce-eager", "--language-model-only"} <= set(found)
+    assert "--disable-cuda-graph" in words(emit("sglang", launch(engine="sglang", eager=True)))
+
+
 def test_transformers_is_python() -> None:
     for quant in (None, "nf4", "int8"):
         text = emit("transformers", launch(engine="transformers", model='a"b\\c', quant=quant))

@@ -26,7 +26,9 @@ from hfmem.checkpoint.quantization import (
     summarize,
 )
 from hfmem.checkpoint.safetensors import parse_header
+from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.dtypes import BITS, num_bytes
+from hfmem.model.quantized import stored_as_said
 
 Stored = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -735,3 +737,20 @@ def test_cache_format_that_a_checkpoint_declares(keys: dict[str, Any], expected:
     said = parse_quantization(files)
     assert said is not None
     assert said.kv_format == expected
+
+
+def test_experts_in_a_format_of_their_own() -> None:
+    """DeepSeek V4: `expert_dtype` fp4 beside a section that says fp8. Routed experts take 4 bits and a byte for each 32, what is
+    shared 8 bits and 4 bytes for each 128 × 128."""
+    section = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+    said = parse_quantization({"config.json": {"expert_dtype": "fp4", "quantization_config": section}})
+    assert said is not None and said.expert_dtype == "fp4"
+    experts = TensorGroup("layers.{}.ffn.experts.{}.w1.weight", "BF16", (256, 512), ((range(2), range(4)),))
+    shared = TensorGroup("layers.{}.ffn.shared_experts.w1.weight", "BF16", (256, 512), ((range(2),),))
+    found = stored_as_said((experts, shared), said)
+    assert found is not None
+    sizes = {group.pattern: group.total_bytes for group in found}
+    assert sizes[experts.pattern] == 8 * (256 * 256 + 256 * 16)
+    assert sizes[shared.pattern] == 2 * (256 * 512 + 2 * 4 * 4)
+    plain = parse_quantization({"config.json": {"quantization_config": section}})
+    assert plain is not None and plain.expert_dtype is None

@@ -319,3 +319,31 @@ def test_flat_rule_of_the_articles() -> None:
     # LLaMA-2-13B: 26 GB of weights, 66 GB of cache, 10 % of both
     assert flat_overhead(26 * 10**9, 66 * 10**9, Fraction(1, 10)).bytes == 9_200_000_000
     assert flat_overhead(1, 0, Fraction(1, 10)).bytes == 1
+
+
+def test_steps_and_states_by_release() -> None:
+    """Windows beside the tokens of two steps from 0.26; states' checkpoints from 0.28."""
+    found = [(Release(minor).steps_in_flight, Release(minor).exports_states) for minor in (15, 25, 26, 28)]
+    assert found == [(1, False), (1, False), (None, False), (None, True)]
+
+
+def test_a_sampler_that_does_not_sort() -> None:
+    """FlashInfer's, in a log of vLLM 0.10.1 on A100s with Qwen2-7B: 0.57 GiB for 256 sequences of 152064 logits."""
+    serving = Serving(16384, max_num_batched_tokens=2048, max_num_seqs=256)
+    arch = dense(28, 3584, 18944, 152_064)
+    sorted_, masked = (
+        runtime(arch, serving, release=Release(10, flashinfer=on))["activations_bytes"] for on in (False, True)
+    )
+    assert sorted_.bytes > 2 * masked.bytes
+    assert masked.low <= 0.57 * GIB <= masked.high
+
+
+@pytest.mark.parametrize(("context", "logged"), [(16_384, 495.00), (262_144, 824.02)])
+def test_logged_compute_buffers_of_a_long_context(context: int, logged: float) -> None:
+    """Qwen3.5-27B in llama.cpp: 248320 words, hidden size 5120, 24 heads of 256; the mask outgrows the logits."""
+    arch = build("qwen3_5", one(FullAttention(24, 4, 256, 256), 64), hidden_size=5120, vocab_size=248_320)
+    item = runtime(arch, Serving(context, engine="llama.cpp"))["activations_bytes"]
+    assert abs(item.bytes - logged * MIB) < 0.01 * logged * MIB
+    assert item.low <= logged * MIB <= item.high
+    split = runtime(arch, Serving(context, engine="llama.cpp", tp=2))["activations_bytes"]
+    assert split.high > item.high  # devices pass copies on

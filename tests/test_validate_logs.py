@@ -101,6 +101,32 @@ def test_command(tmp_path: Path) -> None:
     assert [bool(item["unusable"]) for item in found["rows"]] == [False, True]
 
 
+def test_figures_are_what_the_text_says(script: ModuleType) -> None:
+    """Numbers and settings without the text compare as the text does; they hold none of it."""
+    text = row(
+        id="a", source={"repo": "org/name"}, excerpt=[f"vllm serve {row()['model']} --max-model-len 4096", WEIGHTS]
+    )
+    kept = script.figures(text)
+    assert kept["settings"]["context"] == 4096 and "excerpt" not in kept
+    models = script.Models([])
+    one, other = (script.check_row(item, models).checks[0] for item in (text, json.loads(json.dumps(kept))))
+    assert (one.what, one.logged, one.predicted) == (other.what, other.logged, other.predicted)
+    assert script.figures(row(excerpt="nothing of an engine")) is None
+
+
+def test_rows_seen_for_the_first_time(script: ModuleType) -> None:
+    """The aim on rows that nobody tuned for: weights within 1 % and capacity within 5 % at the median, 10 % at the 90th percentile
+    under the reason that is given."""
+    rows = [json.loads(line) for line in script.FIGURES.read_text().splitlines()]
+    assert all("excerpt" not in item and ("settings" in item or "numbers" in item) for item in rows)
+    models = script.Models([])
+    found = script.distribution(script.check_row(item, models) for item in rows if item["set"] == "blind")
+    assert found["weights"]["n"] >= 10 and found["weights"]["median"] < 0.01 and found["weights"]["p90"] < 0.1
+    assert found["KV capacity"]["n"] >= 14 and found["KV capacity"]["median"] < 0.05
+    assert found["KV capacity"]["p90_under_the_reason"] < 0.1
+    assert found["KV pool bytes"]["n"] >= 6 and found["KV pool bytes"]["p90"] < 0.01
+
+
 @pytest.mark.skipif("HFMEM_CORPUS" not in os.environ, reason="HFMEM_CORPUS names no folder")
 def test_distribution_over_real_logs(script: ModuleType) -> None:
     """The aim: weights within 1 % and KV capacity within 5 % at the median; the named outliers stay outliers."""

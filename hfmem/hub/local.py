@@ -38,6 +38,16 @@ _MAX_DEPTH = 8
 _TORCH_SHARD = r"pytorch_model(-\d+-of-\d+)?\.bin"
 
 
+def _refuse_pipe(path: Path) -> None:
+    """Opening a named pipe would wait for its writer, and a device may never end.
+
+    Raises:
+        FormatError: neither a file nor a folder.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise FormatError(f"{path} is not a file")
+
+
 @dataclass(frozen=True, slots=True)
 class LocalFiles:
     """`Files` of a folder. `label` is the folder as the user knows it."""
@@ -46,6 +56,7 @@ class LocalFiles:
     label: str
 
     def read(self, name: str, max_bytes: int) -> bytes | None:
+        _refuse_pipe(self.folder / name)
         try:
             with open(self.folder / name, "rb") as file:
                 data = file.read(max_bytes + 1)
@@ -108,6 +119,7 @@ class LocalFiles:
 
     def read_range(self, name: str, offset: int, length: int) -> tuple[bytes, int | None]:
         path = self.folder / name
+        _refuse_pipe(path)
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: from this minor version on, vLLM logs concurrency × context as "KV cache size"
 _NEW_CAPACITY: Final = 21
+#: the first minor version whose V1 engine is the default
+_V1: Final = 8
 #: what a log without any mark of its release is taken for
 _OLDEST: Final = 10
 #: how far ranks of one engine differ in the memory that is left to them
@@ -144,6 +146,8 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     if log.first("num_blocks") is not None and log.first("capacity_tokens") is None:
         return  # V0, whose profiling run these estimates do not describe
     release = release_by_form(log)
+    if release.minor < _V1:
+        return  # likewise
     device = _as_logged(device, log)
     if serving.max_num_batched_tokens is None and device is not None:
         step = release.max_num_batched_tokens(device.memory_bytes, device.name, offline=log.settings.offline)

@@ -114,8 +114,8 @@ class Entry(NamedTuple):
     since: tuple[int, int] = (3, 0)
 
 
-# Chosen by compile-only evidence (sm90: Triton 3.5.1, 3.6.0, 3.7.1, 3.8.0, 3.9.0; the others: 3.9.0 and what
-# kernels/results/NOTES.md says; tests/paged_decode/test_compile.py holds every row to it): no spills, and
+# Chosen by compile-only evidence (Triton 3.9.0, sm90 also 3.6.0 and, in part, 3.5.1, 3.7.1 and 3.8.0: kernels/results/NOTES.md;
+# tests/paged_decode/test_compile.py holds the rows for its own Triton to it): no spills, and
 # ctas_per_sm programs resident for certain, by registers (255 a thread allow two programs of four warps; more get a cap) and by
 # shared memory. That matters more than a third program: the grid is sized for it, and equal shares that do not all run at once
 # would cost a second round. Among what is left: at least 64 KiB in flight, (num_stages - 1) · tile · ctas_per_sm, where shared

@@ -15,6 +15,7 @@ from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Component, Inventory, Vocab
 from hfmem.records import replace
 
+_WORDS = "embeddings.word_embeddings.weight"
 _TASKS = TASKS | {"ForNextSentencePrediction": "next"}
 
 
@@ -123,8 +124,7 @@ def squeezebert(cfg: Config) -> Architecture:
     part.linear("pooler.dense", hidden, hidden, Component.OTHER)
     tied = cfg.flag("tie_word_embeddings", default=True)
     if what == "mlm":
-        embedded = "transformer.embeddings.word_embeddings.weight" if tied else None
-        masked_lm(Part(inv), "cls", vocab, hidden, hidden, embedded)
+        masked_lm(Part(inv), "cls", vocab, hidden, hidden, f"{part.prefix}{_WORDS}" if tied else None)
     _task_heads(inv, cfg, what, hidden)
     return _finish(cfg, inv, tied=tied)
 
@@ -144,7 +144,6 @@ def fnet(cfg: Config) -> Architecture:
     part.linear("pooler.dense", hidden, hidden, Component.OTHER)
     tied = cfg.flag("tie_word_embeddings", default=True)
     if what in ("mlm", "pretraining"):
-        embedded = "fnet.embeddings.word_embeddings.weight" if tied else None
-        masked_lm(Part(inv), "cls", vocab, hidden, hidden, embedded)
+        masked_lm(Part(inv), "cls", vocab, hidden, hidden, f"{part.prefix}{_WORDS}" if tied else None)
     _task_heads(inv, cfg, what, hidden)
     return _finish(cfg, inv, tied=tied)
