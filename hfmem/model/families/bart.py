@@ -180,8 +180,7 @@ def bart(cfg: Config) -> Architecture:
         )
     elif what == "qa":
         Part(inv, component=Component.OTHER).linear("qa_outputs", num_labels(cfg), hidden)
-    cross = what != "decoder" or cfg.flag("add_cross_attention", default=False)  # a decoder before another encoder
-    own = decoder_layers(decoders, heads, d.head_dim, cfg.opt_int("max_position_embeddings"), cross=cross)
+    own = decoder_layers(decoders, heads, d.head_dim, cfg.opt_int("max_position_embeddings"), cross=what != "decoder")
     return assemble(cfg, cfg, "bart", d, [*own, *layers], inv, vocab=vocab, tied=tied, intermediate=width)
 
 

@@ -29,6 +29,10 @@ _DECODERS: dict[str, tuple[str, Renames]] = {
     "xlm-roberta": ("XLMRobertaForCausalLM", (("", "decoder."),)),
     "camembert": ("CamembertForCausalLM", (("", "decoder."),)),
     "electra": ("ElectraForCausalLM", (("", "decoder."),)),
+    "bert-generation": ("BertGenerationDecoder", (("", "decoder."),)),
+    "ernie": ("ErnieForCausalLM", (("", "decoder."),)),
+    "rembert": ("RemBertForCausalLM", (("", "decoder."),)),
+    "xlm-roberta-xl": ("XLMRobertaXLForCausalLM", (("", "decoder."),)),
 }
 
 

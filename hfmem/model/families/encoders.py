@@ -10,13 +10,13 @@ Source: transformers 5.23.0 `models/{bert,roberta,…}/modeling_*.py`; names as 
 from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import Dims, assemble, read_dims
+from hfmem.model.blocks import Dims, assemble, full, read_dims
 from hfmem.model.config import Config
 from hfmem.model.families.encoder_extras import EXTRAS, OWN_ATTENTION, widened_head
 from hfmem.model.families.heads import num_labels, task
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Component, Inventory, Vocab
-from hfmem.model.layers import Cache, CrossAttention, FullAttention, Layer, NoCache
+from hfmem.model.layers import Layer, NoCache
 from hfmem.records import dataclass, replace
 
 TASKS = {
@@ -275,12 +275,8 @@ def bert(cfg: Config) -> Architecture:
     tied = cfg.flag("tie_word_embeddings", default=True)
     embedded = f"{part.prefix}embeddings.word_embeddings.weight" if tied else None
     _task_head(cfg, traits, what, Part(inv), (d.hidden, width, vocab, intermediate), embedded)
-    layers = encoder_layers(d.num_layers)
-    if decoder:
-        kept: list[Cache] = [FullAttention(d.num_heads, d.num_heads, d.head_dim, d.head_dim)]
-        if cross:
-            kept.append(CrossAttention(d.num_heads, d.num_heads, d.head_dim, None))
-        layers = [Layer(tuple(kept))] * d.num_layers
+    # what attends over an encoder's output keeps that too: `encoder_decoder` adds it, which knows the encoder
+    layers = [Layer((full(d),))] * d.num_layers if decoder else encoder_layers(d.num_layers)
     return assemble(cfg, cfg, "encoder", d, layers, inv, vocab=vocab, tied=tied, intermediate=intermediate)
 
 
