@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfmem.answers import fit
-from hfmem.api import Model, estimate, read_model
+from hfmem.api.answers import fit
+from hfmem.api.configuration import configure
+from hfmem.api.estimates import Model, estimate, read_model
 from hfmem.cli import main
-from hfmem.configuration import configure
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import LlamaCpp, Serving
