@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from hfmem.configuration import Configuration, configure
+from hfmem.api.configuration import Configuration, configure
+from hfmem.api.reading import Model
+from hfmem.api.solving import NODE, device_counts, layouts
 from hfmem.errors import UsageError
 from hfmem.plan.devices import Device, catalogue, find_device, search_devices
 from hfmem.plan.roofline import Roofline, roofline
 from hfmem.plan.sglang_share import served_model
 from hfmem.plan.target import VENDORS, Target, on_device
-from hfmem.reading import Model
 from hfmem.records import dataclass, replace
 from hfmem.report import Report
-from hfmem.solving import NODE, device_counts, layouts
 
 #: architectures that those engines do not run on although the maker is in the list
 _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
@@ -155,7 +155,7 @@ def _layout(found: Configuration) -> Layout:
 
 def speed(found: Configuration) -> Roofline | None:
     """The upper bounds of `found` on its devices; None without one, or where its bandwidth is not known."""
-    from hfmem.assembly import told_parameters, told_weights
+    from hfmem.api.assembly import told_parameters, told_weights
 
     if found.target is None:
         return None

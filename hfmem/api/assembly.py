@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from hfmem.api.reading import Model
 from hfmem.dtypes import CONFIG_NAMES
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
@@ -18,7 +19,6 @@ from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, 
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture, Note
-from hfmem.reading import Model
 from hfmem.records import replace
 from hfmem.report import (
     EnginePool,
@@ -36,8 +36,8 @@ from hfmem.report import (
 )
 
 if TYPE_CHECKING:
+    from hfmem.api.extras import Extras
     from hfmem.checkpoint.quantization import QuantizationSummary
-    from hfmem.extras import Extras
     from hfmem.hub import ModelFacts
     from hfmem.plan.devices import Device
 
