@@ -19,7 +19,7 @@ ROOT = Path(hfmem.__file__).parent
 #: the stages, earliest first; a module imports its own stage and earlier ones
 STAGES = ("hub", "checkpoint", "model", "memory", "plan", "api", "server_logs", "render", "cli")
 #: what every stage may import
-COMMON = {"errors", "units", "dtypes", "records", "report"}
+COMMON = {"errors", "units", "dtypes", "records", "remembered", "report"}
 #: the one exception: sources hand parsed headers on, so I/O may use the pure parsers
 ALLOWED_BACK = {("hub", "checkpoint")}
 

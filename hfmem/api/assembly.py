@@ -79,10 +79,8 @@ def assemble(
             LayerRow(r.kind, r.count, r.num_kv_heads, r.head_dim, r.v_head_dim, r.window, r.state_bytes)
             for r in layer_runs(architecture, alone)
         ),
-        parameters=Parameters(
-            parameters.total, parameters.active, parameters.by_component, "exact" if parameters.exact else "derived"
-        ),
-        weights=_weights(read),
+        parameters=told_parameters(read),
+        weights=told_weights(read),
         kv_cache=_kv_cache(read, serving, cache, ideal),
         runtime=runtime,
         parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks, serving.attn_dp),
@@ -180,7 +178,14 @@ def _model_info(read: Model) -> ModelInfo:
     )
 
 
-def _weights(read: Model) -> Weights:
+def told_parameters(read: Model) -> Parameters:
+    """The report's section on parameters."""
+    found = read.parameters
+    return Parameters(found.total, found.active, found.by_component, "exact" if found.exact else "derived")
+
+
+def told_weights(read: Model) -> Weights:
+    """The report's section on weights."""
     parameters = read.parameters
     return Weights(
         bytes=parameters.weights_bytes,

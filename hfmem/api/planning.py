@@ -153,23 +153,13 @@ def _layout(found: Configuration) -> Layout:
     )
 
 
-def _unassessed(found: Configuration) -> Report:
-    """The report without the searches that fill `fit`."""
-    from hfmem.api.assembly import assemble
+def speed(found: Configuration) -> Roofline | None:
+    """The upper bounds of `found` on its devices; None without one, or where its bandwidth is not known."""
+    from hfmem.api.assembly import told_parameters, told_weights
 
-    assert found.target is not None
-    serving = on_device(found.serving, found.target.device)
-    return assemble(found.read, serving, (), found.overhead, found.target.device, found.extras)
-
-
-def speed(found: Configuration, report: Report | None = None) -> Roofline | None:
-    """The upper bounds of `found` on its devices; None without one, or where its bandwidth is not known.
-
-    Args:
-        report: of `found`, where there is one already.
-    """
     if found.target is None:
         return None
-    serving = on_device(found.serving, found.target.device)
+    read, device = found.read, found.target.device
+    serving = on_device(found.serving, device)
     ranks = found.scale().weights(serving)
-    return roofline(found.read.architecture, report or _unassessed(found), serving, ranks, found.target.device)
+    return roofline(read.architecture, told_parameters(read), told_weights(read), serving, ranks, device)

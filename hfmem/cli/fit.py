@@ -56,7 +56,7 @@ def fit(
     from hfmem.api.mixing import mixed
     from hfmem.api.planning import speed
 
-    best = speed(found, told.report)
+    best = speed(found)
     mix = mixed(found, lengths, allocator)
     if json:
         from hfmem.render.json import report_dict, to_dict
