@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from hfmem.errors import HfmemError
 
 if TYPE_CHECKING:
-    from hfmem.answers import fit
-    from hfmem.api import estimate
+    from hfmem.api.answers import fit
+    from hfmem.api.estimates import estimate
     from hfmem.report import Report
 
 __version__ = "0.1.0"
 __all__ = ["HfmemError", "Report", "__version__", "estimate", "fit"]
 
 #: public names and the modules they live in; loaded when first used, so that `import hfmem` stays cheap
-_LAZY = {"estimate": "hfmem.api", "fit": "hfmem.answers", "Report": "hfmem.report"}
+_LAZY = {"estimate": "hfmem.api.estimates", "fit": "hfmem.api.answers", "Report": "hfmem.report"}
 
 
 def __getattr__(name: str) -> Any:

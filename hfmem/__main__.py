@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -11,11 +12,15 @@ from typing import NoReturn
 from hfmem import cli
 
 
-def main() -> NoReturn:
+def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process as soon as everything is written.
 
-    Taking down all that was loaded would cost a tenth of what an estimate takes, and nothing here waits for it.
+    Taking down all that was loaded would cost a tenth of what an estimate takes, and nothing here waits for it, nor for requests
+    in flight after Ctrl-C. What was registered with `atexit` runs all the same. With words of its own (`argv`) this is a call
+    inside another program, and raises SystemExit; so it does under a tracer or profiler, which has more to do.
     """
+    if argv is not None or sys.gettrace() is not None or sys.getprofile() is not None:
+        cli.main(argv)
     # the collector would look at all that was read again and again, and hardly anything here is ever garbage
     gc.set_threshold(100_000, 50, 100)
     for name in ("stdout", "stderr"):  # one that the shell closed (`>&-`) takes what is written to it
@@ -24,9 +29,13 @@ def main() -> NoReturn:
     try:
         cli.main()
     except SystemExit as end:
-        with suppress(OSError):
-            sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else 0)
+        if end.code is not None and not isinstance(end.code, int):  # a message: Python's own way
+            raise
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed meanwhile; `cli.main` has told what could not be written
+                stream.flush()
+        os._exit(end.code or 0)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ fields, slots, `__match_args__`, equality, hash and repr with methods that all c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 __all__ = ["dataclass", "field", "replace"]
@@ -41,10 +42,9 @@ else:
 
     def replace(record, /, **changes):
         """As `dataclasses.replace`: a copy with other values."""
-        for name in record.__match_args__:
-            if name not in changes:
-                changes[name] = getattr(record, name)
-        return record.__class__(**changes)
+        pop = changes.pop
+        values = [pop(name) if name in changes else getattr(record, name) for name in record.__match_args__]
+        return record.__class__(*values, **changes)
 
 
 class _Fields:
@@ -90,6 +90,7 @@ def _record(cls: type, frozen: bool, eq: bool) -> Any:
     space["__match_args__"] = (*before, *(name for name in own if name not in before))
     space["__slots__"] = tuple(name for name in own if name not in before)
     space["__defaults__"] = defaults
+    space["__values__"] = staticmethod(_getter(space["__match_args__"]))
     space["__dataclass_fields__"] = _Fields()
     shared = {
         **_METHODS,
@@ -105,8 +106,15 @@ def _record(cls: type, frozen: bool, eq: bool) -> Any:
     return made
 
 
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """What reads fields of these names, in C where there are several."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda record: tuple([getattr(record, name) for name in names])
+
+
 def _values(self: Any) -> tuple[Any, ...]:
-    return tuple([getattr(self, name) for name in self.__match_args__])
+    return self.__values__(self)  # type: ignore[no-any-return]
 
 
 def _init(self: Any, *args: Any, **named: Any) -> None:
@@ -116,14 +124,15 @@ def _init(self: Any, *args: Any, **named: Any) -> None:
         raise TypeError(f"{type(self).__name__} takes {len(names)} fields, not {len(args)}")
     for name, value in zip(names, args, strict=False):
         put(self, name, value)
-    for name in names[len(args) :]:
-        if name in named:
-            put(self, name, named.pop(name))
-            continue
-        default = self.__defaults__.get(name)
-        if default is None:
-            raise TypeError(f"{type(self).__name__} needs the field {name!r}")
-        put(self, name, default.value if default.factory is _MISSING else default.factory())
+    if len(args) < len(names):
+        for name in names[len(args) :]:
+            if name in named:
+                put(self, name, named.pop(name))
+                continue
+            default = self.__defaults__.get(name)
+            if default is None:
+                raise TypeError(f"{type(self).__name__} needs the field {name!r}")
+            put(self, name, default.value if default.factory is _MISSING else default.factory())
     if named:
         raise TypeError(f"{type(self).__name__} has no free field {next(iter(named))!r}")
     if hasattr(self, "__post_init__"):

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from hfmem.api.reading import Model, in_format, read_model
 from hfmem.errors import HfmemError
 from hfmem.hub import FetchOptions
 from hfmem.hub.catalog import catalog_names
-from hfmem.plan.logs import base_of, model_names
-from hfmem.reading import Model, in_format, read_model
+from hfmem.server_logs.parse import base_of, model_names
 
 #: words at the end of a GGUF's name that are not part of the model's
 GGUF_WORDS = re.compile(r"(?i)[\s_-]*(bf16|safetensors|qat|128k|gguf|q\d\w*)$|^unsloth_|'")

@@ -25,10 +25,10 @@ from hfmem.errors import HfmemError, UsageError
 from hfmem.hub.catalog import catalog_names
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.plan.devices import find_device
-from hfmem.plan.log_settings import Settings
-from hfmem.plan.logs import LogFacts, Reading, parse_log
-from hfmem.plan.verify import verify
-from hfmem.plan.verify_types import Check
+from hfmem.server_logs.checks import Check
+from hfmem.server_logs.compare import verify
+from hfmem.server_logs.parse import LogFacts, Reading, parse_log
+from hfmem.server_logs.settings import Settings
 from hfmem.units import GIB, MIB
 from log_models import Models
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfmem.api import Model, read_model
+from hfmem.api.estimates import Model, read_model
 from hfmem.cli import main
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions

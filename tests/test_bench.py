@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from hfmem import bench as module
-from hfmem.bench import BenchAnswer, Kind, Measurement, bench
+from hfmem.api import bench as module
+from hfmem.api.bench import BenchAnswer, Kind, Measurement, bench
+from hfmem.api.reading import Model, read_model
 from hfmem.cli import main
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions
 from hfmem.plan.bench import read_bytes
-from hfmem.reading import Model, read_model
 from hfmem.render.bench import render_bench
 
 LLAMA = "meta-llama/Llama-3.1-8B"

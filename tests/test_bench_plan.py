@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hfmem.api import read_model
+from hfmem.api.estimates import read_model
 from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hfmem.api import estimate, read_model
+from hfmem.api.estimates import estimate, read_model
 from hfmem.checkpoint.quantization import logical_groups
 from hfmem.hub import FetchOptions
 from hfmem.hub.catalog import catalog_names

@@ -19,7 +19,7 @@ from gguf_files import (
 )
 from hub_server import Blob, HubServer
 
-from hfmem.api import estimate, read_model
+from hfmem.api.estimates import estimate, read_model
 from hfmem.cli import main
 from hfmem.errors import ContradictionError, FormatError, HfmemError, MissingFileError, OfflineError
 from hfmem.hub import FetchOptions, load_model

@@ -10,7 +10,7 @@ import pytest
 from hub_server import Blob, HubServer, header_bytes, shard, sharded
 from test_cli import LLAMA, PARAMETERS, TOKEN_BYTES, llama_tensors
 
-from hfmem.api import estimate
+from hfmem.api.estimates import estimate
 from hfmem.cli import main
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
 from hfmem.hub import FetchOptions, load_model

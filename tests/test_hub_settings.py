@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hfmem.errors import UsageError
-from hfmem.hub.settings import read_settings
+from hfmem.hub.settings import find_token, read_settings
 
 _THEIRS = """
 import json
@@ -70,3 +71,30 @@ def test_a_time_limit_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) 
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", value)
     with pytest.raises(UsageError, match="HF_HUB_ETAG_TIMEOUT"):
         read_settings()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_token_file_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    from huggingface_hub.utils import _auth
+
+    path = tmp_path / "token"
+    path.mkdir() if content is None else path.write_bytes(content)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(path))
+    with pytest.raises((OSError, UnicodeDecodeError)):
+        _auth._get_token_from_file()
+    with pytest.raises(UsageError, match=r"token file .* cannot be read .*HF_TOKEN"):
+        find_token()
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert find_token() == "hf_x"
+
+
+def test_no_token_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert find_token() is None

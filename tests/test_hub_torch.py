@@ -12,7 +12,7 @@ import torch
 from hub_server import Blob, HubServer
 from test_cli import LLAMA, PARAMETERS, llama_tensors
 
-from hfmem.api import estimate
+from hfmem.api.estimates import estimate
 from hfmem.cli import main
 from hfmem.errors import FormatError, HfmemError
 from hfmem.hub import FetchOptions, load_model

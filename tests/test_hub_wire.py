@@ -22,8 +22,8 @@ CHUNKS = OK + b"transfer-encoding: chunked\r\n\r\n"
 
 
 @contextmanager
-def raw(data: bytes, size: int = 1 << 20, pause: float = 0.0) -> Iterator[str]:
-    """A server that answers every request with `data`, in pieces of `size`, and hangs up."""
+def raw(data: bytes, size: int = 1 << 20, pause: float = 0.0, *, hangs_up: bool = True) -> Iterator[str]:
+    """A server that answers every request with `data`, in pieces of `size`, and hangs up, or waits for the client to."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer(sock: socket.socket) -> None:
@@ -35,6 +35,8 @@ def raw(data: bytes, size: int = 1 << 20, pause: float = 0.0) -> Iterator[str]:
                     for start in range(0, len(data), size):
                         sock.sendall(data[start : start + size])
                         time.sleep(pause)
+                    if not hangs_up:
+                        sock.recv(1)
                     sock.shutdown(socket.SHUT_WR)
                 except OSError:
                     pass
@@ -124,6 +126,18 @@ def test_what_no_server_should_send(data: bytes) -> None:
     with pytest.raises(NetworkError) as raised:
         get(data)
     assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "length", [b"-1", b"-0", b"+3", b"3.0", b"1_0", b"0x3", b"3, 4", b"", b"9" * 30, b"9" * 5000, b"\xb2"]
+)
+def test_a_length_that_is_none_fails_at_once(length: bytes) -> None:
+    # the server says no more and keeps the connection: without an error this would last until the time limit
+    with raw(OK + b"content-length: " + length + b"\r\n\r\nabc", hangs_up=False) as url:
+        started = time.monotonic()
+        with pytest.raises(NetworkError, match="is no length"):
+            client(url).get(url + "/x", max_bytes=1000)
+        assert time.monotonic() - started < 3
 
 
 @hypothesis_settings(max_examples=40)

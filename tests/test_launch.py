@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hfmem.cli import main
 from hfmem.errors import UsageError
 from hfmem.memory.serving import LlamaCpp
-from hfmem.plan.launch import KINDS, Launch, arguments, emit
+from hfmem.plan.launch import KINDS, Launch, emit
+from hfmem.plan.launch.flags import arguments
 
 LLAMA = "meta-llama/Meta-Llama-3-8B"
 BASE = Launch(model="org/name", revision=None, engine="vllm", context=8192, num_seqs=16)

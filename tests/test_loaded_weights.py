@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from example_architectures import build, one
 
+from hfmem.api.reading import Model, read_model
 from hfmem.hub import FetchOptions
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.loaded import rounding
@@ -22,7 +23,6 @@ from hfmem.memory.torch_allocator import allocate
 from hfmem.memory.weights import held_tensors, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import FullAttention, SlidingAttention
-from hfmem.reading import Model, read_model
 from hfmem.units import GIB, MIB
 
 OFFLINE = FetchOptions(offline=True, no_cache=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfmem.errors import UsageError
-from hfmem.plan.logs import base_of, clean, model_names, parse_log
+from hfmem.server_logs.parse import base_of, clean, model_names, parse_log
 
 GIB = 2**30
 MIB = 2**20

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from hfmem.api import Model, read_model
-from hfmem.configuration import configure
+from hfmem.api.configuration import configure
+from hfmem.api.estimates import Model, read_model
+from hfmem.api.planning import speed
 from hfmem.hub import FetchOptions
 from hfmem.plan import measured as module
 from hfmem.plan.devices import catalogue, find_device, nearest_device
 from hfmem.plan.measured import kind_of_cache, measured
-from hfmem.planning import speed
 from hfmem.render.plan import speed_lines
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from example_architectures import build, one
 
+from hfmem.api.reading import read_model
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory.serving import Serving
@@ -19,7 +20,6 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row, Split, TensorSpec, Vocab
 from hfmem.model.layers import FullAttention
-from hfmem.reading import read_model
 
 LLAMA = {
     "model_type": "llama",

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfmem.api import Model, read_model
+from hfmem.api.configuration import configure
+from hfmem.api.estimates import Model, read_model
+from hfmem.api.planning import plan
 from hfmem.cli import main
-from hfmem.configuration import configure
 from hfmem.hub import FetchOptions
 from hfmem.plan.devices import plain_memory
 from hfmem.plan.solver import crossing, largest
 from hfmem.plan.target import Target
-from hfmem.planning import plan
 
 GIB = 1 << 30
 LLAMA = "meta-llama/Meta-Llama-3-8B"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from hfmem.answers import fit
-from hfmem.api import Model, estimate, read_model
+from hfmem.api.answers import fit
+from hfmem.api.estimates import Model, estimate, read_model
+from hfmem.api.remedies import Remedy
 from hfmem.cli import main
 from hfmem.hub import FetchOptions
-from hfmem.remedies import Remedy
 
 LLAMA_8B = "meta-llama/Meta-Llama-3-8B"
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"

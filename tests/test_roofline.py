@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from hfmem.api import Model, estimate, read_model
+from hfmem.api.configuration import configure
+from hfmem.api.estimates import Model, estimate, read_model
+from hfmem.api.planning import plan, speed
 from hfmem.cli import main
-from hfmem.configuration import configure
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions
 from hfmem.plan.devices import find_device, plain_memory
 from hfmem.plan.roofline import Roofline
-from hfmem.planning import plan, speed
 
 LLAMA = "meta-llama/Meta-Llama-3-8B"
 H100 = find_device("h100").device

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from example_architectures import build, deepseek_v3, llama_3_8b, one
 
+from hfmem.api.reading import Model, read_model
 from hfmem.hub import FetchOptions
 from hfmem.memory.activations import forward_bytes, peak
 from hfmem.memory.encoder import encoder_profile
@@ -17,7 +18,6 @@ from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, 
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import FullAttention
-from hfmem.reading import Model, read_model
 from hfmem.units import GIB, MIB
 
 B200, H100, A100 = (

@@ -16,8 +16,8 @@ from hfmem.cli import main
 from hfmem.errors import ModelNotFoundError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.hub.logfile import read_log
-from hfmem.plan.verify_log import verify_log
-from hfmem.plan.verify_types import Check, Verification
+from hfmem.server_logs.checks import Check, Verification
+from hfmem.server_logs.verify import verify_log
 
 GIB = 2**30
 OFFLINE = FetchOptions(offline=True, no_cache=True)

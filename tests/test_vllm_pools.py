@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hfmem.api import read_model
+from hfmem.api.estimates import read_model
 from hfmem.hub import FetchOptions
 from hfmem.memory.engines.vllm import layout, pool
 from hfmem.memory.serving import Serving

@@ -65,8 +65,6 @@ def _leave(status: int) -> NoReturn:
             status = UsageError.exit_code
         # the flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if status == _INTERRUPTED:
-        os._exit(status)  # do not wait for requests in flight
     sys.exit(status)
 
 

@@ -43,8 +43,8 @@ def bench(
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs, ranks = parse_count(batch, "--batch"), parse_count(tp, "--tp")
     page = None if page_size is None else parse_count(page_size, "--page-size")
-    from hfmem.api import read_model
-    from hfmem.bench import bench as answer
+    from hfmem.api.bench import bench as answer
+    from hfmem.api.estimates import read_model
 
     with fetching(no_cache, refresh, offline) as fetch:
         read = read_model(model, revision=revision, assume=assume, fetch=fetch)

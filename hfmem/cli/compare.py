@@ -39,7 +39,7 @@ def compare(
         formats = [word.strip() for word in quant.split(",") if word.strip()]
         if not formats:
             raise UsageError("--quant names no format (example: bf16,fp8,int4)")
-    from hfmem.api import estimate, read_model
+    from hfmem.api.estimates import estimate, read_model
     from hfmem.render.compare import render_compare
     from hfmem.render.json import report_dict
 

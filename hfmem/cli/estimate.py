@@ -33,7 +33,7 @@ def estimate(
     kind = formatted(format, json, ("markdown", "csv", "html"))
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
-    from hfmem.configuration import configure
+    from hfmem.api.configuration import configure
 
     results: list[Any] = []
     reports: list[Report] = []
@@ -53,7 +53,7 @@ def estimate(
         if verbose:
             say_stats(model, found.read.facts.stats)
         if emit is not None:
-            from hfmem.launching import launch_text
+            from hfmem.api.launching import launch_text
 
             try:
                 write(launch_text(emit, found, report, model, reading["revision"]))
@@ -76,7 +76,7 @@ def estimate(
 
 def _does_not_fit(report: Report) -> bool:
     """Whether the devices, or the memory given for the cache, are too small."""
-    from hfmem.assembly import POOL_TOO_SMALL
+    from hfmem.api.assembly import POOL_TOO_SMALL
 
     if report.fit is not None:
         return report.fit.verdict == "does-not-fit"

@@ -35,8 +35,8 @@ def explain(
     num_seqs = parse_count(batch, "--batch")
     share = None if overhead is None else parse_percent(overhead, "--overhead")
     device_bytes = None if device is None else parse_memory(device, "--device-memory")
-    from hfmem.api import explain as run
-    from hfmem.api import read_model
+    from hfmem.api.estimates import explain as run
+    from hfmem.api.estimates import read_model
     from hfmem.render.explain import markdown_lines, text_lines
     from hfmem.render.json import to_dict
     from hfmem.render.lines import safe

@@ -22,7 +22,7 @@ def files(
     offline: o.Offline = False,
 ) -> None:
     """The files of a model by use: what is redundant, and what transformers, vLLM and llama.cpp would fetch."""
-    from hfmem.download import files_report
+    from hfmem.api.download import files_report
     from hfmem.render.files import render_files
     from hfmem.render.json import to_dict
 

@@ -37,8 +37,8 @@ def fit(
     """
     if emit is not None and json:
         raise UsageError("--emit prints a command and --json a report: choose one")
-    from hfmem.answers import answer
-    from hfmem.configuration import configure
+    from hfmem.api.answers import answer
+    from hfmem.api.configuration import configure
 
     fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
     verbose = reading.pop("verbose")
@@ -49,14 +49,14 @@ def fit(
     told = answer(found)
     fits = told.report.fit is not None and told.report.fit.verdict != "does-not-fit"
     if emit is not None and fits:
-        from hfmem.launching import launch_text
+        from hfmem.api.launching import launch_text
 
         write(launch_text(emit, found, told.report, model, reading["revision"]))
         return 0
-    from hfmem.mixing import mixed
-    from hfmem.planning import speed
+    from hfmem.api.mixing import mixed
+    from hfmem.api.planning import speed
 
-    best = speed(found, told.report)
+    best = speed(found)
     mix = mixed(found, lengths, allocator)
     if json:
         from hfmem.render.json import report_dict, to_dict

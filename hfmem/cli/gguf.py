@@ -12,7 +12,7 @@ from hfmem.hub.gguf import SeveralModelsError
 
 def list_choices(several: SeveralModelsError, settings: Mapping[str, Any], *, json: bool) -> list[dict[str, Any]]:
     """The choices as JSON values; as a table on stdout unless `json`."""
-    from hfmem.gguf_choice import beside, choices
+    from hfmem.api.gguf_choice import beside, choices
     from hfmem.render.gguf import render_choices
     from hfmem.render.json import to_dict
 

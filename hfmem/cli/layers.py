@@ -28,7 +28,7 @@ def layers(
 
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs = parse_count(batch, "--batch")
-    from hfmem.api import layer_table, read_model
+    from hfmem.api.estimates import layer_table, read_model
     from hfmem.render.json import to_dict
     from hfmem.render.layers import render_layers
 

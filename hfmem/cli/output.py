@@ -102,7 +102,7 @@ def _preload() -> None:
     """Loads what comes after the reading, which takes as long as a request does."""
     from importlib import import_module
 
-    from hfmem.reading import preload
+    from hfmem.api.reading import preload
 
     preload()
     for name in ("api", "render.table"):

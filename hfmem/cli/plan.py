@@ -35,8 +35,8 @@ def plan(
         raise UsageError("max needs devices: hfmem fit MODEL --gpu NAME")
     for name in ("device", "num_devices"):
         settings.pop(name)
-    from hfmem.planning import plan as search
-    from hfmem.reading import read_model
+    from hfmem.api.planning import plan as search
+    from hfmem.api.reading import read_model
 
     fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
     verbose = reading.pop("verbose")
@@ -50,7 +50,7 @@ def plan(
 
         write(json_text({**report_dict(found.report), "layouts": to_dict(found.layouts)}))
     elif emit is not None and found.layouts:
-        from hfmem.launching import launch_text
+        from hfmem.api.launching import launch_text
 
         write(launch_text(emit, found.first, found.report, model, reading["revision"]))
     elif found.layouts:

@@ -57,9 +57,9 @@ def verify(
         "kv_dtype": kv_dtype,
     }
     from hfmem.hub.logfile import read_log
-    from hfmem.plan.verify_log import verify_log
     from hfmem.render.json import to_dict
     from hfmem.render.verify import render_verification
+    from hfmem.server_logs.verify import verify_log
 
     text = read_log(log)
     with fetching(no_cache, refresh, offline) as fetch:

@@ -19,6 +19,7 @@ from hfmem.hub.wire import (
     Sink,
     TransientError,
     check_content_range,
+    check_length,
     describe,
     header_values,
     is_stale,
@@ -309,6 +310,7 @@ class Client:
     ) -> Response:
         """Reads the body within its bounds."""
         headers, status = header_values(started.headers), started.status
+        check_length(headers, url)
         if status in _REDIRECT_STATUS or status >= 400:
             body = reader.read(_MAX_ERROR_BODY)
             if status >= 400 and headers.get("content-encoding") == "gzip":

@@ -105,8 +105,11 @@ def find_token() -> str | None:
         token = clean_token(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError):
-        return None
+    except (OSError, UnicodeDecodeError) as error:  # huggingface_hub lets these through as they are
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(
+            f"the token file {path} cannot be read ({reason}): `hf auth login`, HF_TOKEN, or HF_HUB_DISABLE_IMPLICIT_TOKEN=1"
+        ) from None
     if token is not None and _has_refresh_token(path.with_name("stored_tokens")):
         # an OAuth login: the token may need renewing, which is huggingface_hub's to do
         return _token_of_huggingface_hub()

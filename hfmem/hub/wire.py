@@ -136,6 +136,19 @@ def header_values(message: Message) -> dict[str, str]:
     return found
 
 
+def check_length(headers: Mapping[str, str], url: str) -> None:
+    """`http.client` reads on until the connection closes where Content-Length is not a length; that may be never.
+
+    Raises:
+        NetworkError: it is negative, or no number, or one that no file has.
+    """
+    text = headers.get("content-length")
+    if text is None or "transfer-encoding" in headers:  # chunks have lengths of their own
+        return
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise NetworkError(f"{shown(url)}: Content-Length {text[:40]!r} is no length")
+
+
 def check_content_range(headers: Mapping[str, str], first: int, end: int, url: str) -> tuple[int, int | None]:
     """Where the bytes that Content-Range tells end, and the total size, None for `*`.
 

@@ -24,6 +24,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass
+from hfmem.remembered import remembered
 
 #: tokens that a kernel for experts takes at once (`VLLM_FUSED_MOE_CHUNK_SIZE`)
 _EXPERT_CHUNK: Final = 32768
@@ -89,7 +90,7 @@ def forward_bytes(arch: Architecture, tokens: int, tp: int, *, packed_experts: b
 def _attention_width(arch: Architecture) -> int:
     """Elements a token has in q, k, v and the output of the widest attention layer."""
     widest = 0
-    for cache in arch.caches():
+    for cache in arch.kinds():
         match cache:
             case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention():
                 heads, kv = cache.num_heads, cache.num_kv_heads
@@ -108,7 +109,7 @@ def _attention_width(arch: Architecture) -> int:
 def query_width(arch: Architecture) -> int:
     """Elements of a token's queries in the widest attention layer; 0 where there is none."""
     widest = 0
-    for cache in arch.caches():
+    for cache in arch.kinds():
         match cache:
             case FullAttention() | SlidingAttention() | ChunkedAttention() | IndexedAttention() | CompressedAttention():
                 widest = max(widest, cache.num_heads * cache.head_dim)
@@ -124,6 +125,7 @@ def _mlp_width(arch: Architecture) -> int:
     return 3 * (arch.intermediate_size or 4 * arch.hidden_size)
 
 
+@remembered
 def _experts_width(arch: Architecture, tp: int, packed: bool) -> int:
     """Elements a token has in the two workspaces of its chosen experts; 0 where there are none."""
     chosen = arch.num_experts_per_tok

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from hfmem.dtypes import num_bytes
 from hfmem.memory.formats import resolve_kv_dtype, vector_bytes
+from hfmem.memory.result import group_layers
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
@@ -189,7 +190,7 @@ def compressed_bytes(cache: CompressedAttention, context: int, kv_dtype: str, mo
 def peak_contexts(arch: Architecture, context: int) -> tuple[int, ...]:
     """`context`, and the lengths that a sequence passes on its way there at which it may keep more: just before a group of tokens
     is compressed into one row, its values and gates are all there."""
-    ratios = {cache.ratio for cache in arch.caches() if isinstance(cache, CompressedAttention) and cache.ratio > 1}
+    ratios = {cache.ratio for cache in arch.kinds() if isinstance(cache, CompressedAttention) and cache.ratio > 1}
     before = {(context + 1) // ratio * ratio - 1 for ratio in ratios}
     return (context, *sorted(length for length in before if 0 < length < context))
 
@@ -214,8 +215,8 @@ def decoding_layers(arch: Architecture) -> tuple[Layer, ...]:
 def bytes_per_token(arch: Architecture, kv_dtype: str = "auto", declared: str | None = None) -> int:
     """Growth per token of the layers that keep every token, over all layers: `kv_cache.bytes_per_token` of the contract."""
     fmt = resolve_kv_dtype(arch.dtype, kv_dtype, declared)
-    caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
-    return int(sum((growth_per_token(cache, fmt) for cache in caches), Fraction(0)))
+    kinds = group_layers(tuple(layer.caches for layer in decoding_layers(arch)))
+    return int(sum((len(layers) * growth_per_token(kind, fmt) for kind, layers in kinds.items()), Fraction(0)))
 
 
 def state_bytes_per_seq(

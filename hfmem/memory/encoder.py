@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from hfmem.records import dataclass
+from hfmem.remembered import remembered
 
 #: model type → tokens of the largest image with the processor's published limits: 16384 of Qwen (12,845,056 pixels of 28 × 28, or
 #: 16,777,216 of 32 × 32); GLM-4.1V 9,633,792 pixels of 28 × 28; Llama 4 16 tiles and the whole
@@ -57,6 +58,7 @@ class EncoderProfile:
         return block * 3 if self.deep else block
 
 
+@remembered
 def encoder_profile(config: Mapping[str, Any], budget: int) -> EncoderProfile | None:
     """The profiling run of a model with a vision tower; None where the config describes none.
 

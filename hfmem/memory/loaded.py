@@ -8,12 +8,13 @@ whole: 57 MiB of Qwen2.5-7B's 14.2487 GiB (vLLM 0.6 to 0.11) are such remainders
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from math import prod
+from itertools import pairwise
+from math import lcm, prod
 from typing import Final, Literal
 
-from hfmem.memory.torch_allocator import Allocated, allocate
+from hfmem.memory.torch_allocator import Allocated, allocate_runs
 from hfmem.model.inventory import Box
 from hfmem.records import dataclass
 
@@ -27,6 +28,8 @@ _MERGED: Final[tuple[tuple[str, ...], ...]] = (
     ("in_proj_qkv", "in_proj_z"),
     ("in_proj_b", "in_proj_a"),
 )
+#: layers, the parameter's name, and its bytes in each of them
+_Part = tuple[range, str, int]
 _PARAMETER_OF: Final = {name: names[0] for names in _MERGED for name in names}
 
 
@@ -52,7 +55,7 @@ def loaded(held: Iterable[HeldTensors], *, max_split: int | None = None) -> Allo
         max_split: as in `allocate`.
     """
     outside: dict[str, int] = {}
-    layers: dict[int, dict[str, int]] = {}
+    parts: list[_Part] = []
     for item in held:
         name = _parameter(item.pattern)
         axis = item.layer_axis
@@ -63,11 +66,41 @@ def loaded(held: Iterable[HeldTensors], *, max_split: int | None = None) -> Allo
                     outside[name] = outside.get(name, 0) + copies * item.bytes
                 continue
             copies = prod(len(r) for index, r in enumerate(box) if index != axis)
-            for layer in box[axis]:
-                own = layers.setdefault(layer, {})
-                own[name] = own.get(name, 0) + copies * item.bytes
-    sizes = [*outside.values(), *(size for layer in sorted(layers) for size in layers[layer].values())]
-    return allocate(sizes, max_split)
+            if box[axis]:
+                parts.append((box[axis], name, copies * item.bytes))
+    return allocate_runs([(tuple(outside.values()), 1), *_runs(parts)], max_split)
+
+
+def _runs(parts: Sequence[_Part]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The sizes of each layer's parameters, first layer first: those of one turn, and how often it comes.
+
+    Between two layers where some part begins or ends, layers repeat after the least common multiple of the parts' steps.
+    """
+    edges: dict[int, list[int]] = {}
+    for index, (layers, _, _) in enumerate(parts):
+        for edge in (layers[0], layers[-1] + 1):
+            edges.setdefault(edge, []).append(index)
+    present: set[int] = set()
+    for start, end in pairwise(sorted(edges)):
+        present.symmetric_difference_update(edges[start])
+        here = [
+            parts[index] for index in sorted(present)
+        ]  # in the order in which they are held, which is the allocator's
+        turn = min(lcm(*(layers.step for layers, _, _ in here)), end - start)
+        times, rest = divmod(end - start, turn)
+        sizes = [_layer_sizes(here, layer) for layer in range(start, start + turn)]
+        yield tuple(size for layer in sizes for size in layer), times
+        if rest:
+            yield tuple(size for layer in sizes[:rest] for size in layer), 1
+
+
+def _layer_sizes(parts: Iterable[_Part], layer: int) -> list[int]:
+    """Bytes of one layer's parameters."""
+    own: dict[str, int] = {}
+    for layers, name, size in parts:
+        if layer in layers:
+            own[name] = own.get(name, 0) + size
+    return list(own.values())
 
 
 def rounding(held: Sequence[HeldTensors], stage_bytes: int, *, max_split: int | None = None) -> Allocated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from hfmem.model.architecture import Note
@@ -72,6 +73,11 @@ class Pool:
     pages_per_seq: int | None = None
 
 
+def count_in(indices: Sequence[int], layers: range) -> int:
+    """How many of `indices`, ascending, lie in a run of layers."""
+    return bisect_left(indices, layers.stop) - bisect_left(indices, layers.start) if layers else 0
+
+
 def memory_of_stages(memory_bytes_per_rank: int | Sequence[int], num_stages: int) -> list[int]:
     """The memory of a rank of each pipeline stage: as given, or the same on all."""
     if isinstance(memory_bytes_per_rank, int):
@@ -82,7 +88,11 @@ def memory_of_stages(memory_bytes_per_rank: int | Sequence[int], num_stages: int
 def group_layers(layers: tuple[tuple[Cache, ...], ...]) -> dict[Cache, tuple[int, ...]]:
     """Each distinct cache and the layers that have it, in the order in which caches first appear."""
     found: dict[Cache, list[int]] = {}
+    known: dict[int, list[int]] = {}  # layers share their caches, mostly: an object is hashed once
     for index, caches in enumerate(layers):
         for cache in caches:
-            found.setdefault(cache, []).append(index)
+            held = known.get(id(cache))
+            if held is None:
+                held = known[id(cache)] = found.setdefault(cache, [])
+            held.append(index)
     return {cache: tuple(indices) for cache, indices in found.items()}

@@ -54,7 +54,7 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _kinds(arch: Architecture, text: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(rotated width of a head, scaling) of each table: one for full layers, and one for windowed ones that rotate otherwise."""
     full = windowed = None
-    for cache in arch.caches():
+    for cache in arch.kinds():
         match cache:
             case SlidingAttention() | ChunkedAttention():
                 windowed = windowed or cache.head_dim

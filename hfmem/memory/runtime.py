@@ -11,16 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from hfmem.memory.activations import Peak, forward_bytes, peak, query_width
-from hfmem.memory.encoder import encoder_profile
+from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, Release
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component
 from hfmem.model.layers import CompressedAttention, LatentAttention, RecurrentCache, SparseLatentAttention
 from hfmem.records import dataclass
+from hfmem.remembered import remembered
 from hfmem.units import GIB, MIB
 
 #: CUDA graphs: bytes for each layer and captured batch size. Logs of 0.20 to 0.27: 0.94 GiB of Qwen3-32B (64 layers, 86 sizes),
@@ -157,32 +158,71 @@ def _server(
     packed_experts: bool,
 ) -> dict[str, Estimate]:
     tokens = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
-    set_seqs = engine_seqs(serving, host, release)
-    seqs = min(set_seqs, tokens)
-    sees = not serving.language_model_only and any(spec.component is Component.VISION for spec in arch.tensors)
+    sees = not serving.language_model_only and _has_tower(arch)
     encoder = encoder_profile(config, tokens) if sees and config is not None else None
+    step = _Step(
+        tokens,
+        engine_seqs(serving, host, release),
+        serving.tp,
+        serving.pp,
+        serving.eager,
+        serving.pooling,
+        serving.compute_capability,
+    )
+    return dict(_estimates(arch, step, extra, host, release, packed_experts, sees, encoder))
+
+
+@remembered
+def _has_tower(arch: Architecture) -> bool:
+    return any(spec.component is Component.VISION for spec in arch.tensors)
+
+
+class _Step(NamedTuple):
+    """What a serving engine's own memory depends on of how it serves: not on the context, nor on sequences within `set_seqs`."""
+
+    tokens: int
+    set_seqs: int
+    tp: int
+    pp: int
+    eager: bool
+    pooling: bool
+    compute_capability: int
+
+
+@remembered
+def _estimates(
+    arch: Architecture,
+    step: _Step,
+    extra: LoadedExtra,
+    host: Host,
+    release: Release,
+    packed_experts: bool,
+    sees: bool,
+    encoder: EncoderProfile | None,
+) -> dict[str, Estimate]:
+    """The items of `_server`; `sees`: images pass through an encoder, whose profile may not be known."""
     found = peak(
         arch,
-        tokens=tokens,
-        seqs=seqs,
-        tp=serving.tp,
-        bytes_per_logit=0 if serving.pooling else release.bytes_per_logit,
+        tokens=step.tokens,
+        seqs=min(step.set_seqs, step.tokens),
+        tp=step.tp,
+        bytes_per_logit=0 if step.pooling else release.bytes_per_logit,
         encoder=encoder,
         packed_experts=packed_experts,
     )
     if sees and encoder is None:
         found = Peak(found.bytes, found.low, 2.5, f"{found.source}; the encoder may need more")
-    several = serving.tp * serving.pp > 1
-    hybrid = any(isinstance(cache, RecurrentCache) for cache in arch.caches())
+    several = step.tp * step.pp > 1
+    hybrid = any(isinstance(cache, RecurrentCache) for cache in arch.kinds())
     v2 = release.v2_runner(moe=bool(arch.num_experts), hybrid=hybrid)
     items: dict[str, Estimate] = {}
     if extra != LoadedExtra():
         items["loading_bytes"] = _loading(extra, release)
     items["activations_bytes"] = _band(found.bytes, found.low, found.high, found.source)
-    if not serving.eager:
-        items["cuda_graph_bytes"] = _graphs(arch, serving, set_seqs, host, release, v2)
-    counted = set_seqs if v2 and release.segments_count else 0
-    items["engine_bytes"] = _engine(arch, several, host, serving.compute_capability // 10 == 9, counted)
+    if not step.eager:
+        items["cuda_graph_bytes"] = _graphs(arch, step, host, release, v2)
+    counted = step.set_seqs if v2 and release.segments_count else 0
+    items["engine_bytes"] = _engine(arch, several, host, step.compute_capability // 10 == 9, counted)
     context = _CONTEXT_RANKS if several and not release.communicators_in_share else _CONTEXT
     words = "CUDA context, kernels and NCCL" if context is _CONTEXT_RANKS else "CUDA context and kernels"
     items["context_bytes"] = _item(context, words, outside=not release.context_in_share)
@@ -196,12 +236,12 @@ def _loading(extra: LoadedExtra, release: Release) -> Estimate:
     return Estimate(size, size, size, text, "derived")
 
 
-def _graphs(arch: Architecture, serving: Serving, seqs: int, host: Host, release: Release, v2_runner: bool) -> Estimate:
-    blackwell = serving.compute_capability // 10 == 10
-    pieces, whole = release.graph_sizes(seqs, blackwell=blackwell and host.memory_bytes is not None)
-    layers = -(-arch.num_hidden_layers // serving.pp)
+def _graphs(arch: Architecture, step: _Step, host: Host, release: Release, v2_runner: bool) -> Estimate:
+    blackwell = step.compute_capability // 10 == 10
+    pieces, whole = release.graph_sizes(step.set_seqs, blackwell=blackwell and host.memory_bytes is not None)
+    layers = -(-arch.num_hidden_layers // step.pp)
     each = _GRAPH
-    for cache in arch.caches():
+    for cache in arch.kinds():
         match cache:
             case CompressedAttention():
                 each = _GRAPH_COMPRESSED

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 from hfmem.checkpoint.tensors import Box
 from hfmem.memory.model_classes import HOSTED, Everywhere, built_everywhere, through_transformers, ties_head
 from hfmem.memory.placement import BY_LAYER, Placement, placement
+from hfmem.memory.result import count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, TensorSpec
@@ -62,19 +63,23 @@ class Stages:
             return total
         for box in boxes:
             others = prod(len(r) for index, r in enumerate(box) if index != axis)
-            for layer in box[axis]:
-                total[self._stage_of(layer, spec)] += others
+            layers = box[axis]
+            rest = len(layers)
+            for stage, run in self._runs(spec):
+                held = count_in(layers, run)
+                total[stage] += others * held
+                rest -= held
+            total[self.last] += others * rest
         return total
 
-    def _stage_of(self, layer: int, spec: TensorSpec) -> int:
+    def _runs(self, spec: TensorSpec) -> Iterator[tuple[int, range]]:
+        """The layers of the host, which come first, and of each stage after them; layers beyond are the last one's."""
+        ours = max(self.where.host.stop, self.host_experts if isinstance(spec.split, ExpertSplit) else 0)
         if any(part in spec.pattern for part in self.hosted):
-            return self.host
-        if layer in self.where.host or (layer < self.host_experts and isinstance(spec.split, ExpertSplit)):
-            return self.host
+            ours = sum(map(len, self.where.stages))
+        yield self.host, range(ours)
         for stage, layers in enumerate(self.where.stages):
-            if layer in layers:
-                return stage
-        return self.last
+            yield stage, range(max(layers.start, ours), layers.stop)
 
     def _homes(self, spec: TensorSpec) -> list[int]:
         """The stages of a tensor outside the layers, one entry for each copy."""

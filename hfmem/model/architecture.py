@@ -7,6 +7,7 @@ from fractions import Fraction
 from hfmem.model.inventory import Component, TensorSpec
 from hfmem.model.layers import Cache, Layer
 from hfmem.records import dataclass
+from hfmem.remembered import remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,15 @@ class Architecture:
     dtype_given: bool = True
     notes: tuple[Note, ...] = ()
 
+    @remembered
     def caches(self) -> tuple[Cache, ...]:
         """Every layer's caches in order, flattened."""
         return tuple(cache for layer in self.layers for cache in layer.caches)
+
+    @remembered
+    def kinds(self) -> tuple[Cache, ...]:
+        """The distinct ones among all layers' caches, in the order in which they first appear."""
+        return tuple(dict.fromkeys({id(cache): cache for cache in self.caches()}.values()))
 
     def expected_parameters(self) -> int:
         """Logical parameters by the inventory: buffers and tied copies left out."""

@@ -116,8 +116,7 @@ class Scale:
         usable = self.target.usable_bytes(serving, _before_loading(serving, runtime))
         needs = cache.stage_bytes or (cache.bytes_per_rank,) * len(ranks.stage_bytes)
         rooms, worst = (
-            [self._room(weights, runtime, serving, usable, high=high) for weights in ranks.stage_bytes]
-            for high in (False, True)
+            [room - weights for weights in ranks.stage_bytes] for room in self._rooms(runtime, serving, usable)
         )
         given = serving.kv_memory_bytes
         left, sure = None, True
@@ -152,14 +151,15 @@ class Scale:
             self.known_weights[key] = rank_weights(self.architecture, self.groups, serving)
         return self.known_weights[key]
 
-    def _room(
-        self, weights: int, runtime: Mapping[str, RuntimeItem], serving: Serving, usable: int, *, high: bool
-    ) -> int:
-        """Bytes left for the cache: within the engine's share, and within what is free at all."""
+    def _rooms(self, runtime: Mapping[str, RuntimeItem], serving: Serving, usable: int) -> tuple[int, int]:
+        """Bytes left for weights and cache, within the engine's share and within what is free at all: by the middle of the
+        estimates, and by their high end."""
         outside = _OUTSIDE.get(serving.engine, frozenset())
         inside = _sum(item for key, item in runtime.items() if key not in outside)
         everything = _sum(runtime.values())
-        return min(usable - weights - inside[high], self.target.free_bytes() - weights - everything[high])
+        free = self.target.free_bytes()
+        middle, high = (min(usable - own, free - both) for own, both in zip(inside, everything, strict=True))
+        return middle, high
 
     def _pool(self, needs: Sequence[int], serving: Serving, memory: Sequence[int]) -> tuple[Pool | None, bool]:
         """What the engine makes of that memory on each stage, and whether the sequences asked for fit it."""
@@ -199,20 +199,60 @@ class Scale:
 
     def max_context(self, serving: Serving) -> int | None:
         """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""
-        about = crossing(lambda tokens: self._left(replace(serving, context=tokens)), serving.context, _LONGEST)
-        return largest(lambda tokens: self.fits(replace(serving, context=tokens)), _LONGEST, about)
+        serving = on_device(serving, self.target.device)
+        try:
+            page = engines.engine(serving.engine).cache(self.architecture, serving).page_size or 1
+        except UnsupportedError:
+            page = 1
+        return self._most(lambda tokens: replace(serving, context=tokens), serving.context, _LONGEST, page)
 
     def max_num_seqs(self, serving: Serving) -> int | None:
         """The most sequences of that context; 0: not one fits, None: they keep nothing."""
-        about = crossing(lambda seqs: self._left(replace(serving, num_seqs=seqs)), serving.num_seqs, _MOST_SEQS)
-        return largest(lambda seqs: self.fits(replace(serving, num_seqs=seqs)), _MOST_SEQS, about)
+        serving = on_device(serving, self.target.device)
+        return self._most(lambda seqs: replace(serving, num_seqs=seqs), serving.num_seqs, _MOST_SEQS, 1)
 
-    def _left(self, serving: Serving) -> int | None:
-        """Bytes left of the room for the cache, negative: missing; None: refused."""
+    def _most(self, served: Callable[[int], Serving], first: int, limit: int, grain: int) -> int | None:
+        """The largest value of a setting with which it fits, searched for from `first` on, as `largest` gives it.
+
+        Args:
+            served: the serving with that value: of a context, or a number of sequences.
+        """
+        loads: dict[tuple[int, int], Load | None] = {}
+
+        def load(tried: Serving) -> Load | None:
+            key = (tried.context, tried.num_seqs)
+            if key not in loads:
+                loads[key] = self._load(tried)
+            return loads[key]
+
+        def left(value: int) -> int | None:
+            tried = served(value)
+            found = load(tried)
+            if found is None:
+                return None
+            if found.pool is None:
+                return found.headroom_bytes
+            # a pool may run out of slots or of windows before it runs out of bytes
+            share = found.pool.max_concurrency / tried.num_seqs_per_replica - 1
+            return min(found.headroom_bytes, int(found.cache_bytes * share))
+
+        def fits(value: int) -> bool:
+            tried = served(value)
+            lengths = peak_contexts(self.architecture, tried.context)
+            found = (load(tried if n == tried.context else replace(tried, context=n)) for n in lengths)
+            return all(one is not None and one.cache_fits for one in found)
+
         try:
-            return (
-                None if self._hopeless(serving) else self._weigh(on_device(serving, self.target.device)).headroom_bytes
-            )
+            if self._hopeless(served(first)):  # whatever the value
+                return 0
+        except UnsupportedError:
+            return 0
+        return largest(fits, limit, crossing(left, first, limit), grain)
+
+    def _load(self, serving: Serving) -> Load | None:
+        """The load at exactly this length; None: refused."""
+        try:
+            return self._weigh(serving)
         except UnsupportedError:
             return None
 

@@ -36,7 +36,7 @@ from hfmem.plan.devices import Device
 from hfmem.plan.measured import Measured, kind_of_cache, measured
 from hfmem.plan.traffic import attended, cache_moved, weights_read
 from hfmem.records import dataclass
-from hfmem.report import Report
+from hfmem.report import Parameters, Weights
 
 #: components of which no decode step multiplies a token
 _UNUSED: Final = ("vision", "mtp")
@@ -76,9 +76,18 @@ class Roofline:
 
 
 def roofline(
-    arch: Architecture, report: Report, serving: Serving, ranks: RankWeights, device: Device
+    arch: Architecture,
+    parameters: Parameters,
+    weights: Weights,
+    serving: Serving,
+    ranks: RankWeights,
+    device: Device,
 ) -> Roofline | None:
-    """The bounds of `serving` on `device`; None where its bandwidth is not known, or the host computes some of the layers."""
+    """The bounds of `serving` on `device`; None where its bandwidth is not known, or the host computes some of the layers.
+
+    Args:
+        parameters, weights: as in the model's report.
+    """
     if device.bandwidth is None or _on_host(serving):
         return None
     by_layer = serving.engine in BY_LAYER
@@ -87,22 +96,22 @@ def roofline(
     tokens = -(-replica_seqs // batches)
     own = -(-tokens // serving.attn_dp)
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
-    weights = weights_read(arch, serving, ranks, tokens)
+    moved = weights_read(arch, serving, ranks, tokens)
     read, written = (own * each for each in cache_moved(arch, serving, fmt))
-    per_token = 2 * _active(arch, report)
-    attention = sum(_attention_operations(kind, serving) for kind, _ in attended(arch))
+    per_token = 2 * _active(arch, parameters)
+    attention = sum(count * _attention_operations(kind, serving) for (kind, _), count in attended(arch).items())
     operations = tokens * (per_token + attention)
-    rate_format = _rate_format(report, device)
+    rate_format = _rate_format(weights, device)
     rate = device.rates[rate_format] if rate_format else None
     link = link_bytes(arch, serving, tokens, tokens)
     together = 1 if by_layer else serving.tp  # ranks that multiply at the same time
     computing = None if rate is None else operations / (rate * together)
     linking = _over_link(link, device)
-    step, bound = _slowest(memory=(weights + read + written) / device.bandwidth, compute=computing, link=linking)
+    step, bound = _slowest(memory=(moved + read + written) / device.bandwidth, compute=computing, link=linking)
     known = measured(device.name)
-    reading = None if known is None else _measured_reading(arch, known, fmt, weights + written, read)
+    reading = None if known is None else _measured_reading(arch, known, fmt, moved + written, read)
     real = None if reading is None else _slowest(memory=reading, compute=computing, link=linking)[0]
-    prompt = _prefill_operations(arch, report, serving)
+    prompt = _prefill_operations(arch, parameters, serving)
     prompt_link = link_bytes(arch, serving, serving.context, 1)
     first: float | None = None
     first_bound: Bound | None = None
@@ -114,7 +123,7 @@ def roofline(
         )
     return Roofline(
         batches=batches,
-        weights_bytes_read=weights,
+        weights_bytes_read=moved,
         cache_bytes_read=read,
         cache_bytes_written=written,
         decode_operations=operations,
@@ -142,7 +151,7 @@ def _on_host(serving: Serving) -> bool:
 
 def _measured_reading(arch: Architecture, known: Measured, fmt: str, plain: int, cache_read: int) -> float | None:
     """Seconds to read `plain` bytes and the cache at measured rates; None where this kind of cache was not measured."""
-    latent = any(isinstance(kind, LatentAttention | SparseLatentAttention) for kind in arch.caches())
+    latent = any(isinstance(kind, LatentAttention | SparseLatentAttention) for kind in arch.kinds())
     share = known.attention.get(kind_of_cache(fmt, latent=latent) or "")
     return None if share is None else (plain + cache_read / share) / known.read_bytes_per_second
 
@@ -162,22 +171,22 @@ def _over_link(num_bytes: int, device: Device) -> float | None:
     return num_bytes / device.interconnect.bytes_per_second
 
 
-def _active(arch: Architecture, report: Report) -> int:
+def _active(arch: Architecture, parameters: Parameters) -> int:
     """Parameters that multiply each token."""
-    parts = report.parameters.by_component
+    parts = parameters.by_component
     idle = sum(parts.get(name, 0) for name in _UNUSED)
     if not arch.tie_word_embeddings:
         idle += parts.get("embedding", 0)
-    return max(report.parameters.active - idle, 0)
+    return max(parameters.active - idle, 0)
 
 
-def _prefill_operations(arch: Architecture, report: Report, serving: Serving) -> int:
+def _prefill_operations(arch: Architecture, parameters: Parameters, serving: Serving) -> int:
     """Operations of one prompt: every weight for each token, the head for the last one alone, attention over what came before."""
-    head = report.parameters.by_component.get("embedding" if arch.tie_word_embeddings else "lm_head", 0)
-    active = _active(arch, report)
+    head = parameters.by_component.get("embedding" if arch.tie_word_embeddings else "lm_head", 0)
+    active = _active(arch, parameters)
     head = min(head, active)
     weights = 2 * (serving.context * (active - head) + head)
-    return weights + sum(_prefill_attention(kind, serving) for kind, _ in attended(arch))
+    return weights + sum(count * _prefill_attention(kind, serving) for (kind, _), count in attended(arch).items())
 
 
 def _pair_operations(kind: Cache, *, decoding: bool) -> tuple[int, int | None]:
@@ -223,11 +232,11 @@ def _prefill_attention(kind: Cache, serving: Serving) -> int:
     return each * (window * (window + 1) // 2 + (context - window) * window)
 
 
-def _rate_format(report: Report, device: Device) -> str | None:
+def _rate_format(weights: Weights, device: Device) -> str | None:
     """The format whose rate bounds the matrix products: the weights' where the device multiplies it, else half precision."""
-    by_dtype = report.weights.by_dtype
+    by_dtype = weights.by_dtype
     widest = max(by_dtype, key=lambda name: by_dtype[name]) if by_dtype else ""
-    method = str((report.weights.quantization or {}).get("method", ""))
+    method = str((weights.quantization or {}).get("method", ""))
     wanted = []
     if "fp4" in method and "fp4" in device.rates:
         wanted.append("fp4")

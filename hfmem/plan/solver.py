@@ -5,29 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-def largest(fits: Callable[[int], bool], limit: int, start: int = 1) -> int | None:
+def largest(fits: Callable[[int], bool], limit: int, start: int = 1, grain: int = 1) -> int | None:
     """The largest n from 1 to `limit` with `fits(n)`, for a question that stays no once it is no.
 
-    0 where not even 1 fits, None where `limit` itself does: then nothing here bounds n. About 2·log2(|n − start|) calls.
+    0 where not even 1 fits, None where `limit` itself does: then nothing here bounds n. About 2·log2(|n − start| / grain) calls,
+    and log2(grain) more unless n is a multiple of `grain`, which is where answers mostly change (a page).
     """
-    if not fits(1):
-        return 0
-    low, high = 1, None  # low fits, high does not
-    if 1 < start <= limit:
-        low, high = (start, None) if fits(start) else (1, start)
-    step = 1
-    if high is None:
+    low, high, step = 0, limit + 1, grain  # low fits, or is 0; high does not, or is past the limit
+    tried = min(max(start // grain * grain, 1), limit)
+    if fits(tried):
+        low = tried
         while low < limit:
-            high = min(low + step, limit)
-            if not fits(high):
+            tried = min(low // grain * grain + step, limit)
+            if not fits(tried):
+                high = tried
                 break
-            low, high, step = high, None, 2 * step
-        if high is None:
+            low, step = tried, 2 * step
+        else:
             return None
     else:
-        while high - step > low and not fits(high - step):
-            high, step = high - step, 2 * step
-        low = max(low, high - step)
+        high = tried
+        while high > 1:
+            tried = max(high - step, 1)
+            if fits(tried):
+                low = tried
+                break
+            high, step = tried, 2 * step
+    while high - low > grain:
+        middle = (low + high) // 2 // grain * grain
+        if middle <= low:
+            middle = (low // grain + 1) * grain
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    if grain > 1 and high - low > 1:
+        if not fits(low + 1):
+            return low
+        low += 1
     while high - low > 1:
         middle = (low + high) // 2
         if fits(middle):

@@ -99,7 +99,7 @@ def place_on(
 
 def on_device(serving: Serving, device: Device) -> Serving:
     """`serving` with the settings that the engine derives from the device: its kernels, and the tokens of one step."""
-    if device.compute_capability is not None:
+    if device.compute_capability not in (None, serving.compute_capability):
         serving = replace(serving, compute_capability=device.compute_capability)
     if serving.engine == "vllm" and serving.max_num_batched_tokens is None:
         tokens = Release().max_num_batched_tokens(device.memory_bytes, device.name)

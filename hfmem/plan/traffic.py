@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from hfmem.memory.cache import constant_bytes, decoding_layers, layer_bytes
@@ -23,6 +24,7 @@ from hfmem.model.layers import (
     SlidingAttention,
     SparseLatentAttention,
 )
+from hfmem.remembered import remembered
 
 
 def touched(arch: Architecture, tokens: int) -> Fraction:
@@ -49,8 +51,8 @@ def cache_moved(arch: Architecture, serving: Serving, kv_dtype: str) -> tuple[in
     """
     tp = 1 if serving.engine in BY_LAYER else serving.attn_tp
     read = written = Fraction(0)
-    for kind, own in attended(arch):
-        share = _rank_share(kind, tp)
+    for (kind, own), count in attended(arch).items():
+        share = count * _rank_share(kind, tp)
         size = layer_bytes(kind, serving.context, kv_dtype, arch.dtype, serving.source_tokens)
         read += share * (size - _unselected(kind, serving.context, kv_dtype))
         if own and not isinstance(kind, CrossAttention):
@@ -58,8 +60,14 @@ def cache_moved(arch: Architecture, serving: Serving, kv_dtype: str) -> tuple[in
     return -(-read.numerator // read.denominator), -(-written.numerator // written.denominator)
 
 
-def attended(arch: Architecture) -> Iterator[tuple[Cache, bool]]:
-    """What each decoder layer looks at, and whether it is its own: a layer that shares another's cache reads it once more."""
+@remembered
+def attended(arch: Architecture) -> Mapping[tuple[Cache, bool], int]:
+    """What decoder layers look at, whether it is their own (a layer that shares another's cache reads it once more), and how many
+    of them do."""
+    return Counter(_attended(arch))
+
+
+def _attended(arch: Architecture) -> Iterator[tuple[Cache, bool]]:
     layers = decoding_layers(arch)
     for layer in layers:
         for kind in layer.caches:

@@ -8,7 +8,7 @@ from hfmem.render.lines import Line, line
 from hfmem.units import format_bytes
 
 if TYPE_CHECKING:
-    from hfmem.bench import BenchAnswer, Bound, Measurement
+    from hfmem.api.bench import BenchAnswer, Bound, Measurement
     from hfmem.plan.bench import AttentionShape
 
 _HEAD = ("layers", "attention", "heads", "reads", "pages", "cache")

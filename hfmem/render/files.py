@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hfmem.api.download import FilesReport
 from hfmem.checkpoint.file_groups import Fetch, FileGroup
-from hfmem.download import FilesReport
 from hfmem.render.lines import Line, line
 from hfmem.units import format_gb
 

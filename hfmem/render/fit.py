@@ -10,8 +10,8 @@ from hfmem.report import Fit, Report
 from hfmem.units import GIB, format_bytes
 
 if TYPE_CHECKING:
+    from hfmem.api.remedies import Remedy
     from hfmem.plan.allocator import Allocation
-    from hfmem.remedies import Remedy
 
 _STYLES = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}
 _MARKS = {"exact": "", "derived": "≈ ", "estimated": "~ "}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hfmem.gguf_choice import Choice
+from hfmem.api.gguf_choice import Choice
 from hfmem.render.lines import Line, line
 from hfmem.units import GIB, format_bytes, format_count
 

@@ -11,8 +11,8 @@ from hfmem.report import Report
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
+    from hfmem.api.planning import Layout
     from hfmem.plan.roofline import Roofline
-    from hfmem.planning import Layout
 
 _MARKS = {"exact": "", "derived": "≈", "estimated": "~"}
 _STYLES = (("fits", "green"), ("tight", "yellow"))

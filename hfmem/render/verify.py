@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from hfmem.plan.verify_types import Check, Verification
 from hfmem.render.lines import Line, line
+from hfmem.server_logs.checks import Check, Verification
 from hfmem.units import format_bytes
 
 _MARKS = {"equal": "=", "near": "≈", "within": "~", "differs": "≠", "unknown": "?"}

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from hfmem import bench as module
-from hfmem.bench import bench, row_of
+from hfmem.api import bench as module
+from hfmem.api.bench import bench, row_of
+from hfmem.api.reading import Model, read_model
 from hfmem.errors import DoesNotFitError, UnsupportedError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
 from hfmem.plan.bench import bench_plan
 from hfmem.plan.devices import find_device
-from hfmem.reading import Model, read_model
 from hfmem_kernels.benchmarks import ceiling, gate, inputs, timing
 from hfmem_kernels.benchmarks.gate import Gate
 from hfmem_kernels.benchmarks.summary import Timing

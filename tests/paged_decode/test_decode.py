@@ -158,6 +158,13 @@ def test_fixed_split(split_tiles: int, device: str) -> None:
     check(Case((130, 0, 5, 47), num_kv_heads=1, head_dim=16, window=60, dtype="float32", q_len=2), device, config)
 
 
+@pytest.mark.parametrize("split_tiles", [0, 1])
+def test_merge_of_one_piece_at_a_time(split_tiles: int, device: str) -> None:
+    """What configurations for Triton before 3.8 do; 19 pieces with a fixed split, merged in two levels."""
+    config = replace(SMALL, block_n=16, ctas_per_sm=2, split_tiles=split_tiles, merge_fan=1)
+    check(Case((300, 0, 20), num_heads=2, num_kv_heads=1, head_dim=16, dtype="float32", sinks=True), device, config)
+
+
 def test_fixed_split_with_merge_in_two_levels(device: str) -> None:
     config = replace(SMALL, block_n=16, split_tiles=1)
     check(Case((330,), num_heads=2, num_kv_heads=1, head_dim=16, dtype="float32"), device, config)

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hfmem.api import read_model  # noqa: E402
+from hfmem.api.estimates import read_model  # noqa: E402
 from hfmem.hub import FetchOptions  # noqa: E402
 from hfmem.memory.cache import layer_bytes  # noqa: E402
 from hfmem.memory.engines import engine  # noqa: E402

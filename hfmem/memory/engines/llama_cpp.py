@@ -8,6 +8,7 @@ and `-msa.cpp` (index keys), `-dsv4.cpp` (DeepSeek V4), `llama-memory-recurrent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from hfmem.dtypes import num_bytes
@@ -15,7 +16,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import decoding_layers, state_tensors
 from hfmem.memory.formats import GGML_BLOCKS, KV_BITS
 from hfmem.memory.placement import placement
-from hfmem.memory.result import CacheBytes, LayerGroup, group_layers
+from hfmem.memory.result import CacheBytes, LayerGroup, count_in, group_layers
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -35,6 +36,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass
+from hfmem.remembered import remembered
 
 NAME: Final = "llama.cpp"
 VERSION: Final = "2026-10"
@@ -99,14 +101,14 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
     formats = _formats(serving)
-    layers = decoding_layers(arch)
+    kinds, num_layers = _kinds(arch)
     seqs = serving.num_seqs_per_replica
     one = _cells_of(arch, serving, 1)
     held = _cells_of(arch, serving, seqs)
-    where = placement(NAME, len(layers), serving)
+    where = placement(NAME, num_layers, serving)
     on_stage, on_host = [0] * len(where.stages), 0
     groups = []
-    for kind, indices in group_layers(tuple(layer.caches for layer in layers)).items():
+    for kind, indices in kinds.items():
         row, state = _row_bytes(kind, formats), _state_bytes(kind, arch)
         groups.append(
             LayerGroup(
@@ -119,11 +121,9 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
             )
         )
         size = _layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
-        for index in indices:
-            if index in where.host:
-                on_host += size
-            else:
-                on_stage[next(i for i, stage in enumerate(where.stages) if index in stage)] += size
+        on_host += count_in(indices, where.host) * size
+        for stage, run in enumerate(where.stages):
+            on_stage[stage] += count_in(indices, run) * size
     return CacheBytes(
         engine=NAME,
         kv_dtype=formats.key,
@@ -137,6 +137,13 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         host_bytes=on_host * serving.dp,
         value_dtype=None if formats.key == formats.value else formats.value,
     )
+
+
+@remembered
+def _kinds(arch: Architecture) -> tuple[Mapping[Cache, tuple[int, ...]], int]:
+    """The layers of each kind of cache, and how many layers there are."""
+    layers = decoding_layers(arch)
+    return group_layers(tuple(layer.caches for layer in layers)), len(layers)
 
 
 def _formats(serving: Serving) -> _Formats:
@@ -178,7 +185,7 @@ class _Cells:
 
 
 def _cells_of(arch: Architecture, serving: Serving, seqs: int) -> _Cells:
-    shared = serving.llama_cpp.unified and not any(isinstance(kind, CompressedAttention) for kind in arch.caches())
+    shared = serving.llama_cpp.unified and not any(isinstance(kind, CompressedAttention) for kind in arch.kinds())
     total = serving.context * seqs
     return _Cells(
         base=_pad(total if shared else serving.context),
@@ -258,7 +265,7 @@ def _uses_windows(arch: Architecture) -> bool:
     """
     if arch.model_type in _NO_WINDOWS:
         return False
-    return any(isinstance(cache, FullAttention) for cache in arch.caches())
+    return any(isinstance(cache, FullAttention) for cache in arch.kinds())
 
 
 def _row(fmt: str, elements: int) -> int:

@@ -72,7 +72,7 @@ def shape(name: str) -> Shape:
         LookupError: the model has no layer, or several kinds, of the sort that is meant.
         hfmem.HfmemError: the catalogue does not hold the model.
     """
-    from hfmem.api import read_model
+    from hfmem.api.estimates import read_model
     from hfmem.hub import FetchOptions
     from hfmem.memory.serving import Serving
     from hfmem.model.layers import LatentAttention, SparseLatentAttention

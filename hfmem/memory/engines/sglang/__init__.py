@@ -13,7 +13,7 @@ from typing import Final
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.sglang.layout import Layout, layout
 from hfmem.memory.engines.sglang.support import slots_per_request
-from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
+from hfmem.memory.result import CacheBytes, LayerGroup, Pool, count_in, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import Cache, ChunkedAttention, CrossAttention, FullAttention, SlidingAttention
@@ -46,7 +46,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         per_token, state = plan.token_bytes(kind), plan.state(kind)
         size = _held(plan, kind, serving, seqs) * per_token + (slots * seqs + 1) * state
         for stage, layers in enumerate(stages):
-            on_stage[stage] += sum(index in layers for index in indices) * size
+            on_stage[stage] += count_in(indices, layers) * size
         one = _held(plan, kind, serving, 1)
         copies = len(indices) * serving.attn_tp
         whole = copies * (one * per_token + slots * state)
@@ -143,8 +143,11 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
 def _largest_slot(plan: Layout, stages: tuple[range, ...]) -> int:
     """Bytes of a state slot on the stage with most of the layers that keep one: every stage reserves as much."""
     kept = [(state, indices) for kind, indices in plan.kinds if (state := plan.state(kind))]
-    total, all_layers = sum(state * len(ids) for state, ids in kept), {index for _, ids in kept for index in ids}
-    most = max(sum(index in stage for index in all_layers) for stage in stages)
+    total, all_layers = (
+        sum(state * len(ids) for state, ids in kept),
+        sorted({index for _, ids in kept for index in ids}),
+    )
+    most = max(count_in(all_layers, stage) for stage in stages)
     return int(total * (most / len(all_layers))) if all_layers else 0
 
 
@@ -157,7 +160,7 @@ def _cell(plan: Layout, stage: range, swa_ratio: float) -> float:
     full."""
     full = windowed = 0
     for kind, indices in plan.kinds:
-        size = plan.token_bytes(kind) * sum(index in stage for index in indices)
+        size = plan.token_bytes(kind) * count_in(indices, stage)
         full, windowed = (full, windowed + size) if plan.windowed(kind) else (full + size, windowed)
     return full + (swa_ratio if full else 1) * windowed
 

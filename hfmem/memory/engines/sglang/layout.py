@@ -34,6 +34,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass
+from hfmem.remembered import remembered
 
 _FP8_SCALE_GROUP: Final = 128
 _FORMATS: Final = frozenset({"bf16", "fp16", "fp32", "fp8", "fp8_e5m2", "nvfp4"})
@@ -113,6 +114,14 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     Raises:
         UnsupportedError: a model, format or tensor-parallel size that it does not have.
     """
+    formats = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size)
+    return _layout(arch, serving.attn_tp, serving.compute_capability, *formats)
+
+
+@remembered
+def _layout(
+    arch: Architecture, tp: int, capability: int, kv_dtype: str, declared: str | None, page_size: int | None
+) -> Layout:
     caches = _decoder_caches(arch)
     kinds = tuple(group_layers(caches).items())
     if arch.model_type in _POOLED_INDEX or any(
@@ -122,20 +131,19 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     states = any(isinstance(kind, RecurrentCache) for kind, _ in kinds)
     encoding = any(isinstance(kind, CrossAttention) for kind, _ in kinds)
     support.check_model(arch, states=states, cross=encoding)
-    support.check_heads(arch, serving.attn_tp)
+    support.check_heads(arch, tp)
     split = support.windows_apart(arch) and any(isinstance(k, SlidingAttention | ChunkedAttention) for k, _ in kinds)
     if not split and not states:
         kinds = tuple(group_layers(_uniform(caches)).items())
     sparse = any(isinstance(kind, SparseLatentAttention) for kind, _ in kinds)
-    capability = serving.compute_capability
     if sparse:
-        fmt = support.sparse_latent_dtype(serving.kv_dtype, capability)
+        fmt = support.sparse_latent_dtype(kv_dtype, capability)
     else:
         model_dtype = "F16" if arch.dtype in ("F32", "F64") else arch.dtype  # fp32 checkpoints run in half precision
-        fmt = resolve_kv_dtype(model_dtype, serving.kv_dtype, serving.declared_kv_dtype)
+        fmt = resolve_kv_dtype(model_dtype, kv_dtype, declared)
     if fmt not in _FORMATS:
         raise UnsupportedError(f"SGLang has no {fmt} cache")
-    page = serving.page_size or support.page_default(
+    page = page_size or support.page_default(
         arch,
         capability,
         latent=any(isinstance(kind, LatentAttention) for kind, _ in kinds),
@@ -146,7 +154,7 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
             for k, _ in kinds
         ),
     )
-    return Layout(arch, fmt, page, serving.attn_tp, len(caches), capability, kinds, split)
+    return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split)
 
 
 def _decoder_caches(arch: Architecture) -> tuple[tuple[Cache, ...], ...]:

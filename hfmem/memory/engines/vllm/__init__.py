@@ -72,6 +72,23 @@ class Layout:
         return sum(self.group_pages(self.limits))
 
 
+class PoolTooSmallError(UnsupportedError):
+    """One request does not fit the pool. The longest that does is searched for when somebody reads the message: a search of its
+    own asks a thousand times and reads none."""
+
+    def __init__(self, arch: Architecture, serving: Serving, held: int, block_bytes: int, needed: int) -> None:
+        super().__init__(arch, serving, held, block_bytes, needed)
+
+    def __str__(self) -> str:
+        arch, serving, held, block_bytes, needed = self.args
+        longest = max_model_len(arch, serving, held, block_bytes)
+        hint = f"; the longest that fits is {longest}" if longest else ""
+        return (
+            f"one request of {serving.context} tokens needs {needed / GIB:.2f} GiB of KV cache and the pool has "
+            f"{max(held - block_bytes, 0) / GIB:.2f} GiB{hint}"
+        )
+
+
 #: structures by architecture (kept alive by its entry) and what else decides them: a search asks for the same one again and again
 _STRUCTURES: dict[tuple[object, ...], tuple[Architecture, _Structure]] = {}
 _MOST_STRUCTURES: Final = 64
@@ -204,21 +221,16 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
         (m // size, m, size) for m, size in zip(memory, found.stage_block_bytes, strict=True) if size
     )
     usable = held - widest  # one block stays empty: the null block
-    needed = found.request_blocks * widest
-    if needed > usable:
-        longest = max_model_len(arch, serving, held, widest)
-        hint = f"; the longest that fits is {longest}" if longest else ""
-        raise UnsupportedError(
-            f"one request of {serving.context} tokens needs {needed / GIB:.2f} GiB of KV cache and the pool has "
-            f"{max(usable, 0) / GIB:.2f} GiB{hint}"
-        )
-    concurrency = num_blocks / found.request_blocks
+    pages = found.request_blocks
+    if pages * widest > usable:
+        raise PoolTooSmallError(arch, serving, held, widest, pages * widest)
+    concurrency = num_blocks / pages
     capacity = int(concurrency * serving.context)
     lines = (
         f"GPU KV cache size: {capacity:,} tokens, Maximum concurrency for {serving.context:,} tokens per request: "
         f"{concurrency:.2f}x",
     )
-    return Pool(held, found.plan.block_size, widest, num_blocks, capacity, concurrency, lines, found.request_blocks)
+    return Pool(held, found.plan.block_size, widest, num_blocks, capacity, concurrency, lines, pages)
 
 
 def max_model_len(

@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any, Final
 
-from hfmem.configuration import DEFAULT_CONTEXT, Configuration, configure
+from hfmem.api.configuration import DEFAULT_CONTEXT, Configuration, configure
+from hfmem.api.planning import speed
+from hfmem.api.reading import Model, read_model
 from hfmem.errors import DoesNotFitError, UnsupportedError, UsageError
 from hfmem.memory.serving import Serving
 from hfmem.plan.bench import AttentionShape, BenchPlan, bench_plan, read_bytes
 from hfmem.plan.devices import Device, find_device, nearest_device
-from hfmem.planning import speed
-from hfmem.reading import Model, read_model
 from hfmem.records import dataclass, replace
 from hfmem.units import format_bytes
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from hfmem.dtypes import dtype_word
 
 if TYPE_CHECKING:
-    from hfmem.plan.launch import Launch
+    from hfmem.plan.launch.settings import Launch
 
 #: `quant` words that bitsandbytes applies while loading
 BITSANDBYTES: Final[dict[str, str]] = {

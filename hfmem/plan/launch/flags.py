@@ -14,7 +14,7 @@ from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
 
 if TYPE_CHECKING:
-    from hfmem.plan.launch import Launch
+    from hfmem.plan.launch.settings import Launch
 
 _VLLM_CACHE: Final[dict[str, str]] = {
     "fp8": "fp8",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from hfmem.plan.logs import Reading
 from hfmem.records import dataclass
+from hfmem.server_logs.parse import Reading
 
 Measure = Literal["bytes", "count"]
 #: `equal` to the last digit printed, `near` within 1 %, `within` the band of an estimate, `differs`, or no prediction (`unknown`)

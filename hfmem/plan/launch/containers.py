@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from hfmem.errors import UsageError
-from hfmem.plan.launch import Launch, command_text, environment, on_ray, program
-from hfmem.plan.launch_flags import arguments
+from hfmem.plan.launch.flags import arguments
+from hfmem.plan.launch.settings import Launch
+from hfmem.plan.launch.words import command_text, environment, on_ray, program
 
 _IMAGES: Final[dict[tuple[str, str], str]] = {
     ("vllm", "nvidia"): "vllm/vllm-openai:v0.33.0",

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from hfmem.memory import engines
 from hfmem.memory.serving import Serving
-from hfmem.plan.log_llama import llama_checks
-from hfmem.plan.logs import LogFacts, Reading
-from hfmem.plan.verify_reasons import alternatives, explained, weights_check
-from hfmem.plan.verify_types import Check, Verification
-from hfmem.plan.verify_vllm import vllm_checks
 from hfmem.records import replace
+from hfmem.server_logs.checks import Check, Verification
+from hfmem.server_logs.llama_cpp import llama_checks
+from hfmem.server_logs.parse import LogFacts, Reading
+from hfmem.server_logs.reasons import alternatives, explained, weights_check
+from hfmem.server_logs.vllm import vllm_checks
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
+    from hfmem.api.reading import Model
     from hfmem.plan.devices import Device
-    from hfmem.reading import Model
 
 
 def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verification:

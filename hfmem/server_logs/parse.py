@@ -15,7 +15,8 @@ from itertools import islice
 from typing import Final
 
 from hfmem.errors import UsageError
-from hfmem.plan.log_patterns import (
+from hfmem.records import dataclass
+from hfmem.server_logs.patterns import (
     ANSI,
     COMPILED,
     CONTROL,
@@ -31,8 +32,7 @@ from hfmem.plan.log_patterns import (
     WORDS,
     Engine,
 )
-from hfmem.plan.log_settings import Settings, read_settings
-from hfmem.records import dataclass
+from hfmem.server_logs.settings import Settings, read_settings
 from hfmem.units import GIB, KIB, MIB
 
 #: a start-up log is a few hundred kilobytes; what follows this much is traffic

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hfmem.configuration import Configuration
+from hfmem.api.configuration import Configuration
 from hfmem.errors import UsageError
 from hfmem.plan.allocator import ALLOCATORS, Allocation, allocations, parse_lengths
 from hfmem.plan.target import on_device

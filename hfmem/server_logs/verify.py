@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hfmem.api.reading import Model, in_format, read_model
 from hfmem.errors import HfmemError, ModelNotFoundError, OfflineError, SourceError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.hub.catalog import catalog_names
 from hfmem.hub.facts import FetchStats
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.plan.devices import find_device
-from hfmem.plan.logs import base_of, model_names, parse_log
-from hfmem.plan.verify import verify
-from hfmem.plan.verify_types import Verification
-from hfmem.reading import Model, in_format, read_model
 from hfmem.records import dataclass, replace
+from hfmem.server_logs.checks import Verification
+from hfmem.server_logs.compare import verify
+from hfmem.server_logs.parse import base_of, model_names, parse_log
 
 #: words at the end of a GGUF's own name that are not part of the model's
 _GGUF_WORDS = re.compile(r"(?i)([\s_-]*(bf16|safetensors|qat|gguf|q\d\w*))+$|^unsloth[_-]|'")
@@ -48,7 +48,7 @@ def verify_log(
 
     Args:
         model: what was served; None: what the log names.
-        given: settings (`hfmem.plan.log_settings.Settings`) that win over the log's.
+        given: settings (`hfmem.server_logs.settings.Settings`) that win over the log's.
         device, quant, revision, assume, fetch: as in `hfmem.estimate`.
 
     Raises:

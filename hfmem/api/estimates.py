@@ -5,13 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from hfmem.configuration import DEFAULT_CONTEXT, DEFAULT_ENGINES, configure, default_engine
+from hfmem.api.configuration import DEFAULT_CONTEXT, DEFAULT_ENGINES, configure, default_engine
+from hfmem.api.reading import Model, in_format, read_model
 from hfmem.hub import FetchOptions
 from hfmem.memory import engines
 from hfmem.memory.layer_table import LayerRun, layer_runs, merged
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
-from hfmem.reading import Model, in_format, read_model
 from hfmem.records import dataclass
 from hfmem.report import Report
 

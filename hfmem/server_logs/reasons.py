@@ -11,13 +11,13 @@ from hfmem.memory.loaded import rounding
 from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import held_tensors, rank_weights
-from hfmem.plan.logs import LogFacts, Reading
-from hfmem.plan.verify_types import Check, Measure, check
 from hfmem.records import replace
+from hfmem.server_logs.checks import Check, Measure, check
+from hfmem.server_logs.parse import LogFacts, Reading
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
-    from hfmem.reading import Model
+    from hfmem.api.reading import Model
 
 #: a number this near needs no explanation
 _NEAR: Final = 0.01
@@ -104,7 +104,7 @@ def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Servi
 
 def as_loaded(read: Model, log: LogFacts) -> Model:
     """The model in the format that the engine quantized it to while loading, if it did."""
-    from hfmem.reading import in_format
+    from hfmem.api.reading import in_format
 
     told = log.settings.quantization
     if not told or read.quantization is not None or read.packing is not None:
@@ -130,7 +130,7 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
         blocks = rounding(tuple(held_tensors(arch, groups, tried)), size, max_split=max_split).block_bytes
         return size + blocks + rotary_table_bytes(model.facts.config, arch)
 
-    from hfmem.reading import in_format
+    from hfmem.api.reading import in_format
 
     loaded = as_loaded(read, log)
     if loaded is not read:

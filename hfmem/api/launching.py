@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hfmem.configuration import Configuration, is_gguf
+from hfmem.api.configuration import Configuration, is_gguf
 from hfmem.errors import UnsupportedError
 from hfmem.plan.launch import Launch, emit
 from hfmem.report import Report
 
 if TYPE_CHECKING:
-    from hfmem.extras import Extras
+    from hfmem.api.extras import Extras
 
 
 def launch_text(

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Final
 
-from hfmem.configuration import Configuration
+from hfmem.api.configuration import Configuration
+from hfmem.api.solving import fewest_devices
 from hfmem.errors import HfmemError
 from hfmem.plan.layouts import default_layout
 from hfmem.plan.solver import smallest
 from hfmem.records import dataclass, replace
 from hfmem.report import Fit
-from hfmem.solving import fewest_devices
 
 #: above this share, CUDA graphs and fragmentation have nowhere to go
 _SAFE_SHARE: Final = Fraction(97, 100)

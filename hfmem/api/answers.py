@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hfmem.configuration import Configuration, configure
+from hfmem.api.configuration import Configuration, configure
+from hfmem.api.reading import Model
+from hfmem.api.remedies import Remedy, remedies
 from hfmem.plan.devices import Device
-from hfmem.reading import Model
 from hfmem.records import dataclass
-from hfmem.remedies import Remedy, remedies
 from hfmem.report import Report
 
 

@@ -17,8 +17,8 @@ from hfmem.records import dataclass, replace
 from hfmem.report import DraftInfo, LoraInfo, RuntimeItem
 
 if TYPE_CHECKING:
+    from hfmem.api.reading import Model
     from hfmem.hub import FetchOptions
-    from hfmem.reading import Model
 
 
 #: `--draft mtp`: the model's own prediction layers draft
@@ -198,7 +198,7 @@ def read_extras(
     if own is not None and not own.parameters.weights_by_component.get(MTP_PART):
         raise UsageError(f"--draft mtp: {read.facts.repo_id} stores no prediction layers (MTP)")
     if draft is not None and own is None:
-        from hfmem.reading import Model, read_model
+        from hfmem.api.reading import Model, read_model
 
         small = draft if isinstance(draft, Model) else read_model(draft, fetch=fetch)
         if small.architecture.vocab_size != read.architecture.vocab_size:

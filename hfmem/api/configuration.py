@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from hfmem.api.reading import Model, in_format, read_model
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory import engines
 from hfmem.memory.serving import LLAMA_CPP, LlamaCpp, Serving
 from hfmem.model.architecture import Note
-from hfmem.reading import Model, in_format, read_model
 from hfmem.records import dataclass, field, replace
 
 if TYPE_CHECKING:
-    from hfmem.extras import Extras
+    from hfmem.api.extras import Extras
     from hfmem.memory.result import CacheBytes
     from hfmem.memory.weights import RankWeights
     from hfmem.plan.fit import Scale
@@ -69,7 +69,7 @@ class Configuration:
         return Scale(self.read.architecture, self.read.parameters.groups, self._runtime(on), on, self.known_weights)
 
     def _runtime(self, target: Target) -> Any:
-        from hfmem.assembly import runtime_items
+        from hfmem.api.assembly import runtime_items
 
         def runtime(serving: Serving, ranks: RankWeights, cache: CacheBytes) -> Mapping[str, RuntimeItem]:
             items = runtime_items(self.read, serving, ranks, cache, self.overhead, target.device)
@@ -83,7 +83,7 @@ class Configuration:
         Raises:
             UnsupportedError: the engine refuses the model or the layout.
         """
-        from hfmem.assembly import assemble
+        from hfmem.api.assembly import assemble
 
         notes = [*self.notes, *_context_notes(self.read, self.serving.context)]
         if self.target is None:
@@ -135,7 +135,7 @@ def configure(model: str | Model, **settings: Any) -> Configuration:
     given.check_all_taken()
     if unknown is None:
         return found
-    from hfmem.solving import solved
+    from hfmem.api.solving import solved
 
     return solved(found, unknown)
 
@@ -224,7 +224,7 @@ def _extras(read: Model, given: _Settings, notes: list[Note], fetch: Any) -> Ext
     beside = {name: given.take(name) for name in ("lora", "max_loras", "max_lora_rank", "draft")}
     if read.adapter is None and all(value is None for value in beside.values()):
         return None
-    from hfmem.extras import read_extras
+    from hfmem.api.extras import read_extras
 
     extras, more = read_extras(read, **beside, fetch=fetch)
     notes += more

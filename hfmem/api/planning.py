@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from hfmem.configuration import Configuration, configure
+from hfmem.api.configuration import Configuration, configure
+from hfmem.api.reading import Model
+from hfmem.api.solving import NODE, device_counts, layouts
 from hfmem.errors import UsageError
 from hfmem.plan.devices import Device, catalogue, find_device, search_devices
 from hfmem.plan.roofline import Roofline, roofline
 from hfmem.plan.sglang_share import served_model
 from hfmem.plan.target import VENDORS, Target, on_device
-from hfmem.reading import Model
 from hfmem.records import dataclass, replace
 from hfmem.report import Report
-from hfmem.solving import NODE, device_counts, layouts
 
 #: architectures that those engines do not run on although the maker is in the list
 _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
@@ -153,23 +153,13 @@ def _layout(found: Configuration) -> Layout:
     )
 
 
-def _unassessed(found: Configuration) -> Report:
-    """The report without the searches that fill `fit`."""
-    from hfmem.assembly import assemble
+def speed(found: Configuration) -> Roofline | None:
+    """The upper bounds of `found` on its devices; None without one, or where its bandwidth is not known."""
+    from hfmem.api.assembly import told_parameters, told_weights
 
-    assert found.target is not None
-    serving = on_device(found.serving, found.target.device)
-    return assemble(found.read, serving, (), found.overhead, found.target.device, found.extras)
-
-
-def speed(found: Configuration, report: Report | None = None) -> Roofline | None:
-    """The upper bounds of `found` on its devices; None without one, or where its bandwidth is not known.
-
-    Args:
-        report: of `found`, where there is one already.
-    """
     if found.target is None:
         return None
-    serving = on_device(found.serving, found.target.device)
+    read, device = found.read, found.target.device
+    serving = on_device(found.serving, device)
     ranks = found.scale().weights(serving)
-    return roofline(found.read.architecture, report or _unassessed(found), serving, ranks, found.target.device)
+    return roofline(read.architecture, told_parameters(read), told_weights(read), serving, ranks, device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from hfmem.configuration import DEFAULT_CONTEXT, Configuration
+from hfmem.api.configuration import DEFAULT_CONTEXT, Configuration
 from hfmem.plan.layouts import all_layouts
 from hfmem.records import replace
 
@@ -19,7 +19,7 @@ MOST_DEVICES: Final = 64
 
 
 def solved(found: Configuration, unknown: str) -> Configuration:
-    """`found` with its one unknown setting (`hfmem.configuration.UNKNOWNS`) replaced by the answer.
+    """`found` with its one unknown setting (`hfmem.api.configuration.UNKNOWNS`) replaced by the answer.
 
     Raises:
         UnsupportedError: the engine refuses the model or the layout.

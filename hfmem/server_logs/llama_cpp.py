@@ -14,9 +14,9 @@ from hfmem.memory.runtime import UBATCH, estimate_runtime
 from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import LatentAttention, SparseLatentAttention
-from hfmem.plan.logs import LogFacts
-from hfmem.plan.verify_types import Check, check
 from hfmem.records import replace
+from hfmem.server_logs.checks import Check, check
+from hfmem.server_logs.parse import LogFacts
 
 
 def llama_checks(arch: Architecture, log: LogFacts, serving: Serving) -> list[Check]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from hfmem.api.reading import Model
 from hfmem.dtypes import CONFIG_NAMES
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
@@ -18,7 +19,6 @@ from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, 
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture, Note
-from hfmem.reading import Model
 from hfmem.records import replace
 from hfmem.report import (
     EnginePool,
@@ -36,8 +36,8 @@ from hfmem.report import (
 )
 
 if TYPE_CHECKING:
+    from hfmem.api.extras import Extras
     from hfmem.checkpoint.quantization import QuantizationSummary
-    from hfmem.extras import Extras
     from hfmem.hub import ModelFacts
     from hfmem.plan.devices import Device
 
@@ -79,10 +79,8 @@ def assemble(
             LayerRow(r.kind, r.count, r.num_kv_heads, r.head_dim, r.v_head_dim, r.window, r.state_bytes)
             for r in layer_runs(architecture, alone)
         ),
-        parameters=Parameters(
-            parameters.total, parameters.active, parameters.by_component, "exact" if parameters.exact else "derived"
-        ),
-        weights=_weights(read),
+        parameters=told_parameters(read),
+        weights=told_weights(read),
         kv_cache=_kv_cache(read, serving, cache, ideal),
         runtime=runtime,
         parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks, serving.attn_dp),
@@ -180,7 +178,14 @@ def _model_info(read: Model) -> ModelInfo:
     )
 
 
-def _weights(read: Model) -> Weights:
+def told_parameters(read: Model) -> Parameters:
+    """The report's section on parameters."""
+    found = read.parameters
+    return Parameters(found.total, found.active, found.by_component, "exact" if found.exact else "derived")
+
+
+def told_weights(read: Model) -> Weights:
+    """The report's section on weights."""
     parameters = read.parameters
     return Weights(
         bytes=parameters.weights_bytes,

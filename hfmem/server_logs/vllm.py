@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from hfmem.assembly import runtime_estimates
+from hfmem.api.assembly import runtime_estimates
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.engines.vllm.releases import Release, release_of
@@ -15,14 +15,14 @@ from hfmem.memory.loaded import rounding
 from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import held_tensors, rank_weights
-from hfmem.plan.logs import LogFacts
-from hfmem.plan.verify_reasons import NO_CHECKPOINTS, alternatives, as_loaded, explained, weights_check
-from hfmem.plan.verify_types import Check, check
 from hfmem.records import replace
+from hfmem.server_logs.checks import Check, check
+from hfmem.server_logs.parse import LogFacts
+from hfmem.server_logs.reasons import NO_CHECKPOINTS, alternatives, as_loaded, explained, weights_check
 
 if TYPE_CHECKING:
+    from hfmem.api.reading import Model
     from hfmem.plan.devices import Device
-    from hfmem.reading import Model
 
 #: from this minor version on, vLLM logs concurrency × context as "KV cache size"
 _NEW_CAPACITY: Final = 21
