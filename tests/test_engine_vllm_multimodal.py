@@ -14,6 +14,8 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine
 from hfmem.memory.engines.vllm import layout
 from hfmem.memory.serving import Serving
+from hfmem.memory.weights import held_tensors
+from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
 
 Facts = dict[str, Any]
@@ -79,3 +81,15 @@ def test_inklings_convolutions_are_pages_of_four_tokens() -> None:
     assert pages == {1024 * 8} == {2048 * 4}
     with pytest.raises(UnsupportedError, match="no more ranks than KV heads"):
         layout(read_architecture({"dtype": "bfloat16", **CONVOLUTIONS}), Serving(512, tp=16))
+
+
+@pytest.mark.parametrize("tp", [1, 2, 8])
+def test_inklings_embedding_is_whole_and_its_shared_experts_are_split(tp: int) -> None:
+    """`InklingReplicatedEmbedding` has (201,024, 6,144) on a rank of two, `InklingSinkExperts` (2, 3,072, 6,144) for both halves
+    and (6,144, 3,072)."""
+    arch = read_architecture({**CONVOLUTIONS, "dtype": "bfloat16"})
+    held = list(held_tensors(arch, synthesise(arch), Serving(512, engine="vllm", tp=tp)))
+    (table,) = [h.bytes for h in held if h.pattern == "model.embed_tokens.weight"]
+    assert table == 201_024 * 6144 * 2
+    sinks = {h.pattern.split(".")[-1]: h.bytes for h in held if ".shared_experts." in h.pattern}
+    assert sum(sinks.values()) == 2 * (2 * 3072 * 6144 + 6144 * 3072) * 2 // tp

@@ -15,7 +15,9 @@ from hfmem.errors import ContradictionError, HfmemError, UnknownArchitectureErro
 from hfmem.memory.cache import bytes_per_token, state_bytes_per_seq
 from hfmem.memory.engines import transformers
 from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
+from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Column, Component, TensorSpec
 from hfmem.model.layers import (
@@ -453,6 +455,9 @@ def test_qwen4_ngram_tables_have_prime_sizes() -> None:
     assert arch.expected_parameters() == 2_178_078_064  # transformers 5.23.0, meta device
     tables = [s for s in arch.tensors if s.pattern.endswith("ngram_embedding.weight")]
     assert [s.shape for s in tables] == [(321_280, 128), (323_584, 128)]
+    # vLLM keeps them in pinned host memory (`EngramConfig.cpu_offload`)
+    served = rank_weights(arch, synthesise(arch), Serving(512, engine="vllm", tp=2))
+    assert served.host_bytes == (321_280 + 323_584) * 128 * 2
     assert [len(layer.caches) for layer in arch.layers[:8]] == [1, 2, 1, 1, 2, 1, 1, 1]
     assert arch.layers[3].caches == (IndexedAttention(16, 2, 256, 256, 256),)
     with pytest.raises(ContradictionError, match="ple_layer_ids"):

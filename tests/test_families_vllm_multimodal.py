@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hfmem.errors import MissingKeyError
+from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
 from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
@@ -358,3 +358,62 @@ def test_nemotron_parse() -> None:
     arch = read_architecture(PARSE)
     assert arch.expected_parameters() == 720_815_104 - 32 * 2 * 1280
     assert engine("vllm").cache(arch, Serving(8192)).bytes_per_rank == 201_326_592
+
+
+def test_moondream3() -> None:
+    """vLLM deals its experts out whole, which is as much on a rank. Its class counts 9,260,750,704 parameters where the config says
+    nothing, and its planning asks 131,072 bytes a layer for 16 tokens."""
+    whole = read_architecture({"model_type": "moondream3", "dtype": "bfloat16"})
+    assert whole.expected_parameters() == 9_260_750_704
+    assert engine("vllm").cache(whole, Serving(4096)).bytes_per_rank == 805_306_368
+    moe = {"start_layer": 2, "n_experts": 8, "n_experts_per_tok": 2, "expert_inner_dim": 256}
+    text = {"dim": 512, "ff_dim": 1024, "n_layers": 6, "vocab_size": 9024, "n_heads": 8, "n_kv_heads": 8, "moe": moe}
+    seen = {"enc_dim": 256, "enc_n_layers": 3, "enc_ff_dim": 768, "enc_n_heads": 4, "proj_inner_dim": 1024}
+    arch = read_architecture(
+        {"model_type": "moondream3", "dtype": "bfloat16", "config": {"text": text, "vision": seen}}
+    )
+    for tp, parameters, request in ((1, 33_770_896, 50_331_648), (2, 17_070_808, 25_165_824)):
+        serving = Serving(4096, engine="vllm", tp=tp)
+        assert rank_weights(arch, synthesise(arch), serving).parameters == parameters
+        assert engine("vllm").cache(arch, serving).bytes_per_rank == request
+    # six of eight experts are idle in each of four layers
+    assert arch.expected_parameters() - arch.active_parameters() == 4 * 6 * 3 * 256 * 512
+    with pytest.raises(ContradictionError, match="16 of 8 experts"):
+        read_architecture(
+            {"model_type": "moondream3", "config": {"text": text | {"moe": moe | {"n_experts_per_tok": 16}}}}
+        )
+
+
+def test_qwen3_asrs_tower_splits_where_ranks_divide_its_heads() -> None:
+    """vLLM's class on a rank of one, two and four; four ranks do not divide six heads, and each holds the tower's blocks whole."""
+    heard = {
+        "d_model": 192,
+        "encoder_layers": 3,
+        "encoder_attention_heads": 6,
+        "encoder_ffn_dim": 256,
+        "downsample_hidden_size": 48,
+        "num_mel_bins": 128,
+        "output_dim": 512,
+    }
+    arch = read_architecture(
+        {"model_type": "qwen3_asr", "thinker_config": {"audio_config": heard, "text_config": QWEN3}}
+    )
+    for tp, parameters in ((1, 21_849_536), (2, 11_092_192), (4, 6_530_496)):
+        assert rank_weights(arch, synthesise(arch), Serving(512, engine="vllm", tp=tp)).parameters == parameters
+
+
+def test_gates_of_lings_latent_attention() -> None:
+    """`BailingMoeV3MLAAttention`: one row of a gate for a head, one for each of its values, or no gate."""
+    key = "gated_attention_proj_granularity_type"
+
+    def rows(said: dict[str, Any]) -> list[int]:
+        facts = {k: v for k, v in LING.items() if k != key}
+        arch = read_architecture({"dtype": "bfloat16", **facts, **said})
+        shapes = {s.shape[0] for s in arch.tensors if s.pattern.endswith("attention.g_proj.weight")}
+        return sorted(shapes - {LING["num_attention_heads"] * LING["head_dim"]})  # but for those of the delta layers
+
+    heads = LING["num_attention_heads"]
+    assert rows({}) == rows({key: "head_wise"}) == [heads]
+    assert rows({key: None}) == []
+    with pytest.raises(UnknownArchitectureError, match=key):
+        rows({key: "layer_wise"})

@@ -183,7 +183,7 @@ def compressed_bytes(cache: CompressedAttention, context: int, kv_dtype: str, mo
     rows, pending = divmod(context, cache.ratio)
     index = cache.index_head_dim
     row = vector_bytes(kv_dtype, cache.head_dim) + (vector_bytes(kv_dtype, index) if index else 0)
-    width = (cache.head_dim + (index or 0)) * (2 if cache.overlap else 1)
+    width = (cache.head_dim + (0 if cache.keys_from_rows else index or 0)) * (2 if cache.overlap else 1)
     return rows * row + num_bytes(model_dtype, 2 * pending * width)
 
 

@@ -21,17 +21,20 @@ NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
 #: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
 SINK_HEADS: Final = 64
 #: persistent buffers that serving engines register as parameters
-BUFFER_PARAMETERS: Final = ("e_score_correction_bias", "gate.bias", "expert_bias", "tid2eid")
+BUFFER_PARAMETERS: Final = ("e_score_correction_bias", "gate.bias", "gate.bias_vl", "expert_bias", "tid2eid")
+
+#: n-gram tables, which vLLM keeps in pinned host memory unless told otherwise (`config/engram.py`: `cpu_offload`)
+HOSTED: Final = (".engram.embed.", ".ple.ple_embedding.ngram_embedding.")
 
 #: model type → parts of the names of tensors that vLLM's class keeps whole on every rank: towers that run as transformers' modules,
 #: and what the Transformers backend finds no plan for (it merges and splits q, k and v by itself)
 _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "gemma3n": ("model.vision_tower.", "model.audio_tower."),
     "gemma4": ("model.vision_tower.", "model.audio_tower."),
+    **dict.fromkeys(("inkling_text", "inkling_mm_model"), ("embed_tokens.weight", "llm.embed.weight")),
     "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
     "qwen2_5_omni": ("thinker.audio_tower.",),
-    "qwen3_asr": ("thinker.audio_tower.",),
     "biogpt": ("embed_positions.", ".fc1.", ".fc2.", ".out_proj.", ".q_proj."),
     "bitnet": (".mlp.down_proj.",),
     "ctrl": (".multi_head_attention.", ".ffn."),
@@ -72,8 +75,18 @@ _EMBEDDING_AND_HEAD_EVERYWHERE: Final = frozenset({"qwen3_next"})
 #: types whose vLLM class never shares the embedding with the head, whatever the config says
 _NEVER_TIED: Final = frozenset(
     (
-        *("axk1", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe", "glm_moe_dsa", "gpt_oss"),
-        *("jamba", "kimi_linear", "mimo_v2", "mimo_v2_flash", "nemotron_h", "olmoe", "qwen3_next"),
+        *("axk1", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "deepseek_v41", "glm4_moe"),
+        *(
+            "glm_moe_dsa",
+            "gpt_oss",
+            "jamba",
+            "kimi_linear",
+            "mimo_v2",
+            "mimo_v2_flash",
+            "nemotron_h",
+            "olmoe",
+            "qwen3_next",
+        ),
     )
 )
 #: types whose vLLM class computes the head with the embedding, whatever the config says

@@ -51,7 +51,9 @@ def share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     match spec.split:
         case Replicated():
             return Fraction(1)
-        case Column() | Row():
+        case Column(divides=heads) | Row(divides=heads):
+            if heads is not None and heads % sharding.tp:
+                return Fraction(1)
             return _divided(spec.split, spec.shape, sharding.tp, spec.pattern)
         case Vocab():
             rows = spec.shape[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from hfmem.checkpoint.tensors import Box
-from hfmem.memory.model_classes import Everywhere, built_everywhere, through_transformers, ties_head
+from hfmem.memory.model_classes import HOSTED, Everywhere, built_everywhere, through_transformers, ties_head
 from hfmem.memory.placement import BY_LAYER, Placement, placement
 from hfmem.memory.result import count_in
 from hfmem.memory.serving import Serving
@@ -23,7 +23,8 @@ class Stages:
     `shared` is the pattern of an embedding that serves as the head too, `copied` that of one whose head the class builds apart
     although the config ties them; at most one of them is set. `dropped` is the pattern of a head that the class computes with the
     embedding although the file has one. `has_encoder`: names that say encoder mean one (ChatGLM's decoder is called so too).
-    `follows`: where the last stage holds the embedding as its head, positions go with it.
+    `hosted`: parts of the names of tables that are the host's. `follows`: where the last stage holds the embedding as its head,
+    positions go with it.
     """
 
     where: Placement
@@ -34,6 +35,7 @@ class Stages:
     copied: str | None
     dropped: str | None
     has_encoder: bool
+    hosted: tuple[str, ...]
     follows: bool
 
     @property
@@ -73,6 +75,8 @@ class Stages:
     def _runs(self, spec: TensorSpec) -> Iterator[tuple[int, range]]:
         """The layers of the host, which come first, and of each stage after them; layers beyond are the last one's."""
         ours = max(self.where.host.stop, self.host_experts if isinstance(spec.split, ExpertSplit) else 0)
+        if any(part in spec.pattern for part in self.hosted):
+            ours = sum(map(len, self.where.stages))
         yield self.host, range(ours)
         for stage, layers in enumerate(self.where.stages):
             yield stage, range(max(layers.start, ours), layers.stop)
@@ -125,5 +129,6 @@ def stages_of(arch: Architecture, serving: Serving) -> Stages:
         copied=copied,
         dropped=dropped,
         has_encoder=any(layer.stack == "encoder" for layer in arch.layers),
+        hosted=HOSTED if engine == "vllm" else (),
         follows=engine == "vllm" and through_transformers(arch),
     )

@@ -20,6 +20,7 @@ from hfmem.memory.loaded import HeldTensors, rounding
 from hfmem.memory.model_classes import (
     BUFFER_PARAMETERS,
     FUSED_BIAS,
+    HOSTED,
     NOT_SERVED,
     SINK_HEADS,
     UNPADDED_VOCAB,
@@ -129,7 +130,7 @@ def _layout(arch: Architecture, serving: Serving) -> tuple[Stages, Sharding]:
         expert_ranks=tp * serving.dp if serving.engine == "vllm" else tp,  # SGLang's replicas share nothing
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
-        whole=kept_whole(arch) if serving.engine in _PADS else (),
+        whole=(*kept_whole(arch), *(HOSTED if serving.engine == "vllm" else ())) if serving.engine in _PADS else (),
         vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in UNPADDED_VOCAB else 1,
     )
     if serving.engine == "sglang" and serving.ep and (arch.num_experts or 0) % tp:
@@ -152,7 +153,7 @@ def _loaded(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -
     """Whether an engine makes room for the tensor."""
     if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
         return False
-    if engine == "vllm" and spec.pattern.startswith(_POOLER):
+    if engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER)):
         return False
     if spec.buffer:
         counted = engine in _PADS and not (engine == "vllm" and through_transformers(arch))
@@ -261,7 +262,7 @@ def _held(
                 continue
             if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
                 continue
-            if _left_out(spec, serving) or (engine == "vllm" and spec.pattern.startswith(_POOLER)):
+            if _left_out(spec, serving) or (engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER))):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)

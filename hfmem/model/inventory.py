@@ -39,15 +39,19 @@ class Column:
     """Split over dim 0 (output features). `parts` are the row counts of fused sub-matrices, each split on its own; empty: one part.
 
     With `num_kv_heads` set for a part, that part is K or V: when there are more ranks than heads, heads are replicated.
+    `divides`: of a block with so many heads that stays whole on every rank where the ranks do not divide them.
     """
 
     parts: tuple[int, ...] = ()
     kv_heads: tuple[int | None, ...] = ()
+    divides: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Split over the last dim (input features)."""
+    """Split over the last dim (input features). `divides` as in `Column`."""
+
+    divides: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class TensorSpec:
     `active` is the share of the tensor's elements that one token uses (routed experts: top_k / num_experts; an embedding table is
     counted whole, as model cards do). `tied_to` names the pattern whose storage this tensor shares: a file may store it or not, and
     it counts once. `optional`: a file may leave it out. `buffer`: stored, and not a parameter. `layer_axis`: which `{}` is the
-    layer, for pipeline stages.
+    layer, for pipeline stages. `unread`: of a tower behind the last block that the text model sees, which vLLM does not build.
     """
 
     pattern: str
@@ -89,6 +93,7 @@ class TensorSpec:
     optional: bool = False
     buffer: bool = False
     layer_axis: int | None = None
+    unread: bool = False
 
     @property
     def count(self) -> int:

@@ -93,6 +93,7 @@ class CompressedAttention:
 
     With an indexer each compressed row has a key of `index_head_dim` beside it. A compressor pools `ratio` tokens, with `overlap`
     the group before as well: its projections (values and gates) of the unfinished group, and of the overlapped one, are kept.
+    `keys_from_rows`: the indexer's keys are made of the compressed rows, so that nothing waits for them apart (DeepSeek V4.1).
     """
 
     num_heads: int
@@ -101,6 +102,7 @@ class CompressedAttention:
     ratio: int
     index_head_dim: int | None = None
     overlap: bool = False
+    keys_from_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from hfmem.model.families.bart import audio_convolutions, encoder_layers, read_h
 from hfmem.model.families.heads import task
 from hfmem.model.families.multimodal import NESTED, WHOLE, keep_whole, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
-from hfmem.model.inventory import Column, Component, Inventory, Vocab
+from hfmem.model.inventory import Column, Component, Inventory, Row, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer
 from hfmem.records import replace
 
@@ -118,7 +118,8 @@ def glmasr(cfg: Config) -> Architecture:
 def qwen3_audio_tower(part: Part, cfg: Config, project: Part, names: tuple[str, str]) -> int:
     """Qwen3's audio tower: three strided convolutions over mel and time, blocks with biases everywhere, two projections.
 
-    The projections are `names` in `project`: inside the tower or beside it.
+    The projections are `names` in `project`: inside the tower or beside it. vLLM splits the
+    blocks where its ranks divide their heads.
     """
     width, channels, bins = (
         cfg.positive("d_model"),
@@ -131,7 +132,12 @@ def qwen3_audio_tower(part: Part, cfg: Config, project: Part, names: tuple[str, 
     for _ in range(3):  # kernel 3, stride 2, padding 1
         bins = (bins + 1) // 2
     part.linear("conv_out", width, channels * bins, bias=False)
+    start, heads = len(part.inv.specs), cfg.positive("encoder_attention_heads")
     count = whisper_blocks(part, cfg, k_bias=True)
+    part.inv.specs[start:] = [
+        replace(s, split=replace(s.split, divides=heads)) if isinstance(s.split, Column | Row) else s
+        for s in part.inv.specs[start:]
+    ]
     part.norm("ln_post", width)
     project.linear(names[0], width, width)
     project.linear(names[1], cfg.positive("output_dim"), width)

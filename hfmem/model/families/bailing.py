@@ -56,8 +56,13 @@ def bailing_hybrid(cfg: Config) -> Architecture:
     full, part = indices_of(kinds, FULL), Inventory()
     latent_attention(part, mixer, full, d.hidden, latent, bias=cfg.flag("attention_bias", default=False))
     inv.specs.extend(replace(s, pattern=s.pattern.replace(".o_proj.", ".dense.")) for s in part.specs)
-    gates = heads * latent.v if cfg.opt_str("gated_attention_proj_granularity_type") == "element_wise" else heads
-    linear(inv, f"{mixer}.g_proj", full, gates, d.hidden, PART, Column())
+    key = "gated_attention_proj_granularity_type"
+    gate = cfg.choice(key, cfg.opt_str(key) or "head_wise", ("head_wise", "element_wise"))
+    if cfg.opt_str(key) is not None or not cfg.has(
+        key
+    ):  # vLLM reads null as no gate; transformers' class has one a head
+        rows = heads if gate == "head_wise" else heads * latent.v
+        linear(inv, f"{mixer}.g_proj", full, rows, d.hidden, PART, Column())
     experts = read_experts(cfg)
     sparse = sparse_layers(cfg, d.num_layers) if experts else []
     stack.intermediate = cfg.positive("intermediate_size")

@@ -76,11 +76,11 @@ def _compressor(
     norm(inv, f"{prefix}.norm", indices, width)
 
 
-def _block(
-    inv: Inventory, prefix: str, kinds: Sequence[str], d: Dims, s: Sizes, experts: Experts, hash_layers: int, hc: int
+def trunk(
+    inv: Inventory, prefix: str, count: int, d: Dims, s: Sizes, experts: Experts, hc: int, *, hash_layers: int = 0
 ) -> None:
-    """Attention, compressors, experts and hyper-connection mixers of the layers whose kinds are given."""
-    every, attn = range(len(kinds)), f"{prefix}.attn"
+    """Attention, experts and hyper-connection mixers of `count` layers, without compressors and indexers."""
+    every, attn = range(count), f"{prefix}.attn"
     inner = d.num_heads * d.head_dim
     inv.each(f"{attn}.attn_sink", every, (d.num_heads,), PART, Column())
     linear(inv, f"{attn}.wq_a", every, s.q_rank, d.hidden, PART, WHOLE)
@@ -90,13 +90,6 @@ def _block(
     norm(inv, f"{attn}.kv_norm", every, d.head_dim)
     linear(inv, f"{attn}.wo_a", every, s.o_groups * s.o_rank, inner // s.o_groups, PART, Column())
     linear(inv, f"{attn}.wo_b", every, d.hidden, s.o_groups * s.o_rank, PART, Row())
-    for kind, overlap in ((HEAVY, False), (SPARSE, True)):
-        where = indices_of(kinds, kind)
-        _compressor(inv, f"{attn}.compressor", where, d.hidden, d.head_dim, s.rates[kind], overlap=overlap)
-    sparse, index = indices_of(kinds, SPARSE), f"{attn}.indexer"
-    _compressor(inv, f"{index}.compressor", sparse, d.hidden, s.index_dim, s.rates[SPARSE], overlap=True)
-    linear(inv, f"{index}.wq_b", sparse, s.index_heads * s.index_dim, s.q_rank, PART, WHOLE)
-    linear(inv, f"{index}.weights_proj", sparse, s.index_heads, d.hidden, PART, WHOLE)
     norm(inv, f"{prefix}.attn_norm", every, d.hidden)
     norm(inv, f"{prefix}.ffn_norm", every, d.hidden)
     shared = Experts(experts.count, experts.top_k, experts.width, 0)
@@ -108,12 +101,23 @@ def _block(
     ):
         if experts.shared_width:
             linear(inv, f"{prefix}.ffn.shared_experts.{name}", every, out, into, Component.MLP, split)
-    scored = range(hash_layers, len(kinds))
+    scored = range(hash_layers, count)
     inv.each(f"{prefix}.ffn.gate.bias", scored, (experts.count,), Component.EXPERTS, buffer=True, optional=True)
     for place in ("attn", "ffn"):
         inv.each(f"{prefix}.hc_{place}_fn", every, (hc * (2 + hc), hc * d.hidden), Component.OTHER)
         inv.each(f"{prefix}.hc_{place}_base", every, (hc * (2 + hc),), Component.OTHER)
         inv.each(f"{prefix}.hc_{place}_scale", every, (3,), Component.OTHER)
+
+
+def _compressors(inv: Inventory, attn: str, kinds: Sequence[str], d: Dims, s: Sizes) -> None:
+    """What pools tokens in the layers whose kinds are given, and the indexers of the sparse ones."""
+    for kind, overlap in ((HEAVY, False), (SPARSE, True)):
+        where = indices_of(kinds, kind)
+        _compressor(inv, f"{attn}.compressor", where, d.hidden, d.head_dim, s.rates[kind], overlap=overlap)
+    sparse, index = indices_of(kinds, SPARSE), f"{attn}.indexer"
+    _compressor(inv, f"{index}.compressor", sparse, d.hidden, s.index_dim, s.rates[SPARSE], overlap=True)
+    linear(inv, f"{index}.wq_b", sparse, s.index_heads * s.index_dim, s.q_rank, PART, WHOLE)
+    linear(inv, f"{index}.weights_proj", sparse, s.index_heads, d.hidden, PART, WHOLE)
 
 
 def _hyper_head(inv: Inventory, prefix: str, indices: Sequence[int] | None, hidden: int, hc: int) -> None:
@@ -125,13 +129,13 @@ def _hyper_head(inv: Inventory, prefix: str, indices: Sequence[int] | None, hidd
             inv.each(f"{prefix}hc_head_{name}", indices, shape, Component.OTHER)
 
 
-def deepseek_v4(cfg: Config) -> Architecture:
-    """DeepSeek V4 Flash and Pro."""
-    d = Dims(
-        cfg.positive(*HIDDEN), cfg.positive(*LAYERS), cfg.positive(*HEADS), 1, cfg.positive("head_dim")
-    )  # K and V are one shared row, whatever num_key_value_heads says
-    rates = _rates(cfg)
-    kinds = _kinds(cfg, d.num_layers, rates)
+def read_dims(cfg: Config) -> Dims:
+    """Widths and heads; K and V are one shared row, whatever `num_key_value_heads` says."""
+    return Dims(cfg.positive(*HIDDEN), cfg.positive(*LAYERS), cfg.positive(*HEADS), 1, cfg.positive("head_dim"))
+
+
+def read_sizes(cfg: Config, d: Dims, rates: dict[str, int]) -> Sizes:
+    """Ranks, output groups and the indexer's heads."""
     sizes = Sizes(
         cfg.positive("q_lora_rank"),
         cfg.positive("o_groups"),
@@ -142,9 +146,24 @@ def deepseek_v4(cfg: Config) -> Architecture:
     )
     if (d.num_heads * d.head_dim) % sizes.o_groups:
         raise ContradictionError(f"{cfg.file}: {d.num_heads} heads do not divide into {sizes.o_groups} output groups")
+    return sizes
+
+
+def need_experts(cfg: Config) -> Experts:
+    """The experts of every layer."""
     experts = read_experts(cfg)
     if experts is None:
         raise ContradictionError(f"{cfg.file}: 'n_routed_experts' is 0 and DeepSeek V4 has experts in every layer")
+    return experts
+
+
+def deepseek_v4(cfg: Config) -> Architecture:
+    """DeepSeek V4 Flash and Pro."""
+    d = read_dims(cfg)
+    rates = _rates(cfg)
+    kinds = _kinds(cfg, d.num_layers, rates)
+    sizes = read_sizes(cfg, d, rates)
+    experts = need_experts(cfg)
     hash_layers = cfg.opt_int("num_hash_layers")
     moe_kinds = cfg.opt_list("mlp_layer_types")
     if moe_kinds is not None:
@@ -153,7 +172,8 @@ def deepseek_v4(cfg: Config) -> Architecture:
     hash_layers = min(3 if hash_layers is None else hash_layers, d.num_layers)  # three in the class
     stack = open_stack(cfg, cfg, d, embed="embed.weight", final_norm="norm", head="head.weight")
     inv, hc = stack.inv, cfg.positive("hc_mult")
-    _block(inv, LAYER, kinds, d, sizes, experts, hash_layers, hc)
+    trunk(inv, LAYER, d.num_layers, d, sizes, experts, hc, hash_layers=hash_layers)
+    _compressors(inv, f"{LAYER}.attn", kinds, d, sizes)
     inv.each(
         f"{LAYER}.ffn.gate.tid2eid",
         range(hash_layers),
@@ -167,7 +187,7 @@ def deepseek_v4(cfg: Config) -> Architecture:
         run = range(steps)
 
         def mtp(part: Inventory) -> None:
-            _block(part, "mtp.{}", [WINDOW] * steps, d, sizes, experts, 0, hc)
+            trunk(part, "mtp.{}", steps, d, sizes, experts, hc)
             for name in ("e_proj", "h_proj"):
                 linear(part, f"mtp.{{}}.{name}", run, d.hidden, d.hidden, Component.MTP, WHOLE)
             for name in ("enorm", "hnorm", "norm"):

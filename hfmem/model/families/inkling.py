@@ -105,7 +105,9 @@ def _inkling_feed_forward(m: Draft) -> None:
     ):
         m.inv.each(m.at(f"mlp.experts.{name}"), sparse, shape, Component.EXPERTS, split, active=share)
     if shared:
-        for name in ("gate_proj", "up_proj"):
-            m.each(f"mlp.shared_experts.{name}", (shared, width, hidden), Component.MLP, sparse)
-        m.each("mlp.shared_experts.down_proj", (shared, hidden, width), Component.MLP, sparse)
+        for name in ("gate_proj", "up_proj"):  # stacked, and each one split over its own rows
+            m.each(
+                f"mlp.shared_experts.{name}", (shared, width, hidden), Component.MLP, sparse, Column((width,), (None,))
+            )
+        m.each("mlp.shared_experts.down_proj", (shared, hidden, width), Component.MLP, sparse, Row())
     m.intermediate = wide

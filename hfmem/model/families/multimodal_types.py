@@ -36,6 +36,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "paddleocr_vl_text": "dense:ernie4_5",
     "Keye": "paddleocr_vl:keye",
     "KeyeVL1_5": "paddleocr_vl:keye",
+    "moondream3": "moondream:moondream3",
     "molmo2": "molmo:molmo2",
     "molmo2_text": "molmo:molmo2_text",
     "lfm3_vl": "lfm2_vl:lfm3_vl",

@@ -172,6 +172,8 @@ FAMILIES: Final[dict[str, str]] = {
     "jetmoe": "moe_stacked:jetmoe",
     "deepseek_v4": "deepseek_v4:deepseek_v4",
     "deepseek_ref": "deepseek_v4:deepseek_v4",
+    "deepseek_v41": "deepseek_v41:deepseek_v41",
+    "deepseek_v41_text": "deepseek_v41:deepseek_v41_text",
     "bart": "bart:bart",
     "mbart": "bart:bart",
     "plbart": "bart:bart",

@@ -13,6 +13,7 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import decoding_layers
+from hfmem.memory.engines.vllm.compressed import V41, V41_BLOCK, v4_specs, v41_specs
 from hfmem.memory.engines.vllm.groups import Member
 from hfmem.memory.engines.vllm.paged_convs import PAGED_CONVOLUTIONS, paged_members
 from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
@@ -49,14 +50,9 @@ _ATTENTION_FREE: Final = frozenset({"mamba", "mamba2", "falcon_mamba"})
 _BF16_BYTES: Final = 2
 _FP32_BYTES: Final = 4
 _HYBRID_MLA_BLOCK: Final = 128
-#: bytes of a packed latent row: fp8 content, scales and rotary part (FlashMLA's and DeepSeek V4's layouts)
+#: bytes of a packed latent row: fp8 content, scales and rotary part (FlashMLA's layout)
 _FP8_DS_MLA: Final = 656
 _NVFP4_DS_MLA: Final = 352
-_V4_ROW: Final = 584
-_V4_ALIGNMENT: Final = 576
-_V4_WINDOW_BLOCK: Final = 64
-#: DeepSeek V4's compressor state: ratio → tokens of a page
-_V4_STATE_BLOCK: Final[dict[int, int]] = {4: 4, 128: 8}
 #: one indexer key with its fp32 scale for each 128 elements (DeepSeek V3.2)
 _INDEX_SCALE_GROUP: Final = 128
 
@@ -102,7 +98,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     if compressed and serving.kv_dtype == "auto":
         fmt = "fp8"  # the packed layout is the only one of the default backend
     if arch.model_type in PAGED_CONVOLUTIONS:
-        block = _block_size(kinds, fmt, serving)
+        block = _block_size(arch, kinds, fmt, serving)
         paged: dict[Cache, tuple[Spec, ...]] = {
             cache: tuple(_attention_specs(arch, cache, fmt, block, serving.tp))
             for cache in kinds
@@ -112,7 +108,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and caches_prefixes(arch, serving)
-    block = _block_size(kinds, fmt, serving)
+    block = _block_size(arch, kinds, fmt, serving)
     state_padded = None
     if state_pages and attention is not None:
         token = _row_bytes(arch, attention, fmt, serving.tp)
@@ -191,10 +187,11 @@ def _sparse_row(fmt: str, size: int) -> int:
 def _row_bytes(arch: Architecture, cache: Cache, fmt: str, tp: int) -> int:
     """Bytes one token takes in an attention layer on one rank: what a hybrid's block size is reckoned with."""
     spec = next(iter(_attention_specs(arch, cache, fmt, 1, tp)))
+    assert isinstance(spec, PagedSpec)
     return spec.content_page_bytes
 
 
-def _attention_specs(arch: Architecture, cache: Cache, fmt: str, block: int, tp: int) -> Iterator[PagedSpec]:
+def _attention_specs(arch: Architecture, cache: Cache, fmt: str, block: int, tp: int) -> Iterator[Spec]:
     """The specs of one layer's cache, in the order in which vLLM's modules register them."""
     match cache:
         case FullAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv):
@@ -218,7 +215,10 @@ def _attention_specs(arch: Architecture, cache: Cache, fmt: str, block: int, tp:
             shape = ("latent", rank + rope, fmt, cache.has_indexer)
             yield PagedSpec(Kind.MLA, block, 1, _sparse_row(fmt, rank + rope), shape)
         case CompressedAttention():
-            yield from _compressed_specs(cache, fmt, block)
+            if arch.model_type in V41:
+                yield from v41_specs(cache, fmt, block)
+            else:
+                yield from v4_specs(cache, fmt, block)
         case SharedCache() | NoCache():
             return
         case _:
@@ -235,37 +235,6 @@ def _head_spec(
     heads = kv_heads_per_rank(num_kv_heads, tp)
     slots, content = _content(fmt, head, head_v)
     return PagedSpec(kind, block, heads * slots, content, (heads, head, head_v, fmt), window=window)
-
-
-def _compressed_specs(cache: CompressedAttention, fmt: str, block: int) -> Iterator[PagedSpec]:
-    """DeepSeek V4: the window rows, compressed rows, index keys, fp32 states of both compressors, in pages of whole 576 bytes."""
-    if fmt not in ("fp8", "fp8_e5m2"):
-        raise UnsupportedError(f"vLLM's packed cache of compressed attention is fp8 only, not {fmt}")
-    row, ratio, index = cache.head_dim, cache.ratio, cache.index_head_dim
-    if row != 512:
-        raise UnsupportedError(f"vLLM packs compressed rows of 512 elements, not {row}")
-    yield PagedSpec(Kind.SLIDING_MLA, _V4_WINDOW_BLOCK, 1, _V4_ROW, ("row", row), window=cache.window).aligned(
-        _V4_ALIGNMENT
-    )
-    if not ratio:
-        return
-    if ratio not in _V4_STATE_BLOCK:
-        raise UnsupportedError(f"vLLM compresses 4 or 128 tokens into a row, not {ratio}")
-    span = 2 if cache.overlap else 1
-
-    def state(width: int, name: str) -> PagedSpec:
-        values_and_gates = 2 * span * width * _FP32_BYTES
-        spec = PagedSpec(
-            Kind.SLIDING_MLA, _V4_STATE_BLOCK[ratio], 1, values_and_gates, (name, width), window=span * ratio
-        )
-        return spec.aligned(_V4_ALIGNMENT)
-
-    if index is not None:
-        key = index + ceil_div(index, _INDEX_SCALE_GROUP) * SCALE_BYTES
-        yield PagedSpec(Kind.MLA, block, 1, key, ("index", index), tokens_per_state=ratio).aligned(_V4_ALIGNMENT)
-        yield state(index, "index state")
-    yield PagedSpec(Kind.MLA, block, 1, _V4_ROW, ("row", row), tokens_per_state=ratio).aligned(_V4_ALIGNMENT)
-    yield state(row, "state")
 
 
 def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool) -> int:
@@ -294,7 +263,13 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen
     return block
 
 
-def _block_size(kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
+def _block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
+    if arch.model_type in V41:
+        if serving.compute_capability // 10 != 9:
+            raise UnsupportedError("hfmem knows vLLM's cache of DeepSeek V4.1 as Hopper GPUs hold it only")
+        if serving.page_size not in (None, V41_BLOCK):
+            raise UnsupportedError(f"hfmem knows vLLM's cache of DeepSeek V4.1 in pages of {V41_BLOCK} tokens only")
+        return V41_BLOCK
     kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None)
     if serving.page_size is None:
         return kernel
