@@ -211,8 +211,9 @@ class Hub:
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
     """Wall seconds of one process, and why it failed ("" when it did not)."""
+    home = environment["HF_HOME"]  # not the checkout, which `-m` would prefer to what is installed
     started = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300, check=False)
     seconds = time.perf_counter() - started
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
