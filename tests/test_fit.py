@@ -112,13 +112,24 @@ def test_tensor_parallelism_over_all_devices(llama: Model) -> None:
     assert estimate(llama, device="h100", num_devices=2, engine="llama.cpp").parallelism.pp == 2
     assert estimate(llama, device="h100", tp=2).fit.num_devices == 2  # type: ignore[union-attr]
     with pytest.raises(UnsupportedError, match=r"attention heads \(32\) must be divisible"):
-        estimate(llama, device="3xh100")
+        estimate(llama, device="3xh100", tp=3)
     with pytest.raises(UsageError, match="are 2 ranks, not 3 devices"):
         estimate(llama, device="h100", num_devices=3, tp=2)
     with pytest.raises(UsageError, match="names 8"):
         estimate(llama, device="8xh100", num_devices=4)
     with pytest.raises(UsageError, match="without a device"):
         estimate(llama, num_devices=4)
+
+
+def test_a_layout_that_the_engine_refuses_gives_way_to_one_it_takes(llama: Model) -> None:
+    """32 heads divide by neither 3 nor 6, by 2 they do: stages take the rest. Sizes that were asked for stay."""
+    for count, sizes in ((3, (1, 3)), (6, (2, 3))):
+        report = estimate(llama, device="h100", num_devices=count)
+        assert (report.parallelism.tp, report.parallelism.pp) == sizes
+        assert any(w.code == "layout_fallback" and "(32)" in w.message for w in report.warnings)
+    assert not [w for w in estimate(llama, device="4xh100").warnings if w.code == "layout_fallback"]
+    with pytest.raises(UnsupportedError, match="divisible by tensor parallel size"):
+        estimate(llama, device="h100", num_devices=6, tp=6)
 
 
 def test_verdicts_at_the_edges(llama: Model) -> None:

@@ -248,7 +248,36 @@ def _placed(found: Configuration, given: _Settings) -> Configuration:
 
         target = replace(target, model=served_model(found.read.architecture, found.read.facts.config))
     placed = found.place(target, tp, pp).serve(attn_dp=groups)
-    return replace(placed, tp_given=serving.tp > 1, pp_given=serving.pp > 1)
+    placed = replace(placed, tp_given=serving.tp > 1, pp_given=serving.pp > 1)
+    return _taken(placed) if tp * pp > 1 else placed
+
+
+def _taken(found: Configuration) -> Configuration:
+    """`found`; where the engine refuses a layout that nobody asked for, on the first other one over as many ranks that it takes."""
+    refusal = _refusal(found)
+    if refusal is None or found.tp_given or found.pp_given or found.target is None:
+        return found
+    from hfmem.api.solving import NODE, layouts
+
+    device, serving = found.target.device, found.serving
+    for tp, pp in layouts(found, serving.tp * serving.pp, device.gpus_per_node or NODE):
+        other = found.place(found.target, tp, pp)
+        if _refusal(other) is None:
+            text = (
+                f"--tp {tp} --pp {pp}, because {serving.engine} refuses --tp {serving.tp} --pp {serving.pp}: {refusal}"
+            )
+            return replace(other, notes=(*other.notes, Note("layout_fallback", text)))
+    return found
+
+
+def _refusal(found: Configuration) -> str | None:
+    """Why the engine does not take the layout."""
+    try:
+        engines.engine(found.serving.engine).cache(found.read.architecture, found.serving)
+        found.scale().weights(found.serving)
+    except UnsupportedError as error:
+        return error.message
+    return None
 
 
 def is_gguf(read: Model) -> bool:

@@ -130,9 +130,9 @@ def check_caches(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor) 
     heads, kv_heads = q.shape[-2], k_cache.shape[2]
     if kv_heads == 0 or heads % kv_heads:
         fail("q", f"a multiple of the cache's {kv_heads} KV heads", f"{heads} heads")
-    for name, dim in (("head_dim", k_cache.shape[3]), ("v_head_dim", v_cache.shape[3])):
+    for name, dim in (("k_cache", k_cache.shape[3]), ("v_cache", v_cache.shape[3])):
         if not 1 <= dim <= 1024:
-            fail(name, "1 … 1024", dim)
+            fail(name, "a head dimension of 1 … 1024", dim)
 
 
 def check_latent(q: torch.Tensor, cache: torch.Tensor, kv_lora_rank: int) -> LatentFormat:
