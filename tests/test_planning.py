@@ -107,3 +107,11 @@ def test_a_search_that_begins_near_ends_soon(edge: int, step: int, first: int) -
     found = largest(fits, 1 << 40, crossing(room, first, 1 << 40))
     assert found == edge // step * step
     assert calls <= 2 * step.bit_length() + 8
+
+
+@pytest.mark.parametrize(("engine", "runs"), [("vllm", False), ("sglang", False), ("llama.cpp", True)])
+def test_volta_is_not_proposed_to_engines_without_kernels_for_it(llama: Model, engine: str, runs: bool) -> None:
+    found = plan(llama, users=1, context=2048, max_devices=2, engine=engine)
+    assert any("V100" in layout.device for layout in found.layouts) == runs
+    named = plan(llama, users=1, context=2048, devices="v100-32g", max_devices=2, engine=engine)
+    assert named.layouts  # who names one gets it

@@ -18,6 +18,8 @@ from hfmem.report import Report
 
 #: architectures that those engines do not run on although the maker is in the list
 _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
+#: engines without kernels for Volta: vLLM 0.33's wheel begins at sm_75, SGLang 0.5.23 refuses less (`load_model_utils.py`)
+_NO_VOLTA: Final = frozenset({"vllm", "sglang"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,17 @@ def plan(
     return PlanAnswer(first, first.report(), tuple(layout for _, layout in found))
 
 
+def _runs(architecture: str, engine: str) -> bool:
+    return not architecture.startswith(_NOT_RUN) and not (architecture == "sm_70" and engine in _NO_VOLTA)
+
+
 def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[tuple[Device, int | None], ...]:
     """The devices to try, and how many of each there are where the text says so (`8xh100`, `local`)."""
     if devices is None:
         return tuple(
             (device, None)
             for device in catalogue()
-            if device.vendor in VENDORS[engine] and not (device.architecture or "").startswith(_NOT_RUN)
+            if device.vendor in VENDORS[engine] and _runs(device.architecture or "", engine)
         )
     if not isinstance(devices, str):
         return tuple((device, None) for device in devices)
