@@ -126,16 +126,7 @@ def layer_table(
     Raises:
         UsageError, SourceError, UnsupportedError: as `estimate`; an engine that refuses the model leaves its column out.
     """
-    read = model if isinstance(model, Model) else read_model(model)
-    serving = Serving(
-        context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,
-        num_seqs=num_seqs,
-        kv_dtype=kv_dtype,
-        engine=engine or DEFAULT_ENGINES[0],
-        declared_kv_dtype=read.declared_kv_dtype,
-    )
-    if engine is None:
-        serving, _ = default_engine(read, serving)
+    read, serving = _on_one_rank(model, context, num_seqs, kv_dtype, engine)
     held = engines.cache_or_none(serving.engine, read.architecture, serving)
     runs = layer_runs(read.architecture, serving, held)
     return LayerTable(merged(runs) if merge else runs, serving, held)
@@ -158,16 +149,7 @@ def explain(
     """
     from hfmem.plan.explain import explain as explain_steps
 
-    read = model if isinstance(model, Model) else read_model(model)
-    serving = Serving(
-        context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,
-        num_seqs=num_seqs,
-        kv_dtype=kv_dtype,
-        engine=engine or DEFAULT_ENGINES[0],
-        declared_kv_dtype=read.declared_kv_dtype,
-    )
-    if engine is None:
-        serving, _ = default_engine(read, serving)
+    read, serving = _on_one_rank(model, context, num_seqs, kv_dtype, engine)
     held = None if serving.engine == "ideal" else engines.cache_or_none(serving.engine, read.architecture, serving)
     return explain_steps(
         read.facts.repo_id,
@@ -178,3 +160,20 @@ def explain(
         overhead=overhead or Fraction(0),
         device_bytes=device_bytes,
     )
+
+
+def _on_one_rank(
+    model: str | Model, context: int | None, num_seqs: int, kv_dtype: str, engine: str | None
+) -> tuple[Model, Serving]:
+    """The model and its serving on one rank; an engine that refuses it is no error here."""
+    read = model if isinstance(model, Model) else read_model(model)
+    serving = Serving(
+        context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,
+        num_seqs=num_seqs,
+        kv_dtype=kv_dtype,
+        engine=engine or DEFAULT_ENGINES[0],
+        declared_kv_dtype=read.declared_kv_dtype,
+    )
+    if engine is None:
+        serving, _ = default_engine(read, serving)
+    return read, serving
