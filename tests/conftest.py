@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Run
 from hub_server import HubServer
 from hypothesis import HealthCheck, settings
+
+from hfmem.cli import main
 
 # both are measured in seconds: on a busy machine they fail without a fault
 settings.register_profile("hfmem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -71,3 +74,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with HubServer() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit status, stdout, stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main(list(words))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(left.value.code or 0), out, err
+
+    return call

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).parent.parent
 TEXT = ROOT / "CONTRIBUTING.md"
 
 pytestmark = pytest.mark.skipif(not TEXT.is_file(), reason="no CONTRIBUTING.md beside the tests (an installed copy)")

@@ -8,82 +8,14 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Run
 from hub_server import HubServer, header_bytes, shard, sharded
-
-from hfmem.cli import main
-
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "torch_dtype": "bfloat16",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": False,
-}
-
-
-def llama_tensors(dtype: str = "BF16") -> list[tuple[str, str, tuple[int, ...]]]:
-    """The tensors of `LLAMA`, by hand: head_dim is 64 / 4 = 16, so k and v have 2 × 16 = 32 rows."""
-    found: list[tuple[str, str, tuple[int, ...]]] = [("model.embed_tokens.weight", dtype, (100, 64))]
-    for layer in range(2):
-        base = f"model.layers.{layer}"
-        found += [
-            (f"{base}.self_attn.q_proj.weight", dtype, (64, 64)),
-            (f"{base}.self_attn.k_proj.weight", dtype, (32, 64)),
-            (f"{base}.self_attn.v_proj.weight", dtype, (32, 64)),
-            (f"{base}.self_attn.o_proj.weight", dtype, (64, 64)),
-            (f"{base}.mlp.gate_proj.weight", dtype, (128, 64)),
-            (f"{base}.mlp.up_proj.weight", dtype, (128, 64)),
-            (f"{base}.mlp.down_proj.weight", dtype, (64, 128)),
-            (f"{base}.input_layernorm.weight", dtype, (64,)),
-            (f"{base}.post_attention_layernorm.weight", dtype, (64,)),
-        ]
-    return [*found, ("model.norm.weight", dtype, (64,)), ("lm_head.weight", dtype, (100, 64))]
-
-
-#: embedding and head 100 × 64 each; a layer 64 × (64 + 32 + 32 + 64) + 3 × 128 × 64 + 2 × 64; the final norm 64
-PARAMETERS = 2 * 6400 + 2 * (64 * 192 + 3 * 8192 + 128) + 64
-#: K and V, 2 heads × 16, 2 bytes, 2 layers
-TOKEN_BYTES = 2 * 2 * 16 * 2 * 2
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: exit status, stdout, stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as left:
-            main(list(words))
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(left.value.code or 0), out, err
-
-    return call
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A local checkout of `LLAMA`, its weights a hole in the file."""
-    place = tmp_path / "checkout"
-    place.mkdir()
-    (place / "config.json").write_text(json.dumps(LLAMA))
-    front, size = header_bytes(llama_tensors())
-    with (place / "model.safetensors").open("wb") as file:
-        file.write(front)
-        file.truncate(size)
-    return place
+from repository import ROOT
+from small_llama import LLAMA, PARAMETERS, TOKEN_BYTES, llama_tensors
 
 
 def test_gated_first_command_offline(run: Run) -> None:
@@ -319,19 +251,15 @@ def _process(words: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
 
 def test_a_closed_pipe_is_no_error(folder: Path) -> None:
     source = f"{sys.executable} -m hfmem {folder} {folder} {folder} | head -n 1"
-    done = subprocess.run(["bash", "-c", source], capture_output=True, text=True, check=False, timeout=60, cwd=_root())
+    done = subprocess.run(["bash", "-c", source], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
-def _root() -> Path:
-    return Path(__file__).resolve().parent.parent
-
-
 def test_pipe_is_plain_and_terminal_wraps(folder: Path) -> None:
-    plain = _process([str(folder)], cwd=_root())
+    plain = _process([str(folder)], cwd=ROOT)
     assert plain.returncode == 0 and "\x1b" not in plain.stdout
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm-256color", "PYTHONPATH": str(_root())}
+    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "hfmem", "./checkout"]
     process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment, cwd=folder.parent)
     os.close(theirs)
@@ -355,8 +283,8 @@ def test_pipe_is_plain_and_terminal_wraps(folder: Path) -> None:
 
 def test_no_color_is_honoured(folder: Path) -> None:
     environment = {**os.environ, "FORCE_COLOR": "1"}
-    assert "\x1b" in _process([str(folder)], env=environment, cwd=_root()).stdout
-    assert "\x1b" not in _process([str(folder)], env={**environment, "NO_COLOR": "1"}, cwd=_root()).stdout
+    assert "\x1b" in _process([str(folder)], env=environment, cwd=ROOT).stdout
+    assert "\x1b" not in _process([str(folder)], env={**environment, "NO_COLOR": "1"}, cwd=ROOT).stdout
 
 
 def test_header_with_a_hole_is_a_contradiction(tmp_path: Path, run: Run) -> None:

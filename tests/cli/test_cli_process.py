@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 HELP, MODEL, UNKNOWN = "fit --help", "meta-llama/Meta-Llama-3-8B --offline", "nope/nope --offline"
 
 

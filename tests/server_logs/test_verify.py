@@ -6,13 +6,12 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import Run
 
-from hfmem.cli import main
 from hfmem.errors import ModelNotFoundError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.hub.logfile import read_log
@@ -21,7 +20,6 @@ from hfmem.server_logs.verify import verify_log
 
 GIB = 2**30
 OFFLINE = FetchOptions(offline=True, no_cache=True)
-Run = Callable[..., tuple[int, str, str]]
 
 LLAMA_8B = (
     "INFO non-default args: {{'model': 'meta-llama/Llama-3.1-8B-Instruct', 'max_model_len': {context}, 'block_size': 128}}\n"
@@ -31,20 +29,6 @@ LLAMA_8B = (
     "INFO Available KV cache memory: {available} GiB\n"
     "INFO GPU KV cache size: {tokens:,} tokens\n"
 )
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: exit status, stdout, stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as left:
-            main(list(words))
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(left.value.code or 0), out, err
-
-    return call
 
 
 def by_name(found: Verification) -> dict[str, Check]:

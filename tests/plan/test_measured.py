@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from hfmem.api.configuration import configure
 from hfmem.api.estimates import Model, read_model
@@ -20,7 +21,6 @@ from hfmem.plan.devices import catalogue, find_device, nearest_device
 from hfmem.plan.measured import kind_of_cache, measured
 from hfmem.render.plan import speed_lines
 
-ROOT = Path(__file__).resolve().parent.parent
 LLAMA, V3 = "meta-llama/Meta-Llama-3-8B", "deepseek-ai/DeepSeek-V3"
 H200 = find_device("h200").device
 #: made up: nothing here was measured

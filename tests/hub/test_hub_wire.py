@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_hub_http import client
+from raw_http import client
 
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.http import Deadline, Response

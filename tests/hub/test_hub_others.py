@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hub_server import Blob, HubServer, header_bytes, shard, sharded
-from test_cli import LLAMA, PARAMETERS, TOKEN_BYTES, llama_tensors
+from small_llama import LLAMA, PARAMETERS, TOKEN_BYTES, llama_tensors
 
 from hfmem.api.estimates import estimate
 from hfmem.cli import main

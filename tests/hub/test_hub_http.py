@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import gzip
 import os
 import signal
@@ -13,78 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hub_server import Blob, HubServer, fail_times, sharded, stall_times, truncate_times
+from raw_http import FRESH, client, reply, serve
+from repository import ROOT
 
 from hfmem.errors import FormatError, HfmemError, NetworkError
 from hfmem.hub import FetchOptions, load_model
-from hfmem.hub.connection import origin_of
-from hfmem.hub.http import MAX_DISCARD, Client, Deadline
-
-FRESH = FetchOptions(no_cache=True)
-
-
-@pytest.fixture
-def model(hub: HubServer) -> str:
-    parts = {f"model-{i}-of-3.safetensors": [(f"layers.{i}.w", "BF16", (8, 8))] for i in range(3)}
-    hub.add("org/m", {"config.json": {"model_type": "llama"}, **sharded(parts)})
-    hub.metadata_route = False
-    return "org/m"
-
-
-_CLIENTS: list[Client] = []
-
-
-def client(url: str, **settings: Any) -> Client:
-    settings = {"deadline": Deadline(10), "token": None, "agent": "test", "timeout": 5.0, **settings}
-    _CLIENTS.append(Client(home=origin_of(url), **settings))
-    return _CLIENTS[-1]
-
-
-@pytest.fixture(autouse=True)
-def _clients_end() -> Iterator[None]:
-    yield
-    while _CLIENTS:
-        _CLIENTS.pop().close()
-
-
-@contextmanager
-def serve(respond: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A server whose every answer `respond` writes."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            respond(self)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda request, client_address: None  # type: ignore[assignment,misc]
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in {"content_length": str(len(body)), **headers}.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(body)
+from hfmem.hub.http import MAX_DISCARD, Deadline
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408])
@@ -337,162 +275,12 @@ def test_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
         load_model("org/unheard-of", options=FRESH)
 
 
-class Proxy(BaseHTTPRequestHandler):
-    """Forwards plain requests and CONNECT tunnels."""
-
-    seen: list[str]
-    wanted: str | None
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.seen.append(f"GET {self.path}")
-        if self.wanted and self.headers.get("proxy-authorization") != self.wanted:
-            return self.send_error(407)
-        host, _, rest = self.path.removeprefix("http://").partition("/")
-        name, _, port = host.partition(":")
-        lines = [f"GET /{rest} HTTP/1.1", f"Host: {host}", "Connection: close"]
-        lines += [f"{k}: {v}" for k, v in self.headers.items() if k.lower() in ("range", "authorization")]
-        with socket.create_connection((name, int(port))) as upstream:
-            upstream.sendall("\r\n".join([*lines, "", ""]).encode())
-            while data := upstream.recv(1 << 16):
-                self.wfile.write(data)
-        self.close_connection = True
-
-    def do_CONNECT(self) -> None:
-        self.seen.append(f"CONNECT {self.path}")
-        if self.wanted and self.headers.get("proxy-authorization") != self.wanted:
-            return self.send_error(407)
-        name, _, port = self.path.partition(":")
-        if name != "127.0.0.1":
-            return self.send_error(502, "no way out")
-        with socket.create_connection((name, int(port))) as upstream:
-            self.send_response(200)
-            self.end_headers()
-            back = threading.Thread(target=self.pump, args=(upstream, self.connection), daemon=True)
-            back.start()
-            self.pump(self.connection, upstream)
-            back.join(5)
-        self.close_connection = True
-
-    @staticmethod
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-
-@pytest.fixture
-def proxy() -> Iterator[tuple[str, type[Proxy]]]:
-    handler = type("Handler", (Proxy,), {"seen": [], "wanted": None})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    server.handle_error = lambda request, client_address: None  # type: ignore[assignment,misc]
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    server.server_close()
-
-
-def test_http_proxy(
-    hub: HubServer, model: str, proxy: tuple[str, type[Proxy]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address, handler = proxy
-    monkeypatch.setenv("http_proxy", f"http://user:p%40ss@{address}")
-    handler.wanted = "Basic " + base64.b64encode(b"user:p@ss").decode()
-    facts = load_model(model, options=FRESH)
-    assert facts.checkpoint is not None and facts.checkpoint.num_tensors == 3
-    assert len(handler.seen) == len(hub.requests()) == 4 + 6
-    assert any("localhost" in line for line in handler.seen)  # the storage host, too
-    handler.seen.clear()
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    load_model(model, options=FRESH)
-    assert handler.seen == []
-
-
-def test_https_goes_through_a_tunnel(proxy: tuple[str, type[Proxy]], monkeypatch: pytest.MonkeyPatch) -> None:
-    address, handler = proxy
-    monkeypatch.setattr("hfmem.hub.http.BACKOFF", 0.005)
-    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.com")
-    monkeypatch.setenv("ALL_PROXY", f"http://{address}")
-    with pytest.raises(NetworkError, match="502 no way out"):
-        load_model("org/unheard-of", options=FRESH)
-    assert set(handler.seen) == {"CONNECT hub.example.com:443"}
-
-
-@pytest.mark.parametrize("address", ["socks5://127.0.0.1:1080", "https://u:secret@proxy:1", "http://[::"])
-def test_proxies_of_other_kinds_are_refused(
-    hub: HubServer, model: str, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTP_PROXY", address)
-    with pytest.raises(NetworkError, match="only http:// proxies") as caught:
-        load_model(model, options=FRESH)
-    assert "secret" not in caught.value.message
-
-
-def test_certificates(tmp_path: Path, proxy: tuple[str, type[Proxy]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server whose certificate nothing trusts, then one that SSL_CERT_FILE names; straight and through a tunnel."""
-    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    try:
-        subprocess.run(
-            [*openssl, *names, "-keyout", "key.pem", "-out", "cert.pem"], cwd=tmp_path, check=True, capture_output=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no openssl to make a certificate with")
-    import ssl
-
-    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        monkeypatch.delenv(variable, raising=False)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            reply(self, 200, b"secret")
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda request, client_address: None  # type: ignore[assignment,misc]
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    url = f"https://127.0.0.1:{server.server_port}"
-    try:
-        with pytest.raises(NetworkError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted"):
-            client(url).get(url + "/x", max_bytes=10)
-        for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-            with monkeypatch.context() as patch:
-                patch.setenv(variable, str(tmp_path / "cert.pem"))
-                http = client(url)
-                assert http.get(url + "/x", max_bytes=10).body == b"secret"
-                http.close()
-        with monkeypatch.context() as patch:
-            patch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-            patch.setenv("https_proxy", f"http://{proxy[0]}")
-            http = client(url)
-            for _ in range(3):
-                assert http.get(url + "/x", max_bytes=10).body == b"secret"
-            http.close()
-            assert set(proxy[1].seen) == {f"CONNECT 127.0.0.1:{server.server_port}"}
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
-        with pytest.raises(NetworkError, match="SSL_CERT_FILE"):
-            client(url).get(url + "/x", max_bytes=10)
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def test_ctrl_c_stops_at_once(hub: HubServer, model: str, facts_dir: Path) -> None:
     hub.faults.append(stall_times(99, 60, on=r"model-\d-of-3"))
     # a job that a shell put into the background ignores SIGINT, and so would its children
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{listen}; from hfmem.hub import load_model; print('go', flush=True); load_model({model!r})"
-    root = str(Path(__file__).parent.parent)
+    root = str(ROOT)
     environment = {**os.environ, "PYTHONPATH": root}
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

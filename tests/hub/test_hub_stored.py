@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from hub_server import HubServer, fail_times, shard, sharded, stall_times
+from repository import ROOT
 
 from hfmem.errors import AccessError, ModelNotFoundError, NetworkError, OfflineError
 from hfmem.hub import FetchOptions, FetchStats, ModelFacts, load_model
@@ -165,7 +166,7 @@ def test_several_processes_share_the_cache(hub: HubServer, facts_dir: Path) -> N
         "    facts = load_model('org/m', options=FetchOptions(refresh=i % 2 == 0))\n"
         "    assert facts.checkpoint.total_bytes == 2 * 16 * 16 * 2 + 28 + 3, facts\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
     assert len(list(facts_dir.glob("facts-1/org--m/*"))) == 1
@@ -308,7 +309,7 @@ def test_settings_that_cannot_be_used() -> None:
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "HFMEM_DEADLINE"):
         environment = {
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONPATH": str(ROOT),
             name: "soon",
             "HF_HUB_OFFLINE": "1",
         }
@@ -415,6 +416,6 @@ def test_start_up_imports_stay_small(hub: HubServer) -> None:
         " 'torch', 'transformers', 'email', 'difflib', 'importlib.resources']\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

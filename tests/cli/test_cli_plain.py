@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 from typer.main import get_command
 
 from hfmem.cli.help import root_help
@@ -167,6 +168,5 @@ def test_completion_is_typers(tmp_path: Path) -> None:
         "COMP_CWORD": "3",
     }
     command = [sys.executable, "-m", "hfmem"]
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60, cwd=root)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
     assert done.stdout.split() == ["--max-model-len"] and done.stderr == ""

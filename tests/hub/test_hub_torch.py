@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hub_server import Blob, HubServer
-from test_cli import LLAMA, PARAMETERS, llama_tensors
+from small_llama import LLAMA, PARAMETERS, llama_tensors
 
 from hfmem.api.estimates import estimate
 from hfmem.cli import main

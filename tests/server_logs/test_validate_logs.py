@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from repository import ROOT
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "validate_logs.py"
+SCRIPT = ROOT / "scripts" / "validate_logs.py"
 WEIGHTS = "INFO Model loading took 14.9889 GiB and 2.7 seconds"
 
 

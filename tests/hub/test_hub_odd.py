@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from hub_server import HubServer, _Handler, shard
-from test_hub_http import FRESH, client, reply, serve
+from raw_http import FRESH, client, reply, serve
 
 from hfmem.errors import ModelNotFoundError, NetworkError
 from hfmem.hub import FetchOptions, load_model
