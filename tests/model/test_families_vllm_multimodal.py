@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from vllm_multimodal_configs import LING, LLAMA, MIMO, QWEN2, QWEN3, QWEN35, SIGLIP, TOWER, WHISPER, Facts
 
 from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
 from hfmem.memory.engines import engine
@@ -18,136 +19,6 @@ from hfmem.memory.weights import rank_weights
 from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
 
-Facts = dict[str, Any]
-
-QWEN3: Facts = {
-    "model_type": "qwen3",
-    "head_dim": 128,
-    "hidden_size": 512,
-    "intermediate_size": 1024,
-    "num_attention_heads": 8,
-    "num_hidden_layers": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 9024,
-    "tie_word_embeddings": False,
-}
-QWEN2: Facts = {**QWEN3, "model_type": "qwen2", "num_attention_heads": 4, "head_dim": None}
-QWEN35: Facts = {
-    "model_type": "qwen3_5_moe_text",
-    "hidden_size": 512,
-    "num_attention_heads": 8,
-    "num_hidden_layers": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 256,
-    "linear_key_head_dim": 32,
-    "linear_num_key_heads": 4,
-    "linear_num_value_heads": 8,
-    "linear_value_head_dim": 32,
-    "linear_conv_kernel_dim": 4,
-    "moe_intermediate_size": 64,
-    "shared_expert_intermediate_size": 96,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "vocab_size": 9024,
-    "full_attention_interval": 4,
-    "tie_word_embeddings": False,
-}
-SIGLIP: Facts = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 3,
-    "image_size": 384,
-    "patch_size": 16,
-    "vision_use_head": False,
-}
-TOWER: Facts = {
-    "depth": 3,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_heads": 4,
-    "out_hidden_size": 512,
-    "patch_size": 16,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "num_position_embeddings": 2304,
-    "in_channels": 3,
-    "deepstack_visual_indexes": [1, 2],
-}
-LLAMA: Facts = {**QWEN2, "model_type": "llama"}
-WHISPER: Facts = {
-    "model_type": "whisper",
-    "d_model": 128,
-    "encoder_layers": 3,
-    "encoder_attention_heads": 4,
-    "encoder_ffn_dim": 256,
-    "num_mel_bins": 80,
-    "max_source_positions": 1500,
-}
-MIMO: Facts = {
-    "hidden_size": 512,
-    "intermediate_size": 1024,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "v_head_dim": 32,
-    "num_hidden_layers": 4,
-    "vocab_size": 9024,
-    "hybrid_layer_pattern": [0, 1, 1, 0],
-    "sliding_window": 128,
-    "sliding_window_size": 128,
-    "swa_num_attention_heads": 8,
-    "swa_num_key_value_heads": 4,
-    "swa_head_dim": 64,
-    "swa_v_head_dim": 32,
-    "add_swa_attention_sink_bias": True,
-    "attention_bias": False,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 64,
-    "moe_layer_freq": [0, 1, 1, 1],
-    "tie_word_embeddings": False,
-    "vision_config": {
-        "depth": 4,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_heads": 8,
-        "num_key_value_heads": 2,
-        "qk_channels": 16,
-        "kv_channels": 16,
-        "fullatt_block_indexes": [1],
-        "use_sink": True,
-        "out_hidden_size": 512,
-    },
-}
-LING: Facts = {
-    "model_type": "bailing_hybrid",
-    "num_hidden_layers": 10,
-    "no_kda_lora": True,
-    "hidden_size": 512,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "vocab_size": 9024,
-    "num_experts": 16,
-    "intermediate_size": 1024,
-    "num_shared_experts": 1,
-    "num_experts_per_tok": 4,
-    "n_group": 4,
-    "topk_group": 2,
-    "moe_intermediate_size": 64,
-    "moe_shared_expert_intermediate_size": 64,
-    "first_k_dense_replace": 1,
-    "head_dim": 128,
-    "layer_group_size": 5,
-    "kv_lora_rank": 128,
-    "q_lora_rank": None,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "qk_nope_head_dim": 128,
-    "short_conv_kernel_size": 4,
-    "gated_attention_proj_granularity_type": "head_wise",
-}
 #: model_type → the rest of the config, parameters, parameters of a rank of two, what the file holds beside (SigLIP's last norm)
 MODELS: dict[str, tuple[Facts, int, int, int]] = {
     "bee": ({"text_config": QWEN3, "vision_config": SIGLIP}, 22_664_192, 12_079_168, 2 * 128),

@@ -2,86 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from math import prod
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llama_by_hand import (
+    ATTENTION,
+    CONFIG,
+    DIM,
+    EMBEDDING,
+    FF,
+    HIDDEN,
+    LAYERS,
+    MLP,
+    NORM,
+    TOTAL,
+    arch,
+    checkpoint,
+    counted,
+    files,
+)
 
-from hfmem.checkpoint.grouping import boxes_of, group_tensors
-from hfmem.checkpoint.index import parse_index
+from hfmem.checkpoint.grouping import boxes_of
 from hfmem.checkpoint.quantization import logical_groups
-from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
-from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
+from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import MissingFileError
-from hfmem.model.architecture import Architecture
-from hfmem.model.expected import index_names, synthesise
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Component, Inventory
 from hfmem.model.matching import Matcher, count_boxes, intersect, subtract
 from hfmem.model.names import classify, core, is_buffer_name
 from hfmem.model.parameters import (
-    ParameterReport,
     count_parameters,
-    stored_dtype,
-    with_stored_dtype,
 )
-
-LAYERS, HIDDEN, HEADS, KV, DIM, FF, VOCAB = 2, 64, 4, 2, 16, 96, 320
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": KV,
-    "intermediate_size": FF,
-    "vocab_size": VOCAB,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
-ATTENTION = LAYERS * (2 * HEADS * DIM * HIDDEN + 2 * KV * DIM * HIDDEN)
-MLP = LAYERS * 3 * HIDDEN * FF
-NORM = (2 * LAYERS + 1) * HIDDEN
-EMBEDDING = VOCAB * HIDDEN
-TOTAL = ATTENTION + MLP + NORM + 2 * EMBEDDING
-
-
-def files(prefix: str = "model.", dtype: str = "BF16", head: bool = True) -> list[tuple[str, str, tuple[int, ...]]]:
-    """The tensors of a Llama checkpoint, as its files list them."""
-    out: list[tuple[str, str, tuple[int, ...]]] = [(f"{prefix}embed_tokens.weight", dtype, (VOCAB, HIDDEN))]
-    for i in range(LAYERS):
-        at = f"{prefix}layers.{i}"
-        out += [
-            (f"{at}.self_attn.q_proj.weight", dtype, (HEADS * DIM, HIDDEN)),
-            (f"{at}.self_attn.k_proj.weight", dtype, (KV * DIM, HIDDEN)),
-            (f"{at}.self_attn.v_proj.weight", dtype, (KV * DIM, HIDDEN)),
-            (f"{at}.self_attn.o_proj.weight", dtype, (HIDDEN, HEADS * DIM)),
-            (f"{at}.mlp.gate_proj.weight", dtype, (FF, HIDDEN)),
-            (f"{at}.mlp.up_proj.weight", dtype, (FF, HIDDEN)),
-            (f"{at}.mlp.down_proj.weight", dtype, (HIDDEN, FF)),
-            (f"{at}.input_layernorm.weight", dtype, (HIDDEN,)),
-            (f"{at}.post_attention_layernorm.weight", dtype, (HIDDEN,)),
-        ]
-    out.append((f"{prefix}norm.weight", dtype, (HIDDEN,)))
-    if head:
-        out.append(("lm_head.weight", dtype, (VOCAB, HIDDEN)))
-    return out
-
-
-def checkpoint(tensors: list[tuple[str, str, tuple[int, ...]]]) -> Checkpoint:
-    return Checkpoint(group_tensors(tensors), "safetensors", 1, None)
-
-
-def arch(**changes: object) -> Architecture:
-    return read_architecture(CONFIG | changes)
-
-
-def counted(report: ParameterReport) -> dict[str, int]:
-    return {name: count for name, count in report.by_component.items() if count}
-
 
 # ---- headers --------------------------------------------------------------------------------------------------------------
 
@@ -237,110 +191,6 @@ def test_multi_token_prediction_counts_where_stored_and_is_never_active() -> Non
     unlisted = [("model.layers.2.self_attn.strange.weight", "BF16", (5,))]  # of a layer that only MTP tensors have
     report = count_parameters(model, checkpoint([*stored, *extra, *unlisted]))
     assert (report.total, report.active, report.by_component["mtp"]) == (32 + 48 + 5, 32, 53)
-
-
-# ---- without headers ------------------------------------------------------------------------------------------------------
-
-
-def test_config_alone() -> None:
-    report = count_parameters(arch())
-    assert (report.total, report.weights_bytes, report.evidence, report.exact) == (TOTAL, 2 * TOTAL, "config", False)
-    assert report.weights_by_dtype == {"BF16": 2 * TOTAL}
-
-
-def test_config_alone_leaves_a_tied_head_out() -> None:
-    assert count_parameters(arch(tie_word_embeddings=True)).weights_bytes == 2 * (TOTAL - EMBEDDING)
-
-
-def said(**section: object) -> Quantization:
-    found = parse_quantization({"config.json": {"quantization_config": section}})
-    assert found is not None
-    return found
-
-
-def test_an_unknown_packing_without_headers_says_that_the_size_is_an_upper_bound() -> None:
-    report = count_parameters(arch(), quantization=said(quant_method="fancy"))
-    assert [note.code for note in report.notes] == ["quantized_size_unknown"]
-    assert (report.total, report.weights_bytes) == (TOTAL, 2 * TOTAL)
-
-
-def test_a_known_packing_without_headers_is_derived() -> None:
-    """FP8 with one fp32 scale a matrix for weights and one for inputs; the head is named as an exception."""
-    section = said(quant_method="fp8", activation_scheme="static", ignored_layers=["lm_head"])
-    report = count_parameters(arch(), quantization=section)
-    assert [note.code for note in report.notes] == ["quantized_size_derived"]
-    assert report.total == TOTAL
-    assert report.weights_by_dtype["F8_E4M3"] == ATTENTION + MLP
-    assert report.weights_by_dtype["BF16"] == 2 * (NORM + 2 * EMBEDDING)
-    assert report.weights_bytes == sum(report.weights_by_dtype.values()) == sum(report.weights_by_component.values())
-
-
-def test_layers_that_stay_unquantized() -> None:
-    section = said(quant_method="fp8", modules_to_not_convert=["model.layers.1", "lm_head"])
-    report = count_parameters(arch(), quantization=section)
-    assert report.weights_by_dtype["F8_E4M3"] == (ATTENTION + MLP) // LAYERS
-
-
-def test_a_size_that_is_known_wins_over_a_derived_one() -> None:
-    report = count_parameters(arch(), quantization=said(quant_method="fp8"), total_size=12345678)
-    assert (report.weights_bytes, report.evidence, report.notes) == (12345678, "index", ())
-    assert sum(report.weights_by_component.values()) == 12345678
-
-
-@pytest.mark.parametrize(("size", "dtype"), [(2, "BF16"), (4, "F32"), (1, "F8_E4M3")])
-def test_a_total_size_tells_the_stored_dtype(size: int, dtype: str) -> None:
-    report = count_parameters(arch(), total_size=size * TOTAL)
-    assert (report.total, report.weights_bytes, report.evidence) == (TOTAL, size * TOTAL, "index")
-    assert report.weights_by_dtype == {dtype: size * TOTAL}
-    assert not report.notes
-
-
-def test_a_total_size_tells_that_a_tied_head_is_stored() -> None:
-    report = count_parameters(arch(tie_word_embeddings=True), total_size=2 * TOTAL)
-    assert (report.total, report.weights_bytes) == (TOTAL - EMBEDDING, 2 * TOTAL)
-    assert not report.notes
-
-
-def test_a_total_size_that_does_not_fit_is_used_and_said() -> None:
-    report = count_parameters(arch(), total_size=2 * TOTAL + 1000)
-    assert report.weights_bytes == 2 * TOTAL + 1000
-    assert sum(report.weights_by_component.values()) == 2 * TOTAL + 1000
-    assert sum(report.weights_by_dtype.values()) == 2 * TOTAL + 1000
-    assert [note.code for note in report.notes] == ["weights_size_differs"]
-
-
-def test_an_index_says_what_is_stored() -> None:
-    names = {name: "model.safetensors" for name, _, _ in files(head=False)}
-    index = parse_index(
-        json.dumps({"metadata": {"total_size": 2 * (TOTAL - EMBEDDING)}, "weight_map": names}).encode(), "i"
-    )
-    report = count_parameters(arch(), names=index_names(index), total_size=index.total_size)
-    assert report.total == TOTAL - EMBEDDING  # the config says untied, the files hold no head
-    assert not report.notes
-
-
-def test_the_hubs_summary_gives_bytes_by_dtype() -> None:
-    report = count_parameters(arch(), summary={"BF16": TOTAL - 64, "F32": 64})
-    assert report.weights_by_dtype == {"BF16": 2 * (TOTAL - 64), "F32": 256}
-    assert (report.total, report.weights_bytes, report.evidence) == (TOTAL, 2 * TOTAL + 128, "hub-summary")
-
-
-def test_synthesised_groups_are_what_the_files_hold() -> None:
-    made = {(g.pattern, g.shape, g.boxes) for g in synthesise(arch(), "fp16")}
-    assert made == {(g.pattern, g.shape, g.boxes) for g in checkpoint(files()).groups}
-    assert {g.dtype for g in synthesise(arch(), "fp16")} == {"F16"}
-
-
-def test_a_config_without_dtype_takes_the_files() -> None:
-    silent = read_architecture({key: value for key, value in CONFIG.items() if key != "torch_dtype"})
-    stored = checkpoint([*files(dtype="F16"), ("model.x", "F32", (1,))]).groups
-    assert stored_dtype(stored) == "F16"
-    assert not silent.dtype_given
-    assert with_stored_dtype(silent, stored).dtype == "F16"
-    assert with_stored_dtype(arch(), stored).dtype == "BF16"
-    assert with_stored_dtype(silent).dtype == "F32"
-    assert with_stored_dtype(silent, quantized=True).dtype == "BF16"
-    assert stored_dtype(checkpoint([("w", "I32", (4,))]).groups) is None
 
 
 # ---- matching -------------------------------------------------------------------------------------------------------------
