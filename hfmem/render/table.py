@@ -137,7 +137,7 @@ def _headline(report: Report) -> list[Line]:
         label = quantization.get("file_type")
         kind = f" {label}" if label else f" {bits}-bit" if bits else ""
         precision = f"{quantization.get('method')}{kind}, {precision} activations"
-    shape = f"{model.num_hidden_layers} layers"
+    shape = f" · {model.num_hidden_layers} layers" if model.num_hidden_layers else ""  # 0: not told (`by_files`)
     if model.num_attention_heads:
         shape += f", {model.num_attention_heads} heads"
         if any(row.kind.startswith("latent") for row in report.layers):
@@ -148,7 +148,7 @@ def _headline(report: Report) -> list[Line]:
         line(
             (model.id, "bold"),
             ("@" + model.revision[:7] if model.revision and len(model.revision) >= 40 else "", "dim"),
-            f" · {model.model_type} · {parameters} · {precision} · {shape}",
+            f" · {model.model_type} · {parameters} · {precision}{shape}",
             hang=2,
         )
     ]

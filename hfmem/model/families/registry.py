@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, cast
 from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
+from hfmem.model.families.file_types import BY_FILES
 from hfmem.model.families.multimodal_types import MULTIMODAL
 from hfmem.model.families.text_types import TEXT
 from hfmem.records import replace
@@ -22,6 +23,7 @@ class Family(Protocol):
 
 #: model_type as config.json spells it → the rule, in `hfmem.model.families`
 FAMILIES: Final[dict[str, str]] = {
+    **BY_FILES,
     **MULTIMODAL,
     **TEXT,
     "llama": "llama:llama",
@@ -371,7 +373,7 @@ def _refusal(data: Mapping[str, Any], file: str, model_type: str) -> str:
     """`config.json: model_type "foo9" is not known; nearest: llama (differs in: attn_mix). --assume llama to go on`."""
     from hfmem.model.nearest import nearest_family  # for refusals only
 
-    near = nearest_family(data, model_type, FAMILIES)
+    near = nearest_family(data, model_type, [name for name in FAMILIES if name not in BY_FILES])
     hint = ""
     if near is not None:
         differs = f" (differs in: {near.differences})" if near.differences else " (same keys)"
