@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
 from hfmem.dtypes import canonical
-from hfmem.errors import AdapterError, ContradictionError, SourceError, UnsupportedError, UsageError
+from hfmem.errors import (
+    AdapterError,
+    ContradictionError,
+    SourceError,
+    UnknownArchitectureError,
+    UnsupportedError,
+    UsageError,
+)
 from hfmem.hub import FetchOptions, ModelFacts, load_model
 from hfmem.records import dataclass, replace
 
@@ -105,7 +112,7 @@ def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
     from hfmem.model.parameters import count_parameters, with_stored_dtype
 
     quantization = _said_quantization(facts)
-    architecture = _architecture(facts, assume)
+    architecture, refusal = _architecture(facts, assume)
     notes = [Note(code, message) for code, message in facts.warnings]
     checkpoint = facts.checkpoint
     packing: QuantizationSummary | None = None
@@ -121,10 +128,14 @@ def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
             unpacked = logical_groups(checkpoint, quantization)
             logical, packing = unpacked, summarize(unpacked, quantization)
         parameters = count_parameters(architecture, checkpoint, logical=logical)
-        if facts.source != "catalog" or assume is not None:  # its entries were checked when they were made
+        if (
+            facts.source != "catalog" or assume is not None or refusal is not None
+        ):  # its entries were checked when they were made
             from hfmem.model.crosscheck import check, contradictions
 
             found = check(architecture, checkpoint, logical)
+            if refusal is not None and (worst := contradictions(found)):
+                raise UnknownArchitectureError(f"{refusal}; read as its text part says, {worst[0].message}")
             if strict and (worst := contradictions(found)):
                 raise ContradictionError(f"{facts.repo_id}: {worst[0].message}")
             notes += found
@@ -158,15 +169,28 @@ def _read_base(
     return replace(base, adapter=adapter, facts=replace(base.facts, notice=told))
 
 
-def _architecture(facts: ModelFacts, assume: str | None) -> Architecture:
-    """From config.json, or from a GGUF file's own keys."""
-    if facts.checkpoint is None or facts.checkpoint.format != "gguf":
-        from hfmem.model.families.registry import read_architecture
+def _architecture(facts: ModelFacts, assume: str | None) -> tuple[Architecture, UnknownArchitectureError | None]:
+    """From config.json, or from a GGUF file's own keys.
 
-        return read_architecture(facts.config, facts.config_file, assume)
-    from hfmem.model.families.gguf import read_gguf
+    A type that no rule covers is read by the text model that its config holds, if the files can confirm that; the refusal that
+    stands if they do not comes with it.
+    """
+    if facts.checkpoint is not None and facts.checkpoint.format == "gguf":
+        from hfmem.model.families.gguf import read_gguf
 
-    return read_gguf(facts.config, facts.checkpoint, facts.config_file)
+        return read_gguf(facts.config, facts.checkpoint, facts.config_file), None
+    from hfmem.model.families.registry import read_architecture
+
+    try:
+        return read_architecture(facts.config, facts.config_file, assume), None
+    except UnknownArchitectureError as refusal:
+        if assume is not None or facts.checkpoint is None:
+            raise
+        from hfmem.model.families.wrapped import read_wrapped  # for types that no rule covers only
+
+        if (found := read_wrapped(facts.config, facts.config_file)) is None:
+            raise
+        return found, refusal
 
 
 def _said_quantization(facts: ModelFacts) -> Quantization | None:

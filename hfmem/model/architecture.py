@@ -25,7 +25,8 @@ class Architecture:
     Heads and head_dim describe the main (text) stack's first attention layer and are None where the model has no attention;
     per-layer truth is in `layers`. `dtype` is the canonical code of the config's dtype (the model's default for state and cache).
     `class_defaults` lists keys that config.json leaves out and the class default table supplied. `dtype_given` False: config.json
-    names no dtype, and what the files store decides where it is known (`parameters.with_stored_dtype`).
+    names no dtype, and what the files store decides where it is known (`parameters.with_stored_dtype`). `partial`: the model has
+    parts that `tensors` does not list, so that only its files tell what it weighs.
     """
 
     family: str
@@ -50,6 +51,7 @@ class Architecture:
     class_defaults: tuple[str, ...] = ()
     dtype_given: bool = True
     notes: tuple[Note, ...] = ()
+    partial: bool = False
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

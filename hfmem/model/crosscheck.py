@@ -196,6 +196,9 @@ def _presence(
 ) -> list[Note]:
     missing = _missing(matcher, ledger, settled)
     unexpected = [left for stored in ledger.unexpected if (left := _outside(stored, settled)) is not None]
+    if architecture.partial:  # what stands apart from the stacks that the inventory lists is a part that it does not
+        stems = {_stem(item.core) for item in matcher.expected} - {None}
+        unexpected = [stored for stored in unexpected if _stem(core(stored.group.pattern)) in stems]
     notes: list[Note] = []
     for component in Component:  # the same elements under other names are another layout, not a contradiction
         lost = sum(count * item.spec.elements for item, count in missing if item.spec.component is component)

@@ -140,7 +140,7 @@ def count_parameters(
             sum(by_component.values()), active, by_component, checkpoint.total_bytes, by_dtype, bytes_by_component,
             "headers", True, checkpoint.groups,
         )  # fmt: skip
-    if architecture is None or not (architecture.tensors or total_size or summary):
+    if architecture is None or (architecture.partial and not (total_size or summary)):
         what = f"what a {architecture.model_type} stores" if architecture else "what this model stores"
         raise MissingFileError(f"{what} is told by its files' headers alone, and none are at hand")
     return _without_headers(architecture, locator, names, total_size, summary, quantization)

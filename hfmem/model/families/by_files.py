@@ -28,7 +28,7 @@ def by_files(cfg: Config) -> Architecture:
     layer = Layer((NoCache("encoder"),), stack="encoder")
     vocab, inv = _told(cfg, blocks.VOCAB), Inventory()
     arch = blocks.assemble(cfg, cfg, "files", d, [layer] * layers, inv, vocab=vocab, tied=False, notes=[_UNCHECKED])
-    return replace(arch, num_attention_heads=None, num_kv_heads=None, head_dim=None)
+    return replace(arch, num_attention_heads=None, num_kv_heads=None, head_dim=None, partial=True)
 
 
 def _told(cfg: Config, names: tuple[str, ...]) -> int:

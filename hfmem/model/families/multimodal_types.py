@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 MULTIMODAL: Final[dict[str, str]] = {
+    "fast_vlm": "wrapped:wrapped",
+    "perception_lm": "wrapped:wrapped",
     "glm_ocr": "glm_vl:glm_ocr",
     "glm_ocr_text": "glm_vl:glm_ocr_text",
     "glmga": "glm_vl:glm4v",

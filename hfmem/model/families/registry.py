@@ -364,7 +364,7 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     return replace(
         architecture,
         assumed=assume if assume != model_type else None,
-        dtype_given=_names_dtype(data),
+        dtype_given=names_dtype(data),
         notes=notes,
     )
 
@@ -393,7 +393,7 @@ def _assumption(data: Mapping[str, Any], file: str, model_type: str, assumed: st
     return Note("assumed_architecture", f"{file}: {what} is read as {assumed}, as told (--assume){ignored}")
 
 
-def _names_dtype(data: Mapping[str, Any]) -> bool:
+def names_dtype(data: Mapping[str, Any]) -> bool:
     """Whether the config, or the part of it that describes the text model, names the dtype it was saved in."""
     if any(isinstance(data.get(key), str) and data[key] != "auto" for key in ("dtype", "torch_dtype")):
         return True
@@ -401,4 +401,4 @@ def _names_dtype(data: Mapping[str, Any]) -> bool:
         data.get(key)
         for key in ("text_config", "llm_config", "language_config", "thinker_config", "llm_cfg", "decoder")
     )
-    return any(_names_dtype(part) for part in texts if isinstance(part, Mapping))
+    return any(names_dtype(part) for part in texts if isinstance(part, Mapping))
