@@ -19,6 +19,7 @@ _TASKS: Final = {
     "LMHeadModel": "lm",
     "HeadsModel": "lm",
     "ChatGLMModel": "lm",
+    "DreamModel": "lm",
     "Model": "none",
 }
 

@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 TEXT: Final[dict[str, str]] = {
+    "llada": "diffusion_lm:llada",
+    "llada2_moe": "diffusion_lm:llada2_moe",
+    "Dream": "diffusion_lm:dream",
+    "sdar": "diffusion_lm:sdar",
+    "sdar_moe": "diffusion_lm:sdar_moe",
+    "jet_nemotron": "remote_hybrid:jet_nemotron",
+    "minicpm_sala": "remote_hybrid:minicpm_sala",
+    "spark2_5": "remote_hybrid:spark2_5",
+    "nanbeige": "remote_hybrid:nanbeige",
     "hrm_text": "hrm:hrm_text",
     "inkling2_text": "inkling2:inkling2_text",
     "dots3_note_text": "dots3:dots3_note_text",
