@@ -45,7 +45,7 @@ _MLP: Final = _words(
 )
 _BUFFER_LEAVES: Final = _words(
     "inv_freq position_ids masked_bias e_score_correction_bias final_logits_bias num_batches_tracked running_mean running_var "
-    "token_type_ids freqs_cis tid2eid cos_cached sin_cached"
+    "token_type_ids freqs_cis tid2eid cos_cached sin_cached cluster_size cluster_usage embed_avg embed_sum inited initialized"
 )
 _ROUTER: Final = _words("gate router wg shared_expert_gate ffn_gate_inp")
 
@@ -66,7 +66,9 @@ def is_buffer_name(pattern: str, shape: Sequence[int]) -> bool:
     """Whether a tensor no inventory explains is a stored buffer: positions, masks, rotary tables, running statistics."""
     parts = pattern.split(".")
     leaf = parts[-1]
-    if leaf in _BUFFER_LEAVES or "exp_probs_b" in parts:
+    if (
+        leaf in _BUFFER_LEAVES or "exp_probs_b" in parts or parts[-2:] == ["codebook", "embed"]
+    ):  # EnCodec counts it, too
         return True
     # the causal mask of GPT-2, GPT-Neo and GPT-J: [1, 1, positions, positions] under the name of a bias
     return leaf == "bias" and len(shape) == 4 and shape[0] == shape[1] == 1 and shape[2] == shape[3] > 1

@@ -93,6 +93,12 @@ PATTERNS = [
     ),
     ("mimo2", {"attention__sliding_window": 64, "attention__sliding_window_pattern": [0, 1, 1]}, 3, "Fss"),
     ("deci", {"attention__head_count_kv": [8, 0, 4]}, 3, "F-F"),
+    ("muse-glimmer", {"attention__sliding_window": 64}, 5, "sssFs"),
+    ("spark2_5", {"attention__sliding_window": 64, "attention__sliding_window_pattern": [1, 1, 1, 0, 1]}, 5, "sssFs"),
+    ("maple", {"attention__sliding_window": 64, "attention__sliding_window_pattern": [True, False]}, 2, "sF"),
+    ("hrm_text", {}, 4, "FFFF"),
+    ("nanbeige", {"num_loops": 3}, 2, "FFFFFF"),
+    ("nanbeige", {}, 2, "FF"),
     ("bert", {}, 2, "--"),
     ("mamba", {"attention__head_count": 0, "ssm__inner_size": 1024, "ssm__state_size": 16, "ssm__conv_kernel": 4}, 2, "11"),
     (

@@ -67,6 +67,17 @@ _COMPRESSORS: Final[dict[int, tuple[int, int]]] = {4: (8, 2), 128: (128, 1)}
 _NOT_SERVED: Final = frozenset(
     {
         "whisper",
+        "xlnet",
+        "moshi",
+        "musicgen",
+        "musicgen_decoder",
+        "musicgen_melody",
+        "musicgen_melody_decoder",
+        "sdar",
+        "sdar_moe",
+        "jet_nemotron",
+        "minicpm_sala",
+        "emu3",
         "bart",
         "mbart",
         "pegasus",

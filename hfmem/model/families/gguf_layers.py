@@ -105,7 +105,8 @@ def read_layers(keys: Keys, drafts: int) -> tuple[list[Layer], Attention | None,
     elif name in tables.WINDOWED:
         caches = [(cache,) for cache in _windowed(keys, heads, tables.WINDOWED[name])]
     elif name in tables.FULL:
-        caches = [(cache,) for cache in _full(keys, heads)]
+        loops = (keys.opt("num_loops") or 1) if name == "nanbeige" else 1  # passes with keys and values of their own
+        caches = [(cache,) * loops for cache in _full(keys, heads)]
     else:
         caches = _hybrid(keys, heads)
     last = keys.num_layers - drafts
@@ -171,6 +172,7 @@ def _latent(keys: Keys, heads: Heads, notes: list[Note]) -> list[Cache]:
     kinds = keys.raw("attention.indexer.types")
     full = None if kinds is None else _indexers(keys, kinds)
     sparse = keys.architecture in ("deepseek32", "glm-dsa")
+    sparse = sparse or (keys.architecture == "hy_v4" and bool(keys.opt("attention.indexer.top_k")))
     return [_latent_layer(keys, heads, i, sparse, full is None or full[i]) for i in range(keys.num_layers)]
 
 

@@ -40,7 +40,8 @@ FULL: Final = _names(
     "qwen2vl qwen2moe qwen3 qwen3moe qwen3vl qwen3vlmoe phi2 phi3 phimoe plamo gpt2 gptj gptneox codeshell orion internlm2 gemma "
     "starcoder2 xverse command-r dbrx olmo olmoe openelm arctic deepseek deepseek2-ocr chatglm glm4 glm4moe bitnet jais jais2 "
     "nemotron exaone granite granitemoe chameleon bailingmoe bailingmoe2 dots1 ernie4_5 ernie4_5-moe paddleocr hunyuan-moe "
-    "hunyuan-dense hunyuan_vl hy_v3 smollm3 seed_oss grovemoe apertus minimax-m2 cogvlm pangu-embedded maincoder talkie plm"
+    "hunyuan-dense hunyuan_vl hy_v3 smollm3 seed_oss grovemoe apertus minimax-m2 cogvlm pangu-embedded maincoder talkie plm "
+    "hrm_text qwen3tts nanbeige"
 )
 
 #: a window in some layers
@@ -58,16 +59,19 @@ WINDOWED: Final[dict[str, Windows]] = {
     "granite_swa": Windows(None),
     "laguna": Windows(4, dense_first=True, required=False),
     "llama4": Windows(4, window=8192, chunked=True, fixed=True),
+    "maple": Windows(None),
     "mellum": Windows(4, required=False),
     "mimo2": Windows(None),
+    "muse-glimmer": Windows(4),
     "olmo2": Windows(4, required=False),
     "plamo3": Windows(8, required=False),
     "smallthinker": Windows(4, dense_first=True, window=4096, required=False, fixed=True),
+    "spark2_5": Windows(None),
     "step35": Windows(None),
 }
 
 #: latent attention where the file has the keys of its compressed form
-LATENT: Final = _names("deepseek2 mistral4 deepseek32 glm-dsa")
+LATENT: Final = _names("deepseek2 mistral4 deepseek32 glm-dsa hy_v4")
 
 #: a window of shared key-value rows and compressed rows of the whole context
 COMPRESSED: Final = _names("deepseek4")
@@ -93,7 +97,7 @@ WITHOUT_CACHE: Final = _names(
 
 #: architectures that llama.cpp has and whose cache no rule here gives yet
 NOT_YET: Final = _names(
-    "minimax-m3 minimax-01 qwen4exp glm5-next dots3note clip eagle3 dflash gemma4-assistant granite-switch"
+    "minimax-m3 minimax-01 qwen4exp glm5-next dots3note clip eagle3 dflash gemma4-assistant graniteswitch pockettts"
 )
 
 KNOWN: Final = (

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 MULTIMODAL: Final[dict[str, str]] = {
+    "moshi": "moshi:moshi",
+    "musicgen": "musicgen:musicgen",
+    "musicgen_melody": "musicgen:musicgen",
+    "musicgen_decoder": "musicgen:musicgen",
+    "musicgen_melody_decoder": "musicgen:musicgen",
+    "emu3": "wrapped:wrapped",
+    "emu3_text_model": "llama:llama",
     "fast_vlm": "wrapped:wrapped",
     "perception_lm": "wrapped:wrapped",
     "glm_ocr": "glm_vl:glm_ocr",
@@ -84,7 +91,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "seamless_m4t": "seamless:seamless_m4t",
     "speech_to_text": "speech_to_text:speech_to_text",
     "dia": "speech_to_text:dia",
-    "kyutai_speech_to_text": "speech_to_text:kyutai_speech_to_text",
+    "kyutai_speech_to_text": "moshi:kyutai_speech_to_text",
     "higgs_audio_v2": "higgs_audio:higgs_audio_v2",
     "hunyuan_vl": "hunyuan_vl:hunyuan_vl",
     "hunyuan_vl_text": "dense:hunyuan_dense",

@@ -10,12 +10,11 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, assemble
 from hfmem.model.config import Config
 from hfmem.model.families.bart import block, decoder_layers, encoder_layers, read_heads
-from hfmem.model.families.csm import mimi
 from hfmem.model.families.heads import task
-from hfmem.model.families.multimodal import tower, tower_layers
+from hfmem.model.families.multimodal import tower
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, Inventory, Vocab
-from hfmem.model.layers import CrossAttention, FullAttention, Layer, SlidingAttention
+from hfmem.model.layers import CrossAttention, FullAttention, Layer
 
 
 def speech_to_text(cfg: Config) -> Architecture:
@@ -101,34 +100,3 @@ def dia(cfg: Config) -> Architecture:
     layers = [*[Layer((own, cross))] * d.num_layers, *encoder_layers(e.num_layers)]
     vocab = text.positive("vocab_size")
     return assemble(cfg, text, "dia", d, layers, inv, vocab=vocab, tied=False, intermediate=inner)
-
-
-def kyutai_speech_to_text(cfg: Config) -> Architecture:
-    """Kyutai STT: Mimi's codes and words share one embedding; a windowed decoder writes words."""
-    hidden, inner, vocab = cfg.positive("hidden_size"), cfg.positive("ffn_dim"), cfg.positive("vocab_size")
-    heads, count = cfg.positive("num_attention_heads"), cfg.positive("num_hidden_layers")
-    kv_heads = cfg.opt_int("num_key_value_heads") or heads
-    if inner % 2 or heads % kv_heads:
-        raise ContradictionError(f"{cfg.file}: 'ffn_dim' {inner} or {kv_heads} KV heads for {heads} heads do not fit")
-    d = Dims(hidden, count, heads, kv_heads, cfg.opt_int("head_dim") or hidden // heads)
-    inv = Inventory()
-    heard = mimi(tower(inv, "codec_model."), cfg.sub("codec_config"))
-    rows = vocab + cfg.positive("num_codebooks") * cfg.positive("codebook_vocab_size") + 1
-    part = Part(inv, "model.")
-    part.tensor("embed_tokens.embed_tokens.weight", (rows, hidden), Component.EMBEDDING, Vocab())
-    at, kv = part.at("layers.{}.", range(count)), Column(kv_heads=(kv_heads,))
-    attention = at.at("self_attn.", component=Component.ATTENTION)
-    attention.linear("q_proj.linear", heads * d.head_dim, hidden, split=COLUMN, bias=False)
-    for name in ("k_proj", "v_proj"):
-        attention.linear(f"{name}.linear", kv_heads * d.head_dim, hidden, split=kv, bias=False)
-    attention.linear("o_proj.linear", hidden, heads * d.head_dim, split=ROW, bias=False)
-    half = inner // 2
-    at.linear("mlp.fc1", inner, hidden, Component.MLP, Column((half, half), (None, None)), bias=False)
-    at.linear("mlp.fc2", hidden, half, Component.MLP, ROW, bias=False)
-    at.norms(("input_layernorm", "post_attention_layernorm"), hidden, bias=False)
-    part.norm("norm", hidden, bias=False)
-    if not cfg.flag("tie_word_embeddings", default=False):  # tied, the head reads the embedding's first rows
-        Part(inv).tensor("lm_head.weight", (vocab, hidden), Component.LM_HEAD, Vocab())
-    own = SlidingAttention(heads, kv_heads, d.head_dim, d.head_dim, cfg.positive("sliding_window"))
-    layers = [*[Layer((own,))] * count, *tower_layers(heard, "audio")]
-    return assemble(cfg, cfg, "kyutai_speech_to_text", d, layers, inv, vocab=vocab, tied=False, intermediate=half)

@@ -35,6 +35,7 @@ _WINDOW_POOL_CLASSES: Final = frozenset(
         "MuseGlimmerForCausalLM",
         "MuseGlimmerForConditionalGeneration",
         "MuseSparkForConditionalGeneration",
+        "Spark2_5ForCausalLM",
         "InklingForConditionalGeneration",
         "UnlimitedOCRForCausalLM",
     }
@@ -57,6 +58,7 @@ _WINDOW_POOL_TYPES: Final = frozenset(
         "muse_glimmer",
         "muse_glimmer_text",
         "muse_spark",
+        "spark2_5",
         "step3p5",
         "step3p7",
     }
@@ -82,6 +84,7 @@ _STATES: Final[dict[str, bool]] = {
     "lfm2_vl": False,
     "mamba": False,
     "mamba2": False,
+    "minicpm_sala": False,
     "minicpmv4_6": True,
     "nemotron_h": True,
     "qwen3_5": True,
@@ -92,6 +95,8 @@ _STATES: Final[dict[str, bool]] = {
     "qwen4_exp": True,
     "qwen4_exp_text": True,
 }
+#: model types that keep attention's rows and have no class there, nor one that its Transformers backend takes
+_NOT_SERVED: Final = frozenset(("xlnet", "moshi", "musicgen_melody", "musicgen_melody_decoder"))
 #: encoder-decoder models it serves: their cross attention takes rows of the same pool
 _CROSS: Final = frozenset({"mllama", "mllama_text_model", "whisper"})
 #: classes whose latent attention runs on TensorRT-LLM's kernels on data-centre Blackwell (`_deepseek_family_overrides`)
@@ -126,6 +131,8 @@ def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
     Raises:
         UnsupportedError: one of those.
     """
+    if arch.model_type in _NOT_SERVED:
+        raise UnsupportedError(f"SGLang 0.5.23 does not serve {arch.model_type} models")
     if states and arch.model_type not in _STATES:
         raise UnsupportedError(f"SGLang 0.5.23 has no state pool for {arch.model_type} models")
     if cross and arch.model_type not in _CROSS:
