@@ -57,17 +57,23 @@ _METHOD_NAMES: Final = {
     "fp-quant": "fp_quant",
     "fbgemm-fp8": "fbgemm_fp8",
     "bnb": "bitsandbytes",
+    "inc": "auto-round",
     "quip#": "quip",
 }
 
 
+#: the class of modules that a target may name instead of modules
+_EVERY_LINEAR: Final = "Linear"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Modules with bits or a group of their own. `match` is `re:…`, a shell pattern, a name, or a class name (`Linear`)."""
+    """Modules with bits, group or format of their own. `match` is `re:…`, a shell pattern, a name, or a class name (`Linear`)."""
 
     match: str
     bits: int | None
     group_size: int | None
+    algorithm: str | None = None
 
     def fits(self, module: str) -> bool:
         """Whether the target speaks of the module of this name."""
@@ -80,6 +86,7 @@ class Quantization:
 
     `ignored` are the modules said to stay as they were, as written. `kv_cache` is the dtype the file asks for the KV
     cache, as written. `expert_dtype` is that of routed experts where they differ from the rest (DeepSeek V4: fp4), as written.
+    `others_plain`: modules that none of `targets` names stay as they were.
     """
 
     method: str
@@ -93,6 +100,7 @@ class Quantization:
     targets: tuple[Target, ...]
     file: str
     expert_dtype: str | None = None
+    others_plain: bool = False
 
     @property
     def known(self) -> bool:
@@ -117,6 +125,11 @@ class Quantization:
     def ignores(self, module: str) -> bool:
         """Whether the file says that this module stays unquantized."""
         return any(_fits(pattern, module, prefix=True) for pattern in self.ignored)
+
+    def target_of(self, module: str) -> Target | None:
+        """What the file says of this module alone, a class of modules (`Linear`) last."""
+        named = next((t for t in self.targets if t.fits(module)), None)
+        return named or next((t for t in self.targets if t.match == _EVERY_LINEAR), None)
 
     def bits_of(self, module: str) -> int | None:
         """Bits of this module's weights, None where the file does not say."""
@@ -188,6 +201,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
             four = bool(config.get("load_in_4bit") or config.get("_load_in_4bit"))
             bits = 4 if four else 8
             algorithm = (_text(config.get("bnb_4bit_quant_type")) or "fp4") if four else "int8"
+            algorithm += "-double" if four and config.get("bnb_4bit_use_double_quant") is True else ""
             group = 64 if four else None  # bitsandbytes' default block; the configuration has no key for it
         case "mxfp4":
             bits, group, algorithm = 4, 32, "mxfp4"
@@ -205,7 +219,9 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
             algorithm = _torchao_type(config)
             bits = bits or _bits_in(algorithm)
         case "quark":
-            targets = targets or ()
+            targets, algorithm = targets or (), algorithm or _quark_type(config)
+        case "auto-round":  # the layout of the tool that it packs for
+            algorithm = algorithm or _text(config.get("packing_format")) or _text(config.get("backend"))
         case _:
             pass
     if bits is None and algorithm:
@@ -226,6 +242,9 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         ),
         (),
     )
+    ignored += tuple(f"re:{name[2:]}" for name in _mapping(config.get("dynamic")) if name.startswith("-:"))
+    mixed = (algorithm or "").upper() == "MIXED_PRECISION"
+    others_plain = mixed or (bool(targets) and all(target.match != _EVERY_LINEAR for target in targets))
     return Quantization(
         method=method,
         algorithm=algorithm,
@@ -237,6 +256,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         kv_cache=_text(kv),
         targets=targets or _overrides(config),
         file=file,
+        others_plain=others_plain,
     )
 
 
@@ -261,16 +281,16 @@ def _method(file: str, config: Mapping[str, Any]) -> str | None:
 
 def _config_groups(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Target, ...]]:
     """The weights' scheme of the first group, and a target for each group beyond "every Linear"."""
-    groups = config.get("config_groups")
-    schemes: list[tuple[Mapping[str, Any], list[str]]] = []
-    for group in groups.values() if isinstance(groups, Mapping) else ():
+    schemes: list[tuple[Mapping[str, Any], list[str], str | None]] = []
+    for group in _mapping(config.get("config_groups")).values():
         weights = group.get("weights") if isinstance(group, Mapping) else None
         if isinstance(weights, Mapping):
             names = group.get("targets")
-            schemes.append((weights, [str(t) for t in names] if isinstance(names, list) else []))
+            stored = _text(group.get("format"))
+            schemes.append((weights, [str(t) for t in names] if isinstance(names, list) else [], stored))
     targets = tuple(
-        Target(name, _int(weights.get("num_bits")), _positive(weights.get("group_size")))
-        for weights, names in schemes
+        Target(name, _int(weights.get("num_bits")), _positive(weights.get("group_size")), stored)
+        for weights, names, stored in schemes
         for name in names
         if len(schemes) > 1
     )
@@ -285,11 +305,12 @@ def _overrides(config: Mapping[str, Any]) -> tuple[Target, ...]:
         if isinstance(value, Mapping) and isinstance(value.get("bits"), int)
     ]
     for key, prefix in (("dynamic", "re:"), ("extra_config", ""), ("quantized_layers", "")):
-        entries = config.get(key)
-        for name, value in entries.items() if isinstance(entries, Mapping) else ():
-            if isinstance(value, Mapping):
-                bits = _first_int(value, "bits") or _bits_in(_text(value.get("quant_algo")))
-                out.append(Target(prefix + name.removeprefix("+:"), bits, _positive(value.get("group_size"))))
+        for name, value in _mapping(config.get(key)).items():
+            if isinstance(value, Mapping) and not name.startswith("-:"):
+                algorithm = _text(value.get("quant_algo"))
+                bits = _first_int(value, "bits") or _bits_in(algorithm)
+                group = _positive(value.get("group_size"))
+                out.append(Target(prefix + name.removeprefix("+:"), bits, group, algorithm))
     return tuple(out)
 
 
@@ -300,10 +321,23 @@ def _torchao_type(config: Mapping[str, Any]) -> str | None:
     return _text(kind)
 
 
+def _quark_type(config: Mapping[str, Any]) -> str | None:
+    """Quark's global format of weights in the word of the layout that it stores: `fp8`, `mxfp4`; else its dtype."""
+    weight = _mapping(_mapping(config.get("global_quant_config")).get("weight"))
+    kind = (_text(weight.get("dtype")) or "").lower()
+    if kind == "fp4" and weight.get("group_size") == 32 and weight.get("scale_format") == "e8m0":
+        return "mxfp4"
+    return "fp8" if kind.startswith("fp8") and weight.get("qscheme") == "per_tensor" else kind or None
+
+
 def _bits_in(algorithm: str | None) -> int | None:
     """`NVFP4` → 4, `W4A16_AWQ` → 4, `FP8_PB_WO` → 8, `int8_weight_only` → 8."""
     match = re.search(r"(?:fp|int|w|nf|float)_?(\d)", (algorithm or "").lower())
     return int(match.group(1)) if match else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _first_int(config: Mapping[str, Any], *keys: str) -> int | None:

@@ -141,8 +141,10 @@ def count_parameters(
             "headers", True, checkpoint.groups,
         )  # fmt: skip
     if architecture is None or (architecture.partial and not (total_size or summary)):
-        what = f"what a {architecture.model_type} stores" if architecture else "what this model stores"
-        raise MissingFileError(f"{what} is told by its files' headers alone, and none are at hand")
+        if architecture is None:
+            raise MissingFileError("no tensor headers to count, and no architecture that says what to expect")
+        what = f"what a {architecture.model_type} stores is told by its files' headers alone"
+        raise MissingFileError(f"{what}, and none are at hand")
     return _without_headers(architecture, locator, names, total_size, summary, quantization)
 
 

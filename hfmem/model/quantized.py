@@ -2,49 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from hfmem.checkpoint.grouping import boxes_of
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.quantization import logical_groups
-from hfmem.checkpoint.quantization_config import Quantization
+from hfmem.checkpoint.quantization_config import Quantization, Target
 from hfmem.checkpoint.roles import is_expert
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.checkpoint.whatif import convert
 
+#: how a module is stored: the what-if scheme and its group size
+Choice = tuple[str, int | None]
+#: a module that stays as it was
+_PLAIN: Final[Choice] = ("", None)
 
-def scheme_of(said: Quantization) -> tuple[str, int | None] | None:
-    """The what-if scheme that stores weights as the config says, and its group size; None where none does."""
-    word = (said.algorithm or "").lower().replace("_", "-")
-    group = said.group_size if said.group_size is not None else -1
+
+def scheme_of(said: Quantization, target: Target | None = None) -> Choice | None:
+    """The what-if scheme that stores weights as the config says, of `target`'s modules or all, and its group size; None where none
+    does."""
+    word = ((target and target.algorithm) or said.algorithm or "").lower().replace("_", "-")
+    bits = (target and target.bits) or said.bits
+    size = said.group_size if target is None or target.group_size is None else target.group_size
+    group = size if size is not None else -1
     match said.method:
         case "fp8" | "fbgemm_fp8":
             return ("fp8-block", None) if said.block else ("fp8" if said.method == "fbgemm_fp8" else "fp8-tensor", None)
         case "compressed-tensors" | "modelopt" | "quark":
+            if target is not None and target.bits and target.algorithm is None and target.bits != said.bits:
+                return None  # bits of its own and a format that the file does not name
             if "nvfp4" in word:
                 return "nvfp4", 16
             if "mxfp4" in word:
                 return "mxfp4", 32
             if "mxfp8" in word:
                 return "mxfp8", 32
-            if word in ("fp8", "float-quantized", "naive-quantized") and said.bits == 8:
-                return ("fp8-tensor" if said.method == "modelopt" else "fp8"), None
-            if word == "int-quantized" and said.bits == 8:
+            if word in ("fp8", "float-quantized", "naive-quantized") and bits == 8:
+                return ("fp8" if said.method == "compressed-tensors" else "fp8-tensor"), None
+            if word == "int-quantized" and bits == 8:
                 return "int8", None
-            return ("int4", group) if word == "pack-quantized" and said.bits == 4 else None
-        case "gptq":
-            names = {3: "gptq-int3", 4: "gptq", 8: "gptq-int8"}
-            return (names[said.bits], group) if said.bits in names else None
-        case "awq":
-            return ("awq", group) if said.bits == 4 else None
+            return ("int4", group) if word == "pack-quantized" and bits == 4 else None
+        case "gptq" | "awq" | "auto-round":
+            packed = "awq" if said.method == "awq" or "awq" in word else "gptq"
+            names = {("gptq", 3): "gptq-int3", ("gptq", 4): "gptq", ("gptq", 8): "gptq-int8", ("awq", 4): "awq"}
+            return (names[packed, bits], group) if bits is not None and (packed, bits) in names else None
         case "bitsandbytes":
-            return ("bnb-int8" if said.bits == 8 else "nf4"), None
+            four = "nf4-double" if word.endswith("-double") else "nf4"
+            return ("bnb-int8" if bits == 8 else four), None
         case "mxfp4":
             return "mxfp4", 32
+        case "mxfp8":
+            return "mxfp8", 32
+        case "petit_nvfp4":
+            return "nvfp4", 16
+        case "eetq":  # a scale of 16 bits a row
+            return "int8", None
         case "hqq":
-            return ("hqq", said.group_size) if said.bits == 4 else None
+            return ("hqq", size) if bits == 4 else None
         case "mlx":
-            return (f"mlx-{said.bits}bit", said.group_size) if said.bits in (3, 4, 5, 6, 8) else None
+            return (f"mlx-{bits}bit", size) if bits in (3, 4, 5, 6, 8) else None
         case _:
             return None
 
@@ -52,42 +70,58 @@ def scheme_of(said: Quantization) -> tuple[str, int | None] | None:
 def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[LogicalGroup, ...] | None:
     """The inventory's `groups` as a file with this quantization section stores them; None where the layout is not known.
 
-    Modules that the section names as exceptions stay as they are.
+    Modules that the section names as exceptions stay as they are, those with bits or a format of their own have these.
     """
-    scheme = scheme_of(said)
-    if scheme is None:
-        return None
-    word, group_size = scheme
-    kept: list[TensorGroup] = []
-    packed: list[TensorGroup] = []
+    choose = _chooser(said)
+    dealt: dict[Choice, list[TensorGroup]] = {}
     for group in groups:
-        ignored, taken = _split(group, said)
-        if ignored:
-            kept.append(TensorGroup(group.pattern, group.dtype, group.shape, ignored))
-        if taken:
-            packed.append(TensorGroup(group.pattern, group.dtype, group.shape, taken))
-    experts = [group for group in packed if said.expert_dtype == "fp4" and is_expert(group.pattern)]
-    rest = [group for group in packed if group not in experts]
-    return (
-        *logical_groups(kept),
-        *convert(logical_groups(rest), word, group_size=group_size),
-        *convert(logical_groups(experts), "mxfp4"),
-    )
+        for choice, boxes in _deal(group, choose).items():
+            if choice is None:
+                return None
+            dealt.setdefault(choice, []).append(TensorGroup(group.pattern, group.dtype, group.shape, boxes))
+    stored = logical_groups(dealt.pop(_PLAIN, ()))
+    for (word, group_size), packed in dealt.items():
+        experts = [group for group in packed if said.expert_dtype == "fp4" and is_expert(group.pattern)]
+        rest = [group for group in packed if group not in experts]
+        stored = (
+            *stored,
+            *convert(logical_groups(rest), word, group_size=group_size),
+            *convert(logical_groups(experts), "mxfp4"),
+        )
+    return stored
 
 
-def _split(group: TensorGroup, said: Quantization) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
-    """Tensors of one group that the section leaves alone, and the others. What holds for one expert holds for its layer."""
-    if not said.ignored:
-        return (), group.boxes
+def _chooser(said: Quantization) -> Callable[[str], Choice | None]:
+    """How a module of a given name is stored. Sections may name thousands of modules: whole names are looked up, not tried."""
+    default = _PLAIN if said.others_plain else scheme_of(said, said.target_of(""))
+    if not said.ignored and not said.targets:
+        return lambda module: default
+    own = {target: scheme_of(said, target) for target in said.targets}
+    whole = {target.match: target for target in reversed(said.targets) if not re.search(r"[*?]|^re:", target.match)}
+    patterns = [target for target in said.targets if target.match not in whole]
+
+    def choose(module: str) -> Choice | None:
+        if said.ignores(module):
+            return _PLAIN
+        parts = module.split(".")
+        named = next((t for i in range(len(parts)) if (t := whole.get(".".join(parts[i:]))) is not None), None)
+        named = named or next((target for target in patterns if target.fits(module)), None)
+        return default if named is None else own[named]
+
+    return choose
+
+
+def _deal(group: TensorGroup, choose: Callable[[str], Choice | None]) -> dict[Choice | None, tuple[Box, ...]]:
+    """Tensors of one group by how they are stored. What holds for one expert holds for its layer."""
     module = group.pattern.removesuffix(".weight")
     if "{}" not in module:
-        return (group.boxes, ()) if said.ignores(module) else ((), group.boxes)
-    ignored: list[Box] = []
-    taken: list[Box] = []
+        return {choose(module): group.boxes}
+    dealt: dict[Choice | None, list[Box]] = {}
     for first, *rest in group.boxes:
         inner = [r[0] for r in rest]
-        left = [value for value in first if said.ignores(module.format(value, *inner))]
-        for values, target in ((left, ignored), (sorted(set(first) - set(left)), taken)):
-            if values:
-                target += [(outer, *rest) for (outer,) in boxes_of(values, 1)]
-    return tuple(ignored), tuple(taken)
+        values: dict[Choice | None, list[int]] = {}
+        for value in first:
+            values.setdefault(choose(module.format(value, *inner)), []).append(value)
+        for choice, chosen in values.items():
+            dealt.setdefault(choice, []).extend((outer, *rest) for (outer,) in boxes_of(chosen, 1))
+    return {choice: tuple(boxes) for choice, boxes in dealt.items()}

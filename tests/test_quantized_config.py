@@ -1,0 +1,113 @@
+"""Weights where only config.json is at hand: sections whose modules are stored in more than one way, by hand from the layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hfmem.checkpoint.quantization_config import parse_quantization
+from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.model.quantized import stored_as_said
+
+Q = TensorGroup("model.layers.{}.self_attn.q_proj.weight", "BF16", (256, 512), ((range(4),),))
+DOWN = TensorGroup("model.layers.{}.mlp.down_proj.weight", "BF16", (512, 1024), ((range(4),),))
+HEAD = TensorGroup("lm_head.weight", "BF16", (1000, 512), ((),))
+PLAIN = {"q": 2 * 256 * 512, "down": 2 * 512 * 1024, "head": 2 * 1000 * 512}
+#: bytes of one matrix
+INT4_Q = 256 * 512 // 2 + 2 * 256 * 4 + 2 * 8  # packed, a bf16 scale for each 128, the shape
+FP8_Q, FP8_DOWN = 256 * 512 + 2 * 256, 512 * 1024 + 2 * 512  # a bf16 scale a row
+
+
+def gptq(out: int, inputs: int, bits: int, group: int) -> int:
+    """Codes, packed zeros and half-precision scales of each group, the group of each input."""
+    groups = inputs // group
+    return out * inputs * bits // 8 + groups * out * bits // 8 + 2 * groups * out + 4 * inputs
+
+
+def stored(section: dict[str, Any]) -> tuple[int, int, int] | None:
+    """Bytes of q, down and the head in all layers."""
+    said = parse_quantization({"config.json": {"quantization_config": section}})
+    assert said is not None
+    found = stored_as_said((Q, DOWN, HEAD), said)
+    if found is None:
+        return None
+    sizes = dict.fromkeys((Q.pattern, DOWN.pattern, HEAD.pattern), 0)
+    for group in found:
+        sizes[group.pattern] += group.total_bytes
+    q, down, head = sizes.values()
+    return q, down, head
+
+
+def scheme(bits: int, kind: str, group: int | None = None) -> dict[str, Any]:
+    return {"num_bits": bits, "type": kind, "symmetric": True, "group_size": group}
+
+
+def test_groups_of_compressed_tensors() -> None:
+    groups = {
+        "group_0": {"targets": ["re:.*self_attn.*"], "format": "pack-quantized", "weights": scheme(4, "int", 128)},
+        "group_1": {"targets": ["re:.*mlp.*"], "format": "float-quantized", "weights": scheme(8, "float")},
+    }
+    section = {"quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": groups}
+    assert stored(section | {"ignore": ["lm_head"]}) == (4 * INT4_Q, 4 * FP8_DOWN, PLAIN["head"])
+    # an exception in one layer, and a group that speaks of every other linear layer
+    groups["group_1"] = groups["group_1"] | {"targets": ["Linear"]}
+    ignored = {"ignore": ["lm_head", "model.layers.2.mlp.down_proj"]}
+    assert stored(section | ignored) == (4 * INT4_Q, 3 * FP8_DOWN + PLAIN["down"], PLAIN["head"])
+
+
+def test_modules_that_no_group_names_stay() -> None:
+    groups = {
+        "a": {"targets": ["re:.*layers.0.*q_proj"], "format": "float-quantized", "weights": scheme(8, "float")},
+        "b": {"targets": ["re:.*layers.1.*q_proj"], "format": "pack-quantized", "weights": scheme(4, "int", 128)},
+    }
+    section = {"quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": groups}
+    assert stored(section) == (FP8_Q + INT4_Q + 2 * PLAIN["q"], 4 * PLAIN["down"], PLAIN["head"])
+
+
+def test_mixed_precision_of_modelopt() -> None:
+    layers = {"model.layers.0.mlp.down_proj": {"quant_algo": "FP8"}}
+    layers |= {f"model.layers.{i}.self_attn.q_proj": {"quant_algo": "NVFP4", "group_size": 16} for i in range(4)}
+    section = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    nvfp4 = 256 * 512 // 2 + 256 * 512 // 16 + 8  # a byte for each 16, two scales of the matrix
+    assert stored(section) == (4 * nvfp4, 512 * 1024 + 8 + 3 * PLAIN["down"], PLAIN["head"])
+
+
+def test_modules_that_gptq_leaves_out_or_packs_otherwise() -> None:
+    section = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    dynamic = {r"-:.*down_proj": {}, r"+:.*layers\.3\..*": {"bits": 8, "group_size": 64}}
+    q = 3 * gptq(256, 512, 4, 128) + gptq(256, 512, 8, 64)
+    assert stored(section | {"dynamic": dynamic}) == (q, 4 * PLAIN["down"], PLAIN["head"])
+
+
+@pytest.mark.parametrize("method", ["auto-round", "intel/auto-round", "inc"])
+def test_auto_round_packs_as_gptq(method: str) -> None:
+    section = {"quant_method": method, "bits": 4, "group_size": 128, "packing_format": "auto_round:auto_gptq"}
+    expected = (4 * gptq(256, 512, 4, 128), 4 * gptq(512, 1024, 4, 128), PLAIN["head"])
+    assert stored(section) == expected
+    own = {"extra_config": {"model.layers.1.mlp.down_proj": {"bits": 8}}}
+    down = 3 * gptq(512, 1024, 4, 128) + gptq(512, 1024, 8, 128)
+    assert stored(section | own) == (expected[0], down, PLAIN["head"])
+
+
+def test_double_quantization_of_bitsandbytes() -> None:
+    section = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    half, blocks = 256 * 512 // 2, 256 * 512 // 64
+    once = stored(section)
+    twice = stored(section | {"bnb_4bit_use_double_quant": True})
+    assert once is not None and once[0] == 4 * (half + 4 * blocks + 64 + 82)
+    assert twice is not None and twice[0] == 4 * (half + blocks + 64 + 4 * blocks // 256 + 1024 + 92)
+
+
+def test_formats_of_quark() -> None:
+    weight: dict[str, Any] = {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}
+    section = {"quant_method": "quark", "global_quant_config": {"weight": weight}, "exclude": ["lm_head"]}
+    assert stored(section) == (4 * (256 * 512 + 8), 4 * (512 * 1024 + 8), PLAIN["head"])
+    weight |= {"dtype": "fp4", "qscheme": "per_group", "group_size": 32, "scale_format": "e8m0"}
+    assert stored(section) == (4 * (256 * 512 * 17 // 32), 4 * (512 * 1024 * 17 // 32), PLAIN["head"])
+
+
+def test_bits_without_a_known_layout_are_no_size() -> None:
+    assert stored({"quant_method": "vptq"}) is None
+    section = {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"+:.*down_proj": {"bits": 5}}}
+    assert stored(section) is None
