@@ -12,9 +12,9 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import source_tokens, token_bytes
+from hfmem.memory.engines.vllm.classes import batched_tokens
 from hfmem.memory.engines.vllm.groups import Group, group_layers
 from hfmem.memory.engines.vllm.layers import Plan, caches_prefixes, plan_layers
-from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, request_pages
 from hfmem.memory.engines.vllm.support import check_experts, check_heads, check_model, check_ranks, pipeline_stages
 from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
@@ -100,7 +100,7 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     Raises:
         UnsupportedError: vLLM refuses the model or the layout.
     """
-    batched = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
+    batched = batched_tokens(arch, serving)
     # asynchronous scheduling keeps one batch more in flight than there are pipeline stages
     limits = Limits(serving.context, (serving.steps_in_flight or serving.pp + 1) * batched, batched)
     return Layout(_structure(arch, serving), limits)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.vllm.classes import has_stages
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import CcaState, CrossAttention, MatrixMemoryState, RgLruState, RwkvState
 
@@ -121,7 +122,8 @@ def check_ranks(arch: Architecture, tp: int, pp: int) -> None:
     Raises:
         UnsupportedError: with vLLM's reason.
     """
-    if pp > 1 and arch.model_type in _ONE_STAGE:
+    one_stage = arch.model_type in _ONE_STAGE if has_stages(arch) is None else not has_stages(arch)
+    if pp > 1 and one_stage:
         raise UnsupportedError(f"vLLM 0.33 has no pipeline parallelism for {arch.model_type} models (no `SupportsPP`)")
     if tp > 1 and arch.model_type in _ONE_RANK:
         raise UnsupportedError(f"vLLM 0.33 serves {arch.model_type} models with tensor_parallel_size=1 only")
