@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Literal
 
 from hfmem.model.inventory import Component, TensorSpec
 from hfmem.model.layers import Cache, Layer
@@ -25,7 +26,9 @@ class Architecture:
     Heads and head_dim describe the main (text) stack's first attention layer and are None where the model has no attention;
     per-layer truth is in `layers`. `dtype` is the canonical code of the config's dtype (the model's default for state and cache).
     `class_defaults` lists keys that config.json leaves out and the class default table supplied. `dtype_given` False: config.json
-    names no dtype, and what the files store decides where it is known (`parameters.with_stored_dtype`).
+    names no dtype, and what the files store decides where it is known (`parameters.with_stored_dtype`). `code` is where there is a
+    class for transformers to run: its own, the repository's (`auto_map`), or only in other engines.
+    `text_type` is the type of the text model inside a wrapper, empty for none.
     """
 
     family: str
@@ -50,6 +53,8 @@ class Architecture:
     class_defaults: tuple[str, ...] = ()
     dtype_given: bool = True
     notes: tuple[Note, ...] = ()
+    code: Literal["transformers", "remote", "elsewhere"] = "transformers"
+    text_type: str = ""
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

@@ -173,6 +173,7 @@ def wrap(
         inner,
         family=family,
         model_type=cfg.model_type,
+        text_type=inner.text_type or inner.model_type,
         architectures=architectures,
         dtype=read_dtype(cfg, text),
         layers=(*inner.layers, *layers),
