@@ -41,6 +41,8 @@ from hfmem.records import dataclass, replace
 
 #: models whose weights a rank holds padded as the device's kernels want them
 PADDED_BY_DEVICE: Final = frozenset({"gpt_oss"})
+#: devices of one machine, where nothing else is known
+_RANKS_OF_HOST: Final = 8
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
@@ -92,15 +94,16 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
             sizes[stage] += count * held.bytes
         used[held.use] += sum(held.stage_counts[: stages.host]) * held.bytes
     stage_bytes, host = sizes[: stages.host], sizes[stages.host]
+    host *= _hosts(serving)
     heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
     return RankWeights(
         parameters=max(parameters[: stages.host]),
         bytes=stage_bytes[heaviest],
-        all_ranks_bytes=(sum(stage_bytes) * sharding.tp + host) * serving.dp,
+        all_ranks_bytes=sum(stage_bytes) * sharding.tp * serving.dp + host,
         stage=heaviest,
         stage_bytes=tuple(stage_bytes),
         stage_parameters=tuple(parameters[: stages.host]),
-        host_bytes=host * serving.dp,
+        host_bytes=host,
         routed_bytes=used["routed"],
         idle_bytes=used["idle"],
         rounding=(
@@ -109,6 +112,15 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
             else Allocated(0, 0)
         ),
     )
+
+
+def _hosts(serving: Serving) -> int:
+    """How many copies of the host's tensors there are: vLLM's data-parallel replicas on one machine share their tables
+    (`config/engram.py`: `resolve_dp_shared_memory`), other programs are as many servers as there are replicas."""
+    if serving.engine != "vllm":
+        return serving.dp
+    together = max(_RANKS_OF_HOST // (serving.tp * serving.pp), 1)
+    return -(-serving.dp // together)
 
 
 def held_tensors(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> Iterator[HeldTensors]:

@@ -28,7 +28,8 @@ class Architecture:
     `class_defaults` lists keys that config.json leaves out and the class default table supplied. `dtype_given` False: config.json
     names no dtype, and what the files store decides where it is known (`parameters.with_stored_dtype`). `code` is where there is a
     class for transformers to run: its own, the repository's (`auto_map`), or only in other engines.
-    `text_type` is the type of the text model inside a wrapper, empty for none.
+    `text_type` is the type of the text model inside a wrapper, empty for none,
+    `vision_heads` the heads of its image encoder where the config tells.
     """
 
     family: str
@@ -55,6 +56,7 @@ class Architecture:
     notes: tuple[Note, ...] = ()
     code: Literal["transformers", "remote", "elsewhere"] = "transformers"
     text_type: str = ""
+    vision_heads: int | None = None
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

@@ -19,7 +19,7 @@ from hfmem.model.families.multimodal import (
     wrap,
 )
 from hfmem.model.families.parts import ROW, Part
-from hfmem.model.inventory import Inventory
+from hfmem.model.inventory import Column, Inventory, Row
 
 
 def intern_vit(part: Part, seen: Config) -> int:
@@ -31,8 +31,10 @@ def intern_vit(part: Part, seen: Config) -> int:
     if seen.flag("use_absolute_position_embeddings", default=True):
         part.tensor("embeddings.position_embedding", (1, vision.patches(seen) + 1, width))
     block = part.at("encoder.layers.{}.", range(count))
-    vision.fused_projection(block.at("attn."), "qkv", width, bias=seen.flag("qkv_bias", "attention_bias"))
-    block.linear("attn.proj", width, width, split=ROW)
+    heads = seen.positive("num_attention_heads")  # InternViT-6B has 25: attention then stays whole on every rank
+    fused = Column((width, width, width), (None, None, None), divides=heads)
+    block.linear("attn.qkv", 3 * width, width, split=fused, bias=seen.flag("qkv_bias", "attention_bias"))
+    block.linear("attn.proj", width, width, split=Row(divides=heads))
     if seen.flag("qk_normalization", "use_qk_norm"):
         block.norms(("attn.q_norm", "attn.k_norm"), width, bias=False)
     vision.mlp(block.at("mlp."), width, seen.positive("intermediate_size"))

@@ -153,6 +153,14 @@ def tower_layers(count: int, stack: str = "vision") -> tuple[Layer, ...]:
     return (Layer((NoCache(stack),), stack=stack),) * count
 
 
+def _vision_heads(cfg: Config) -> int | None:
+    seen = cfg.opt_sub("vision_config")
+    if seen is None:
+        return None
+    own = Config(seen.data, seen.file, seen.model_type)  # not one of the facts that decide a size
+    return own.opt_int("num_attention_heads", "num_heads", "vt_num_attention_heads")
+
+
 def wrap(
     cfg: Config,
     text: Config,
@@ -174,6 +182,7 @@ def wrap(
         family=family,
         model_type=cfg.model_type,
         text_type=inner.text_type or inner.model_type,
+        vision_heads=_vision_heads(cfg),
         architectures=architectures,
         dtype=read_dtype(cfg, text),
         layers=(*inner.layers, *layers),
