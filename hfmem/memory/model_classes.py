@@ -14,8 +14,8 @@ from hfmem.records import dataclass
 
 #: models whose vLLM class keeps the vocabulary as it is (`whisper.py`)
 UNPADDED_VOCAB: Final = frozenset({"whisper"})
-#: models whose fused projection has a bias for q, k and v together
-FUSED_BIAS: Final = frozenset({"whisper"})
+#: models whose fused projection has a bias for q, k and v together: Whisper, and what hears with its encoder
+FUSED_BIAS: Final = frozenset({"whisper", "glmasr", "ultravox", "voxtral"})
 #: parts that vLLM and SGLang do not build: they serve the thinker, not the voice
 NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
 #: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
@@ -35,6 +35,7 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
     "qwen2_5_omni": ("thinker.audio_tower.",),
+    "whisper": ("embed_tokens.weight", "proj_out.weight"),
     "biogpt": ("embed_positions.", ".fc1.", ".fc2.", ".out_proj.", ".q_proj."),
     "bitnet": (".mlp.down_proj.",),
     "ctrl": (".multi_head_attention.", ".ffn."),

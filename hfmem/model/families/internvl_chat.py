@@ -81,9 +81,7 @@ def eagle2_5(cfg: Config) -> Architecture:
     inner = text_architecture(text)
     inv = Inventory()
     seen = cfg.sub("vision_config", model_type="siglip_vision_model")
-    count = vision.siglip(
-        tower(inv, "vision_model.vision_model."), seen, head=seen.flag("vision_use_head", default=True)
-    )
+    count = vision.siglip(tower(inv, "vision_model.vision_model."), seen)
     _unread(inv, cfg, count, "post_layernorm.")
     merged = seen.positive("hidden_size") * int(1 / cfg.need_float("downsample_ratio")) ** 2
     _mlp1(tower(inv, "mlp1."), inner.hidden_size, merged)

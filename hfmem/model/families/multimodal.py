@@ -13,7 +13,7 @@ from hfmem.model.blocks import read_dtype
 from hfmem.model.config import Config
 from hfmem.model.families import registry
 from hfmem.model.families.parts import Part
-from hfmem.model.inventory import Component, Inventory, Replicated, TensorSpec
+from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row, TensorSpec
 from hfmem.model.layers import Layer, NoCache
 from hfmem.records import replace
 
@@ -146,6 +146,13 @@ def keep_whole(inv: Inventory, *places: str) -> None:
     """Undo the split of tensors whose names hold one of `places`: modules that vLLM builds as plain linear layers or runs as
     transformers' own have all their weights on every rank."""
     inv.specs[:] = [replace(s, split=Replicated()) if any(p in s.pattern for p in places) else s for s in inv.specs]
+
+
+def cut_by_heads(specs: Iterable[TensorSpec], heads: int) -> list[TensorSpec]:
+    """Modules that every rank holds whole where the ranks do not divide `heads` (vLLM's `is_vit_use_data_parallel`)."""
+    return [
+        replace(s, split=replace(s.split, divides=heads)) if isinstance(s.split, Column | Row) else s for s in specs
+    ]
 
 
 def tower_layers(count: int, stack: str = "vision") -> tuple[Layer, ...]:
