@@ -99,7 +99,12 @@ def main() -> None:
             aliases[model_type] = mapped
 
     for model_type in list(CONFIG_MAPPING):
-        collect(CONFIG_MAPPING[model_type])
+        config_class = CONFIG_MAPPING[model_type]
+        collect(config_class)
+        if model_type not in defaults:  # another type's class under a name of its own (GPT-SW3)
+            defaults[model_type] = defaults[config_class.model_type]
+            if config_class.model_type in aliases:
+                aliases[model_type] = aliases[config_class.model_type]
     source = f"transformers {transformers.__version__}, configuration class field defaults"
     output.parent.mkdir(parents=True, exist_ok=True)
     text = table_text(source, defaults, aliases)

@@ -261,7 +261,17 @@ def _pool(architecture: Architecture, serving: Serving) -> tuple[EnginePool | No
         pool = rules.pool(architecture, serving, serving.kv_memory_bytes)
     except UnsupportedError as error:
         return None, [Note(POOL_TOO_SMALL, error.message)]
+    seqs, told = serving.num_seqs_per_replica, []
+    if pool.max_concurrency < 1:  # SGLang starts all the same
+        text = (
+            f"one request of {serving.context:,} tokens does not fit the pool of {pool.capacity_tokens:,} tokens "
+            f"({pool.max_concurrency:.2f} of one)"
+        )
+        told.append(Note(POOL_TOO_SMALL, text))
+    elif pool.max_concurrency < seqs or (pool.pages_per_seq and pool.num_pages <= seqs * pool.pages_per_seq):
+        text = f"the pool holds {pool.max_concurrency:.2f} sequences of {serving.context:,} tokens at once, not {seqs}"
+        told.append(Note(POOL_TOO_SMALL, text))
     found = EnginePool(
         pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
     )
-    return found, []
+    return found, told

@@ -14,8 +14,8 @@ from hfmem.records import dataclass
 
 #: models whose vLLM class keeps the vocabulary as it is (`whisper.py`)
 UNPADDED_VOCAB: Final = frozenset({"whisper"})
-#: models whose fused projection has a bias for q, k and v together
-FUSED_BIAS: Final = frozenset({"whisper"})
+#: models whose fused projection has a bias for q, k and v together: Whisper, and what hears with its encoder
+FUSED_BIAS: Final = frozenset({"whisper", "glmasr", "ultravox", "voxtral"})
 #: parts that vLLM and SGLang do not build: they serve the thinker, not the voice
 NOT_SERVED: Final = ("talker.", "token2wav.", "code2wav.")
 #: FlashMLA's least number of query heads, which DeepSeek V4's sinks are padded to (`get_padded_num_q_heads`)
@@ -35,6 +35,7 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "minicpmv4_6": ("model.vision_tower.vit_merger.linear_", "model.merger."),
     "muse_glimmer": ("model.vision_tower.layers.{}.mlp.",),
     "qwen2_5_omni": ("thinker.audio_tower.",),
+    "whisper": ("embed_tokens.weight", "proj_out.weight"),
     "biogpt": ("embed_positions.", ".fc1.", ".fc2.", ".out_proj.", ".q_proj."),
     "bitnet": (".mlp.down_proj.",),
     "ctrl": (".multi_head_attention.", ".ffn."),
@@ -44,6 +45,13 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "modernbert-decoder": (".mlp.",),
     "persimmon": (".mlp.", ".self_attn."),
 }
+
+#: parts outside the layers that stand after the last of them
+LAST_PARTS: Final = ("output_attn_res_proj.",)
+#: parts outside the layers that every stage of a vLLM class builds (DeepSeek V4's mixing of streams before the head)
+_PARTS_EVERYWHERE: Final = ("hc_head_", "hc_head.")
+#: types whose vLLM class holds the embedding twice on the first stage: its own, and its text model's (`phi3v.py`)
+_TWO_TABLES: Final = frozenset({"phi3_v"})
 
 #: types of which every stage builds the embedding, the head and the last norm
 _ALL_EVERYWHERE: Final = frozenset(
@@ -65,10 +73,16 @@ _ALL_EVERYWHERE: Final = frozenset(
         *("granitemoehybrid", "granitemoeshared", "jamba", "mamba", "minicpm3", "mixtral", "olmo_hybrid", "olmoe"),
         *("muse_glimmer", "muse_glimmer_text", "nemotron_h", "opt", "paligemma", "phimoe", "qwen2_moe", "qwen3_moe"),
         *("qwen3_vl_moe", "stablelm", "k2_horizon", "plamo3"),
+        *("colpali", "cosmos3_edge", "gemma4_unified", "internlm2", "molmo"),
     )
 )
 #: types of which every stage builds the embedding only
-_EMBEDDING_EVERYWHERE: Final = frozenset({"qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"})
+_EMBEDDING_EVERYWHERE: Final = frozenset(
+    (
+        *("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+        *("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"),
+    )
+)
 #: types of which every stage builds embedding and head, the last the norm
 _EMBEDDING_AND_HEAD_EVERYWHERE: Final = frozenset({"qwen3_next"})
 
@@ -107,11 +121,17 @@ _BACKEND_CLASSES: Final = frozenset({"PhimoeForCausalLM"})
 
 @dataclass(frozen=True, slots=True)
 class Everywhere:
-    """Whether every pipeline stage builds a part; else the first builds the embedding, the last the norm and the head."""
+    """Whether every pipeline stage builds a part; else the first builds the embedding, the last the norm and the head.
+
+    `parts` are in the names of other tensors outside the layers that every stage builds, `tables` how many embeddings the first
+    stage holds.
+    """
 
     embedding: bool = False
     head: bool = False
     norm: bool = False
+    parts: tuple[str, ...] = ()
+    tables: int = 1
 
 
 _FIRST_AND_LAST: Final = Everywhere()
@@ -119,14 +139,15 @@ _FIRST_AND_LAST: Final = Everywhere()
 
 def built_everywhere(arch: Architecture, engine: str) -> Everywhere:
     """Which of embedding, head and last norm every stage builds."""
-    kind = arch.model_type
+    kinds = {arch.model_type, arch.text_type}  # a wrapper holds the text model's own class
     if engine != "vllm":
         return _FIRST_AND_LAST
-    if kind in _ALL_EVERYWHERE and not through_transformers(arch):
-        return Everywhere(embedding=True, head=True, norm=True)
-    if kind in _EMBEDDING_AND_HEAD_EVERYWHERE:
-        return Everywhere(embedding=True, head=True)
-    return Everywhere(embedding=True) if kind in _EMBEDDING_EVERYWHERE else _FIRST_AND_LAST
+    if kinds & _ALL_EVERYWHERE and not through_transformers(arch):
+        return Everywhere(embedding=True, head=True, norm=True, parts=_PARTS_EVERYWHERE)
+    if kinds & _EMBEDDING_AND_HEAD_EVERYWHERE:
+        return Everywhere(embedding=True, head=True, parts=_PARTS_EVERYWHERE)
+    tables = 2 if arch.model_type in _TWO_TABLES else 1
+    return Everywhere(embedding=bool(kinds & _EMBEDDING_EVERYWHERE), parts=_PARTS_EVERYWHERE, tables=tables)
 
 
 def ties_head(arch: Architecture, engine: str) -> bool | None:
@@ -134,7 +155,8 @@ def ties_head(arch: Architecture, engine: str) -> bool | None:
     does as the config says (None)."""
     if engine != "vllm":
         return None
-    return False if arch.model_type in _NEVER_TIED else True if arch.model_type in _ALWAYS_TIED else None
+    kinds = {arch.model_type, arch.text_type}
+    return False if kinds & _NEVER_TIED else True if kinds & _ALWAYS_TIED else None
 
 
 def through_transformers(arch: Architecture) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from hfmem.memory.activations import Peak, forward_bytes, peak, query_width
 from hfmem.memory.encoder import EncoderProfile, encoder_profile
+from hfmem.memory.engines.vllm.classes import batched_tokens, pools
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, Release
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -157,7 +158,10 @@ def _server(
     release: Release,
     packed_experts: bool,
 ) -> dict[str, Estimate]:
-    tokens = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
+    if serving.engine == "vllm":
+        tokens, pooling = batched_tokens(arch, serving), pools(arch, serving)
+    else:
+        tokens, pooling = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS, serving.pooling
     sees = not serving.language_model_only and _has_tower(arch)
     encoder = encoder_profile(config, tokens) if sees and config is not None else None
     step = _Step(
@@ -166,7 +170,7 @@ def _server(
         serving.tp,
         serving.pp,
         serving.eager,
-        serving.pooling,
+        pooling,
         serving.compute_capability,
     )
     return dict(_estimates(arch, step, extra, host, release, packed_experts, sees, encoder))

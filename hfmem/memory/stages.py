@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from hfmem.checkpoint.tensors import Box
-from hfmem.memory.model_classes import HOSTED, Everywhere, built_everywhere, through_transformers, ties_head
+from hfmem.memory.model_classes import HOSTED, LAST_PARTS, Everywhere, built_everywhere, through_transformers, ties_head
 from hfmem.memory.placement import BY_LAYER, Placement, placement
 from hfmem.memory.result import count_in
 from hfmem.memory.serving import Serving
@@ -84,6 +84,10 @@ class Stages:
     def _homes(self, spec: TensorSpec) -> list[int]:
         """The stages of a tensor outside the layers, one entry for each copy."""
         every = list(range(len(self.where.stages)))
+        if any(part in spec.pattern for part in LAST_PARTS):
+            return [self.last]
+        if any(part in spec.pattern for part in self.everywhere.parts):
+            return every
         front = self.first if spec.component is Component.EMBEDDING else 0
         if self._in_front(spec):
             return [front]
@@ -92,6 +96,8 @@ class Stages:
         if spec.component is Component.NORM:
             return every if self.everywhere.norm else [self.last]
         homes = every if self.everywhere.embedding else [front]
+        if spec.component is Component.EMBEDDING:
+            homes = homes + [front] * (self.everywhere.tables - 1)
         if spec.pattern == self.copied:  # the table that the head has of its own
             return homes + (every if self.everywhere.head else [self.last])
         moves = spec.pattern == self.shared or (self.follows and spec.component is Component.EMBEDDING)

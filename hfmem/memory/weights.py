@@ -27,6 +27,7 @@ from hfmem.memory.model_classes import (
     kept_whole,
     through_transformers,
 )
+from hfmem.memory.padding import PADDED_BY_DEVICE, mxfp4_padding, padded_share
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
@@ -39,8 +40,8 @@ from hfmem.model.matching import Expected, Matcher, count_boxes, intersect
 from hfmem.model.names import core
 from hfmem.records import dataclass, replace
 
-#: models whose weights a rank holds padded as the device's kernels want them
-PADDED_BY_DEVICE: Final = frozenset({"gpt_oss"})
+#: devices of one machine, where nothing else is known
+_RANKS_OF_HOST: Final = 8
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
@@ -92,15 +93,16 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
             sizes[stage] += count * held.bytes
         used[held.use] += sum(held.stage_counts[: stages.host]) * held.bytes
     stage_bytes, host = sizes[: stages.host], sizes[stages.host]
+    host *= _hosts(serving)
     heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
     return RankWeights(
         parameters=max(parameters[: stages.host]),
         bytes=stage_bytes[heaviest],
-        all_ranks_bytes=(sum(stage_bytes) * sharding.tp + host) * serving.dp,
+        all_ranks_bytes=sum(stage_bytes) * sharding.tp * serving.dp + host,
         stage=heaviest,
         stage_bytes=tuple(stage_bytes),
         stage_parameters=tuple(parameters[: stages.host]),
-        host_bytes=host * serving.dp,
+        host_bytes=host,
         routed_bytes=used["routed"],
         idle_bytes=used["idle"],
         rounding=(
@@ -109,6 +111,15 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
             else Allocated(0, 0)
         ),
     )
+
+
+def _hosts(serving: Serving) -> int:
+    """How many copies of the host's tensors there are: vLLM's data-parallel replicas on one machine share their tables
+    (`config/engram.py`: `resolve_dp_shared_memory`), other programs are as many servers as there are replicas."""
+    if serving.engine != "vllm":
+        return serving.dp
+    together = max(_RANKS_OF_HOST // (serving.tp * serving.pp), 1)
+    return -(-serving.dp // together)
 
 
 def held_tensors(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> Iterator[HeldTensors]:
@@ -176,7 +187,10 @@ def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, serving:
     for spec in arch.tensors:
         loaded = _loaded(arch, spec, stages, engine) and not _only_in(spec, unused)
         loaded = loaded and not _left_out(spec, serving)
-        size = spec.elements * _share(spec, sharding) if loaded else Fraction(0)
+        part = _share(spec, sharding) if loaded else Fraction(0)
+        if loaded and engine == "vllm":
+            part = padded_share(arch, spec, sharding, part)
+        size = spec.elements * part
         if loaded and engine in _PADS and spec.pattern.endswith(".k_proj.weight"):
             if arch.model_type in FUSED_BIAS and _fused_bias(spec.pattern, biases):
                 size += spec.shape[0] * _share(spec, sharding)
@@ -273,8 +287,10 @@ def _held(
                 if not (routed and sharding.expert_parallel):
                     check_blocks(spec, group.pattern, group.shape, sharding.expert_ranks if routed else sharding.tp)
             part = _group_share(group, spec, sharding, match.expected is not None)
+            if engine == "vllm":
+                part = padded_share(arch, spec, sharding, part)
             if engine == "vllm" and arch.model_type in PADDED_BY_DEVICE and group.dtype == "U8":
-                part *= _mxfp4_padding(arch, sharding, serving.compute_capability)
+                part *= mxfp4_padding(arch, sharding, serving.compute_capability)
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
             held = stages.counts(spec, match.boxes, axis)
@@ -287,18 +303,6 @@ def _use(spec: TensorSpec, arch: Architecture) -> Literal["read", "routed", "idl
     if spec.component is Component.VISION or (spec.component is Component.EMBEDDING and not arch.tie_word_embeddings):
         return "idle"
     return "read"
-
-
-def _mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: int) -> Fraction:
-    """How much vLLM's kernels for experts in MXFP4 pad them (`fused_moe/oracle/mxfp4.py`): a rank's intermediate size to 128, the
-    hidden size to 128 on Hopper, else to 256. gpt-oss-20b logs 13.7193 GiB at TP 1, gpt-oss-120b 17.2217 at TP 4 and 32.98 at TP 2.
-    """
-    hidden, inner = arch.hidden_size, arch.intermediate_size
-    assert inner is not None
-    if not sharding.expert_parallel:
-        inner = -(-inner // sharding.expert_ranks)
-    step = 128 if compute_capability // 10 == 9 else 256
-    return Fraction(-(-hidden // step) * step * -(-inner // 128) * 128, hidden * inner)
 
 
 def _same_module(pattern: str, expected: Expected) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Literal
 
 from hfmem.model.inventory import Component, TensorSpec
 from hfmem.model.layers import Cache, Layer
@@ -26,7 +27,9 @@ class Architecture:
     per-layer truth is in `layers`. `dtype` is the canonical code of the config's dtype (the model's default for state and cache).
     `class_defaults` lists keys that config.json leaves out and the class default table supplied. `dtype_given` False: config.json
     names no dtype, and what the files store decides where it is known (`parameters.with_stored_dtype`). `partial`: the model has
-    parts that `tensors` does not list, so that only its files tell what it weighs.
+    parts that `tensors` does not list, so that only its files tell what it weighs. `code` is where there is a class for
+    transformers to run: its own, the repository's (`auto_map`), or only in other engines. `text_type` is the type of the text
+    model inside a wrapper, empty for none, `vision_heads` the heads of its image encoder where the config tells.
     """
 
     family: str
@@ -52,6 +55,9 @@ class Architecture:
     dtype_given: bool = True
     notes: tuple[Note, ...] = ()
     partial: bool = False
+    code: Literal["transformers", "remote", "elsewhere"] = "transformers"
+    text_type: str = ""
+    vision_heads: int | None = None
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

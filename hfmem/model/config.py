@@ -59,6 +59,11 @@ def class_defaults_source() -> str:
     return source
 
 
+def in_transformers(model_type: str) -> bool:
+    """Whether the transformers release of the table has the type: every type that its auto classes know has a line there."""
+    return bool(_class_entry(model_type))
+
+
 def class_keys(model_type: str) -> frozenset[str]:
     """Keys that the configuration class of `model_type` knows, attribute aliases included; empty for a class not in the table."""
     defaults, aliases = _defaults(model_type), _aliases(model_type)

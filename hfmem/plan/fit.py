@@ -13,10 +13,11 @@ from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import peak_contexts
+from hfmem.memory.padding import PADDED_BY_DEVICE
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import PADDED_BY_DEVICE, RankWeights, rank_weights
+from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import Device
 from hfmem.plan.solver import crossing, largest, smallest

@@ -103,7 +103,7 @@ def on_device(serving: Serving, device: Device) -> Serving:
         serving = replace(serving, compute_capability=device.compute_capability)
     if serving.engine == "vllm" and serving.max_num_batched_tokens is None:
         tokens = Release().max_num_batched_tokens(device.memory_bytes, device.name)
-        serving = replace(serving, max_num_batched_tokens=tokens)
+        serving = replace(serving, device_batched_tokens=tokens)
     if serving.engine == "sglang" and serving.max_num_batched_tokens is None:
         serving = replace(serving, max_num_batched_tokens=chunk_tokens(device.memory_bytes))
     return serving

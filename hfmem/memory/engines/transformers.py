@@ -24,7 +24,7 @@ from hfmem.memory.engines.ideal import open_source_notes
 from hfmem.memory.formats import resolve_kv_dtype
 from hfmem.memory.result import CacheBytes, LayerGroup, group_layers
 from hfmem.memory.serving import Serving
-from hfmem.model.architecture import Architecture
+from hfmem.model.architecture import Architecture, Note
 from hfmem.model.layers import (
     Cache,
     CcaState,
@@ -65,8 +65,14 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     Tensor parallelism shards the KV heads (a head is never split); pipeline stages are even runs of layers, as `device_map` does.
 
     Raises:
-        UnsupportedError: a KV dtype the dynamic cache does not hold, or KV heads that `tp` does not divide.
+        UnsupportedError: a type that there is no code for, a KV dtype that the dynamic cache does not hold, or KV heads that `tp`
+            does not divide.
     """
+    if arch.code == "elsewhere":
+        raise UnsupportedError(
+            f"transformers {VERSION} has no model of the type {arch.model_type}, and the repository brings no code of its own "
+            "(auto_map)"
+        )
     # a declared cache format is an engine's business: the dynamic cache holds what the attention layers compute in
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, None)
     if fmt not in _DTYPES:
@@ -100,9 +106,19 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         bytes_per_seq=per_seq,
         state_bytes_per_seq=sum(group.state_bytes for group in groups),
         layer_groups=tuple(groups),
-        notes=open_source_notes(arch, serving),
+        notes=(*open_source_notes(arch, serving), *_remote_notes(arch)),
         stage_bytes=tuple(size * serving.num_seqs_per_replica for size in stages),
     )
+
+
+def _remote_notes(arch: Architecture) -> tuple[Note, ...]:
+    if arch.code != "remote":
+        return ()
+    text = (
+        f"transformers {VERSION} has no model of the type {arch.model_type}: the repository's own code runs (auto_map), which may "
+        "cache otherwise"
+    )
+    return (Note("remote_code", text),)
 
 
 def _as_cached(arch: Architecture, kind: Cache) -> Cache:

@@ -15,8 +15,9 @@ from hfmem.model.draft import Draft
 from hfmem.model.families import vision
 from hfmem.model.families.multimodal import WHOLE, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
-from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Row
+from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row
 from hfmem.model.layers import Layer
+from hfmem.records import replace
 
 
 def aria_text(cfg: Config) -> Architecture:
@@ -27,7 +28,7 @@ def aria_text(cfg: Config) -> Architecture:
     if top_k > experts:
         raise ContradictionError(f"{cfg.file}: {top_k} experts per token cannot be picked from {experts}")
     m.attention(qkv_bias=bias, o_bias=bias)
-    m.linear("mlp.router", experts, m.d.hidden, COLUMN, component=Component.EXPERTS)
+    m.linear("mlp.router", experts, m.d.hidden, Replicated(), component=Component.EXPERTS)
     part, share = Part(m.inv).at("model.layers.{}.mlp.experts.", m.every, Component.EXPERTS), Fraction(top_k, experts)
     up, down = ExpertSplit(None, Column((inner, inner), (None, None))), ExpertSplit(None, Row())
     part.tensor("fc1.weight", (experts, m.d.hidden, 2 * inner), split=up, active=share)
@@ -44,6 +45,7 @@ def aria(cfg: Config) -> Architecture:
     inv = Inventory()
     seen = cfg.sub("vision_config")
     count = vision.siglip(tower(inv, "vision_tower."), seen, head=False)
+    inv.specs[:] = [replace(s, unread=".post_layernorm." in s.pattern) for s in inv.specs]  # vLLM's tower has none
     width, hidden = seen.positive("hidden_size"), inner.hidden_size
     part = tower(inv, "multi_modal_projector.")
     part.tensor("query", (_queries(cfg), width))

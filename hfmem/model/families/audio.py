@@ -14,9 +14,18 @@ from hfmem.model.config import Config
 from hfmem.model.families import vision
 from hfmem.model.families.bart import audio_convolutions, encoder_layers, read_heads
 from hfmem.model.families.heads import task
-from hfmem.model.families.multimodal import NESTED, WHOLE, keep_whole, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import (
+    NESTED,
+    WHOLE,
+    cut_by_heads,
+    keep_whole,
+    text_part,
+    tower,
+    tower_layers,
+    wrap,
+)
 from hfmem.model.families.parts import COLUMN, ROW, Part
-from hfmem.model.inventory import Column, Component, Inventory, Row, Vocab
+from hfmem.model.inventory import Column, Component, Inventory, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer
 from hfmem.records import replace
 
@@ -134,10 +143,7 @@ def qwen3_audio_tower(part: Part, cfg: Config, project: Part, names: tuple[str, 
     part.linear("conv_out", width, channels * bins, bias=False)
     start, heads = len(part.inv.specs), cfg.positive("encoder_attention_heads")
     count = whisper_blocks(part, cfg, k_bias=True)
-    part.inv.specs[start:] = [
-        replace(s, split=replace(s.split, divides=heads)) if isinstance(s.split, Column | Row) else s
-        for s in part.inv.specs[start:]
-    ]
+    part.inv.specs[start:] = cut_by_heads(part.inv.specs[start:], heads)
     part.norm("ln_post", width)
     project.linear(names[0], width, width)
     project.linear(names[1], cfg.positive("output_dim"), width)

@@ -13,7 +13,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, linear, norm
 from hfmem.model.config import Config
 from hfmem.model.families.deepseek_v4 import LAYER, PART, WHOLE, Sizes, need_experts, read_dims, read_sizes, trunk
-from hfmem.model.families.multimodal import text_config, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import cut_by_heads, text_config, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW
 from hfmem.model.inventory import Component, Inventory, Vocab
 from hfmem.model.layers import Cache, CompressedAttention, Layer, SharedCache
@@ -22,6 +22,8 @@ from hfmem.model.stack import Stack, as_mtp, open_stack
 from hfmem.records import replace
 
 _RATIOS = (0, 1, 2)
+#: heads of the image encoder where the config leaves them out (vLLM 0.33.0 `configs/deepseek_v41.py`)
+_IMAGE_HEADS = 16
 
 
 def _ids(cfg: Config, key: str, num_layers: int) -> list[int]:
@@ -139,6 +141,8 @@ def _images(inv: Inventory, cfg: Config, hidden: int) -> int:
     align = tower(inv, "aligner.")
     align.linear("w1", hidden, width * cfg.positive("downsample_ratio") ** 2, split=COLUMN)
     align.linear("w2", hidden, hidden, split=ROW)
+    heads = cfg.opt_int("num_attention_heads")
+    inv.specs[:] = cut_by_heads(inv.specs, _IMAGE_HEADS if heads is None else heads)
     for name in ("image_start", "image_end", "image_newline"):
         tower(inv).tensor(name, (hidden,))
     return count

@@ -41,8 +41,8 @@ def conformer(part: Part, cfg: Config) -> int:
     at.conv("down_conv", width, inner, (1,))
     block.norm("post_norm", width)
     letters = cfg.positive("output_dim")
-    part.linear("out", letters, width)
-    part.linear("out_mid", width, letters)
+    part.linear("out", letters, width, split=COLUMN)
+    part.linear("out_mid", width, letters, split=ROW)
     return count
 
 

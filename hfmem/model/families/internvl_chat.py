@@ -18,8 +18,8 @@ from hfmem.model.families.multimodal import (
     tower_layers,
     wrap,
 )
-from hfmem.model.families.parts import COLUMN, ROW, Part
-from hfmem.model.inventory import Inventory
+from hfmem.model.families.parts import ROW, Part
+from hfmem.model.inventory import Column, Inventory, Row
 
 
 def intern_vit(part: Part, seen: Config) -> int:
@@ -31,8 +31,10 @@ def intern_vit(part: Part, seen: Config) -> int:
     if seen.flag("use_absolute_position_embeddings", default=True):
         part.tensor("embeddings.position_embedding", (1, vision.patches(seen) + 1, width))
     block = part.at("encoder.layers.{}.", range(count))
-    vision.fused_projection(block.at("attn."), "qkv", width, bias=seen.flag("qkv_bias", "attention_bias"))
-    block.linear("attn.proj", width, width, split=ROW)
+    heads = seen.positive("num_attention_heads")  # InternViT-6B has 25: attention then stays whole on every rank
+    fused = Column((width, width, width), (None, None, None), divides=heads)
+    block.linear("attn.qkv", 3 * width, width, split=fused, bias=seen.flag("qkv_bias", "attention_bias"))
+    block.linear("attn.proj", width, width, split=Row(divides=heads))
     if seen.flag("qk_normalization", "use_qk_norm"):
         block.norms(("attn.q_norm", "attn.k_norm"), width, bias=False)
     vision.mlp(block.at("mlp."), width, seen.positive("intermediate_size"))
@@ -53,16 +55,24 @@ def internvl_chat(cfg: Config) -> Architecture:
     inv = Inventory()
     seen = cfg.sub("vision_config", model_type="intern_vit_6b")
     count = intern_vit(tower(inv, "vision_model."), seen)
+    _unread(inv, cfg, count)
     merged = seen.positive("hidden_size") * int(1 / cfg.need_float("downsample_ratio")) ** 2
     project = tower(inv, "mlp1.")
     if cfg.model_type == "NVLM_D":
         wide = text.positive("intermediate_size")
         project.norm("0", merged)
-        project.linear("1", wide, merged, split=COLUMN, bias=False)
-        project.linear("3", inner.hidden_size, wide, split=ROW, bias=False)
+        project.linear("1", wide, merged, bias=False)
+        project.linear("3", inner.hidden_size, wide, bias=False)
     else:
         _mlp1(project, inner.hidden_size, merged)
     return wrap(cfg, text, inner, "internvl_chat", WHOLE, inv, tower_layers(count))
+
+
+def _unread(inv: Inventory, cfg: Config, count: int, norm: str | None = None) -> None:
+    """vLLM builds the tower up to `select_layer` (`internvl.py`, `nvlm_d.py`, `h2ovl.py`, `skyworkr1v.py`, `eagle2_5_vl.py`)."""
+    value = cfg.published("select_layer")
+    depth = vision.feature_depth(cfg, "select_layer", -1 if value is None else value, count, from_start=1)
+    vision.unread_behind(inv, depth, count, norm)
 
 
 def eagle2_5(cfg: Config) -> Architecture:
@@ -71,19 +81,18 @@ def eagle2_5(cfg: Config) -> Architecture:
     inner = text_architecture(text)
     inv = Inventory()
     seen = cfg.sub("vision_config", model_type="siglip_vision_model")
-    count = vision.siglip(
-        tower(inv, "vision_model.vision_model."), seen, head=seen.flag("vision_use_head", default=True)
-    )
+    count = vision.siglip(tower(inv, "vision_model.vision_model."), seen)
+    _unread(inv, cfg, count, "post_layernorm.")
     merged = seen.positive("hidden_size") * int(1 / cfg.need_float("downsample_ratio")) ** 2
     _mlp1(tower(inv, "mlp1."), inner.hidden_size, merged)
     return wrap(cfg, text, inner, "eagle2_5", WHOLE, inv, tower_layers(count))
 
 
 def _mlp1(part: Part, hidden: int, features: int) -> None:
-    """A norm and two linear layers with an activation between, as `nn.Sequential` numbers them."""
+    """A norm and two linear layers with an activation between, as `nn.Sequential` numbers them; every rank holds them whole."""
     part.norm("0", features)
-    part.linear("1", hidden, features, split=COLUMN)
-    part.linear("3", hidden, hidden, split=ROW)
+    part.linear("1", hidden, features)
+    part.linear("3", hidden, hidden)
 
 
 def locateanything(cfg: Config) -> Architecture:

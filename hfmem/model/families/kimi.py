@@ -13,7 +13,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, gated_mlp, linear, norm, routed_experts
 from hfmem.model.config import Config
 from hfmem.model.families.multimodal import WHOLE, text_config, text_part, tower, tower_layers, wrap
-from hfmem.model.families.parts import COLUMN, ROW, Part
+from hfmem.model.families.parts import Part
 from hfmem.model.families.vision import side
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.latent_blocks import latent_attention, latent_dims, read_latent
@@ -26,8 +26,12 @@ LAYER = "model.layers.{}"
 LINEAR, FULL = "linear_attention", "full_attention"
 
 
-def moonvit(part: Part, vision: Config) -> int:
-    """MoonViT with learned positions; K3's has no biases, a norm without one, and queries of a width of its own."""
+def moonvit(part: Part, vision: Config, *, cut_by_heads: bool = False) -> int:
+    """MoonViT with learned positions; K3's has no biases, a norm without one, and queries of a width of its own.
+
+    `cut_by_heads`: ranks that do not divide the heads hold all of it (vLLM's `is_vit_use_data_parallel`), Kimi-VL's refuses them.
+    """
+    heads = vision.positive("vt_num_attention_heads", "num_attention_heads") if cut_by_heads else None
     width, count = (
         vision.positive("vt_hidden_size", "hidden_size"),
         vision.positive("vt_num_hidden_layers", "num_hidden_layers"),
@@ -46,11 +50,11 @@ def moonvit(part: Part, vision: Config) -> int:
     part.tensor("patch_embed.pos_emb.weight", (*grid, width))
     block = part.at("encoder.blocks.{}.", range(count))
     block.norms(("norm0", "norm1"), width, bias=layer_norm)
-    block.linear("wqkv", 3 * inner, width, split=Column((inner, inner, inner)), bias=attn_bias)
-    block.linear("wo", width, inner, split=ROW, bias=attn_bias)
+    block.linear("wqkv", 3 * inner, width, split=Column((inner, inner, inner), divides=heads), bias=attn_bias)
+    block.linear("wo", width, inner, split=Row(divides=heads), bias=attn_bias)
     mlp = vision.positive("vt_intermediate_size", "intermediate_size")
-    block.linear("mlp.fc0", mlp, width, split=COLUMN, bias=mlp_bias)
-    block.linear("mlp.fc1", width, mlp, split=ROW, bias=mlp_bias)
+    block.linear("mlp.fc0", mlp, width, split=Column(divides=heads), bias=mlp_bias)
+    block.linear("mlp.fc1", width, mlp, split=Row(divides=heads), bias=mlp_bias)
     part.norm("encoder.final_layernorm", width, bias=layer_norm)
     return count
 
@@ -75,7 +79,7 @@ def _wrapped(cfg: Config, text: Config, inner: Architecture, family: str) -> Arc
     inv = Inventory()
     found = cfg.sub("vision_config", model_type="kimi_k25_vision")
     vision = Config(found.data, found.file, "kimi_k25_vision", cfg.used_defaults)
-    count = moonvit(tower(inv, "vision_tower."), vision)
+    count = moonvit(tower(inv, "vision_tower."), vision, cut_by_heads=True)
     _projector(tower(inv, "mm_projector."), vision, inner.hidden_size)
     return wrap(cfg, text, inner, family, WHOLE, inv, tower_layers(count))
 

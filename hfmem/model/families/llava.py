@@ -26,7 +26,7 @@ from hfmem.model.families.multimodal import (
     wrap,
 )
 from hfmem.model.families.parts import COLUMN, ROW, Part
-from hfmem.model.inventory import Inventory, TensorSpec
+from hfmem.model.inventory import Inventory
 from hfmem.records import replace
 
 _TOWERS = ("clip_vision_model", "siglip_vision_model", "pixtral")
@@ -55,24 +55,9 @@ def _feature_layers(cfg: Config, *names: str) -> int:
 
 def _unread(inv: Inventory, cfg: Config, count: int) -> None:
     """Mark what of the tower in `inv` lies behind the deepest of the `vision_feature_layer`s: blocks, and the last norm always."""
-    value = cfg.lookup("vision_feature_layer")
-    chosen = value if isinstance(value, list) else [value]
-    if any(not isinstance(layer, int) or not -count - 1 <= layer <= count for layer in chosen):
-        raise ContradictionError(
-            f"{cfg.file}: 'vision_feature_layer' is {str(value)[:40]}, for a tower of {count} layers"
-        )
-    depth = max(layer + count + 1 if layer < 0 else layer for layer in chosen)
-    specs: list[TensorSpec] = []
-    for spec in inv.specs:
-        if ".post_layernorm." in spec.pattern:
-            specs.append(replace(spec, unread=True))
-        elif spec.layer_axis is None:
-            specs.append(spec)
-        else:
-            for unread, blocks in ((False, range(depth)), (True, range(depth, count))):
-                boxes = tuple((blocks, *box[1:]) for box in spec.boxes)
-                specs += [replace(spec, boxes=boxes, unread=unread)] if blocks else []
-    inv.specs[:] = specs
+    depth = vision.feature_depth(cfg, "vision_feature_layer", cfg.lookup("vision_feature_layer"), count)
+    vision.unread_behind(inv, depth, count)
+    inv.specs[:] = [replace(s, unread=True) if ".post_layernorm." in s.pattern else s for s in inv.specs]
 
 
 def llava(cfg: Config) -> Architecture:
@@ -184,6 +169,8 @@ def mistral3(cfg: Config) -> Architecture:
     inv = Inventory()
     seen = cfg.sub("vision_config")
     count = image_tower(tower(inv, "vision_tower."), seen)
+    depth = vision.feature_depth(cfg, "vision_feature_layer", cfg.lookup("vision_feature_layer"), count)
+    vision.unread_behind(inv, depth, count)
     width, merge = seen.positive("hidden_size"), cfg.positive("spatial_merge_size")
     layers = _feature_layers(cfg, "vision_feature_layer")
     project = tower(inv, "multi_modal_projector.")

@@ -62,7 +62,7 @@ def molmo(cfg: Config) -> Architecture:
     inv = Inventory()
     top = Part(inv, "model.transformer.")
     top.tensor("wte.embedding", (vocab, d.hidden), Component.EMBEDDING, Vocab())
-    top.tensor("wte.new_embedding", (_MOLMO_EXTRA, d.hidden), Component.EMBEDDING)
+    top.tensor("wte.new_embedding", (_MOLMO_EXTRA, d.hidden), Component.EMBEDDING, Vocab())
     block = top.at("blocks.{}.", range(d.num_layers))
     parts = (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim, d.num_kv_heads * d.head_dim)
     split = Column(parts, (None, d.num_kv_heads, d.num_kv_heads))

@@ -13,7 +13,7 @@ from hfmem.model.blocks import read_dtype
 from hfmem.model.config import Config
 from hfmem.model.families import registry
 from hfmem.model.families.parts import Part
-from hfmem.model.inventory import Component, Inventory, Replicated, TensorSpec
+from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row, TensorSpec
 from hfmem.model.layers import Layer, NoCache
 from hfmem.records import replace
 
@@ -148,9 +148,24 @@ def keep_whole(inv: Inventory, *places: str) -> None:
     inv.specs[:] = [replace(s, split=Replicated()) if any(p in s.pattern for p in places) else s for s in inv.specs]
 
 
+def cut_by_heads(specs: Iterable[TensorSpec], heads: int) -> list[TensorSpec]:
+    """Modules that every rank holds whole where the ranks do not divide `heads` (vLLM's `is_vit_use_data_parallel`)."""
+    return [
+        replace(s, split=replace(s.split, divides=heads)) if isinstance(s.split, Column | Row) else s for s in specs
+    ]
+
+
 def tower_layers(count: int, stack: str = "vision") -> tuple[Layer, ...]:
     """The layers of a vision or audio tower: nothing is kept between tokens."""
     return (Layer((NoCache(stack),), stack=stack),) * count
+
+
+def _vision_heads(cfg: Config) -> int | None:
+    seen = cfg.opt_sub("vision_config")
+    if seen is None:
+        return None
+    own = Config(seen.data, seen.file, seen.model_type)  # not one of the facts that decide a size
+    return own.opt_int("num_attention_heads", "num_heads", "vt_num_attention_heads")
 
 
 def wrap(
@@ -173,6 +188,8 @@ def wrap(
         inner,
         family=family,
         model_type=cfg.model_type,
+        text_type=inner.text_type or inner.model_type,
+        vision_heads=_vision_heads(cfg),
         architectures=architectures,
         dtype=read_dtype(cfg, text),
         layers=(*inner.layers, *layers),

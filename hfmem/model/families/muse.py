@@ -11,7 +11,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, attention, full, gated_mlp, linear, norm, read_dims, sliding
 from hfmem.model.config import Config
-from hfmem.model.families.multimodal import NESTED, text_config, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import NESTED, cut_by_heads, text_config, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row
 from hfmem.model.layers import Layer
@@ -143,6 +143,7 @@ def _wrapped(cfg: Config, kind: str, inner: Architecture, text: Config) -> Archi
     found = cfg.sub("vision_config")
     vision = Config(found.data, found.file, f"{kind}_vision", cfg.used_defaults)
     layers = list(tower_layers(_vision(tower(inv, "model.vision_tower."), vision)))
+    inv.specs[:] = cut_by_heads(inv.specs, vision.positive("num_attention_heads"))
     adapter = tower(inv, "model.vision_adapter.")
     out, middle = cfg.positive("out_hidden_size"), cfg.positive("projector_hidden_size")
     adapter.linear("fc1", middle, out, bias=False)

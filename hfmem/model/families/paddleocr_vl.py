@@ -11,9 +11,19 @@ from __future__ import annotations
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
 from hfmem.model.families import vision
-from hfmem.model.families.multimodal import PLAIN, text_architecture, text_config, text_part, tower, tower_layers, wrap
+from hfmem.model.families.multimodal import (
+    PLAIN,
+    keep_whole,
+    text_architecture,
+    text_config,
+    text_part,
+    tower,
+    tower_layers,
+    wrap,
+)
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Inventory
+from hfmem.records import replace
 
 #: rows of the positions of packed images, fixed in the code
 _PACKED = 32768
@@ -23,9 +33,10 @@ def keye_tower(part: Part, cfg: Config) -> int:
     """SigLIP without its head, and what the files hold besides."""
     width = cfg.positive("hidden_size")
     count = vision.siglip(part, cfg, head=False)
-    unread = part.maybe()
+    before, unread = len(part.inv.specs), part.maybe()
     unread.tensor("embeddings.packing_position_embedding.weight", (_PACKED, width))
     vision.pooling_head(unread.at("head."), width, cfg.positive("intermediate_size"))
+    part.inv.specs[before:] = [replace(spec, unread=True) for spec in part.inv.specs[before:]]
     return count
 
 
@@ -44,6 +55,7 @@ def paddleocr_vl(cfg: Config) -> Architecture:
     count = keye_tower(tower(inv, "visual.vision_model."), seen)
     width, merge = seen.positive("hidden_size"), seen.positive("spatial_merge_size") ** 2
     _projector(tower(inv, "mlp_AR."), width, merge, inner.hidden_size, width)
+    keep_whole(inv, "mlp_AR.")
     return wrap(cfg, text, inner, "paddleocr_vl", PLAIN, inv, tower_layers(count))
 
 

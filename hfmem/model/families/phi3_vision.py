@@ -15,7 +15,6 @@ from hfmem.model.families.multimodal import (
     tower_layers,
     wrap,
 )
-from hfmem.model.families.parts import COLUMN, ROW
 from hfmem.model.inventory import Inventory
 
 #: CLIP ViT-L/14 at 336 pixels (openai/clip-vit-large-patch14-336)
@@ -42,9 +41,12 @@ def phi3_v(cfg: Config) -> Architecture:
     seen = Config(_CLIP_L_336, f"{cfg.file}: img_processor", "", cfg.used_defaults)
     part = tower(inv, "model.vision_embed_tokens.")
     count = vision.clip(part.at("img_processor.vision_model."), seen)
+    layer = processor.opt_int("layer_idx")
+    depth = vision.feature_depth(processor, "layer_idx", -2 if layer is None else layer, count, from_start=1)
+    vision.unread_behind(inv, depth, count, "post_layernorm.")
     wide = 4 * processor.positive("image_dim_out")  # 2 × 2 patches side by side
     part.tensor("glb_GN", (1, 1, wide))
     part.tensor("sub_GN", (1, 1, 1, wide))
-    part.linear("img_projection.0", inner.hidden_size, wide, split=COLUMN)
-    part.linear("img_projection.2", inner.hidden_size, inner.hidden_size, split=ROW)
+    part.linear("img_projection.0", inner.hidden_size, wide)
+    part.linear("img_projection.2", inner.hidden_size, inner.hidden_size)
     return wrap(cfg, text, inner, "phi3_v", PLAIN, inv, tower_layers(count))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from hfmem.errors import UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
-from hfmem.model.config import Config
+from hfmem.model.config import Config, in_transformers
 from hfmem.model.families.file_types import BY_FILES
 from hfmem.model.families.multimodal_types import MULTIMODAL
 from hfmem.model.families.text_types import TEXT
@@ -366,7 +366,14 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
         assumed=assume if assume != model_type else None,
         dtype_given=names_dtype(data),
         notes=notes,
+        code=_code(data, wanted),
     )
+
+
+def _code(data: Mapping[str, Any], model_type: str) -> Literal["transformers", "remote", "elsewhere"]:
+    if in_transformers(model_type):
+        return "transformers"
+    return "remote" if isinstance(data.get("auto_map"), Mapping) else "elsewhere"
 
 
 def _refusal(data: Mapping[str, Any], file: str, model_type: str) -> str:

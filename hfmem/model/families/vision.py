@@ -11,7 +11,8 @@ from __future__ import annotations
 from hfmem.errors import ContradictionError
 from hfmem.model.config import Config
 from hfmem.model.families.parts import COLUMN, ROW, Part
-from hfmem.model.inventory import Column
+from hfmem.model.inventory import Column, Inventory, TensorSpec
+from hfmem.records import replace
 
 
 def side(cfg: Config, *names: str) -> tuple[int, int]:
@@ -108,7 +109,8 @@ def pooling_head(pool: Part, hidden: int, intermediate: int) -> None:
 def siglip(part: Part, vision: Config, *, head: bool | None = None, positions: int | None = None) -> int:
     """SigLIP's vision transformer, with its attention-pooling head where `vision_use_head` (or `head`) says so.
 
-    `positions` overrides the number of position embeddings (NaViT variants count them differently).
+    `positions` overrides the number of position embeddings (NaViT variants count them differently). Where the config decides on
+    the head, the tower is part of a larger model, and vLLM does not build it (`siglip.py`: `use_head`).
     """
     hidden, count = vision.positive("hidden_size"), vision.positive("num_hidden_layers")
     intermediate = vision.positive("intermediate_size")
@@ -117,9 +119,47 @@ def siglip(part: Part, vision: Config, *, head: bool | None = None, positions: i
     emb.tensor("position_embedding.weight", (patches(vision) if positions is None else positions, hidden))
     clip_blocks(part.at("encoder."), count, hidden, intermediate)
     part.norm("post_layernorm", hidden)
+    before = len(part.inv.specs)
     if vision.flag("vision_use_head", default=True) if head is None else head:
         pooling_head(part.at("head."), hidden, intermediate)
+    if head is None:
+        part.inv.specs[before:] = [replace(spec, unread=True) for spec in part.inv.specs[before:]]
     return count
+
+
+def unread_behind(inv: Inventory, depth: int, count: int, norm: str | None = None) -> None:
+    """Mark the blocks of the tower in `inv` from `depth` on, of `count`, as not built by vLLM, and its last norm with them.
+
+    Args:
+        norm: part of that norm's name.
+    """
+    specs: list[TensorSpec] = []
+    for spec in inv.specs:
+        if norm is not None and norm in spec.pattern and depth < count:
+            specs.append(replace(spec, unread=True))
+        elif spec.layer_axis is None:
+            specs.append(spec)
+        else:
+            for unread, blocks in ((False, range(depth)), (True, range(depth, count))):
+                boxes = tuple((blocks, *box[1:]) for box in spec.boxes)
+                specs += [replace(spec, boxes=boxes, unread=unread)] if blocks else []
+    inv.specs[:] = specs
+
+
+def feature_depth(cfg: Config, key: str, value: object, count: int, *, from_start: int = 0) -> int:
+    """Blocks below the deepest of the layers that the text model sees: `value` is an index or a list of them under `key`.
+
+    Args:
+        from_start: added to an index counted from the start; LLaVA counts the embedding as layer 0, InternVL does not (1).
+
+    Raises:
+        ContradictionError: no such layers in a tower of `count`.
+    """
+    chosen = value if isinstance(value, list) else [value]
+    depths = [layer + count + 1 if layer < 0 else layer + from_start for layer in chosen if isinstance(layer, int)]
+    if len(depths) < len(chosen) or not depths or any(not 0 <= depth <= count for depth in depths):
+        raise ContradictionError(f"{cfg.file}: {key!r} is {str(value)[:40]}, for a tower of {count} layers")
+    return max(depths)
 
 
 def pixtral(part: Part, vision: Config) -> int:

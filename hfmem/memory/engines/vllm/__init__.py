@@ -12,11 +12,18 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import source_tokens, token_bytes
+from hfmem.memory.engines.vllm.classes import batched_tokens
 from hfmem.memory.engines.vllm.groups import Group, group_layers
 from hfmem.memory.engines.vllm.layers import Plan, caches_prefixes, plan_layers
-from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, request_pages
-from hfmem.memory.engines.vllm.support import check_experts, check_heads, check_model, check_ranks, pipeline_stages
+from hfmem.memory.engines.vllm.support import (
+    check_encoder,
+    check_experts,
+    check_heads,
+    check_model,
+    check_ranks,
+    pipeline_stages,
+)
 from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -100,7 +107,7 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     Raises:
         UnsupportedError: vLLM refuses the model or the layout.
     """
-    batched = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
+    batched = batched_tokens(arch, serving)
     # asynchronous scheduling keeps one batch more in flight than there are pipeline stages
     limits = Limits(serving.context, (serving.steps_in_flight or serving.pp + 1) * batched, batched)
     return Layout(_structure(arch, serving), limits)
@@ -109,7 +116,7 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
 def _structure(arch: Architecture, serving: Serving) -> _Structure:
     spans = None if caches_prefixes(arch, serving) else serving.context
     formats = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size, serving.compute_capability)
-    key = (id(arch), *formats, serving.tp, serving.pp, serving.ep, spans)
+    key = (id(arch), *formats, serving.tp, serving.pp, serving.ep, spans, serving.language_model_only)
     if key not in _STRUCTURES:
         if len(_STRUCTURES) >= _MOST_STRUCTURES:
             _STRUCTURES.clear()
@@ -121,6 +128,8 @@ def _read_structure(arch: Architecture, serving: Serving) -> _Structure:
     check_model(arch)
     check_ranks(arch, serving.tp, serving.pp)
     check_heads(arch, serving.tp)
+    if not serving.language_model_only:
+        check_encoder(arch, serving.tp)
     if serving.ep:
         check_experts(arch)
     plan = plan_layers(arch, serving)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.vllm.classes import has_stages
 from hfmem.model.architecture import Architecture
+from hfmem.model.inventory import Component, Row, TensorSpec
 from hfmem.model.layers import CcaState, CrossAttention, MatrixMemoryState, RgLruState, RwkvState
 
 #: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`); without RWForCausalLM, Falcon's old name, whose
@@ -131,7 +133,8 @@ def check_ranks(arch: Architecture, tp: int, pp: int) -> None:
     Raises:
         UnsupportedError: with vLLM's reason.
     """
-    if pp > 1 and arch.model_type in _ONE_STAGE:
+    one_stage = arch.model_type in _ONE_STAGE if has_stages(arch) is None else not has_stages(arch)
+    if pp > 1 and one_stage:
         raise UnsupportedError(f"vLLM 0.33 has no pipeline parallelism for {arch.model_type} models (no `SupportsPP`)")
     if tp > 1 and arch.model_type in _ONE_RANK:
         raise UnsupportedError(f"vLLM 0.33 serves {arch.model_type} models with tensor_parallel_size=1 only")
@@ -148,6 +151,34 @@ def check_heads(arch: Architecture, tp: int) -> None:
         raise UnsupportedError(
             f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({tp})."
         )
+
+
+def check_encoder(arch: Architecture, tp: int) -> None:
+    """Refuse a tensor-parallel size that does not divide the heads of an image encoder whose attention the ranks share out.
+
+    Raises:
+        UnsupportedError: with vLLM's condition.
+    """
+    heads = arch.vision_heads
+    if heads is None or heads % tp == 0:
+        return
+    if any(_shares_heads(spec) for spec in arch.tensors):
+        raise UnsupportedError(
+            f"the image encoder's attention heads ({heads}) must be divisible by tensor parallel size ({tp})"
+        )
+
+
+def _shares_heads(spec: TensorSpec) -> bool:
+    """Whether it is the output projection of an image encoder's attention, split with its heads."""
+    words = spec.pattern.split(".")
+    return (
+        spec.component is Component.VISION
+        and isinstance(spec.split, Row)
+        and spec.split.divides is None
+        and spec.layer_axis is not None
+        and not any("audio" in word for word in words)
+        and any(word.endswith(("attn", "attention")) for word in words)
+    )
 
 
 def check_experts(arch: Architecture) -> None:

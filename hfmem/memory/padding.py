@@ -1,0 +1,51 @@
+"""Where vLLM's classes pad a rank's share of a matrix beyond what the checkpoint holds.
+
+Read from vLLM 0.33.0: `fused_moe/oracle/mxfp4.py`, `models/kimi_k3/nvidia/{model,kda}.py`.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Final
+
+from hfmem.memory.shares import Sharding
+from hfmem.model.architecture import Architecture
+from hfmem.model.inventory import Column, ExpertSplit, TensorSpec
+from hfmem.model.layers import KimiDeltaState
+
+#: models whose weights a rank holds padded as the device's kernels want them
+PADDED_BY_DEVICE: Final = frozenset({"gpt_oss"})
+_KIMI_K3: Final = "kimi_k3"
+#: rows of an expert that a rank of Kimi K3 holds at least where ranks cut experts (`min_moe_intermediate_per_partition`)
+_LEAST_EXPERT_ROWS: Final = 256
+#: rows that Kimi K3's joint projection of delta attention is padded to a multiple of
+_JOINT_ROWS: Final = 16
+
+
+def mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: int) -> Fraction:
+    """How much vLLM's kernels for experts in MXFP4 pad them: a rank's intermediate size to 128, the hidden size to 128 on Hopper,
+    else to 256. gpt-oss-20b logs 13.7193 GiB at TP 1, gpt-oss-120b 17.2217 at TP 4 and 32.98 at TP 2.
+    """
+    hidden, inner = arch.hidden_size, arch.intermediate_size
+    assert inner is not None
+    if not sharding.expert_parallel:
+        inner = -(-inner // sharding.expert_ranks)
+    step = 128 if compute_capability // 10 == 9 else 256
+    return Fraction(-(-hidden // step) * step * -(-inner // 128) * 128, hidden * inner)
+
+
+def padded_share(arch: Architecture, spec: TensorSpec, sharding: Sharding, part: Fraction) -> Fraction:
+    """`part`, a rank's share of the tensor under vLLM, with what the model's class adds to it."""
+    if arch.model_type != _KIMI_K3:
+        return part
+    if isinstance(spec.split, ExpertSplit):
+        if sharding.expert_parallel or sharding.expert_ranks == 1:
+            return part
+        inner = spec.shape[-2] if isinstance(spec.split.inner, Column) else spec.shape[-1]
+        return max(part, Fraction(_LEAST_EXPERT_ROWS, inner))
+    if spec.pattern.endswith(".self_attn.b_proj.weight"):  # the last rows of q, k, v, gate, f_a and b in one matrix
+        state = next(cache for cache in arch.kinds() if isinstance(cache, KimiDeltaState))
+        heads = state.num_heads // sharding.tp
+        rows = 4 * heads * state.head_k_dim + state.head_k_dim + heads
+        return Fraction(heads + -rows % _JOINT_ROWS, state.num_heads)
+    return part
