@@ -165,7 +165,8 @@ def _vision_heads(cfg: Config) -> int | None:
     if seen is None:
         return None
     own = Config(seen.data, seen.file, seen.model_type)  # not one of the facts that decide a size
-    return own.opt_int("num_attention_heads", "num_heads", "vt_num_attention_heads")
+    heads = own.lookup("num_attention_heads", "num_heads", "vt_num_attention_heads")
+    return heads if type(heads) is int else None  # towers in stages list one for each
 
 
 def wrap(

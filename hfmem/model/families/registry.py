@@ -373,6 +373,11 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
 def _code(data: Mapping[str, Any], model_type: str) -> Literal["transformers", "remote", "elsewhere"]:
     if in_transformers(model_type):
         return "transformers"
+    from hfmem.model.nearest import class_family  # types of a repository's own are few
+
+    by_class = class_family(data, FAMILIES)  # Kimi K2 has a type of its own and DeepSeek-V3's class
+    if by_class is not None and in_transformers(by_class):
+        return "transformers"
     return "remote" if isinstance(data.get("auto_map"), Mapping) else "elsewhere"
 
 
