@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 TEXT: Final[dict[str, str]] = {
+    "step5": "step5:step5",
     "xlnet": "xlnet:xlnet",
     "llada": "diffusion_lm:llada",
     "llada2_moe": "diffusion_lm:llada2_moe",
