@@ -16,7 +16,6 @@ from hfmem.memory.cache import source_tokens, token_bytes
 from hfmem.memory.engines.vllm.classes import batched_tokens
 from hfmem.memory.engines.vllm.groups import Group, group_layers
 from hfmem.memory.engines.vllm.layers import Plan, caches_prefixes, plan_layers
-from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, ceil_div, request_pages
 from hfmem.memory.engines.vllm.support import (
     check_encoder,
