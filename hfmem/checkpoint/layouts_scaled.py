@@ -51,6 +51,8 @@ def scaled(leaves: Leaves, module: str, said: Quantization | None) -> Layout | N
             block = said.block if said and said.block else (-(-rows // down), -(-inputs // groups))
         return Layout(method, prod(shape), tuple(shape), bits, None if block else group, used, block)
 
+    if not weight.shape:  # a single number is no matrix that a scale could belong to
+        return None
     if name == "scales" and weight.dtype != "U32":
         if "tables" in leaves and said and said.bits:  # HIGGS packs along the output axis
             used += present(leaves, "tables", "tables2")

@@ -16,7 +16,7 @@ def _words(text: str) -> frozenset[str]:
 #: names that classes put before a model's own tensors, any number of times; they never tell two tensors of one model apart
 WRAPPERS: Final = _words(
     "model transformer language_model text_model base_model module _orig_mod llm thinker bert roberta gpt_neox "
-    "embedding_model pretrained_model"
+    "embedding_model pretrained_model ultrabert"
 )
 
 #: old spellings of a norm's parameters (TensorFlow's BERT), which transformers renames on loading

@@ -224,6 +224,13 @@ def test_one_weight_of_each_layout(
     assert summary.quantized_bytes - summary.overhead_bytes == 3 * OUT * IN * bits // 8 // kept
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F4", "I8", "U8", "U32"])
+@pytest.mark.parametrize("scale", ["weight_scale", "weight_scale_inv", "scales"])
+def test_a_single_number_beside_a_scale_is_itself(dtype: str, scale: str) -> None:
+    groups = logical({"m.weight": (dtype, () if dtype != "F4" else (2,)), f"m.{scale}": ("F32", ())}, None)
+    assert sum(group.total_bytes for group in groups) == (2 if dtype == "F4" else 1) * BITS[dtype] // 8 + 4
+
+
 any_fact = st.tuples(st.sampled_from(sorted(BITS)), st.lists(st.integers(0, 40), max_size=4).map(tuple)).filter(
     lambda fact: prod(fact[1]) * BITS[fact[0]] % 8 == 0
 )

@@ -42,6 +42,8 @@ COUNTED = [
     ("gte", "GteModel", 305_368_320),
     ("jina_embeddings_v3", "JinaEmbeddingsV3Model", 559_364_096),
     ("eurobert", "EuroBertForMaskedLM", 310_266_624),
+    ("ultrabert", "UltrabertForMaskedLM", 6_744_707_072),
+    ("ultrabert", "UltrabertForSequenceClassification", 6_607_351_810),
     ("mobilebert", "MobileBertForPreTraining", 36_860_220),
     ("squeezebert", "SqueezeBertForMaskedLM", 51_712_314),
     ("fnet", "FNetForMaskedLM", 83_485_184),

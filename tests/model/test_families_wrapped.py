@@ -11,6 +11,9 @@ from hub_server import shard
 
 import hfmem
 from hfmem.errors import MissingFileError, UnknownArchitectureError
+from hfmem.memory.cache import bytes_per_token
+from hfmem.model.families.registry import read_architecture
+from hfmem.model.layers import CrossAttention
 
 TEXT = {
     "model_type": "qwen2",
@@ -105,3 +108,37 @@ def test_a_known_wrapper_needs_its_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "fast_vlm", "text_config": TEXT}))
     with pytest.raises(MissingFileError, match="headers alone"):
         hfmem.estimate(str(tmp_path))
+
+
+PANGU: dict[str, Any] = {key: value for key, value in TEXT.items() if key != "model_type"}
+
+
+def test_openpangu_vl_keeps_its_text_keys_at_the_top(tmp_path: Path) -> None:
+    # vLLM's `openpangu_vl.py`: PanguEmbeddedForCausalLM under `model.language_model.`, biases on q, k, v and the output
+    config = PANGU | {"model_type": "openpangu_vl", "dtype": "bfloat16", "bias": True, "vision_config": {"depth": 2}}
+    biases: list[Tensor] = [(f"model.language_model.layers.{i}.self_attn.o_proj.bias", "BF16", (64,)) for i in range(3)]
+    files = qwen2("model.language_model.", "lm_head") + biases
+    report = hfmem.estimate(
+        folder(tmp_path, config, [*files, ("model.visual.blocks.0.norm.weight", "BF16", (32,))]), context=100
+    )
+    assert report.parameters.total == PARAMETERS + 3 * 64 + 32
+    assert report.kv_cache.bytes_per_token == 3 * 2 * 2 * 16 * 2
+    assert not {note.code for note in report.warnings} & {"missing_tensors", "unexpected_tensors", "layers_mismatch"}
+
+
+def test_nemotron_parse_3_5_reads_the_image_as_tokens() -> None:
+    decoder = {
+        "d_model": 64,
+        "decoder_layers": 3,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 96,
+        "vocab_size": 100,
+    }
+    decoder |= {"model_type": "mbart", "causal_vision_prefix": True, "tie_word_embeddings": False}
+    config = {"model_type": "nemotron_parse", "architectures": ["RadioMBartPrefixForCausalLM"], "dtype": "bfloat16"}
+    arch = read_architecture(config | {"decoder": decoder, "tie_word_embeddings": False, "encoder": {}})
+    # `MBartDecoderLayer`: four projections, two layers, two norms, all with biases; two norms around them, embedding and head
+    layer = 4 * (64 * 64 + 64) + 2 * 96 * 64 + 96 + 64 + 4 * 64
+    assert arch.expected_parameters() == 2 * 6400 + 4 * 64 + 3 * layer
+    assert bytes_per_token(arch) == 3 * 2 * 64 * 2
+    assert arch.partial and not any(isinstance(cache, CrossAttention) for cache in arch.caches())

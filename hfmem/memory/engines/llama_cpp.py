@@ -68,6 +68,8 @@ _NOT_SERVED: Final = frozenset(
     {
         "whisper",
         "xlnet",
+        "step5",
+        "step5_vl",
         "moshi",
         "musicgen",
         "musicgen_decoder",

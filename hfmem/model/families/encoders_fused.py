@@ -98,7 +98,7 @@ def jina_v3(cfg: Config) -> Architecture:
 
 
 def eurobert(cfg: Config) -> Architecture:
-    """EuroBERT: Llama's block without the causal mask."""
+    """EuroBERT and UltraBERT: Llama's block without the causal mask."""
     what = task(cfg, "model", TASKS)
     d = read_dims(cfg)
     inner, vocab = cfg.positive("intermediate_size"), cfg.positive("vocab_size")
@@ -121,14 +121,20 @@ def eurobert(cfg: Config) -> Architecture:
     part.norm("norm", d.hidden, bias=False)
     tied = cfg.flag("tie_word_embeddings", default=False)
     other = Part(inv, component=Component.OTHER)
+    ultra = cfg.model_type == "ultrabert"
     if what == "mlm":
-        head, to = Part(inv, "lm_head.", Component.LM_HEAD), "model.embed_tokens.weight" if tied else None
+        head = Part(inv, "cls." if ultra else "lm_head.", Component.LM_HEAD)
+        to = "model.embed_tokens.weight" if tied else None
         head.tensor("weight", (vocab, d.hidden), split=Vocab(), tied_to=to, optional=tied)
-        if mlp_bias:
+        if ultra:
+            narrow = cfg.positive("prediction_head_size")
+            other.linear("head.linear1", narrow, d.hidden, bias=False)
+            other.linear("head.linear2", d.hidden, narrow, bias=False)
+        elif mlp_bias:
             head.tensor("bias", (vocab,), split=Vocab())
-    elif what == "sequence":
+    elif what == "sequence" and not ultra:
         other.linear("dense", d.hidden, d.hidden)
         other.linear("classifier", num_labels(cfg), d.hidden)
-    elif what == "token":
+    elif what in ("token", "sequence"):
         other.linear("classifier", num_labels(cfg), d.hidden)
     return _finish(cfg, inv, tied=tied)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 _TEXT: Final = (
-    "bros canine dpr esmc funnel layoutlmv2 layoutlmv3 layoutxlm lilt luke lxmert markuplm perceiver splinter tapas "
-    "visual_bert vilt clip_text_model siglip_text_model siglip2_text_model align_text_model altclip_text_model "
-    "aimv2_text_model blip_text_model chinese_clip_text_model clap_text_model metaclip_2_text_model owlv2_text_model "
-    "owlvit_text_model tipsv2_text_model videoprism_text_model xclip_text_model"
+    "bros neomme ultravbert openai_privacy_filter canine dpr esmc funnel layoutlmv2 layoutlmv3 layoutxlm lilt luke lxmert "
+    "markuplm perceiver splinter tapas visual_bert vilt clip_text_model siglip_text_model siglip2_text_model "
+    "align_text_model altclip_text_model aimv2_text_model blip_text_model chinese_clip_text_model clap_text_model "
+    "metaclip_2_text_model owlv2_text_model owlvit_text_model tipsv2_text_model videoprism_text_model xclip_text_model"
 )
 _IMAGE: Final = (
     "aimv2 aimv2_vision_model align align_vision_model altclip altclip_vision_model bit blip_vision_model "

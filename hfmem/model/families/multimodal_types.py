@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 MULTIMODAL: Final[dict[str, str]] = {
+    "step5_vl": "step5:step5_vl",
+    "openpangu_vl": "wrapped:openpangu_vl",
     "moshi": "moshi:moshi",
     "musicgen": "musicgen:musicgen",
     "musicgen_melody": "musicgen:musicgen",

@@ -170,6 +170,16 @@ def _tower(part: Part, vision: Config) -> int:
     return count
 
 
+def tower_of(cfg: Config, inv: Inventory, hidden: int) -> int:
+    """The tower that `vision_config` describes and its projector to `hidden`; returns the tower's blocks."""
+    found = cfg.opt_sub("vision_config")
+    vision = Config(found.data if found else {}, f"{cfg.file}: vision_config", "step3p5_vision", cfg.used_defaults)
+    count = _tower(tower(inv, "vision_model."), vision)
+    bias = cfg.flag("projector_bias", default=False)
+    tower(inv).linear("vit_large_projector", hidden, 4 * vision.positive("width", "hidden_size"), bias=bias)
+    return count
+
+
 def step3p7(cfg: Config) -> Architecture:
     """Step 3.7: Step 3.5's text model with a vision tower. A config without `text_config` holds the text keys itself."""
     nested = cfg.opt_sub("text_config")
@@ -179,13 +189,7 @@ def step3p7(cfg: Config) -> Architecture:
     text = Config(data, nested.file if nested else cfg.file, TEXT, cfg.used_defaults)
     inner = step3p5(text)
     inv = Inventory()
-    found = cfg.opt_sub("vision_config")
-    vision = Config(found.data if found else {}, f"{cfg.file}: vision_config", "step3p5_vision", cfg.used_defaults)
-    count = _tower(tower(inv, "vision_model."), vision)
-    width = vision.positive("width", "hidden_size")
-    projector = tower(inv, "")
-    bias = cfg.flag("projector_bias", default=False)
-    projector.linear("vit_large_projector", inner.hidden_size, 4 * width, bias=bias)
+    count = tower_of(cfg, inv, inner.hidden_size)
     return wrap(cfg, text, inner, "step3p7", (), inv, tower_layers(count))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 TEXT: Final[dict[str, str]] = {
+    "step5": "step5:step5",
     "xlnet": "xlnet:xlnet",
     "llada": "diffusion_lm:llada",
     "llada2_moe": "diffusion_lm:llada2_moe",
@@ -63,6 +64,7 @@ TEXT: Final[dict[str, str]] = {
     "new": "encoders_fused:gte",
     "jina_embeddings_v3": "encoders_fused:jina_v3",
     "eurobert": "encoders_fused:eurobert",
+    "ultrabert": "encoders_fused:eurobert",
     "led": "bart_kin:bart_kin",
     "bigbird_pegasus": "bart_kin:bart_kin",
     "pegasus_x": "bart_kin:bart_kin",

@@ -22,13 +22,18 @@ from hfmem.records import replace
 _PLACES: Final = ("text_config", "llm_config", "language_config", "language_model_config", "llm_cfg", "lm_config")
 
 
-def wrapped(cfg: Config) -> Architecture:
-    """The text model that the config holds, and whatever else the files do."""
-    text = text_config(cfg, *_PLACES)
+def wrapped(cfg: Config, model_type: str | None = None) -> Architecture:
+    """The text model that the config holds, or (`model_type`) is itself, and whatever else the files do."""
+    text = text_config(cfg, *_PLACES, model_type=model_type)
     inner = text_architecture(text)
     what = f"layers and cache are those of its {inner.model_type} text model, other parts weigh what the files hold"
     note = Note("parts_by_files", f"{cfg.file}: {what}")
     return replace(wrap(cfg, text, inner, inner.family, PLAIN, Inventory(), notes=(note,)), partial=True)
+
+
+def openpangu_vl(cfg: Config) -> Architecture:
+    """openPangu VL: openPangu Embedded, whose keys stand at the top level, beside a tower with windows."""
+    return wrapped(cfg, "PanguEmbedded")
 
 
 def read_wrapped(data: Mapping[str, Any], file: str) -> Architecture | None:

@@ -8,6 +8,7 @@ prefill. `v1/core/kv_cache_planning.py` (`_max_memory_usage_bytes_from_groups`),
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lcm
 from typing import Final
 
 from hfmem.errors import UnsupportedError
@@ -15,7 +16,7 @@ from hfmem.memory.cache import source_tokens, token_bytes
 from hfmem.memory.engines.vllm.classes import batched_tokens
 from hfmem.memory.engines.vllm.groups import Group, group_layers
 from hfmem.memory.engines.vllm.layers import Plan, caches_prefixes, plan_layers
-from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, request_pages
+from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, ceil_div, request_pages
 from hfmem.memory.engines.vllm.support import (
     check_encoder,
     check_experts,
@@ -156,8 +157,10 @@ def _read_structure(arch: Architecture, serving: Serving) -> _Structure:
 
 
 def _stage_bytes(groups: tuple[Group, ...], stage: range) -> int:
-    """Bytes of a block on one stage: the widest group's pages of the layers that run there."""
-    return max((sum(m.spec.page_bytes for m in group.members if m.layer in stage) for group in groups), default=0)
+    """Bytes of a block on one stage: the widest group's pages of the layers that run there, in whole strides."""
+    here = [[member.spec for member in group.members if member.layer in stage] for group in groups]
+    stride = lcm(*{spec.stride for specs in here for spec in specs if isinstance(spec, PagedSpec)})
+    return ceil_div(max((sum(spec.page_bytes for spec in specs) for specs in here), default=0), stride) * stride
 
 
 def cache(arch: Architecture, serving: Serving) -> CacheBytes:

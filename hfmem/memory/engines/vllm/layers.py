@@ -18,6 +18,7 @@ from hfmem.memory.engines.vllm.groups import Member
 from hfmem.memory.engines.vllm.paged_convs import PAGED_CONVOLUTIONS, paged_members
 from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
 from hfmem.memory.engines.vllm.states import checkpoint_alignment, request_states, state_bytes
+from hfmem.memory.engines.vllm.step5 import STEP5, step5_block, step5_specs
 from hfmem.memory.engines.vllm.support import kv_heads_per_rank
 from hfmem.memory.formats import GGML_BLOCKS, KV_BITS, SCALE_BYTES, resolve_kv_dtype
 from hfmem.memory.model_classes import through_transformers
@@ -128,7 +129,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     members = tuple(
         Member(layer, position, spec) for position, (layer, cache) in enumerate(caches) for spec in specs[cache]
     )
-    return Plan(members, caches, len(layers), block, fmt, compressed)
+    return Plan(members, caches, len(layers), block, fmt, compressed or arch.model_type in STEP5)
 
 
 def _as_held(arch: Architecture, cache: Cache) -> Cache:
@@ -203,6 +204,8 @@ def _attention_specs(arch: Architecture, cache: Cache, fmt: str, block: int, tp:
             yield _head_spec(Kind.CHUNKED, heads, d, dv, fmt, block, tp, chunk)
         case CrossAttention(num_kv_heads=heads, head_dim=d):
             yield _head_spec(Kind.CROSS, heads, d, d, fmt, block, tp)
+        case IndexedAttention() if arch.model_type in STEP5:
+            yield from step5_specs(cache, _content(fmt, cache.head_dim, cache.v_head_dim)[1], block, tp)
         case IndexedAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv, index_head_dim=index):
             yield _head_spec(Kind.FULL, heads, d, dv, fmt, block, tp)
             yield PagedSpec(Kind.MLA, block, 1, index * _BF16_BYTES, ("index", index))
@@ -270,6 +273,8 @@ def _block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving:
         if serving.page_size not in (None, V41_BLOCK):
             raise UnsupportedError(f"hfmem knows vLLM's cache of DeepSeek V4.1 in pages of {V41_BLOCK} tokens only")
         return V41_BLOCK
+    if arch.model_type in STEP5:
+        return step5_block(serving, fmt)
     kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None)
     if serving.page_size is None:
         return kernel

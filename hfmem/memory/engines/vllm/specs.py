@@ -31,7 +31,8 @@ class PagedSpec:
     """Pages of `block_size` tokens: `slots` heads × `block_size / tokens_per_state` states × `content_bytes`.
 
     `window` is the window of a sliding spec and the chunk of a chunked one. `page_padded` is set where the page is made larger than
-    its content. `shape` holds what else tells two specs apart (head sizes, format, role) and matters for grouping only.
+    its content. `shape` holds what else tells two specs apart (head sizes, format, role) and matters for grouping only. A block of
+    the pool is a multiple of `stride` bytes.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class PagedSpec:
     tokens_per_state: int = 1
     window: int | None = None
     page_padded: int | None = None
+    stride: int = 1
 
     @property
     def content_page_bytes(self) -> int:
