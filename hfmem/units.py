@@ -122,14 +122,15 @@ def format_gib(num_bytes: int, digits: int = 2) -> str:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Three significant digits in the binary unit that suits: `"128 KiB"`, `"14.96 GiB"`, `"312 B"`."""
+    """A size in the binary unit that suits, GiB with two decimals: `"14.96 GiB"`, `"37.7 MiB"`, `"128 KiB"`, `"312 B"`."""
+    if num_bytes >= GIB:
+        return f"{num_bytes / GIB:,.2f} GiB"
     if num_bytes < KIB:
         return f"{num_bytes} B"
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if num_bytes >= unit:
-            value = num_bytes / unit
-            return f"{value:,.0f} {name}" if value == int(value) and unit < GIB else f"{value:,.2f} {name}"
-    raise AssertionError("unreachable")
+    unit, name = (MIB, "MiB") if num_bytes >= MIB else (KIB, "KiB")
+    value = num_bytes / unit
+    digits = 0 if num_bytes % unit == 0 or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {name}"
 
 
 def format_gb(num_bytes: int) -> str:

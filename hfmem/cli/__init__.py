@@ -81,6 +81,11 @@ def _complain(error: HfmemError | str) -> None:
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status. Every deliberate error is one line on stderr."""
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") != "utf8":
+            from hfmem.cli.spelling import spell_out
+
+            spell_out(stream)
     try:
         status = _run(words or ["--help"])
     except HfmemError as error:

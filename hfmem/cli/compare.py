@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, json_text, say_stats, show, write
+from hfmem.cli.output import fetching, formatted, give, json_text, say_stats, write
 from hfmem.errors import UsageError
 
 
@@ -23,6 +23,7 @@ def compare(
     engine: o.Engine = None,
     revision: o.Revision = None,
     json: o.Json = False,
+    format: o.Format = None,
     assume: o.Assume = None,
     no_cache: o.NoCache = False,
     refresh: o.Refresh = False,
@@ -32,6 +33,7 @@ def compare(
     """Models and weight formats side by side."""
     from hfmem.units import parse_count
 
+    kind = formatted(format, json)
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs = parse_count(batch, "--batch")
     formats: list[str | None] = [None]
@@ -40,7 +42,6 @@ def compare(
         if not formats:
             raise UsageError("--quant names no format (example: bf16,fp8,int4)")
     from hfmem.api.estimates import estimate, read_model
-    from hfmem.render.compare import render_compare
     from hfmem.render.json import report_dict
 
     rows: list[tuple[str, Any]] = []
@@ -53,7 +54,10 @@ def compare(
             report = estimate(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=engine, quant=name)
             words = [model] if len(models) > 1 or name is None else []
             rows.append((" ".join([*words, *([name] if name else [])]), report))
-    if json:
-        write(json_text([{"label": label, **report_dict(report)} for label, report in rows]))
+    told = [{"label": label, **report_dict(report)} for label, report in rows]
+    if kind == "json":
+        write(json_text(told))
         return
-    show(render_compare(rows))
+    from hfmem.render.compare import compare_grid
+
+    give(kind, compare_grid(rows), told, ", ".join(models))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, fetching, formatted, has_room_for_bars, json_text, say_stats, show, write
+from hfmem.cli.plain import COMMANDS
 from hfmem.cli.settings import DEVICES, READING, SERVING, takes
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
 
@@ -30,7 +31,7 @@ def estimate(
     reading: dict[str, Any],
 ) -> int:
     """Weights, KV cache and total memory of one or more models."""
-    kind = formatted(format, json, ("markdown", "csv", "html"))
+    kind = formatted(format, json)
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
     from hfmem.api.configuration import configure
@@ -100,9 +101,17 @@ def _failed(model: str, error: HfmemError, settings: dict[str, Any], results: li
         raise error  # the flags are the same for every model
     from hfmem.render.json import error_dict
 
-    complain(error)
+    complain(error.message + _command_meant(model))
     results.append(error_dict(model, error))
     return error.exit_code
+
+
+def _command_meant(word: str) -> str:
+    """A hint for a first word that was to be a command, `hfmem fitt MODEL`, and was read as a model's name."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word.lower(), COMMANDS, 1, 0.7)
+    return f" (the command {near[0]}?)" if near else ""
 
 
 def _show(report: Report, again: bool, exact: bool) -> None:

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
-from hfmem.cli.output import fetching, has_room_for_bars, json_text, say_stats, show, write
+from hfmem.cli.output import fetching, formatted, give, has_room_for_bars, json_text, say_stats, show, write
 from hfmem.cli.params import REQUIRED
 from hfmem.cli.settings import DEVICES, READING, SERVING, takes
 from hfmem.errors import UsageError
+from hfmem.records import replace
 
 
 @takes(SERVING, DEVICES, READING, gpu=(o.FitGpu, REQUIRED))
@@ -27,6 +28,7 @@ def fit(
     ] = None,
     emit: o.Emit = None,
     json: o.Json = False,
+    format: o.Format = None,
     *,
     settings: dict[str, Any],
     reading: dict[str, Any],
@@ -35,8 +37,9 @@ def fit(
 
     --emit prints the launch command or manifest with these settings instead.
     """
-    if emit is not None and json:
-        raise UsageError("--emit prints a command and --json a report: choose one")
+    kind = formatted(format, json)
+    if emit is not None and kind != "table":
+        raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
     from hfmem.api.answers import answer
     from hfmem.api.configuration import configure
 
@@ -58,20 +61,24 @@ def fit(
 
     best = speed(found)
     mix = mixed(found, lengths, allocator)
-    if json:
-        from hfmem.render.json import report_dict, to_dict
+    from hfmem.render.fit import allocation_lines, render_remedies
+    from hfmem.render.json import report_dict, to_dict
+    from hfmem.render.plan import speed_lines
 
-        extra = {"remedies": to_dict(told.remedies), "speed_of_light": to_dict(best), "allocation": to_dict(mix)}
+    lines = [*(speed_lines(best) if fits and best is not None else ()), *allocation_lines(mix)]
+    if not fits:
+        lines = [*render_remedies(told.remedies), *lines]
+    extra = {"remedies": to_dict(told.remedies), "speed_of_light": to_dict(best), "allocation": to_dict(mix)}
+    if kind == "json":
         write(json_text({**report_dict(told.report), **extra}))
-    else:
-        from hfmem.render.fit import allocation_lines, render_remedies
-        from hfmem.render.plan import speed_lines
+    elif kind == "table":
         from hfmem.render.table import legend, render_report
 
-        lines = render_report(told.report, bars=has_room_for_bars())
-        if not fits:
-            lines += render_remedies(told.remedies)
-        elif best is not None:
-            lines += speed_lines(best)
-        show([*lines, *allocation_lines(mix), *legend()])
+        show([*render_report(told.report, bars=has_room_for_bars()), *lines, *legend()])
+    else:
+        from hfmem.render.table import report_grid
+
+        grid = report_grid(told.report)
+        grid = replace(grid, notes=(*grid.notes, *(item.text.strip() for item in lines)))
+        give(kind, grid, [{**report_dict(told.report), **extra}])
     return 0 if fits else DOES_NOT_FIT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, json_text, say_stats, show, write
+from hfmem.cli.output import fetching, formatted, give, json_text, say_stats, write
 
 
 def layers(
@@ -17,6 +17,7 @@ def layers(
     runs: Annotated[bool, o.Option("--runs", help="Rows in layer order, not merged over the model.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,
+    format: o.Format = None,
     assume: o.Assume = None,
     no_cache: o.NoCache = False,
     refresh: o.Refresh = False,
@@ -26,18 +27,18 @@ def layers(
     """A table by layer: kind, shape, window, bytes per token and at a context."""
     from hfmem.units import parse_count
 
+    kind = formatted(format, json)
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs = parse_count(batch, "--batch")
     from hfmem.api.estimates import layer_table, read_model
     from hfmem.render.json import to_dict
-    from hfmem.render.layers import render_layers
 
     with fetching(no_cache, refresh, offline) as fetch:
         read = read_model(model, revision=revision, assume=assume, fetch=fetch)
     if verbose:
         say_stats(model, read.facts.stats)
     table = layer_table(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=engine, merge=not runs)
-    if json:
+    if kind == "json":
         rows = [to_dict(run) for run in table.runs]
         found = {
             "model": {"id": read.facts.repo_id},
@@ -47,4 +48,6 @@ def layers(
         }
         write(json_text(found))
         return
-    show(render_layers(table.runs, table.serving, table.engine))
+    from hfmem.render.layers import layers_grid
+
+    give(kind, layers_grid(table.runs, table.serving, table.engine), table.runs, read.facts.repo_id or model)

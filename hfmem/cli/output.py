@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hfmem.errors import HfmemError, UsageError
 from hfmem.render.lines import Line, print_lines, safe, wants_color
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from hfmem.hub import FetchOptions, FetchStats
+    from hfmem.render.grid import Grid
 
 #: a fetch shorter than this shows no progress bar
 _PATIENCE_SECONDS = 0.4
+#: formats that are not for a terminal, beside JSON
+PAGES: Final = ("markdown", "csv", "html")
 #: columns from which on bars are drawn
 _WIDE = 110
 
@@ -30,9 +33,25 @@ def write(text: str) -> None:
 
 def show(lines: Sequence[Line]) -> None:
     """Lines on stdout: wrapped and in colour on a terminal, plain and unbroken in a pipe."""
-    terminal = sys.stdout.isatty()
-    print_lines(lines, sys.stdout, width=_columns() if terminal else None, color=wants_color(sys.stdout))
+    print_lines(lines, sys.stdout, width=terminal_columns(), color=wants_color(sys.stdout))
     sys.stdout.flush()
+
+
+def give(kind: str, grid: Grid, rows: Sequence[Any], title: str = "") -> None:
+    """A table on stdout, as blocks where a terminal is too narrow for its columns; or `markdown`, `csv` of `rows`, `html`."""
+    if kind == "table":
+        from hfmem.render.grid import grid_lines
+
+        show(grid_lines(grid, terminal_columns()))
+        return
+    from hfmem.render.pages import grid_text
+
+    write(grid_text(kind, grid, rows, title))
+
+
+def terminal_columns() -> int | None:
+    """How wide stdout is; None where it is no terminal."""
+    return _columns() if sys.stdout.isatty() else None
 
 
 def has_room_for_bars() -> bool:
@@ -122,13 +141,13 @@ def fetching(no_cache: bool, refresh: bool, offline: bool) -> Iterator[FetchOpti
             bar.stop()
 
 
-def formatted(format: str | None, json: bool, kinds: Sequence[str]) -> str:
-    """What to print: `table`, `json`, or one of `kinds`.
+def formatted(format: str | None, json: bool) -> str:
+    """What to print: `table`, `json`, or one of `PAGES`.
 
     Raises:
         UsageError: no such format, or two.
     """
-    known = ("table", "json", *kinds)
+    known = ("table", "json", *PAGES)
     kind = format or ("json" if json else "table")
     if kind not in known:
         raise UsageError(f"--format {kind!r} is not one of {', '.join(known)}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
-from hfmem.cli.output import complain, fetching, formatted, json_text, say_stats, show, write
+from hfmem.cli.output import complain, fetching, formatted, give, json_text, say_stats, write
 from hfmem.cli.settings import READING, SERVING, takes
 from hfmem.errors import UsageError
 
@@ -27,7 +27,7 @@ def plan(
     """The fewest of each device that serve the load, smallest first. --emit prints the first one's launch command."""
     from hfmem.units import parse_count
 
-    kind = formatted(format, json, ("markdown", "csv", "html"))
+    kind = formatted(format, json)
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a table: choose one")
     users, most = settings.pop("num_seqs"), parse_count(max_gpus, "--max-gpus")
@@ -57,14 +57,7 @@ def plan(
         from hfmem.render.plan import plan_grid
 
         grid = plan_grid(found.report, found.layouts, None if every or kind != "table" else 15)
-        if kind == "table":
-            from hfmem.render.grid import grid_lines
-
-            show(grid_lines(grid))
-        else:
-            from hfmem.render.pages import grid_text
-
-            write(grid_text(kind, grid, found.layouts))
+        give(kind, grid, found.layouts)
     if not found.layouts:
         complain(f"{read.facts.repo_id} fits no layout of up to {most} devices: --max-gpus, --quant or a shorter --ctx")
         return DOES_NOT_FIT

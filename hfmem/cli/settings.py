@@ -70,12 +70,13 @@ def takes(*groups: dict[str, tuple[Any, Any]], **own: tuple[Any, Any]) -> Callab
     an option of a group, with `REQUIRED` for one that has no default.
     """
     options = {name: option for group in groups for name, option in group.items()} | own
+    flags = {name: kind.__metadata__[0].names[0] for name, (kind, _) in options.items()}
 
     def decorate(command: Callable[..., Any]) -> Any:
         def called(**given: Any) -> Any:
             asked = {name: given.pop(name) for name in options}
             reading = {name: asked.pop(name) for name in READING if name in asked}
-            return command(**given, settings=settings_of(asked), reading=reading)
+            return command(**given, settings=settings_of(asked, flags), reading=reading)
 
         mine = parameters(command)
         added = [Parameter(name, kind, default) for name, (kind, default) in options.items()]
@@ -90,8 +91,8 @@ def takes(*groups: dict[str, tuple[Any, Any]], **own: tuple[Any, Any]) -> Callab
     return decorate
 
 
-def settings_of(asked: dict[str, Any]) -> dict[str, Any]:
-    """The api's settings for what was typed; settings that were left alone are None or left out.
+def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
+    """The api's settings for what was typed; settings that were left alone are None or left out. Messages name the `flags`.
 
     Raises:
         UsageError: a word that is no number, or devices' settings without a device.
@@ -106,7 +107,7 @@ def settings_of(asked: dict[str, Any]) -> dict[str, Any]:
     limit = _count(asked, "max_num_seqs", "--max-num-seqs")
     found: dict[str, Any] = {
         "context": _count(asked, "ctx", "--ctx", "max"),
-        "num_seqs": _count(asked, "batch", "--batch", "max") or limit or 1,
+        "num_seqs": _count(asked, "batch", flags["batch"], "max") or limit or 1,
         "max_num_seqs": limit,
         "num_devices": _count(asked, "num_gpus", "--num-gpus", "min"),
         "gpu_layers": _layers(asked.get("ngl")),

@@ -87,4 +87,6 @@ def run(words: Sequence[str]) -> Any:
         raise
     except _ClickError as error:
         format_message = getattr(error, "format_message", error.__str__)
-        raise UsageError(f"{' '.join(format_message().split())} (hfmem --help)") from None
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", None) or "hfmem"
+        raise UsageError(f"{' '.join(format_message().split())} ({command} --help)") from None

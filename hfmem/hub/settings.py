@@ -48,8 +48,10 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if env is None else env
     try:
         from huggingface_hub import constants
-    except ValueError as error:  # constants turns timeouts into integers when it is imported
-        raise UsageError(f"HF_HUB_ETAG_TIMEOUT or HF_HUB_DOWNLOAD_TIMEOUT: {error}") from None
+    except ValueError:  # constants turns timeouts into integers when it is imported
+        names = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+        said = " ".join(f"{name}={env[name][:80]!r}" for name in names if name in env)
+        raise UsageError(f"{said}: seconds must be a whole number") from None
 
     endpoint = (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     if not endpoint.startswith(("http://", "https://")):

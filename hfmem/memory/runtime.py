@@ -23,7 +23,7 @@ from hfmem.model.inventory import Component
 from hfmem.model.layers import CompressedAttention, LatentAttention, RecurrentCache, SparseLatentAttention
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
-from hfmem.units import GIB, MIB
+from hfmem.units import GIB, MIB, format_bytes
 
 #: CUDA graphs: bytes for each layer and captured batch size. Logs of 0.20 to 0.27: 0.94 GiB of Qwen3-32B (64 layers, 86 sizes),
 #: 0.91 of
@@ -236,8 +236,9 @@ def _estimates(
 def _loading(extra: LoadedExtra, release: Release) -> Estimate:
     rounding = extra.segments if release.segments_count else extra.blocks
     size = extra.tables + rounding
-    text = f"rotary tables {extra.tables / MIB:.0f} MiB, rounding of PyTorch's allocator {rounding / MIB:.0f} MiB"
-    return Estimate(size, size, size, text, "derived")
+    parts = (("rotary tables", extra.tables), ("rounding of PyTorch's allocator", rounding))
+    said = [f"{name} {format_bytes(part)}" for name, part in parts if part]
+    return Estimate(size, size, size, ", ".join(said) or "nothing beside the weights", "derived")
 
 
 def _graphs(arch: Architecture, step: _Step, host: Host, release: Release, v2_runner: bool) -> Estimate:

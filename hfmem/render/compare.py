@@ -4,37 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hfmem.render.lines import Line, line
+from hfmem.render.grid import Grid
 from hfmem.report import Report
 from hfmem.units import GIB, format_count
 
 _MARKS = {"exact": "=", "derived": "≈", "estimated": "~"}
+_HEAD = ("", "parameters", "weights", "", "bits each", "KV cache", "tokens", "total", "engine")
 
 
-def render_compare(rows: Sequence[tuple[str, Report]]) -> list[Line]:
-    """A row for each (label, report): parameters, weights, cache, total and bits per parameter; sizes in GiB."""
-    table = [("", "parameters", "weights", "", "bits each", "KV cache", "total")]
-    for label, report in rows:
-        weights, total = report.weights, report.parameters.total
-        table.append(
-            (
-                label,
-                format_count(total),
-                f"{weights.bytes / GIB:,.2f}",
-                _MARKS[weights.grade],
-                f"{8 * weights.bytes / total:.2f}" if total else "",
-                f"{report.kv_cache.bytes / GIB:,.2f}",
-                f"{report.total_bytes / GIB:,.2f}",
-            )
-        )
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = []
-    for number, row in enumerate(table):
-        first, *rest = (
-            f"{cell:<{width}}" if column in (0, 3) else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append(line((first, "bold"), ("  " + "  ".join(rest), "bold" if number == 0 else ""), hang=None))
-    cache = rows[0][1].kv_cache
-    tokens = f"{cache.context:,} tokens × {cache.num_seqs:,} {'sequence' if cache.num_seqs == 1 else 'sequences'}"
-    return [*lines, line((f"GiB; {tokens}, {cache.engine}; = exact  ≈ derived by rule", "dim"))]
+def compare_grid(rows: Sequence[tuple[str, Report]]) -> Grid:
+    """A row for each (label, report): parameters, weights, bits per parameter, cache and total; sizes in GiB.
+
+    Lengths and engines have columns where they differ, and stand below the table where they do not.
+    """
+    caches = [report.kv_cache for _, report in rows]
+    lengths, engines = ({f"{cache.context:,}" for cache in caches}, {cache.engine for cache in caches})
+    sequences = "1 sequence" if caches[0].num_seqs == 1 else f"{caches[0].num_seqs:,} sequences"
+    load = f"{sequences} of {'the length in its row' if len(lengths) > 1 else f'{caches[0].context:,} tokens'}"
+    served = "" if len(engines) > 1 else f", {caches[0].engine}"
+    return Grid(
+        head=_HEAD,
+        rows=tuple(_row(label, report, len(lengths) > 1, len(engines) > 1) for label, report in rows),
+        left=frozenset({0, 3, 8}),
+        notes=(
+            f"GiB; {load}{served}; total: with activations and the engine's own memory",
+            "= exact  ≈ derived by rule",
+        ),
+    )
+
+
+def _row(label: str, report: Report, with_length: bool, with_engine: bool) -> tuple[str, ...]:
+    weights, total, cache = report.weights, report.parameters.total, report.kv_cache
+    return (
+        label,
+        format_count(total),
+        f"{weights.bytes / GIB:,.2f}",
+        _MARKS[weights.grade],
+        f"{8 * weights.bytes / total:.2f}" if total else "",
+        f"{cache.bytes / GIB:,.2f}",
+        f"{cache.context:,}" if with_length else "",
+        f"{report.total_bytes / GIB:,.2f}",
+        cache.engine if with_engine else "",
+    )

@@ -5,34 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hfmem.plan.devices import Device
-from hfmem.render.lines import Line, line
+from hfmem.render.grid import Grid
 from hfmem.units import GB, GIB
 
 _MARKS = {"exact": "=", "derived": "≈", "estimated": "~"}
 _HEAD = ("", "memory", "", "bandwidth", "bf16", "fp8", "fp4", "link", "node")
 
 
-def render_devices(devices: Sequence[Device]) -> list[Line]:
+def devices_grid(devices: Sequence[Device]) -> Grid:
     """A row for each device: GiB, GB/s, dense teraflops, the link's GB/s each way, devices of one node."""
-    table = [_HEAD, *(_row(device) for device in devices)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_HEAD))]
-    lines = []
-    for number, row in enumerate(table):
-        first, *rest = (
-            f"{cell:<{width}}" if column in (0, 2, 7) else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append(line((first, "bold"), ("  " + "  ".join(rest), "bold" if number == 0 else ""), hang=None))
-    lines.append(
-        line(
-            (
-                "memory in GiB: = as the driver reports it, ≈ by the system's rule, ~ the maker's capacity; bandwidth and links "
-                "(each way) in GB/s; dense teraflops; –: not known",
-                "dim",
-            )
-        )
+    return Grid(
+        head=_HEAD,
+        rows=tuple(_row(device) for device in devices),
+        left=frozenset({0, 2, 7}),
+        notes=(
+            "memory in GiB: = as the driver reports it, ≈ by the system's rule, ~ the maker's capacity; bandwidth and links "
+            "(each way) in GB/s; dense teraflops; –: not known",
+        ),
     )
-    return lines
 
 
 def _row(device: Device) -> tuple[str, ...]:

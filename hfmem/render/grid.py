@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hfmem.records import dataclass
-from hfmem.render.lines import Line, line, safe
+from hfmem.render.lines import Line, Span, line, safe
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Rows of cells under a head. Columns in `left` are aligned left, the others right; a cell's style word is in `styles`.
 
-    `title` stands above, `notes` below. Columns that are empty in every row are left out.
+    `title` stands above, `notes` below. Columns that are empty in every row are left out. Cells under an empty head say more of the
+    cell before them: a mark, a verdict. `emphasized` rows are bold.
     """
 
     head: tuple[str, ...]
@@ -21,27 +22,57 @@ class Grid:
     title: str = ""
     notes: tuple[str, ...] = ()
     styles: tuple[tuple[str, str], ...] = ()
+    emphasized: frozenset[int] = frozenset()
 
     def used(self) -> list[int]:
         """Columns that say anything."""
         return [column for column in range(len(self.head)) if column == 0 or any(row[column] for row in self.rows)]
 
 
-def grid_lines(grid: Grid, indent: str = "") -> list[Line]:
-    """Aligned columns, the first in bold, two blanks between them; lines are not wrapped."""
-    used, styles = grid.used(), dict(grid.styles)
+def grid_lines(grid: Grid, width: int | None = None) -> list[Line]:
+    """Aligned columns, the first in bold, two blanks between them; where they are wider than `width`, one block a row."""
+    used = grid.used()
     widths = {column: max(len(row[column]) for row in (grid.head, *grid.rows)) for column in used}
     lines = [line((grid.title, "bold"), hang=2), line("")] if grid.title else []
+    if width is not None and sum(widths.values()) + 2 * (len(used) - 1) > width:
+        lines += [text for number in range(len(grid.rows)) for text in _block(grid, number)]
+    else:
+        lines += _columns(grid, widths)
+    return [*lines, *(line((note, "dim"), hang=_indent(note) + 2) for note in grid.notes)]
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def _columns(grid: Grid, widths: Mapping[int, int]) -> Iterator[Line]:
+    styles = dict(grid.styles)
     for number, row in enumerate((grid.head, *grid.rows)):
-        spans = [(indent, "")] if indent else []
-        for place, column in enumerate(used):
-            cell, width = row[column], widths[column]
-            last = place == len(used) - 1 and column in grid.left
+        spans = []
+        for place, (column, width) in enumerate(widths.items()):
+            cell = row[column]
+            last = place == len(widths) - 1 and column in grid.left
             text = cell if last else f"{cell:<{width}}" if column in grid.left else f"{cell:>{width}}"
-            style = "bold" if column == 0 or number == 0 else styles.get(cell, "")
-            spans += [("  " if place else "", ""), (text, style)]
-        lines.append(line(*spans, hang=None))
-    return [*lines, *(line((note, "dim")) for note in grid.notes)]
+            bold = column == 0 or number == 0 or number - 1 in grid.emphasized
+            spans += [("  " if place else "", ""), (text, "bold" if bold else styles.get(cell, ""))]
+        yield line(*spans, hang=None)
+
+
+def _block(grid: Grid, number: int) -> Iterator[Line]:
+    """One row as lines of head and cell, what has no head beside what stands before it."""
+    row, styles = grid.rows[number], dict(grid.styles)
+    heads = max(len(grid.head[column]) for column in grid.used() if column)
+    spans: list[Span | str] = [(row[0], "bold")]
+    for column in grid.used()[1:]:
+        if not row[column]:
+            continue
+        if grid.head[column]:
+            yield line(*spans, hang=4)
+            spans = ["  ", (f"{grid.head[column]:<{heads}}  ", "dim")]
+        elif not spans[-1][0].endswith("  "):
+            spans.append("  ")
+        spans.append((row[column], styles.get(row[column], "")))
+    yield line(*spans, hang=4)
 
 
 def grid_markdown(grid: Grid) -> Iterator[str]:

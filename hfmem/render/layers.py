@@ -8,32 +8,32 @@ from itertools import pairwise
 from hfmem.memory.layer_table import LayerRun
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
-from hfmem.render.lines import Line, line
+from hfmem.render.grid import Grid
 from hfmem.units import format_bytes
 
 _HEAD = ("layers", "kind", "shape", "window", "a token", "a sequence", "held", "all", "")
 
 
-def render_layers(runs: Sequence[LayerRun], serving: Serving, engine: CacheBytes | None) -> list[Line]:
-    """One row a run of layers, aligned; the last row is the total. Columns: bytes per token and layer, constant bytes per sequence
-    and layer, tokens held, bytes of all the run's layers for all sequences, and what the engine holds where one was asked."""
+def layers_grid(runs: Sequence[LayerRun], serving: Serving, engine: CacheBytes | None) -> Grid:
+    """One row a run of layers; the last row is the total.
+
+    Columns: bytes per token and layer, constant bytes per sequence and layer, tokens held, bytes of all the run's layers for all
+    sequences, and what the engine holds where one was asked.
+    """
     name = engine.engine if engine is not None and engine.engine != "ideal" else ""
-    rows: list[tuple[str, ...]] = [(*_HEAD[:-1], name)]
-    rows += [_row(run, serving, bool(name)) for run in runs]
+    rows = [_row(run, serving, bool(name)) for run in runs]
     total = sum(run.bytes for run in runs)
     held = format_bytes(engine.bytes) if name and engine is not None else ""
     rows.append(("total", "", "", "", "", "", "", format_bytes(total), held))
-    used = [column for column in range(len(_HEAD)) if any(row[column] for row in rows[1:]) or column == 0]
-    widths = [max(len(row[column]) for row in rows) for column in used]
-    lines: list[Line] = []
-    for number, row in enumerate(rows):
-        cells = []
-        for width, column in zip(widths, used, strict=True):
-            cells.append(f"{row[column]:<{width}}" if column < 3 else f"{row[column]:>{width}}")
-        style = "bold" if number in (0, len(rows) - 1) else ""
-        lines.append(line(("  ".join(cells), style), hang=None))
-    details = dict.fromkeys(f"{run.kind}: {run.detail}" for run in runs if run.detail)
-    return [*lines, *(line((f"  {text}", "dim"), hang=4) for text in details)]
+    # a tower's name stands in its row
+    details = dict.fromkeys(f"{run.kind}: {run.detail}" for run in runs if run.detail and run.detail != run.stack)
+    return Grid(
+        head=(*_HEAD[:-1], name),
+        rows=tuple(rows),
+        left=frozenset({0, 1, 2}),
+        notes=tuple(f"  {text}" for text in details),
+        emphasized=frozenset({len(rows) - 1}),
+    )
 
 
 def _row(run: LayerRun, serving: Serving, engine: bool) -> tuple[str, ...]:

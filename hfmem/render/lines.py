@@ -86,7 +86,13 @@ def wrap(item: Line, width: int) -> list[Line]:
 
 
 def _trim(spans: Sequence[Span]) -> tuple[Span, ...]:
-    kept = list(spans)
+    """Without blanks at the end, words of one style together again."""
+    kept: list[Span] = []
+    for text, style in spans:
+        if kept and kept[-1][1] == style:
+            kept[-1] = (kept[-1][0] + text, style)
+        else:
+            kept.append((text, style))
     while kept and not kept[-1][0].strip():
         kept.pop()
     if kept:

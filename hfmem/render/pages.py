@@ -36,15 +36,15 @@ def reports_text(kind: str, reports: Sequence[Report]) -> str:
             return page(title, [text for report in reports for text in grid_html(report_grid(report))])
 
 
-def grid_text(kind: str, grid: Grid, rows: Sequence[Any], extra: Sequence[str] = ()) -> str:
-    """A table as `markdown`, `csv` (of `rows`, dataclasses or mappings, nothing rounded) or `html` (`extra` below it)."""
+def grid_text(kind: str, grid: Grid, rows: Sequence[Any], title: str = "") -> str:
+    """A table as `markdown`, `csv` (of `rows`, dataclasses or mappings, nothing rounded) or `html`, whose page has a `title`."""
     match kind:
         case "csv":
             return csv_text([to_dict(row) for row in rows])
         case "markdown":
             return "".join(f"{text}\n" for text in grid_markdown(grid))
         case _:
-            return page(grid.title, [*grid_html(grid), *extra])
+            return page(title or grid.title, list(grid_html(grid)))
 
 
 def _between(parts: Iterator[Iterator[str]]) -> Iterator[str]:

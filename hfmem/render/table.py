@@ -240,7 +240,7 @@ def _cache_detail(report: Report) -> str:
 def _band(item: RuntimeItem, ranks: int) -> str:
     """The band over all ranks, as the row's number is, and where it is from."""
     if item.low == item.high:
-        return item.source
+        return f"{item.source}, on each of {ranks} ranks" if ranks > 1 else item.source
     each = f", {ranks} ranks" if ranks > 1 else ""
     return f"{ranks * item.low / GIB:,.2f}–{ranks * item.high / GIB:,.2f}{each}: {item.source}"
 

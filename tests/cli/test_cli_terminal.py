@@ -7,9 +7,12 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from commands import Run
 from repository import ROOT
 
 
@@ -54,3 +57,59 @@ def test_no_color_is_honoured(folder: Path) -> None:
     environment = {**os.environ, "FORCE_COLOR": "1"}
     assert "\x1b" in _process([str(folder)], env=environment, cwd=ROOT).stdout
     assert "\x1b" not in _process([str(folder)], env={**environment, "NO_COLOR": "1"}, cwd=ROOT).stdout
+
+
+@pytest.fixture
+def on_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], list[str]]:
+    """What a command shows on a terminal of so many columns."""
+
+    def show(words: str, columns: int) -> list[str]:
+        monkeypatch.setattr("hfmem.cli.output.terminal_columns", lambda: columns)
+        status, out, err = run(*words.split())
+        assert status in (0, 1) and err == ""
+        return out.splitlines()
+
+    return show
+
+
+COMMANDS = (
+    "google/gemma-3-27b-it --ctx 32k --offline",
+    "layers google/gemma-3-27b-it --ctx 128k --offline",
+    "compare Qwen/Qwen3-8B meta-llama/Meta-Llama-3-8B --offline",
+    "plan Qwen/Qwen3-8B --users 2 --gpu 4090,h100 --offline",
+    "fit Qwen/Qwen3-8B --gpu 4090 --ctx 64k --batch 8 --offline",
+    "explain Qwen/Qwen3-8B --offline",
+    "devices",
+)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("words", COMMANDS)
+def test_no_line_is_wider_than_the_terminal(
+    on_terminal: Callable[[str, int], list[str]], words: str, columns: int
+) -> None:
+    assert max(len(text) for text in on_terminal(words, columns)) <= columns
+
+
+def test_a_table_on_a_narrow_terminal_is_a_block_a_row(on_terminal: Callable[[str, int], list[str]]) -> None:
+    (head, row, *_), narrow = (on_terminal("devices h100 nvl", columns) for columns in (120, 40))
+    assert head.split() == ["memory", "bandwidth", "bf16", "fp8", "fp4", "link", "node"]
+    assert row.startswith("H100 NVL 94GB") and narrow[0] == "H100 NVL 94GB"
+    blocks = [text.split(maxsplit=1) for text in narrow[1:8]]
+    assert [name for name, _ in blocks] == head.split()
+    assert " ".join(cell for _, cell in blocks).split() == row.removeprefix("H100 NVL 94GB").split()
+
+
+@pytest.mark.parametrize("words", ["{folder}", "fit {folder} --gpu h100", "devices h100", "explain {folder}", "--help"])
+def test_a_locale_without_unicode_gets_ascii(folder: Path, words: str) -> None:
+    """`LC_ALL=C` with Python's own way around it turned off, as on old consoles: signs are spelled, nothing fails."""
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = _process(words.format(folder=folder).split(), env=plain, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii() and "?" not in done.stdout
+
+
+def test_what_has_no_spelling_is_a_question_mark() -> None:
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = _process(["é/模型", "--offline"], env={**plain, "PYTHONIOENCODING": "latin-1"}, cwd=ROOT)
+    assert done.returncode in (2, 3) and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,96 @@
+"""Every table in every format, and what is said where words are nearly right."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from commands import Run
+
+LLAMA, QWEN = "meta-llama/Meta-Llama-3-8B", "Qwen/Qwen3-8B"
+TABLES = {
+    "estimate": f"{LLAMA} --offline",
+    "fit": f"fit {LLAMA} --gpu h100 --ctx 8k --offline",
+    "plan": f"plan {LLAMA} --users 2 --gpu h100,4090 --offline",
+    "compare": f"compare {LLAMA} {QWEN} --offline",
+    "layers": f"layers {LLAMA} --ctx 8k --offline",
+    "devices": "devices h100",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_each_command_in_each_format(run: Run, name: str) -> None:
+    words = TABLES[name].split()
+    for kind, start in (("markdown", "|"), ("csv", ""), ("html", "<!doctype html>")):
+        status, out, err = run(*words, "--format", kind)
+        assert (status, err) == (0, "")
+        assert any(text.startswith(start) for text in out.splitlines())
+    rows = list(csv.DictReader(io.StringIO(run(*words, "--format", "csv")[1])))
+    found = json.loads(run(*words, "--json")[1])
+    listed = found if isinstance(found, list) else found.get("layouts" if name == "plan" else "layers")
+    assert len(rows) == (1 if name in ("estimate", "fit") else len(listed))
+    assert run(*words, "--format", "json")[1] == run(*words, "--json")[1]
+    assert run(*words, "--json", "--format", "csv")[0] == 2
+    assert run(*words, "--format", "docx")[0] == 2
+
+
+def test_csv_of_layers_holds_the_bytes(run: Run) -> None:
+    """32 layers × 2 (K and V) × 8 heads × 128 × 2 B × 8192 tokens are 1 GiB."""
+    _, out, _ = run("layers", LLAMA, "--ctx", "8k", "--format", "csv", "--offline")
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert (row["kind"], row["count"], row["bytes"]) == ("full", "32", str(2**30))
+
+
+def test_compare_says_the_length_of_each_row(run: Run) -> None:
+    """Without --ctx each model has its own positions: 8,192 of Llama 3, 40,960 of Qwen3."""
+    _, out, _ = run("compare", LLAMA, QWEN, "--offline")
+    head, llama, qwen, note, *_ = out.splitlines()
+    assert "tokens" in head.split() and "8,192" in llama.split() and "40,960" in qwen.split()
+    assert "8,192" not in note and "40,960" not in note
+    _, out, _ = run("compare", LLAMA, QWEN, "--ctx", "4k", "--offline")
+    head, *_, note, _ = out.splitlines()
+    assert "tokens" not in head.split() and "1 sequence of 4,096 tokens" in note
+
+
+@pytest.mark.parametrize(("word", "meant"), [("fitt", "fit"), ("layer", "layers"), ("Compare", "compare")])
+def test_a_command_that_is_nearly_right_is_named(run: Run, word: str, meant: str) -> None:
+    status, _, err = run(word, LLAMA, "--offline")
+    assert status == 3 and err.startswith("error: ") and f"(the command {meant}?)" in err.splitlines()[0]
+
+
+def test_a_model_that_is_not_found_is_no_command(run: Run) -> None:
+    assert "the command" not in run("nobody/layers-of-it", "--offline")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [(f"plan {LLAMA} --users 0", "--users"), (f"{LLAMA} --batch 0", "--batch"), (f"{LLAMA} --ctx 0", "--ctx")],
+)
+def test_messages_name_the_flag_of_the_command(run: Run, words: str, flag: str) -> None:
+    status, _, err = run(*words.split(), "--offline")
+    assert (status, err) == (2, f"error: {flag} must be at least 1, not '0'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "help"),
+    [("fit", "hfmem fit --help"), ("plan x --nope", "hfmem plan --help"), ("x --nope", "estimate --help")],
+)
+def test_usage_errors_name_the_help_of_their_command(run: Run, words: str, help: str) -> None:
+    status, _, err = run(*words.split())
+    assert status == 2 and err.count("\n") == 1 and f"{help})" in err
+
+
+def test_memory_beside_the_weights_is_said_where_there_is_some(run: Run) -> None:
+    """GPT-2 has no rotary embedding: nothing is said of its table, which would be of 0 MiB."""
+    for model, tables in ((LLAMA, True), ("openai-community/gpt2", False)):
+        _, out, _ = run(model, "--json", "--offline")
+        words = json.loads(out)["runtime"]["loading_bytes"]["source"]
+        assert ("rotary tables" in words) is tables and " 0 " not in words
+
+
+def test_rows_of_several_ranks_say_so(run: Run) -> None:
+    _, out, _ = run(LLAMA, "--tp", "4", "--offline")
+    rows = [text for text in out.splitlines() if text.startswith(("  loading", "  activations", "  context"))]
+    assert len(rows) == 3 and all("4 ranks" in text for text in rows)
