@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, json_text, say_stats, show, write
+from hfmem.cli.output import json_text, show, write
 from hfmem.cli.params import Option
+from hfmem.cli.reading import read_for
 
 
 def bench(
     model: o.Model,
-    ctx: o.Ctx = None,
+    ctx: o.Length = None,
     batch: o.Batch = "1",
     gpu: Annotated[
         str | None,
@@ -44,12 +45,8 @@ def bench(
     num_seqs, ranks = parse_count(batch, "--batch"), parse_count(tp, "--tp")
     page = None if page_size is None else parse_count(page_size, "--page-size")
     from hfmem.api.bench import bench as answer
-    from hfmem.api.estimates import read_model
 
-    with fetching(no_cache, refresh, offline) as fetch:
-        read = read_model(model, revision=revision, assume=assume, fetch=fetch)
-    if verbose:
-        say_stats(model, read.facts.stats)
+    read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
     found = answer(
         read,
         context=context,

@@ -1,11 +1,14 @@
-"""`hfmem compare MODEL…`: models or formats side by side."""
+"""`hfmem compare MODEL…`: models, formats or lengths side by side."""
 
 from __future__ import annotations
 
+import re
+from itertools import product
 from typing import Annotated, Any
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, formatted, give, json_text, say_stats, write
+from hfmem.cli.output import formatted, give, json_text, write
+from hfmem.cli.reading import read_for
 from hfmem.errors import UsageError
 
 
@@ -17,7 +20,7 @@ def compare(
             "--quant", metavar="FORMATS", help="Formats to compare, e.g. bf16,fp8,int4,q4_k_m [default: as published]."
         ),
     ] = None,
-    ctx: o.Ctx = None,
+    ctx: o.Lengths = None,
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
     engine: o.Engine = None,
@@ -30,27 +33,24 @@ def compare(
     offline: o.Offline = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Models and weight formats side by side."""
+    """Models, weight formats and lengths side by side."""
     from hfmem.units import parse_count
 
     kind = formatted(format, json)
-    context = None if ctx is None else parse_count(ctx, "--ctx")
+    contexts = [None] if ctx is None else [parse_count(word, "--ctx") for word in _lengths(ctx)]
     num_seqs = parse_count(batch, "--batch")
     formats: list[str | None] = [None]
     if quant is not None:
         formats = [word.strip() for word in quant.split(",") if word.strip()]
         if not formats:
             raise UsageError("--quant names no format (example: bf16,fp8,int4)")
-    from hfmem.api.estimates import estimate, read_model
+    from hfmem.api.estimates import estimate
     from hfmem.render.json import report_dict
 
     rows: list[tuple[str, Any]] = []
     for model in models:
-        with fetching(no_cache, refresh, offline) as fetch:
-            read = read_model(model, revision=revision, assume=assume, fetch=fetch)
-        if verbose:
-            say_stats(model, read.facts.stats)
-        for name in formats:
+        read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
+        for name, context in product(formats, contexts):
             report = estimate(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=engine, quant=name)
             words = [model] if len(models) > 1 or name is None else []
             rows.append((" ".join([*words, *([name] if name else [])]), report))
@@ -61,3 +61,17 @@ def compare(
     from hfmem.render.compare import compare_grid
 
     give(kind, compare_grid(rows), told, ", ".join(models))
+
+
+def _lengths(text: str) -> list[str]:
+    """`8k,32k` is two lengths, `131,072` one: groups of three digits are one number, as everywhere.
+
+    Raises:
+        UsageError: no length.
+    """
+    if re.fullmatch(r"\d{1,3}(,\d{3})+[km]?", text.strip(), re.IGNORECASE | re.ASCII):
+        return [text]
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError("--ctx names no length (example: 8k,32k,128k)")
+    return words

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, json_text, say, say_stats, show, write
+from hfmem.cli.output import json_text, say, show, write
+from hfmem.cli.reading import read_for
 
 
 def explain(
     model: o.Model,
-    ctx: o.Ctx = None,
+    ctx: o.Length = None,
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
     engine: o.Engine = None,
@@ -36,15 +37,11 @@ def explain(
     share = None if overhead is None else parse_percent(overhead, "--overhead")
     device_bytes = None if device is None else parse_memory(device, "--device-memory")
     from hfmem.api.estimates import explain as run
-    from hfmem.api.estimates import read_model
     from hfmem.render.explain import markdown_lines, text_lines
     from hfmem.render.json import to_dict
     from hfmem.render.lines import safe
 
-    with fetching(no_cache, refresh, offline) as fetch:
-        read = read_model(model, revision=revision, assume=assume, fetch=fetch)
-    if verbose:
-        say_stats(model, read.facts.stats)
+    read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
     for note in read.notes:
         say(f"warning: {note.message}")
     told = run(

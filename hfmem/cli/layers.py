@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, formatted, give, json_text, say_stats, write
+from hfmem.cli.output import formatted, give, json_text, write
+from hfmem.cli.reading import read_for
 
 
 def layers(
     model: o.Model,
-    ctx: o.Ctx = None,
+    ctx: o.Length = None,
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
     engine: o.Engine = None,
@@ -30,13 +31,10 @@ def layers(
     kind = formatted(format, json)
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs = parse_count(batch, "--batch")
-    from hfmem.api.estimates import layer_table, read_model
+    from hfmem.api.estimates import layer_table
     from hfmem.render.json import to_dict
 
-    with fetching(no_cache, refresh, offline) as fetch:
-        read = read_model(model, revision=revision, assume=assume, fetch=fetch)
-    if verbose:
-        say_stats(model, read.facts.stats)
+    read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
     table = layer_table(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=engine, merge=not runs)
     if kind == "json":
         rows = [to_dict(run) for run in table.runs]

@@ -14,16 +14,17 @@ _MODEL_HELP = "org/name[@revision], a Hub URL, a local folder or file."
 
 Models = Annotated[list[str], Argument(metavar="MODEL", help=_MODEL_HELP)]
 Model = Annotated[str, Argument(metavar="MODEL", help=_MODEL_HELP)]
+_CTX = ("--ctx", "--max-model-len", "--context-length", "--ctx-size")
+_POSITIONS = "[default: the model's positions]"
 Ctx = Annotated[
     str | None,
-    Option(
-        "--ctx",
-        "--max-model-len",
-        "--context-length",
-        "--ctx-size",
-        metavar="TOKENS",
-        help="Tokens a sequence: 8192, 32k, 1m; max: the most that fits [default: the model's positions].",
-    ),
+    Option(*_CTX, metavar="TOKENS", help=f"Tokens a sequence: 8192, 32k, 1m; max: the most that fits {_POSITIONS}."),
+]
+#: of commands that know no devices
+Length = Annotated[str | None, Option(*_CTX, metavar="TOKENS", help=f"Tokens a sequence: 8192, 32k, 1m {_POSITIONS}.")]
+Lengths = Annotated[
+    str | None,
+    Option(*_CTX, metavar="TOKENS", help=f"Tokens a sequence, one length or several: 8k,32k,128k {_POSITIONS}."),
 ]
 _AT_ONCE = "Sequences at once, in the cache; max: the most that fit."
 #: of commands that say nothing of the engine's own memory

@@ -211,7 +211,7 @@ def describe(files: Files, listing: Mapping[str, int | None]) -> str:
     if gguf:
         return f"; it holds GGUF files: {_some(gguf)}"
     if not listing:
-        return "; it is empty"
+        return "; it holds no files"
     weights = [name for name in listing if name.lower().endswith(_WEIGHT_SUFFIXES)]
     kinds = [kind for kind, names in _HELPERS.items() if any(name in listing for name in names)]
     if kinds and not weights:

@@ -54,6 +54,24 @@ def test_compare_says_the_length_of_each_row(run: Run) -> None:
     assert "tokens" not in head.split() and "1 sequence of 4,096 tokens" in note
 
 
+@pytest.mark.parametrize(
+    ("ctx", "lengths"),
+    [("8k,32k,128k", [8192, 32768, 131_072]), ("131,072", [131_072]), ("1k, 4096,", [1024, 4096]), ("8k", [8192])],
+)
+def test_memory_by_context(run: Run, ctx: str, lengths: list[int]) -> None:
+    """Llama 3 8B keeps 2 × 8 × 128 × 2 B × 32 layers = 128 KiB a token."""
+    status, out, _ = run("compare", LLAMA, "--ctx", ctx, "--json", "--offline")
+    caches = [row["kv_cache"] for row in json.loads(out)]
+    assert status == 0 and [cache["context"] for cache in caches] == lengths
+    assert [cache["bytes"] for cache in caches] == [131_072 * length for length in lengths]
+
+
+@pytest.mark.parametrize("ctx", [",", "8k,x", "0,8k"])
+def test_lengths_that_are_none(run: Run, ctx: str) -> None:
+    status, out, err = run("compare", LLAMA, "--ctx", ctx, "--offline")
+    assert (status, out, err.count("\n")) == (2, "", 1) and "--ctx" in err
+
+
 @pytest.mark.parametrize(("word", "meant"), [("fitt", "fit"), ("layer", "layers"), ("Compare", "compare")])
 def test_a_command_that_is_nearly_right_is_named(run: Run, word: str, meant: str) -> None:
     status, _, err = run(word, LLAMA, "--offline")

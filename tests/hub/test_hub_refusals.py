@@ -75,7 +75,7 @@ def test_a_server_that_sends_no_error_codes(hub: HubServer) -> None:
     ("files", "message"),
     [
         ({"README.md": b"x"}, r"has no config\.json; found README\.md"),
-        ({}, r"has no config\.json; it is empty"),
+        ({}, r"has no config\.json; it holds no files"),
         (
             {"adapter_config.json": {"base_model_name_or_path": "org/base"}, "adapter_model.safetensors": b"x"},
             r"it is an adapter \(PEFT\) of org/base: run hfmem on it",

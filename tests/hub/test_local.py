@@ -119,7 +119,7 @@ def test_quantization_settings_beside_the_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "error", "message"),
     [
-        ({}, MissingFileError, r"has no config\.json; it is empty"),
+        ({}, MissingFileError, r"has no config\.json; it holds no files"),
         ({"README.md": b""}, MissingFileError, r"has no config\.json; found README\.md"),
         ({"mmproj-x.gguf": b"GGUF"}, MissingFileError, r"GGUF files: mmproj-x\.gguf"),
         ({"adapter_config.json": {"base_model_name_or_path": "org/b"}}, MissingFileError, r"adapter \(PEFT\) of org/b"),
