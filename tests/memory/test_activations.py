@@ -1,0 +1,39 @@
+"""The widest place of a block, for each kind of attention: elements of q, k, v and the output, multiplied out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from example_architectures import build, one
+
+from hfmem.memory.activations import forward_bytes
+from hfmem.model.layers import Cache, CompressedAttention, FullAttention, LatentAttention, SlidingAttention
+
+TOKENS, HIDDEN, INNER = 1024, 2048, 64
+
+
+@pytest.mark.parametrize(
+    ("cache", "width"),
+    [
+        # Llama 3 8B's heads: q and its output 32 × 128 each, k and v 8 × 128 each
+        (FullAttention(32, 8, 128, 128), 2 * 32 * 128 + 2 * 8 * 128),
+        # keys wider than values (MiMo V2): q and k of 192, v and output of 128
+        (FullAttention(64, 4, 192, 128), 64 * (192 + 128) + 4 * (192 + 128)),
+        (SlidingAttention(16, 8, 256, 256, window=1024), 2 * 16 * 256 + 2 * 8 * 256),
+        # DeepSeek V2 Lite expands the latent: every head has its own q and k of 128 + 64, v and output of 128
+        (LatentAttention(16, 512, 64, 128, 128), 2 * 16 * (128 + 64) + 2 * 16 * 128),
+        # DeepSeek V4: one row serves as k and v of all heads; q and output 64 × 512 each
+        (CompressedAttention(64, 512, 128, 4, 128, True), 2 * 64 * 512),
+    ],
+)
+@pytest.mark.parametrize("tp", [1, 2])
+def test_attention_where_it_is_wider_than_the_feed_forward(cache: Cache, width: int, tp: int) -> None:
+    arch = replace(build("x", one(cache, 2), hidden_size=HIDDEN), intermediate_size=INNER)
+    assert forward_bytes(arch, TOKENS, tp) == TOKENS * (2 * HIDDEN + width // tp) * 2
+
+
+def test_a_feed_forward_without_a_width_is_four_hidden_sizes_wide() -> None:
+    """GPT-2's `n_inner: null`: gate, up and product are reckoned at 4 × hidden each, the upper end for one without a gate."""
+    arch = replace(build("x", one(FullAttention(4, 4, 16, 16), 2), hidden_size=HIDDEN), intermediate_size=None)
+    assert forward_bytes(arch, TOKENS, 1) == TOKENS * (2 * HIDDEN + 3 * 4 * HIDDEN) * 2
