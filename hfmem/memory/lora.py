@@ -153,7 +153,8 @@ def reserved_bytes(
             raise UnsupportedError(
                 f"vLLM takes adapters up to a vocabulary of {_MAX_VOCABULARY:,}, this model has {architecture.vocab_size:,}"
             )
-        tables = 1 if architecture.tie_word_embeddings else 2  # a tied head is the embedding's module
+        # a tied head is the embedding's module, and of several stages the first has the one and the last the other
+        tables = 1 if architecture.tie_word_embeddings or serving.pp > 1 else 2
         elements += tables * rank * (architecture.vocab_size + architecture.hidden_size)
     return round(elements) * max_loras * _DTYPE_BYTES
 

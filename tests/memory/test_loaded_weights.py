@@ -56,6 +56,9 @@ def test_small_and_middle_blocks() -> None:
     assert allocate([4 * MIB] * 6).segment_bytes == 40 * MIB
     assert allocate([9 * MIB, 9 * MIB]).block_bytes == 18 * MIB
     assert allocate([0, 0]).block_bytes == 0
+    # from 10 MiB on (kMinLargeAlloc) a segment of its own
+    assert allocate([10 * MIB - 512]).segment_bytes == 20 * MIB
+    assert allocate([10 * MIB]).segment_bytes == 10 * MIB
 
 
 def test_blocks_that_are_never_divided() -> None:
@@ -157,3 +160,17 @@ def test_rotary_tables_by_kind_of_layer() -> None:
     arch = replace(build("gemma3", layers, hidden_size=3840), max_position_embeddings=131_072)
     assert rotary_table_bytes({"rope_theta": 1e6}, arch) == 64 * MIB
     assert rotary_table_bytes({"text_config": {"rope_theta": 1e6, "rope_local_base_freq": 1e4}}, arch) == 128 * MIB
+
+
+def test_rotary_table_of_proportional_scaling() -> None:
+    """Gemma 4 rotates a quarter of its global heads of 512, by a table as wide as the head (`gemma4_rope.py`).
+
+    The rest of a row is identity. 131,072 × (512 + 256 of the windowed heads) × 2 B.
+    """
+    layers = (*one(FullAttention(16, 2, 512, 512), 1), *one(SlidingAttention(16, 8, 256, 256, window=1024), 5))
+    arch = replace(build("gemma4", layers, hidden_size=3840), max_position_embeddings=131_072)
+    kinds = {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    assert rotary_table_bytes({"rope_parameters": kinds}, arch) == 192 * MIB

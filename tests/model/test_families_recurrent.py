@@ -132,6 +132,12 @@ def test_qwen_full_attention_layers_and_gate() -> None:
         read_architecture(QWEN3_NEXT | {"layer_types": ["full_attention"] * 47})
 
 
+def test_value_heads_share_key_heads() -> None:
+    """16 key heads serve 32 value heads two by two; 31 cannot be dealt out."""
+    with pytest.raises(ContradictionError, match="31 value heads cannot share 16 key heads"):
+        read_architecture(QWEN3_NEXT | {"linear_num_value_heads": 31})
+
+
 def test_jamba_periods() -> None:
     arch = read_architecture(dict(JAMBA_LARGE))
     assert [i for i, c in enumerate(arch.caches()) if isinstance(c, FullAttention)] == list(range(4, 72, 8))
