@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import combinations, product
 from typing import Final
 
 from hfmem.checkpoint.grouping import Fact, boxes_of
@@ -115,11 +116,19 @@ def _split(pattern: str, patterns: set[str]) -> tuple[str, str, str]:
 
 
 def _disjoint(keys: Iterable[tuple[Box, ...]]) -> bool:
-    keys = list(keys)
-    if len(keys) == 1:
-        return True
-    spelled = [index for boxes in keys for index in TensorGroup("", "U8", (), boxes).indices()]
-    return len(set(spelled)) == len(spelled)
+    """Whether no index is in two of the boxes (those of one key are disjoint)."""
+    return not any(
+        len(left) == len(right) and all(map(_meet, left, right))
+        for one, other in combinations(keys, 2)
+        for left, right in product(one, other)
+    )
+
+
+def _meet(one: range, other: range) -> bool:
+    if one.step == other.step == 1:
+        return one.start < other.stop and other.start < one.stop
+    short, long = sorted((one, other), key=len)
+    return any(value in long for value in short)
 
 
 def _spelled_out(found: list[tuple[str, TensorGroup]]) -> dict[tuple[Box, ...], dict[str, Part]]:

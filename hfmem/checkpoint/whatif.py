@@ -9,7 +9,6 @@ differ by recipe alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from math import prod
 from typing import Final
 
@@ -75,6 +74,8 @@ def convert(
 
 
 def _unknown(target: str) -> str:
+    from difflib import get_close_matches  # for refusals only
+
     near = get_close_matches(target.lower(), [*names(), *ALIASES], n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names()[:12])} …"
     return f"no format called {target!r} ({hint})"

@@ -35,6 +35,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass
+from hfmem.remembered import remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,7 @@ def growth_per_token(cache: Cache, kv_dtype: str) -> Fraction:
             return Fraction(0)
 
 
+@remembered
 def decoding_layers(arch: Architecture) -> tuple[Layer, ...]:
     """The layers that run in plain decoding: multi-token-prediction layers draft tokens and have no cache without speculation."""
     return tuple(layer for layer in arch.layers if layer.stack != "mtp")

@@ -36,7 +36,7 @@ from hfmem.memory.torch_allocator import Allocated
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
 from hfmem.model.layers import SharedCache
-from hfmem.model.matching import Expected, Matcher, count_boxes, intersect
+from hfmem.model.matching import Expected, count_boxes, intersect, matcher_of
 from hfmem.model.names import core
 from hfmem.records import dataclass, replace
 
@@ -261,7 +261,7 @@ def _held(
     arch: Architecture, groups: Sequence[TensorGroup], stages: Stages, sharding: Sharding, serving: Serving
 ) -> Iterator[HeldTensors]:
     engine = serving.engine
-    matcher = Matcher(arch.tensors)
+    matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
     for group in groups:

@@ -15,7 +15,7 @@ from hfmem.dtypes import BITS
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.inventory import Component
 from hfmem.model.ledger import Ledger, Stored, assign
-from hfmem.model.matching import Expected, Matcher, count_boxes, subtract
+from hfmem.model.matching import Expected, Matcher, count_boxes, matcher_of, subtract
 from hfmem.model.names import classify, core, is_buffer_name
 from hfmem.model.parameters import stored_dtype
 from hfmem.model.shape_check import compare_shapes
@@ -89,7 +89,7 @@ def contradictions(notes: Iterable[Note]) -> tuple[Note, ...]:
 def _compare(architecture: Architecture, groups: Sequence[TensorGroup], *, shapes: bool) -> list[Note]:
     if not architecture.tensors:
         return []
-    matcher = Matcher(architecture.tensors)
+    matcher = matcher_of(architecture.tensors)
     ledger = assign(matcher, groups)
     notes, settled = _layers(architecture, matcher, groups)
     if shapes:

@@ -10,7 +10,7 @@ from hfmem.checkpoint.index import Index
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import canonical, num_bytes
 from hfmem.model.architecture import Architecture
-from hfmem.model.matching import Matcher
+from hfmem.model.matching import Matcher, matcher_of
 
 _FLOATS: Final = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
 
@@ -25,7 +25,7 @@ def synthesise(
     """
     code = canonical(dtype) if dtype is not None else architecture.dtype
     found: dict[tuple[str, tuple[int, ...]], list[Box]] = {}
-    matcher = Matcher(architecture.tensors)
+    matcher = matcher_of(architecture.tensors)
     if names is None:
         for item in matcher.expected:
             if item.spec.tied_to is None and not (item.spec.buffer and item.spec.optional):

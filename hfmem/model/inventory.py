@@ -108,6 +108,8 @@ class TensorSpec:
 
 def as_ranges(indices: Iterable[int]) -> tuple[range, ...]:
     """Ascending integers as maximal ranges: `[0, 1, 2, 5, 7, 9]` → `(range(0, 3), range(5, 10, 2))`."""
+    if isinstance(indices, range) and indices.step == 1:
+        return (indices,) if indices else ()
     values = sorted(set(indices))
     ranges: list[range] = []
     start = 0

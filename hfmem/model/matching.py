@@ -16,6 +16,7 @@ from typing import Final
 from hfmem.model.inventory import Box, TensorSpec, as_ranges
 from hfmem.model.names import core
 from hfmem.records import dataclass
+from hfmem.remembered import remembered
 
 _FIELD: Final = r"^(?:\{\}|0|[1-9][0-9]{0,17})$"
 
@@ -76,6 +77,9 @@ def intersect(a: Sequence[Box], b: Sequence[Box]) -> tuple[Box, ...]:
 def _shared(r: range, s: range) -> tuple[range, ...]:
     if r == s:
         return (r,)
+    if r.step == s.step == 1:
+        both = range(max(r.start, s.start), min(r.stop, s.stop))
+        return (both,) if both else ()
     if len(s) < len(r):
         r, s = s, r
     return as_ranges(value for value in r if value in s)  # membership in a range is one division, whatever its length
@@ -96,11 +100,22 @@ def _without(box: Box, other: Box) -> Iterator[Box]:
         return
     inside: list[tuple[range, ...]] = []
     for axis, (r, s) in enumerate(zip(box, other, strict=True)):
-        outside = () if r == s else as_ranges(value for value in r if value not in s)
+        outside = _outside(r, s)
         for left in outside:
             for before in product(*inside):
                 yield (*before, left, *box[axis + 1 :])
         inside.append(_shared(r, s))
+
+
+def _outside(r: range, s: range) -> tuple[range, ...]:
+    """The values of `r` that are not in `s`."""
+    if r == s:
+        return ()
+    if r.step == s.step == 1:
+        return tuple(
+            left for left in (range(r.start, min(r.stop, s.start)), range(max(r.start, s.stop), r.stop)) if left
+        )
+    return as_ranges(value for value in r if value not in s)
 
 
 class Matcher:
@@ -154,6 +169,12 @@ class Matcher:
             if here:
                 return here[0] if len({item.spec.component for item in here}) == 1 else None
         return None
+
+
+@remembered
+def matcher_of(specs: tuple[TensorSpec, ...]) -> Matcher:
+    """The matcher of an architecture's tensors, made once."""
+    return Matcher(specs)
 
 
 def _covers(expected: Sequence[Box], stored: Sequence[Box]) -> bool:

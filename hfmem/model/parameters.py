@@ -18,7 +18,7 @@ from hfmem.errors import MissingFileError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.expected import expected_groups, uniform_dtype
 from hfmem.model.inventory import Component
-from hfmem.model.matching import Expected, Match, Matcher
+from hfmem.model.matching import Expected, Match, matcher_of
 from hfmem.model.names import classify, core, is_buffer_name, is_router
 from hfmem.records import dataclass, replace
 
@@ -61,7 +61,7 @@ class Locator:
     """Answers for any stored tensor, expected or not, which component it belongs to."""
 
     def __init__(self, architecture: Architecture | None) -> None:
-        self.matcher = Matcher(architecture.tensors if architecture else ())
+        self.matcher = matcher_of(architecture.tensors if architecture else ())
         self._share = Fraction(1)
         if architecture and architecture.num_experts and architecture.num_experts_per_tok:
             self._share = Fraction(architecture.num_experts_per_tok, architecture.num_experts)
@@ -207,7 +207,7 @@ def _stored(groups: Iterable[TensorGroup], locator: Locator) -> tuple[dict[str, 
             by_dtype[code] = by_dtype.get(code, 0) + size
         for part in locator.locate(group.pattern, group.boxes):
             by_component[part.component] += part.count * group.tensor_bytes
-    return by_dtype, by_component
+    return dict(sorted(by_dtype.items(), key=lambda item: (-item[1], item[0]))), by_component
 
 
 def _empty() -> dict[str, int]:
