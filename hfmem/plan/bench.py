@@ -127,7 +127,9 @@ def bench_plan(arch: Architecture, serving: Serving) -> BenchPlan:
             found[1] += 1
     if not counts and not set(beside) - {STATES}:
         raise UnsupportedError(f"{arch.model_type} has no attention cache for a decode kernel to read")
-    shapes = tuple(_shape(cache, sinks, found[0], found[1], fmt, page, serving) for (cache, sinks), found in counts.items())
+    shapes = tuple(
+        _shape(cache, sinks, found[0], found[1], fmt, page, serving) for (cache, sinks), found in counts.items()
+    )
     told = tuple(
         Beside(what, layers, None if size is None else -(-serving.num_seqs * size.numerator // size.denominator))
         for what, (layers, size) in beside.items()
