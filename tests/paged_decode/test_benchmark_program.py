@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,3 +93,27 @@ def test_a_changed_configuration_keeps_its_programs_resident() -> None:
     four = item.ours.override(replace(config, num_warps=4), ctas_per_sm=4)
     assert four.register_cap == 128  # 65,536 registers for 4 programs of 128 threads
     assert item.ours.override(config, register_cap=0).register_cap == 0
+
+
+def test_a_bare_image_is_enough(tmp_path: Path) -> None:
+    """PyTorch and Triton alone, as images for GPUs have them: no numpy, no matplotlib, none of hfmem's own dependencies."""
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {{"numpy", "matplotlib", "huggingface_hub", "safetensors", "typer", "rich"}}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing())
+from pathlib import Path
+from hfmem_kernels.benchmarks import _experiment_kernels, _stream_kernel, program, session
+from hfmem_kernels import _kernels, _ops
+made = program.plan("core", wanted="none", folders=[], folder=Path({str(tmp_path)!r}), command="c", minutes=0.0)
+program.main(made, None, "core")
+"""
+    folders = os.pathsep.join(each for each in sys.path if each and "site-packages" not in each)
+    quiet = {"PYTHONPATH": folders, "PYTHONWARNINGS": "ignore"}
+    words = [sys.executable, "-c", code]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(words, env=environment | quiet, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "nothing was timed" in done.stdout and (tmp_path / "report.md").is_file() and "items left" in done.stderr
