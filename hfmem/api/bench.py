@@ -160,12 +160,13 @@ def _bound(served: Configuration, plan: BenchPlan, bandwidth: float | None, sour
     found = speed(served)
     assert found is not None
     weights = found.weights_bytes_read
-    if bandwidth is None:
+    attention_bytes = read_bytes(plan) + beside_bytes(plan, states=False)
+    if bandwidth is None or not attention_bytes:  # of caches whose length nobody knows
         return None, weights
-    attention = (read_bytes(plan) + beside_bytes(plan, states=False)) / bandwidth
+    attention = attention_bytes / bandwidth
     states, rest, seqs = beside_bytes(plan, states=True) / bandwidth, weights / bandwidth, plan.num_seqs
-    alone = seqs / attention if attention else float("inf")
-    return Bound(source, bandwidth, attention, rest, states, alone, seqs / (attention + rest + states)), weights
+    both = attention + rest + states
+    return Bound(source, bandwidth, attention, rest, states, seqs / attention, seqs / both), weights
 
 
 def _refuse(plan: BenchPlan, reason: str) -> UsageError:
