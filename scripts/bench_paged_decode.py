@@ -16,9 +16,12 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +33,10 @@ MINUTES = {"quick": 2.0, "core": 10.0, "full": None, "smoke": 10.0}
 COMPILERS, COMPILING = 12, 0.35
 #: how often a process that lost its device is started again
 RESTARTS = 6
+#: seconds beyond its minutes after which a child hangs: its last row, the report and the plots take less
+GRACE = 60.0
+#: status of a child whose device is lost, or that hangs, as the session gives it
+LOST = 75
 
 
 def _arguments() -> argparse.Namespace:
@@ -81,29 +88,53 @@ def _compile_ahead(arguments: argparse.Namespace, minutes: float | None) -> None
     seconds = 60 * COMPILING * minutes if minutes is not None else 600.0
     started = time.monotonic()
     words = ("--worker", "--seconds-left", f"{seconds:.0f}", "--warm")
-    children = [subprocess.Popen(_child(*words, f"{part}/{count}")) for part in range(count)]
-    for child in children:
-        try:
-            child.wait(timeout=max(1.0, seconds + 30 - (time.monotonic() - started)))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for part in range(count):
+            children.append(subprocess.Popen(_child(*words, f"{part}/{count}")))
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=max(1.0, seconds + 30 - (time.monotonic() - started)))
+    finally:  # also where this process is ended
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
     sys.stderr.write(f"compiled ahead for {time.monotonic() - started:.0f} s in {count} processes\n")
 
 
 def _supervise(arguments: argparse.Namespace) -> int:
     """Run this program as a child, and again where the child lost its device, so that one bad kernel costs one row."""
     started, minutes, status = time.monotonic(), _minutes(arguments), 1
+    signal.signal(signal.SIGTERM, _end)  # a child must not outlive this process and keep the device
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.stderr.write(f"error: --out {arguments.out}: {error.strerror}\n")
+        return 2
     _compile_ahead(arguments, minutes)
     for attempt in range(RESTARTS + 1):
-        command = _child("--worker")
+        command, limit = _child("--worker"), None
         if minutes is not None:
-            command += ["--seconds-left", f"{60 * minutes - (time.monotonic() - started):.0f}"]
-        status = subprocess.run([*command, *(["--after-crash"] if attempt else [])]).returncode
-        lost = status < 0 or status == 75
+            left = 60 * minutes - (time.monotonic() - started)
+            command += ["--seconds-left", f"{left:.0f}"]
+            limit = max(left, 0.0) + GRACE
+        command += ["--after-crash"] if attempt else []
+        try:
+            status = subprocess.run(command, timeout=limit).returncode
+        except (
+            subprocess.TimeoutExpired
+        ):  # and ended: the next one, without time, writes down where, and leaves the report
+            sys.stderr.write("the run hangs: ended\n")
+            status = LOST
+        lost = status < 0 or status == LOST
         if not lost or status in (-2, -9, -15):  # done, failed for good, or somebody ended it
             break
     return abs(status)
+
+
+def _end(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _minutes(arguments: argparse.Namespace) -> float | None:
@@ -140,15 +171,24 @@ def _work(arguments: argparse.Namespace) -> int:
         commit=arguments.commit,
         after_crash=arguments.after_crash,
     )
-    if arguments.warm is not None:
-        part, parts = arguments.warm.split("/")
-        return program.compile_part(plan, device, int(part), int(parts), arguments.seconds_left)
-    return program.main(plan, device, grid)
+    try:
+        if arguments.warm is not None:
+            part, parts = arguments.warm.split("/")
+            return program.compile_part(plan, device, int(part), int(parts), arguments.seconds_left)
+        return program.main(plan, device, grid)
+    except program.ResultsError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
 
 
 def main() -> int:
     """The program."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - it runs from a checkout, which no installer has checked
+        sys.stderr.write(f"error: this needs Python 3.11 or later, and runs in {sys.version.split()[0]}\n")
+        return 2
     arguments = _arguments()
+    if "TRITON_CACHE_DIR" not in os.environ and not os.access(Path.home(), os.W_OK):  # Triton would put it there
+        os.environ["TRITON_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / "hfmem-triton")
     if arguments.report is not None:
         from hfmem_kernels.benchmarks import program
 

@@ -8,6 +8,7 @@ run.
 from __future__ import annotations
 
 import importlib.util
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from hfmem.api.configuration import DEFAULT_CONTEXT, Configuration, configure
@@ -15,7 +16,7 @@ from hfmem.api.planning import speed
 from hfmem.api.reading import Model, read_model
 from hfmem.errors import DoesNotFitError, UnsupportedError, UsageError
 from hfmem.memory.serving import Serving
-from hfmem.plan.bench import AttentionShape, BenchPlan, bench_plan, read_bytes
+from hfmem.plan.bench import AttentionShape, BenchPlan, bench_plan, beside_bytes, read_bytes
 from hfmem.plan.devices import Device, find_device, nearest_device
 from hfmem.records import dataclass, replace
 from hfmem.units import format_bytes
@@ -41,15 +42,17 @@ _ASIDE_BYTES: Final = 3 << 30
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a bandwidth allows at best: seconds of a step's attention and of its weights, and tokens a second of all sequences.
+    """What a bandwidth allows at best: seconds of a step's attention, weights and states, and tokens a second of all sequences.
 
-    `source` says whose bandwidth it is. Weights are those that the step reads on this rank.
+    `source` says whose bandwidth it is. Attention is all of it, also what no op here reads; weights are those that the step reads
+    on this rank; recurrent states are read and written back.
     """
 
     source: str
     bytes_per_second: float
     attention_seconds: float
     weights_seconds: float
+    states_seconds: float
     attention_tokens_per_second: float
     tokens_per_second: float
 
@@ -80,7 +83,10 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class BenchAnswer:
-    """The plan of one rank; the bound on a device that was named or measured; what was measured, unless it was a dry run."""
+    """The plan of one rank; the bound on a device that was named or measured; what was measured, unless it was a dry run.
+
+    `refused`: why no kernel here could run the plan, None if one can.
+    """
 
     model: str
     tp: int
@@ -89,6 +95,7 @@ class BenchAnswer:
     weights_bytes_read: int
     bound: Bound | None
     measured: Measurement | None
+    refused: str | None = None
 
 
 def bench(
@@ -100,6 +107,7 @@ def bench(
     tp: int = 1,
     kv_dtype: str = "auto",
     page_size: int | None = None,
+    source_tokens: int | None = None,
     dry_run: bool = False,
     **reading: Any,
 ) -> BenchAnswer:
@@ -108,6 +116,7 @@ def bench(
     Args:
         device: with `dry_run`, whose bandwidth bounds the step; without it the device has to be this machine's.
         tp: run the share of one of so many ranks.
+        source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.
         reading: `revision`, `assume`, `fetch`, as `read_model`.
 
     Raises:
@@ -123,6 +132,7 @@ def bench(
         engine="ideal",
         tp=tp,
         page_size=page_size,
+        source_tokens=source_tokens,
         declared_kv_dtype=read.declared_kv_dtype,
     )
     plan = bench_plan(read.architecture, serving)
@@ -138,7 +148,7 @@ def bench(
 
     if dry_run:
         bound, weights = bounded(named, named.name if named else "")
-        return BenchAnswer(read.facts.repo_id, tp, plan, read_bytes(plan), weights, bound, None)
+        return BenchAnswer(read.facts.repo_id, tp, plan, read_bytes(plan), weights, bound, None, refusal(plan))
     measured = _measure(plan, named)
     here = Device(measured.device, "any", 1, "given", bandwidth=int(measured.read_bytes_per_second))
     bound, weights = bounded(here, f"{measured.device}, measured")
@@ -150,14 +160,17 @@ def _bound(served: Configuration, plan: BenchPlan, bandwidth: float | None, sour
     found = speed(served)
     assert found is not None
     weights = found.weights_bytes_read
-    if bandwidth is None:
+    attention_bytes = read_bytes(plan) + beside_bytes(plan, states=False)
+    if bandwidth is None or not attention_bytes:  # of caches whose length nobody knows
         return None, weights
-    attention, rest, seqs = read_bytes(plan) / bandwidth, weights / bandwidth, plan.num_seqs
-    return Bound(source, bandwidth, attention, rest, seqs / attention, seqs / (attention + rest)), weights
+    attention = attention_bytes / bandwidth
+    states, rest, seqs = beside_bytes(plan, states=True) / bandwidth, weights / bandwidth, plan.num_seqs
+    both = attention + rest + states
+    return Bound(source, bandwidth, attention, rest, states, seqs / attention, seqs / both), weights
 
 
 def _refuse(plan: BenchPlan, reason: str) -> UsageError:
-    layers = sum(shape.count for shape in plan.shapes)
+    layers = sum(shape.readers for shape in plan.shapes)
     return UsageError(
         f"{reason}; it would allocate {format_bytes(plan.cache_bytes)} of cache for {layers} layers, run one decode step's "
         "attention over them and time it (--dry-run prints the plan)"
@@ -186,37 +199,50 @@ def _device(plan: BenchPlan, named: Device | None) -> torch.device:
     return device
 
 
+def refusal(plan: BenchPlan) -> str | None:
+    """Why no kernel here can run a plan."""
+    latent = any(shape.op == "mla_decode" for shape in plan.shapes)
+    if not plan.shapes:
+        beside = ", ".join(f"{each.what} of {each.layers} layers" for each in plan.beside)
+        return f"no kernel here reads this model's attention: {beside}"
+    if plan.kv_dtype not in _FORMATS:
+        return f"no kernel reads a {plan.kv_dtype} cache (--kv-dtype {', '.join(_FORMATS)})"
+    if latent and _FORMATS[plan.kv_dtype][1] == "token":
+        return f"no kernel reads latent rows in {plan.kv_dtype}"
+    if any(shape.op == "mla_decode" and shape.sinks for shape in plan.shapes):
+        return "no kernel reads latent rows with sinks"
+    return None
+
+
 def row_of(shape: AttentionShape, plan: BenchPlan) -> Row:
     """A kind of layer as a row of the kernels' benchmark: its sequences read `tokens` tokens each, all of them visible.
 
-    Tokens that an indexer picks lie anywhere in the cache: pages of one token, as many as the sequences keep.
+    Tokens that an indexer picks lie anywhere in the cache: pages of its blocks (or what divides both), as many as are kept.
 
     Raises:
-        UnsupportedError: a cache format that no kernel reads, or latent rows with sinks.
+        UnsupportedError: a plan that no kernel can run (`refusal`).
     """
     from hfmem_kernels.benchmarks.rows import Row, uniform
     from hfmem_kernels.benchmarks.shapes import Shape
 
-    if plan.kv_dtype not in _FORMATS:
-        raise UnsupportedError(f"no kernel reads a {plan.kv_dtype} cache ({', '.join(_FORMATS)})")
+    if (reason := refusal(plan)) is not None:
+        raise UnsupportedError(reason)
     dtype, scales = _FORMATS[plan.kv_dtype]
-    latent = shape.op == "mla_decode"
-    if latent and scales == "token":
-        raise UnsupportedError(f"no kernel reads latent rows in {plan.kv_dtype}")
-    if latent and shape.sinks:
-        raise UnsupportedError("no kernel reads latent rows with sinks")
     made = Shape(
         shape.op, "", 1, shape.count, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.v_head_dim,
-        shape.head_dim, window=shape.window, sinks=shape.sinks, latent=latent,
+        shape.head_dim, window=shape.window, sinks=shape.sinks, latent=shape.op == "mla_decode",
     )  # fmt: skip
     row = Row(made, uniform(plan.num_seqs, shape.tokens), page_size=plan.page_size, dtype=dtype, scales=scales)
-    if latent and shape.tokens < plan.context:
-        return replace(row, page_size=1, kept=shape.pages * plan.page_size)
+    kept = shape.pages * plan.page_size
+    if shape.block and shape.tokens < kept:
+        return replace(row, page_size=math.gcd(plan.page_size, shape.block, shape.tokens), kept=kept)
     return row
 
 
 def _measure(plan: BenchPlan, named: Device | None) -> Measurement:
     """Allocate, check and time the plan on this machine's device."""
+    if (reason := refusal(plan)) is not None:
+        raise UnsupportedError(f"{reason}; --dry-run prints the plan")
     rows = [row_of(shape, plan) for shape in plan.shapes]
     device = _device(plan, named)
     import torch
@@ -242,7 +268,8 @@ def _measure(plan: BenchPlan, named: Device | None) -> Measurement:
             raise UnsupportedError(f"the kernel's result is wrong on this device, nothing was timed: {found.reason}")
         launch = ours.prepare(made)
         replays[str(number)] = timing.capture(launch, shape.count)
-        launches += [(launch, layer) for layer in range(shape.count)]
+        # a layer that shares a cache reads it once more
+        launches += [(launch, layer % shape.count) for layer in range(shape.readers)]
     replays["step"] = timing.capture(lambda index: launches[index][0](launches[index][1]), len(launches))
     timings = timing.interleave(replays)
     kinds = tuple(

@@ -26,6 +26,7 @@ def bench(
         str | None,
         Option("--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: 16]."),
     ] = None,
+    source_tokens: o.SourceTokens = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Print what would be allocated and run; needs no GPU.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,
@@ -43,6 +44,7 @@ def bench(
 
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs, ranks = parse_count(batch, "--batch"), parse_count(tp, "--tp")
+    source = None if source_tokens is None else parse_count(source_tokens, "--source-tokens")
     page = None if page_size is None else parse_count(page_size, "--page-size")
     from hfmem.api.bench import bench as answer
 
@@ -55,6 +57,7 @@ def bench(
         tp=ranks,
         kv_dtype=kv_dtype,
         page_size=page,
+        source_tokens=source,
         dry_run=dry_run,
     )
     if json:

@@ -300,7 +300,9 @@ def _held(
 def _use(spec: TensorSpec, arch: Architecture) -> Literal["read", "routed", "idle"]:
     if isinstance(spec.split, ExpertSplit):
         return "routed"
-    if spec.component is Component.VISION or (spec.component is Component.EMBEDDING and not arch.tie_word_embeddings):
+    # a table of another width than the model's (inputs of each layer, n-grams) is looked up even where words are tied to the head
+    head = arch.tie_word_embeddings and spec.shape[-1:] == (arch.hidden_size,)
+    if spec.component is Component.VISION or (spec.component is Component.EMBEDDING and not head):
         return "idle"
     return "read"
 

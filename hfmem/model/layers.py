@@ -77,13 +77,18 @@ class SparseLatentAttention:
 
 @dataclass(frozen=True, slots=True)
 class IndexedAttention:
-    """As `FullAttention`, reading the blocks an indexer picks: one more key of `index_head_dim` a token (MiniMax M3)."""
+    """As `FullAttention`, reading the blocks an indexer picks: one more key of `index_head_dim` a token (MiniMax M3).
+
+    A query looks at `index_topk` tokens at most, in blocks of `index_block`; None: the config does not say how many.
+    """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     v_head_dim: int
     index_head_dim: int
+    index_topk: int | None = None
+    index_block: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class CompressedAttention:
     With an indexer each compressed row has a key of `index_head_dim` beside it. A compressor pools `ratio` tokens, with `overlap`
     the group before as well: its projections (values and gates) of the unfinished group, and of the overlapped one, are kept.
     `keys_from_rows`: the indexer's keys are made of the compressed rows, so that nothing waits for them apart (DeepSeek V4.1).
+    `index_topk`: compressed rows that a query looks at, at most; None: all of them, or not known.
     """
 
     num_heads: int
@@ -103,6 +109,7 @@ class CompressedAttention:
     index_head_dim: int | None = None
     overlap: bool = False
     keys_from_rows: bool = False
+    index_topk: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import assert_never
+
 from hfmem.errors import UnsupportedError
-from hfmem.memory.cache import held_tokens, token_bytes
-from hfmem.memory.formats import resolve_kv_dtype
+from hfmem.memory.cache import constant_bytes, held_tokens, source_tokens, token_bytes
+from hfmem.memory.formats import resolve_kv_dtype, vector_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
+    CompressedAttention,
+    CrossAttention,
     FullAttention,
+    IndexedAttention,
     LatentAttention,
+    NoCache,
+    SharedCache,
     SlidingAttention,
     SparseLatentAttention,
 )
@@ -25,6 +34,19 @@ from hfmem.records import dataclass, replace
 PAGE_SIZE = 16
 #: what the names of the tensors have in common that hold a head's sink
 _SINK = "sink"
+#: `Beside.what` of what is no attention
+STATES = "recurrent states"
+
+#: caches that an op reads
+Readable = (
+    FullAttention
+    | SlidingAttention
+    | ChunkedAttention
+    | IndexedAttention
+    | LatentAttention
+    | SparseLatentAttention
+    | CrossAttention
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,72 +54,87 @@ class AttentionShape:
     """One kind of layer as an op sees it, on one tensor-parallel rank.
 
     `op` is `paged_decode` or `mla_decode`; for the latter `head_dim` is the whole row (latent and rotary part) and `v_head_dim`
-    the latent. `tokens` are those a step reads of a sequence: all that the layer keeps, or, where an indexer picks them, at most
-    `index_topk`. `pages` are what the kept ones occupy; `cache_bytes` are the pages of all sequences in one layer. `sinks`: one
-    more logit for each query head.
+    the latent. `kind`: full, window, chunk, picked, latent or cross. `count` layers have such a cache, and `readers` read one:
+    those, and layers that share one. `tokens` are those a step reads of a sequence: all that the layer keeps, or as many as an
+    indexer picks, in blocks of `block` tokens (0: no indexer). `pages` are what the kept ones occupy; `cache_bytes` are the pages
+    of all sequences in one layer. `sinks`: one more logit for each query head.
     """
 
     op: str
+    kind: str
     count: int
+    readers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     v_head_dim: int
     window: int | None
     tokens: int
+    block: int
     pages: int
     cache_bytes: int
     sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class BenchPlan:
-    """The attention of one decode step: `num_seqs` sequences of `context` tokens, layer kind by layer kind.
+class Beside:
+    """What no op here reads: index keys, compressed rows, recurrent states (read and written back).
 
-    `skipped` counts layers without an attention cache (recurrent, cross, shared): a decode kernel has no part in them.
+    `bytes` are those a step moves on one rank, for all sequences and layers; None where the length is not known.
     """
+
+    what: str
+    layers: int
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPlan:
+    """The attention of one decode step: `num_seqs` sequences of `context` tokens, layer kind by layer kind."""
 
     kv_dtype: str
     context: int
     num_seqs: int
     page_size: int
     shapes: tuple[AttentionShape, ...]
-    skipped: int
+    beside: tuple[Beside, ...]
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of all caches that the step reads from, on one rank."""
+        """Bytes of all caches that the ops read from, on one rank."""
         return sum(shape.count * shape.cache_bytes for shape in self.shapes)
 
 
 def bench_plan(arch: Architecture, serving: Serving) -> BenchPlan:
-    """The plan for `serving` (its context, sequences, KV dtype, page size and `tp`).
+    """The plan for `serving` (its context, sequences, KV dtype, page size, source tokens and `tp`).
 
     KV heads are replicated where there are more ranks than heads; a latent row is whole on every rank.
 
     Raises:
-        UnsupportedError: query heads that `tp` does not divide, or a model without an attention cache.
+        UnsupportedError: heads that `tp` does not divide, or a model without an attention cache.
     """
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
     page = serving.page_size or PAGE_SIZE
-    counted: dict[tuple[Cache, bool], int] = {}
-    skipped = 0
-    with_sinks = sink_layers(arch)
-    for index, layer in enumerate(arch.layers):
-        for cache in layer.caches:
-            if isinstance(
-                cache, FullAttention | SlidingAttention | ChunkedAttention | LatentAttention | SparseLatentAttention
-            ):
-                kind = _read(cache), index in with_sinks
-                counted[kind] = counted.get(kind, 0) + 1
-            else:
-                skipped += 1
-    if not counted:
+    counts: dict[tuple[Readable, bool], list[int]] = {}  # → layers with such a cache, layers that read one
+    beside: dict[str, tuple[int, Fraction | None]] = {}
+    for cache, sinks, own in _attended(arch):
+        for what, size in _beside(cache, fmt, arch.dtype, serving):
+            layers, total = beside.get(what, (0, Fraction(0)))
+            beside[what] = (layers + 1, None if size is None or total is None else total + size)
+        if isinstance(cache, Readable) and _tokens(cache, serving):
+            found = counts.setdefault((_read(cache), sinks), [0, 0])
+            found[0] += own
+            found[1] += 1
+    if not counts and not set(beside) - {STATES}:
         raise UnsupportedError(f"{arch.model_type} has no attention cache for a decode kernel to read")
     shapes = tuple(
-        replace(_shape(cache, count, fmt, page, serving), sinks=sinks) for (cache, sinks), count in counted.items()
+        _shape(cache, sinks, found[0], found[1], fmt, page, serving) for (cache, sinks), found in counts.items()
     )
-    return BenchPlan(fmt, serving.context, serving.num_seqs, page, shapes, skipped)
+    told = tuple(
+        Beside(what, layers, None if size is None else -(-serving.num_seqs * size.numerator // size.denominator))
+        for what, (layers, size) in beside.items()
+    )
+    return BenchPlan(fmt, serving.context, serving.num_seqs, page, shapes, told)
 
 
 def sink_layers(arch: Architecture) -> frozenset[int]:
@@ -115,38 +152,129 @@ def sink_layers(arch: Architecture) -> frozenset[int]:
 
 
 def read_bytes(plan: BenchPlan) -> int:
-    """Bytes of cache that one step reads on one rank: the visible tokens of every sequence, in every layer, each once."""
+    """Bytes of cache that the ops read in one step on one rank: the visible tokens of every sequence, once for every layer."""
     return sum(
-        shape.count * (shape.cache_bytes // (shape.pages * plan.page_size) * shape.tokens) for shape in plan.shapes
+        shape.readers * (shape.cache_bytes // (shape.pages * plan.page_size) * shape.tokens) for shape in plan.shapes
     )
 
 
-def _read(cache: Cache) -> Cache:
+def beside_bytes(plan: BenchPlan, *, states: bool) -> int:
+    """Bytes that a step moves beside the ops: of attention, or of recurrent states. What is not known counts as none."""
+    return sum(each.bytes or 0 for each in plan.beside if (each.what == STATES) == states)
+
+
+def _attended(arch: Architecture) -> Iterator[tuple[Cache, bool, bool]]:
+    """What each layer of plain decoding looks at, whether its heads have sinks, and whether the cache is its own."""
+    with_sinks = sink_layers(arch)
+    for index, layer in enumerate(arch.layers):
+        if layer.stack == "mtp":
+            continue
+        for cache in layer.caches:
+            if isinstance(cache, SharedCache):
+                shared = (_shared(each) for each in arch.layers[cache.source_layer].caches)
+                yield from ((each, index in with_sinks, False) for each in shared if each is not None)
+            elif not isinstance(cache, NoCache):
+                yield cache, index in with_sinks, True
+
+
+def _shared(cache: Cache) -> Cache | None:
+    """What a layer reads of a cache that it shares: not its states, and of compressed attention the rows, not the window."""
+    match cache:
+        case CompressedAttention():
+            return replace(cache, window=0, index_head_dim=None)
+        case SparseLatentAttention():
+            return replace(cache, has_indexer=False)
+        case _:
+            return cache if isinstance(cache, Readable) else None
+
+
+def _beside(kind: Cache, fmt: str, dtype: str, serving: Serving) -> Iterator[tuple[str, Fraction | None]]:
+    """What one sequence's step moves in a layer that looks at `kind`, and no op reads. Rows and keys are whole on every rank."""
+    context = serving.context
+    match kind:
+        case CrossAttention():
+            if not _tokens(kind, serving):
+                yield "cross attention of unknown length", None
+        case IndexedAttention() | SparseLatentAttention():
+            if isinstance(kind, IndexedAttention) and kind.index_topk is None:
+                yield "rows that an indexer picks, nobody says how many", None
+            if isinstance(kind, IndexedAttention) or kind.has_indexer:
+                yield "index keys", Fraction(context * vector_bytes(fmt, kind.index_head_dim))
+        case CompressedAttention(ratio=ratio, window=window):
+            rows = context // ratio if ratio else 0
+            if ratio and kind.index_head_dim:
+                yield "index keys", Fraction(rows * vector_bytes(fmt, kind.index_head_dim))
+            picked = rows if kind.index_topk is None else min(rows, kind.index_topk)
+            yield "compressed attention", Fraction((min(context, window) + picked) * token_bytes(kind, fmt))
+        case FullAttention() | SlidingAttention() | ChunkedAttention() | LatentAttention() | SharedCache() | NoCache():
+            return
+        case _:
+            yield STATES, Fraction(2 * constant_bytes(kind, fmt, dtype), serving.tp)
+
+
+def _tokens(kind: Readable, serving: Serving) -> int:
+    """Tokens of a sequence that a step reads; 0 where nobody says how many."""
+    match kind:
+        case CrossAttention():
+            return source_tokens(kind, serving.source_tokens)
+        case SparseLatentAttention():
+            return min(serving.context, kind.index_topk)
+        case IndexedAttention():
+            return min(serving.context, kind.index_topk or 0)
+        case _:
+            return held_tokens(kind, serving.context)
+
+
+def _read(kind: Readable) -> Readable:
     """Layers that reuse another layer's choice of tokens read as those that make it."""
-    return replace(cache, has_indexer=True) if isinstance(cache, SparseLatentAttention) else cache
+    return replace(kind, has_indexer=True) if isinstance(kind, SparseLatentAttention) else kind
 
 
-def _shape(cache: Cache, count: int, fmt: str, page: int, serving: Serving) -> AttentionShape:
-    assert isinstance(
-        cache, FullAttention | SlidingAttention | ChunkedAttention | LatentAttention | SparseLatentAttention
-    )
+def _kind(cache: Readable) -> tuple[str, int | None, int]:
+    """A cache's `kind`, `window` and `block`."""
+    match cache:
+        case FullAttention():
+            return "full", None, 0
+        case SlidingAttention(window=window):
+            return "window", window, 0
+        case ChunkedAttention():
+            return "chunk", None, 0
+        case IndexedAttention(index_block=block):
+            return "picked", None, block
+        case LatentAttention():
+            return "latent", None, 0
+        case SparseLatentAttention():
+            return "latent", None, 1
+        case CrossAttention():
+            return "cross", None, 0
+        case _:
+            assert_never(cache)
+
+
+def _shape(
+    cache: Readable, sinks: bool, count: int, readers: int, fmt: str, page: int, serving: Serving
+) -> AttentionShape:
     if cache.num_heads % serving.tp:
         raise UnsupportedError(f"{cache.num_heads} attention heads do not divide by {serving.tp} ranks")
-    heads = cache.num_heads // serving.tp
-    tokens = held_tokens(cache, serving.context)
-    pages = -(-tokens // page)
-    if isinstance(cache, SparseLatentAttention):
-        tokens = min(tokens, cache.index_topk)
+    if not isinstance(cache, LatentAttention | SparseLatentAttention):
+        more, fewer = max(cache.num_kv_heads, serving.tp), min(cache.num_kv_heads, serving.tp)
+        if more % fewer:
+            raise UnsupportedError(
+                f"{cache.num_kv_heads} KV heads do not divide by {serving.tp} ranks, nor the ranks by them"
+            )
+    heads, tokens = cache.num_heads // serving.tp, _tokens(cache, serving)
+    kind, window, block = _kind(cache)
+    kept = tokens if isinstance(cache, CrossAttention) else held_tokens(cache, serving.context)
+    pages = -(-kept // page)
     if isinstance(cache, LatentAttention | SparseLatentAttention):
-        row = cache.kv_lora_rank + cache.qk_rope_head_dim
-        latent = LatentAttention(
-            cache.num_heads, cache.kv_lora_rank, cache.qk_rope_head_dim, cache.qk_nope_head_dim, cache.v_head_dim
-        )
-        size = serving.num_seqs * pages * page * token_bytes(latent, fmt)  # an indexer's keys are another kernel's
-        return AttentionShape("mla_decode", count, heads, 1, row, cache.kv_lora_rank, None, tokens, pages, size)
-    kv_heads = max(1, cache.num_kv_heads // serving.tp)
-    window = cache.window if isinstance(cache, SlidingAttention) else None
-    size = serving.num_seqs * pages * page * token_bytes(cache, fmt) * kv_heads // cache.num_kv_heads
+        op, kv_heads, dim, v_dim = "mla_decode", 1, cache.kv_lora_rank + cache.qk_rope_head_dim, cache.kv_lora_rank
+        # an indexer's keys are another kernel's
+        row = vector_bytes(fmt, cache.kv_lora_rank) + vector_bytes(fmt, cache.qk_rope_head_dim)
+    else:
+        op, kv_heads, dim = "paged_decode", max(1, cache.num_kv_heads // serving.tp), cache.head_dim
+        v_dim = cache.head_dim if isinstance(cache, CrossAttention) else cache.v_head_dim
+        row = kv_heads * (vector_bytes(fmt, dim) + vector_bytes(fmt, v_dim))
+    size = serving.num_seqs * pages * page * row
     return AttentionShape(
-        "paged_decode", count, heads, kv_heads, cache.head_dim, cache.v_head_dim, window, tokens, pages, size
+        op, kind, count, readers, heads, kv_heads, dim, v_dim, window, tokens, block, pages, size, sinks
     )

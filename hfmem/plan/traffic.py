@@ -97,8 +97,9 @@ def _unselected(kind: Cache, context: int, kv_dtype: str) -> int:
             return max(context - kind.index_topk, 0) * row
         case IndexedAttention():
             row = vector_bytes(kv_dtype, kind.head_dim) + vector_bytes(kv_dtype, kind.v_head_dim)
-            return context * kind.num_kv_heads * row
-        case CompressedAttention(ratio=ratio) if ratio and kind.index_head_dim:
-            return context // ratio * vector_bytes(kv_dtype, kind.head_dim)
+            return max(context - (kind.index_topk or 0), 0) * kind.num_kv_heads * row
+        case CompressedAttention(ratio=ratio) if ratio and (kind.index_head_dim or kind.index_topk):
+            unread = max(context // ratio - (kind.index_topk or 0), 0)
+            return unread * vector_bytes(kv_dtype, kind.head_dim)
         case _:
             return 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hfmem.plan.bench import beside_bytes
 from hfmem.render.lines import Line, line
 from hfmem.units import format_bytes
 
 if TYPE_CHECKING:
     from hfmem.api.bench import BenchAnswer, Bound, Measurement
-    from hfmem.plan.bench import AttentionShape
+    from hfmem.plan.bench import AttentionShape, BenchPlan
 
 _HEAD = ("layers", "attention", "heads", "reads", "pages", "cache")
 
@@ -26,6 +27,8 @@ def render_bench(answer: BenchAnswer) -> list[Line]:
         ),
         line(""),
     ]
+    if not plan.shapes:
+        return lines + _beside_lines(plan) + _dry_lines(answer)
     rows = [_HEAD, *(_row(shape, plan.num_seqs) for shape in plan.shapes)]
     rows.append(("total", "", "", "", "", format_bytes(plan.cache_bytes)))
     if answer.measured is not None:
@@ -39,25 +42,44 @@ def render_bench(answer: BenchAnswer) -> list[Line]:
         sized = enumerate(zip(row, widths, strict=True))
         cells = [f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}" for column, (cell, width) in sized]
         lines.append(line(("  " + "  ".join(cells), "bold" if number in (0, len(rows) - 1) else ""), hang=None))
-    if plan.skipped:
-        lines.append(line((f"  {_layers(plan.skipped)} keep no attention cache and are left out", "dim")))
-    lines.append(line(""))
-    if answer.measured is None:
-        lines.append(line(f"  dry run: nothing was allocated. A step reads {format_bytes(answer.read_bytes)} of cache"))
-        return lines + (_bound_lines(answer.bound, answer.weights_bytes_read) if answer.bound else [])
-    return lines + _measured_lines(answer, answer.measured)
+    lines += _beside_lines(plan)
+    return lines + (
+        _dry_lines(answer) if answer.measured is None else [line(""), *_measured_lines(answer, answer.measured)]
+    )
+
+
+def _dry_lines(answer: BenchAnswer) -> list[Line]:
+    """What a run would read, whether a kernel here can, and the bounds."""
+    beside = beside_bytes(answer.plan, states=False)
+    reads = f"{format_bytes(answer.read_bytes)} of cache"
+    if not answer.plan.shapes:
+        reads = f"{format_bytes(beside)} of cache, all of it left out"
+    elif beside:
+        reads += f", and {format_bytes(beside)} that is left out"
+    lines = [line(""), line(f"  dry run: nothing was allocated. A step reads {reads}")]
+    if answer.refused is not None:
+        lines.append(line((f"! {answer.refused}: this could not be run", "yellow")))
+    return lines + (_bound_lines(answer.bound, answer.weights_bytes_read) if answer.bound else [])
 
 
 def _layers(count: int) -> str:
     return "1 layer" if count == 1 else f"{count} layers"
 
 
+def _beside_lines(plan: BenchPlan) -> list[Line]:
+    """What the ops leave out, with its bytes."""
+    lines = []
+    for each in plan.beside:
+        size = "" if each.bytes is None else f", {format_bytes(each.bytes)} a step"
+        lines.append(line((f"  left out: {each.what} ({_layers(each.layers)}{size})", "dim")))
+    return lines
+
+
 def _row(shape: AttentionShape, num_seqs: int) -> tuple[str, ...]:
-    kind = "latent" if shape.op == "mla_decode" else "window" if shape.window is not None else "full"
     size = f"{shape.head_dim}" if shape.head_dim == shape.v_head_dim else f"{shape.head_dim}:{shape.v_head_dim}"
     return (
-        str(shape.count),
-        kind,
+        str(shape.count) if shape.count == shape.readers else f"{shape.count} + {shape.readers - shape.count} shared",
+        shape.kind,
         f"{shape.num_heads} / {shape.num_kv_heads} × {size}",
         f"{shape.tokens:,} tokens",
         f"{num_seqs * shape.pages:,}",
@@ -67,8 +89,9 @@ def _row(shape: AttentionShape, num_seqs: int) -> tuple[str, ...]:
 
 def _bound_lines(bound: Bound, weights_bytes: int) -> list[Line]:
     """At best: attention alone, and with the weights that a step reads."""
-    alone, both = bound.attention_seconds, bound.attention_seconds + bound.weights_seconds
-    weights = f"{format_bytes(weights_bytes)} of weights"
+    alone = bound.attention_seconds
+    both = alone + bound.weights_seconds + bound.states_seconds
+    weights = f"{format_bytes(weights_bytes)} of weights" + (", and states" if bound.states_seconds else "")
     return [
         line(f"  at best on {bound.source} ({bound.bytes_per_second / 1e12:.2f} TB/s):"),
         line(f"    attention alone      {_milliseconds(alone)} a step, {_rate(bound.attention_tokens_per_second)}"),
@@ -89,8 +112,10 @@ def _measured_lines(answer: BenchAnswer, measured: Measurement) -> list[Line]:
     rounded = format_bytes(measured.allocated_bytes - measured.requested_bytes)
     rate = answer.read_bytes / step
     reached = f"{rate / 1e9:,.0f} GB/s, {rate / measured.read_bytes_per_second:.1%} of the ceiling"
-    both = plan.num_seqs / (step + answer.bound.weights_seconds)
-    weights = f"{format_bytes(answer.weights_bytes_read)} of weights read at the ceiling"
+    aside = beside_bytes(plan, states=False) + beside_bytes(plan, states=True)
+    rest = answer.bound.weights_seconds + aside / measured.read_bytes_per_second
+    weights = f"{format_bytes(answer.weights_bytes_read)} of weights"
+    weights += " and what is left out, at the ceiling" if aside else " read at the ceiling"
     lines = [
         line(
             f"  {measured.device}: reads {measured.read_bytes_per_second / 1e12:.2f} TB/s at most, measured in this run"
@@ -99,7 +124,7 @@ def _measured_lines(answer: BenchAnswer, measured: Measurement) -> list[Line]:
         line(f"                 the allocator takes {rounded} more in rounding"),
         line(f"  attention      {_milliseconds(step)} a step ± {measured.step_spread:.1%}, ", (reached, "bold")),
         line(f"  so at most     {_rate(plan.num_seqs / step)} by attention alone"),
-        line(f"                 {_rate(both)} with {weights}"),
+        line(f"                 {_rate(plan.num_seqs / (step + rest))} with {weights}"),
     ]
     if plan.cache_bytes < 4 * measured.l2_bytes:
         text = f"! the caches are hardly larger than L2 ({format_bytes(measured.l2_bytes)}): part of them stays in it"

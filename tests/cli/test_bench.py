@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 
 import pytest
 
@@ -15,6 +16,7 @@ from hfmem.api.reading import Model, read_model
 from hfmem.cli import main
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions
+from hfmem.model.inventory import Component
 from hfmem.plan.bench import read_bytes
 from hfmem.render.bench import render_bench
 
@@ -49,8 +51,9 @@ def test_the_plan_in_json(run: Run) -> None:
     assert (status, err) == (0, "")
     assert found["plan"]["shapes"] == [
         {
-            "op": "paged_decode", "count": 32, "num_heads": 32, "num_kv_heads": 8, "head_dim": 128, "v_head_dim": 128,
-            "window": None, "tokens": 1000, "pages": 63, "cache_bytes": 3 * 63 * 16 * TOKEN, "sinks": False,
+            "op": "paged_decode", "kind": "full", "count": 32, "readers": 32, "num_heads": 32, "num_kv_heads": 8,
+            "head_dim": 128, "v_head_dim": 128, "window": None, "tokens": 1000, "block": 0, "pages": 63,
+            "cache_bytes": 3 * 63 * 16 * TOKEN, "sinks": False,
         }
     ]  # fmt: skip
     assert found["read_bytes"] == 32 * 3 * 1000 * TOKEN
@@ -95,9 +98,12 @@ def test_the_table_fits_a_terminal(run: Run, words: tuple[str, ...]) -> None:
 
 def test_what_is_shown_of_windows_and_recurrent_layers(run: Run) -> None:
     _, out, _ = run("Qwen/Qwen3-Next-80B-A3B-Instruct", "--ctx", "32k", "--dry-run")
-    assert "36 layers keep no attention cache and are left out" in out
+    # in each 32 value heads of 128 × 128 and 3 columns of 2 · 16 · 128 + 32 · 128 channels in bf16, read and written
+    state = 36 * 2 * 2 * (32 * 128 * 128 + 3 * 8192)
+    assert f"left out: recurrent states (36 layers, {state / 2**20:.2f} MiB a step)" in out
     _, out, _ = run("google/gemma-3-27b-it", "--ctx", "8k", "--dry-run")
     # 52 layers with a window of 1,024 and 10 full ones: 16 heads × 128, 2 · 2 B · 128 · 16 = 8 KiB a token
+    assert "left out" not in out  # its 27 vision blocks run before the first token
     rows = [line.split() for line in out.splitlines()[3:5]]
     assert rows == [
         ["52", "window", "32", "/", "16", "×", "128", "1,024", "tokens", "64", "416", "MiB"],
@@ -173,3 +179,69 @@ def test_what_a_run_shows(llama: Model) -> None:
     small: BenchAnswer = replace(answer, plan=bench(llama, context=64, dry_run=True).plan)
     shown = "\n".join(line.text for line in render_bench(small))
     assert "part of them stays in it" in shown and "bytes more than predicted" in shown
+
+
+def test_what_no_kernel_reads_is_named_with_its_bytes(run: Run) -> None:
+    """DeepSeek V4 Flash at 32,768 tokens, rows of 512 in bf16: a window of 128 in 43 layers, beside it 512 of the 8,192 rows that
+    stand for 4 tokens in 21 of them, and the 256 rows that stand for 128 tokens in 20; keys of 128 for each of the 8,192 rows."""
+    status, out, err = run(
+        "deepseek-ai/DeepSeek-V4-Flash", "--ctx", "32k", "--batch", "8", "--dry-run", "--gpu", "h200"
+    )
+    rows = 8 * (43 * 128 + 21 * 512 + 20 * 256) * 1024
+    keys = 8 * 21 * 8192 * 256
+    assert (status, err) == (0, "")
+    assert f"left out: compressed attention (43 layers, {rows / 2**20:.0f} MiB a step)" in out
+    assert f"left out: index keys (21 layers, {keys / 2**20:.0f} MiB a step)" in out
+    assert "no kernel here reads this model's attention" in out
+    alone = 8 / ((rows + keys) / 4.8e12)
+    assert f"{alone:,.0f} tokens/s" in out
+    status, out, err = run("deepseek-ai/DeepSeek-V4-Flash", "--ctx", "32k", "--batch", "8")
+    assert (status, out) == (4, "") and "compressed attention of 43 layers" in err and "--dry-run" in err
+
+
+def test_states_and_index_keys_are_in_the_bounds() -> None:
+    """Qwen3-Next: 75.375 MiB of states a sequence beside 12 layers of 2 · 2 heads of 256; DeepSeek V3.2: 61 layers of keys."""
+    options = FetchOptions(offline=True, no_cache=True)
+    found = bench(
+        read_model("Qwen/Qwen3-Next-80B-A3B-Instruct", fetch=options), context=4096, device="h200", dry_run=True
+    )
+    assert found.bound is not None
+    states, cache = 36 * 2 * 2 * (32 * 128 * 128 + 3 * 8192), 12 * 4096 * 2 * 2 * 256 * 2
+    assert found.bound.attention_tokens_per_second == pytest.approx(4.8e12 / cache)
+    assert found.bound.tokens_per_second == pytest.approx(4.8e12 / (cache + states + found.weights_bytes_read))
+    found = bench(
+        read_model("deepseek-ai/DeepSeek-V3.2", fetch=options),
+        context=4096,
+        kv_dtype="bf16",
+        device="h200",
+        dry_run=True,
+    )
+    assert found.bound is not None and found.read_bytes == 61 * 2048 * 576 * 2
+    assert found.bound.attention_tokens_per_second == pytest.approx(4.8e12 / (61 * (2048 * 576 + 4096 * 128) * 2))
+
+
+def test_an_encoder_decoder_reads_both_of_its_caches(run: Run) -> None:
+    """Flan-T5 large: 24 layers, 16 heads of 64; the source of 100 tokens is read beside the 50 tokens so far."""
+    status, out, _ = run(
+        "google/flan-t5-large", "--ctx", "50", "--source-tokens", "100", "--kv-dtype", "bf16", "--dry-run", "--json"
+    )
+    found = json.loads(out)
+    assert status == 0 and found["read_bytes"] == 24 * (50 + 100) * 2 * 16 * 64 * 2
+    kinds = {shape["kind"]: (shape["tokens"], shape["pages"]) for shape in found["plan"]["shapes"]}
+    assert kinds == {"full": (50, 4), "cross": (100, 7)}
+
+
+def test_a_dry_run_says_that_no_kernel_reads_the_format(run: Run) -> None:
+    status, out, _ = run("google/flan-t5-large", "--ctx", "50", "--dry-run")
+    assert status == 0 and "! no kernel reads a fp32 cache (--kv-dtype bf16" in out
+
+
+def test_tables_that_are_looked_up_are_not_read() -> None:
+    """Gemma 4 E2B ties its words to the head, and looks up inputs of each layer in a table of 262,144 rows of 35 × 256."""
+    read = read_model("google/gemma-4-E2B-it", fetch=FetchOptions(offline=True, no_cache=True))
+    found = bench(read, context=1024, dry_run=True)
+    table, head = 262_144 * 35 * 256 * 2, 262_144 * 1536 * 2
+    text = 2 * sum(
+        prod(spec.shape) * spec.count for spec in read.architecture.tensors if spec.component is not Component.VISION
+    )
+    assert head < found.weights_bytes_read <= text - table

@@ -132,8 +132,8 @@ def test_tables_are_the_hosts_in_vllm_only() -> None:
 
 def test_sources_keep_rows_for_the_layers_after_them() -> None:
     window = CompressedAttention(16, 512, 128, 0)
-    pairs = CompressedAttention(16, 512, 128, 2, 128, keys_from_rows=True)
-    every = CompressedAttention(16, 512, 128, 1, 128, keys_from_rows=True)
+    pairs = CompressedAttention(16, 512, 128, 2, 128, keys_from_rows=True, index_topk=512)
+    every = CompressedAttention(16, 512, 128, 1, 128, keys_from_rows=True, index_topk=512)
     caches = [layer.caches for layer in model().layers[:8]]
     second, fourth = (window, SharedCache(2)), (window, SharedCache(4))
     assert caches == [(window,), (window,), (pairs,), second, (every,), fourth, fourth, (pairs,)]

@@ -185,12 +185,13 @@ def test_compressed_attention() -> None:
     model = read(
         "deepseek4", 4, attention__head_count=64, attention__head_count_kv=1, attention__key_length=512,
         attention__sliding_window=128, attention__compress_ratios=[0, 4, 128, 4, 0], attention__indexer__key_length=128,
+        attention__indexer__top_k=512,
     )  # fmt: skip
     assert [layer.caches[0] for layer in model.layers] == [
         CompressedAttention(64, 512, 128, 0),
-        CompressedAttention(64, 512, 128, 4, 128, overlap=True),
+        CompressedAttention(64, 512, 128, 4, 128, overlap=True, index_topk=512),
         CompressedAttention(64, 512, 128, 128),
-        CompressedAttention(64, 512, 128, 4, 128, overlap=True),
+        CompressedAttention(64, 512, 128, 4, 128, overlap=True, index_topk=512),
     ]
 
 

@@ -138,7 +138,7 @@ def test_layers_with_an_indexer_of_their_own(keys: dict[str, Any], own: set[int]
 def test_deepseek_v4_layers_and_bytes() -> None:
     arch = read_architecture(dict(V4_FLASH))
     window = CompressedAttention(64, 512, 128, 0)
-    sparse = CompressedAttention(64, 512, 128, 4, 128, overlap=True)
+    sparse = CompressedAttention(64, 512, 128, 4, 128, overlap=True, index_topk=512)
     heavy = CompressedAttention(64, 512, 128, 128)
     assert arch.caches() == (window, window, *[sparse, heavy] * 20, sparse)
     # 8192 tokens: 128 rows of the window, one compressed row (and index key) for 4, or for 128 tokens; the overlapped group's
@@ -163,7 +163,7 @@ def test_minimax_layers() -> None:
     assert caches == tuple([*[lightning] * 7, softmax] * 10)
     caches = read_architecture(dict(M3)).caches()
     assert caches[:3] == (FullAttention(64, 4, 128, 128),) * 3
-    assert caches[3:60] == (IndexedAttention(64, 4, 128, 128, 128),) * 57
+    assert caches[3:60] == (IndexedAttention(64, 4, 128, 128, 128, 16 * 128, 128),) * 57  # 16 blocks of 128
     with pytest.raises(UnknownArchitectureError, match="attn_type_list"):
         read_architecture(M1 | {"attn_type_list": [2] * 80})
     with pytest.raises(ContradictionError, match="79 entries for 80 layers"):

@@ -156,5 +156,29 @@ def test_sinks_are_passed(stand_in: dict[str, Any], monkeypatch: pytest.MonkeyPa
 
 def test_latent_rows_with_sinks_are_refused() -> None:
     plan = bench_plan(model("deepseek-ai/DeepSeek-V2-Lite").architecture, Serving(context=16))
+    shape = replace(plan.shapes[0], sinks=True)
     with pytest.raises(UnsupportedError, match="latent rows with sinks"):
-        row_of(replace(plan.shapes[0], sinks=True), plan)
+        row_of(shape, replace(plan, shapes=(shape,)))
+
+
+def test_blocks_that_an_indexer_picks_lie_anywhere() -> None:
+    """Two blocks of 128 tokens of 1,000 kept, read in the pages that divide a block: of 16 tokens, of 528 in 16s as well."""
+    plan = bench_plan(model("meta-llama/Llama-3.1-8B").architecture, Serving(context=1000, num_seqs=3))
+    for page, pages in ((16, 63), (528, 2)):
+        shape = replace(plan.shapes[0], kind="picked", tokens=256, block=128, pages=pages)
+        row = row_of(shape, replace(plan, page_size=page, shapes=(shape,)))
+        assert row.page_size == 16 and row.cache_bytes == 3 * pages * page * 2 * 8 * 128 * 2
+        assert row.traffic.kv_bytes == 3 * 256 * 2 * 8 * 128 * 2
+        table = inputs.build(row, "cpu").page_table
+        assert table.shape == (3, 16) and len(set(table.flatten().tolist())) == 48
+        assert int(table.max()) < 3 * pages * page // 16
+
+
+def test_layers_that_share_a_cache_run_too(stand_in: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 3n E2B: 20 caches, and 30 layers in the step."""
+    monkeypatch.setattr(gate, "check", lambda made: Gate(True, 0.5, 1e-3))
+    found = bench(model("google/gemma-3n-E2B-it"), context=24, num_seqs=1)
+    assert found.measured is not None and stand_in["captured"] == [16, 4, 30]
+    assert found.measured.requested_bytes == found.plan.cache_bytes == 20 * 32 * 2 * 2 * 256 * 2
+    assert found.measured.step_seconds == pytest.approx(30 * 100e-6)
+    assert found.read_bytes == 30 * 24 * 2 * 2 * 256 * 2

@@ -6,16 +6,18 @@ Graph replays and the ceiling stand in for themselves with made-up times; nothin
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hfmem_kernels.benchmarks import ceiling, environment, gate, item, program, results, session, timing, warm
-from hfmem_kernels.benchmarks.experiments import Experiment, experiments
+from hfmem_kernels.benchmarks import ceiling, environment, gate, item, results, session, timing
+from hfmem_kernels.benchmarks.experiments import Experiment
 from hfmem_kernels.benchmarks.gate import Gate
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
@@ -272,61 +274,69 @@ def test_a_ceiling_that_fails_loses_no_time(
     assert results.measured(state, ROWS) == {}  # no share of an unknown ceiling
 
 
-def test_the_order_of_a_core_run() -> None:
-    names = [each.name for each in program.items_of("core")]
-    assert len(set(names)) == len(names)
-    kinds = [isinstance(each, Experiment) for each in program.items_of("core")]
-    assert kinds[:10] == [False] * 10 and kinds[10:15] == [True] * 5 and not any(kinds[15:-4]) and all(kinds[-4:])
-    assert names[:15] == [each.name for each in program.items_of("quick")]
-    assert len(experiments(quick=True)) == 5 and len(experiments()) == 9
+def test_what_is_not_gone_on_from_is_kept(
+    stand_in: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = session.run(plan(tmp_path), CPU)
+    monkeypatch.setattr(environment, "fingerprint", lambda: "another")
+    session.run(plan(tmp_path), CPU)
+    assert results.read(tmp_path / "results-before-1.json") == before
+    monkeypatch.setattr(environment, "fingerprint", lambda: "a third")
+    session.run(plan(tmp_path, earlier=tmp_path / "nothing.json"), CPU)
+    assert (tmp_path / "results-before-2.json").is_file()
+    said = capsys.readouterr().err
+    assert "other kernels: not continued" in said and "nothing.json: not there, nothing to go on from" in said
 
 
-def test_compiling_ahead_does_every_job_once_and_survives_what_fails() -> None:
-    def breaks(inputs: Inputs, folder: Path | None) -> Launch:
-        raise RuntimeError("does not compile")
+def test_what_differs_is_named(stand_in: dict[str, Any], tmp_path: Path) -> None:
+    fresh = session.run(plan(tmp_path), CPU)
+    other = {**fresh, "software": {**fresh["software"], "torch": "1.0"}}
+    assert session.difference(other, fresh) == "another software, torch 1.0"
+    unsaid = {**fresh, "software": {**fresh["software"], "driver": "575"}}
+    assert session.difference(unsaid, fresh) is None and session.difference(fresh, fresh) is None
+    told = {**fresh, "software": {**fresh["software"], "driver": "580"}}
+    assert session.difference(unsaid, told) == "another software, driver 575"
 
-    asked = Experiment(
-        "which", ROWS[0], (("as it is", lambda made: works(made, None)), ("other", lambda made: works(made, None)))
+
+def test_contenders_that_hang_when_timed_in_turn_are_left_out_together(
+    stand_in: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows which of them it was: the next process times ours alone, and experiments not at all."""
+
+    def hangs(replays: Mapping[str, object]) -> dict[str, Timing]:
+        raise KeyboardInterrupt  # as far as this process is concerned
+
+    asked = Experiment("which", ROWS[0], (("as it is", lambda made: works(made, None)),))
+    peers, good = (peer("good", works),), timing.interleave
+    for items in ((ROWS[0],), (asked,)):
+        monkeypatch.setattr(timing, "interleave", hangs)
+        with pytest.raises(KeyboardInterrupt):
+            session.run(plan(tmp_path, items=items, peers=peers), CPU)
+        assert json.loads((tmp_path / "trying.json").read_text()) == [items[0].name, item.TOGETHER]
+        monkeypatch.setattr(timing, "interleave", good)
+        state = session.run(plan(tmp_path, items=items, peers=peers, after_crash=True), CPU)
+    (row,), (experiment,) = state["rows"], state["experiments"]
+    assert row["status"] == "ok" and row["ours"]["median_us"] == 10.0
+    assert row["peers"]["good"]["status"] == "failed" and "when all were timed" in row["peers"]["good"]["reason"]
+    assert experiment["status"] == "failed" and "when all were timed" in experiment["reason"]
+
+
+def test_a_process_that_hangs_ends_itself(tmp_path: Path) -> None:
+    """The device's calls cannot be interrupted from Python: a thread ends the process, with the status of a lost device."""
+    code = (
+        "import time\nfrom hfmem_kernels.benchmarks import session\nsession.STALL_SECONDS = 0.2\n"
+        "stall = session.Stall()\nstall.watch()\nstall.rest()\ntime.sleep(0.5)\nstall.watch()\ntime.sleep(30)\n"
     )
-    peers = (peer("good", works), peer("bad", breaks), peer("shy", works, lambda row: "no such row"))
-    work = warm.jobs([*ROWS, asked], peers, {})
-    assert [row.name for row, _ in work] == [ROWS[n].name for n in (0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0)]
-    work = [(row, prepare) for row, prepare in work if prepare is not item.ours.prepare]  # what is left needs no kernel
-    assert [warm.warm(work, CPU, part, 3, 60.0) for part in range(3)] == [2, 2, 1]  # three of the eight do not compile
-    assert warm.warm(work, CPU, 0, 1, -1.0) == 0
+    folders = os.pathsep.join(each for each in sys.path if each)
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": folders}, timeout=60)
+    assert done.returncode == session.LOST
 
 
-def test_a_few_pages_stand_for_many() -> None:
-    row = Row(LLAMA, uniform(3, 5000))
-    made = item.inputs.build(row, CPU, most_pages=8)
-    assert made.sets[0].k.shape == (8, 16, 1, 128) and made.page_table.shape == (3, 313)
-    assert int(made.page_table.max()) == 7 and made.seq_lens.tolist() == [5000] * 3
-
-
-def test_the_questions_that_the_first_run_answers() -> None:
-    asked = {each.question for each in experiments(quick=True)}
-    assert asked == {
-        "page ids: carried or loaded in the loop",
-        "fp8: pairs as int16 or single bytes",
-        "programs a multiprocessor",
-        "t0: what a call costs before it reads",
-    }
-
-
-def test_words_of_the_command_line(tmp_path: Path) -> None:
-    assert {each.name for each in program.peers_of("quick", "")}.isdisjoint({"flashinfer_fa2", "torch_flex_dense"})
-    assert [each.name for each in program.peers_of("core", "sglang, fa3")] == ["sglang", "fa3"]
-    assert program.peers_of("core", "none") == ()
-    with pytest.raises(SystemExit, match="no peer nosuch"):
-        program.peers_of("core", "nosuch")
-    assert program.folders_of([f"vllm={tmp_path}"]) == {"vllm": tmp_path}
-    for word in ("vllm", "nosuch=/", f"vllm={tmp_path}/missing"):
-        with pytest.raises(SystemExit, match="--peer-path"):
-            program.folders_of([word])
-
-
-def test_a_changed_configuration_keeps_its_programs_resident() -> None:
-    config = item.ours.default_config(replace(ROWS[0]), CPU)
-    four = item.ours.override(replace(config, num_warps=4), ctas_per_sm=4)
-    assert four.register_cap == 128  # 65,536 registers for 4 programs of 128 threads
-    assert item.ours.override(config, register_cap=0).register_cap == 0
+def test_a_process_without_time_only_writes_down_where_the_last_one_ended(
+    stand_in: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ceiling, "measure", lambda device: pytest.fail("there is no time"))
+    tmp_path.joinpath("trying.json").write_text(json.dumps([ROWS[0].name, "ours"]))
+    state = session.run(plan(tmp_path, minutes=0.0, after_crash=True), CPU)
+    assert state["excluded"] == [[ROWS[0].name, "ours"]] and state["rows"] == []
+    assert results.read(tmp_path / "results.json") == state

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hfmem_kernels.benchmarks import grid
+from hfmem_kernels.benchmarks.peers import PEERS
+from hfmem_kernels.benchmarks.report import targets_table
 from hfmem_kernels.benchmarks.rows import Row, uniform
 from hfmem_kernels.benchmarks.shapes import shape
 from hfmem_kernels.benchmarks.summary import Timing, bytes_per_second, fit_line, summarize
@@ -112,3 +115,27 @@ def test_the_line_through_exact_points_is_the_line() -> None:
     assert line.launch_us == pytest.approx(6.0) and line.bytes_per_second == pytest.approx(4.0e12)
     assert fit_line([(1, 1.0), (2, 2.0)]) is None
     assert fit_line([(1, 3.0), (2, 2.0), (3, 1.0)]) is None
+
+
+def test_the_core_grid_decides_every_target() -> None:
+    """Each criterion has a row of its region, a baseline that is measured too, and a peer that can do the row."""
+    rows = grid.core_grid()
+    found = {}
+    for row in rows:
+        names = [peer.name for peer in PEERS if peer.refuses(row) is None]
+        found[row.name] = at(row, 0.9, **dict.fromkeys(names, 1.5))
+    assert all(verdict.status != "not measured" and verdict.rows for verdict in evaluate(rows, found))
+
+
+def test_what_is_known_without_a_device_is_named() -> None:
+    """The shapes that targets name are rows of the compared machine code, and the report says which rows are only static."""
+    static = Path(__file__).resolve().parents[2] / "kernels" / "results" / "static.md"
+    shapes = {
+        line.split("|")[1].strip() for line in static.read_text(encoding="utf-8").splitlines() if line.startswith("| ")
+    }
+    assert {name for target in TARGETS for name in target.static} <= shapes
+    lines = {line.split(" | ")[0].strip("| "): line for line in targets_table(evaluate(grid.core_grid(), {}))}
+    assert "not measured, only static (Llama-3.1-8B, e4m3)" in lines["fp8, ≥ 256 MB"]
+    assert "| not measured |" in lines["ragged lengths"]
+    measured = targets_table(evaluate([HEAD], {HEAD.name: at(HEAD, 0.96)}))
+    assert "static" not in next(line for line in measured if "93 %" in line)

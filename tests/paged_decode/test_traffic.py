@@ -45,3 +45,46 @@ def test_latent() -> None:
 def test_empty_sequences() -> None:
     t = traffic.decode_traffic(CacheSpec(1, 64, 64, 16, "bfloat16"), 1, [0, 0])
     assert t.kv_bytes == t.flops == 0 and t.table_bytes == 8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "token_scales", "row"),
+    [
+        # K and V of 128 elements in one head; token scales are an fp32 number for each of the two
+        ("bfloat16", False, 512),
+        ("float16", False, 512),
+        ("float32", False, 1024),
+        ("float8_e4m3fn", False, 256),
+        ("float8_e5m2", False, 256),
+        ("int8", False, 256),
+        ("int8", True, 264),
+        ("float8_e4m3fn", True, 264),
+    ],
+)
+def test_every_format(dtype: str, token_scales: bool, row: int) -> None:
+    """Three sequences of 1, 17 and 0 tokens in pages of 16, 8 heads: bytes of 18 rows of each head, ids of 1 and 2 pages."""
+    t = traffic.decode_traffic(CacheSpec(8, 128, 128, 16, dtype, token_scales=token_scales), 32, [1, 17, 0])
+    assert t.kv_bytes == 18 * 8 * row
+    assert (t.query_bytes, t.output_bytes, t.table_bytes) == (3 * 32 * 128 * 2, 3 * 32 * 128 * 2, 4 * (3 + 3))
+    assert t.flops == 2 * 18 * 32 * 256
+    assert t.total_bytes == t.kv_bytes + 2 * 24_576 + 24
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout", "row"),
+    [
+        ("bfloat16", LatentFormat.PLAIN, 1152),
+        ("float8_e4m3fn", LatentFormat.PLAIN, 576),
+        ("bfloat16", LatentFormat.FP8_DS, 512 + 4 * 4 + 64 * 2),
+    ],
+)
+def test_every_latent_format(dtype: str, layout: LatentFormat, row: int) -> None:
+    """Two queries of 16 heads for each of 65 and 64 tokens, in pages of 64; the first query does not see the newest token."""
+    t = traffic.latent_traffic(512, 64, 16, [65, 64], page_size=64, dtype=dtype, latent_format=layout, q_len=2)
+    assert t.kv_bytes == 129 * row
+    assert (t.query_bytes, t.output_bytes, t.table_bytes) == (
+        2 * 2 * 16 * 576 * 2,
+        2 * 2 * 16 * 512 * 2,
+        4 * (2 + 1 + 2),
+    )
+    assert t.flops == 2 * (64 + 65 + 63 + 64) * 16 * (576 + 512)

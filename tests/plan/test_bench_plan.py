@@ -9,8 +9,16 @@ from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import SparseLatentAttention
-from hfmem.plan.bench import AttentionShape, bench_plan, read_bytes, sink_layers
+from hfmem.model.layers import (
+    CompressedAttention,
+    FullAttention,
+    IndexedAttention,
+    Layer,
+    SharedCache,
+    SparseLatentAttention,
+)
+from hfmem.plan.bench import AttentionShape, Beside, bench_plan, beside_bytes, read_bytes, sink_layers
+from hfmem.plan.traffic import cache_moved
 from hfmem.records import replace
 
 
@@ -23,7 +31,9 @@ def test_grouped_heads_over_ranks() -> None:
     arch = _architecture("meta-llama/Meta-Llama-3-8B")
     plan = bench_plan(arch, Serving(context=1000, num_seqs=3, tp=8))
     token = 2 * 1 * 128 * 2  # K and V, one head, 128 wide, bf16
-    assert plan.shapes == (AttentionShape("paged_decode", 32, 4, 1, 128, 128, None, 1000, 63, 3 * 63 * 16 * token),)
+    assert plan.shapes == (
+        AttentionShape("paged_decode", "full", 32, 32, 4, 1, 128, 128, None, 1000, 0, 63, 3 * 63 * 16 * token),
+    )
     assert plan.cache_bytes == 32 * 3 * 63 * 16 * token
     assert bench_plan(arch, Serving(context=1000, num_seqs=3, tp=16)).shapes[0].num_kv_heads == 1
     with pytest.raises(UnsupportedError, match="32"):
@@ -40,7 +50,9 @@ def test_windows_hold_their_window() -> None:
 def test_latent_rows_are_whole_on_every_rank() -> None:
     """DeepSeek-V3: 61 layers of 576-wide rows, 128 heads: 16 a rank at TP 8, the row whole."""
     plan = bench_plan(_architecture("deepseek-ai/DeepSeek-V3"), Serving(context=4096, tp=8, kv_dtype="bf16"))
-    assert plan.shapes == (AttentionShape("mla_decode", 61, 16, 1, 576, 512, None, 4096, 256, 4096 * 576 * 2),)
+    assert plan.shapes == (
+        AttentionShape("mla_decode", "latent", 61, 61, 16, 1, 576, 512, None, 4096, 0, 256, 4096 * 576 * 2),
+    )
 
 
 def test_hybrids_skip_their_recurrent_layers() -> None:
@@ -48,7 +60,7 @@ def test_hybrids_skip_their_recurrent_layers() -> None:
     plan = bench_plan(_architecture("Qwen/Qwen3-Next-80B-A3B-Instruct"), Serving(context=1024, page_size=528))
     (shape,) = plan.shapes
     assert (shape.count, shape.num_heads, shape.num_kv_heads, shape.head_dim) == (12, 16, 2, 256)
-    assert (plan.skipped, shape.pages, plan.page_size) == (36, 2, 528)
+    assert (plan.beside[0].layers, shape.pages, plan.page_size) == (36, 2, 528)
     assert shape.cache_bytes == 2 * 528 * 2 * 2 * 256 * 2
 
 
@@ -62,8 +74,11 @@ def test_an_indexer_picks_what_is_read() -> None:
     arch = _architecture("deepseek-ai/DeepSeek-V3.2")
     plan = bench_plan(arch, Serving(context=5000, num_seqs=3, kv_dtype="bf16"))
     row = 576 * 2
-    assert plan.shapes == (AttentionShape("mla_decode", 61, 128, 1, 576, 512, None, 2048, 313, 3 * 313 * 16 * row),)
+    assert plan.shapes == (
+        AttentionShape("mla_decode", "latent", 61, 61, 128, 1, 576, 512, None, 2048, 1, 313, 3 * 313 * 16 * row),
+    )
     assert read_bytes(plan) == 61 * 3 * 2048 * row
+    assert plan.beside == (Beside("index keys", 61, 61 * 3 * 5000 * 128 * 2),)
     (short,) = bench_plan(arch, Serving(context=1000, kv_dtype="bf16")).shapes
     assert short.tokens == 1000  # fewer than the indexer may pick: all of them
 
@@ -93,3 +108,64 @@ def test_sinks_go_with_the_layers_that_have_them() -> None:
     }
     assert found == {(128, 12, True), (None, 12, False)}
     assert sink_layers(_architecture("google/gemma-3-27b-it")) == frozenset()
+
+
+def test_layers_that_share_a_cache_read_it() -> None:
+    """Gemma 3n E2B: 30 layers, every fifth full, 8 / 2 × 256, window 512. The last 10 keep nothing and read that of layer 18 (a
+    window) or 19 (full): 16 caches and 8 readers more with a window, 4 and 2 without."""
+    plan = bench_plan(_architecture("google/gemma-3n-E2B-it"), Serving(context=4096, num_seqs=2))
+    token = 2 * 2 * 256 * 2
+    found = {shape.kind: (shape.count, shape.readers, shape.cache_bytes) for shape in plan.shapes}
+    assert found == {"window": (16, 24, 2 * 512 * token), "full": (4, 6, 2 * 4096 * token)}
+    assert plan.cache_bytes == 2 * (16 * 512 + 4 * 4096) * token
+    assert read_bytes(plan) == 2 * (24 * 512 + 6 * 4096) * token
+
+
+def test_an_indexer_of_blocks() -> None:
+    """MiniMax M3's sparse layers: 16 blocks of 128 tokens, all heads' keys and values; one key of 128 a token beside."""
+    arch = _architecture("meta-llama/Meta-Llama-3-8B")
+    picked = IndexedAttention(64, 4, 128, 128, 128, 16 * 128, 128)
+    arch = replace(arch, layers=(Layer((picked,)), Layer((picked,))))
+    plan = bench_plan(arch, Serving(context=10_000, num_seqs=3, page_size=16))
+    row = 2 * 4 * 128 * 2
+    assert plan.shapes == (
+        AttentionShape("paged_decode", "picked", 2, 2, 64, 4, 128, 128, None, 2048, 128, 625, 3 * 10_000 * row),
+    )
+    assert read_bytes(plan) == 2 * 3 * 2048 * row and plan.beside == (
+        Beside("index keys", 2, 2 * 3 * 10_000 * 128 * 2),
+    )
+    unknown = replace(arch, layers=(Layer((replace(picked, index_topk=None),)),))
+    plan = bench_plan(unknown, Serving(context=10_000))
+    assert plan.shapes == () and [each.bytes for each in plan.beside] == [None, 10_000 * 128 * 2]
+
+
+def test_rows_that_are_shared_without_their_window() -> None:
+    """DeepSeek V4.1: a layer that shares the compressed rows of another has a window of its own, and does not read the other's."""
+    arch = _architecture("meta-llama/Meta-Llama-3-8B")
+    alone = CompressedAttention(16, 512, 128, 0)
+    rows = CompressedAttention(16, 512, 128, 2, 128, keys_from_rows=True, index_topk=512)
+    arch = replace(arch, layers=(Layer((rows,)), Layer((alone, SharedCache(0)))))
+    plan = bench_plan(arch, Serving(context=4096, num_seqs=2))
+    assert plan.shapes == () and beside_bytes(plan, states=True) == 0
+    compressed = 2 * (128 + 512 + 128 + 512) * 512 * 2
+    assert plan.beside == (Beside("index keys", 1, 2 * 2048 * 128 * 2), Beside("compressed attention", 3, compressed))
+
+
+def test_what_the_plan_reads_is_what_the_roofline_counts() -> None:
+    """Two ways to the same bytes: the kernels' plan, and `cache_moved`, for models of each kind of cache at one rank."""
+    for name in (
+        "google/gemma-4-E2B-it", "google/gemma-3-27b-it", "openai/gpt-oss-20b", "deepseek-ai/DeepSeek-V3.2",
+        "Qwen/Qwen3-Next-80B-A3B-Instruct", "ai21labs/AI21-Jamba-1.5-Mini", "google/flan-t5-large",
+    ):  # fmt: skip
+        arch = _architecture(name)
+        serving = Serving(context=3000, num_seqs=5, engine="ideal", source_tokens=700)
+        plan = bench_plan(arch, serving)
+        told = read_bytes(plan) + beside_bytes(plan, states=False) + beside_bytes(plan, states=True)
+        assert told == 5 * sum(cache_moved(arch, serving, plan.kv_dtype)), name
+
+
+def test_kv_heads_that_no_rank_can_hold() -> None:
+    arch = _architecture("meta-llama/Meta-Llama-3-8B")
+    with pytest.raises(UnsupportedError, match="12 KV heads do not divide by 8 ranks"):
+        odd = FullAttention(48, 12, 128, 128)
+        bench_plan(replace(arch, layers=(Layer((odd,)),)), Serving(context=100, tp=8))

@@ -35,6 +35,7 @@ class Sizes:
     o_rank: int
     index_heads: int
     index_dim: int
+    index_topk: int | None
     rates: dict[str, int]
 
 
@@ -142,6 +143,7 @@ def read_sizes(cfg: Config, d: Dims, rates: dict[str, int]) -> Sizes:
         cfg.positive("o_lora_rank"),
         cfg.positive("index_n_heads"),
         cfg.positive("index_head_dim"),
+        cfg.opt_int("index_topk") or None,
         rates,
     )
     if (d.num_heads * d.head_dim) % sizes.o_groups:
@@ -200,7 +202,9 @@ def deepseek_v4(cfg: Config) -> Architecture:
     caches = {
         WINDOW: CompressedAttention(d.num_heads, d.head_dim, window, 0),
         HEAVY: CompressedAttention(d.num_heads, d.head_dim, window, rates[HEAVY]),
-        SPARSE: CompressedAttention(d.num_heads, d.head_dim, window, rates[SPARSE], sizes.index_dim, overlap=True),
+        SPARSE: CompressedAttention(
+            d.num_heads, d.head_dim, window, rates[SPARSE], sizes.index_dim, overlap=True, index_topk=sizes.index_topk
+        ),
     }
     stack.layers = [Layer((caches[kind],)) for kind in kinds]
     return stack.finish(cfg, "deepseek_v4")

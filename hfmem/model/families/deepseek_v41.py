@@ -77,7 +77,7 @@ def _attention_layers(stack: Stack, cfg: Config, s: Sizes) -> None:
         caches: tuple[Cache, ...] = (alone,)
         if i in sources:
             index = s.index_dim if i in keyed else None
-            caches = (replace(alone, ratio=ratio, index_head_dim=index, keys_from_rows=True),)
+            caches = (replace(alone, ratio=ratio, index_head_dim=index, keys_from_rows=True, index_topk=s.index_topk),)
         elif ratio:
             caches = (alone, SharedCache(max(source for source in sources if source < i)))
         stack.layers.append(Layer(caches))

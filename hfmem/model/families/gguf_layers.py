@@ -181,6 +181,7 @@ def _compressed(keys: Keys, heads: Heads) -> list[Cache]:
     window = keys.positive("attention.sliding_window")
     ratios = keys.per_layer("attention.compress_ratios")
     index = keys.positive("attention.indexer.key_length") if _OVERLAPPED in ratios else None
+    top = keys.opt("attention.indexer.top_k") or None
     return [
         CompressedAttention(
             heads.heads[i],
@@ -189,6 +190,7 @@ def _compressed(keys: Keys, heads: Heads) -> list[Cache]:
             ratio,
             index if ratio == _OVERLAPPED else None,
             ratio == _OVERLAPPED,
+            index_topk=top if ratio == _OVERLAPPED else None,
         )
         for i, ratio in enumerate(ratios)
     ]

@@ -120,7 +120,10 @@ def minimax_m3_text(cfg: Config) -> Architecture:
     _mixtral_experts(stack, cfg, sparse, bias="e_score_correction_bias")
     if shared := cfg.opt_int("shared_intermediate_size"):
         gated_mlp(inv, f"{LAYER}.block_sparse_moe.shared_experts", sparse, d.hidden, shared)
-    picked = IndexedAttention(d.num_heads, d.num_kv_heads, d.head_dim, d.head_dim, width)
+    blocks = sparse_part.opt_int("sparse_topk_blocks") or cfg.positive("index_topk_blocks")
+    block = sparse_part.opt_int("sparse_block_size") or cfg.positive("index_block_size")
+    # blocks that are always seen (`sparse_local_block`) are among those that are picked
+    picked = IndexedAttention(d.num_heads, d.num_kv_heads, d.head_dim, d.head_dim, width, blocks * block, block)
     stack.layers = [Layer((full(d) if kind == FULL else picked,)) for kind in kinds]
     return stack.finish(cfg, "minimax_m3")
 

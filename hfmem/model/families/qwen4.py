@@ -110,7 +110,8 @@ def qwen4_exp_text(cfg: Config) -> Architecture:
     _residual_mixers(inv, cfg, d)
     histories = _ngram_layers(stack, cfg)
     stack.num_experts, stack.top_k = cfg.opt_int("num_experts"), cfg.opt_int("num_experts_per_tok")
-    picked = IndexedAttention(d.num_heads, d.num_kv_heads, d.head_dim, d.head_dim, kv * width)
+    budget, block = cfg.opt_int("indexer_budget") or None, cfg.opt_int("indexer_compress_ratio") or 1
+    picked = IndexedAttention(d.num_heads, d.num_kv_heads, d.head_dim, d.head_dim, kv * width, budget, block)
     for i, kind in enumerate(kinds):
         own: Cache = net.cache() if kind == LINEAR else picked
         stack.layers.append(Layer((own, histories[i]) if i in histories else (own,)))

@@ -25,6 +25,9 @@ MEMORY_SHARE = 0.42
 #: the longest that one contender may be prepared, seconds: a compiler that hangs must not take the run with it
 PATIENCE = 120.0
 
+#: stands for all contenders of a row, when they are timed in turn and any of them may be the one that fails
+TOGETHER = "all in turn"
+
 Record = dict[str, Any]
 
 
@@ -100,9 +103,12 @@ def run_row(bench: Bench, row: Row) -> Record:
         config = ours.default_config(row, bench.where)
         if bench.device is not None:
             replays["ours"] = timing.capture(ours.prepare(made), len(made.sets))
+        alone = (row.name, TOGETHER) in bench.excluded
         for peer in bench.peers:
-            record["peers"][peer.name] = _peer(bench, peer, row, made, replays)
+            barred = "the row hung, or brought the device down, when all were timed" if alone else None
+            record["peers"][peer.name] = _peer(bench, peer, row, made, replays, barred)
         if bench.device is not None:
+            bench.trying(row.name, TOGETHER)
             timings = timing.interleave(replays)
             record["ours"] = {**asdict(timings["ours"]), "config": asdict(config)}
             for name, found_timing in timings.items():
@@ -111,12 +117,16 @@ def run_row(bench: Bench, row: Row) -> Record:
     return record
 
 
-def _peer(bench: Bench, peer: Peer, row: Row, made: Inputs, replays: dict[str, timing.Replay]) -> Record:
-    """A peer's record, without a timing yet; its replay goes into `replays`."""
+def _peer(
+    bench: Bench, peer: Peer, row: Row, made: Inputs, replays: dict[str, timing.Replay], why: str | None = None
+) -> Record:
+    """A peer's record, without a timing yet; its replay goes into `replays`. `why`: nobody is to be tried."""
     if peer.name in bench.absent:
         return {"status": "skipped", "reason": bench.absent[peer.name]}
     if (refusal := peer.refuses(row)) is not None:
         return {"status": "skipped", "reason": refusal}
+    if why is not None:
+        return {"status": "failed", "reason": why}
     if (row.name, peer.name) in bench.excluded:
         return {"status": "failed", "reason": "brought the device down"}
     if bench.spent.get(peer.name, 0.0) > bench.peer_seconds:
@@ -153,11 +163,14 @@ def run_experiment(bench: Bench, experiment: Experiment) -> Record:
         made, why = prepare_sets(bench, row)
         if made is None:
             return {**record, "status": "skipped", "reason": why}
+        if (experiment.name, TOGETHER) in bench.excluded:
+            return {**record, "status": "failed", "reason": "hung, or brought the device down, when all were timed"}
         record["config"] = asdict(ours.default_config(row, bench.where))
         replays: dict[str, timing.Replay] = {}
         for name, prepare in experiment.variants:
             record["contenders"][name] = _variant(bench, experiment, name, prepare, made, replays)
         if bench.device is not None and replays:
+            bench.trying(experiment.name, TOGETHER)
             for name, found in timing.interleave(replays).items():
                 record["contenders"][name] |= asdict(found)
     return record
@@ -219,6 +232,7 @@ def _alive(bench: Bench | None, error: Exception) -> None:
         return
     try:
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # refuses where a capture that failed is still open: nothing could be allocated from then on
     except Exception:
         raise DeviceLost(first_line(error)) from error
 

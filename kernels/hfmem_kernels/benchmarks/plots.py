@@ -11,6 +11,8 @@ from hfmem_kernels.benchmarks.summary import fit_line
 from hfmem_kernels.benchmarks.targets import TRITON_PEERS, Measured
 
 OURS, TRITON, OTHER, LINE = "#0b6bcb", "#c2571a", "#7a7f87", "#30343a"
+#: rows beyond which marks are drawn smaller
+CROWD = 80
 #: marker of our rows by the cache's format
 MARKERS = {"bf16": "o", "fp16": "h", "e4m3": "s", "e5m2": "D", "int8": "^"}
 
@@ -58,7 +60,7 @@ def _axes(title: str, caption: str, x: str, y: str) -> tuple[Any, Any]:
     from matplotlib import figure as figures
 
     made: Any = figures
-    figure = made.Figure(figsize=(8, 5), layout="constrained")
+    figure = made.Figure(figsize=(9.5, 5), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -71,6 +73,15 @@ def _axes(title: str, caption: str, x: str, y: str) -> tuple[Any, Any]:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes
+
+
+def _legend(figure: Any) -> None:
+    """Beside the axes: a grid of several hundred rows leaves no free corner."""
+    figure.legend(frameon=False, fontsize=9, loc="outside right upper")
+
+
+def _crowded(measured: Mapping[str, Measured]) -> bool:
+    return len(measured) > CROWD
 
 
 def _plain_numbers(axis: Any) -> None:
@@ -86,8 +97,8 @@ def _ours(axes: Any, measured: Mapping[str, Measured], x: Any, y: Any) -> None:
     for dtype, marker in MARKERS.items():
         rows = [each for each in measured.values() if DTYPE_NAMES[each.row.dtype] == dtype]
         if rows:
-            axes.scatter([x(e) for e in rows], [y(e) for e in rows], s=34, marker=marker, color=OURS, edgecolors="white",
-                         linewidths=0.6, zorder=3, label=f"hfmem, {dtype}")  # fmt: skip
+            axes.scatter([x(e) for e in rows], [y(e) for e in rows], s=16 if _crowded(measured) else 34, marker=marker,
+                         color=OURS, edgecolors="white", linewidths=0.6, zorder=3, label=f"hfmem, {dtype}")  # fmt: skip
 
 
 def _peers(axes: Any, measured: Mapping[str, Measured], x: Any, y: Any) -> None:
@@ -101,8 +112,9 @@ def _peers(axes: Any, measured: Mapping[str, Measured], x: Any, y: Any) -> None:
             times = [time for name, time in each.peers.items() if (name in TRITON_PEERS) == triton]
             found += [(each, min(times))] if times else []
         if found:
-            axes.scatter([x(each) for each, _ in found], [y(each, time) for each, time in found], s=40, marker=marker,
-                         color=color, linewidths=1.2, zorder=2, label=label)  # fmt: skip
+            axes.scatter([x(each) for each, _ in found], [y(each, time) for each, time in found],
+                         s=14 if _crowded(measured) else 40, marker=marker, color=color, zorder=2, label=label,
+                         linewidths=0.8 if _crowded(measured) else 1.2)  # fmt: skip
 
 
 def _latency(measured: Mapping[str, Measured], caption: str) -> Any:
@@ -138,7 +150,7 @@ def _latency(measured: Mapping[str, Measured], caption: str) -> Any:
     axes.set_ylim(bottom=fastest / 2)
     _plain_numbers(axes.xaxis)
     _plain_numbers(axes.yaxis)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    _legend(figure)
     return figure
 
 
@@ -177,5 +189,5 @@ def _roofline(measured: Mapping[str, Measured], caption: str, peak: float | None
     _ours(axes, measured, intensity, rate)
     _plain_numbers(axes.xaxis)
     _plain_numbers(axes.yaxis)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    _legend(figure)
     return figure

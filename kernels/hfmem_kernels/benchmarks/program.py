@@ -17,7 +17,10 @@ from hfmem_kernels.benchmarks.item import Record
 from hfmem_kernels.benchmarks.peers import PEERS, Folders, Peer
 from hfmem_kernels.benchmarks.plots import draw
 from hfmem_kernels.benchmarks.report import report
+from hfmem_kernels.benchmarks.results import ResultsError
 from hfmem_kernels.benchmarks.session import Item, Plan
+
+__all__ = ["ResultsError", "compile_part", "folders_of", "items_of", "main", "peers_of", "plan", "show"]
 
 
 def items_of(grid: str) -> list[Item]:
@@ -94,7 +97,7 @@ def show(path: Path, folder: Path) -> int:
     """Report and plots of a results file."""
     try:
         _leave(stored.read(path), folder, None)
-    except (OSError, stored.ResultsError) as error:
+    except (OSError, ResultsError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0

@@ -88,6 +88,8 @@ def targets_table(verdicts: Sequence[Verdict]) -> list[str]:
         status = f"**{each.status}**" if each.status == "missed" else each.status
         if each.stretch and each.status == "met":
             status += ", stretch too"
+        if each.static and each.status == "not measured":
+            status += f", only static ({', '.join(each.static)})"
         rows.append((each.region, each.text, status, each.row or "", value, str(each.rows)))
     return table(("region", "target", "", "worst row", "value", "rows"), rows, left=4)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -28,6 +30,9 @@ from hfmem_kernels.benchmarks.rows import Row
 
 #: exit status of a process whose device is lost: start it again
 LOST = 75
+
+#: seconds after which a contender that neither failed nor finished hangs: compilers are given up before that
+STALL_SECONDS = item.PATIENCE + 30
 
 #: items between two readings of clocks and temperature, which are a process of their own
 READINGS_EVERY = 8
@@ -87,13 +92,38 @@ def open_results(plan: Plan, device: torch.device | None) -> Record:
     }
     for path in (plan.file, plan.earlier):
         if path is None or not path.is_file():
+            if path is not None and path == plan.earlier:
+                say(f"{path}: not there, nothing to go on from")
             continue
         found = results.read(path)
-        same = all(found[key] == fresh[key] for key in ("method", "device", "software"))
-        if same and found["source"]["fingerprint"] == fresh["source"]["fingerprint"]:
+        if (other := difference(found, fresh)) is None:
             return {**found, "command": plan.command, "excluded": found.get("excluded", [])}
-        say(f"{path}: of another device, other versions or other kernels: not continued")
+        say(f"{path}: {other}: not continued")
+        if path == plan.file:
+            say(f"{path}: kept as {_put_aside(path)}")
     return fresh
+
+
+def difference(found: Record, fresh: Record) -> str | None:
+    """Why results are not of this device, these versions and these kernels; None if they are. A driver that says nothing is any."""
+    if found["method"] != fresh["method"]:
+        return f"another method, {found['method']}"
+    for key in ("device", "software"):
+        for name in fresh[key]:
+            ours, theirs = fresh[key][name], found[key].get(name)
+            if ours != theirs and not (name == "driver" and None in (ours, theirs)):
+                return f"another {key}, {name} {theirs}"
+    if found["source"]["fingerprint"] != fresh["source"]["fingerprint"]:
+        return "other kernels"
+    return None
+
+
+def _put_aside(path: Path) -> Path:
+    """Give results that are not gone on from a name that nothing has yet: they took a device."""
+    number = 1
+    while (aside := path.with_name(f"{path.stem}-before-{number}{path.suffix}")).exists():
+        number += 1
+    return path.rename(aside)
 
 
 def run(plan: Plan, device: torch.device | None) -> Record:
@@ -118,9 +148,11 @@ def run(plan: Plan, device: torch.device | None) -> Record:
 
     left = [each for each in plan.items if each.name not in done]
     say(f"{len(left)} of {len(plan.items)} items to do")
-    if device is not None and left:
+    timely = plan.minutes is None or plan.minutes > 0
+    if device is not None and left and timely:
         _measure_ceiling(device, opened)
-    bench = _bench(plan, state, device)
+    stall = Stall()
+    bench = _bench(plan, state, device, stall)
     took: list[float] = []
     for number, each in enumerate(left):
         reserve = 1.5 * statistics.mean(took[-5:]) if took else 0.0
@@ -135,6 +167,8 @@ def run(plan: Plan, device: torch.device | None) -> Record:
         except DeviceLost:
             save()  # `trying.json` says the rest
             raise
+        finally:
+            stall.rest()
         _store(state, record | {"session": session})
         took.append(time.monotonic() - begun)
         save()
@@ -157,8 +191,30 @@ def _measure_ceiling(device: torch.device, session: Record) -> None:
     say(f"R = {rate} ± {found.timing.spread:.1%}, an empty graph node {found.launch_us:.2f} µs")
 
 
-def _bench(plan: Plan, state: Record, device: torch.device | None) -> Bench:
+class Stall:
+    """Ends the process with `LOST` when a contender takes so long that the device must hang: nothing that Python does could."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def watch(self) -> None:
+        """Begin to count, again."""
+        self.rest()
+        self._timer = threading.Timer(STALL_SECONDS, os._exit, (LOST,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def rest(self) -> None:
+        """Count no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _bench(plan: Plan, state: Record, device: torch.device | None, stall: Stall) -> Bench:
     def trying(name: str, contender: str) -> None:
+        if device is not None:
+            stall.watch()
         plan.folder.mkdir(parents=True, exist_ok=True)
         plan.trying.write_text(json.dumps([name, contender]), encoding="utf-8")
 

@@ -65,29 +65,31 @@ SOURCES: dict[str, Source] = {
 
 @cache
 def shape(name: str) -> Shape:
-    """The shape of that name, from the model's config in the shipped catalogue.
+    """The shape of that name, from the model's config in the shipped catalogue, which needs no package beside this one.
 
     Raises:
         KeyError: no such name.
-        LookupError: the model has no layer, or several kinds, of the sort that is meant.
-        hfmem.HfmemError: the catalogue does not hold the model.
+        LookupError: the model is not there, or has no layer, or several kinds, of the sort that is meant.
     """
-    from hfmem.api.estimates import read_model
-    from hfmem.hub import FetchOptions
+    from hfmem.hub.catalog import load_catalog_entry
     from hfmem.memory.serving import Serving
+    from hfmem.model.families.registry import read_architecture
     from hfmem.model.layers import LatentAttention, SparseLatentAttention
     from hfmem.plan.bench import bench_plan
 
     source = SOURCES[name]
-    read = read_model(source.model, fetch=FetchOptions(offline=True, no_cache=True))
-    plan = bench_plan(read.architecture, Serving(context=1 << 20, tp=source.tp, kv_dtype="bf16"))
+    facts = load_catalog_entry(source.model)
+    if facts is None:
+        raise LookupError(f"{source.model}: not in the catalogue")
+    architecture = read_architecture(facts.config)
+    plan = bench_plan(architecture, Serving(context=1 << 20, tp=source.tp, kv_dtype="bf16"))
     found = [each for each in plan.shapes if (each.window is not None) == source.windowed]
     if len(found) != 1:
         raise LookupError(f"{source.model}: expected one kind of layer for {name}, found {len(found)}")
     (one,) = found
     before = {
         cache.qk_nope_head_dim + cache.qk_rope_head_dim
-        for cache in read.architecture.caches()
+        for cache in architecture.caches()
         if isinstance(cache, LatentAttention | SparseLatentAttention)
     }
     return Shape(

@@ -3,6 +3,7 @@ neighbours hit all alike. Events around a replay; nothing waits for the device i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,8 +11,11 @@ import torch
 
 from hfmem_kernels.benchmarks.summary import Timing, summarize
 
-#: shorter replays than this are measured with events' own resolution (half a microsecond) in sight
-SHORTEST_REPLAY_US = 200.0
+#: replays are made as long as this: in shorter ones the graph's own start (a few microseconds) and the events' resolution (half
+#: of one) would show
+SHORTEST_REPLAY_US = 1000.0
+#: rounds over the sets in one replay, at the most
+MOST_ROUNDS = 64
 #: replays of each contender
 FEWEST, MOST = 11, 60
 #: device time that one contender may take in all, seconds
@@ -30,6 +34,8 @@ class Replay:
 def capture(launch: Callable[[int], object], sets: int) -> Replay:
     """One call on each set in turn, and the round again until the replay is long enough to time.
 
+    How long a round takes is seen in a replay: a call from Python may take longer to launch than to run.
+
     Raises:
         Exception: whatever the contender raises, while it is warmed up or because it cannot be captured.
     """
@@ -39,20 +45,33 @@ def capture(launch: Callable[[int], object], sets: int) -> Replay:
         for index in range(min(sets, 3)):  # compiles, autotunes, allocates
             launch(index)
         stream.synchronize()
-        start, stop = _events()
-        start.record()
-        launch(0)
-        stop.record()
-        stop.synchronize()
-        once = max(start.elapsed_time(stop) * 1e3, 1.0)
-        rounds = max(1, min(8, int(SHORTEST_REPLAY_US / (once * sets))))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(rounds):
-                for index in range(sets):
-                    launch(index)
+        graph = _graph(launch, sets, 1, stream)
+        graph.replay()
+        once = max(_microseconds(graph.replay), 1.0)
+        rounds = min(MOST_ROUNDS, math.ceil(SHORTEST_REPLAY_US / once))
+        if rounds > 1:
+            graph = _graph(launch, sets, rounds, stream)
     torch.cuda.current_stream().wait_stream(stream)
     return Replay(graph, rounds * sets, launch)
+
+
+def _graph(launch: Callable[[int], object], sets: int, rounds: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(rounds):
+            for index in range(sets):
+                launch(index)
+    return graph
+
+
+def _microseconds(work: Callable[[], object]) -> float:
+    """Device time from before to after `work`."""
+    start, stop = _events()
+    start.record()
+    work()
+    stop.record()
+    stop.synchronize()
+    return float(start.elapsed_time(stop)) * 1e3
 
 
 def interleave(replays: Mapping[str, Replay], *, seconds: float = CONTENDER_SECONDS) -> dict[str, Timing]:
@@ -82,12 +101,4 @@ def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
 
 def _round(replays: Mapping[str, Replay]) -> dict[str, float]:
     """Microseconds of one replay of each."""
-    found = {}
-    for name, replay in replays.items():
-        start, stop = _events()
-        start.record()
-        replay.graph.replay()
-        stop.record()
-        stop.synchronize()
-        found[name] = start.elapsed_time(stop) * 1e3
-    return found
+    return {name: _microseconds(replay.graph.replay) for name, replay in replays.items()}

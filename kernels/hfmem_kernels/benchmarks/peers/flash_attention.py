@@ -13,11 +13,13 @@ import torch
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
 from hfmem_kernels.benchmarks.peers.base import Peer, first_refusal, scalar
-from hfmem_kernels.benchmarks.peers.loading import Absent, installed
+from hfmem_kernels.benchmarks.peers.loading import Absent, installed, member
 from hfmem_kernels.benchmarks.rows import Row
 
 #: modules with FA3's `flash_attn_with_kvcache`: its own, and builds of it under other names
 FA3_MODULES = ("flash_attn_interface", "sgl_kernel.flash_attn", "fa3_fwd_interface")
+#: what FA2's paged cache demands of a page
+FA2_PAGE = 256
 
 
 def _fa3_module(folder: Path | None) -> ModuleType:
@@ -44,9 +46,36 @@ def _fa3_refuses(row: Row) -> str | None:
 
 
 def _fa3(inputs: Inputs, folder: Path | None) -> Launch:
-    attend = _fa3_module(folder).flash_attn_with_kvcache
+    """A plain call, which plans its splits on the device in a kernel of its own."""
+    return _fa3_paged(inputs, _fa3_module(folder), {})
+
+
+def _fa3_planned(inputs: Inputs, folder: Path | None) -> Launch:
+    """As engines call it: the splits are planned once a step, for all layers, and beforehand."""
+    module = _fa3_module(folder)
+    plan = member(
+        module,
+        "get_scheduler_metadata",
+        "cache_seqlens",
+        "qkv_dtype",
+        "headdim_v",
+        "page_size",
+        "causal",
+        "window_size",
+    )
     row, s = inputs.row, inputs.row.shape
-    options: dict[str, Any] = {"softmax_scale": s.scale, "causal": True, "window_size": _window(row)}
+    metadata = plan(
+        inputs.batch, row.q_len, inputs.page_table.shape[1] * row.page_size, s.num_heads, s.num_kv_heads, s.head_dim,
+        cache_seqlens=inputs.seq_lens, qkv_dtype=inputs.sets[0].k.dtype, headdim_v=s.v_head_dim, page_size=row.page_size,
+        causal=True, window_size=_window(row),
+    )  # fmt: skip
+    return _fa3_paged(inputs, module, {"scheduler_metadata": metadata})
+
+
+def _fa3_paged(inputs: Inputs, module: ModuleType, planned: dict[str, Any]) -> Launch:
+    attend = member(module, "flash_attn_with_kvcache", "cache_seqlens", "page_table", "k_descale", *planned)
+    row, s = inputs.row, inputs.row.shape
+    options: dict[str, Any] = {"softmax_scale": s.scale, "causal": True, "window_size": _window(row), **planned}
     queries, ready = _quantized(inputs)
 
     def launch(index: int) -> torch.Tensor:
@@ -84,7 +113,7 @@ def _fa3_dense_refuses(row: Row) -> str | None:
 
 
 def _fa3_dense(inputs: Inputs, folder: Path | None) -> Launch:
-    attend = _fa3_module(folder).flash_attn_with_kvcache
+    attend = member(_fa3_module(folder), "flash_attn_with_kvcache", "cache_seqlens")
     dense, scale = inputs.dense, inputs.row.shape.scale
 
     def launch(index: int) -> torch.Tensor:
@@ -97,11 +126,13 @@ def _fa3_dense(inputs: Inputs, folder: Path | None) -> Launch:
 
 
 def _fa2_refuses(row: Row) -> str | None:
+    if row.page_size % FA2_PAGE:
+        return "pages are multiples of 256"
     return first_refusal(row, kv=True, window=True, ragged=True, queries=True)
 
 
 def _fa2(inputs: Inputs, folder: Path | None) -> Launch:
-    attend = installed("flash_attn", "fa2", folder).flash_attn_with_kvcache
+    attend = member(installed("flash_attn", "fa2", folder), "flash_attn_with_kvcache", "cache_seqlens", "block_table")
     row, s = inputs.row, inputs.row.shape
 
     def launch(index: int) -> torch.Tensor:
@@ -125,15 +156,17 @@ def _mla_refuses(row: Row) -> str | None:
 def _flash_mla(inputs: Inputs, folder: Path | None) -> Launch:
     module = installed("flash_mla", "flash_mla", folder)
     row, s = inputs.row, inputs.row.shape
-    if inspect.signature(module.get_mla_metadata).parameters.get("cache_seqlens") is not None:
-        plan = module.get_mla_metadata(inputs.seq_lens, row.q_len * s.num_heads, 1)
-    else:  # releases that plan within the first call
-        plan = module.get_mla_metadata()
+    metadata = member(module, "get_mla_metadata")
+    attend = member(module, "flash_mla_with_kvcache", "softmax_scale", "causal")
+    if inspect.signature(metadata).parameters.get("cache_seqlens") is not None:
+        plan = metadata(inputs.seq_lens, row.q_len * s.num_heads, 1)
+    else:  # releases that plan within the first call, which the gate makes before anything is captured
+        plan = metadata()
 
     def launch(index: int) -> torch.Tensor:
         cache = inputs.sets[index].latent
         assert cache is not None
-        out, _ = module.flash_mla_with_kvcache(
+        out, _ = attend(
             inputs.queries[index], cache[:, :, None, :], inputs.page_table, inputs.seq_lens, s.v_head_dim, *plan,
             softmax_scale=s.scale, causal=row.q_len > 1,
         )  # fmt: skip
@@ -145,6 +178,7 @@ def _flash_mla(inputs: Inputs, folder: Path | None) -> Launch:
 
 PEERS = (
     Peer("fa3", "fa3", "cuda", _fa3_refuses, _fa3),
+    Peer("fa3_planned", "fa3", "cuda", _fa3_refuses, _fa3_planned),
     Peer("fa3_dense", "fa3", "cuda", _fa3_dense_refuses, _fa3_dense),
     Peer("fa2", "fa2", "cuda", _fa2_refuses, _fa2),
     Peer("flash_mla", "flash_mla", "cuda", _mla_refuses, _flash_mla),

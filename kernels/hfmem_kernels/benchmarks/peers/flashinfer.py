@@ -9,7 +9,7 @@ import torch
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
 from hfmem_kernels.benchmarks.peers.base import Peer, by_sequence, first_refusal, flat_pages, query_starts, scalar
-from hfmem_kernels.benchmarks.peers.loading import installed
+from hfmem_kernels.benchmarks.peers.loading import installed, member
 from hfmem_kernels.benchmarks.rows import Row
 from hfmem_kernels.layout import Layout
 
@@ -41,9 +41,8 @@ def _decode_refuses(row: Row) -> str | None:
 def _decode(inputs: Inputs, folder: Path | None) -> Launch:
     flashinfer = installed("flashinfer", "flashinfer", folder)
     row, s = inputs.row, inputs.row.shape
-    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-        _workspace(inputs), _layout(row), use_tensor_cores=True, backend="fa2"
-    )
+    made = member(flashinfer, "BatchDecodeWithPagedKVCacheWrapper", "use_tensor_cores", "backend")
+    wrapper = made(_workspace(inputs), _layout(row), use_tensor_cores=True, backend="fa2")
     starts, ids, last = flat_pages(inputs)
     extra = {"q_len_per_req": row.q_len} if row.q_len > 1 else {}
     wrapper.plan(
@@ -74,13 +73,14 @@ def _xqa_refuses(row: Row) -> str | None:
 def _xqa(inputs: Inputs, folder: Path | None) -> Launch:
     decode = installed("flashinfer.decode", "flashinfer", folder)
     row, s = inputs.row, inputs.row.shape
+    attend = member(decode, "xqa_batch_decode_with_kv_cache", "bmm1_scale", "window_left", "sinks", "kv_layout")
     workspace, caches = _workspace(inputs), _caches(inputs)
     outs = [torch.empty_like(q).flatten(0, 1) for q in inputs.queries]
     lengths, longest = inputs.seq_lens.to(torch.uint32), max(row.mix.lengths)
 
     def launch(index: int) -> torch.Tensor:
         each = inputs.sets[index]
-        out: torch.Tensor = decode.xqa_batch_decode_with_kv_cache(
+        out: torch.Tensor = attend(
             inputs.queries[index].flatten(0, 1), caches[index], workspace, inputs.page_table, lengths, longest,
             bmm1_scale=s.scale * scalar(each.k_scale), bmm2_scale=scalar(each.v_scale),
             window_left=s.window - 1 if s.window else -1, out=outs[index], sinks=inputs.sinks, kv_layout=_layout(row),
@@ -97,7 +97,7 @@ def _mla_refuses(row: Row) -> str | None:
 def _mla(inputs: Inputs, folder: Path | None) -> Launch:
     mla = installed("flashinfer.mla", "flashinfer", folder)
     row, s = inputs.row, inputs.row.shape
-    wrapper = mla.BatchMLAPagedAttentionWrapper(_workspace(inputs), backend="auto")
+    wrapper = member(mla, "BatchMLAPagedAttentionWrapper", "backend")(_workspace(inputs), backend="auto")
     starts, ids, _ = flat_pages(inputs)
     rank = s.v_head_dim
     dtype = inputs.queries[0].dtype

@@ -13,22 +13,20 @@ from hfmem_kernels._launch import device_facts, interpreting
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
 from hfmem_kernels.benchmarks.peers.base import Peer, by_sequence, first_refusal, scalar
-from hfmem_kernels.benchmarks.peers.loading import alone, class_of
+from hfmem_kernels.benchmarks.peers.loading import StandIns, alone, class_of, member
 from hfmem_kernels.benchmarks.rows import Row
 from hfmem_kernels.layout import Layout
 
 KERNEL = "lmdeploy.pytorch.kernels.cuda.pagedattention"
 
 
-def _module(folder: Path | None) -> ModuleType:
-    stand_ins = {}
-    if folder is not None:
-        policy = class_of(folder / "lmdeploy/messages.py", "QuantPolicy", {"enum": enum})
-        stand_ins = {
-            "lmdeploy.messages": {"QuantPolicy": policy},
-            "lmdeploy.utils": {"get_logger": logging.getLogger},
-        }
-    return alone(KERNEL, "lmdeploy", folder, stand_ins)
+def stand_ins(folder: Path) -> StandIns:
+    """What the kernel's file imports of LMDeploy."""
+    policy = class_of(folder, "lmdeploy/messages.py", "QuantPolicy", {"enum": enum})
+    return {
+        "lmdeploy.messages": {"QuantPolicy": policy},
+        "lmdeploy.utils": {"get_logger": logging.getLogger},
+    }
 
 
 def _on_cpu(module: ModuleType, device: torch.device) -> None:
@@ -57,11 +55,12 @@ def _refuses(row: Row) -> str | None:
 
 
 def _prepare(inputs: Inputs, folder: Path | None) -> Launch:
-    module = _module(folder)
+    module = alone(KERNEL, "lmdeploy", folder, stand_ins)
+    attend = member(module, "flash_attn_with_kvcache", "quant_policy", "sinks", "k_scales_zeros", "kv_layout")
     row, s = inputs.row, inputs.row.shape
     if interpreting():
         _on_cpu(module, inputs.device)
-    policies = module.QuantPolicy
+    policies = member(module, "QuantPolicy")
     policy = {"float8_e4m3fn": policies.FP8, "float8_e5m2": policies.FP8_E5M2}.get(row.dtype, policies.NONE)
     factors = [
         [torch.full((1,), scalar(scale), device=inputs.device) for scale in (each.k_scale, each.v_scale)]
@@ -74,7 +73,7 @@ def _prepare(inputs: Inputs, folder: Path | None) -> Launch:
     def launch(index: int) -> torch.Tensor:
         each = inputs.sets[index]
         k, v = (each.k.transpose(1, 2), each.v.transpose(1, 2)) if hnd else (each.k, each.v)
-        out: torch.Tensor = module.flash_attn_with_kvcache(
+        out: torch.Tensor = attend(
             inputs.queries[index].flatten(0, 1), k, v, inputs.seq_lens, inputs.page_table, max_seqlen_q=row.q_len,
             softmax_scale=s.scale, window_size=s.window - 1 if s.window else None, quant_policy=policy, sinks=sinks,
             k_scales_zeros=factors[index][0] if quantized else None,

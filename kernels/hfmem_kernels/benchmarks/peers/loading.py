@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,8 +41,10 @@ def installed(name: str, project: str, folder: Path | None = None) -> ModuleType
         raise Absent(f"{name} does not load: {first_line(error)}") from None
 
 
-def alone(name: str, project: str, folder: Path | None, stand_ins: StandIns) -> ModuleType:
+def alone(name: str, project: str, folder: Path | None, stand_ins: Callable[[Path], StandIns]) -> ModuleType:
     """One module from the files under `folder`, without its package; without a folder, of the installed package.
+
+    stand_ins: given the folder, what the module imports of the packages around it.
 
     Raises:
         Absent: it is not there, or its import fails.
@@ -50,7 +53,7 @@ def alone(name: str, project: str, folder: Path | None, stand_ins: StandIns) -> 
         return installed(name, project)
     if not (folder / (name.replace(".", "/") + ".py")).is_file():
         raise Absent(f"{name.replace('.', '/')}.py is not in {folder}")
-    for module, names in stand_ins.items():
+    for module, names in stand_ins(folder).items():
         _namespace(module.rpartition(".")[0], folder)
         stand_in = ModuleType(module)
         stand_in.__dict__.update(names)
@@ -60,6 +63,33 @@ def alone(name: str, project: str, folder: Path | None, stand_ins: StandIns) -> 
         return importlib.import_module(name)
     except Exception as error:  # a release whose file imports something else
         raise Absent(f"{name} of {folder} does not load alone: {first_line(error)}") from None
+
+
+def member(module: ModuleType, name: str, *parameters: str) -> Any:
+    """A function or class of a peer's module, which takes `parameters` by name.
+
+    Raises:
+        Absent: a release without it, or whose function takes other arguments; the message says which.
+    """
+    release = getattr(sys.modules.get(module.__name__.partition(".")[0]), "__version__", None)
+    where = f"{module.__name__}{f' of release {release}' if isinstance(release, str) else ''}"
+    found = getattr(module, name, None)
+    if found is None:
+        raise Absent(f"{where} has no {name}")
+    if missing := missing_parameters(found, parameters):
+        raise Absent(f"{name} of {where} takes no {', '.join(missing)}")
+    return found
+
+
+def missing_parameters(function: Any, names: Iterable[str]) -> list[str]:
+    """Those of `names` that a function does not take; none where nobody can tell."""
+    try:
+        known = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # compiled, or a launcher object
+        return []
+    if any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        return []
+    return [name for name in names if name not in known]
 
 
 def _put(name: str, module: ModuleType) -> None:
@@ -80,22 +110,23 @@ def _namespace(name: str, folder: Path) -> None:
             _put(package, module)
 
 
-def class_of(path: Path, name: str, names: Mapping[str, Any]) -> Any:
+def class_of(folder: Path, file: str, name: str, names: Mapping[str, Any]) -> Any:
     """One class of a source file whose module is too large to import: its statement alone is run, with `names` in sight.
 
     Raises:
         Absent: the file or the class is not there.
     """
+    path = folder / file
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError) as error:
-        raise Absent(f"{path.name}: {first_line(error)}") from None
+        raise Absent(f"{file} of {folder}: {first_line(error)}") from None
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             scope: dict[str, Any] = {"__name__": name, **names}
             exec(compile(ast.Module([node], []), str(path), "exec"), scope)
             return scope[name]
-    raise Absent(f"{path.name} has no class {name}")
+    raise Absent(f"{file} of {folder} has no class {name}")
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from hfmem_kernels._launch import device_facts
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
 from hfmem_kernels.benchmarks.peers.base import Peer, first_refusal, scalar
-from hfmem_kernels.benchmarks.peers.loading import StandIns, alone
+from hfmem_kernels.benchmarks.peers.loading import StandIns, alone, member
 from hfmem_kernels.benchmarks.rows import Row
 from hfmem_kernels.layout import Layout
 
@@ -32,7 +32,7 @@ class _Unset:
         return False
 
 
-def stand_ins() -> StandIns:
+def stand_ins(folder: Path) -> StandIns:
     """What the kernel files import of SGLang besides each other."""
     return {
         "sglang.srt.environ": {"envs": _Unset()},
@@ -47,7 +47,7 @@ def stand_ins() -> StandIns:
 
 
 def _module(name: str, folder: Path | None) -> ModuleType:
-    return alone(f"{OPS}.{name}", "sglang", folder, stand_ins())
+    return alone(f"{OPS}.{name}", "sglang", folder, stand_ins)
 
 
 def _refuses(row: Row) -> str | None:
@@ -62,6 +62,8 @@ def _next_power(n: int) -> int:
 
 def _prepare(inputs: Inputs, folder: Path | None) -> Launch:
     module, metadata = _module("decode_attention", folder), _module("metadata", folder)
+    attend = member(module, "decode_attention_fwd", "sinks", "has_mla")
+    count_splits = member(metadata, "get_num_kv_splits_triton")
     row, s = inputs.row, inputs.row.shape
     num_sms, longest = device_facts(inputs.device).num_sms, max(row.mix.lengths)
     most = SPLITS
@@ -78,7 +80,7 @@ def _prepare(inputs: Inputs, folder: Path | None) -> Launch:
     starts = torch.zeros(inputs.batch + 1, dtype=torch.int32, device=inputs.device)
     starts[1:] = inputs.seq_lens.cumsum(0)
     splits = torch.empty(inputs.batch, dtype=torch.int32, device=inputs.device)
-    metadata.get_num_kv_splits_triton[(1,)](
+    count_splits[(1,)](
         splits, inputs.seq_lens, inputs.batch, 1, s.num_heads, s.num_kv_heads, most, num_sms,
         MAX_NUM_SEQ=max(256, _next_power(inputs.batch)),
     )  # fmt: skip
@@ -90,7 +92,7 @@ def _prepare(inputs: Inputs, folder: Path | None) -> Launch:
 
     def launch(index: int) -> torch.Tensor:
         each, out = inputs.sets[index], outs[index]
-        module.decode_attention_fwd(
+        attend(
             inputs.queries[index].flatten(0, 1), *flat[index], out, starts, indices, logits, lse, splits, most, s.scale,
             scalar(each.k_scale), scalar(each.v_scale), sinks=sinks, has_mla=s.latent,
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
 from hfmem_kernels.benchmarks.peers.base import Peer, by_sequence, first_refusal, query_starts
-from hfmem_kernels.benchmarks.peers.loading import Absent, installed
+from hfmem_kernels.benchmarks.peers.loading import installed, member
 from hfmem_kernels.benchmarks.rows import Row
 
 
@@ -31,7 +30,7 @@ def _sdpa(inputs: Inputs, folder: Path | None) -> Launch:
 
 
 def _flex(inputs: Inputs, folder: Path | None) -> Launch:
-    flex = installed("torch.nn.attention.flex_attention", "torch").flex_attention
+    flex = member(installed("torch.nn.attention.flex_attention", "torch"), "flex_attention", "scale", "enable_gqa")
     compiled = torch.compile(flex, dynamic=False) if inputs.device.type == "cuda" else flex
     dense, scale = inputs.dense, inputs.row.shape.scale
 
@@ -48,9 +47,8 @@ def _pages_of_varlen(row: Row) -> str | None:
 
 
 def _varlen(inputs: Inputs, folder: Path | None) -> Launch:
-    varlen = installed("torch.nn.attention.varlen", "torch").varlen_attn
-    if "block_table" not in inspect.signature(varlen).parameters:
-        raise Absent(f"varlen_attn of torch {torch.__version__} takes no block table")
+    module = installed("torch.nn.attention.varlen", "torch")
+    varlen = member(module, "varlen_attn", "scale", "window_size", "enable_gqa", "seqused_k", "block_table")
     row, starts = inputs.row, query_starts(inputs)
     longest = max(row.mix.lengths)
     window = (row.shape.window - 1, 0) if row.shape.window else (-1, 0)

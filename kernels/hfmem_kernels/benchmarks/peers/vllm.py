@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,7 +15,7 @@ from hfmem_kernels._launch import device_facts
 from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch
 from hfmem_kernels.benchmarks.peers.base import Peer, by_sequence, first_refusal, query_starts, scalar
-from hfmem_kernels.benchmarks.peers.loading import StandIns, alone, class_of
+from hfmem_kernels.benchmarks.peers.loading import Absent, StandIns, alone, class_of, member
 from hfmem_kernels.benchmarks.rows import Row
 
 OPS = "vllm.v1.attention.ops"
@@ -41,14 +43,16 @@ def stand_ins(folder: Path) -> StandIns:
             torch.cuda.is_available() and torch.cuda.get_device_capability()[0] * 10 == family
         ),
     )
-    mode = class_of(folder / "vllm/v1/kv_cache_interface.py", "KVQuantMode", {"IntEnum": IntEnum})
-    return {
+    found: dict[str, Mapping[str, Any]] = {
         "vllm.envs": {"__getattr__": _unset},
         "vllm.logger": {"init_logger": lambda name: Quiet()},
         "vllm.platforms": {"current_platform": platform},
         "vllm.triton_utils": {"triton": triton, "tl": tl},
-        "vllm.v1.kv_cache_interface": {"KVQuantMode": mode},
     }
+    with suppress(Absent):  # releases before per-token scales; `unified_attention` is asked for them below
+        mode = class_of(folder, "vllm/v1/kv_cache_interface.py", "KVQuantMode", {"IntEnum": IntEnum})
+        found["vllm.v1.kv_cache_interface"] = {"KVQuantMode": mode}
+    return found
 
 
 def _unset(name: str) -> bool:
@@ -59,7 +63,7 @@ def _unset(name: str) -> bool:
 
 
 def _module(name: str, folder: Path | None) -> ModuleType:
-    return alone(f"{OPS}.{name}", "vllm", folder, stand_ins(folder) if folder else {})
+    return alone(f"{OPS}.{name}", "vllm", folder, stand_ins)
 
 
 def _unified_refuses(row: Row) -> str | None:
@@ -81,6 +85,15 @@ def _unified_refuses(row: Row) -> str | None:
 
 def _unified(inputs: Inputs, folder: Path | None) -> Launch:
     module = _module("triton_unified_attention", folder)
+    attend = member(
+        module,
+        "unified_attention",
+        "seq_threshold_3D",
+        "softmax_segm_output",
+        "sinks",
+        "kv_quant_mode",
+        "k_scale_cache",
+    )
     row, s = inputs.row, inputs.row.shape
     rows, padded = inputs.batch * row.q_len, 1 << (s.head_dim - 1).bit_length()
     size = (rows, s.num_heads, SEGMENTS)
@@ -90,7 +103,7 @@ def _unified(inputs: Inputs, folder: Path | None) -> Launch:
 
     scratch = (floats(*size, padded), floats(*size), floats(*size))
     starts, outs = query_starts(inputs), [torch.empty_like(q).flatten(0, 1) for q in inputs.queries]
-    modes = module.KVQuantMode
+    modes = member(module, "KVQuantMode")
     mode = {"float8_e4m3fn": modes.FP8_PER_TENSOR, "int8": modes.INT8_PER_TOKEN_HEAD}.get(row.dtype, modes.NONE)
     token_scales = mode == modes.INT8_PER_TOKEN_HEAD
     factors = [
@@ -105,7 +118,7 @@ def _unified(inputs: Inputs, folder: Path | None) -> Launch:
 
     def launch(index: int) -> torch.Tensor:
         each, out, factor = inputs.sets[index], outs[index], factors[index]
-        module.unified_attention(
+        attend(
             q=inputs.queries[index].flatten(0, 1), k=each.k, v=each.v, out=out, cu_seqlens_q=starts,
             max_seqlen_q=row.q_len, seqused_k=inputs.seq_lens, max_seqlen_k=max(row.mix.lengths),
             softmax_scale=s.scale, causal=True, window_size=(s.window - 1, 0) if s.window else (-1, -1),
@@ -126,6 +139,7 @@ def _decode_refuses(row: Row) -> str | None:
 
 def _decode(inputs: Inputs, folder: Path | None) -> Launch:
     module = _module("triton_decode_attention", folder)
+    attend = member(module, "decode_attention_fwd", "k_scale", "v_scale", "is_mla")
     row, s = inputs.row, inputs.row.shape
     wanted = 1 << max(0, max(1, max(row.mix.lengths) // TOKENS_OF_A_SPLIT) - 1).bit_length()
     splits = min(wanted, SPLITS_OF_AN_SM * device_facts(inputs.device).num_sms)
@@ -139,7 +153,7 @@ def _decode(inputs: Inputs, folder: Path | None) -> Launch:
 
     def launch(index: int) -> torch.Tensor:
         each, out = inputs.sets[index], outs[index]
-        module.decode_attention_fwd(
+        attend(
             inputs.queries[index].flatten(0, 1), each.k, each.v, out, lse, inputs.page_table, inputs.seq_lens, logits,
             splits, s.scale, row.page_size, k_scale=factors[index][0], v_scale=factors[index][1], is_mla=s.latent,
         )  # fmt: skip
