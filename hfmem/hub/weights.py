@@ -1,8 +1,8 @@
 """Which files are the weights: one coherent set, as transformers loads it, and what is known when there is none.
 
 Order: the shards of `model.safetensors.index.json`; else `model.safetensors`; else, as an own line of the report
-says, Mistral's `consolidated` files or PyTorch's `pytorch_model.bin`. Never a second copy (`consolidated` beside the
-above, `*.fp16.*`, `original/`).
+says, Mistral's `consolidated` files, PyTorch's `pytorch_model.bin`, or the one set of safetensors files of another name (`loose`).
+Never a second copy (`consolidated` beside the above, `*.fp16.*`, `original/`).
 """
 
 from __future__ import annotations
@@ -128,6 +128,13 @@ def other_weights(files: Files, listing: Mapping[str, int | None]) -> Weights:
         if listing[TORCH] == 0:
             raise FormatError(f"{files.label}: {TORCH} is empty (0 bytes)")
         return from_torch(files, (WeightFile(TORCH, listing[TORCH]),), None)
+    if ADAPTER not in listing and DIFFUSERS not in listing:
+        from hfmem.hub.loose import one_set  # for places without the usual names only
+
+        if (names := one_set(listing)) is not None:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            notice = f"the weights are {names[0]}{more}: no {SINGLE} and no {INDEX} here"
+            return replace(from_headers(files.headers(dict.fromkeys(names, DEFAULT_GUESS))), notice=notice)
     if not any(name in (ADAPTER, DIFFUSERS) for name in listing) and any(n.endswith(".onnx") for n in files.tree()):
         from hfmem.hub.onnx import onnx_weights
 

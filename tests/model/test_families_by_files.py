@@ -69,5 +69,6 @@ def test_a_rule_of_its_own_comes_first() -> None:
 
 def test_types_that_generate_are_not_among_them() -> None:
     modeling_auto = pytest.importorskip("transformers.models.auto.modeling_auto", exc_type=ImportError)
+    spoken_at_once = {"vits", "fastspeech2_conformer_with_hifigan"}  # all of the speech in one pass, nothing kept
     for task in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "TEXT_TO_WAVEFORM"):
-        assert not BY_FILES.keys() & getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES").keys()
+        assert not (BY_FILES.keys() - spoken_at_once) & getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES").keys()

@@ -58,6 +58,8 @@ COUNTED = [
     ("t5gemma", "T5GemmaForConditionalGeneration", 5_596_853_760),
     ("prophetnet", "ProphetNetForConditionalGeneration", 391_321_600),
     ("trocr", "TrOCRForCausalLM", 253_559_808),
+    ("pix2struct", "Pix2StructForConditionalGeneration", 282_285_696),
+    ("pop2piano", "Pop2PianoForConditionalGeneration", 59_108_352),
 ]
 
 
@@ -70,6 +72,17 @@ def test_class_defaults(model_type: str, name: str, parameters: int) -> None:
 def cached(arch: Architecture, context: int, source: int) -> int:
     serving = Serving(context=context, num_seqs=1, engine="transformers", source_tokens=source)
     return engine("transformers").cache(arch, serving).bytes
+
+
+def test_pix2struct_attends_over_its_patches() -> None:
+    # Pix2StructForConditionalGeneration's cache after 12 tokens over 9 patches: 16,128 B, 3 layers of 4 heads × 8
+    text = {"hidden_size": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4, "vocab_size": 50}
+    seen = {"hidden_size": 32, "patch_embed_hidden_size": 20, "d_ff": 48, "d_kv": 8, "num_hidden_layers": 2}
+    seen |= {"num_attention_heads": 4, "seq_len": 64}
+    config = {"model_type": "pix2struct", "dtype": "float32", "text_config": text, "vision_config": seen}
+    arch = read_architecture(config)
+    assert arch.expected_parameters() == 64_384  # of the same model in transformers 5.23.0
+    assert cached(arch, 12, 9) == 3 * (12 + 9) * 2 * 32 * 4 == 16_128
 
 
 BERT: dict[str, Any] = {

@@ -36,8 +36,9 @@ _VIDEO: Final = (
 _AUDIO: Final = (
     "audio-spectrogram-transformer clap clap_audio_model dac data2vec-audio encodec granite_speech5_ctc "
     "granite_speech5_encoder higgs_audio_v2_tokenizer lasr_ctc lasr_encoder mimi neucodec nemotron3_diarization "
-    "parakeet_encoder pe_audio pe_audio_encoder pe_audio_video pe_audio_video_encoder sew sew-d speecht5_hifigan unispeech "
-    "unispeech-sat univnet vibevoice_acoustic_tokenizer wav2vec2-bert wav2vec2-conformer xcodec xcodec2"
+    "parakeet_encoder pe_audio pe_audio_encoder pe_audio_video pe_audio_video_encoder sew sew-d fastspeech2_conformer "
+    "fastspeech2_conformer_with_hifigan vits speecht5_hifigan unispeech unispeech-sat univnet vibevoice_acoustic_tokenizer "
+    "wav2vec2-bert wav2vec2-conformer xcodec xcodec2"
 )
 _SERIES: Final = "patchtsmixer patchtst timesfm"
 

@@ -7,6 +7,7 @@ from typing import Final
 MULTIMODAL: Final[dict[str, str]] = {
     "step5_vl": "step5:step5_vl",
     "openpangu_vl": "wrapped:openpangu_vl",
+    "pix2struct": "pix2struct:pix2struct",
     "moshi": "moshi:moshi",
     "musicgen": "musicgen:musicgen",
     "musicgen_melody": "musicgen:musicgen",

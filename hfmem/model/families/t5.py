@@ -109,6 +109,16 @@ def _stack(
     part.norm("final_layer_norm", d.hidden, bias=False)
 
 
+def pop2piano(cfg: Config) -> Architecture:
+    """Pop2Piano: T5 over spectra, with an embedding of composers before them; the head is never tied."""
+    arch = t5(Config({**cfg.data, "tie_word_embeddings": False}, cfg.file, cfg.model_type, cfg.used_defaults))
+    inv = Inventory(arch.tensors)
+    inv.add(
+        "mel_conditioner.embedding.weight", (cfg.positive("composer_vocab_size"), arch.hidden_size), Component.OTHER
+    )
+    return replace(arch, family="pop2piano", tensors=tuple(inv.specs))
+
+
 def t5(cfg: Config) -> Architecture:
     """An encoder and a decoder over one shared embedding.
 

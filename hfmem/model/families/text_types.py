@@ -6,6 +6,7 @@ from typing import Final
 
 TEXT: Final[dict[str, str]] = {
     "step5": "step5:step5",
+    "pop2piano": "t5:pop2piano",
     "xlnet": "xlnet:xlnet",
     "llada": "diffusion_lm:llada",
     "llada2_moe": "diffusion_lm:llada2_moe",
