@@ -23,6 +23,7 @@ from typing import Any
 
 from hfmem.errors import HfmemError, UsageError
 from hfmem.hub.catalog import catalog_names
+from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.plan.devices import find_device
 from hfmem.server_logs.checks import Check
@@ -73,6 +74,7 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "KV capacity by the device": ("cache tokens by the device",),
     "peak activation": ("peak activation",),
     "CUDA graphs": ("CUDA graphs",),
+    "CUDA graphs, vLLM's estimate": ("estimate of CUDA graphs",),
     "non-torch memory": ("non-torch memory",),
     "compute buffer": ("compute buffer",),
 }
@@ -142,7 +144,8 @@ def _figures(row: Mapping[str, Any]) -> LogFacts:
         name: tuple(Reading(value, slack, 0) for value, slack in pairs) for name, pairs in row["readings"].items()
     }
     counted, form = row.get("graphs_counted", False), row.get("form")
-    return LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form)
+    graphs = GraphSizes(*row["graphs"]) if "graphs" in row else None
+    return LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form, graphs)
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -161,7 +164,8 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
     found["readings"] = {
         name: list(dict.fromkeys((item.value, item.slack) for item in items)) for name, items in log.readings.items()
     }
-    return found | ({"graphs_counted": True} if log.graphs_counted else {}) | ({"form": log.form} if log.form else {})
+    more = {"graphs_counted": log.graphs_counted, "form": log.form, "graphs": log.graphs}
+    return found | {name: value for name, value in more.items() if value}
 
 
 def _engine(name: str) -> Any:

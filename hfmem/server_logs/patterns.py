@@ -75,6 +75,10 @@ COUNTS: Final[tuple[tuple[str, str], ...]] = (
 FACTORS: Final[tuple[tuple[str, str], ...]] = (
     ("max_concurrency", rf"Maximum concurrency for {COUNT} tokens per request: (\d{{1,9}}(?:\.\d{{1,6}})?)x"),
 )
+#: how many graphs of which kinds vLLM will capture, and the largest of each
+GRAPHS: Final = re.compile(
+    r"Profiling CUDA graph memory: (?:PIECEWISE=(\d{1,4}) \(largest=(\d{1,6})\))?(?:, )?(?:FULL=(\d{1,4}) \(largest=(\d{1,6})\))?"
+)
 DEVICE_MEMORY: Final = re.compile(r"Free memory on device \((?:cuda:\d{1,3}, )?([\d.]{1,12})/([\d.]{1,12}) GiB\)")
 #: name, pattern, and what must be in a text for one that begins with a number, of which a paste may hold many thousands
 COMPILED: Final = tuple(
@@ -83,6 +87,8 @@ COMPILED: Final = tuple(
 )
 IS_SIZE: Final = frozenset(name for name, _ in SIZES)
 
+#: so many of `ENGINES` are what only one engine prints
+DECISIVE: Final = 3
 #: what only one engine prints, and then what merely names one
 ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
     ("sglang", r"ServerArgs\(|KV Cache is allocated|max_total_num_tokens=|Load weight end"),
@@ -93,6 +99,8 @@ ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
     ("sglang", r"sglang"),
     ("vllm", r"vllm|vLLM"),
 )
+#: containers' names before their lines, as compose and kubectl put them
+STREAM: Final = re.compile(r"^(?:\[pod/([^\]\s]{1,200})\] |([\w.-]{1,80}) +\| )")
 #: one of these is in every line that is read; a long-lived server's log is mostly other lines
 WORDS: Final = (
     *(" -", "--", "vllm", "vLLM", "sglang", "llama_", "llm_", "LLM", "config", "args", "Args", "version", "build"),
@@ -108,7 +116,7 @@ WORDS: Final = (
         "flash_attn",
         "n_seq_max",
     ),
-    *("FlashInfer", "Asynchronous"),
+    *("FlashInfer", "FlashAttention", "Flash Attention", "Asynchronous"),
 )
 #: … and one of these in every line that a size is read from
 SIZE_WORDS: Final = (
@@ -139,12 +147,3 @@ STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {
 }
 #: layers of logging that put each line into an object of JSON, and where they put it
 JSON_KEYS: Final = ("log", "message", "msg", "textPayload", "line")
-#: what tells vLLM's release, about, where its version does not: later first. Read from the wheels that `engines/vllm/releases.py`
-#: names
-FORMS: Final[tuple[tuple[str, int], ...]] = (
-    (r"for consumed memory", 27),
-    (r"\bkernel_config=", 20),
-    (r"\bdcp_comm_backend=|Estimated CUDA graph memory", 19),
-    (r"Asynchronous scheduling is|enable_return_routed_experts=", 16),
-    (r"structured_outputs_config=", 11),
-)
