@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _NEW_CAPACITY: Final = 21
 #: the first minor version whose V1 engine is the default
 _V1: Final = 8
+#: tokens of a block where nothing asks for more
+_BLOCK: Final = 16
 #: what a log that counts tokens as before 0.21 is taken for, where nothing else tells its release
 _OLD: Final = 19
 #: how far ranks of one engine differ in the memory that is left to them
@@ -143,15 +145,22 @@ def release_by_form(log: LogFacts) -> Release:
     """The release that a log is of: by its version, by what it prints, or today's where nothing tells."""
     found = release_of(log.version)
     if found is None:
-        found = Release(log.form or (_OLD if _old_capacity(log) and not log.graphs_counted else LATEST))
+        found = Release(log.form or (_OLD if _looks_old(log) else LATEST))
     return replace(found, flashinfer=log.settings.flashinfer)
+
+
+def _looks_old(log: LogFacts) -> bool:
+    """Whether a log that names no release counts tokens as before 0.21: in whole blocks."""
+    tokens = log.smallest("capacity_tokens")
+    whole = tokens is not None and int(tokens.value) % _BLOCK == 0
+    return not log.graphs_counted and (whole or _old_capacity(log))
 
 
 def _rivals(log: LogFacts) -> tuple[Release, ...]:
     """The releases at both ends of what a log may be of that names none: their estimates widen the band."""
     if release_of(log.version) is not None or log.form:
         return ()
-    ends = (_V1 + 1, _OLD) if _old_capacity(log) and not log.graphs_counted else (_NEW_CAPACITY, LATEST)
+    ends = (_V1 + 1, _OLD) if _looks_old(log) else (_NEW_CAPACITY, LATEST)
     return tuple(Release(minor, log.settings.flashinfer) for minor in ends)
 
 
@@ -224,6 +233,8 @@ def _left_reason(log: LogFacts, release: Release) -> str | None:
     graphs = log.first("cuda_graph_bytes")
     if graphs is not None and graphs.value < 0:
         return "another process gave memory back meanwhile: capturing graphs took less than nothing"
+    if log.settings.dtype == "float32":
+        return "the log says --dtype float32: weights, cache and activations are wider"
     if log.settings.speculative:
         return "a draft model or prediction layers take memory too, which is not computed here"
     if log.settings.other:

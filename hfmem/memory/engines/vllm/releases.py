@@ -93,14 +93,13 @@ class Release:
         """Bytes live per logit at the widest place of sampling, of logits `width` bytes wide.
 
         Until 0.16 they are sorted with 8-byte indices: the logits, their fp32 copy, values and indices sorted, and what sorting
-        takes: 38, as logs of H100s, A6000s and RTX 4080s give to the third digit (0.9 to 0.15). From 0.17 a Triton kernel masks the fp32
-        copy in place, and FlashInfer does not sort either; probabilities and noise stand beside it (logs of 0.19 on H100s). The V2
-        runner needs neither, and in 0.27 to 0.31 profiles without the copy (`needs_logits_processing`).
+        takes: 38, as logs of H100s, A6000s and RTX 4080s give to the third digit (0.9 to 0.15). From 0.17 a Triton kernel masks
+        the fp32 copy in place, and FlashInfer does not sort either; probabilities and noise stand beside it (logs of 0.19 on
+        H100s). The V2 runner needs neither, and in 0.27 to 0.31 profiles without the copy (`needs_logits_processing`).
         """
-        copy = 4 if width < 4 else 0
         if v2_runner:
-            return width + (0 if 27 <= self.minor <= 31 else copy)
-        return width + copy + (32 if self.sorts else 8)
+            return width + (0 if 27 <= self.minor <= 31 else 4)
+        return width + 4 + (32 if self.sorts else 8)
 
     @property
     def sorts(self) -> bool:
