@@ -14,6 +14,7 @@ from hfmem.memory.serving import Serving
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Verification
 from hfmem.server_logs.llama_cpp import llama_checks
+from hfmem.server_logs.llama_weights import buffer_checks
 from hfmem.server_logs.parse import LogFacts, Reading
 from hfmem.server_logs.reasons import NO_CHECKPOINTS, alternatives, explained, weights_check
 from hfmem.server_logs.vllm import release_by_form, vllm_checks
@@ -47,7 +48,7 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         case "sglang":
             checks = _sglang_checks(read, log, serving)
         case "llama.cpp":
-            checks = llama_checks(read.architecture, log, serving)
+            checks = [*buffer_checks(read, log, serving), *llama_checks(read.architecture, log, serving)]
     return Verification(
         model=read.facts.repo_id,
         engine=log.engine,

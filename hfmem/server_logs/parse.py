@@ -28,6 +28,7 @@ from hfmem.server_logs.patterns import (
     GRAPHS,
     IS_SIZE,
     JSON_KEYS,
+    LOADED,
     SIZE_WORDS,
     STARTS,
     STREAM,
@@ -119,6 +120,11 @@ def parse_log(text: str) -> LogFacts:
             if whole:
                 break
     until = next((cut for cut in cuts if cut > start), len(text))
+    if engine == "llama.cpp":
+        loaded = _readings(text, max(text.rfind("loaded meta data", 0, start), 0), start, numbers)
+        readings = {name: loaded[name] for name in LOADED if name in loaded} | {
+            name: found for name, found in readings.items() if name not in LOADED
+        }
     version = next((m[1] for pattern in VERSIONS if (m := re.search(pattern, text[:until]))), None)
     settings = read_settings(text[:until], engine, since=start)
     counted = "CUDA graph memory profiling is enabled" in text[start:until]

@@ -55,6 +55,10 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("state_bytes", rf"llama_memory_recurrent: +size = +{SIZE}"),
     ("output_buffer_bytes", rf"(?:CPU|CUDA_Host|Host|Metal) +output buffer size = +{SIZE}"),
     ("compute_buffer_bytes", rf"{_GPU}\d{{0,2}} compute buffer size = +{SIZE}"),
+    (
+        "device_weights_bytes",
+        rf"load_tensors: +(?!CUDA_Host)(?:CUDA|Metal|Vulkan|ROCm|SYCL)\w{{0,12}} (?:model )?buffer size = +{SIZE}",
+    ),
     ("host_weights_bytes", rf"(?:CPU|CPU_Mapped|CUDA_Host) (?:model )?buffer size = +{SIZE}"),
     ("file_bytes", rf"(?:model size|file size) +=\s{{1,8}}{SIZE}"),
 )
@@ -69,6 +73,7 @@ COUNTS: Final[tuple[tuple[str, str], ...]] = (
     ("concurrency_context", rf"Maximum concurrency for {COUNT} tokens per request"),
     ("needed_context", rf"max seq(?:uence)? len(?:gth)? \({COUNT}\)"),
     ("max_context", rf"estimated maximum model length is {COUNT}"),
+    ("offloaded_layers", rf"offloaded {COUNT}/\d{{1,5}} layers"),
     ("attention_page", rf"Setting attention block size to {COUNT} tokens"),
     ("override_blocks", rf"num_gpu_blocks_override={COUNT}"),
 )
@@ -122,8 +127,10 @@ WORDS: Final = (
 SIZE_WORDS: Final = (
     *("took", "take", "sage is", "usage=", "avail mem", "KV", "kv cache", "KV cache", "CUDAGraph", "total_gpu_memory"),
     *("utilization", " size", "blocks", "Auto-fit", "seq", "model length", "override", "peak activation", "non-torch"),
-    *("non_torch", "tokens", "graph", "Free memory", "full size"),
+    *("non_torch", "tokens", "graph", "Free memory", "full size", "offloaded"),
 )
+#: what llama.cpp says while it loads a model, before the context that a start begins with
+LOADED: Final = ("device_weights_bytes", "host_weights_bytes", "offloaded_layers", "file_bytes")
 #: … and one of these in a line of traffic
 TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request", "print_timing", "update_slots")
 VERSIONS: Final = (

@@ -143,7 +143,9 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     if log.settings.dtype == "float32" and log.engine == "vllm":
         wide = compute(serving, in_format(read, dtype="fp32"))
         if abs(wide - logged.value) <= 2 * _NEAR * logged.value:
-            return replace(result, reason="the log says --dtype float32: weights, cache and activations are wider", met=wide)
+            return replace(
+                result, reason="the log says --dtype float32: weights, cache and activations are wider", met=wide
+            )
     for name in _FORMATS:
         try:
             value = compute(serving, in_format(read, name))

@@ -15,6 +15,7 @@ from hfmem.memory.loaded import rounding
 from hfmem.memory.runtime import Estimate, together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import held_tensors, rank_weights
+from hfmem.model.layers import RecurrentCache
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
 from hfmem.server_logs.parse import LogFacts
@@ -57,6 +58,9 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
     given = serving
     if release is not None:
         serving = replace(serving, steps_in_flight=release.steps_in_flight)
+        recurrent = any(isinstance(cache, RecurrentCache) for cache in read.architecture.kinds())
+        if serving.enable_prefix_caching is None and recurrent and not release.caches_prefixes_of_states:
+            serving = replace(serving, enable_prefix_caching=False)
         if not release.exports_states:
             serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))
     found.append(_needed(read, log, serving))

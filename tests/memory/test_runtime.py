@@ -104,7 +104,12 @@ def test_images_of_the_profiling_run_stay() -> None:
     read = catalogue("google/gemma-3-12b-it")
     serving = Serving(8192, max_num_batched_tokens=8192, max_num_seqs=1024)
     items = [
-        runtime(read.architecture, replace(serving, language_model_only=alone), config=read.facts.config, release=Release(19))
+        runtime(
+            read.architecture,
+            replace(serving, language_model_only=alone),
+            config=read.facts.config,
+            release=Release(19),
+        )
         for alone in (False, True)
     ]
     seeing, blind = (item["activations_bytes"].bytes for item in items)

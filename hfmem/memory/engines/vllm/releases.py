@@ -126,6 +126,11 @@ class Release:
         return self.minor >= 28
 
     @property
+    def caches_prefixes_of_states(self) -> bool:
+        """Whether prefix caching is on by default for models with recurrent layers (`is_prefix_caching_supported`, from 0.26)."""
+        return self.minor >= 26
+
+    @property
     def full_graphs(self) -> bool:
         """Whether decoding has graphs of its own beside the piecewise ones (from 0.11)."""
         return self.minor >= 11
