@@ -54,9 +54,10 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
     found = [weights_check(read, log, serving)]
     if (held := found[0]) is not None and (told := re.search(r": --tp (\d+)$", held.reason or "")):
         serving = replace(serving, tp=int(told[1]))  # what explains the weights holds for the rest
-    release = release_of(log.version)
+    release = release_by_form(log) if log.form else release_of(log.version)
     given = serving
     if release is not None:
+        serving = _stepped(serving, log, release, _as_logged(device, log))
         serving = replace(serving, steps_in_flight=release.steps_in_flight)
         recurrent = any(isinstance(cache, RecurrentCache) for cache in read.architecture.kinds())
         if serving.enable_prefix_caching is None and recurrent and not release.caches_prefixes_of_states:
@@ -168,6 +169,14 @@ def _rivals(log: LogFacts) -> tuple[Release, ...]:
     return tuple(Release(minor, log.settings.flashinfer) for minor in ends)
 
 
+def _stepped(serving: Serving, log: LogFacts, release: Release, device: Device | None) -> Serving:
+    """With the tokens of a step that `release` takes on `device` where the log does not say them."""
+    if serving.max_num_batched_tokens is not None or device is None:
+        return serving
+    step = release.max_num_batched_tokens(device.memory_bytes, device.name, offline=log.settings.offline)
+    return replace(serving, max_num_batched_tokens=step)
+
+
 def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> Iterator[Check]:
     """The runtime estimates against their lines, and the memory they leave for the cache."""
     if log.first("num_blocks") is not None and log.first("capacity_tokens") is None:
@@ -176,9 +185,7 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     if release.minor < _V1:
         return  # likewise
     device = _as_logged(device, log)
-    if serving.max_num_batched_tokens is None and device is not None:
-        step = release.max_num_batched_tokens(device.memory_bytes, device.name, offline=log.settings.offline)
-        serving = replace(serving, max_num_batched_tokens=step)
+    serving = _stepped(serving, log, release, device)
     ranks = rank_weights(read.architecture, read.parameters.groups, serving)
     own = held_tensors(read.architecture, read.parameters.groups, serving)
     ranks = replace(ranks, rounding=rounding(tuple(own), ranks.bytes, max_split=release.max_split))

@@ -140,7 +140,7 @@ class Release:
         name = device.lower()
         if self.minor >= 28 and memory_bytes >= _HUGE:
             return 16384
-        if memory_bytes >= _LARGE and "a100" not in name and not _is_gb10(name, self.minor):
+        if memory_bytes >= _LARGE and "a100" not in name and not _is_gb10(name):
             return 16384 if offline else 8192
         return 8192 if offline else 2048
 
@@ -148,7 +148,7 @@ class Release:
         """The default by device: 1024 on those from 70 GiB that are no A100, else 256."""
         name = device.lower()
         large = memory_bytes is None or memory_bytes >= _LARGE
-        return 1024 if large and "a100" not in name and not _is_gb10(name, self.minor) else 256
+        return 1024 if large and "a100" not in name and not _is_gb10(name) else 256
 
     def graph_sizes(self, max_num_seqs: int, *, blackwell: bool = False) -> GraphSizes:
         """Which batch sizes are captured (`_set_cudagraph_sizes`, `SchedulerConfig.cuda_graph_sizes`)."""
@@ -171,5 +171,6 @@ def release_of(version: str | None) -> Release | None:
     return Release(int(match[1])) if match else None
 
 
-def _is_gb10(name: str, minor: int) -> bool:
-    return "gb10" in name and minor >= 32
+def _is_gb10(name: str) -> bool:
+    """GB10, by name from 0.32 on; before, NVML does not tell vLLM its memory (logs of 0.20 to 0.25: "FULL=35 (largest=256)")."""
+    return "gb10" in name
