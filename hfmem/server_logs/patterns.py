@@ -121,7 +121,7 @@ WORDS: Final = (
         "flash_attn",
         "n_seq_max",
     ),
-    *("FlashInfer", "FlashAttention", "Flash Attention", "Asynchronous"),
+    *("file type", "ftype", "FlashInfer", "FlashAttention", "Flash Attention", "Asynchronous"),
 )
 #: … and one of these in every line that a size is read from
 SIZE_WORDS: Final = (

@@ -144,7 +144,7 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     if log.engine == "sglang" and 0 < logged.value - compute(serving) <= _LOADING:
         return replace(result, reason="SGLang prints how free memory fell, with what else was taken while loading")
     if log.settings.dtype == "float32" and log.engine == "vllm":
-        wide = compute(serving, in_format(read, dtype="fp32"))
+        wide = 2 * compute(serving)
         if abs(wide - logged.value) <= 2 * _NEAR * logged.value:
             return replace(
                 result, reason="the log says --dtype float32: weights, cache and activations are wider", met=wide

@@ -60,7 +60,8 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
         serving = _stepped(serving, log, release, _as_logged(device, log))
         serving = replace(serving, steps_in_flight=release.steps_in_flight)
         recurrent = any(isinstance(cache, RecurrentCache) for cache in read.architecture.kinds())
-        if serving.enable_prefix_caching is None and recurrent and not release.caches_prefixes_of_states:
+        default = serving.enable_prefix_caching is None and log.settings.complete
+        if default and recurrent and not release.caches_prefixes_of_states:
             serving = replace(serving, enable_prefix_caching=False)
         if not release.exports_states:
             serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))

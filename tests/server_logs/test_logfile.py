@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from hfmem.hub import logfile
+from hfmem.hub import FetchOptions, logfile
 from hfmem.hub.logfile import read_log
 from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.server_logs.forms import release_told
 from hfmem.server_logs.parse import parse_log
+from hfmem.server_logs.verify import verify_log
 from hfmem.server_logs.vllm import release_by_form
 
 START = (
@@ -109,3 +110,60 @@ def test_graphs_that_a_log_says_it_captures() -> None:
     assert parse_log(text).graphs == GraphSizes(51, 512, 35, 256)
     assert parse_log(START + "Profiling CUDA graph memory: FULL=50 (largest=512)\n").graphs == GraphSizes(0, 0, 50, 512)
     assert parse_log(START).graphs is None
+
+
+def test_model_buffers_of_llama_cpp() -> None:
+    """Llama 3 8B in q8_0, 34 bytes for 32 weights and norms in fp32: all layers and the head on two devices, the embedding on the
+    host. Where tensors were moved by name only the sum is compared."""
+    layer = (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14_336 * 4096) * 34 // 32 + 2 * 4096 * 4
+    table = 128_256 * 4096 * 34 // 32
+    devices = 32 * layer + table + 4096 * 4
+    text = (
+        "llama_model_loader: loaded meta data with 25 key-value pairs\n"
+        "print_info: file type   = Q8_0\n"
+        "load_tensors: offloaded 33/33 layers to GPU\n"
+        f"load_tensors:   CPU_Mapped model buffer size = {table / 2**20:8.2f} MiB\n"
+        f"load_tensors:        CUDA0 model buffer size = {17 * layer / 2**20:8.2f} MiB\n"
+        f"load_tensors:        CUDA1 model buffer size = {(devices - 17 * layer) / 2**20:8.2f} MiB\n"
+        "llama_context: n_ctx         = 4096\n"
+        "llama_kv_cache: size =  512.00 MiB (  4096 cells,  32 layers,  1/1 seqs), K (f16):  256.00 MiB, V (f16):  256.00 MiB\n"
+    )
+    offline = FetchOptions(offline=True, no_cache=True)
+    found = {item.what: item for item in verify_log(text, "meta-llama/Meta-Llama-3-8B", fetch=offline).result.checks}
+    assert found["weights on the devices"].predicted == devices
+    assert found["weights of the host"].predicted == table
+    assert {item.verdict for item in found.values()} == {"equal"}
+    moved = text.replace(
+        "load_tensors: off", "tensor blk.3.ffn_up.weight buffer type overridden to CPU\nload_tensors: off"
+    )
+    (whole,) = (
+        item
+        for item in verify_log(moved, "meta-llama/Meta-Llama-3-8B", fetch=offline).result.checks
+        if item.what.startswith("weights")
+    )
+    assert whole.predicted == devices + table and whole.verdict == "equal"
+
+
+def test_a_peak_that_holds_the_estimate_of_graphs() -> None:
+    """vLLM 0.27 and later print them together: Qwen3-4B of September 2026 at 256 sequences, "0.57 GiB for peak activation"."""
+    text = (
+        "Initializing a V1 LLM engine (v0.30.0) with config: model='Qwen/Qwen3-4B', max_seq_len=4096\n"
+        "Chunked prefill is enabled with max_num_batched_tokens=2048\n"
+        "vllm serve Qwen/Qwen3-4B --max-num-seqs 256\n"
+        "Profiling CUDA graph memory: PIECEWISE=51 (largest=512), FULL=35 (largest=256)\n"
+        "Actual usage is 7.56 GiB for consumed memory, 0.57 GiB for peak activation\n"
+    )
+    result = verify_log(text, fetch=FetchOptions(offline=True, no_cache=True), device="a100-80g").result
+    item = next(item for item in result.checks if item.what == "peak activation")
+    assert item.difference is not None and abs(item.difference) < 0.15
+
+
+def test_weights_widened_to_fp32() -> None:
+    """An H100 under 0.19, Llama 3.1 8B with --dtype float32: twice the bytes."""
+    text = (
+        "Initializing a V1 LLM engine (v0.19.0) with config: model='meta-llama/Llama-3.1-8B-Instruct', dtype=torch.float32,"
+        " max_seq_len=8192\nModel loading took 29.98 GiB memory and 3.1 seconds\n"
+    )
+    result = verify_log(text, fetch=FetchOptions(offline=True, no_cache=True)).result
+    (item,) = result.checks
+    assert item.reason is not None and "float32" in item.reason and result.agrees
