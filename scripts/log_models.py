@@ -1,8 +1,12 @@
-"""Models by the names that logs use, from the shipped catalogue and from folders of config.json files; nothing is fetched."""
+"""Models by the names that logs use, from the shipped catalogue, from `log_configs.jsonl` and from folders of config.json files.
+
+Nothing is fetched. `log_configs.jsonl` holds what decides memory in the configs of models that logged figures name and the
+catalogue does not have."""
 
 from __future__ import annotations
 
 import atexit
+import json
 import re
 import shutil
 import tempfile
@@ -17,6 +21,8 @@ from hfmem.hub import FetchOptions
 from hfmem.hub.catalog import catalog_names
 from hfmem.server_logs.parse import base_of, model_names
 
+#: configs of models that are not in the catalogue
+_KNOWN = Path(__file__).parent / "log_configs.jsonl"
 #: words at the end of a GGUF's name that are not part of the model's
 GGUF_WORDS = re.compile(r"(?i)[\s_-]*(bf16|safetensors|qat|128k|gguf|q\d\w*)$|^unsloth_|'")
 
@@ -29,6 +35,11 @@ class Models:
         for name, path in (pair for folder in folders for pair in _configs(folder)):
             self._configs.setdefault(_key(name), path)
         self._scratch: Path | None = None
+        for row in map(json.loads, _KNOWN.read_text(encoding="utf-8").splitlines()):
+            place = self._place(row["model"].replace("/", "--"))
+            (place / "config.json").write_text(json.dumps(row["config"]), encoding="utf-8")
+            for name in (row["model"], row["model"].rpartition("/")[2]):
+                self._configs.setdefault(_key(name), place)
         self._tails = {_key(name.rpartition("/")[2]): name for name in catalog_names()}
 
     @cache  # noqa: B019 - one object, for the life of the script
@@ -61,13 +72,18 @@ class Models:
         assert path is not None
         if path.is_dir():
             return str(path)
+        place = self._place(path.stem)
+        (place / "config.json").write_bytes(path.read_bytes())
+        return str(place)
+
+    def _place(self, name: str) -> Path:
+        """An empty folder that lives as long as the script."""
         if self._scratch is None:
             self._scratch = Path(tempfile.mkdtemp())
             atexit.register(shutil.rmtree, self._scratch, ignore_errors=True)
-        place = self._scratch / path.stem
+        place = self._scratch / name
         place.mkdir(exist_ok=True)
-        (place / "config.json").write_bytes(path.read_bytes())
-        return str(place)
+        return place
 
 
 def replace_id(read: Model, name: str) -> Model:

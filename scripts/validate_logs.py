@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Predicted against logged for rows of real server logs, and how the errors are distributed.
 
-    python scripts/validate_logs.py [LOGS.jsonl] [--configs FOLDER]... [--json] [--figures FILE]
+    python scripts/validate_logs.py [LOGS.jsonl] [--configs FOLDER]... [--json | --readme] [--figures FILE]
 
 A row is a JSON object with `excerpt` (text or lines), `engine`, and what was copied with it: `model`, `gpu`, `flags`, `numbers`.
 The excerpt is parsed as `hfmem verify` parses a log. Of rows marked `transcription`, hand-copied `numbers` fill in what it lacks;
@@ -23,6 +23,7 @@ from typing import Any
 
 from hfmem.errors import HfmemError, UsageError
 from hfmem.hub.catalog import catalog_names
+from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.plan.devices import find_device
 from hfmem.server_logs.checks import Check
@@ -73,8 +74,10 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "KV capacity by the device": ("cache tokens by the device",),
     "peak activation": ("peak activation",),
     "CUDA graphs": ("CUDA graphs",),
+    "CUDA graphs, vLLM's estimate": ("estimate of CUDA graphs",),
     "non-torch memory": ("non-torch memory",),
     "compute buffer": ("compute buffer",),
+    "llama.cpp: weights on devices": ("weights on", "weights of the host"),
 }
 
 
@@ -142,7 +145,8 @@ def _figures(row: Mapping[str, Any]) -> LogFacts:
         name: tuple(Reading(value, slack, 0) for value, slack in pairs) for name, pairs in row["readings"].items()
     }
     counted, form = row.get("graphs_counted", False), row.get("form")
-    return LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form)
+    graphs = GraphSizes(*row["graphs"]) if "graphs" in row else None
+    return LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form, graphs)
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -161,7 +165,8 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
     found["readings"] = {
         name: list(dict.fromkeys((item.value, item.slack) for item in items)) for name, items in log.readings.items()
     }
-    return found | ({"graphs_counted": True} if log.graphs_counted else {}) | ({"form": log.form} if log.form else {})
+    more = {"graphs_counted": log.graphs_counted, "form": log.form, "graphs": log.graphs}
+    return found | {name: value for name, value in more.items() if value}
 
 
 def _engine(name: str) -> Any:
@@ -269,6 +274,55 @@ def distribution(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     }
 
 
+#: what README shows: quantity → its words there
+TABLE: Mapping[str, str] = {
+    "weights": "weights of a rank",
+    "weights, format by name": "weights, the copy's format taken from its name",
+    "KV capacity": "vLLM: the pool's memory → tokens, blocks, concurrency",
+    "KV pool bytes": "SGLang and llama.cpp: bytes of the cache",
+    "peak activation": "vLLM: peak of activations",
+    "non-torch memory": "vLLM: growth outside PyTorch",
+    "memory left for the cache": "memory left for vLLM's cache, from device and share",
+    "CUDA graphs": "CUDA graphs",
+    "CUDA graphs, vLLM's estimate": "CUDA graphs, as vLLM estimates them",
+    "compute buffer": "llama.cpp's compute buffer",
+}
+#: … of these sets, in columns
+COLUMNS = ("test", "blind", "fitted on", "blind, November")
+MARKS = ("<!-- accuracy table: scripts/validate_logs.py --readme writes it -->", "<!-- end of the accuracy table -->")
+
+
+def table(summary: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """The distribution in Markdown: rows, median, 90th percentile, and the share within 1 % (in the band, where there is one)."""
+    lines = [f"| what | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
+    for name, words in TABLE.items():
+        cells = [_cell(summary.get(column, {}).get(name)) for column in COLUMNS]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    band = found["in_band"]
+    share = f"{found['within_1']:.0%}" if band is None else f"{band:.0%} in band"
+    return f"{found['n']}: {_percent(found['median'])}, {_percent(found['p90'])}, {share}".replace("%", " %")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share < 0.01 else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
+def write_table(text: str, path: Path) -> None:
+    """Put the table between its marks."""
+    whole = path.read_text(encoding="utf-8")
+    before, _, rest = whole.partition(MARKS[0])
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        raise UsageError(f"{path} has no marks for the table")
+    path.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
 def main() -> int:
     """Print the comparison and the distribution."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -276,6 +330,7 @@ def main() -> int:
     parser.add_argument("--figures", type=Path, help="write the figures of the rows there, and compare nothing")
     parser.add_argument("--configs", type=Path, action="append", default=[], help="folder of config.json files")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--readme", action="store_true", help="write the distribution into README.md")
     options = parser.parse_args()
     if options.figures:
         with options.logs.open(encoding="utf-8") as file:
@@ -289,6 +344,9 @@ def main() -> int:
     rows = [replace(check_row(row, models), part=str(row.get("set", ""))) for row in raw]
     parts = dict.fromkeys(row.part for row in rows)
     summary = {part: distribution(row for row in rows if row.part == part) for part in parts}
+    if options.readme:
+        write_table(table(summary), Path(__file__).parent.parent / "README.md")
+        return 0
     if options.json:
         answer = {"rows": [_plain(row) for row in rows], "distribution": summary.get("", summary)}
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")

@@ -11,7 +11,7 @@ from hfmem.dtypes import CONFIG_NAMES
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import bytes_per_token
-from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.engines.vllm.releases import GraphSizes, Release
 from hfmem.memory.layer_table import layer_runs
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.rotary import rotary_table_bytes
@@ -135,8 +135,9 @@ def runtime_estimates(
     ranks: RankWeights,
     device: Device | None = None,
     release: Release | None = None,
+    graphs: GraphSizes | None = None,
 ) -> dict[str, Estimate]:
-    """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's."""
+    """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's; `graphs`: what it captures."""
     rounding = ranks.rounding
     extra = LoadedExtra(
         rotary_table_bytes(read.facts.config, read.architecture), rounding.block_bytes, rounding.segment_bytes
@@ -149,6 +150,7 @@ def runtime_estimates(
         host=None if device is None else Host(device.memory_bytes, device.name, _linked(device)),
         release=release,
         packed_experts=read.quantization is not None and read.quantization.bits == 4,
+        graphs=graphs,
     )
 
 

@@ -1,9 +1,8 @@
 """The peak of activations in vLLM's profiling run: the forward pass over one full step, sampling, or the vision encoder.
 
-Each is what is live at its widest place. vLLM 0.33's compiled forward keeps, in one block, residual and normed input beside
-gate, up
-and their product; logs of a bf16 Qwen2.5-32B at TP 4 give 2 × 31,800 bytes a token over 28,672 tokens, the rule 2 × 31,000.
-Attention does not run in it. Experts keep the workspaces of `fused_moe/modular_kernel.py` (`workspace13`, `workspace2`).
+Each is what is live at its widest place, by the tensors that the source makes there. Logs of vLLM 0.19 on H100s (20 models, 1 to 4
+ranks) are met to the third digit where sampling is the widest. Attention does not run in the forward pass. Experts keep the
+workspaces of `fused_moe/modular_kernel.py` (`workspace13`, `workspace2`), from 0.14 also while the rest runs.
 """
 
 from __future__ import annotations
@@ -25,9 +24,21 @@ from hfmem.model.layers import (
 )
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
+from hfmem.units import MIB
 
 #: tokens that a kernel for experts takes at once (`VLLM_FUSED_MOE_CHUNK_SIZE`)
 _EXPERT_CHUNK: Final = 32768
+
+
+#: hidden states live beside gate, up and their product: attention's output, the residual before and after it, and the normed input
+#: (a bf16 CodeLlama 7B and Granite 3.3 8B on H100s under 0.19, a Llama 3.1 8B on an A100); where ranks add up, two (Qwen2.5-32B at
+#: TP 4)
+_HIDDEN, _HIDDEN_RANKS = 4, 2
+#: multiprocessors of an H100, each with a row of logits of its own while they are masked
+_PROCESSORS: Final = 132
+#: the workspace that PyTorch gives cuBLAS: 32 MiB from Hopper on, 8.1 before (`getChosenWorkspaceSize`)
+_BLAS: Final = (8_519_680, 32 * MIB)
+_HOPPER: Final = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +51,60 @@ class Peak:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """How a profiling batch is sampled: bytes live per logit (0: not at all), and whether rows of logits are masked beside them
+    (`Release.bytes_per_logit`, `Release.masks`)."""
+
+    bytes_per_logit: int
+    masks: bool = False
+
+    def live_bytes(self, arch: Architecture, seqs: int) -> int:
+        """Bytes live at its widest place, the hidden states of the last tokens (twice: a random copy) among them."""
+        if not self.bytes_per_logit:
+            return 0
+        rows = min(1 << (min(_PROCESSORS, seqs) - 1).bit_length(), _PROCESSORS) if self.masks else 0
+        last = 2 * seqs * arch.hidden_size * element_bytes(arch)
+        return last + seqs * arch.vocab_size * self.bytes_per_logit + rows * arch.vocab_size * 4
+
+
 def peak(
     arch: Architecture,
     *,
     tokens: int,
     seqs: int,
     tp: int,
-    bytes_per_logit: int,
+    sampler: Sampler,
     encoder: EncoderProfile | None = None,
     packed_experts: bool = False,
+    keeps_workspaces: bool = True,
+    compute_capability: int = _HOPPER,
 ) -> Peak:
     """The highest of the three peaks on one rank.
 
     Args:
         tokens, seqs: tokens of one step, and sequences whose last tokens are sampled from it.
         packed_experts: experts in 4 bits, whose kernels keep one workspace less (Marlin).
+        keeps_workspaces: the workspaces of experts stay when their layer has run (`Release.keeps_workspaces`).
+        compute_capability: the device's, which decides cuBLAS's workspace.
     """
     width = element_bytes(arch)
-    forward = forward_bytes(arch, tokens, tp, packed_experts=packed_experts)
-    sampling = tokens * arch.hidden_size * width + seqs * arch.vocab_size * bytes_per_logit
-    text = Peak(forward, 0.6, 1.6, f"forward pass: {tokens} tokens × widest live tensors")
+    blas = _BLAS[compute_capability >= _HOPPER]
+    forward = forward_bytes(arch, tokens, tp, packed_experts=packed_experts) + blas
+    kept = workspace_bytes(arch, tokens, tp, packed_experts=packed_experts) if keeps_workspaces else 0
+    sampling = tokens * arch.hidden_size * width + sampler.live_bytes(arch, seqs) + kept + blas
+    text = Peak(forward, 0.75, 1.5, f"forward pass: {tokens} tokens × widest live tensors")
     if sampling >= forward:
-        text = Peak(sampling, 0.65, 1.4, f"sampling: {seqs} sequences × {arch.vocab_size} logits × {bytes_per_logit} B")
+        source = f"sampling: {seqs} sequences × {arch.vocab_size} logits × {sampler.bytes_per_logit} B"
+        text = Peak(sampling, 0.8, 1.25, source)
     if encoder is None:
         return text
-    kept = encoder.tokens * arch.hidden_size * width
-    seen = encoder.live_bytes(tp)
-    if seen <= kept + text.bytes:
+    inputs = encoder.tokens * arch.hidden_size * width + encoder.pixel_bytes  # both are alive until the run ends
+    seen = encoder.live_bytes(tp) + encoder.pixel_bytes + blas
+    if seen <= inputs + text.bytes:
         high = text.high if encoder.known else 2.5
-        return Peak(kept + text.bytes, text.low, high, f"{text.source}; {encoder.tokens} tokens from the encoder")
+        source = f"{text.source}; {encoder.tokens} tokens and {encoder.patches} patches of the encoder"
+        return Peak(inputs + text.bytes, text.low, high, source)
     return Peak(
         seen, 0.5 if encoder.known else 0.1, 1.6, f"vision encoder: {encoder.patches} patches × widest live tensors"
     )
@@ -80,11 +116,17 @@ def element_bytes(arch: Architecture) -> int:
 
 
 def forward_bytes(arch: Architecture, tokens: int, tp: int, *, packed_experts: bool = False) -> int:
-    """Bytes live at the widest place of one block: residual and normed input, and what attention or feed-forward adds."""
-    dense = 2 * arch.hidden_size + max(_attention_width(arch) // tp, _mlp_width(arch) // tp)
-    chosen = _experts_width(arch, tp, packed_experts)
-    routed = 3 * arch.hidden_size * tokens + chosen * min(tokens, _EXPERT_CHUNK) if chosen else 0
-    return max(tokens * dense, routed) * element_bytes(arch)
+    """Bytes live at the widest place of one block: hidden states, and what attention or feed-forward adds."""
+    states = _HIDDEN if tp == 1 else _HIDDEN_RANKS
+    dense = max(2 * arch.hidden_size + _attention_width(arch) // tp, states * arch.hidden_size + _mlp_width(arch) // tp)
+    workspaces = workspace_bytes(arch, tokens, tp, packed_experts=packed_experts)
+    routed = 3 * arch.hidden_size * tokens * element_bytes(arch) + workspaces if workspaces else 0
+    return max(tokens * dense * element_bytes(arch), routed)
+
+
+def workspace_bytes(arch: Architecture, tokens: int, tp: int, *, packed_experts: bool = False) -> int:
+    """The two workspaces of a step's chosen experts; 0 where there are none."""
+    return _experts_width(arch, tp, packed_experts) * min(tokens, _EXPERT_CHUNK) * element_bytes(arch)
 
 
 def _attention_width(arch: Architecture) -> int:

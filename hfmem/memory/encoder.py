@@ -33,13 +33,15 @@ _TOKENS: Final[dict[str, int]] = {
 _MERGE: Final = 2
 #: activations that keep one more copy of the wide layer: x · sigmoid(1.702 x) is not one kernel
 _UNFUSED: Final = frozenset({"quick_gelu"})
+#: model type → the tower's activation where the config leaves it to its class
+_ACTIVATIONS: Final = {"qwen2_vl": "quick_gelu"}
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderProfile:
     """One profiling run: `tokens` go to the language model, `patches` through a tower `hidden` wide, `inner` in its feed-forward
     with `copies` of it live. `known`: the largest item is a fact, not the whole budget for want of one. `deep`: inner layers'
-    outputs are kept as well."""
+    outputs are kept as well. `pixels`: values of one patch, which stay on the device until the run ends."""
 
     tokens: int
     patches: int
@@ -48,6 +50,12 @@ class EncoderProfile:
     copies: int
     known: bool
     deep: bool = False
+    pixels: int = 0
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of the images that the run is made with, in half precision (`batched_dummy_mm_inputs` in `profile_run`)."""
+        return self.patches * self.pixels * 2
 
     def live_bytes(self, tp: int) -> int:
         """Bytes live at the widest place of one of the tower's blocks, 2 an element: residual, normed input, and the wide layer.
@@ -78,14 +86,20 @@ def encoder_profile(config: Mapping[str, Any], budget: int) -> EncoderProfile | 
         hidden = vision["embed_dim"]  # Qwen2-VL's `hidden_size` is the language model's
     ratio = vision.get("mlp_ratio")
     inner = number("intermediate_size", "mlp_dim") or int(hidden * (ratio if isinstance(ratio, int | float) else 4))
-    activation = str(vision.get("hidden_act") or "")
+    activation = str(vision.get("hidden_act") or _ACTIVATIONS.get(str(config.get("model_type")), ""))
     gated = activation == "silu" or str(config.get("model_type")) in ("qwen2_5_vl", "pixtral", "mistral3")
     copies = 3 if gated or activation in _UNFUSED else 2
     item, patches, known = _largest_item(config, vision)
     items = max(budget // item, 1) if item else 1
     tokens = item * items if item else budget
     batch = patches * items if item else tokens * _MERGE**2
-    return EncoderProfile(tokens, batch, hidden, inner, copies, known, bool(vision.get("deepstack_visual_indexes")))
+    deep, patch, frames = (
+        bool(vision.get("deepstack_visual_indexes")),
+        number("patch_size"),
+        number("temporal_patch_size"),
+    )
+    pixels = 3 * patch**2 * max(frames, 1)
+    return EncoderProfile(tokens, batch, hidden, inner, copies, known, deep, pixels)
 
 
 def _reader(vision: Mapping[str, Any]) -> Callable[..., int]:

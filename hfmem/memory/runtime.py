@@ -13,31 +13,27 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Final, Literal, NamedTuple
 
-from hfmem.memory.activations import Peak, forward_bytes, peak, query_width
+from hfmem.memory.activations import Peak, Sampler, element_bytes, forward_bytes, peak, query_width
 from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
-from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, Release
+from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, GraphSizes, Release
+from hfmem.memory.graphs import graph_memory
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component
-from hfmem.model.layers import CompressedAttention, LatentAttention, RecurrentCache, SparseLatentAttention
+from hfmem.model.layers import RecurrentCache
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
 from hfmem.units import GIB, MIB, format_bytes
 
-#: CUDA graphs: bytes for each layer and captured batch size. Logs of 0.20 to 0.27: 0.94 GiB of Qwen3-32B (64 layers, 86 sizes),
-#: 0.91 of
-#: Llama 3.3 70B at TP 8 (80, 102), 0.79 of Gemma 4 E4B (42, 86), 0.13 of Qwen2.5-Coder-7B (28, 18); latent attention takes more:
-#: 1.8 to 2.6 GiB of DeepSeek R1 (61, 86), 3.9 of DeepSeek V4 Flash (43, 86)
-_GRAPH: Final = MIB // 5
-_GRAPH_LATENT: Final = MIB * 45 // 100
-_GRAPH_COMPRESSED: Final = MIB
-#: growth outside PyTorch while vLLM profiles, on one device: 0.02 GiB on RTX 20 to 50 cards, 0.03 on A6000, 0.07 on H100 (0.10),
-#: 0.13 on H100 (0.11); half a GiB more where libraries are compiled meanwhile
-_ENGINE_ALONE: Final = (GIB // 100, GIB // 10, GIB * 7 // 10)
-#: … with NCCL's channels and the fused all-reduce's workspace. Hopper: 2.2 to 2.4 GiB on three makers' H100s at TP 2 to 8 (0.9 to
+#: growth outside PyTorch while vLLM profiles, on one device: 0.02 GiB on RTX 20 to 50 cards, 0.03 on A6000
+_ENGINE_ALONE: Final = (GIB // 100, GIB * 4 // 100, GIB * 7 // 10)
+#: … on Hopper, by the releases up to which it holds: 0.07 GiB on H100s (0.10), 0.13 (0.11), 0.24 to 0.26 for 16 models (0.19), in
+#: which half a GiB more where libraries are compiled meanwhile
+_ENGINE_HOPPER_ALONE: Final = ((10, GIB * 7 // 100), (13, GIB * 13 // 100), (1 << 30, GIB // 4))
+#: … with NCCL's channels and the fused all-reduce's workspace. Hopper: 2.1 to 2.4 GiB on four makers' H100s at TP 2 to 8 (0.9 to
 #: 0.19), 1.8 at TP 4, 1.4 on H200s at TP 2 and without compiling, 0.4 on H100s at TP 2 (0.11), 0.1 on GH200s
-_ENGINE_HOPPER: Final = (GIB * 5 // 100, GIB * 18 // 10, GIB * 25 // 10)
+_ENGINE_HOPPER: Final = (GIB * 5 // 100, GIB * 21 // 10, GIB * 25 // 10)
 #: … over other links: 1.0 to 1.2 GiB on B200s at TP 2 to 8, 0.95 on B300s at TP 4
 _ENGINE_LINKED: Final = (GIB // 10, GIB, GIB * 15 // 10)
 #: … over PCIe: 0.08 GiB on RTX 3090s, 0.15 on T4s at TP 2, 0.21 on L40S at TP 4; 1.5 on RTX PRO 6000s at TP 4
@@ -110,6 +106,7 @@ def estimate_runtime(
     ubatch: int | None = None,
     release: Release | None = None,
     packed_experts: bool = False,
+    graphs: GraphSizes | None = None,
 ) -> dict[str, Estimate]:
     """Runtime memory of the most loaded rank, by name.
 
@@ -120,6 +117,7 @@ def estimate_runtime(
         ubatch: llama.cpp's micro-batch.
         release: vLLM's, where it is an older one.
         packed_experts: as in `hfmem.memory.activations.peak`.
+        graphs: what vLLM captures, where a log says it.
     """
     match serving.engine:
         case "llama.cpp":
@@ -139,7 +137,14 @@ def estimate_runtime(
             return {}
         case _:
             return _server(
-                arch, serving, config, extra or LoadedExtra(), host or Host(), release or Release(), packed_experts
+                arch,
+                serving,
+                config,
+                extra or LoadedExtra(),
+                host or Host(),
+                release or Release(),
+                packed_experts,
+                graphs,
             )
 
 
@@ -157,6 +162,7 @@ def _server(
     host: Host,
     release: Release,
     packed_experts: bool,
+    graphs: GraphSizes | None,
 ) -> dict[str, Estimate]:
     if serving.engine == "vllm":
         tokens, pooling = batched_tokens(arch, serving), pools(arch, serving)
@@ -172,6 +178,8 @@ def _server(
         serving.eager,
         pooling,
         serving.compute_capability,
+        graphs,
+        serving.engine,
     )
     return dict(_estimates(arch, step, extra, host, release, packed_experts, sees, encoder))
 
@@ -191,6 +199,8 @@ class _Step(NamedTuple):
     eager: bool
     pooling: bool
     compute_capability: int
+    graphs: GraphSizes | None
+    engine: str
 
 
 @remembered
@@ -205,20 +215,23 @@ def _estimates(
     encoder: EncoderProfile | None,
 ) -> dict[str, Estimate]:
     """The items of `_server`; `sees`: images pass through an encoder, whose profile may not be known."""
+    hybrid = any(isinstance(cache, RecurrentCache) for cache in arch.kinds())
+    v2 = step.engine == "vllm" and release.v2_runner(moe=bool(arch.num_experts), hybrid=hybrid)
+    per_logit = release.bytes_per_logit(v2, element_bytes(arch))
     found = peak(
         arch,
         tokens=step.tokens,
         seqs=min(step.set_seqs, step.tokens),
         tp=step.tp,
-        bytes_per_logit=0 if step.pooling else release.bytes_per_logit,
+        sampler=Sampler(0) if step.pooling else Sampler(per_logit, release.masks(v2)),
         encoder=encoder,
         packed_experts=packed_experts,
+        keeps_workspaces=release.keeps_workspaces,
+        compute_capability=step.compute_capability,
     )
     if sees and encoder is None:
         found = Peak(found.bytes, found.low, 2.5, f"{found.source}; the encoder may need more")
     several = step.tp * step.pp > 1
-    hybrid = any(isinstance(cache, RecurrentCache) for cache in arch.kinds())
-    v2 = release.v2_runner(moe=bool(arch.num_experts), hybrid=hybrid)
     items: dict[str, Estimate] = {}
     if extra != LoadedExtra():
         items["loading_bytes"] = _loading(extra, release)
@@ -226,7 +239,7 @@ def _estimates(
     if not step.eager:
         items["cuda_graph_bytes"] = _graphs(arch, step, host, release, v2)
     counted = step.set_seqs if v2 and release.segments_count else 0
-    items["engine_bytes"] = _engine(arch, several, host, step.compute_capability // 10 == 9, counted)
+    items["engine_bytes"] = _engine(arch, several, host, release, step.compute_capability // 10 == 9, counted)
     context = _CONTEXT_RANKS if several and not release.communicators_in_share else _CONTEXT
     words = "CUDA context, kernels and NCCL" if context is _CONTEXT_RANKS else "CUDA context and kernels"
     items["context_bytes"] = _item(context, words, outside=not release.context_in_share)
@@ -242,27 +255,21 @@ def _loading(extra: LoadedExtra, release: Release) -> Estimate:
 
 
 def _graphs(arch: Architecture, step: _Step, host: Host, release: Release, v2_runner: bool) -> Estimate:
-    blackwell = step.compute_capability // 10 == 10
-    pieces, whole = release.graph_sizes(step.set_seqs, blackwell=blackwell and host.memory_bytes is not None)
-    layers = -(-arch.num_hidden_layers // step.pp)
-    each = _GRAPH
-    for cache in arch.kinds():
-        match cache:
-            case CompressedAttention():
-                each = _GRAPH_COMPRESSED
-            case LatentAttention() | SparseLatentAttention():
-                each = max(each, _GRAPH_LATENT)
-            case _:
-                pass
-    size = layers * (pieces + whole) * each
-    source = f"{pieces + whole} captured batches × {layers} layers, from server logs"
-    low, high = min(size // 3, 32 * MIB), max(size * 4, GIB * 3 // 4)
-    return Estimate(size, low, high, source, in_budget=release.graphs_in_share(v2_runner))
+    capability = step.compute_capability
+    blackwell = capability // 10 == 10 and host.memory_bytes is not None
+    sizes = step.graphs or release.graph_sizes(min(step.set_seqs, step.tokens), blackwell=blackwell)
+    found = graph_memory(arch, release, sizes, tp=step.tp, pp=step.pp, compute_capability=capability)
+    return Estimate(found.bytes, found.low, found.high, found.source, in_budget=release.graphs_in_share(v2_runner))
 
 
-def _engine(arch: Architecture, several: bool, host: Host, hopper: bool, counted_seqs: int) -> Estimate:
+def _engine(
+    arch: Architecture, several: bool, host: Host, release: Release, hopper: bool, counted_seqs: int
+) -> Estimate:
     """Growth outside PyTorch, and the V2 runner's counts of each sequence's words (4 bytes, and a bit for the prompt's)."""
     sizes, source = _ENGINE_ALONE, "library buffers, from server logs"
+    if hopper and not several:
+        middle = next(size for last, size in _ENGINE_HOPPER_ALONE if release.minor <= last)
+        sizes = (sizes[0], middle, sizes[2])
     if several:
         linked = host.linked is not False
         sizes = (_ENGINE_HOPPER if hopper else _ENGINE_LINKED) if linked else _ENGINE_UNLINKED

@@ -14,9 +14,10 @@ from hfmem.memory.serving import Serving
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Verification
 from hfmem.server_logs.llama_cpp import llama_checks
+from hfmem.server_logs.llama_weights import buffer_checks
 from hfmem.server_logs.parse import LogFacts, Reading
-from hfmem.server_logs.reasons import alternatives, explained, weights_check
-from hfmem.server_logs.vllm import vllm_checks
+from hfmem.server_logs.reasons import NO_CHECKPOINTS, alternatives, explained, weights_check
+from hfmem.server_logs.vllm import release_by_form, vllm_checks
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
     serving = _serving(read, log)
     if device is not None and device.compute_capability is not None:
         serving = replace(serving, compute_capability=device.compute_capability)
+    elif log.settings.kernel_version == 2:
+        serving = replace(
+            serving, compute_capability=NO_CHECKPOINTS
+        )  # Hopper's kernel is the third, Blackwell's another
     checks: list[Check]
     match log.engine:
         case "vllm":
@@ -43,7 +48,7 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         case "sglang":
             checks = _sglang_checks(read, log, serving)
         case "llama.cpp":
-            checks = llama_checks(read.architecture, log, serving)
+            checks = [*buffer_checks(read, log, serving), *llama_checks(read.architecture, log, serving)]
     return Verification(
         model=read.facts.repo_id,
         engine=log.engine,
@@ -147,7 +152,13 @@ def _sglang_memory(log: LogFacts) -> Reading | None:
 
 def _assumptions(log: LogFacts) -> Iterator[str]:
     """What the comparison took for granted."""
-    if log.version is None:
+    for name in log.others:
+        yield f"lines of {name} are in the log too, and left out"
+    if log.version is None and log.engine == "vllm":
+        release = release_by_form(log)
+        known = "by its lines" if log.form or log.graphs_counted else "none tells it"
+        yield f"the log names no release: taken for vLLM 0.{release.minor} or near it, {known}; give a whole log to be sure"
+    elif log.version is None:
         yield f"the log names no version: {log.engine}'s rules of {engines.engine(log.engine).VERSION}"
     else:
         yield f"rules of {log.engine} {engines.engine(log.engine).VERSION}; the log is of {log.version}"

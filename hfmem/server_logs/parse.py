@@ -15,18 +15,23 @@ from itertools import islice
 from typing import Final
 
 from hfmem.errors import UsageError
+from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.records import dataclass
+from hfmem.server_logs.forms import release_told
 from hfmem.server_logs.patterns import (
     ANSI,
     COMPILED,
     CONTROL,
+    DECISIVE,
     DEVICE_MEMORY,
     ENGINES,
-    FORMS,
+    GRAPHS,
     IS_SIZE,
     JSON_KEYS,
+    LOADED,
     SIZE_WORDS,
     STARTS,
+    STREAM,
     TRAFFIC,
     VERSIONS,
     WORDS,
@@ -35,8 +40,8 @@ from hfmem.server_logs.patterns import (
 from hfmem.server_logs.settings import Settings, read_settings
 from hfmem.units import GIB, KIB, MIB
 
-#: a start-up log is a few hundred kilobytes; what follows this much is traffic
-MAX_CHARACTERS: Final = 16 << 20
+#: a start-up log is a few hundred kilobytes; of a longer one `hfmem.hub.logfile` has left lines empty
+MAX_CHARACTERS: Final = 256 << 20
 _UNITS: Final = {"g": GIB, "m": MIB, "k": KIB}
 #: ranks repeat a line, not more often than this
 _MOST: Final = 4096
@@ -61,7 +66,8 @@ class Reading:
 class LogFacts:
     """What one start of an engine told. `readings` holds every value of a name, in order: ranks repeat their lines.
     `graphs_counted`: vLLM says that it takes its estimate of CUDA graphs from its share. `form`: the N of a vLLM 0.N that prints
-    such lines, where they tell."""
+    such lines, where they tell. `graphs`: what it says that it captures. `others`: engines and containers whose lines are left
+    out."""
 
     engine: Engine
     version: str | None
@@ -70,6 +76,8 @@ class LogFacts:
     starts: int = 1
     graphs_counted: bool = False
     form: int | None = None
+    graphs: GraphSizes | None = None
+    others: tuple[str, ...] = ()
 
     def first(self, name: str) -> Reading | None:
         """The first value of that name."""
@@ -97,9 +105,8 @@ def parse_log(text: str) -> LogFacts:
         UsageError: no line of vLLM, SGLang or llama.cpp is in it.
     """
     text, numbers = _relevant(clean(text))
-    engine = next((name for name, pattern in ENGINES if re.search(pattern, text)), None)
-    if engine is None:
-        raise UsageError("no line of vLLM, SGLang or llama.cpp is in this log")
+    text, numbers, others = _one_stream(text, numbers)
+    engine, rivals = _engine(text)
     begins, counts = STARTS[engine]
     cuts = [match.start() for match in begins.finditer(text)]
     if engine != "llama.cpp" or not cuts:
@@ -113,19 +120,71 @@ def parse_log(text: str) -> LogFacts:
             if whole:
                 break
     until = next((cut for cut in cuts if cut > start), len(text))
+    if engine == "llama.cpp":
+        loaded = _readings(text, max(text.rfind("loaded meta data", 0, start), 0), start, numbers)
+        readings = {name: loaded[name] for name in LOADED if name in loaded} | {
+            name: found for name, found in readings.items() if name not in LOADED
+        }
     version = next((m[1] for pattern in VERSIONS if (m := re.search(pattern, text[:until]))), None)
     settings = read_settings(text[:until], engine, since=start)
     counted = "CUDA graph memory profiling is enabled" in text[start:until]
-    form = next((minor for pattern, minor in FORMS if re.search(pattern, text[:until])), None)
     starts = len(counts.findall(text))
-    return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form if engine == "vllm" else None)
+    form = release_told(text[start:until]) or release_told(text[:until]) if engine == "vllm" else None
+    graphs = _graphs(text[start:until])
+    return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others))
+
+
+def _engine(text: str) -> tuple[Engine, tuple[str, ...]]:
+    """The engine of the log's last decisive line, and the others that have one.
+
+    Raises:
+        UsageError: no engine's line is there.
+    """
+    last: dict[Engine, int] = {}
+    for name, pattern in ENGINES[:DECISIVE]:
+        for match in re.finditer(pattern, text):
+            last[name] = max(last.get(name, -1), match.start())
+    if last:
+        found = max(last, key=lambda name: last[name])
+        return found, tuple(name for name in last if name != found)
+    named = next((name for name, pattern in ENGINES if re.search(pattern, text)), None)
+    if named is None:
+        raise UsageError("no line of vLLM, SGLang or llama.cpp is in this log")
+    return named, ()
+
+
+def _one_stream(text: str, numbers: list[int]) -> tuple[str, list[int], tuple[str, ...]]:
+    """Of several containers' lines in one log those of the last that printed what only one engine does; which were left out."""
+    rows = text.split("\n")
+    names = [(match[1] or match[2]) if (match := STREAM.match(row)) else None for row in rows]
+    if len(set(names) - {None}) < 2:
+        return text, numbers, ()
+    decisive = re.compile("|".join(f"(?:{pattern})" for _, pattern in ENGINES[:DECISIVE]))
+    servers = [name for name, row in zip(names, rows, strict=True) if name is not None and decisive.search(row)]
+    if len(set(servers)) < 2:
+        return text, numbers, ()
+    kept = [at for at, name in enumerate(names) if name in (None, servers[-1])]
+    left_out = tuple(dict.fromkeys(name for name in servers if name != servers[-1]))
+    return "\n".join(rows[at] for at in kept), [numbers[at] for at in kept], left_out
+
+
+def _graphs(text: str) -> GraphSizes | None:
+    """What vLLM says that it captures, before any draft model's."""
+    match = GRAPHS.search(text)
+    if match is None or not (match[1] or match[3]):
+        return None
+    return GraphSizes(*(int(part or 0) for part in match.groups()))
 
 
 def _relevant(text: str) -> tuple[str, list[int]]:
     """The lines that may be read, and the number of each."""
     kept, numbers = [], []
     for number, row in enumerate(text.split("\n"), 1):
-        if any(word in row for word in WORDS) and (len(row) > _PASTE or not any(word in row for word in TRAFFIC)):
+        if (
+            row
+            and any(word in row for word in WORDS)
+            and (len(row) > _PASTE or not any(word in row for word in TRAFFIC))
+        ):
             kept.append(_unwrapped(row[:_LONGEST_LINE]))
             numbers.append(number)
     return "\n".join(kept)[:_RELEVANT], numbers

@@ -55,6 +55,10 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("state_bytes", rf"llama_memory_recurrent: +size = +{SIZE}"),
     ("output_buffer_bytes", rf"(?:CPU|CUDA_Host|Host|Metal) +output buffer size = +{SIZE}"),
     ("compute_buffer_bytes", rf"{_GPU}\d{{0,2}} compute buffer size = +{SIZE}"),
+    (
+        "device_weights_bytes",
+        rf"load_tensors: +(?!CUDA_Host)(?:CUDA|Metal|Vulkan|ROCm|SYCL)\w{{0,12}} (?:model )?buffer size = +{SIZE}",
+    ),
     ("host_weights_bytes", rf"(?:CPU|CPU_Mapped|CUDA_Host) (?:model )?buffer size = +{SIZE}"),
     ("file_bytes", rf"(?:model size|file size) +=\s{{1,8}}{SIZE}"),
 )
@@ -69,11 +73,16 @@ COUNTS: Final[tuple[tuple[str, str], ...]] = (
     ("concurrency_context", rf"Maximum concurrency for {COUNT} tokens per request"),
     ("needed_context", rf"max seq(?:uence)? len(?:gth)? \({COUNT}\)"),
     ("max_context", rf"estimated maximum model length is {COUNT}"),
+    ("offloaded_layers", rf"offloaded {COUNT}/\d{{1,5}} layers"),
     ("attention_page", rf"Setting attention block size to {COUNT} tokens"),
     ("override_blocks", rf"num_gpu_blocks_override={COUNT}"),
 )
 FACTORS: Final[tuple[tuple[str, str], ...]] = (
     ("max_concurrency", rf"Maximum concurrency for {COUNT} tokens per request: (\d{{1,9}}(?:\.\d{{1,6}})?)x"),
+)
+#: how many graphs of which kinds vLLM will capture, and the largest of each
+GRAPHS: Final = re.compile(
+    r"Profiling CUDA graph memory: (?:PIECEWISE=(\d{1,4}) \(largest=(\d{1,6})\))?(?:, )?(?:FULL=(\d{1,4}) \(largest=(\d{1,6})\))?"
 )
 DEVICE_MEMORY: Final = re.compile(r"Free memory on device \((?:cuda:\d{1,3}, )?([\d.]{1,12})/([\d.]{1,12}) GiB\)")
 #: name, pattern, and what must be in a text for one that begins with a number, of which a paste may hold many thousands
@@ -83,6 +92,8 @@ COMPILED: Final = tuple(
 )
 IS_SIZE: Final = frozenset(name for name, _ in SIZES)
 
+#: so many of `ENGINES` are what only one engine prints
+DECISIVE: Final = 3
 #: what only one engine prints, and then what merely names one
 ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
     ("sglang", r"ServerArgs\(|KV Cache is allocated|max_total_num_tokens=|Load weight end"),
@@ -93,6 +104,8 @@ ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
     ("sglang", r"sglang"),
     ("vllm", r"vllm|vLLM"),
 )
+#: containers' names before their lines, as compose and kubectl put them
+STREAM: Final = re.compile(r"^(?:\[pod/([^\]\s]{1,200})\] |([\w.-]{1,80}) +\| )")
 #: one of these is in every line that is read; a long-lived server's log is mostly other lines
 WORDS: Final = (
     *(" -", "--", "vllm", "vLLM", "sglang", "llama_", "llm_", "LLM", "config", "args", "Args", "version", "build"),
@@ -108,14 +121,16 @@ WORDS: Final = (
         "flash_attn",
         "n_seq_max",
     ),
-    *("FlashInfer", "Asynchronous"),
+    *("file type", "ftype", "FlashInfer", "FlashAttention", "Flash Attention", "Asynchronous"),
 )
 #: … and one of these in every line that a size is read from
 SIZE_WORDS: Final = (
     *("took", "take", "sage is", "usage=", "avail mem", "KV", "kv cache", "KV cache", "CUDAGraph", "total_gpu_memory"),
     *("utilization", " size", "blocks", "Auto-fit", "seq", "model length", "override", "peak activation", "non-torch"),
-    *("non_torch", "tokens", "graph", "Free memory", "full size"),
+    *("non_torch", "tokens", "graph", "Free memory", "full size", "offloaded"),
 )
+#: what llama.cpp says while it loads a model, before the context that a start begins with
+LOADED: Final = ("device_weights_bytes", "host_weights_bytes", "offloaded_layers", "file_bytes")
 #: … and one of these in a line of traffic
 TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request", "print_timing", "update_slots")
 VERSIONS: Final = (
@@ -139,12 +154,3 @@ STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {
 }
 #: layers of logging that put each line into an object of JSON, and where they put it
 JSON_KEYS: Final = ("log", "message", "msg", "textPayload", "line")
-#: what tells vLLM's release, about, where its version does not: later first. Read from the wheels that `engines/vllm/releases.py`
-#: names
-FORMS: Final[tuple[tuple[str, int], ...]] = (
-    (r"for consumed memory", 27),
-    (r"\bkernel_config=", 20),
-    (r"\bdcp_comm_backend=|Estimated CUDA graph memory", 19),
-    (r"Asynchronous scheduling is|enable_return_routed_experts=", 16),
-    (r"structured_outputs_config=", 11),
-)

@@ -25,7 +25,10 @@ _NEAR: Final = 0.01
 NO_CHECKPOINTS: Final = 89
 _SIZES: Final = (2, 4, 8, 16)
 _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
-#: what SGLang's free memory loses while it loads, beside the weights: logs of 32B models at TP 4 give 0.3 GiB
+#: what SGLang's free memory loses on one device while it loads, beside the weights: 0.05 to 0.14 GiB in eight starts of 0.6B to 32B
+#: models
+_BESIDE: Final = GIB // 10
+#: … and at most: logs of 32B models at TP 4 give 0.3 GiB
 _LOADING: Final = GIB * 6 // 10
 
 
@@ -76,8 +79,8 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
     if serving.steps_in_flight is None:
         reason = "fits with the windows of releases before 0.26, beside the tokens of one step"
         yield reason, replace(serving, steps_in_flight=1)
-    if serving.max_num_batched_tokens is None:
-        for tokens in (2048, 4096, 16384):
+    if log.settings.max_num_batched_tokens is None:
+        for tokens in (2048, 4096, 8192, 16384):
             yield (
                 f"fits with steps of {tokens} tokens: --max-num-batched-tokens {tokens}",
                 replace(serving, max_num_batched_tokens=tokens),
@@ -128,7 +131,7 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
         arch, groups = model.architecture, model.parameters.groups
         size = rank_weights(arch, groups, tried).bytes
         blocks = rounding(tuple(held_tensors(arch, groups, tried)), size, max_split=max_split).block_bytes
-        return size + blocks + rotary_table_bytes(model.facts.config, arch)
+        return size + blocks + rotary_table_bytes(model.facts.config, arch) + (_BESIDE if log.engine == "sglang" else 0)
 
     from hfmem.api.reading import in_format
 
@@ -140,6 +143,12 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
         return result
     if log.engine == "sglang" and 0 < logged.value - compute(serving) <= _LOADING:
         return replace(result, reason="SGLang prints how free memory fell, with what else was taken while loading")
+    if log.settings.dtype == "float32" and log.engine == "vllm":
+        wide = 2 * compute(serving)
+        if abs(wide - logged.value) <= 2 * _NEAR * logged.value:
+            return replace(
+                result, reason="the log says --dtype float32: weights, cache and activations are wider", met=wide
+            )
     for name in _FORMATS:
         try:
             value = compute(serving, in_format(read, name))

@@ -60,6 +60,8 @@ _ARGS: Final = re.compile(r"non-default args: |ServerArgs\(|Namespace\(")
 #: what vLLM makes of it, or of its default
 _STEP: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d{1,9})")
 _FLASHINFER: Final = "Using FlashInfer for top-p & top-k sampling"
+_MOVED: Final = re.compile(r"buffer type overrid|--n-cpu-moe|-ncmoe|--cpu-moe|-cmoe|--override-tensor|(?<![\w-])-ot ")
+_KERNEL: Final = re.compile(r"Using Flash ?Attention version (\d)")
 _SGLANG_END: Final = re.compile(r"max_total_num_tokens=\d{1,15}, [^\n]{0,300}")
 _GGUF_FILE: Final = re.compile(r"tensors from (\S{1,400}?\.gguf)")
 _GGUF_NAME: Final = re.compile(r"general\.name(?: +str)? += +([^\n]{1,100}?)\s*(?:\n|$|llama_|llm_|print_info)")
@@ -82,12 +84,13 @@ _DUMP: Final = 6000
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the engine was told, None where the log does not say. `latent`: how llama.cpp's forks keep a latent cache (`c^KV`, or
-    with its transposed copy), None where they keep full keys and values. `other` names settings that change sizes and are not
-    computed here. `complete`: the whole command is in the log, so that what it does not name has its default. `offline`: vLLM's
-    `LLM` class ran, not a server; `pooling`: it embeds or ranks; `flashinfer`: its sampler is FlashInfer's. `slots` sequences share
-    llama.cpp's context, in one stream if `unified`; `file_type` is the GGUF's. `swa_ratio` and `mamba_ratio` are SGLang's
-    `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`."""
+    """What the engine was told, None where the log does not say. `latent`: how llama.cpp's forks keep a latent cache
+    (`c^KV`, or with its transposed copy), None where they keep full keys and values. `other` names settings that change
+    sizes and are not computed here. `complete`: the whole command is in the log, so that what it does not name has its
+    default. `offline`: vLLM's `LLM` class ran, not a server; `pooling`: it embeds or ranks; `flashinfer`: its sampler is
+    FlashInfer's. `kernel_version`: FlashAttention's; `moved_tensors`: llama.cpp was told where to keep some. `slots`
+    sequences share llama.cpp's context, in one stream if `unified`; `file_type` is the GGUF's. `swa_ratio` and
+    `mamba_ratio` are SGLang's `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`."""
 
     model: str | None = None
     revision: str | None = None
@@ -119,6 +122,8 @@ class Settings:
     offline: bool = False
     pooling: bool = False
     flashinfer: bool = False
+    kernel_version: int | None = None
+    moved_tensors: bool = False
     slots: int = 1
     unified: bool = False
     file_type: str | None = None
@@ -157,6 +162,8 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         offline=offline,
         pooling=bool(_POOLING.search(text)),
         flashinfer=_FLASHINFER in text,
+        moved_tensors=bool(_MOVED.search(text)),
+        kernel_version=int(kernel[1]) if (kernel := _KERNEL.search(run)) else None,
     )
 
 

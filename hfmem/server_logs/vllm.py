@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 from hfmem.api.assembly import runtime_estimates
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
-from hfmem.memory.engines.vllm.releases import Release, release_of
+from hfmem.memory.engines.vllm.releases import LATEST, Release, release_of
 from hfmem.memory.loaded import rounding
-from hfmem.memory.runtime import together
+from hfmem.memory.runtime import Estimate, together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import held_tensors, rank_weights
+from hfmem.model.layers import RecurrentCache
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
 from hfmem.server_logs.parse import LogFacts
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 _NEW_CAPACITY: Final = 21
 #: the first minor version whose V1 engine is the default
 _V1: Final = 8
-#: what a log without any mark of its release is taken for
-_OLDEST: Final = 10
+#: tokens of a block where nothing asks for more
+_BLOCK: Final = 16
+#: what a log that counts tokens as before 0.21 is taken for, where nothing else tells its release
+_OLD: Final = 19
 #: how far ranks of one engine differ in the memory that is left to them
 _OTHER_RANK: Final = 0.05
 #: runtime estimate → what its line is called
@@ -37,7 +40,13 @@ _RUNTIME: Final[dict[str, str]] = {
     "activations_bytes": "peak activation",
     "engine_bytes": "non-torch memory",
     "cuda_graph_bytes": "CUDA graphs",
+    "graph_estimate_bytes": "estimate of CUDA graphs",
 }
+#: a reading that is compared with the estimate of another name
+_ESTIMATES: Final = {"graph_estimate_bytes": "cuda_graph_bytes"}
+#: devices whose memory is the host's, and what vLLM measures there by how free memory fell
+_UNIFIED: Final = frozenset({"DGX Spark GB10"})
+_MEASURED: Final = frozenset({"cuda_graph_bytes", "graph_estimate_bytes", "engine_bytes"})
 
 
 def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> list[Check]:
@@ -45,10 +54,15 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
     found = [weights_check(read, log, serving)]
     if (held := found[0]) is not None and (told := re.search(r": --tp (\d+)$", held.reason or "")):
         serving = replace(serving, tp=int(told[1]))  # what explains the weights holds for the rest
-    release = release_of(log.version)
+    release = release_by_form(log) if log.form else release_of(log.version)
     given = serving
     if release is not None:
+        serving = _stepped(serving, log, release, _as_logged(device, log))
         serving = replace(serving, steps_in_flight=release.steps_in_flight)
+        recurrent = any(isinstance(cache, RecurrentCache) for cache in read.architecture.kinds())
+        default = serving.enable_prefix_caching is None and log.settings.complete
+        if default and recurrent and not release.caches_prefixes_of_states:
+            serving = replace(serving, enable_prefix_caching=False)
         if not release.exports_states:
             serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))
     found.append(_needed(read, log, serving))
@@ -134,11 +148,34 @@ def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
 
 
 def release_by_form(log: LogFacts) -> Release:
-    """The release that a log is of: by its version, or the oldest that prints what it prints."""
+    """The release that a log is of: by its version, by what it prints, or today's where nothing tells."""
     found = release_of(log.version)
-    if found is None and (log.graphs_counted or not _old_capacity(log)):
-        found = Release(max(log.form or 0, _NEW_CAPACITY))
-    return replace(found or Release(log.form or _OLDEST), flashinfer=log.settings.flashinfer)
+    if found is None:
+        found = Release(log.form or (_OLD if _looks_old(log) else LATEST))
+    return replace(found, flashinfer=log.settings.flashinfer)
+
+
+def _looks_old(log: LogFacts) -> bool:
+    """Whether a log that names no release counts tokens as before 0.21: in whole blocks."""
+    tokens = log.smallest("capacity_tokens")
+    whole = tokens is not None and int(tokens.value) % _BLOCK == 0
+    return not log.graphs_counted and (whole or _old_capacity(log))
+
+
+def _rivals(log: LogFacts) -> tuple[Release, ...]:
+    """The releases at both ends of what a log may be of that names none: their estimates widen the band."""
+    if release_of(log.version) is not None or log.form:
+        return ()
+    ends = (_V1 + 1, _OLD) if _looks_old(log) else (_NEW_CAPACITY, LATEST)
+    return tuple(Release(minor, log.settings.flashinfer) for minor in ends)
+
+
+def _stepped(serving: Serving, log: LogFacts, release: Release, device: Device | None) -> Serving:
+    """With the tokens of a step that `release` takes on `device` where the log does not say them."""
+    if serving.max_num_batched_tokens is not None or device is None:
+        return serving
+    step = release.max_num_batched_tokens(device.memory_bytes, device.name, offline=log.settings.offline)
+    return replace(serving, max_num_batched_tokens=step)
 
 
 def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> Iterator[Check]:
@@ -149,15 +186,18 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     if release.minor < _V1:
         return  # likewise
     device = _as_logged(device, log)
-    if serving.max_num_batched_tokens is None and device is not None:
-        step = release.max_num_batched_tokens(device.memory_bytes, device.name, offline=log.settings.offline)
-        serving = replace(serving, max_num_batched_tokens=step)
+    serving = _stepped(serving, log, release, device)
     ranks = rank_weights(read.architecture, read.parameters.groups, serving)
     own = held_tensors(read.architecture, read.parameters.groups, serving)
     ranks = replace(ranks, rounding=rounding(tuple(own), ranks.bytes, max_split=release.max_split))
-    estimates = runtime_estimates(read, serving, ranks, device, release)
+    estimates = runtime_estimates(read, serving, ranks, device, release, graphs=log.graphs)
+    shared = device is not None and device.name in _UNIFIED
     for name, title in _RUNTIME.items():
-        logged, estimate = log.first(name), estimates.get(name)
+        logged, estimate = log.first(name), estimates.get(_ESTIMATES.get(name, name))
+        if shared and name in _MEASURED:
+            continue  # by the free memory, which other programs share
+        if name == "activations_bytes" and release.segments_count and estimate is not None:
+            estimate = _with_graphs(estimate, estimates.get("cuda_graph_bytes"))
         if logged is not None and logged.value >= 0 and estimate is not None:
             yield check(title, "bytes", logged, estimate.bytes, low=estimate.low, high=estimate.high, estimated=True)
     available = log.smallest("available_bytes")
@@ -168,6 +208,10 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     share = share or release.utilization
     room = budget.value if budget is not None else (device.memory_bytes if device is not None else 0) * share
     bottom, taken, top = together((e.low, e.bytes, e.high) for e in estimates.values() if e.in_budget)
+    for rival in _rivals(log):
+        others = runtime_estimates(read, serving, ranks, device, rival, graphs=log.graphs)
+        low, _, high = together((e.low, e.bytes, e.high) for e in others.values() if e.in_budget)
+        bottom, top = min(bottom, low), max(top, high)
     left, least, most = (int(room - ranks.bytes - size) for size in (taken, top, bottom))
     if available is not None:
         item = check("memory left for the cache", "bytes", available, left, low=least, high=most, estimated=True)
@@ -188,11 +232,21 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     )
 
 
+def _with_graphs(estimate: Estimate, graphs: Estimate | None) -> Estimate:
+    """What 0.27 and later print as the peak of activations: the estimate of CUDA graphs is in it, where it is subtracted."""
+    if graphs is None or not graphs.in_budget:
+        return estimate
+    low, middle, high = together((item.low, item.bytes, item.high) for item in (estimate, graphs))
+    return replace(estimate, bytes=middle, low=low, high=high)
+
+
 def _left_reason(log: LogFacts, release: Release) -> str | None:
     """Why the memory left for the cache is not what the device and the settings leave."""
     graphs = log.first("cuda_graph_bytes")
     if graphs is not None and graphs.value < 0:
         return "another process gave memory back meanwhile: capturing graphs took less than nothing"
+    if log.settings.dtype == "float32":
+        return "the log says --dtype float32: weights, cache and activations are wider"
     if log.settings.speculative:
         return "a draft model or prediction layers take memory too, which is not computed here"
     if log.settings.other:

@@ -2,14 +2,14 @@
 
 Read from the wheels of 0.8.5, 0.9.2, 0.10.2, 0.11.0, 0.14.0 to 0.17.0, 0.19.0 to 0.31.0 and 0.33.0: `gpu_worker.py`
 (`init_device`, `determine_available_memory`), `utils/mem_utils.py`, `engine/arg_utils.py`, `config/cache.py`, `config/vllm.py`,
-`v1/sample/ops/topk_topp_sampler.py`, `v1/worker/gpu/`.
+`v1/sample/ops/`, `v1/worker/workspace.py`, `v1/worker/gpu/`.
 """
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 from hfmem.records import dataclass
 from hfmem.units import GIB, MIB
@@ -36,6 +36,15 @@ _COMMITS: Final = (
 )
 _HUGE: Final = 160 * GIB
 _LARGE: Final = 70 * GIB
+
+
+class GraphSizes(NamedTuple):
+    """How many batch sizes are captured in pieces around attention, and how many whole; the largest of each, in tokens."""
+
+    pieces: int
+    largest_piece: int
+    whole: int
+    largest_whole: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +89,31 @@ class Release:
         """The size from which blocks are not divided while weights are loaded (`_scoped_allocator_max_split`, from 0.21)."""
         return 20 * MIB if self.minor >= 21 else None
 
-    @property
-    def bytes_per_logit(self) -> int:
-        """Bytes live per logit when the profiling batch is sampled.
+    def bytes_per_logit(self, v2_runner: bool, width: int = 2) -> int:
+        """Bytes live per logit at the widest place of sampling, of logits `width` bytes wide.
 
-        Until 0.15 all logits are sorted with 8-byte indices: logs of 0.9 to 0.15 on H100, A100, B200 and A6000 give 37.7 to
-        39.1. From
-        0.16 a Triton kernel masks them in place: logits, their fp32 copy, probabilities and noise; logs of 0.17 to 0.26 give 16.
-        FlashInfer does not sort either: logs of 0.10.1 on A100s give 14 and 15.
+        Until 0.16 they are sorted with 8-byte indices: the logits, their fp32 copy, values and indices sorted, and what sorting
+        takes: 38, as logs of H100s, A6000s and RTX 4080s give to the third digit (0.9 to 0.15). From 0.17 a Triton kernel masks
+        the fp32 copy in place, and FlashInfer does not sort either; probabilities and noise stand beside it (logs of 0.19 on
+        H100s). The V2 runner needs neither, and in 0.27 to 0.31 profiles without the copy (`needs_logits_processing`).
         """
-        return 38 if self.minor <= 15 and not self.flashinfer else 16
+        if v2_runner:
+            return width + (0 if 27 <= self.minor <= 31 else 4)
+        return width + 4 + (32 if self.sorts else 8)
+
+    @property
+    def sorts(self) -> bool:
+        """Whether top-k and top-p sort all logits (`topk_topp_triton.py` is there from 0.17)."""
+        return self.minor <= 16 and not self.flashinfer
+
+    def masks(self, v2_runner: bool) -> bool:
+        """Whether a row of logits for each multiprocessor stands beside them (`_TRITON_BUFFER_CACHE`)."""
+        return self.minor >= 32 if v2_runner else self.minor >= 17 and not self.flashinfer
+
+    @property
+    def keeps_workspaces(self) -> bool:
+        """Whether the workspaces of experts stay when their layer has run (`v1/worker/workspace.py`, from 0.14)."""
+        return self.minor >= 14
 
     @property
     def steps_in_flight(self) -> int | None:
@@ -102,6 +126,11 @@ class Release:
         return self.minor >= 28
 
     @property
+    def caches_prefixes_of_states(self) -> bool:
+        """Whether prefix caching is on by default for models with recurrent layers (`is_prefix_caching_supported`, from 0.26)."""
+        return self.minor >= 26
+
+    @property
     def full_graphs(self) -> bool:
         """Whether decoding has graphs of its own beside the piecewise ones (from 0.11)."""
         return self.minor >= 11
@@ -111,7 +140,7 @@ class Release:
         name = device.lower()
         if self.minor >= 28 and memory_bytes >= _HUGE:
             return 16384
-        if memory_bytes >= _LARGE and "a100" not in name and not _is_gb10(name, self.minor):
+        if memory_bytes >= _LARGE and "a100" not in name and not _is_gb10(name):
             return 16384 if offline else 8192
         return 8192 if offline else 2048
 
@@ -119,18 +148,17 @@ class Release:
         """The default by device: 1024 on those from 70 GiB that are no A100, else 256."""
         name = device.lower()
         large = memory_bytes is None or memory_bytes >= _LARGE
-        return 1024 if large and "a100" not in name and not _is_gb10(name, self.minor) else 256
+        return 1024 if large and "a100" not in name and not _is_gb10(name) else 256
 
-    def graph_sizes(self, max_num_seqs: int, *, blackwell: bool = False) -> tuple[int, int]:
-        """How many batch sizes are captured piecewise, and how many whole (`_set_cudagraph_sizes`)."""
-        if self.minor <= 13:
-            largest = 512
-            sizes = [1, 2, 4, *range(8, largest + 1, 8)]
-        else:
+    def graph_sizes(self, max_num_seqs: int, *, blackwell: bool = False) -> GraphSizes:
+        """Which batch sizes are captured (`_set_cudagraph_sizes`, `SchedulerConfig.cuda_graph_sizes`)."""
+        largest = 512
+        if self.minor >= 10:
             largest = min(2 * max_num_seqs, 1024 if blackwell and self.minor >= LATEST else 512)
-            sizes = [size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)) if size <= largest]
-        whole = sum(size <= max_num_seqs for size in sizes) if self.full_graphs else 0
-        return len(sizes), whole
+        step = 8 if self.minor <= 13 else 16
+        sizes = [size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, step)) if size <= largest]
+        whole = [size for size in sizes if size <= max_num_seqs] if self.full_graphs else []
+        return GraphSizes(len(sizes), sizes[-1], len(whole), whole[-1] if whole else 0)
 
 
 def release_of(version: str | None) -> Release | None:
@@ -143,5 +171,6 @@ def release_of(version: str | None) -> Release | None:
     return Release(int(match[1])) if match else None
 
 
-def _is_gb10(name: str, minor: int) -> bool:
-    return "gb10" in name and minor >= 32
+def _is_gb10(name: str) -> bool:
+    """GB10, by name from 0.32 on; before, NVML does not tell vLLM its memory (logs of 0.20 to 0.25: "FULL=35 (largest=256)")."""
+    return "gb10" in name
