@@ -34,6 +34,10 @@ def test_attention_where_it_is_wider_than_the_feed_forward(cache: Cache, width: 
 
 
 def test_a_feed_forward_without_a_width_is_four_hidden_sizes_wide() -> None:
-    """GPT-2's `n_inner: null`: gate, up and product are reckoned at 4 × hidden each, the upper end for one without a gate."""
+    """GPT-2's `n_inner: null`: gate, up and product are reckoned at 4 × hidden each, the upper end for one without a gate.
+
+    Beside them lie attention's output, the residual before and after it, and the normed input; two of them where ranks add up.
+    """
     arch = replace(build("x", one(FullAttention(4, 4, 16, 16), 2), hidden_size=HIDDEN), intermediate_size=None)
-    assert forward_bytes(arch, TOKENS, 1) == TOKENS * (2 * HIDDEN + 3 * 4 * HIDDEN) * 2
+    assert forward_bytes(arch, TOKENS, 1) == TOKENS * (4 * HIDDEN + 3 * 4 * HIDDEN) * 2
+    assert forward_bytes(arch, TOKENS, 2) == TOKENS * (2 * HIDDEN + 3 * 4 * HIDDEN // 2) * 2
