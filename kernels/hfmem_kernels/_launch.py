@@ -213,6 +213,13 @@ def decoder_of() -> int:
     return 2 if target.arch >= 89 else 1
 
 
+def pages_a_tile(page_size: int, block_n: int, window: int) -> int:
+    """How many pages a tile may touch: 1, 2, or 0 for more. Without a window every sequence's first tile begins with its first page."""
+    if page_size < block_n:
+        return 0
+    return 1 if page_size % block_n == 0 and not window else 2
+
+
 def scale_mode(k_scale: torch.Tensor | None) -> int:
     """0: none, 1: one a tensor or a head, 2: one a token and head."""
     if k_scale is None:
@@ -305,7 +312,7 @@ def launch_decode(
         "HAS_LSE": lse is not None, "M_BLOCKS": m_blocks, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
         "BLOCK_B": block_b, "ONE_SCAN": batch <= block_b or config.split_tiles > 0, "SPLIT_TILES": config.split_tiles,
         "MIN_TILES": config.min_tiles, "SNAP": config.snap_tiles, "MAX_PIECES": config.max_pieces, **merge_step,
-        "DECODER": decoder_of(), "SCALAR_IDS": page_size >= config.block_n,
+        "DECODER": decoder_of(), "PAGES": pages_a_tile(page_size, config.block_n, window),
         "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
         "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "PACKED_LATENT": packed_latent,
     }  # fmt: skip
