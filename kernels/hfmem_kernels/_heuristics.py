@@ -131,7 +131,8 @@ _HOPPER_16 = (
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
-    Entry(64, 256, 64, 4, 3, 1),
+    Entry(64, 256, 64, 4, 3, 1, since=WIDE_MERGES),
+    Entry(64, 256, 32, 4, 4, 2),  # tiles of 64 tokens spill in 3.6
 )
 _HOPPER_8 = (
     Entry(16, 128, 64, 4, 4, 3),

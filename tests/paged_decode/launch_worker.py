@@ -4,7 +4,7 @@
 
 A process of its own (see conftest.py). Tensors stay on the CPU, what the tests ask of "cuda" is answered there, and a stand-in
 driver takes every launch: Triton binds the arguments, specialises, compiles, loads and packs exactly as it would on a device,
-and the stand-in writes down the kernel, the grid and the arguments instead of running them. A case ends where it first looks at
+and the stand-in counts what it is to launch instead of running it. A case ends where it first looks at
 a result. Prints {test id: {"launches": [report and grid of each kernel]} or {"error": text}}.
 """
 
@@ -35,17 +35,18 @@ class LooksAtAResult(Exception):
 
 
 class StandInDriver(compile_only.AbsentDevice):
-    """Loads nothing and launches nothing; `launches` are the (compiled kernel, grid, arguments) that came."""
+    """Loads nothing and launches nothing, and counts what came; no argument is kept, as caches are large."""
 
     def __init__(self, family: str) -> None:
         super().__init__(compile_only.TARGETS[family])
-        self.launches: list[tuple[Any, tuple[int, ...], tuple[Any, ...]]] = []
+        self.launches = 0
         self.utils.load_binary = lambda *_: (1, 1, 0, 0, 1024)
         self.utils.unload_module = lambda _: None
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-        def launch(x: int, y: int, z: int, stream: int, function: int, packed: Any, *rest: Any) -> None:
-            self.launches.append((packed, (x, y, z), rest[3:]))
+        def launch(x: int, y: int, z: int, *_: Any) -> None:
+            assert 0 < x < 2**31 and 0 < y < 2**16 and 0 < z < 2**16, "the grids that CUDA takes"
+            self.launches += 1
 
         return launch
 
@@ -93,7 +94,7 @@ class Recorder:
             compiled.append((done, grid, chosen))
             return done
 
-        before = len(self.driver.launches)
+        before = self.driver.launches
         for module in (_launch, cache_ops, merge):
             module.run = recording  # type: ignore[attr-defined]
         try:
@@ -107,7 +108,7 @@ class Recorder:
         finally:
             for module in (_launch, cache_ops, merge):
                 module.run = run  # type: ignore[attr-defined]
-        assert len(self.driver.launches) - before == len(compiled) > 0, "every launch came to the driver"
+        assert self.driver.launches - before >= len(compiled) > 0, "every launch came to the driver"
         kept = {(k.hash, grid): (k, grid, chosen) for k, grid, chosen in compiled}
         self.reports[pyfuncitem.name] = {"launches": [self.report(k, g) | c for k, g, c in kept.values()]}
         return True
