@@ -101,8 +101,9 @@ def paged_decode_attention(
     require_triton(impl, q)
     if config is None:
         shape = DecodeShape(
-            q.shape[-2] // k_cache.shape[2], most, q.shape[-1], v_cache.shape[-1], k_cache.element_size()
-        )
+            q.shape[-2] // k_cache.shape[2], most, q.shape[-1], v_cache.shape[-1], k_cache.element_size(),
+            token_scales=isinstance(k_scale, torch.Tensor) and k_scale.dim() == 3,
+        )  # fmt: skip
         config = _choose(shape, q.device, batch_invariant)
     if not isinstance(k_scale, torch.Tensor) and k_scale is not None:
         scale, k_scale = scale * k_scale, None
