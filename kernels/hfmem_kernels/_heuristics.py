@@ -59,7 +59,7 @@ class DeviceFacts:
 @dataclass(frozen=True, slots=True)
 class DecodeShape:
     """What of a call decides its configuration. `element_bytes`: of a cache element; `latent`: an MLA cache, `packed`: of rows
-    that carry their scales.
+    that carry their scales; `token_scales`: a scale for each token and head.
     """
 
     group: int
@@ -69,6 +69,7 @@ class DecodeShape:
     element_bytes: int
     latent: bool = False
     packed: bool = False
+    token_scales: bool = False
 
 
 #: families → shared memory of one multiprocessor in bytes (CUDA programming guide, table of compute capabilities; CDNA3 ISA: LDS)
@@ -131,7 +132,8 @@ _HOPPER_16 = (
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
-    Entry(64, 256, 64, 4, 3, 1),
+    Entry(64, 256, 64, 4, 3, 1, since=WIDE_MERGES),
+    Entry(64, 256, 32, 4, 4, 2),  # tiles of 64 tokens spill in 3.6
 )
 _HOPPER_8 = (
     Entry(16, 128, 64, 4, 4, 3),
@@ -227,6 +229,10 @@ _LATENT: dict[str, dict[int, tuple[Entry, ...]]] = {
 #: would take longer over that than they save
 LATENT_PIECES = 64
 
+#: rows with their scale behind them are 4- or 8-byte aligned: four or two times as many copies, whose addresses do not fit the 168
+#: registers of a third program (84 loads and stores of local memory)
+MOST_PROGRAMS_WITH_TOKEN_SCALES = 2
+
 #: tokens of a fixed split: what a batch-invariant call cuts every sequence into
 FIXED_SPLIT_TOKENS = 512
 
@@ -278,6 +284,9 @@ def select_config(
     entry = min(narrowest, key=lambda e: (e.rows < rows, abs(e.rows - rows)))
     config = config_of(entry, triton)
     config = replace(config, block_m=min(entry.rows, rows), max_pieces=LATENT_PIECES if shape.latent else 0)
+    if shape.token_scales and config.ctas_per_sm > MOST_PROGRAMS_WITH_TOKEN_SCALES:
+        config = replace(config, ctas_per_sm=MOST_PROGRAMS_WITH_TOKEN_SCALES)
+        config = replace(config, register_cap=config.max_registers)
     if batch_invariant:
         config = replace(config, split_tiles=FIXED_SPLIT_TOKENS // config.block_n)
     return config

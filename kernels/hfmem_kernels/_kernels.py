@@ -51,7 +51,7 @@ def decode_kernel(
     M_BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
     ONE_SCAN: tl.constexpr, SPLIT_TILES: tl.constexpr, MIN_TILES: tl.constexpr, SNAP: tl.constexpr,
     MAX_PIECES: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr, DECODER: tl.constexpr,
-    SCALAR_IDS: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr, PACKED_LATENT: tl.constexpr,
+    PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr, PACKED_LATENT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs) sharing all tiles equally when SPLIT_TILES is 0, else (items × max_pieces), a fixed split.
 
@@ -108,13 +108,13 @@ def decode_kernel(
                 acc, m, norm = attend_packed_latent(
                     q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, b, m_block, q_row0, count, lo, hi, tile,
                     tile_stop, window, scale, sqb, sqt, sqh, sqd, skp, skt, GROUP, PAGE, UNIT_K, HAS_WINDOW, BLOCK_M,
-                    BLOCK_N, DECODER, SCALAR_IDS, WIDE,
+                    BLOCK_N, DECODER, PAGES, WIDE,
                 )  # fmt: skip
             elif LATENT:
                 acc, m, norm = attend_latent(
                     q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, k_scale_ptr, b, m_block, q_row0, count, lo, hi,
                     tile, tile_stop, window, scale, v_factor, k_offset, sqb, sqt, sqh, sqd, skp, skt, skd, GROUP, PAGE,
-                    DK, DV, D2, FORMAT, PAIRS, UNIT_K, SCALES, HAS_WINDOW, BLOCK_M, BLOCK_N, DECODER, SCALAR_IDS, WIDE,
+                    DK, DV, D2, FORMAT, PAIRS, UNIT_K, SCALES, HAS_WINDOW, BLOCK_M, BLOCK_N, DECODER, PAGES, WIDE,
                 )  # fmt: skip
             else:
                 acc, m, norm = attend(
@@ -122,7 +122,7 @@ def decode_kernel(
                     b, head, m_block, q_row0, count, lo, hi, tile, tile_stop, window, scale, softcap, v_factor, k_offset, v_offset,
                     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
                     GROUP, PAGE, DK, DV, D1, D2, DVP, FORMAT, PAIRS, UNIT_K, UNIT_V, SCALES, HAS_WINDOW,
-                    HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, SCALAR_IDS, SAME_STRIDES, WIDE,
+                    HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, PAGES, SAME_STRIDES, WIDE,
                 )  # fmt: skip
             if num_pieces == 1:
                 factor, lse = normaliser(m, norm, sink, HAS_SINKS)

@@ -50,6 +50,12 @@ def power_of(biggest):
 
 
 @triton.jit
+def logit_factor(factor):
+    """What logits are multiplied by, as a sign, for the queries, and a magnitude that is never 0: hidden logits stay -inf."""
+    return tl.where(factor < 0.0, -1.0, 1.0), tl.maximum(tl.abs(factor), TINY)
+
+
+@triton.jit
 def split_scale(scale):
     """A positive scale as 2**exponent · rest with rest in 1 … 2, exactly: exponent and rest in fp32, and 2**-exponent.
 
@@ -64,12 +70,12 @@ def split_scale(scale):
 
 
 @triton.jit
-def load_rows(rows, stride_d, mask, cols, LIMIT: tl.constexpr, FULL: tl.constexpr):
-    """A tile [BLOCK_N, columns] of the cache; positions outside the sequence read as zero and touch no memory."""
+def load_rows(rows, stride_d, cols, LIMIT: tl.constexpr, FULL: tl.constexpr):
+    """A tile [BLOCK_N, columns] of the cache, zero in columns that it does not have."""
     pointers = rows[:, None] + cols[None, :] * stride_d
     if FULL:
-        return tl.load(pointers, mask=mask[:, None], other=0)
-    return tl.load(pointers, mask=mask[:, None] & (cols < LIMIT)[None, :], other=0)
+        return tl.load(pointers)
+    return tl.load(pointers, mask=(cols < LIMIT)[None, :], other=0)
 
 
 @triton.jit
@@ -111,11 +117,14 @@ def hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW: tl.constexpr):
 
 
 @triton.jit
-def softmax_step(scores, m):
-    """The running maximum, what fades what came before, the weights of this tile. Rows that saw no key stay at -inf, 1, 0."""
-    top = tl.maximum(m, tl.max(scores, 1))
+def softmax_step(scores, factor, m):
+    """The running maximum, what fades what came before, the weights of this tile. Rows that saw no key stay at -inf, 1, 0.
+
+    Logits are scores times `factor` [rows], which is positive: the product is part of the exponential's subtraction.
+    """
+    top = tl.maximum(m, tl.max(scores, 1) * factor)
     shift = tl.where(top == float("-inf"), 0.0, top)
-    return top, tl.exp2(m - shift), tl.exp2(scores - shift[:, None])
+    return top, tl.exp2(m - shift), tl.exp2(scores * factor[:, None] - shift[:, None])
 
 
 @triton.jit
@@ -127,7 +136,7 @@ def attend(
     DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
     SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr,
-    SCALAR_IDS: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr,
+    PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Attention of one block of query rows to the tiles tile0 … tile1 - 1. Returns acc [BLOCK_M, DVP], m and norm [BLOCK_M]."""
     # --- the query rows, in the type of the dot's other side
@@ -143,22 +152,23 @@ def attend(
     if D2 > 0:
         q_low2, q_high2, other = query_parts(q_rows, sqd, row_mask, D1, D2, DK, PAIRS)
         biggest = tl.maximum(biggest, other)
-    to_log2 = tl.full([BLOCK_M], 1.0, tl.float32) * scale
+    if SCALES == 1:
+        scale = scale * tl.load(k_scale_ptr + head.to(tl.int64) * ssh)
     if not HAS_SOFTCAP:
-        to_log2 = to_log2 * LOG2E
+        scale = scale * LOG2E
+    sign, scale = logit_factor(scale)
+    to_log2 = tl.full([BLOCK_M], 1.0, tl.float32) * scale
     if FORMAT == PLAIN:
-        q_low1 = q_low1.to(q_ptr.dtype.element_ty)
-        q_low2 = q_low2.to(q_ptr.dtype.element_ty)
+        q_low1 = (q_low1 * sign).to(q_ptr.dtype.element_ty)
+        q_low2 = (q_low2 * sign).to(q_ptr.dtype.element_ty)
     else:
         power = power_of(biggest)  # fp16 holds every decoded element
-        shrink = (16384.0 / power)[:, None]
+        shrink = (sign * 16384.0 / power)[:, None]
         q_low1 = (q_low1 * shrink).to(tl.float16)
         q_high1 = (q_high1 * shrink).to(tl.float16)
         q_low2 = (q_low2 * shrink).to(tl.float16)
         q_high2 = (q_high2 * shrink).to(tl.float16)
-        to_log2 = to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, DECODER)
-    if SCALES == 1:
-        to_log2 = to_log2 * tl.load(k_scale_ptr + head.to(tl.int64) * ssh)
+        to_log2 = tl.maximum(to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, DECODER), TINY)
 
     factor = v_factor
     if FORMAT != PLAIN:
@@ -185,36 +195,42 @@ def attend(
     acc = tl.zeros([BLOCK_M, DVP // STEP], tl.float32)
     acc_high = acc
     offsets = tl.arange(0, BLOCK_N)
-    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+    last = hi - 1
+    tile1 = tl.where(hi > lo, tile1, tile0)  # without a key there is no row to read
+    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        inside = offsets < hi - t0
         if WIDE:
             first = first.to(tl.int64)
             second = second.to(tl.int64)
-        rows = rows_of(first, second, t0, offsets, skp, skt, PAGE, SCALAR_IDS)
+        rows = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES)
         k_rows = k_base + rows.to(tl.int64) * UNIT_K
-        k1 = load_rows(k_rows, skd, inside, cols1, DK // STEP, D1 <= DK)
+        k1 = load_rows(k_rows, skd, cols1, DK // STEP, D1 <= DK)
         k2 = k1
         if D2 > 0:
-            k2 = load_rows(k_rows, skd, inside, cols2, DK // STEP, D1 + D2 <= DK)
+            k2 = load_rows(k_rows, skd, cols2, DK // STEP, D1 + D2 <= DK)
         if not SAME_STRIDES:
-            rows = rows_of(first, second, t0, offsets, svp, svt, PAGE, SCALAR_IDS)
-        v = load_rows(v_base + rows.to(tl.int64) * UNIT_V, svd, inside, cols_v, DV // STEP, DVP <= DV)
+            rows = rows_of(first, second, t0, last, offsets, svp, svt, PAGE, PAGES)
+        v = load_rows(v_base + rows.to(tl.int64) * UNIT_V, svd, cols_v, DV // STEP, DVP <= DV)
         k_token = to_log2
         v_token = to_log2
         if SCALES == 2:
-            rows = rows_of(first.to(tl.int64), second.to(tl.int64), t0, offsets, ssp, sst, PAGE, SCALAR_IDS)
-            k_token = tl.load(k_scale_ptr + head.to(tl.int64) * ssh + rows, mask=inside, other=0.0)
-            rows = rows_of(first.to(tl.int64), second.to(tl.int64), t0, offsets, vsp, vst, PAGE, SCALAR_IDS)
-            v_token = tl.load(v_scale_ptr + head.to(tl.int64) * vsh + rows, mask=inside, other=1.0)
-        first, second = load_ids(ids_ptr, t0 + BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+            first = first.to(tl.int64)
+            second = second.to(tl.int64)
+            rows = rows_of(first, second, t0, last, offsets, ssp, sst, PAGE, PAGES)
+            k_token = tl.load(k_scale_ptr + head.to(tl.int64) * ssh + rows)
+            rows = rows_of(first, second, t0, last, offsets, vsp, vst, PAGE, PAGES)
+            v_token = tl.load(v_scale_ptr + head.to(tl.int64) * vsh + rows)
+        first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
         scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         scores = add_scores(q_low1, q_high1, k1, scores, FORMAT, PAIRS, DECODER)
         if D2 > 0:
             scores = add_scores(q_low2, q_high2, k2, scores, FORMAT, PAIRS, DECODER)
-        scores = scores * to_log2[:, None]
+        to_logit = to_log2
+        if SCALES == 2 or HAS_SOFTCAP or HAS_ALIBI:
+            scores = scores * to_log2[:, None]
+            to_logit = tl.full([BLOCK_M], 1.0, tl.float32)
         if SCALES == 2:
             scores = scores * k_token[None, :]
         if HAS_SOFTCAP:
@@ -226,11 +242,11 @@ def attend(
         scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW)
         if SCALES == 2:
             exponent, rest, inverse = split_scale(v_token)
-            m, alpha, p = softmax_step(scores + exponent[None, :], m)
+            m, alpha, p = softmax_step(scores + exponent[None, :], to_logit, m)
             weights = weights * alpha[:, None] + p * inverse[None, :]
             p = p * rest[None, :]
         else:
-            m, alpha, p = softmax_step(scores, m)
+            m, alpha, p = softmax_step(scores, to_logit, m)
             weights = weights * alpha[:, None] + p
         acc = acc * alpha[:, None]
         if PAIRS:

@@ -129,15 +129,17 @@ def merge_kernel(
     cols = tl.arange(0, BLOCK_D)
     top = tl.full([BLOCK_R], float("-inf"), tl.float32)
     for part in range(parts):
-        top = tl.maximum(top, tl.load(lses_ptr + part * slp + row * slr, mask=inside, other=float("-inf")))
+        lse_rows = lses_ptr + tl.cast(part, tl.int64) * slp + row * slr
+        top = tl.maximum(top, tl.load(lse_rows, mask=inside, other=float("-inf")))
     shift = tl.where(top == float("-inf"), 0.0, top)
     total = tl.zeros([BLOCK_R], tl.float32)
     acc = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     for part in range(parts):
-        lse = tl.load(lses_ptr + part * slp + row * slr, mask=inside, other=float("-inf"))
+        far = tl.cast(part, tl.int64)  # 16 parts of 2^27 elements each are 2^31
+        lse = tl.load(lses_ptr + far * slp + row * slr, mask=inside, other=float("-inf"))
         weight = tl.exp2((lse - shift) * LOG2E)
         mask = (inside & (weight > 0.0))[:, None] & (cols < DIM)[None, :]
-        x = tl.load(outs_ptr + part * sop + row[:, None] * sor + cols[None, :] * sod, mask=mask, other=0.0)
+        x = tl.load(outs_ptr + far * sop + row[:, None] * sor + cols[None, :] * sod, mask=mask, other=0.0)
         acc += x.to(tl.float32) * weight[:, None]
         total += weight
     empty = total == 0.0

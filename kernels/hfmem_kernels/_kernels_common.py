@@ -132,31 +132,47 @@ def query_span(cu_q_ptr, b, q_len, mask, VARLEN: tl.constexpr):
 
 
 @triton.jit
-def load_ids(ids_ptr, t0, hi, offsets, PAGE: tl.constexpr, SCALAR_IDS: tl.constexpr):
-    """Page ids of the tile that begins at t0: the first two, scalar, if a page is no smaller than a tile, else one a token."""
-    if SCALAR_IDS:
-        page = (t0.to(tl.uint32) // PAGE).to(tl.int32)
-        first = tl.load(ids_ptr + page, mask=t0 < hi, other=0)
-        second = tl.load(ids_ptr + page + 1, mask=(page + 1) * PAGE < hi, other=0)
-    else:
-        t = t0 + offsets
-        first = tl.load(ids_ptr + t.to(tl.uint32) // PAGE, mask=t < hi, other=0)
-        second = first
+def load_id(ids_ptr, page, last, PAGE: tl.constexpr, GUARDED: tl.constexpr):
+    """Ids of pages, that of the last key's page for those behind it; 0 for a GUARDED load without keys."""
+    last_page = (last.to(tl.uint32) // PAGE).to(tl.int32)
+    pointers = ids_ptr + tl.minimum(page, last_page)
+    if GUARDED:
+        return tl.load(pointers, mask=page * 0 + last >= 0, other=0)
+    return tl.load(pointers)
+
+
+# How many pages a tile may touch, known when the kernel is compiled: 1 (pages are multiples of tiles, which begin at their edges),
+# 2 (a page is no smaller than a tile), 0 (more, or it is not known).
+#
+# Positions behind the last key count as the last key: its row is there, it was asked for anyway, and what it scores is hidden.
+# A mask instead would cost every row of every tile three instructions more, and would be false in the last tile alone.
+@triton.jit
+def load_ids(ids_ptr, t0, last, offsets, PAGE: tl.constexpr, PAGES: tl.constexpr, GUARDED: tl.constexpr):
+    """Page ids of the tile that begins at t0: its one or two, scalar, or one a token. GUARDED: there may be no key at all."""
+    t = t0 if PAGES > 0 else t0 + offsets
+    page = (t.to(tl.uint32) // PAGE).to(tl.int32)
+    first = load_id(ids_ptr, page, last, PAGE, GUARDED)
+    second = first
+    if PAGES > 1:
+        second = load_id(ids_ptr, page + 1, last, PAGE, GUARDED)
     return first, second
 
 
 @triton.jit
-def rows_of(first, second, t0, offsets, stride_page, stride_token, PAGE: tl.constexpr, SCALAR_IDS: tl.constexpr):
-    """Offset of each token's row. int64 if the ids are; without a multiplication for each row where a page spans the tile.
+def rows_of(first, second, t0, last, offsets, stride_page, stride_token, PAGE: tl.constexpr, PAGES: tl.constexpr):
+    """Offset of each token's row. int64 if the ids are; without a multiplication by the page for each row if it spans the tile.
 
     Positions are never negative; said by unsigned types, it saves the corrections of a signed division for each row.
     """
-    wide = offsets.to(first.dtype)
-    if SCALAR_IDS:
-        inside = (t0.to(tl.uint32) % PAGE).to(tl.int32)
-        rows = first * stride_page + inside.to(first.dtype) * stride_token + wide * stride_token
-        jump = (second - first) * stride_page - (first * 0 + PAGE) * stride_token
-        rows += tl.where(inside + offsets >= PAGE, jump, 0)
+    if PAGES > 0:
+        start = (t0.to(tl.uint32) % PAGE).to(tl.int32)
+        inside = tl.minimum(offsets, last - t0)
+        rows = first * stride_page + start.to(first.dtype) * stride_token + inside.to(first.dtype) * stride_token
+        if PAGES > 1:
+            jump = (second - first) * stride_page - (first * 0 + PAGE) * stride_token
+            rows += tl.where(start + inside >= PAGE, jump, 0)
     else:
-        rows = first * stride_page + ((t0 + offsets).to(tl.uint32) % PAGE).to(first.dtype) * stride_token
+        place = ((t0 + offsets).to(tl.uint32) % PAGE).to(first.dtype) * stride_token
+        last_place = (last.to(tl.uint32) % PAGE).to(first.dtype) * stride_token
+        rows = first * stride_page + tl.where(offsets <= last - t0, place, last_place)
     return rows

@@ -11,11 +11,13 @@ import triton
 import triton.language as tl
 
 from hfmem_kernels._kernels_attend import (
+    TINY,
     add_scores,
     add_values,
     hide,
     load_query,
     load_rows,
+    logit_factor,
     power_of,
     query_parts,
     softmax_step,
@@ -42,7 +44,7 @@ def attend_latent(
     sqb, sqt, sqh, sqd, skp, skt, skd,
     GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, RANK: tl.constexpr, D2: tl.constexpr,
     FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT: tl.constexpr, SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr, SCALAR_IDS: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr, PAGES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """As `attend`, for rows of RANK latent columns, which are the value too, and DK - RANK rotary ones; acc is [BLOCK_M, RANK]."""
     HALF: tl.constexpr = RANK // 2
@@ -54,27 +56,28 @@ def attend_latent(
     qa, qa_high, biggest_a = query_parts(q_rows, sqd, row_mask, 0, HALF, DK, PAIRS)
     qb, qb_high, biggest_b = query_parts(q_rows, sqd, row_mask, HALF, HALF, DK, PAIRS)
     qr, qr_high, biggest_r = query_parts(q_rows, sqd, row_mask, RANK, D2, DK, PAIRS)
-    to_log2 = tl.full([BLOCK_M], 1.0, tl.float32) * (scale * LOG2E)
     factor = v_factor
+    if SCALES == 1:
+        cache_scale = tl.load(scale_ptr)
+        scale = scale * cache_scale
+        factor = factor * cache_scale
+    sign, scale = logit_factor(scale * LOG2E)
+    to_log2 = tl.full([BLOCK_M], 1.0, tl.float32) * scale
     if FORMAT == PLAIN:
-        qa = qa.to(q_ptr.dtype.element_ty)
-        qb = qb.to(q_ptr.dtype.element_ty)
-        qr = qr.to(q_ptr.dtype.element_ty)
+        qa = (qa * sign).to(q_ptr.dtype.element_ty)
+        qb = (qb * sign).to(q_ptr.dtype.element_ty)
+        qr = (qr * sign).to(q_ptr.dtype.element_ty)
     else:
         power = power_of(tl.maximum(tl.maximum(biggest_a, biggest_b), biggest_r))
-        shrink = (16384.0 / power)[:, None]
+        shrink = (sign * 16384.0 / power)[:, None]
         qa = (qa * shrink).to(tl.float16)
         qa_high = (qa_high * shrink).to(tl.float16)
         qb = (qb * shrink).to(tl.float16)
         qb_high = (qb_high * shrink).to(tl.float16)
         qr = (qr * shrink).to(tl.float16)
         qr_high = (qr_high * shrink).to(tl.float16)
-        to_log2 = to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, DECODER)
+        to_log2 = tl.maximum(to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, DECODER), TINY)
         factor = factor * format_factor(FORMAT, DECODER)
-    if SCALES == 1:
-        cache_scale = tl.load(scale_ptr)
-        to_log2 = to_log2 * cache_scale
-        factor = factor * cache_scale
     row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
     row_lo = row_hi - window
 
@@ -88,25 +91,26 @@ def attend_latent(
     acc_b = acc_a
     acc_b_high = acc_a
     offsets = tl.arange(0, BLOCK_N)
-    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+    last = hi - 1
+    tile1 = tl.where(hi > lo, tile1, tile0)  # without a key there is no row to read
+    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        inside = offsets < hi - t0
         if WIDE:
             first = first.to(tl.int64)
             second = second.to(tl.int64)
-        rows = base + rows_of(first, second, t0, offsets, skp, skt, PAGE, SCALAR_IDS).to(tl.int64) * UNIT
-        ka = load_rows(rows, skd, inside, cols, DK // STEP, True)
-        kb = load_rows(rows, skd, inside, cols + HALF // STEP, DK // STEP, True)
-        kr = load_rows(rows, skd, inside, cols_r, DK // STEP, RANK + D2 <= DK)
-        first, second = load_ids(ids_ptr, t0 + BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+        rows = base + rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64) * UNIT
+        ka = load_rows(rows, skd, cols, DK // STEP, True)
+        kb = load_rows(rows, skd, cols + HALF // STEP, DK // STEP, True)
+        kr = load_rows(rows, skd, cols_r, DK // STEP, RANK + D2 <= DK)
+        first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
         nothing = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         scores = add_scores(qa, qa_high, ka, nothing, FORMAT, PAIRS, DECODER)
         rest = add_scores(qb, qb_high, kb, nothing, FORMAT, PAIRS, DECODER)
         rest = add_scores(qr, qr_high, kr, rest, FORMAT, PAIRS, DECODER)
-        scores = hide((scores + rest) * to_log2[:, None], offsets, t0, row_lo, row_hi, HAS_WINDOW)
-        m, alpha, p = softmax_step(scores, m)
+        scores = hide(scores + rest, offsets, t0, row_lo, row_hi, HAS_WINDOW)
+        m, alpha, p = softmax_step(scores, to_log2, m)
         weights = weights * alpha[:, None] + p
         acc_a = acc_a * alpha[:, None]
         acc_b = acc_b * alpha[:, None]
@@ -130,10 +134,10 @@ def _query_chunk(q_rows, stride_d, row_mask, START: tl.constexpr, shrink):
 
 
 @triton.jit
-def _load_chunk(rows, scales, inside, CHUNK: tl.constexpr):
+def _load_chunk(rows, scales, CHUNK: tl.constexpr):
     """128 codes of each token as 64 uint16, and their scale."""
-    codes = load_rows(rows, 1, inside, CHUNK * 64 + tl.arange(0, 64), 0, True)
-    return codes, tl.load(scales + CHUNK, mask=inside, other=0.0)
+    codes = load_rows(rows, 1, CHUNK * 64 + tl.arange(0, 64), 0, True)
+    return codes, tl.load(scales + CHUNK)
 
 
 @triton.jit
@@ -152,7 +156,7 @@ def attend_packed_latent(
     q_ptr, rows_ptr, ids_ptr, b, m_block, q_row0, q_len, lo, hi, tile0, tile1, window, scale,
     sqb, sqt, sqh, sqd, skp, skt,
     GROUP: tl.constexpr, PAGE: tl.constexpr, UNIT: tl.constexpr, HAS_WINDOW: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, DECODER: tl.constexpr, SCALAR_IDS: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr, DECODER: tl.constexpr, PAGES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """As `attend`, for rows of 328 uint16. Returns acc [BLOCK_M, 512], m and norm [BLOCK_M]."""
     row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -169,6 +173,7 @@ def attend_packed_latent(
     rope_cols = tl.arange(0, 64)
     q_rope = load_query(q_rows, sqd, row_mask, 512 + rope_cols, 576).to(tl.bfloat16)
     rope_factor = scale * LOG2E
+    one = tl.full([BLOCK_M], 1.0, tl.float32)
     latent_factor = power * (rope_factor / 16384.0) * format_factor(E4M3, DECODER)
     row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
     row_lo = row_hi - window
@@ -186,22 +191,23 @@ def attend_packed_latent(
     a6 = a0
     a7 = a0
     offsets = tl.arange(0, BLOCK_N)
-    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+    last = hi - 1
+    tile1 = tl.where(hi > lo, tile1, tile0)  # without a key there is no row to read
+    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        inside = offsets < hi - t0
         if WIDE:
             first = first.to(tl.int64)
             second = second.to(tl.int64)
-        units = rows_of(first, second, t0, offsets, skp, skt, PAGE, SCALAR_IDS).to(tl.int64)
+        units = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64)
         rows = rows_ptr + units * UNIT
         scales = scales_ptr + units * (UNIT // 2)
-        c0, s0 = _load_chunk(rows, scales, inside, 0)
-        c1, s1 = _load_chunk(rows, scales, inside, 1)
-        c2, s2 = _load_chunk(rows, scales, inside, 2)
-        c3, s3 = _load_chunk(rows, scales, inside, 3)
-        rope = load_rows(rope_ptr + units * UNIT, 1, inside, rope_cols, 0, True)
-        first, second = load_ids(ids_ptr, t0 + BLOCK_N, hi, offsets, PAGE, SCALAR_IDS)
+        c0, s0 = _load_chunk(rows, scales, 0)
+        c1, s1 = _load_chunk(rows, scales, 1)
+        c2, s2 = _load_chunk(rows, scales, 2)
+        c3, s3 = _load_chunk(rows, scales, 3)
+        rope = load_rows(rope_ptr + units * UNIT, 1, rope_cols, 0, True)
+        first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
         nothing = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         scores = _score(q0, q1, c0, s0, nothing, DECODER) + _score(q2, q3, c1, s1, nothing, DECODER)
@@ -210,7 +216,7 @@ def attend_packed_latent(
         scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW)
 
         exponent, _, inverse = split_scale(tl.maximum(tl.maximum(s0, s1), tl.maximum(s2, s3)))
-        m, alpha, p = softmax_step(scores + exponent[None, :], m)
+        m, alpha, p = softmax_step(scores + exponent[None, :], one, m)
         weights = weights * alpha[:, None] + p * inverse[None, :]
         a0, a1 = _weigh(p, c0, s0 * inverse, alpha, a0, a1, DECODER)
         a2, a3 = _weigh(p, c1, s1 * inverse, alpha, a2, a3, DECODER)

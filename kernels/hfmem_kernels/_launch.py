@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,16 +201,35 @@ def extent(cache: torch.Tensor, rows: Rows) -> int:
     return (pages - 1) * rows.page + (tokens - 1) * rows.token + (heads - 1) * rows.head + rows.offset + 1
 
 
-def decoder_of() -> int:
-    """How `decode_pair` decodes: 0 plain Triton, 1 PTX, 2 PTX with the fp8 conversion that sm_89 brought."""
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current device, which is the one that Triton asks about and launches on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+_decoders: dict[torch.device, int] = {}
+
+
+def decoder_of(device: torch.device) -> int:
+    """How `decode_pair` decodes: 0 plain Triton, 1 PTX, 2 PTX with the fp8 conversion that sm_89 brought. Asked once a GPU."""
     import triton
 
+    if device in _decoders:
+        return _decoders[device]
     if interpreting():
         return 0
-    target = triton.runtime.driver.active.get_current_target()
-    if target.backend != "cuda":
+    with current(device):
+        target = triton.runtime.driver.active.get_current_target()
+    decoder = 0 if target.backend != "cuda" else 2 if target.arch >= 89 else 1
+    if device.type == "cuda":
+        _decoders[device] = decoder
+    return decoder
+
+
+def pages_a_tile(page_size: int, block_n: int, window: int) -> int:
+    """How many pages a tile may touch: 1, 2, or 0 for more. Without a window the first tile begins where the first page does."""
+    if page_size < block_n:
         return 0
-    return 2 if target.arch >= 89 else 1
+    return 1 if page_size % block_n == 0 and not window else 2
 
 
 def scale_mode(k_scale: torch.Tensor | None) -> int:
@@ -305,7 +324,7 @@ def launch_decode(
         "HAS_LSE": lse is not None, "M_BLOCKS": m_blocks, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
         "BLOCK_B": block_b, "ONE_SCAN": batch <= block_b or config.split_tiles > 0, "SPLIT_TILES": config.split_tiles,
         "MIN_TILES": config.min_tiles, "SNAP": config.snap_tiles, "MAX_PIECES": config.max_pieces, **merge_step,
-        "DECODER": decoder_of(), "SCALAR_IDS": page_size >= config.block_n,
+        "DECODER": decoder_of(q.device), "PAGES": pages_a_tile(page_size, config.block_n, window),
         "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
         "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "PACKED_LATENT": packed_latent,
     }  # fmt: skip
@@ -324,6 +343,5 @@ def run(
     options: dict[str, Any] = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     if config.register_cap and constants["DECODER"]:  # ptxas understands it, nothing else does
         options["maxnreg"] = config.register_cap
-    where = arguments[0].device
-    with torch.cuda.device(where) if where.type == "cuda" else nullcontext():  # Triton launches on the current device
+    with current(arguments[0].device):
         return kernel.run(*arguments, grid=grid, warmup=warmup, **constants, **options)

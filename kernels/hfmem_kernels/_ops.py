@@ -1,4 +1,4 @@
-"""The decode kernels as torch ops (`torch.ops.hfmem_kernels.*`): what torch.compile, the meta device and CUDA graphs see.
+"""The decode kernels as torch ops.
 
 Flat argument lists, because an op's schema knows only tensors and plain values; `config` is a `LaunchConfig`, field by field.
 """
@@ -6,16 +6,25 @@ Flat argument lists, because an op's schema knows only tensors and plain values;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 
 from hfmem_kernels._heuristics import LaunchConfig
 from hfmem_kernels._launch import Columns, Split, Workspace, device_facts, launch_decode, plan_split
+from hfmem_kernels._register import nothing, op
 from hfmem_kernels._validate import fail
+
+_FIELDS = tuple(field.name for field in fields(LaunchConfig))
+
+
+def values_of(config: LaunchConfig) -> list[int]:
+    """A configuration, field by field; `dataclasses.astuple` copies each and takes ten times as long."""
+    return [int(getattr(config, name)) for name in _FIELDS]
 
 
 def config_of(values: Sequence[int]) -> LaunchConfig:
-    """The configuration that `dataclasses.astuple` flattened."""
+    """The configuration of `values_of`."""
     block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces, fan = values
     return LaunchConfig(
         block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap, snap, pieces, fan
@@ -84,7 +93,17 @@ def _run(
     )  # fmt: skip
 
 
-@torch.library.custom_op("hfmem_kernels::paged_decode", mutates_args=())
+def _paged_decode_fake(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
+    cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
+    alibi_slopes: torch.Tensor | None, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, v_factor: float,
+    kv_lora_rank: int, config: Sequence[int], want_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    out = q.new_empty(*q.shape[:-1], kv_lora_rank or v_cache.shape[-1])
+    return out, q.new_empty(q.shape[:-1] if want_lse else (0,), dtype=torch.float32)
+
+
+@op("paged_decode", mutates=(), fake=_paged_decode_fake)
 def paged_decode(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
     cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
@@ -102,18 +121,7 @@ def paged_decode(
     return out, lse
 
 
-@paged_decode.register_fake
-def _(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
-    cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
-    alibi_slopes: torch.Tensor | None, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, v_factor: float,
-    kv_lora_rank: int, config: Sequence[int], want_lse: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    out = q.new_empty(*q.shape[:-1], kv_lora_rank or v_cache.shape[-1])
-    return out, q.new_empty(q.shape[:-1] if want_lse else (0,), dtype=torch.float32)
-
-
-@torch.library.custom_op("hfmem_kernels::paged_decode_out", mutates_args=("out", "lse", "counters", "partials"))
+@op("paged_decode_out", mutates=("out", "lse", "counters", "partials"), fake=nothing)
 def paged_decode_out(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
     cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
@@ -126,14 +134,3 @@ def paged_decode_out(
         q, k_cache, v_cache, page_table, seq_lens, cu_q, max_q_len, scale, window, softcap, sinks, alibi_slopes,
         k_scale, v_scale, v_factor, kv_lora_rank, config, out, lse, Workspace(counters, partials),
     )  # fmt: skip
-
-
-@paged_decode_out.register_fake
-def _(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
-    cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
-    alibi_slopes: torch.Tensor | None, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, v_factor: float,
-    kv_lora_rank: int, config: Sequence[int], out: torch.Tensor, lse: torch.Tensor | None, counters: torch.Tensor,
-    partials: torch.Tensor,
-) -> None:  # fmt: skip
-    return None

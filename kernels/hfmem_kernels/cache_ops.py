@@ -8,6 +8,7 @@ from hfmem_kernels import _validate
 from hfmem_kernels._heuristics import LaunchConfig, next_power_of_2
 from hfmem_kernels._launch import cache_format, decoder_of, require_triton, run, scale_mode, scale_strides
 from hfmem_kernels._reference import LATENT_GROUP, gather
+from hfmem_kernels._register import nothing, op
 from hfmem_kernels.layout import SCALE_BYTES, LatentFormat
 
 _CONFIG = LaunchConfig(block_m=16, block_n=16, num_warps=1, num_stages=1, ctas_per_sm=8)
@@ -184,7 +185,7 @@ def _write_packed_reference(latent: torch.Tensor, rope: torch.Tensor, cache: tor
     cache[slots[kept] // cache.shape[1], slots[kept] % cache.shape[1]] = rows
 
 
-@torch.library.custom_op("hfmem_kernels::write_kv", mutates_args=("k_cache", "v_cache", "k_scale", "v_scale"))
+@op("write_kv", mutates=("k_cache", "v_cache", "k_scale", "v_scale"), fake=nothing)
 def write_kv_op(
     k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slot_mapping: torch.Tensor,
     k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, k_factor: float, v_factor: float,
@@ -204,20 +205,12 @@ def write_kv_op(
     ]  # fmt: skip
     constants = {
         "PAGE": k_cache.shape[1], "DK": k.shape[2], "DV": v.shape[2], "BLOCK_K": next_power_of_2(k.shape[2]),
-        "BLOCK_V": next_power_of_2(v.shape[2]), "FORMAT": kind, "SCALES": scale_mode(k_scale), "DECODER": decoder_of(),
+        "BLOCK_V": next_power_of_2(v.shape[2]), "FORMAT": kind, "SCALES": scale_mode(k_scale), "DECODER": decoder_of(k.device),
     }  # fmt: skip
     run(write_kernel, (k.shape[0], k.shape[1]), arguments, constants, _CONFIG, warmup=False)
 
 
-@write_kv_op.register_fake
-def _(
-    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slot_mapping: torch.Tensor,
-    k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, k_factor: float, v_factor: float,
-) -> None:  # fmt: skip
-    return None
-
-
-@torch.library.custom_op("hfmem_kernels::write_latent", mutates_args=("cache",))
+@op("write_latent", mutates=("cache",), fake=nothing)
 def write_latent_op(latent: torch.Tensor, rope: torch.Tensor, cache: torch.Tensor, slot_mapping: torch.Tensor) -> None:
     """The checked call for uint8 rows."""
     from hfmem_kernels._kernels_cache import write_packed_latent_kernel
@@ -225,10 +218,10 @@ def write_latent_op(latent: torch.Tensor, rope: torch.Tensor, cache: torch.Tenso
     if latent.shape[0] == 0:
         return
     arguments = [latent, rope, cache, slot_mapping, *latent.stride(), *rope.stride(), *cache.stride()[:2]]
-    constants = {"PAGE": cache.shape[1], "RANK": latent.shape[1], "ROPE": rope.shape[1], "DECODER": decoder_of()}
+    constants = {
+        "PAGE": cache.shape[1],
+        "RANK": latent.shape[1],
+        "ROPE": rope.shape[1],
+        "DECODER": decoder_of(latent.device),
+    }
     run(write_packed_latent_kernel, (latent.shape[0],), arguments, constants, _CONFIG, warmup=False)
-
-
-@write_latent_op.register_fake
-def _(latent: torch.Tensor, rope: torch.Tensor, cache: torch.Tensor, slot_mapping: torch.Tensor) -> None:
-    return None

@@ -7,6 +7,7 @@ import torch
 from hfmem_kernels import _reference, _validate
 from hfmem_kernels._heuristics import LaunchConfig, next_power_of_2
 from hfmem_kernels._launch import decoder_of, require_triton, run
+from hfmem_kernels._register import nothing, op, wants_backward, without_backward
 
 
 def merge_attention(
@@ -52,11 +53,12 @@ def merge_attention(
         merged, log_sum = _reference.merge(outs.float(), lses)
         return out.copy_(merged), lse.copy_(log_sum)
     require_triton(impl, outs)
-    merge_op(outs, lses, out, lse)
-    return out, lse
+    with torch.no_grad():
+        merge_op(outs, lses, out, lse)
+    return (without_backward(out, outs, lses), lse) if wants_backward(outs, lses) else (out, lse)
 
 
-@torch.library.custom_op("hfmem_kernels::merge_attention", mutates_args=("out", "lse"))
+@op("merge_attention", mutates=("out", "lse"), fake=nothing)
 def merge_op(outs: torch.Tensor, lses: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
     """The checked call."""
     from hfmem_kernels._kernels_cache import merge_kernel
@@ -73,10 +75,5 @@ def merge_op(outs: torch.Tensor, lses: torch.Tensor, out: torch.Tensor, lse: tor
         flat, log_sums, out_rows, lse_rows, flat.shape[0], rows, *flat.stride(), *log_sums.stride(),
         *out_rows.stride(), lse_rows.stride(0),
     ]  # fmt: skip
-    constants = {"DIM": dim, "BLOCK_D": block_d, "BLOCK_R": block_r, "DECODER": decoder_of()}
+    constants = {"DIM": dim, "BLOCK_D": block_d, "BLOCK_R": block_r, "DECODER": decoder_of(outs.device)}
     run(merge_kernel, (-(-rows // block_r),), arguments, constants, LaunchConfig(16, 16, 4, 1, 2), warmup=False)
-
-
-@merge_op.register_fake
-def _(outs: torch.Tensor, lses: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
-    return None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import Any, Literal
 
 import torch
 
 from hfmem_kernels import _ops, _reference, _validate
-from hfmem_kernels._heuristics import DecodeShape, LaunchConfig, select_config
+from hfmem_kernels._heuristics import DecodeShape, DeviceFacts, LaunchConfig, select_config
 from hfmem_kernels._launch import Workspace, device_facts, require_triton
+from hfmem_kernels._register import wants_backward, without_backward
 from hfmem_kernels.layout import LatentFormat
 
 Impl = Literal["triton", "reference"]
 #: positions and windows up to here add up in int32
 MOST_TOKENS = 1 << 30
+#: what the table said before: a decode step asks the same for every layer
+_chosen: dict[tuple[DecodeShape, DeviceFacts, bool], LaunchConfig] = {}
 
 
 def paged_decode_attention(
@@ -99,8 +101,9 @@ def paged_decode_attention(
     require_triton(impl, q)
     if config is None:
         shape = DecodeShape(
-            q.shape[-2] // k_cache.shape[2], most, q.shape[-1], v_cache.shape[-1], k_cache.element_size()
-        )
+            q.shape[-2] // k_cache.shape[2], most, q.shape[-1], v_cache.shape[-1], k_cache.element_size(),
+            token_scales=isinstance(k_scale, torch.Tensor) and k_scale.dim() == 3,
+        )  # fmt: skip
         config = _choose(shape, q.device, batch_invariant)
     if not isinstance(k_scale, torch.Tensor) and k_scale is not None:
         scale, k_scale = scale * k_scale, None
@@ -194,7 +197,12 @@ def allocate_workspace(
 
 def _choose(shape: DecodeShape, device: torch.device, batch_invariant: bool) -> LaunchConfig:
     facts = device_facts(device)
-    return select_config(shape, facts.family, batch_invariant=batch_invariant, triton=facts.triton)
+    if torch.compiler.is_compiling():
+        return select_config(shape, facts.family, batch_invariant=batch_invariant, triton=facts.triton)
+    key = (shape, facts, batch_invariant)
+    if key not in _chosen:
+        _chosen[key] = select_config(shape, facts.family, batch_invariant=batch_invariant, triton=facts.triton)
+    return _chosen[key]
 
 
 def _limits(window: int | None, softcap: float | None) -> tuple[int, float]:
@@ -243,10 +251,13 @@ def _dispatch(
     """Call the functional op, or the one that writes into the caller's buffers."""
     arguments = (
         q, k_cache, v_cache, page_table, seq_lens, cu_q, max_q_len, scale, window, softcap, sinks, alibi_slopes,
-        k_scale, v_scale, v_factor, kv_lora_rank, [int(x) for x in astuple(config)],
+        k_scale, v_scale, v_factor, kv_lora_rank, _ops.values_of(config),
     )  # fmt: skip
     if out is None and workspace is None:
-        result, log_sum = _ops.paged_decode(*arguments, return_lse)
+        with torch.no_grad():
+            result, log_sum = _ops.paged_decode(*arguments, return_lse)
+        if wants_backward(q, k_cache, v_cache):
+            result = without_backward(result, q, k_cache, v_cache)
         return (result, log_sum) if return_lse else result
     if out is None:
         out = q.new_empty(*q.shape[:-1], kv_lora_rank or v_cache.shape[-1])
@@ -255,7 +266,8 @@ def _dispatch(
         workspace = _ops.workspace_for(*arguments)
     else:
         _ops.check_workspace(workspace, *arguments)
-    _ops.paged_decode_out(*arguments, out, lse, workspace.counters, workspace.partials)
+    with torch.no_grad():
+        _ops.paged_decode_out(*arguments, out, lse, workspace.counters, workspace.partials)
     if return_lse:
         assert lse is not None
         return out, lse

@@ -88,8 +88,9 @@ def variant_jobs() -> dict[str, dict[str, Any]]:
     jobs = {}
     for name, (dtype, shape) in VARIANTS.items():
         decode = DecodeShape(
-            shape.get("heads", 32) // shape.get("kv_heads", 8), 1, 128, 128, getattr(torch, dtype).itemsize
-        )
+            shape.get("heads", 32) // shape.get("kv_heads", 8), 1, 128, 128, getattr(torch, dtype).itemsize,
+            token_scales=shape.get("scale") == "token",
+        )  # fmt: skip
         config = asdict(select_config(decode, "sm90", triton=TRITON))
         jobs[name] = {"target": "sm90", "dtype": dtype, "config": config, "shape": shape}
     return jobs

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import Any
 
 import pytest
 import torch
 
-from hfmem_kernels import _ops, allocate_workspace, mla_decode_attention, paged_decode_attention, testing
+from hfmem_kernels import (
+    _ops,
+    allocate_workspace,
+    merge_attention,
+    mla_decode_attention,
+    paged_decode_attention,
+    testing,
+)
 from hfmem_kernels._heuristics import DecodeShape, select_config
 from hfmem_kernels._launch import Workspace
 from hfmem_kernels.cache_ops import write_kv_op, write_latent_op
@@ -22,7 +28,7 @@ def op_arguments(inputs: testing.Inputs, **changes: Any) -> tuple[Any, ...]:
     values = {
         "cu_q": None, "max_q_len": inputs.case.q_len, "scale": 0.125, "window": 0, "softcap": 0.0, "sinks": None,
         "alibi_slopes": None, "k_scale": None, "v_scale": None, "v_factor": 1.0, "kv_lora_rank": 0,
-        "config": [int(x) for x in astuple(config)],
+        "config": _ops.values_of(config),
     }  # fmt: skip
     return (*inputs.positional, *(values | changes).values())
 
@@ -91,6 +97,18 @@ def test_compiles_into_one_graph(device: str) -> None:
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(inputs.q), step(inputs.q))
+
+
+def test_gradients_are_refused_not_left_out(device: str) -> None:
+    """Queries of a model in training pass; the error comes where autograd would go back through the call."""
+    inputs = testing.build(Case((20, 7), dtype="float32"), device)
+    out = paged_decode_attention(inputs.q.requires_grad_(), *inputs.positional[1:])
+    assert isinstance(out, torch.Tensor)
+    with pytest.raises(RuntimeError, match="for inference and has no backward"):
+        out.sum().backward()
+    outs = torch.randn(2, 3, 1, 8, device=device, requires_grad=True)
+    with pytest.raises(RuntimeError, match="for inference and has no backward"):
+        merge_attention(outs, torch.zeros(2, 3, 1, device=device))[0].sum().backward()
 
 
 def test_given_buffers_are_the_result(device: str) -> None:

@@ -24,7 +24,16 @@ def default_config(row: Row, device: torch.device) -> LaunchConfig:
     packed = row.latent_format is not LatentFormat.PLAIN
     size = 1 if row.dtype.startswith(("float8", "int8")) or packed else 2
     group = s.num_heads if s.latent else s.group
-    shape = DecodeShape(group, row.q_len, s.head_dim, s.v_head_dim, size, latent=s.latent, packed=packed)
+    shape = DecodeShape(
+        group,
+        row.q_len,
+        s.head_dim,
+        s.v_head_dim,
+        size,
+        latent=s.latent,
+        packed=packed,
+        token_scales=row.scales == "token",
+    )
     facts = device_facts(device)
     return select_config(shape, facts.family, triton=facts.triton)
 
