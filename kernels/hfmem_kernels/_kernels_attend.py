@@ -168,11 +168,11 @@ def attend(
         q_high1 = (q_high1 * shrink).to(tl.float16)
         q_low2 = (q_low2 * shrink).to(tl.float16)
         q_high2 = (q_high2 * shrink).to(tl.float16)
-        to_log2 = tl.maximum(to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, DECODER), TINY)
+        to_log2 = tl.maximum(to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, PAIRS, DECODER), TINY)
 
     factor = v_factor
     if FORMAT != PLAIN:
-        factor = factor * format_factor(FORMAT, DECODER)
+        factor = factor * format_factor(FORMAT, PAIRS, DECODER)
     if SCALES == 1:
         factor = factor * tl.load(v_scale_ptr + head.to(tl.int64) * vsh)
 

@@ -100,9 +100,12 @@ def decode_pair(x, FORMAT: tl.constexpr, DECODER: tl.constexpr):
 
 
 @triton.jit
-def format_factor(FORMAT: tl.constexpr, DECODER: tl.constexpr):
-    """What a decoded element is to be multiplied by: fp16's exponent bias is 15, that of e4m3 is 7."""
-    return 256.0 if FORMAT == E4M3 and DECODER != CONVERT else 1.0
+def format_factor(FORMAT: tl.constexpr, PAIRS: tl.constexpr, DECODER: tl.constexpr):
+    """What a decoded element is to be multiplied by: fp16's exponent bias is 15, that of e4m3 is 7.
+
+    The conversion sees to it; single bytes are decoded by arithmetic whatever the device has.
+    """
+    return 256.0 if FORMAT == E4M3 and not (PAIRS and DECODER == CONVERT) else 1.0
 
 
 @triton.jit

@@ -76,8 +76,8 @@ def attend_latent(
         qb_high = (qb_high * shrink).to(tl.float16)
         qr = (qr * shrink).to(tl.float16)
         qr_high = (qr_high * shrink).to(tl.float16)
-        to_log2 = tl.maximum(to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, DECODER), TINY)
-        factor = factor * format_factor(FORMAT, DECODER)
+        to_log2 = tl.maximum(to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, PAIRS, DECODER), TINY)
+        factor = factor * format_factor(FORMAT, PAIRS, DECODER)
     row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
     row_lo = row_hi - window
 
@@ -174,7 +174,7 @@ def attend_packed_latent(
     q_rope = load_query(q_rows, sqd, row_mask, 512 + rope_cols, 576).to(tl.bfloat16)
     rope_factor = scale * LOG2E
     one = tl.full([BLOCK_M], 1.0, tl.float32)
-    latent_factor = power * (rope_factor / 16384.0) * format_factor(E4M3, DECODER)
+    latent_factor = power * (rope_factor / 16384.0) * format_factor(E4M3, True, DECODER)
     row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
     row_lo = row_hi - window
 
@@ -225,4 +225,4 @@ def attend_packed_latent(
 
     left = _beside(_interleaved(a0, a1, BLOCK_M, 128), _interleaved(a2, a3, BLOCK_M, 128), BLOCK_M, 128)
     right = _beside(_interleaved(a4, a5, BLOCK_M, 128), _interleaved(a6, a7, BLOCK_M, 128), BLOCK_M, 128)
-    return _beside(left, right, BLOCK_M, 256) * format_factor(E4M3, DECODER), m, tl.sum(weights, 1)
+    return _beside(left, right, BLOCK_M, 256) * format_factor(E4M3, True, DECODER), m, tl.sum(weights, 1)

@@ -102,6 +102,11 @@ def interpreting() -> bool:
     )
 
 
+def kernels_run_on(device: torch.device) -> bool:
+    """Whether kernels can be launched on tensors of this device."""
+    return device.type == "cuda" or interpreting()
+
+
 def require_triton(impl: str, tensor: torch.Tensor) -> None:
     """Refuse, rather than fall back, where the kernels cannot run.
 
@@ -115,7 +120,7 @@ def require_triton(impl: str, tensor: torch.Tensor) -> None:
         return
     if importlib.util.find_spec("triton") is None:
         raise RuntimeError('impl="triton" needs the triton package; impl="reference" runs without it')
-    if tensor.device.type != "cuda" and not interpreting():
+    if not kernels_run_on(tensor.device):
         raise RuntimeError(
             f'impl="triton" needs a GPU, the tensors are on {tensor.device}; impl="reference" runs anywhere'
         )
@@ -129,13 +134,15 @@ def triton_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+#: the "device" of CPU tensors: Triton's interpreter, which counts as four multiprocessors
+STAND_IN = DeviceFacts(family="interpreter", num_sms=4)
 _facts: dict[int, DeviceFacts] = {}
 
 
 def device_facts(device: torch.device) -> DeviceFacts:
-    """What the heuristics need to know of a device; queried once a device. The interpreter counts as four multiprocessors."""
+    """What the heuristics need to know of a device; queried once a device."""
     if device.type != "cuda":
-        return DeviceFacts(family="interpreter", num_sms=4)
+        return STAND_IN
     index = torch.cuda.current_device() if device.index is None else device.index
     if index not in _facts:
         properties = torch.cuda.get_device_properties(index)

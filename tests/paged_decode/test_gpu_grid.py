@@ -9,6 +9,7 @@ inputs and its oracle some tenths of a second. The axes are therefore crossed wh
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import replace
 
@@ -28,6 +29,10 @@ from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout
 from hfmem_kernels.testing import Case
 
 gpu = pytest.mark.gpu
+#: the PTX machine takes hundredths of a second for a tile of keys
+MOST_EXECUTED = 700
+#: not "cuda" in the PTX machine (`ptx_device`), which runs compiled kernels on CPU tensors
+DEVICE = "cpu" if os.environ.get("HFMEM_PTX") else "cuda"
 
 LLAMA = Case((), num_heads=32, num_kv_heads=8, head_dim=128)
 MODELS = {
@@ -75,14 +80,16 @@ FEATURES = {
 
 def check(case: Case) -> None:
     """out and lse within their bounds, from buffers and scratch memory full of NaN; zeros and -inf where nothing is seen."""
-    inputs = testing.build(case, "cuda")
+    if DEVICE == "cpu":
+        case = replace(case, seq_lens=tuple(min(n, MOST_EXECUTED) for n in case.seq_lens))
+    inputs = testing.build(case, DEVICE)
     arguments = dict(inputs.arguments)
     if case.q_lens:
         arguments["max_q_len"] = max(case.q_lens)
     q, v = inputs.q, inputs.cache.v
-    out = torch.full((*q.shape[:-1], v.shape[-1]), float("nan"), dtype=q.dtype, device="cuda")
-    lse = torch.full(q.shape[:-1], float("nan"), device="cuda")
-    workspace = allocate_workspace("cuda")
+    out = torch.full((*q.shape[:-1], v.shape[-1]), float("nan"), dtype=q.dtype, device=DEVICE)
+    lse = torch.full(q.shape[:-1], float("nan"), device=DEVICE)
+    workspace = allocate_workspace(DEVICE)
     workspace.partials.fill_(float("nan"))
     paged_decode_attention(*inputs.positional, **arguments, out=out, lse=lse, return_lse=True, workspace=workspace)
     assert not workspace.counters.any(), "a launch leaves its counters as it found them"
@@ -198,17 +205,17 @@ def test_batches_that_are_scanned_in_blocks(batch: int) -> None:
 def latent_inputs(heads: int, q_len: int, kind: str) -> tuple[torch.Tensor, ...]:
     """Queries, a cache whose foreign rows are NaN, page table, lengths."""
     lengths = (4097, 0, 63, 900)
-    table = layout.page_table(list(lengths), 64, random.Random(0).sample(range(90), 90), "cuda")
+    table = layout.page_table(list(lengths), 64, random.Random(0).sample(range(90), 90), DEVICE)
     latent_format = LatentFormat.FP8_DS if kind == "fp8_ds_mla" else LatentFormat.PLAIN
     dtype = "float8_e4m3fn" if kind == "e4m3" else "bfloat16"
-    cache = layout.allocate_latent(90, 64, 512, 64, dtype, latent_format, "cuda")
+    cache = layout.allocate_latent(90, 64, 512, 64, dtype, latent_format, DEVICE)
     cache.view(torch.uint8).fill_(0xFF)  # NaN in bf16, fp32 and e4m3
     slots = [int(table[b, t // 64]) * 64 + t % 64 for b, n in enumerate(lengths) for t in range(n)]
-    latent, rope = torch.randn(len(slots), 512, device="cuda"), torch.randn(len(slots), 64, device="cuda")
+    latent, rope = torch.randn(len(slots), 512, device=DEVICE), torch.randn(len(slots), 64, device=DEVICE)
     scale = 0.02 if kind == "e4m3" else None
-    write_latent(latent, rope, cache, torch.tensor(slots, device="cuda"), cache_scale=scale)
-    q = torch.randn(4, q_len, heads, 576, device="cuda").to(torch.bfloat16) * 0.1
-    return q, cache, table, torch.tensor(lengths, dtype=torch.int32, device="cuda")
+    write_latent(latent, rope, cache, torch.tensor(slots, device=DEVICE), cache_scale=scale)
+    q = torch.randn(4, q_len, heads, 576, device=DEVICE).to(torch.bfloat16) * 0.1
+    return q, cache, table, torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
 
 
 @gpu
@@ -229,7 +236,7 @@ def test_latent(heads: int, q_len: int, kind: str) -> None:
 @gpu
 def test_a_cascade_is_the_whole() -> None:
     """A prefix and the rest, merged: fp32 throughout, so that only the order of sums differs."""
-    inputs = testing.build(replace(LLAMA, seq_lens=(5000, 1700), dtype="float32"), "cuda")
+    inputs = testing.build(replace(LLAMA, seq_lens=(5000, 1700), dtype="float32"), DEVICE)
     whole, lse = paged_decode_attention(*inputs.positional, return_lse=True)
     head = (*inputs.positional[:4], torch.full_like(inputs.seq_lens, 1024))
     tail = (*inputs.positional[:3], inputs.page_table[:, 64:].contiguous(), inputs.seq_lens - 1024)
@@ -244,15 +251,15 @@ def test_a_cascade_is_the_whole() -> None:
 def test_a_cache_that_the_writer_filled(dtype: str, scales: str) -> None:
     """write_kv in two steps, then decode: against attention over the dequantized cache."""
     spec = CacheSpec(8, 128, 128, 16, dtype, token_scales=scales == "token")
-    cache = layout.allocate(spec, 80, "cuda")
-    table = layout.page_table([1000, 200], 16, random.Random(1).sample(range(80), 80), "cuda")
+    cache = layout.allocate(spec, 80, DEVICE)
+    table = layout.page_table([1000, 200], 16, random.Random(1).sample(range(80), 80), DEVICE)
     for b, length in enumerate((1000, 200)):
         for first, stop in ((0, length - 1), (length - 1, length)):
-            slots = torch.tensor([int(table[b, t // 16]) * 16 + t % 16 for t in range(first, stop)], device="cuda")
-            k, v = torch.randn(2, stop - first, 8, 128, device="cuda").unbind()
+            slots = torch.tensor([int(table[b, t // 16]) * 16 + t % 16 for t in range(first, stop)], device=DEVICE)
+            k, v = torch.randn(2, stop - first, 8, 128, device=DEVICE).unbind()
             write_kv(k, v, cache.k, cache.v, slots, k_scale=cache.k_scale, v_scale=cache.v_scale)
-    q = torch.randn(2, 32, 128, device="cuda").to(torch.bfloat16)
-    lengths = torch.tensor([1000, 200], dtype=torch.int32, device="cuda")
+    q = torch.randn(2, 32, 128, device=DEVICE).to(torch.bfloat16)
+    lengths = torch.tensor([1000, 200], dtype=torch.int32, device=DEVICE)
     arguments = (q, cache.k, cache.v, table, lengths)
     scales_given = {"k_scale": cache.k_scale, "v_scale": cache.v_scale}
     out = paged_decode_attention(*arguments, **scales_given)  # type: ignore[arg-type]
@@ -266,8 +273,8 @@ def test_a_cache_that_the_writer_filled(dtype: str, scales: str) -> None:
 @pytest.mark.parametrize("batch_invariant", [False, True])
 def test_repeats_are_bitwise_equal(model: str, batch_invariant: bool) -> None:
     """The last program to arrive differs from run to run; the result must not. Fixed splits need more scratch memory."""
-    inputs = testing.build(replace(MODELS[model], seq_lens=(17000, 40)), "cuda")
-    workspace = None if batch_invariant else allocate_workspace("cuda")
+    inputs = testing.build(replace(MODELS[model], seq_lens=(17000, 40)), DEVICE)
+    workspace = None if batch_invariant else allocate_workspace(DEVICE)
     arguments = inputs.arguments | {"workspace": workspace, "batch_invariant": batch_invariant}
     first = paged_decode_attention(*inputs.positional, **arguments)
     for _ in range(50):
@@ -280,7 +287,7 @@ def test_repeats_are_bitwise_equal(model: str, batch_invariant: bool) -> None:
 def test_batch_invariant_rows(cache: str) -> None:
     """A sequence's result is bitwise the same alone and among others, wherever it stands."""
     dtype, scales = FORMATS[cache]
-    inputs = testing.build(replace(LLAMA, seq_lens=(9000, 3, 2048, 700), cache_dtype=dtype, scales=scales), "cuda")
+    inputs = testing.build(replace(LLAMA, seq_lens=(9000, 3, 2048, 700), cache_dtype=dtype, scales=scales), DEVICE)
     q, k, v, table, lengths = inputs.positional
     arguments = inputs.arguments | {"batch_invariant": True}
     together = paged_decode_attention(*inputs.positional, **arguments)
@@ -291,11 +298,12 @@ def test_batch_invariant_rows(cache: str) -> None:
 
 
 @gpu
+@pytest.mark.cuda_runtime
 def test_captured_graph_follows_the_lengths() -> None:
     """A graph captured with short sequences serves long ones: nothing about the lengths was decided by the host."""
-    inputs = testing.build(replace(LLAMA, seq_lens=(9000, 5000)), "cuda")
+    inputs = testing.build(replace(LLAMA, seq_lens=(9000, 5000)), DEVICE)
     lengths = inputs.seq_lens.clone()
-    workspace, out = allocate_workspace("cuda"), torch.empty_like(inputs.q)
+    workspace, out = allocate_workspace(DEVICE), torch.empty_like(inputs.q)
     inputs.seq_lens.fill_(1)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -314,13 +322,14 @@ def test_captured_graph_follows_the_lengths() -> None:
 
 
 @gpu
+@pytest.mark.cuda_runtime
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_call_neither_waits_nor_allocates() -> None:
     """PyTorch raises where something waits for the device; the allocator's count of requests stays as it was."""
-    inputs = testing.build(replace(LLAMA, seq_lens=(900, 50)), "cuda")
+    inputs = testing.build(replace(LLAMA, seq_lens=(900, 50)), DEVICE)
     q = inputs.q
-    buffers = {"out": torch.empty_like(q), "lse": torch.empty(q.shape[:-1], device="cuda"), "return_lse": True}
-    workspace = allocate_workspace("cuda")
+    buffers = {"out": torch.empty_like(q), "lse": torch.empty(q.shape[:-1], device=DEVICE), "return_lse": True}
+    workspace = allocate_workspace(DEVICE)
     paged_decode_attention(*inputs.positional, **buffers, workspace=workspace)  # type: ignore[arg-type]
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
@@ -336,6 +345,7 @@ def test_a_call_neither_waits_nor_allocates() -> None:
 
 
 @gpu
+@pytest.mark.cuda_runtime
 @pytest.mark.parametrize(
     ("dtype", "padding"), [("bfloat16", 0), ("float8_e4m3fn", 0), ("bfloat16", 1)], ids=["bf16", "e4m3", "odd_rows"]
 )
@@ -347,12 +357,12 @@ def test_cache_beyond_32_bits(dtype: str, padding: int) -> None:
         pytest.skip("needs 24 GiB of free device memory")
     scales = "none" if dtype == "bfloat16" else "tensor"
     case = replace(LLAMA, seq_lens=(100,), page_size=16, cache_dtype=dtype, scales=scales)
-    inputs = testing.build(case, "cuda", spare_pages=0)
+    inputs = testing.build(case, DEVICE, spare_pages=0)
     pages = (9 << 30) // (16 * 8 * 128 * 2)
     used = inputs.cache.k.shape[0]
 
     def cache(pages: int, rows: torch.Tensor) -> torch.Tensor:
-        made = torch.empty(pages, 16, 8, 128 + padding, dtype=rows.dtype, device="cuda")[..., :128]
+        made = torch.empty(pages, 16, 8, 128 + padding, dtype=rows.dtype, device=DEVICE)[..., :128]
         made[-used:] = rows
         return made
 
