@@ -126,3 +126,10 @@ def test_moshi_with_its_frame_decoder_and_codec() -> None:
     arch = read_architecture(MOSHI | {"architectures": ["MoshiForConditionalGeneration"]})
     assert arch.expected_parameters() == 79_345_873
     assert arch.expected_parameters() - TEXT - 2 * 3 * 21 * 32 - frame == 79_308_609
+
+
+@pytest.mark.parametrize("name", ["moonshine", "moonshine_streaming", "pix2struct", "pop2piano", "musicgen"])
+def test_llama_cpp_has_none_of_them(name: str) -> None:
+    arch = read_architecture({"model_type": name})
+    with pytest.raises(UnsupportedError, match=f"has no {name} models"):
+        engine("llama.cpp").cache(arch, Serving(context=100, num_seqs=1, engine="llama.cpp"))

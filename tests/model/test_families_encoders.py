@@ -58,6 +58,7 @@ COUNTED = [
     ("t5gemma", "T5GemmaForConditionalGeneration", 5_596_853_760),
     ("prophetnet", "ProphetNetForConditionalGeneration", 391_321_600),
     ("trocr", "TrOCRForCausalLM", 253_559_808),
+    ("moonshine_streaming", "MoonshineStreamingForConditionalGeneration", 44_054_721),
     ("pix2struct", "Pix2StructForConditionalGeneration", 282_285_696),
     ("pop2piano", "Pop2PianoForConditionalGeneration", 59_108_352),
 ]

@@ -67,6 +67,10 @@ _COMPRESSORS: Final[dict[int, tuple[int, int]]] = {4: (8, 2), 128: (128, 1)}
 _NOT_SERVED: Final = frozenset(
     {
         "whisper",
+        "moonshine",
+        "moonshine_streaming",
+        "pix2struct",
+        "pop2piano",
         "xlnet",
         "step5",
         "step5_vl",

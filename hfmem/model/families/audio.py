@@ -171,7 +171,7 @@ def qwen3_asr(cfg: Config) -> Architecture:
     return wrap(cfg, text, inner, "qwen3_asr", (("", "thinker."),), inv, tower_layers(count, "audio"))
 
 
-def _gqa(part: Part, width: int, heads: int, kv_heads: int, head_dim: int, *, bias: bool) -> None:
+def grouped_attention(part: Part, width: int, heads: int, kv_heads: int, head_dim: int, *, bias: bool) -> None:
     at = part.at("", component=Component.ATTENTION)
     at.linear("q_proj", heads * head_dim, width, split=COLUMN, bias=bias)
     for name in ("k_proj", "v_proj"):
@@ -204,7 +204,7 @@ def moonshine(cfg: Config) -> Architecture:
             raise ContradictionError(f"{cfg.file}: {heads} {side} heads cannot share {kv_heads} KV heads")
         shapes[side] = (heads, kv_heads, width // heads)
     block = encoder.at("layers.{}.", range(encoders))
-    _gqa(block.at("self_attn."), width, *shapes["encoder"], bias=bias)
+    grouped_attention(block.at("self_attn."), width, *shapes["encoder"], bias=bias)
     mlp = block.at("mlp.", component=Component.MLP)
     mlp.linear("fc1", inner, width, split=COLUMN)
     mlp.linear("fc2", width, inner, split=ROW)
@@ -213,7 +213,7 @@ def moonshine(cfg: Config) -> Architecture:
     decoder.tensor("embed_tokens.weight", (vocab, width), Component.EMBEDDING, Vocab())
     block = decoder.at("layers.{}.", range(decoders))
     for name in ("self_attn", "encoder_attn"):
-        _gqa(block.at(f"{name}."), width, *shapes["decoder"], bias=bias)
+        grouped_attention(block.at(f"{name}."), width, *shapes["decoder"], bias=bias)
     mlp = block.at("mlp.", component=Component.MLP)
     mlp.linear("fc1", 2 * inner, width, split=Column((inner, inner), (None, None)))
     mlp.linear("fc2", width, inner, split=ROW)

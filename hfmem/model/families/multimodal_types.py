@@ -8,6 +8,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "step5_vl": "step5:step5_vl",
     "openpangu_vl": "wrapped:openpangu_vl",
     "pix2struct": "pix2struct:pix2struct",
+    "moonshine_streaming": "moonshine_streaming:moonshine_streaming",
     "moshi": "moshi:moshi",
     "musicgen": "musicgen:musicgen",
     "musicgen_melody": "musicgen:musicgen",
