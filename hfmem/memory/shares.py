@@ -12,7 +12,7 @@ from math import prod
 from typing import Final, assert_never
 
 from hfmem.errors import UnsupportedError
-from hfmem.model.inventory import Column, ExpertSplit, Replicated, Row, Split, TensorSpec, Vocab
+from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row, Split, TensorSpec, Vocab
 from hfmem.records import dataclass
 
 #: rows that vLLM and SGLang pad a vocabulary to a multiple of (`DEFAULT_VOCAB_PADDING_SIZE`)
@@ -68,6 +68,17 @@ def share(spec: TensorSpec, sharding: Sharding) -> Fraction:
             return Fraction(-(-experts // sharding.expert_ranks), experts)
         case _:
             assert_never(spec.split)
+
+
+def in_image_attention(spec: TensorSpec) -> bool:
+    """Whether the tensor is part of an image encoder's attention."""
+    words = spec.pattern.split(".")
+    return (
+        spec.component is Component.VISION
+        and spec.layer_axis is not None
+        and not any("audio" in word for word in words)
+        and any(word.endswith(("attn", "attention")) for word in words)
+    )
 
 
 def _num_experts(spec: TensorSpec, axis: int | None, sharding: Sharding) -> int:
