@@ -21,6 +21,9 @@ _LEAST_EXPERT_ROWS: Final = 256
 #: rows that Kimi K3's joint projection of delta attention is padded to a multiple of
 _JOINT_ROWS: Final = 16
 
+#: rows that Inkling's router is padded to a multiple of (`models/inkling/nvidia/moe.py`)
+_ROUTER_ROWS: Final = 8
+
 
 def mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: int) -> Fraction:
     """How much vLLM's kernels for experts in MXFP4 pad them: a rank's intermediate size to 128, the hidden size to 128 on Hopper,
@@ -36,6 +39,9 @@ def mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: in
 
 def padded_share(arch: Architecture, spec: TensorSpec, sharding: Sharding, part: Fraction) -> Fraction:
     """`part`, a rank's share of the tensor under vLLM, with what the model's class adds to it."""
+    if "inkling_text" in (arch.model_type, arch.text_type) and spec.pattern.endswith(".mlp.gate.weight"):
+        rows = spec.shape[0]  # routed and sink experts
+        return part * Fraction(-(-rows // _ROUTER_ROWS) * _ROUTER_ROWS, rows)
     if arch.model_type != _KIMI_K3:
         return part
     if isinstance(spec.split, ExpertSplit):

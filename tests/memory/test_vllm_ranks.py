@@ -6,13 +6,16 @@ configs as rank 0 of every stage (without a GPU: compiled modules stubbed, platf
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine
+from hfmem.memory.padding import padded_share
 from hfmem.memory.serving import Serving
+from hfmem.memory.shares import Sharding
 from hfmem.memory.weights import rank_weights
 from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
@@ -217,3 +220,12 @@ def test_experts_dealt_out_whole_are_not_padded() -> None:
         rank_weights(arch, synthesise(arch), Serving(512, tp=2, ep=ep)).stage_parameters[0] for ep in (False, True)
     )
     assert cut - dealt == 5 * 3 * 128 * (16 * 256 - 8 * 128)
+
+
+def test_inklings_router_is_padded() -> None:
+    # vLLM's class on the meta device: three layers' routers of 6144 columns have 4,866,048 elements, 264 rows for 258 experts
+    arch = read_architecture({"model_type": "inkling_text", "dtype": "bfloat16"})
+    (router,) = (spec for spec in arch.tensors if spec.pattern.endswith(".mlp.gate.weight"))
+    assert router.shape == (258, 6144)
+    share = padded_share(arch, router, Sharding(), Fraction(1))
+    assert 3 * share * router.elements == 4_866_048
