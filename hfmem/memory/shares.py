@@ -142,7 +142,7 @@ def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: in
         return
     out, inputs = spec.shape[-2:]
     if name.endswith("weight_scale_inv"):
-        across, along = _block(out, scales[0]), _block(inputs, scales[1])
+        across, along = block_size(out, scales[0]), block_size(inputs, scales[1])
         if isinstance(split, Row) and inputs // ranks % along:
             raise UnsupportedError(
                 f"{name}: input_size_per_partition = {inputs // ranks} is not divisible by weight quantization block_k = {along}"
@@ -165,6 +165,6 @@ def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: in
         )
 
 
-def _block(size: int, blocks: int) -> int:
+def block_size(size: int, blocks: int) -> int:
     """The block size: 128 where that gives as many blocks, else what the shape says."""
     return 128 if -(-size // 128) == blocks else -(-size // blocks)

@@ -27,7 +27,7 @@ from hfmem.memory.model_classes import (
     kept_whole,
     through_transformers,
 )
-from hfmem.memory.padding import PADDED_BY_DEVICE, mxfp4_padding, padded_share
+from hfmem.memory.padding import PADDED_BY_DEVICE, mxfp4_padding, padded_share, refined_scales
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, in_image_attention, share
@@ -283,12 +283,16 @@ def _held(
             size = num_bytes(_held_dtype(group, target), group.elements)
             if match.expected is None and not _same_module(group.pattern, expected):
                 spec = replace(spec, split=Replicated())  # a neighbour in the same layer, whose split is not known
-            elif match.expected is None and engine in _PADS:
+            finer = None
+            if match.expected is None and engine in _PADS and not isinstance(spec.split, Replicated):
                 routed = isinstance(spec.split, ExpertSplit)
+                ranks = sharding.expert_ranks if routed else sharding.tp
                 if not (routed and sharding.expert_parallel):
-                    check_blocks(spec, group.pattern, group.shape, sharding.expert_ranks if routed else sharding.tp)
-            part = _group_share(group, spec, sharding, match.expected is not None)
-            if engine == "vllm":
+                    finer = refined_scales(spec, group.pattern, group.shape, ranks) if engine == "vllm" else None
+                    if finer is None:
+                        check_blocks(spec, group.pattern, group.shape, ranks)
+            part = finer or _group_share(group, spec, sharding, match.expected is not None)
+            if engine == "vllm" and finer is None:
                 part = padded_share(arch, spec, sharding, part)
             if engine == "vllm" and arch.model_type in PADDED_BY_DEVICE and group.dtype == "U8":
                 part *= mxfp4_padding(arch, sharding, serving.compute_capability)
