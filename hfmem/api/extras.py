@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UsageError
 from hfmem.memory import engines
+from hfmem.memory.drafts import drafting, prediction_bytes
 from hfmem.memory.lora import Adapter, rank_to_reserve, read_adapter, reserved_bytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
@@ -50,9 +51,9 @@ class Extras:
         if self.own is not None:
             found |= self._mtp(self.own, serving)
         if self.draft is not None:
-            drafting = self._drafting(serving)
-            weights = rank_weights(self.draft.architecture, self.draft.parameters.groups, drafting).bytes
-            cache = engines.engine(drafting.engine).cache(self.draft.architecture, drafting)
+            served = drafting(serving, self.draft.architecture, self.draft.declared_kv_dtype)
+            weights = rank_weights(self.draft.architecture, self.draft.parameters.groups, served).bytes
+            cache = engines.engine(served.engine).cache(self.draft.architecture, served)
             grade = "exact" if self.draft.parameters.exact else "derived"
             name = self.draft.facts.repo_id
             found["draft_weights_bytes"] = RuntimeItem(weights, weights, weights, grade, name)  # type: ignore[arg-type]
@@ -62,14 +63,11 @@ class Extras:
         return found
 
     def _mtp(self, own: Model, serving: Serving) -> dict[str, RuntimeItem]:
-        """The model's own prediction layers: their weights, shared by tensor-parallel ranks, and their layers' cache."""
+        """The model's own prediction layers: their weights on a rank, and their layers' cache."""
         layers = _prediction_layers(own.architecture)
-        stored = own.parameters.weights_by_component[MTP_PART]
-        if serving.engine in ("vllm", "sglang"):  # the target's embedding and head serve both (`llm_base_proposer.py`)
-            stored -= _vocabulary_bytes(own)
-        weights = -(-stored // serving.tp)
-        drafting = replace(own.architecture, layers=layers, num_hidden_layers=len(layers))
-        held = engines.engine(serving.engine).cache(drafting, replace(serving, pp=1)).bytes_per_rank
+        weights = prediction_bytes(own.architecture, own.parameters.groups, serving)
+        predicting = replace(own.architecture, layers=layers, num_hidden_layers=len(layers))
+        held = engines.engine(serving.engine).cache(predicting, replace(serving, pp=1)).bytes_per_rank
         count = f"{len(layers)} prediction layer{'' if len(layers) == 1 else 's'}"
         return {
             "draft_weights_bytes": RuntimeItem(weights, weights, weights, "derived", f"the model's own {count}"),
@@ -90,11 +88,6 @@ class Extras:
         if serving.engine == "vllm":
             return rank_to_reserve(adapter.rank, self.max_lora_rank)
         return self.max_lora_rank or adapter.rank
-
-    def _drafting(self, serving: Serving) -> Serving:
-        """The draft model's serving: the target's, in the draft's own declared format of the cache."""
-        assert self.draft is not None
-        return replace(serving, declared_kv_dtype=self.draft.declared_kv_dtype, kv_memory_bytes=None, ep=False)
 
     def lora_info(self, serving: Serving) -> LoraInfo | None:
         """The adapter's section of the report."""
@@ -136,16 +129,6 @@ class Extras:
             items["draft_weights_bytes"].bytes,
             items["draft_kv_cache_bytes"].bytes,
         )
-
-
-def _vocabulary_bytes(own: Model) -> int:
-    """Bytes of the copies of embedding and head that prediction layers are stored with."""
-    each = {group.pattern: group.tensor_bytes for group in own.parameters.groups}
-    return sum(
-        spec.count * each.get(spec.pattern, 0)
-        for spec in own.architecture.tensors
-        if spec.component is Component.MTP and spec.shape[:1] == (own.architecture.vocab_size,) and len(spec.shape) == 2
-    )
 
 
 def _prediction_layers(architecture: Architecture) -> tuple[Layer, ...]:

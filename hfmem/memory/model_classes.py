@@ -73,7 +73,7 @@ _ALL_EVERYWHERE: Final = frozenset(
         *("granitemoehybrid", "granitemoeshared", "jamba", "mamba", "minicpm3", "mixtral", "olmo_hybrid", "olmoe"),
         *("muse_glimmer", "muse_glimmer_text", "nemotron_h", "opt", "paligemma", "phimoe", "qwen2_moe", "qwen3_moe"),
         *("qwen3_vl_moe", "stablelm", "k2_horizon", "plamo3"),
-        *("colpali", "cosmos3_edge", "gemma4_unified", "internlm2", "molmo"),
+        *("colpali", "cosmos3_edge", "gemma4_unified", "inkling_text", "internlm2", "molmo"),
     )
 )
 #: types of which every stage builds the embedding only

@@ -6,9 +6,11 @@ Read from vLLM 0.33.0: `fused_moe/oracle/mxfp4.py`, `models/kimi_k3/nvidia/{mode
 from __future__ import annotations
 
 from fractions import Fraction
+from math import gcd
 from typing import Final
 
-from hfmem.memory.shares import Sharding
+from hfmem.errors import UnsupportedError
+from hfmem.memory.shares import Sharding, block_size
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Column, ExpertSplit, TensorSpec
 from hfmem.model.layers import KimiDeltaState
@@ -20,6 +22,11 @@ _KIMI_K3: Final = "kimi_k3"
 _LEAST_EXPERT_ROWS: Final = 256
 #: rows that Kimi K3's joint projection of delta attention is padded to a multiple of
 _JOINT_ROWS: Final = 16
+
+#: the smallest block of fp8 that vLLM cuts the file's blocks into
+_LEAST_BLOCK: Final = 32
+#: rows that Inkling's router is padded to a multiple of (`models/inkling/nvidia/moe.py`)
+_ROUTER_ROWS: Final = 8
 
 
 def mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: int) -> Fraction:
@@ -34,8 +41,41 @@ def mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: in
     return Fraction(-(-hidden // step) * step * -(-inner // 128) * 128, hidden * inner)
 
 
+def refined_scales(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: int) -> Fraction | None:
+    """A rank's share of an expert's scales for blocks of fp8 that the cut between ranks goes through; None where it does not.
+
+    vLLM then keeps scales of smaller blocks, down to 32, whose values repeat those of the file (`fused_moe/oracle/fp8.py`:
+    `refine_fp8_moe_block_shape`).
+
+    Args:
+        scales: the shape of the stored scales `name`, `[out / block, in / block]`. ranks: those that share the expert.
+
+    Raises:
+        UnsupportedError: no block that small enough fits the rank's part.
+    """
+    if not isinstance(spec.split, ExpertSplit) or ranks == 1 or len(scales) != 2 or len(spec.shape) < 2:
+        return None
+    if not name.endswith("weight_scale_inv"):
+        return None
+    out, inputs = spec.shape[-2:]
+    inner, hidden = (out, inputs) if isinstance(spec.split.inner, Column) else (inputs, out)
+    across, along = block_size(out, scales[0]), block_size(inputs, scales[1])
+    own = inner // ranks
+    if own % across == 0 and own % along == 0:
+        return None
+    block = gcd(across, along, own, hidden)
+    if block < _LEAST_BLOCK:
+        raise UnsupportedError(
+            f"{name}: the output_size of gate's and up's weight = {own} is not divisible by weight quantization block_n = {across}"
+        )
+    return Fraction((own // block) * (hidden // block), scales[0] * scales[1])
+
+
 def padded_share(arch: Architecture, spec: TensorSpec, sharding: Sharding, part: Fraction) -> Fraction:
     """`part`, a rank's share of the tensor under vLLM, with what the model's class adds to it."""
+    if "inkling_text" in (arch.model_type, arch.text_type) and spec.pattern.endswith(".mlp.gate.weight"):
+        rows = spec.shape[0]  # routed and sink experts
+        return part * Fraction(-(-rows // _ROUTER_ROWS) * _ROUTER_ROWS, rows)
     if arch.model_type != _KIMI_K3:
         return part
     if isinstance(spec.split, ExpertSplit):

@@ -12,7 +12,7 @@ from math import prod
 from typing import Final, assert_never
 
 from hfmem.errors import UnsupportedError
-from hfmem.model.inventory import Column, ExpertSplit, Replicated, Row, Split, TensorSpec, Vocab
+from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row, Split, TensorSpec, Vocab
 from hfmem.records import dataclass
 
 #: rows that vLLM and SGLang pad a vocabulary to a multiple of (`DEFAULT_VOCAB_PADDING_SIZE`)
@@ -68,6 +68,17 @@ def share(spec: TensorSpec, sharding: Sharding) -> Fraction:
             return Fraction(-(-experts // sharding.expert_ranks), experts)
         case _:
             assert_never(spec.split)
+
+
+def in_image_attention(spec: TensorSpec) -> bool:
+    """Whether the tensor is part of an image encoder's attention."""
+    words = spec.pattern.split(".")
+    return (
+        spec.component is Component.VISION
+        and spec.layer_axis is not None
+        and not any("audio" in word for word in words)
+        and any(word.endswith(("attn", "attention")) for word in words)
+    )
 
 
 def _num_experts(spec: TensorSpec, axis: int | None, sharding: Sharding) -> int:
@@ -131,7 +142,7 @@ def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: in
         return
     out, inputs = spec.shape[-2:]
     if name.endswith("weight_scale_inv"):
-        across, along = _block(out, scales[0]), _block(inputs, scales[1])
+        across, along = block_size(out, scales[0]), block_size(inputs, scales[1])
         if isinstance(split, Row) and inputs // ranks % along:
             raise UnsupportedError(
                 f"{name}: input_size_per_partition = {inputs // ranks} is not divisible by weight quantization block_k = {along}"
@@ -154,6 +165,6 @@ def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: in
         )
 
 
-def _block(size: int, blocks: int) -> int:
+def block_size(size: int, blocks: int) -> int:
     """The block size: 128 where that gives as many blocks, else what the shape says."""
     return 128 if -(-size // 128) == blocks else -(-size // blocks)

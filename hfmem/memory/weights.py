@@ -27,10 +27,10 @@ from hfmem.memory.model_classes import (
     kept_whole,
     through_transformers,
 )
-from hfmem.memory.padding import PADDED_BY_DEVICE, mxfp4_padding, padded_share
+from hfmem.memory.padding import PADDED_BY_DEVICE, mxfp4_padding, padded_share, refined_scales
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
-from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, share
+from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, in_image_attention, share
 from hfmem.memory.stages import Stages, stages_of
 from hfmem.memory.torch_allocator import Allocated
 from hfmem.model.architecture import Architecture
@@ -46,7 +46,8 @@ _RANKS_OF_HOST: Final = 8
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
 _DOWNCASTS: Final = frozenset({"vllm", "sglang"})
-#: what SGLang shares out within a group of data-parallel attention; the head and feed-forward layers run on all ranks
+#: what SGLang shares out within a group of data-parallel attention, as it does an image encoder's attention
+#: (`layers/attention/vision.py`); the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
 #: BERT's pooler outside a task's model: vLLM embeds with the last layer's output (`bert.py`, `BertEmbeddingModel`)
 _POOLER: Final = "pooler."
@@ -241,7 +242,7 @@ def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     """`share`, with what serving engines make of a head's bias (split like the head) and of DeepSeek V4's sinks (padded)."""
     if any(part in spec.pattern for part in sharding.whole):
         return Fraction(1)
-    if sharding.attn_tp is not None and spec.component in _IN_ATTENTION_GROUP:
+    if sharding.attn_tp is not None and (spec.component in _IN_ATTENTION_GROUP or in_image_attention(spec)):
         sharding = replace(sharding, tp=sharding.attn_tp)
     if spec.component is Component.LM_HEAD and len(spec.shape) == 1:
         return share(replace(spec, split=Vocab()), sharding)
@@ -282,12 +283,16 @@ def _held(
             size = num_bytes(_held_dtype(group, target), group.elements)
             if match.expected is None and not _same_module(group.pattern, expected):
                 spec = replace(spec, split=Replicated())  # a neighbour in the same layer, whose split is not known
-            elif match.expected is None and engine in _PADS:
+            finer = None
+            if match.expected is None and engine in _PADS and not isinstance(spec.split, Replicated):
                 routed = isinstance(spec.split, ExpertSplit)
+                ranks = sharding.expert_ranks if routed else sharding.tp
                 if not (routed and sharding.expert_parallel):
-                    check_blocks(spec, group.pattern, group.shape, sharding.expert_ranks if routed else sharding.tp)
-            part = _group_share(group, spec, sharding, match.expected is not None)
-            if engine == "vllm":
+                    finer = refined_scales(spec, group.pattern, group.shape, ranks) if engine == "vllm" else None
+                    if finer is None:
+                        check_blocks(spec, group.pattern, group.shape, ranks)
+            part = finer or _group_share(group, spec, sharding, match.expected is not None)
+            if engine == "vllm" and finer is None:
                 part = padded_share(arch, spec, sharding, part)
             if engine == "vllm" and arch.model_type in PADDED_BY_DEVICE and group.dtype == "U8":
                 part *= mxfp4_padding(arch, sharding, serving.compute_capability)

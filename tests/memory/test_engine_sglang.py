@@ -22,7 +22,10 @@ from hfmem.memory.engines import engine, pooling_engine
 from hfmem.memory.engines.sglang.support import pipeline_stages
 from hfmem.memory.result import Pool
 from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
+from hfmem.model.expected import synthesise
+from hfmem.model.families.registry import read_architecture
 from hfmem.model.layers import CrossAttention, FullAttention, Layer, NoCache, SharedCache, SlidingAttention
 from hfmem.units import GIB
 
@@ -221,3 +224,35 @@ def test_without_the_radix_cache_a_request_keeps_one_state() -> None:
         rules.cache(qwen3_next(), Serving(512, engine="sglang", enable_prefix_caching=flag)) for flag in (None, False)
     )
     assert on.bytes - off.bytes == (5 - 1) * on.state_bytes_per_seq
+
+
+def test_an_image_encoders_attention_is_shared_within_a_group_of_data_parallel_attention() -> None:
+    # `VisionAttention` asks for the attention group's ranks, the feed-forward between them for all (0.5.23 `models/qwen2_vl.py`)
+    width, text = 64, {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 8}
+    arch = read_architecture(
+        {
+            "model_type": "qwen2_vl",
+            "dtype": "bfloat16",
+            "text_config": {"model_type": "qwen2_vl_text", "intermediate_size": 128, "vocab_size": 128, **text},
+            "vision_config": {
+                "embed_dim": width,
+                "hidden_size": 64,
+                "depth": 3,
+                "num_heads": 8,
+                "mlp_ratio": 2.0,
+                "patch_size": 14,
+                "in_channels": 3,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+            },
+        }
+    )
+
+    def parameters(groups: int, part: str) -> int:
+        only = replace(arch, tensors=tuple(s for s in arch.tensors if part in s.pattern))
+        return rank_weights(only, synthesise(only), Serving(512, engine="sglang", tp=4, attn_dp=groups)).parameters
+
+    attention, bias = 4 * width * width + 3 * width, width
+    for groups in (1, 2, 4):
+        assert parameters(groups, "visual.blocks.{}.attn.") == 3 * (attention * groups // 4 + bias)
+        assert parameters(groups, "visual.blocks.{}.mlp.") == 3 * ((4 * width * width + 2 * width) // 4 + width)

@@ -25,6 +25,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
+from hfmem.model.families.registry import read_architecture
 from hfmem.model.layers import FullAttention, LinearAttentionState, RgLruState, RwkvState, SlidingAttention
 
 
@@ -98,3 +99,25 @@ def test_refusals() -> None:
         engine("transformers").cache(llama_3_8b(), Serving(10, kv_dtype="fp8"))
     with pytest.raises(UnsupportedError, match="8 KV heads"):
         engine("transformers").cache(llama_3_8b(), Serving(10, tp=3))
+
+
+def test_types_that_transformers_has_no_code_for() -> None:
+    # InternLM 2 came with code of its own, and its type is not in transformers' CONFIG_MAPPING
+    keys = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 100,
+        "max_position_embeddings": 512,
+    }
+    serving = Serving(128, engine="transformers")
+    own = engine("transformers").cache(read_architecture({"model_type": "llama", **keys}), serving)
+    assert not own.notes
+    with pytest.raises(UnsupportedError, match="no model of the type internlm2"):
+        engine("transformers").cache(read_architecture({"model_type": "internlm2", "bias": False, **keys}), serving)
+    remote = {"model_type": "internlm2", "bias": False, "auto_map": {"AutoConfig": "configuration.C"}, **keys}
+    found = engine("transformers").cache(read_architecture(remote), serving)
+    assert found.bytes == own.bytes
+    assert [note.code for note in found.notes] == ["remote_code"]

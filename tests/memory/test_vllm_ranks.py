@@ -6,16 +6,21 @@ configs as rank 0 of every stage (without a GPU: compiled modules stubbed, platf
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine
+from hfmem.memory.padding import padded_share, refined_scales
 from hfmem.memory.serving import Serving
+from hfmem.memory.shares import Sharding
 from hfmem.memory.weights import rank_weights
 from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
+from hfmem.model.inventory import Column, Component, ExpertSplit, Row, TensorSpec
+from hfmem.records import replace
 
 LAYOUTS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2))
 TEXT: dict[str, Any] = {
@@ -217,3 +222,30 @@ def test_experts_dealt_out_whole_are_not_padded() -> None:
         rank_weights(arch, synthesise(arch), Serving(512, tp=2, ep=ep)).stage_parameters[0] for ep in (False, True)
     )
     assert cut - dealt == 5 * 3 * 128 * (16 * 256 - 8 * 128)
+
+
+def test_inklings_router_is_padded() -> None:
+    # vLLM's class on the meta device: three layers' routers of 6144 columns have 4,866,048 elements, 264 rows for 258 experts
+    arch = read_architecture({"model_type": "inkling_text", "dtype": "bfloat16"})
+    (router,) = (spec for spec in arch.tensors if spec.pattern.endswith(".mlp.gate.weight"))
+    assert router.shape == (258, 6144)
+    share = padded_share(arch, router, Sharding(), Fraction(1))
+    assert 3 * share * router.elements == 4_866_048
+
+
+def test_experts_cut_through_their_blocks_of_fp8() -> None:
+    # vLLM's class for four layers of Qwen3-235B-A22B-FP8 holds 1,562,332,192 bytes on a rank of TP 8 and 1,561,447,456 with experts
+    # dealt out whole: their 192 rows cut blocks of 128, so the scales are of blocks of 64
+    boxes = ((range(4), range(128)),)
+    up = TensorSpec("e.{}.{}.gate_proj.weight", (1536, 4096), boxes, Component.EXPERTS, ExpertSplit(1, Column()))
+    down = TensorSpec("e.{}.{}.down_proj.weight", (4096, 1536), boxes, Component.EXPERTS, ExpertSplit(1, Row()))
+    finer = [
+        refined_scales(spec, "weight_scale_inv", (spec.shape[0] // 128, spec.shape[1] // 128), 8) for spec in (up, down)
+    ]
+    assert finer == [Fraction(3 * 64, 12 * 32)] * 2
+    assert 4 * 128 * 3 * (finer[0] - Fraction(1, 8)) * 12 * 32 * 4 == 1_562_332_192 - 1_561_447_456
+    assert refined_scales(up, "weight_scale_inv", (12, 32), 4) is None  # 384 rows are three blocks
+    small = replace(up, shape=(1280, 4096))  # 160 rows at TP 8: blocks of 32; 80 at TP 16: of 16, which are too small
+    assert refined_scales(small, "weight_scale_inv", (10, 32), 8) == Fraction(5 * 128, 10 * 32)
+    with pytest.raises(UnsupportedError, match="80 is not divisible by weight quantization block_n = 128"):
+        refined_scales(small, "weight_scale_inv", (10, 32), 16)

@@ -124,6 +124,9 @@ def test_tables_are_the_hosts_in_vllm_only() -> None:
     stored = (41_000 + 43_000) * 256 * 2  # as bf16, and once whatever the ranks
     for tp in (1, 4):
         assert rank_weights(arch, synthesise(arch), Serving(512, engine="vllm", tp=tp)).host_bytes == stored
+    # `resolve_dp_shared_memory`: the replicas on a machine, of eight devices each, share one copy
+    for tp, dp, copies in ((1, 8, 1), (4, 2, 1), (4, 4, 2), (8, 3, 3)):
+        assert rank_weights(arch, synthesise(arch), Serving(512, tp=tp, dp=dp, ep=True)).host_bytes == copies * stored
     ideal = rank_weights(arch, synthesise(arch), Serving(512, engine="ideal"))
     assert ideal.host_bytes == 0
     served = rank_weights(arch, synthesise(arch), Serving(512, engine="vllm"))

@@ -166,6 +166,17 @@ def test_a_given_pool_replaces_vllms_share(llama: Model) -> None:
     assert own is not None and own.verdict == "does-not-fit"
 
 
+def test_a_pool_without_a_device_holds_what_was_asked_for_or_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    # SGLang's pool of N tokens takes N × 128 KiB of this model; vLLM keeps one page of 16 tokens free
+    def status(engine: str, tokens: int, batch: int) -> int:
+        words = (LLAMA, "--offline", "--engine", engine, "--ctx", "8192", "--batch", str(batch))
+        return run(capsys, *words, "--kv-memory", str(tokens * TOKEN))[0]
+
+    for batch in (1, 3):
+        assert [status("sglang", n, batch) for n in (8192 * batch - 1, 8192 * batch)] == [1, 0]
+        assert [status("vllm", n, batch) for n in (8192 * batch, 8192 * batch + 16)] == [1, 0]
+
+
 def test_a_given_pool_is_blamed_where_it_is_at_fault(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("fit", LLAMA, "--offline", "--gpu", "h100", "--ctx", "8k")
     status, out, _ = run(capsys, *words, "--kv-memory", "1MiB")

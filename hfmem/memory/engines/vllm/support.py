@@ -10,8 +10,9 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.classes import has_stages
+from hfmem.memory.shares import in_image_attention
 from hfmem.model.architecture import Architecture
-from hfmem.model.inventory import Component, Row, TensorSpec
+from hfmem.model.inventory import Row
 from hfmem.model.layers import CcaState, CrossAttention, MatrixMemoryState, RgLruState, RwkvState
 
 #: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`); without RWForCausalLM, Falcon's old name, whose
@@ -162,23 +163,11 @@ def check_encoder(arch: Architecture, tp: int) -> None:
     heads = arch.vision_heads
     if heads is None or heads % tp == 0:
         return
-    if any(_shares_heads(spec) for spec in arch.tensors):
+    outputs = (spec for spec in arch.tensors if isinstance(spec.split, Row) and spec.split.divides is None)
+    if any(in_image_attention(spec) for spec in outputs):
         raise UnsupportedError(
             f"the image encoder's attention heads ({heads}) must be divisible by tensor parallel size ({tp})"
         )
-
-
-def _shares_heads(spec: TensorSpec) -> bool:
-    """Whether it is the output projection of an image encoder's attention, split with its heads."""
-    words = spec.pattern.split(".")
-    return (
-        spec.component is Component.VISION
-        and isinstance(spec.split, Row)
-        and spec.split.divides is None
-        and spec.layer_axis is not None
-        and not any("audio" in word for word in words)
-        and any(word.endswith(("attn", "attention")) for word in words)
-    )
 
 
 def check_experts(arch: Architecture) -> None:

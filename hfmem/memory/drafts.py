@@ -1,0 +1,47 @@
+"""What a draft takes on a rank beside its target: the model's own prediction layers, or a smaller model.
+
+Read from vLLM 0.33.0: `config/speculative.py` (`create_draft_parallel_config`: the target's tensor-parallel ranks, one pipeline
+stage, expert parallelism for drafts that have experts), `v1/spec_decode/llm_base_proposer.py` (the target's embedding and head
+serve both); SGLang drafts with the same ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
+from hfmem.model.architecture import Architecture
+from hfmem.model.inventory import Component, TensorSpec
+from hfmem.records import replace
+
+#: engines whose last pipeline stage drafts alone, with the target's embedding and head
+_ON_LAST_STAGE: Final = frozenset({"vllm", "sglang"})
+
+
+def drafting(serving: Serving, draft: Architecture, declared_kv_dtype: str | None) -> Serving:
+    """How a draft model is served: like its target, in its own declared format of the cache."""
+    own = replace(
+        serving,
+        declared_kv_dtype=declared_kv_dtype,
+        kv_memory_bytes=None,
+        ep=serving.ep and serving.engine == "vllm" and bool(draft.num_experts),
+    )
+    return replace(own, pp=1) if serving.engine in _ON_LAST_STAGE else own
+
+
+def prediction_bytes(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> int:
+    """Bytes on a rank of the layers that predict further tokens, split like the layers of the model."""
+    alone, stored = replace(serving, pp=1), tuple(groups)
+    counted = replace(arch, tensors=tuple(_loaded(spec, arch, serving) for spec in arch.tensors))
+    return rank_weights(counted, stored, alone).bytes - rank_weights(arch, stored, alone).bytes
+
+
+def _loaded(spec: TensorSpec, arch: Architecture, serving: Serving) -> TensorSpec:
+    """A prediction layer's tensor as one that is loaded, unless the target's embedding or head serves in its place."""
+    table = len(spec.shape) == 2 and spec.shape[0] == arch.vocab_size
+    if spec.component is not Component.MTP or (table and serving.engine in _ON_LAST_STAGE):
+        return spec
+    return replace(spec, component=Component.OTHER)
