@@ -24,7 +24,7 @@ from hfmem.model.inventory import Component
 from hfmem.model.layers import RecurrentCache
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
-from hfmem.units import GIB, MIB, format_bytes
+from hfmem.units import GIB, format_bytes
 
 #: growth outside PyTorch while vLLM profiles, on one device: 0.02 GiB on RTX 20 to 50 cards, 0.03 on A6000
 _ENGINE_ALONE: Final = (GIB // 100, GIB * 4 // 100, GIB * 7 // 10)
