@@ -19,6 +19,7 @@ from hfmem.hub import FetchOptions
 from hfmem.model.inventory import Component
 from hfmem.plan.bench import read_bytes
 from hfmem.render.bench import render_bench
+from hfmem.units import format_bytes
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 #: K and V of 8 heads × 128 in bf16, one layer
@@ -100,7 +101,7 @@ def test_what_is_shown_of_windows_and_recurrent_layers(run: Run) -> None:
     _, out, _ = run("Qwen/Qwen3-Next-80B-A3B-Instruct", "--ctx", "32k", "--dry-run")
     # in each 32 value heads of 128 × 128 and 3 columns of 2 · 16 · 128 + 32 · 128 channels in bf16, read and written
     state = 36 * 2 * 2 * (32 * 128 * 128 + 3 * 8192)
-    assert f"left out: recurrent states (36 layers, {state / 2**20:.2f} MiB a step)" in out
+    assert f"left out: recurrent states (36 layers, {format_bytes(state)} a step)" in out
     _, out, _ = run("google/gemma-3-27b-it", "--ctx", "8k", "--dry-run")
     # 52 layers with a window of 1,024 and 10 full ones: 16 heads × 128, 2 · 2 B · 128 · 16 = 8 KiB a token
     assert "left out" not in out  # its 27 vision blocks run before the first token
@@ -190,8 +191,8 @@ def test_what_no_kernel_reads_is_named_with_its_bytes(run: Run) -> None:
     rows = 8 * (43 * 128 + 21 * 512 + 20 * 256) * 1024
     keys = 8 * 21 * 8192 * 256
     assert (status, err) == (0, "")
-    assert f"left out: compressed attention (43 layers, {rows / 2**20:.0f} MiB a step)" in out
-    assert f"left out: index keys (21 layers, {keys / 2**20:.0f} MiB a step)" in out
+    assert f"left out: compressed attention (43 layers, {format_bytes(rows)} a step)" in out
+    assert f"left out: index keys (21 layers, {format_bytes(keys)} a step)" in out
     assert "no kernel here reads this model's attention" in out
     alone = 8 / ((rows + keys) / 4.8e12)
     assert f"{alone:,.0f} tokens/s" in out
