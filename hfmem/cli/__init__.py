@@ -47,6 +47,11 @@ def _run(words: Sequence[str]) -> Any:
 
         sys.stdout.write(root_help(shutil.get_terminal_size().columns))
         return 0
+    if list(words) == ["--version"]:
+        from hfmem import __version__
+
+        sys.stdout.write(f"hfmem {__version__}\n")
+        return 0
     call = plain.read(words)
     if call is not None:
         command, arguments = call

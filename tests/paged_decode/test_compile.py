@@ -188,18 +188,19 @@ def test_variant(name: str, reports: dict[str, dict[str, Any]]) -> None:
         assert report["narrow_copies"] == 0, report
 
 
-def test_instructions_of_the_loop(reports: dict[str, dict[str, Any]]) -> None:
-    """A tile of 64 tokens, 32 KiB in bf16, takes an SM of an H200 about 1,700 cycles at 4.45 TB/s and 1.755 GHz.
+#: cycles that a tile of 64 tokens in bf16, 32 KiB, takes an SM of an H200: 4,450 GB/s / 132 / 1.755 GHz = 19.2 bytes a cycle
+TILE_CYCLES = 64 * 2 * 128 * 2 / (4450 / 132 / 1.755)
 
-    4,450 GB/s / 132 / 1.755 GHz = 19.2 bytes a cycle. Four warps on four schedulers issue one instruction a cycle each, so a
-    loop of n instructions keeps up while n < cycles: 1,700 for bf16 and 850 for fp8. A third of that is left as a margin.
+
+def test_instructions_of_the_loop(reports: dict[str, dict[str, Any]]) -> None:
+    """Four warps on four schedulers issue one instruction a cycle each, so a loop of n instructions keeps up while n < cycles:
+    1,700 for bf16 and 850 for fp8. A third of that is left as a margin.
     """
-    cycles = 64 * 2 * 128 * 2 / (4450 / 132 / 1.755)
-    assert 0 < reports["plain"]["loop_instructions"] < cycles * 2 / 3
-    assert 0 < reports["fp8"]["loop_instructions"] < cycles / 2 * 2 / 3
+    assert 0 < reports["plain"]["loop_instructions"] < TILE_CYCLES * 2 / 3
+    assert 0 < reports["fp8"]["loop_instructions"] < TILE_CYCLES / 2 * 2 / 3
 
 
 @pytest.mark.parametrize("name", ["page_528", "page_672", "hnd", "packed"])
 def test_layouts_cost_no_instructions(name: str, reports: dict[str, dict[str, Any]]) -> None:
-    """Within 10 % of the loop of page 16, NHD: where bandwidth is the limit such a difference does not show."""
-    assert reports[name]["loop_instructions"] <= 1.1 * reports["plain"]["loop_instructions"]
+    """Beyond the loop of page 16, NHD, by less than 3 % of a tile's time: the target of these layouts, were nothing hidden."""
+    assert reports[name]["loop_instructions"] - reports["plain"]["loop_instructions"] < 0.03 * TILE_CYCLES
