@@ -324,6 +324,8 @@ def _move(i: Instruction) -> Step:
 
 def _compute(i: Instruction) -> Step:
     """Everything that works on registers thread by thread."""
+    if len(i.operands) < 2:
+        raise ValueError(f"ptx: unknown: {i.text}")
     op, kind, target = i.words[0], i.words[-1], i.operands[0]
     sources = i.operands[1:]
     if op == "setp":
