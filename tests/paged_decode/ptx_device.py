@@ -70,7 +70,8 @@ class _Loaded:
 
     def launch(self, arguments: tuple[Any, ...], grid: tuple[int, int, int]) -> None:
         """Pack the arguments as Triton's launcher does and run the blocks in an order of chance, another at every launch."""
-        from ptx_machine import GlobalMemory, execute
+        from ptx_machine import execute
+        from ptx_state import GlobalMemory
 
         bits = [_bits(value, kind) for value, kind in zip(arguments, self.types, strict=False) if kind != "constexpr"]
         bits += [0] * (len(self.program.parameters) - len(bits))  # scratch memory that these kernels do not use

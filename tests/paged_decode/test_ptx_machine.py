@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ptx_machine import Fault, GlobalMemory, execute, prepare
+from ptx_machine import execute, prepare
+from ptx_state import Fault, GlobalMemory
 from ptx_text import parse
 from ptx_warp import multiply
 
