@@ -61,6 +61,8 @@ _ARGS: Final = re.compile(r"non-default args: |ServerArgs\(|Namespace\(")
 _STEP: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d{1,9})")
 _FLASHINFER: Final = "Using FlashInfer for top-p & top-k sampling"
 _MOVED: Final = re.compile(r"buffer type overrid|--n-cpu-moe|-ncmoe|--cpu-moe|-cmoe|--override-tensor|(?<![\w-])-ot ")
+#: the head of a line as vLLM's logger writes it
+_LOGGED: Final = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d \d\d:\d\d")
 _KERNEL: Final = re.compile(r"Using Flash ?Attention version (\d)")
 _SGLANG_END: Final = re.compile(r"max_total_num_tokens=\d{1,15}, [^\n]{0,300}")
 _GGUF_FILE: Final = re.compile(r"tensors from (\S{1,400}?\.gguf)")
@@ -155,7 +157,8 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         said.pop("context", None)  # `-c` is rounded, shared by slots, and may be another program's
         _put_gguf(said, text[:since], run)
     whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
-    offline = engine == "vllm" and not re.search(r"APIServer|api_server|vllm serve|launcher\.py", text)
+    told = engine == "vllm" and _LOGGED.search(text)  # a few figures quoted without their lines say nothing of who ran
+    offline = bool(told) and not re.search(r"APIServer|api_server|vllm serve|launcher\.py", text)
     return replace(
         _settings(said),
         complete=whole is not None and whole is not False,

@@ -65,7 +65,8 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
             serving = replace(serving, enable_prefix_caching=False)
         if not release.exports_states:
             serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))
-    found.append(_needed(read, log, serving))
+    request = replace(serving, pp=1) if release is not None and release.checks_all_stages else serving
+    found.append(_needed(read, log, request))
     pool = log.smallest("available_bytes")
     old = _old_capacity(log)
     if pool is not None and pool.value > 0 and log.first("override_blocks") is None:
@@ -82,7 +83,8 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
             if reading is None:
                 continue
             compute = partial(_pool, read, memory=memory, kind=kind, dcp=log.settings.dcp)
-            item = explained(name, "count", reading, compute, serving, alternatives(log, serving), share)
+            at = request if kind == "context" else serving
+            item = explained(name, "count", reading, compute, at, alternatives(log, at), share)
             if kind == "old tokens" and item.verdict == "differs" and release_of(log.version) is None:
                 newer = partial(compute, kind="tokens")
                 other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)

@@ -135,6 +135,12 @@ class Release:
         """Whether decoding has graphs of its own beside the piecewise ones (from 0.11)."""
         return self.minor >= 11
 
+    @property
+    def checks_all_stages(self) -> bool:
+        """Whether one request is held, with the layers of all pipeline stages, against the memory of each (`get_kv_cache_configs`:
+        global groups from 0.14 to 0.16; each worker's own in 0.11 and from 0.17; 0.12 and 0.13 were not read)."""
+        return 14 <= self.minor <= 16
+
     def max_num_batched_tokens(self, memory_bytes: int, device: str = "", *, offline: bool = False) -> int:
         """The default by device: of the server, or of the `LLM` class (`offline`)."""
         name = device.lower()
