@@ -14,7 +14,7 @@ from hfmem_kernels._kernels_attend import attend
 from hfmem_kernels._kernels_common import key_range, num_tiles, query_span
 from hfmem_kernels._kernels_latent import attend_latent, attend_packed_latent
 from hfmem_kernels._kernels_merge import arrive, load_sinks, normaliser, store_piece, store_result
-from hfmem_kernels._kernels_schedule import first_unit, piece_at, slot_of
+from hfmem_kernels._kernels_schedule import first_unit, piece_at, pieces_of, slot_of
 
 
 @triton.jit
@@ -41,29 +41,30 @@ def _places(
 def decode_kernel(
     q_ptr, k_ptr, v_ptr, page_table_ptr, seq_lens_ptr, cu_q_ptr, out_ptr, lse_ptr, sinks_ptr, alibi_ptr,
     k_scale_ptr, v_scale_ptr, partial_ptr, state_ptr, counter_ptr,
-    batch, num_kv_heads, q_len, window, capacity, num_slots, max_pieces, scale, softcap, v_factor, k_offset, v_offset,
+    batch, q_len, window, capacity, num_slots, max_pieces, scale, softcap, v_factor, k_offset, v_offset,
     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, spb, sob, sot, soh, sod, slb, slt, slh,
     ssp, sst, ssh, vsp, vst, vsh,
-    GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
-    DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, D1: tl.constexpr,
+    D2: tl.constexpr, DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
     SCALES: tl.constexpr, LATENT: tl.constexpr, VARLEN: tl.constexpr, HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_LSE: tl.constexpr,
     M_BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
     ONE_SCAN: tl.constexpr, SPLIT_TILES: tl.constexpr, MIN_TILES: tl.constexpr, SNAP: tl.constexpr,
-    MAX_PIECES: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr, DECODER: tl.constexpr,
+    MAX_PIECES: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr, ONE_LEVEL: tl.constexpr,
+    DECODER: tl.constexpr,
     PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr, PACKED_LATENT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs) sharing all tiles equally when SPLIT_TILES is 0, else (items × max_pieces), a fixed split.
 
     `s??` are strides: q, k, v, page table (p), out, lse, k scales (s), v scales (v), by batch, token, head, page, dim.
-    ROWS, CHUNK, FAN: query rows, columns and pieces of one step of a merge.
+    HEADS: items of a sequence, KV heads × blocks of query rows.
+    ROWS, CHUNK, FAN: query rows, columns and pieces of one step of a merge. ONE_LEVEL: most pieces of a merge in one go.
     """
     program = tl.program_id(0)
-    heads = num_kv_heads * M_BLOCKS
     if SPLIT_TILES > 0:
         item = program // max_pieces
         fixed_piece = program % max_pieces
-        b = item // heads
+        b = item // HEADS
         quotient = 1
         remainder = 0
         unit = 0
@@ -73,7 +74,7 @@ def decode_kernel(
         item = 0
         fixed_piece = 0
         quotient, remainder, unit, unit_stop, b, item_unit = first_unit(
-            program, seq_lens_ptr, cu_q_ptr, batch, heads, q_len, window, capacity, BLOCK_B, ONE_SCAN, BLOCK_N, HAS_WINDOW,
+            program, seq_lens_ptr, cu_q_ptr, batch, HEADS, q_len, window, capacity, BLOCK_B, ONE_SCAN, BLOCK_N, HAS_WINDOW,
             VARLEN, MIN_TILES, MAX_PIECES,
         )  # fmt: skip
 
@@ -82,21 +83,12 @@ def decode_kernel(
         lo, hi = key_range(tl.load(seq_lens_ptr + b), count, window, capacity, HAS_WINDOW)
         tiles = num_tiles(lo, hi, BLOCK_N)
         if SPLIT_TILES > 0:
-            lane = item % heads
+            lane = item % HEADS
             start = 0
             tile = fixed_piece * SPLIT_TILES
             tile_stop = tl.minimum(tile + SPLIT_TILES, tiles)
-            num_pieces = (tiles + SPLIT_TILES - 1) // SPLIT_TILES
-            index = fixed_piece
-            rest_base = item * max_pieces
-            rest_stride = 1
-            first_slot = rest_base
         else:
-            lane, start, tile, tile_stop, index, num_pieces, rest_base = piece_at(
-                program, unit, unit_stop, item_unit, tiles, quotient, remainder, SNAP
-            )
-            rest_stride = 2
-            first_slot = rest_base + 1
+            lane, start, tile, tile_stop = piece_at(unit, unit_stop, item_unit, tiles, SNAP)
         if tile < tile_stop:
             head = lane // M_BLOCKS
             m_block = lane % M_BLOCKS
@@ -124,11 +116,23 @@ def decode_kernel(
                     GROUP, PAGE, DK, DV, D1, D2, DVP, FORMAT, PAIRS, UNIT_K, UNIT_V, SCALES, HAS_WINDOW,
                     HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, PAGES, SAME_STRIDES, WIDE,
                 )  # fmt: skip
-            if num_pieces == 1:
+            if (tile == 0) & (tile_stop >= tiles):
                 factor, lse = normaliser(m, norm, sink, HAS_SINKS)
                 columns = tl.arange(0, DVP)
                 store_result(acc, factor, lse, columns, out_rows, sod, lse_ptrs, row_mask, DV, HAS_LSE)
             else:
+                if SPLIT_TILES > 0:
+                    num_pieces = (tiles + SPLIT_TILES - 1) // SPLIT_TILES
+                    index = fixed_piece
+                    rest_base = item * max_pieces
+                    rest_stride = 1
+                    first_slot = rest_base
+                else:  # not before the loop: it would wait for these divisions
+                    first, num_pieces = pieces_of(start, tiles, quotient, remainder, SNAP)
+                    index = tl.where(tile == 0, 0, program - first)
+                    rest_base = 2 * first
+                    rest_stride = 2
+                    first_slot = rest_base + 1
                 slot = slot_of(index, first_slot, rest_base, rest_stride)
                 store_piece(acc, m, norm, slot, partial_ptr, state_ptr, row_mask, BLOCK_M, DVP)
                 merged_head, merged_mask, merged_rows, merged_lse = _places(
@@ -138,12 +142,12 @@ def decode_kernel(
                 arrive(
                     index, num_pieces, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, counter_ptr, num_slots,
                     merged_rows, sod, merged_lse, merged_sink, tl.arange(0, ROWS), merged_mask, BLOCK_M, DVP, DV, HAS_LSE,
-                    HAS_SINKS, CHUNK, FAN,
+                    HAS_SINKS, CHUNK, FAN, ONE_LEVEL,
                 )  # fmt: skip
         if SPLIT_TILES > 0:
             unit += 1
         else:
             unit = start + tiles
-            if unit == item_unit + tiles * heads:
+            if unit == item_unit + tiles * HEADS:
                 item_unit = unit
                 b += 1

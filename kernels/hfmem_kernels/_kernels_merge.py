@@ -58,6 +58,30 @@ def store_result(
 
 
 @triton.jit
+def load_piece(
+    piece, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
+    BLOCK_M: tl.constexpr, DVP: tl.constexpr,
+):  # fmt: skip
+    """m and norm [rows] of a piece and some columns of its partial result; a piece that is not there weighs nothing.
+
+    Loads bypass L1, which the stores of other programs do not update.
+    """
+    mask = row_mask & (rows * 0 + piece < stop)
+    place = slot_of(piece, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M + rows
+    m = tl.load(state_ptr + place * 2, mask=mask, other=float("-inf"), cache_modifier=".cg")
+    norm = tl.load(state_ptr + place * 2 + 1, mask=mask, other=0.0, cache_modifier=".cg")
+    part = tl.load(partial_ptr + place[:, None] * DVP + cols[None, :], mask=mask[:, None], other=0.0, cache_modifier=".cg")
+    return m, norm, part
+
+
+@triton.jit
+def weighted(top, m, norm, part):
+    """A piece's share of the sum of exponentials and of the result, when the largest logit is `top`."""
+    weight = tl.exp2(m - top)
+    return norm * weight, part * weight[:, None]
+
+
+@triton.jit
 def merge_slots(
     partial_ptr, state_ptr, start, stop, step, first_slot, rest_base, rest_stride, rows, row_mask, out_rows, out_stride,
     lse_ptrs, sink, target,
@@ -67,10 +91,10 @@ def merge_slots(
     """Combine the pieces start, start + step, … < stop of an item into the output (FINAL) or into slot `target`.
 
     This is the tail of every short call, so it waits for memory as few times as it can: the states and the partials of FAN
-    pieces are under way at once. Columns go by in chunks, so that wide values need no second accumulator's worth of registers.
-    Loads bypass L1, which the stores of other programs do not update.
+    pieces, four or eight, are under way at once. They are written out one by one because a tensor of three dimensions, summed
+    over the pieces, is laid out across threads by Triton before 3.8 and spilled. Columns go by in chunks, so that wide values
+    need no second accumulator's worth of registers.
     """
-    lanes = tl.arange(0, FAN)
     top = tl.full(rows.shape, float("-inf"), tl.float32)
     total = tl.zeros(rows.shape, tl.float32)
     for column in range(0, DVP, CHUNK):
@@ -79,24 +103,62 @@ def merge_slots(
         total = tl.zeros(rows.shape, tl.float32)
         acc = tl.zeros([rows.shape[0], CHUNK], tl.float32)
         for begin in range(start, stop, FAN * step):
-            piece = begin + lanes * step
-            bases = slot_of(piece, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M
-            places = bases[:, None] + rows[None, :]
-            mask = (piece < stop)[:, None] & row_mask[None, :]
-            m = tl.load(state_ptr + places * 2, mask=mask, other=float("-inf"), cache_modifier=".cg")
-            norm = tl.load(state_ptr + places * 2 + 1, mask=mask, other=0.0, cache_modifier=".cg")
-            part = tl.load(
-                partial_ptr + places[:, :, None] * DVP + cols[None, None, :],
-                mask=mask[:, :, None],
-                other=0.0,
-                cache_modifier=".cg",
+            m0, n0, p0 = load_piece(
+                begin, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
             )
-            higher = tl.maximum(top, tl.max(m, 0))
+            m1, n1, p1 = load_piece(
+                begin + step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
+                BLOCK_M, DVP,
+            )  # fmt: skip
+            m2, n2, p2 = load_piece(
+                begin + 2 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
+                BLOCK_M, DVP,
+            )  # fmt: skip
+            m3, n3, p3 = load_piece(
+                begin + 3 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
+                BLOCK_M, DVP,
+            )  # fmt: skip
+            m4, n4, p4 = m0, n0, p0
+            m5, n5, p5 = m0, n0, p0
+            m6, n6, p6 = m0, n0, p0
+            m7, n7, p7 = m0, n0, p0
+            if FAN == 8:
+                m4, n4, p4 = load_piece(
+                    begin + 4 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
+                    cols, BLOCK_M, DVP,
+                )  # fmt: skip
+                m5, n5, p5 = load_piece(
+                    begin + 5 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
+                    cols, BLOCK_M, DVP,
+                )  # fmt: skip
+                m6, n6, p6 = load_piece(
+                    begin + 6 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
+                    cols, BLOCK_M, DVP,
+                )  # fmt: skip
+                m7, n7, p7 = load_piece(
+                    begin + 7 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
+                    cols, BLOCK_M, DVP,
+                )  # fmt: skip
+            higher = tl.maximum(tl.maximum(tl.maximum(m0, m1), tl.maximum(m2, m3)), top)
+            if FAN == 8:
+                higher = tl.maximum(tl.maximum(tl.maximum(m4, m5), tl.maximum(m6, m7)), higher)
             shift = tl.where(higher == float("-inf"), 0.0, higher)
+            n0, p0 = weighted(shift, m0, n0, p0)
+            n1, p1 = weighted(shift, m1, n1, p1)
+            n2, p2 = weighted(shift, m2, n2, p2)
+            n3, p3 = weighted(shift, m3, n3, p3)
+            some = (n0 + n1) + (n2 + n3)
+            part = (p0 + p1) + (p2 + p3)
+            if FAN == 8:
+                n4, p4 = weighted(shift, m4, n4, p4)
+                n5, p5 = weighted(shift, m5, n5, p5)
+                n6, p6 = weighted(shift, m6, n6, p6)
+                n7, p7 = weighted(shift, m7, n7, p7)
+                some += (n4 + n5) + (n6 + n7)
+                part += (p4 + p5) + (p6 + p7)
             fade = tl.exp2(top - shift)
-            weight = tl.exp2(m - shift[None, :])
-            total = total * fade + tl.sum(norm * weight, 0)
-            acc = acc * fade[:, None] + tl.sum(part * weight[:, :, None], 0)
+            total = total * fade + some
+            acc = acc * fade[:, None] + part
             top = higher
         if FINAL:
             factor, lse = normaliser(top, total, sink, HAS_SINKS)
@@ -127,14 +189,14 @@ def arrive(
     index, num_pieces, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, counter_ptr, num_slots, out_rows, out_stride,
     lse_ptrs, sink, rows, row_mask,
     BLOCK_M: tl.constexpr, DVP: tl.constexpr, DV: tl.constexpr, HAS_LSE: tl.constexpr, HAS_SINKS: tl.constexpr,
-    CHUNK: tl.constexpr, FAN: tl.constexpr,
+    CHUNK: tl.constexpr, FAN: tl.constexpr, ONE_LEVEL: tl.constexpr,
 ):  # fmt: skip
     """After `store_piece`: the last program of an item to arrive merges its pieces. Counters are left as they were: zero.
 
-    Up to 16 pieces are merged at once, more in two levels (groups of 16 or 32, then the groups), so that one program never
-    reads hundreds of partials. The tree depends on `num_pieces` alone.
+    Up to ONE_LEVEL pieces are merged at once, more in two levels (groups of 16 or 32, then the groups), so that one program
+    never reads hundreds of partials. The tree depends on `num_pieces` alone.
     """
-    fan = tl.where(num_pieces <= 256, 16, 32)
+    fan = tl.where(num_pieces <= ONE_LEVEL, ONE_LEVEL, tl.where(num_pieces <= 256, 16, 32))
     num_groups = (num_pieces + fan - 1) // fan
     start = index // fan * fan
     stop = tl.minimum(start + fan, num_pieces)

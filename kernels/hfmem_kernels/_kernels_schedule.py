@@ -61,10 +61,18 @@ def share_start(program, quotient, remainder):
 
 
 @triton.jit
+def divided(a, b):
+    """a // b of what is never negative: an unsigned division takes half the instructions of a signed one."""
+    return (a.to(tl.uint32) // b.to(tl.uint32)).to(tl.int32)
+
+
+@triton.jit
 def share_owner(unit, quotient, remainder):
-    """The program whose share holds `unit`: the inverse of `share_start`."""
+    """The program whose share holds `unit`: the inverse of `share_start`. One division: that by a variable takes 20 instructions."""
     cut = remainder * (quotient + 1)
-    return tl.where(unit < cut, unit // (quotient + 1), remainder + (unit - cut) // quotient)
+    longer = unit < cut
+    program = divided(tl.where(longer, unit, unit - cut), tl.where(longer, quotient + 1, tl.maximum(quotient, 1)))
+    return tl.where(longer, program, remainder + program)
 
 
 @triton.jit
@@ -82,7 +90,7 @@ def pieces_of(start, tiles, quotient, remainder, SNAP: tl.constexpr):
     program whose share begins before that range.
     """
     first = share_owner(start + SNAP - 1, quotient, remainder)
-    last = share_owner(start + tiles - SNAP, quotient, remainder)
+    last = share_owner(tl.maximum(start + tiles - SNAP, 0), quotient, remainder)
     return first, tl.maximum(last - first, 0) + 1
 
 
@@ -107,8 +115,8 @@ def first_unit(
     programs = tl.minimum(tl.num_programs(0), tl.maximum(total // MIN_TILES, 1))
     if MAX_PIECES > 0:
         programs = tl.minimum(programs, batch * heads * MAX_PIECES)
-    quotient = total // programs
-    remainder = total % programs
+    quotient = divided(total, programs)
+    remainder = total - quotient * programs
     unit = share_start(program, quotient, remainder)
     unit_stop = share_start(program + 1, quotient, remainder)
     if program >= programs:
@@ -125,19 +133,14 @@ def first_unit(
 
 
 @triton.jit
-def piece_at(program, unit, unit_stop, item_unit, tiles, quotient, remainder, SNAP: tl.constexpr):
+def piece_at(unit, unit_stop, item_unit, tiles, SNAP: tl.constexpr):
     """A program's piece of the item that `unit` lies in. item_unit: first unit of that item's sequence; tiles: of every item of it.
 
-    Returns the item's number within its sequence and its first unit; the piece's first tile and where it stops (none: no
-    piece); its number, how many the item has, and the first of the slots of the program that has piece 0.
+    Returns the item's number within its sequence and its first unit; the piece's first tile and where it stops (none: no piece).
     """
-    lane = (unit - item_unit) // tiles
+    lane = divided(unit - item_unit, tiles)
     start = item_unit + lane * tiles
-    tile = snapped(unit - start, tiles, SNAP)
-    tile_stop = snapped(unit_stop - start, tiles, SNAP)
-    first, num_pieces = pieces_of(start, tiles, quotient, remainder, SNAP)
-    index = tl.where(tile == 0, 0, program - first)
-    return lane, start, tile, tile_stop, index, num_pieces, 2 * first
+    return lane, start, snapped(unit - start, tiles, SNAP), snapped(unit_stop - start, tiles, SNAP)
 
 
 @triton.jit

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hfmem_kernels._kernels_common import key_range, num_tiles, query_span
-from hfmem_kernels._kernels_schedule import first_unit, piece_at, share_owner, share_start, slot_of, tiles_before
+from hfmem_kernels._kernels_schedule import first_unit, piece_at, pieces_of, share_owner, share_start, slot_of, tiles_before
 
 
 @triton.jit
@@ -58,10 +58,11 @@ def _walk(
         _, count = query_span(cu_q, b, q_len, True, VARLEN)
         lo, hi = key_range(tl.load(seq_lens + b), count, window, capacity, HAS_WINDOW)
         tiles = num_tiles(lo, hi, BLOCK_N)
-        lane, start, tile, tile_stop, index, num_pieces, rest_base = piece_at(
-            program, unit, unit_stop, item_unit, tiles, quotient, remainder, SNAP
-        )
+        lane, start, tile, tile_stop = piece_at(unit, unit_stop, item_unit, tiles, SNAP)
         if tile < tile_stop:
+            first, num_pieces = pieces_of(start, tiles, quotient, remainder, SNAP)
+            index = tl.where(tile == 0, 0, program - first)
+            rest_base = 2 * first
             row = out + (program * 64 + noted) * 7
             tl.store(row, b)
             tl.store(row + 1, lane)
