@@ -59,6 +59,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peer-seconds", type=float, default=40.0, help="set-up time that one peer may take [default: 40]"
     )
+    parser.add_argument(
+        "--patience", type=float, default=120.0, help="seconds that one contender may take to get ready [default: 120]"
+    )
     parser.add_argument("--commit", help="the commit of a checkout that came without its history")
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="only make the report and the plots of these results"
@@ -167,6 +170,7 @@ def _work(arguments: argparse.Namespace) -> int:
         wanted=arguments.peers,
         folders=arguments.peer_path,
         peer_seconds=arguments.peer_seconds,
+        patience=arguments.patience,
         earlier=arguments.resume,
         commit=arguments.commit,
         after_crash=arguments.after_crash,

@@ -19,7 +19,7 @@ class LaunchConfig:
     for each. register_cap: most registers of a thread, 0 for the compiler's choice. split_tiles: 0 for equal shares of all
     tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16. min_tiles: fewest tiles of a share. snap_tiles:
     the edges of shares keep at least that far from the edges of items, or lie on them. max_pieces: most programs for each
-    item on average, 0 for any number. merge_fan: most partial results that one step of a merge reads at once.
+    item on average, 0 for any number. lockstep: work on a sequence's KV heads side by side, not one after the other.
     """
 
     block_m: int
@@ -33,7 +33,7 @@ class LaunchConfig:
     register_cap: int = 0
     snap_tiles: int = 1
     max_pieces: int = 0
-    merge_fan: int = 16
+    lockstep: bool = True
 
     @property
     def max_registers(self) -> int:
@@ -124,11 +124,11 @@ class Entry(NamedTuple):
 # No row has been timed on a device yet.
 _HOPPER_16 = (
     Entry(16, 128, 64, 4, 4, 3),
-    Entry(16, 256, 64, 4, 4, 2),
-    Entry(16, 512, 32, 4, 4, 2),
+    Entry(16, 256, 64, 4, 3, 2),
+    Entry(16, 512, 32, 4, 3, 2),
     Entry(16, 1024, 16, 4, 3, 2),
     Entry(32, 128, 64, 4, 4, 2),
-    Entry(32, 256, 64, 4, 4, 2),
+    Entry(32, 256, 64, 4, 3, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
@@ -137,8 +137,7 @@ _HOPPER_16 = (
 )
 _HOPPER_8 = (
     Entry(16, 128, 64, 4, 4, 3),
-    Entry(16, 256, 64, 4, 4, 3, since=WIDE_MERGES),
-    Entry(16, 256, 64, 4, 4, 2),  # 3.6 needs more than 168 registers where scales come with heads or tokens
+    Entry(16, 256, 64, 4, 3, 3),
     Entry(16, 512, 32, 4, 4, 2),
     Entry(16, 1024, 16, 4, 3, 2),
     Entry(32, 128, 64, 4, 4, 2),
@@ -210,7 +209,7 @@ _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
 }
 # MLA: keys and values are one tile, columns are not counted twice; 1: 8-bit elements, 0: rows of 656 bytes (`fp8_ds_mla`)
 _LATENT_WIDE: dict[int, tuple[Entry, ...]] = {
-    2: (Entry(16, 1024, 32, 4, 3, 2), Entry(32, 1024, 64, 8, 3, 1)),
+    2: (Entry(16, 1024, 64, 8, 3, 1), Entry(32, 1024, 128, 8, 2, 1)),
     1: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 64, 8, 3, 1)),
     0: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 32, 8, 4, 1)),
 }
@@ -258,7 +257,7 @@ def config_of(entry: Entry, triton: tuple[int, int] = NEWEST) -> LaunchConfig:
     config = LaunchConfig(
         entry.rows, entry.block_n, entry.num_warps, entry.num_stages, entry.ctas_per_sm, min_tiles=2, snap_tiles=2
     )
-    return replace(config, register_cap=config.max_registers, merge_fan=16 if triton >= WIDE_MERGES else 1)
+    return replace(config, register_cap=config.max_registers)
 
 
 def select_config(

@@ -51,7 +51,7 @@ def decode_kernel(
     M_BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
     ONE_SCAN: tl.constexpr, SPLIT_TILES: tl.constexpr, MIN_TILES: tl.constexpr, SNAP: tl.constexpr,
     MAX_PIECES: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr, ONE_LEVEL: tl.constexpr,
-    DECODER: tl.constexpr,
+    LOCKSTEP: tl.constexpr, DECODER: tl.constexpr,
     PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr, PACKED_LATENT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs) sharing all tiles equally when SPLIT_TILES is 0, else (items × max_pieces), a fixed split.
@@ -73,9 +73,10 @@ def decode_kernel(
     else:
         item = 0
         fixed_piece = 0
+        group = program // LOCKSTEP
         quotient, remainder, unit, unit_stop, b, item_unit = first_unit(
-            program, seq_lens_ptr, cu_q_ptr, batch, HEADS, q_len, window, capacity, BLOCK_B, ONE_SCAN, BLOCK_N, HAS_WINDOW,
-            VARLEN, MIN_TILES, MAX_PIECES,
+            group, tl.num_programs(0) // LOCKSTEP, seq_lens_ptr, cu_q_ptr, batch, HEADS // LOCKSTEP, q_len, window, capacity,
+            BLOCK_B, ONE_SCAN, BLOCK_N, HAS_WINDOW, VARLEN, MIN_TILES, MAX_PIECES,
         )  # fmt: skip
 
     while unit < unit_stop:
@@ -89,6 +90,7 @@ def decode_kernel(
             tile_stop = tl.minimum(tile + SPLIT_TILES, tiles)
         else:
             lane, start, tile, tile_stop = piece_at(unit, unit_stop, item_unit, tiles, SNAP)
+            lane = lane * LOCKSTEP + program % LOCKSTEP
         if tile < tile_stop:
             head = lane // M_BLOCKS
             m_block = lane % M_BLOCKS
@@ -129,9 +131,9 @@ def decode_kernel(
                     first_slot = rest_base
                 else:  # not before the loop: it would wait for these divisions
                     first, num_pieces = pieces_of(start, tiles, quotient, remainder, SNAP)
-                    index = tl.where(tile == 0, 0, program - first)
-                    rest_base = 2 * first
-                    rest_stride = 2
+                    index = tl.where(tile == 0, 0, group - first)
+                    rest_base = 2 * (first * LOCKSTEP + program % LOCKSTEP)
+                    rest_stride = 2 * LOCKSTEP
                     first_slot = rest_base + 1
                 slot = slot_of(index, first_slot, rest_base, rest_stride)
                 store_piece(acc, m, norm, slot, partial_ptr, state_ptr, row_mask, BLOCK_M, DVP)
@@ -148,6 +150,6 @@ def decode_kernel(
             unit += 1
         else:
             unit = start + tiles
-            if unit == item_unit + tiles * HEADS:
+            if unit == item_unit + tiles * (HEADS // LOCKSTEP):
                 item_unit = unit
                 b += 1

@@ -70,15 +70,81 @@ def load_piece(
     place = slot_of(piece, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M + rows
     m = tl.load(state_ptr + place * 2, mask=mask, other=float("-inf"), cache_modifier=".cg")
     norm = tl.load(state_ptr + place * 2 + 1, mask=mask, other=0.0, cache_modifier=".cg")
-    part = tl.load(partial_ptr + place[:, None] * DVP + cols[None, :], mask=mask[:, None], other=0.0, cache_modifier=".cg")
+    part = tl.load(
+        partial_ptr + place[:, None] * DVP + cols[None, :], mask=mask[:, None], other=0.0, cache_modifier=".cg"
+    )
     return m, norm, part
 
 
 @triton.jit
-def weighted(top, m, norm, part):
-    """A piece's share of the sum of exponentials and of the result, when the largest logit is `top`."""
-    weight = tl.exp2(m - top)
-    return norm * weight, part * weight[:, None]
+def load_four(
+    piece, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
+    BLOCK_M: tl.constexpr, DVP: tl.constexpr,
+):  # fmt: skip
+    """`load_piece` of four pieces, `step` apart."""
+    m0, n0, p0 = load_piece(
+        piece, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
+    )
+    m1, n1, p1 = load_piece(
+        piece + step,
+        stop,
+        first_slot,
+        rest_base,
+        rest_stride,
+        partial_ptr,
+        state_ptr,
+        rows,
+        row_mask,
+        cols,
+        BLOCK_M,
+        DVP,
+    )
+    m2, n2, p2 = load_piece(
+        piece + 2 * step,
+        stop,
+        first_slot,
+        rest_base,
+        rest_stride,
+        partial_ptr,
+        state_ptr,
+        rows,
+        row_mask,
+        cols,
+        BLOCK_M,
+        DVP,
+    )
+    m3, n3, p3 = load_piece(
+        piece + 3 * step,
+        stop,
+        first_slot,
+        rest_base,
+        rest_stride,
+        partial_ptr,
+        state_ptr,
+        rows,
+        row_mask,
+        cols,
+        BLOCK_M,
+        DVP,
+    )
+    return m0, m1, m2, m3, n0, n1, n2, n3, p0, p1, p2, p3
+
+
+@triton.jit
+def highest(m0, m1, m2, m3):
+    """The largest logit of four pieces."""
+    return tl.maximum(tl.maximum(m0, m1), tl.maximum(m2, m3))
+
+
+@triton.jit
+def sum_of_four(top, m0, m1, m2, m3, n0, n1, n2, n3, p0, p1, p2, p3):
+    """What four pieces add to the sum of exponentials and to the result, when the largest logit is `top`."""
+    w0 = tl.exp2(m0 - top)
+    w1 = tl.exp2(m1 - top)
+    w2 = tl.exp2(m2 - top)
+    w3 = tl.exp2(m3 - top)
+    norm = (n0 * w0 + n1 * w1) + (n2 * w2 + n3 * w3)
+    return norm, (p0 * w0[:, None] + p1 * w1[:, None]) + (p2 * w2[:, None] + p3 * w3[:, None])
 
 
 @triton.jit
@@ -91,8 +157,8 @@ def merge_slots(
     """Combine the pieces start, start + step, … < stop of an item into the output (FINAL) or into slot `target`.
 
     This is the tail of every short call, so it waits for memory as few times as it can: the states and the partials of FAN
-    pieces, four or eight, are under way at once. They are written out one by one because a tensor of three dimensions, summed
-    over the pieces, is laid out across threads by Triton before 3.8 and spilled. Columns go by in chunks, so that wide values
+    pieces, 4, 8 or 16, are under way at once. They are written out one by one because a tensor of three dimensions, summed
+    over the pieces, is laid out across threads by Triton before 3.8, and spilled. Columns go by in chunks, so that wide values
     need no second accumulator's worth of registers.
     """
     top = tl.full(rows.shape, float("-inf"), tl.float32)
@@ -102,62 +168,54 @@ def merge_slots(
         top = tl.full(rows.shape, float("-inf"), tl.float32)
         total = tl.zeros(rows.shape, tl.float32)
         acc = tl.zeros([rows.shape[0], CHUNK], tl.float32)
-        for begin in range(start, stop, FAN * step):
-            m0, n0, p0 = load_piece(
-                begin, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
+        for piece in range(start, stop, FAN * step):
+            a0, a1, a2, a3, an0, an1, an2, an3, ap0, ap1, ap2, ap3 = load_four(
+                piece,
+                step,
+                stop,
+                first_slot,
+                rest_base,
+                rest_stride,
+                partial_ptr,
+                state_ptr,
+                rows,
+                row_mask,
+                cols,
+                BLOCK_M,
+                DVP,
             )
-            m1, n1, p1 = load_piece(
-                begin + step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
-                BLOCK_M, DVP,
-            )  # fmt: skip
-            m2, n2, p2 = load_piece(
-                begin + 2 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
-                BLOCK_M, DVP,
-            )  # fmt: skip
-            m3, n3, p3 = load_piece(
-                begin + 3 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
-                BLOCK_M, DVP,
-            )  # fmt: skip
-            m4, n4, p4 = m0, n0, p0
-            m5, n5, p5 = m0, n0, p0
-            m6, n6, p6 = m0, n0, p0
-            m7, n7, p7 = m0, n0, p0
-            if FAN == 8:
-                m4, n4, p4 = load_piece(
-                    begin + 4 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
+            higher = tl.maximum(top, highest(a0, a1, a2, a3))
+            if FAN >= 8:
+                b0, b1, b2, b3, bn0, bn1, bn2, bn3, bp0, bp1, bp2, bp3 = load_four(
+                    piece + 4 * step, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
                     cols, BLOCK_M, DVP,
                 )  # fmt: skip
-                m5, n5, p5 = load_piece(
-                    begin + 5 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
+                higher = tl.maximum(higher, highest(b0, b1, b2, b3))
+            if FAN >= 16:
+                c0, c1, c2, c3, cn0, cn1, cn2, cn3, cp0, cp1, cp2, cp3 = load_four(
+                    piece + 8 * step, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
                     cols, BLOCK_M, DVP,
                 )  # fmt: skip
-                m6, n6, p6 = load_piece(
-                    begin + 6 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
+                d0, d1, d2, d3, dn0, dn1, dn2, dn3, dp0, dp1, dp2, dp3 = load_four(
+                    piece + 12 * step, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
                     cols, BLOCK_M, DVP,
                 )  # fmt: skip
-                m7, n7, p7 = load_piece(
-                    begin + 7 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
-                    cols, BLOCK_M, DVP,
-                )  # fmt: skip
-            higher = tl.maximum(tl.maximum(tl.maximum(m0, m1), tl.maximum(m2, m3)), top)
-            if FAN == 8:
-                higher = tl.maximum(tl.maximum(tl.maximum(m4, m5), tl.maximum(m6, m7)), higher)
+                higher = tl.maximum(higher, tl.maximum(highest(c0, c1, c2, c3), highest(d0, d1, d2, d3)))
             shift = tl.where(higher == float("-inf"), 0.0, higher)
-            n0, p0 = weighted(shift, m0, n0, p0)
-            n1, p1 = weighted(shift, m1, n1, p1)
-            n2, p2 = weighted(shift, m2, n2, p2)
-            n3, p3 = weighted(shift, m3, n3, p3)
-            some = (n0 + n1) + (n2 + n3)
-            part = (p0 + p1) + (p2 + p3)
-            if FAN == 8:
-                n4, p4 = weighted(shift, m4, n4, p4)
-                n5, p5 = weighted(shift, m5, n5, p5)
-                n6, p6 = weighted(shift, m6, n6, p6)
-                n7, p7 = weighted(shift, m7, n7, p7)
-                some += (n4 + n5) + (n6 + n7)
-                part += (p4 + p5) + (p6 + p7)
+            norm, part = sum_of_four(shift, a0, a1, a2, a3, an0, an1, an2, an3, ap0, ap1, ap2, ap3)
+            if FAN >= 8:
+                more_norm, more = sum_of_four(shift, b0, b1, b2, b3, bn0, bn1, bn2, bn3, bp0, bp1, bp2, bp3)
+                norm += more_norm
+                part += more
+            if FAN >= 16:
+                more_norm, more = sum_of_four(shift, c0, c1, c2, c3, cn0, cn1, cn2, cn3, cp0, cp1, cp2, cp3)
+                norm += more_norm
+                part += more
+                more_norm, more = sum_of_four(shift, d0, d1, d2, d3, dn0, dn1, dn2, dn3, dp0, dp1, dp2, dp3)
+                norm += more_norm
+                part += more
             fade = tl.exp2(top - shift)
-            total = total * fade + some
+            total = total * fade + norm
             acc = acc * fade[:, None] + part
             top = higher
         if FINAL:

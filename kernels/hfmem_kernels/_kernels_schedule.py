@@ -96,7 +96,7 @@ def pieces_of(start, tiles, quotient, remainder, SNAP: tl.constexpr):
 
 @triton.jit
 def first_unit(
-    program, seq_lens_ptr, cu_q_ptr, batch, heads, q_len, window, capacity,
+    program, most_programs, seq_lens_ptr, cu_q_ptr, batch, heads, q_len, window, capacity,
     BLOCK_B: tl.constexpr, ONE_SCAN: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr,
     VARLEN: tl.constexpr, MIN_TILES: tl.constexpr, MAX_PIECES: tl.constexpr,
 ):  # fmt: skip
@@ -112,7 +112,7 @@ def first_unit(
             seq_lens_ptr, cu_q_ptr, batch, 0, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
         )
     total = per_head * heads
-    programs = tl.minimum(tl.num_programs(0), tl.maximum(total // MIN_TILES, 1))
+    programs = tl.minimum(most_programs, tl.maximum(total // MIN_TILES, 1))
     if MAX_PIECES > 0:
         programs = tl.minimum(programs, batch * heads * MAX_PIECES)
     quotient = divided(total, programs)

@@ -82,15 +82,25 @@ def plan_split(config: LaunchConfig, num_items: int, max_tokens: int, num_sms: i
 
 
 def merge_constants(rows: int, v_columns: int, config: LaunchConfig) -> dict[str, int]:
-    """What one step of a merge takes: at most 64 fp32 a thread; eight pieces at once if they are that small, else four.
+    """What one step of a merge takes: at most 64 fp32 a thread, or 32 where registers are capped; 16 or 8 pieces at once if
+    they are that small, else 4.
 
     A second level costs a barrier, an atomic and a round trip through L2, some 2 µs; a program reads some 100 GB/s, so that 64
     pieces of 4 KiB are 2.5 µs, and 64 of MLA's 32 KiB are 20.
     """
-    most = 64 * 32 * config.num_warps
-    fan = 8 if 8 * rows * v_columns <= most else 4
+    most = (64 if config.max_registers > 200 else 32) * 32 * config.num_warps
+    fan = next((n for n in (16, 8) if n * rows * v_columns <= most), 4)
     chunk = max(16, min(v_columns, most // (fan * rows)))
     return {"ROWS": rows, "CHUNK": chunk, "FAN": fan, "ONE_LEVEL": 64 if rows * v_columns <= 1024 else 16}
+
+
+def lockstep_of(items: int, programs: int) -> int:
+    """How many of a sequence's items (KV heads × blocks of rows) are worked on side by side, by as many programs: all, or the
+    largest part that divides them and leaves less than a sixteenth of the programs idle.
+
+    Heads of one token lie side by side in NHD caches, 2 KiB of eight heads: read at about the same time, they are one DRAM page.
+    """
+    return max(n for n in range(1, items + 1) if items % n == 0 and (n == 1 or programs % n * 16 < programs))
 
 
 def cache_format(cache: torch.Tensor) -> int:
@@ -298,12 +308,13 @@ def launch_decode(
     v_head_dim = kv_lora_rank or v_cache.shape[-1]
     group = q.shape[-2] // num_kv_heads
     m_blocks = -(-group * max_q_len // config.block_m)
+    items = num_kv_heads * m_blocks
     kind = cache_format(k_cache)
     pairs = kind != PLAIN and config.pairs and pairs_possible(k_cache, v_cache)
     columns = Columns.of(head_dim, v_head_dim, pairs=pairs, latent=latent)
     capacity = page_table.shape[1] * page_size
     max_tokens = min(capacity, window + max_q_len - 1) if window else capacity
-    split = plan_split(config, batch * num_kv_heads * m_blocks, max_tokens, num_sms, columns.dv)
+    split = plan_split(config, batch * items, max_tokens, num_sms, columns.dv)
 
     # few sizes, so that few kernels are compiled: a warp, four, and what longer batches are scanned in
     block_b = 32 if batch <= 32 or config.split_tiles else 128 if batch <= 128 else 1024
@@ -329,7 +340,9 @@ def launch_decode(
         *scale_strides(k_scale), *scale_strides(v_scale),
     ]  # fmt: skip
     constants = {
-        "HEADS": num_kv_heads * m_blocks, "GROUP": group, "PAGE": page_size, "DK": head_dim, "DV": v_head_dim, "D1": columns.d1, "D2": columns.d2,
+        "HEADS": items,
+        "LOCKSTEP": lockstep_of(items, split.num_programs) if config.lockstep and not config.split_tiles else 1,
+        "GROUP": group, "PAGE": page_size, "DK": head_dim, "DV": v_head_dim, "D1": columns.d1, "D2": columns.d2,
         "DVP": columns.dv, "FORMAT": kind, "PAIRS": pairs, "UNIT_K": k_rows.unit, "UNIT_V": v_rows.unit,
         "SCALES": scale_mode(k_scale), "LATENT": latent, "VARLEN": varlen, "HAS_WINDOW": window > 0,
         "HAS_SOFTCAP": softcap > 0.0, "HAS_ALIBI": alibi_slopes is not None, "HAS_SINKS": sinks is not None,

@@ -324,8 +324,8 @@ def test_contenders_that_hang_when_timed_in_turn_are_left_out_together(
 def test_a_process_that_hangs_ends_itself(tmp_path: Path) -> None:
     """The device's calls cannot be interrupted from Python: a thread ends the process, with the status of a lost device."""
     code = (
-        "import time\nfrom hfmem_kernels.benchmarks import session\nsession.STALL_SECONDS = 0.2\n"
-        "stall = session.Stall()\nstall.watch()\nstall.rest()\ntime.sleep(0.5)\nstall.watch()\ntime.sleep(30)\n"
+        "import time\nfrom hfmem_kernels.benchmarks import session\nsession.STALL_SECONDS = 0.1\n"
+        "stall = session.Stall(0.1)\nstall.watch()\nstall.rest()\ntime.sleep(0.5)\nstall.watch()\ntime.sleep(30)\n"
     )
     folders = os.pathsep.join(each for each in sys.path if each)
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": folders}, timeout=60)

@@ -11,7 +11,7 @@ import torch
 
 from hfmem_kernels import testing
 from hfmem_kernels._heuristics import LaunchConfig
-from hfmem_kernels._launch import Workspace
+from hfmem_kernels._launch import Workspace, lockstep_of
 from hfmem_kernels.layout import Layout
 from hfmem_kernels.paged_decode import paged_decode_attention
 from hfmem_kernels.testing import Case
@@ -158,16 +158,28 @@ def test_fixed_split(split_tiles: int, device: str) -> None:
     check(Case((130, 0, 5, 47), num_kv_heads=1, head_dim=16, window=60, dtype="float32", q_len=2), device, config)
 
 
-@pytest.mark.parametrize("split_tiles", [0, 1])
-def test_merge_of_one_piece_at_a_time(split_tiles: int, device: str) -> None:
-    """What configurations for Triton before 3.8 do; 19 pieces with a fixed split, merged in two levels."""
-    config = replace(SMALL, block_n=16, ctas_per_sm=2, split_tiles=split_tiles, merge_fan=1)
-    check(Case((300, 0, 20), num_heads=2, num_kv_heads=1, head_dim=16, dtype="float32", sinks=True), device, config)
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads"), [(2, 2), (12, 6), (5, 5)], ids=["two", "six_in_twos", "five_in_turn"]
+)
+def test_heads_side_by_side(num_heads: int, num_kv_heads: int, device: str) -> None:
+    """Eight programs: two heads side by side, two of six at a time three times over, five one after the other; and not at all."""
+    config = replace(SMALL, block_n=16, ctas_per_sm=2)
+    case = Case((150, 0, 47), num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=16, dtype="float32")
+    for lockstep in (True, False):
+        check(case, device, replace(config, lockstep=lockstep))
 
 
-def test_fixed_split_with_merge_in_two_levels(device: str) -> None:
+def test_lockstep_divides_the_items_and_leaves_few_programs_idle() -> None:
+    """264 programs: 32 heads use 256 of them; 96 would use 192 and 48 would use 240, so 32 at a time; 250 of 500 use 250."""
+    assert [lockstep_of(items, 264) for items in (1, 8, 32, 96, 7, 500)] == [1, 8, 32, 32, 7, 250]
+
+
+@pytest.mark.parametrize("num_heads", [2, 16])
+def test_fixed_split_with_merge_in_two_levels(num_heads: int, device: str) -> None:
+    """Rows of 1 and 16 heads of 16 and of 128 columns: 69 pieces are more than one level's 64, 21 more than its 16."""
     config = replace(SMALL, block_n=16, split_tiles=1)
-    check(Case((330,), num_heads=2, num_kv_heads=1, head_dim=16, dtype="float32"), device, config)
+    dim, tokens = (16, 1100) if num_heads == 2 else (128, 330)
+    check(Case((tokens,), num_heads=num_heads, num_kv_heads=1, head_dim=dim, dtype="float32"), device, config)
 
 
 def test_fixed_split_is_batch_invariant(device: str) -> None:

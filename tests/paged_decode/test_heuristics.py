@@ -92,11 +92,10 @@ def test_rows_of_the_table_are_distinct() -> None:
 
 
 def test_older_compilers_get_their_own_rows() -> None:
-    """e4m3 heads of 128: three programs a multiprocessor by default, two before Triton 3.8, which merges one piece at a time."""
-    shape = DecodeShape(4, 1, 128, 128, 1)
+    """64 query rows of heads of 128 in bf16: tiles of 64 tokens by default, of 32 before Triton 3.8."""
+    shape = DecodeShape(64, 1, 128, 128, 2)
     new, old = (select_config(shape, "sm90", triton=version) for version in ((3, 9), (3, 6)))
-    assert (new.ctas_per_sm, old.ctas_per_sm) == (3, 2)
-    assert (new.merge_fan, old.merge_fan) == (16, 1)
+    assert (new.block_n, old.block_n) == (64, 32)
     assert select_config(shape, "sm90", triton=(4, 0)) == new
 
 

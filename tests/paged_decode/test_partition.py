@@ -13,7 +13,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hfmem_kernels._kernels_common import key_range, num_tiles, query_span
-from hfmem_kernels._kernels_schedule import first_unit, piece_at, pieces_of, share_owner, share_start, slot_of, tiles_before
+from hfmem_kernels._kernels_schedule import (
+    first_unit,
+    piece_at,
+    pieces_of,
+    share_owner,
+    share_start,
+    slot_of,
+    tiles_before,
+)
 
 
 @triton.jit
@@ -50,8 +58,8 @@ def _walk(
     """The loop of the decode kernel, noting its pieces instead of working on them."""
     program = tl.program_id(0)
     quotient, remainder, unit, unit_stop, b, item_unit = first_unit(
-        program, seq_lens, cu_q, batch, heads, q_len, window, capacity, BLOCK_B, ONE_SCAN, BLOCK_N, HAS_WINDOW, VARLEN,
-        MIN_TILES, MAX_PIECES,
+        program, tl.num_programs(0), seq_lens, cu_q, batch, heads, q_len, window, capacity, BLOCK_B, ONE_SCAN, BLOCK_N,
+        HAS_WINDOW, VARLEN, MIN_TILES, MAX_PIECES,
     )  # fmt: skip
     noted = 0
     while unit < unit_stop:

@@ -22,7 +22,7 @@ from hfmem_kernels.benchmarks.targets import regions_of
 
 #: share of the free memory that the sets may take: dense copies for peers take as much again
 MEMORY_SHARE = 0.42
-#: the longest that one contender may be prepared, seconds: a compiler that hangs must not take the run with it
+#: the longest that one contender may be prepared, seconds, unless the run says so: a compiler that hangs must not take it along
 PATIENCE = 120.0
 
 #: stands for all contenders of a row, when they are timed in turn and any of them may be the one that fails
@@ -41,6 +41,7 @@ class Bench:
 
     trying: called with the contender's name before anything of it runs, so that one that ends the process can be named.
     excluded: (item, contender) that did so before. peer_seconds: set-up time a peer may take over all rows; spent: what it took.
+    patience: the longest that one contender may be prepared, seconds.
     """
 
     device: torch.device | None
@@ -50,6 +51,7 @@ class Bench:
     peer_seconds: float = 40.0
     spent: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    patience: float = PATIENCE
     excluded: frozenset[tuple[str, str]] = frozenset()
     trying: Callable[[str, str], None] = lambda item, contender: None
 
@@ -134,7 +136,7 @@ def _peer(
     bench.trying(row.name, peer.name)
     started = time.monotonic()
     try:
-        with _within(PATIENCE):
+        with _within(bench.patience):
             launch = peer.prepare(made, bench.folders.get(peer.project))
             found = gate.same_function(made, launch(0))
             if not found.passed:
@@ -188,7 +190,7 @@ def _variant(
         return {"status": "failed", "reason": "brought the device down"}
     bench.trying(experiment.name, name)
     try:
-        with _within(PATIENCE):
+        with _within(bench.patience):
             launch = prepare(made)
             out = launch(0)
             if name not in experiment.unchecked:

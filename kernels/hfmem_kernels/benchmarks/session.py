@@ -31,8 +31,8 @@ from hfmem_kernels.benchmarks.rows import Row
 #: exit status of a process whose device is lost: start it again
 LOST = 75
 
-#: seconds after which a contender that neither failed nor finished hangs: compilers are given up before that
-STALL_SECONDS = item.PATIENCE + 30
+#: seconds beyond its patience after which a contender that neither failed nor finished hangs: compilers are given up before that
+STALL_SECONDS = 30.0
 
 #: items between two readings of clocks and temperature, which are a process of their own
 READINGS_EVERY = 8
@@ -55,6 +55,7 @@ class Plan:
     folders: Folders = field(default_factory=dict)
     minutes: float | None = None
     peer_seconds: float = 40.0
+    patience: float = item.PATIENCE
     earlier: Path | None = None
     commit: str | None = None
     after_crash: bool = False
@@ -151,7 +152,7 @@ def run(plan: Plan, device: torch.device | None) -> Record:
     timely = plan.minutes is None or plan.minutes > 0
     if device is not None and left and timely:
         _measure_ceiling(device, opened)
-    stall = Stall()
+    stall = Stall(plan.patience)
     bench = _bench(plan, state, device, stall)
     took: list[float] = []
     for number, each in enumerate(left):
@@ -194,13 +195,14 @@ def _measure_ceiling(device: torch.device, session: Record) -> None:
 class Stall:
     """Ends the process with `LOST` when a contender takes so long that the device must hang: nothing that Python does could."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = item.PATIENCE) -> None:
+        self._seconds = patience + STALL_SECONDS
         self._timer: threading.Timer | None = None
 
     def watch(self) -> None:
         """Begin to count, again."""
         self.rest()
-        self._timer = threading.Timer(STALL_SECONDS, os._exit, (LOST,))
+        self._timer = threading.Timer(self._seconds, os._exit, (LOST,))
         self._timer.daemon = True
         self._timer.start()
 
@@ -224,6 +226,7 @@ def _bench(plan: Plan, state: Record, device: torch.device | None, stall: Stall)
         folders=plan.folders,
         l2_bytes=state["device"]["l2_bytes"],
         peer_seconds=plan.peer_seconds,
+        patience=plan.patience,
         excluded=frozenset((name, contender) for name, contender in state["excluded"]),
         trying=trying,
     )
