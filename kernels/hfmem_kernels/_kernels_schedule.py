@@ -68,7 +68,7 @@ def divided(a, b):
 
 @triton.jit
 def share_owner(unit, quotient, remainder):
-    """The program whose share holds `unit`: the inverse of `share_start`. One division: that by a variable takes 20 instructions."""
+    """The program whose share holds `unit`: the inverse of `share_start`. One division, as each takes 20 instructions."""
     cut = remainder * (quotient + 1)
     longer = unit < cut
     program = divided(tl.where(longer, unit, unit - cut), tl.where(longer, quotient + 1, tl.maximum(quotient, 1)))
