@@ -97,7 +97,7 @@ def _compile_ahead(arguments: argparse.Namespace, minutes: float | None) -> None
             children.append(subprocess.Popen(_child(*words, f"{part}/{count}")))
         for child in children:
             with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=max(1.0, seconds + 30 - (time.monotonic() - started)))
+                child.wait(timeout=max(1.0, seconds + 10 - (time.monotonic() - started)))
     finally:  # also where this process is ended
         for child in children:
             if child.poll() is None:

@@ -19,7 +19,8 @@ class LaunchConfig:
     for each. register_cap: most registers of a thread, 0 for the compiler's choice. split_tiles: 0 for equal shares of all
     tiles, else the tiles of a fixed split. pairs: read 8-bit caches as uint16. min_tiles: fewest tiles of a share. snap_tiles:
     the edges of shares keep at least that far from the edges of items, or lie on them. max_pieces: most programs for each
-    item on average, 0 for any number. lockstep: work on a sequence's KV heads side by side, not one after the other.
+    item on average, 0 for any number. lockstep: work on a sequence's KV heads side by side, not one after the other
+    (`_kernels_schedule`).
     """
 
     block_m: int
@@ -120,8 +121,9 @@ class Entry(NamedTuple):
 # ctas_per_sm programs resident for certain, by registers (255 a thread allow two programs of four warps; more get a cap) and by
 # shared memory. That matters more than a third program: the grid is sized for it, and equal shares that do not all run at once
 # would cost a second round. Among what is left: at least 64 KiB in flight, (num_stages - 1) · tile · ctas_per_sm, where shared
-# memory allows it (4.45 TB/s · 0.8 µs / 132 multiprocessors needs 27), then the fewest instructions a token.
-# No row has been timed on a device yet.
+# memory allows it (4.45 TB/s · 0.8 µs / 132 multiprocessors needs 27), then the fewest instructions a token. Of sm90's rows those
+# for 16 query rows, for 32 of heads of 128 and for plain latents were chosen by times on an H200 (kernels/results/NOTES.md): the
+# fewest stages that keep two tiles on their way did best, as what is asked for beyond that makes multiprocessors drift apart.
 _HOPPER_16 = (
     Entry(16, 128, 64, 4, 4, 3),
     Entry(16, 256, 64, 4, 3, 2),

@@ -6,6 +6,9 @@ Words used throughout the decode kernels:
 - *share*: the units that one program gets, from `share_start` of its number to that of the next. Shares differ by one unit at most.
 - *piece*: the consecutive tiles of one item that one program works on. An edge of a share less than SNAP tiles from an edge of
   the item moves there: so short a piece is not worth a merge, and items of fewer than 2 · SNAP tiles are never cut.
+- *lockstep*: so many items of a sequence are worked on side by side, by as many programs, a *group*. They hold the same share of
+  tiles, each of an item of its own, so a share is that of a group. The heads of a token lie side by side in a cache, and blocks of
+  rows read the same one: what a group reads at about the same time lies together. Below, *program* means a group.
 - An item of several pieces leaves one partial result for each in a *slot* of the workspace; the program that comes last merges
   them in the order of the pieces, so that the result does not depend on which program that was.
 """
@@ -100,7 +103,10 @@ def first_unit(
     BLOCK_B: tl.constexpr, ONE_SCAN: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr,
     VARLEN: tl.constexpr, MIN_TILES: tl.constexpr, MAX_PIECES: tl.constexpr,
 ):  # fmt: skip
-    """The shares (quotient, remainder), this program's units, and the sequence they begin in with its first unit."""
+    """The shares (quotient, remainder), this program's units, and the sequence they begin in with its first unit.
+
+    heads: items of a sequence that follow each other; with lockstep those of one lane. most_programs: how many there are.
+    """
     if ONE_SCAN:
         n, inside = tiles_of(
             seq_lens_ptr, cu_q_ptr, batch, 0, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
@@ -147,6 +153,7 @@ def piece_at(unit, unit_stop, item_unit, tiles, SNAP: tl.constexpr):
 def slot_of(index, first_slot, rest_base, rest_stride):
     """The slot of an item's piece number `index`; the first piece has a slot of its own.
 
-    With equal shares a program has two: 2p for the item that ends in its share, 2p + 1 for one that begins in it and goes on.
+    With equal shares a program p of the grid has two: 2p for the item that ends in its share, 2p + 1 for one that begins in it and
+    goes on. The programs of an item's pieces are LOCKSTEP apart.
     """
     return tl.where(index == 0, first_slot, rest_base + index * rest_stride)

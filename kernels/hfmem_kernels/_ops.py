@@ -25,9 +25,9 @@ def values_of(config: LaunchConfig) -> list[int]:
 
 def config_of(values: Sequence[int]) -> LaunchConfig:
     """The configuration of `values_of`."""
-    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces, fan = values
+    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces, lockstep = values
     return LaunchConfig(
-        block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap, snap, pieces, fan
+        block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap, snap, pieces, bool(lockstep)
     )
 
 
