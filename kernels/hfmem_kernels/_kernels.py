@@ -50,20 +50,20 @@ def decode_kernel(
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_LSE: tl.constexpr,
     M_BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
     ONE_SCAN: tl.constexpr, SPLIT_TILES: tl.constexpr, MIN_TILES: tl.constexpr, SNAP: tl.constexpr,
-    MAX_PIECES: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr, ONE_LEVEL: tl.constexpr,
-    LOCKSTEP: tl.constexpr, DECODER: tl.constexpr,
-    PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr, PACKED_LATENT: tl.constexpr,
+    MAX_PIECES: tl.constexpr, LOCKSTEP: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr,
+    ONE_LEVEL: tl.constexpr, DECODER: tl.constexpr, PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr,
+    PACKED_LATENT: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (programs) sharing all tiles equally when SPLIT_TILES is 0, else (items × max_pieces), a fixed split.
+    """Grid: (programs) sharing all tiles equally when SPLIT_TILES is 0, else a fixed split, (sequences × max_pieces × HEADS).
 
     `s??` are strides: q, k, v, page table (p), out, lse, k scales (s), v scales (v), by batch, token, head, page, dim.
-    HEADS: items of a sequence, KV heads × blocks of query rows.
+    HEADS: items of a sequence, KV heads × blocks of query rows; LOCKSTEP of them side by side (`_kernels_schedule`).
     ROWS, CHUNK, FAN: query rows, columns and pieces of one step of a merge. ONE_LEVEL: most pieces of a merge in one go.
     """
     program = tl.program_id(0)
     if SPLIT_TILES > 0:
-        item = program // max_pieces
-        fixed_piece = program % max_pieces
+        item = program // (max_pieces * HEADS) * HEADS + program % HEADS  # heads side by side here, too
+        fixed_piece = program // HEADS % max_pieces
         b = item // HEADS
         quotient = 1
         remainder = 0

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ def merge_constants(rows: int, v_columns: int, config: LaunchConfig) -> dict[str
     return {"ROWS": rows, "CHUNK": chunk, "FAN": fan, "ONE_LEVEL": 64 if rows * v_columns <= 1024 else 16}
 
 
+@lru_cache(maxsize=256)
 def lockstep_of(items: int, programs: int) -> int:
     """How many of a sequence's items (KV heads × blocks of rows) are worked on side by side, by as many programs: all, or the
     largest part that divides them and leaves less than a sixteenth of the programs idle.

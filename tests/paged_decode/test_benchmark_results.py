@@ -122,6 +122,13 @@ def test_the_report_says_what_was_measured_and_that_it_was_made_up(found: dict[s
     assert "11 of 60 items have a record." in text
 
 
+def test_a_spread_that_is_not_known_is_not_shown(found: dict[str, Any]) -> None:
+    """A median that was read from a run's progress line."""
+    found["rows"][0]["ours"] |= {"low_us": 288.6, "median_us": 288.6, "high_us": 288.6, "samples": 0}
+    results.validate(found)
+    assert "| llama-3.1-8b 8x32k bf16 p16 | 288.6 | 1,073.7 |" in report.report(found, ROWS)
+
+
 def test_the_report_of_the_interpreter_shows_no_time() -> None:
     made = made_up_results.results(grid.smoke_grid(), method="interpreter")
     made["sessions"][0] |= {"ceiling": None, "launch_us": None, "readings": []}

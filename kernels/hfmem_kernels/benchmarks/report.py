@@ -7,7 +7,7 @@ from typing import Any
 
 from hfmem_kernels.benchmarks import results as stored
 from hfmem_kernels.benchmarks.rows import Row
-from hfmem_kernels.benchmarks.summary import fit_line
+from hfmem_kernels.benchmarks.summary import Timing, fit_line
 from hfmem_kernels.benchmarks.targets import Measured, Verdict, evaluate
 
 Results = Mapping[str, Any]
@@ -103,11 +103,10 @@ def rows_table(results: Results, measured: Mapping[str, Measured]) -> list[str]:
         if found is None:
             rows.append((item["name"], f"{item['status']}: {item.get('reason', '')}", *[""] * (len(names) + 3)))
             continue
-        timing = stored.timing_of(item["ours"])
         peers = [f"{found.peers[name] / found.microseconds:.2f}" if name in found.peers else "" for name in names]
         rate = found.row.traffic.kv_bytes / (found.microseconds * 1e-6) / 1e9
         size = f"{found.row.traffic.kv_bytes / 1e6:,.1f}"
-        time = f"{found.microseconds:,.1f} ± {timing.spread:.1%}"
+        time = _time(stored.timing_of(item["ours"]))
         rows.append((item["name"], time, size, f"{rate:,.0f}", f"{found.share:.1%}", *peers))
     head = ("row", "µs", "MB of cache", "GB/s", "of R", *(f"{name} ÷ ours" for name in names))
     return table(head, rows)
@@ -149,10 +148,14 @@ def _experiments(results: Results) -> list[str]:
                 continue
             rate = item["facts"]["kv_bytes"] / (times[name] * 1e-6) / 1e9
             against = f"{times[name] / base:.3f}" if base else ""
-            spread = stored.timing_of(found).spread
-            rows.append((name, f"{times[name]:,.1f} ± {spread:.1%}", f"{rate:,.0f}", against))
+            rows.append((name, _time(stored.timing_of(found)), f"{rate:,.0f}", against))
         lines += [*table(("variant", "µs", "GB/s", "÷ as it is"), rows), ""]
     return lines
+
+
+def _time(timing: Timing) -> str:
+    """Microseconds with their spread, if it is known."""
+    return f"{timing.median_us:,.1f}" + (f" ± {timing.spread:.1%}" if timing.samples else "")
 
 
 def _checked(results: Results) -> list[str]:

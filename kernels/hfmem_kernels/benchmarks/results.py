@@ -11,8 +11,8 @@
     rows[]          one for each row that was tried: name, status, reason, session, facts, gate, ours, peers
     experiments[]   question, row, status, reason, session, contenders
 
-A timing is {median_us, low_us, high_us, samples}; ours and each peer that ran hold one, a peer that did not holds its reason. A
-row's share of the ceiling is taken with that of its own session.
+A timing is {median_us, low_us, high_us, samples}, samples 0 where only the median is known; ours and each peer that ran hold one, a
+peer that did not holds its reason. A row's share of the ceiling is taken with that of its own session.
 """
 
 from __future__ import annotations
