@@ -86,47 +86,14 @@ def load_four(
         piece, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
     )
     m1, n1, p1 = load_piece(
-        piece + step,
-        stop,
-        first_slot,
-        rest_base,
-        rest_stride,
-        partial_ptr,
-        state_ptr,
-        rows,
-        row_mask,
-        cols,
-        BLOCK_M,
-        DVP,
-    )
+        piece + step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
+    )  # fmt: skip
     m2, n2, p2 = load_piece(
-        piece + 2 * step,
-        stop,
-        first_slot,
-        rest_base,
-        rest_stride,
-        partial_ptr,
-        state_ptr,
-        rows,
-        row_mask,
-        cols,
-        BLOCK_M,
-        DVP,
-    )
+        piece + 2 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
+    )  # fmt: skip
     m3, n3, p3 = load_piece(
-        piece + 3 * step,
-        stop,
-        first_slot,
-        rest_base,
-        rest_stride,
-        partial_ptr,
-        state_ptr,
-        rows,
-        row_mask,
-        cols,
-        BLOCK_M,
-        DVP,
-    )
+        piece + 3 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
+    )  # fmt: skip
     return m0, m1, m2, m3, n0, n1, n2, n3, p0, p1, p2, p3
 
 
@@ -170,20 +137,8 @@ def merge_slots(
         acc = tl.zeros([rows.shape[0], CHUNK], tl.float32)
         for piece in range(start, stop, FAN * step):
             a0, a1, a2, a3, an0, an1, an2, an3, ap0, ap1, ap2, ap3 = load_four(
-                piece,
-                step,
-                stop,
-                first_slot,
-                rest_base,
-                rest_stride,
-                partial_ptr,
-                state_ptr,
-                rows,
-                row_mask,
-                cols,
-                BLOCK_M,
-                DVP,
-            )
+                piece, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
+            )  # fmt: skip
             higher = tl.maximum(top, highest(a0, a1, a2, a3))
             if FAN >= 8:
                 b0, b1, b2, b3, bn0, bn1, bn2, bn3, bp0, bp1, bp2, bp3 = load_four(
