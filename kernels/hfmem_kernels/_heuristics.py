@@ -42,10 +42,8 @@ class LaunchConfig:
         return min(255, 65536 // (32 * self.num_warps * self.ctas_per_sm) // 8 * 8)
 
 
-#: Triton as (major, minor): the latest that the table was compiled with, and the first that leaves a thread's share of three
-#: dimensions in that thread. Before it, adding up several partial results at once shuffled them all between threads.
-NEWEST = (3, 9)
-WIDE_MERGES = (3, 8)
+#: Triton as (major, minor): the latest that the table was compiled with, which is also the first that 64 rows do not spill with
+NEWEST = ROOMY = (3, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ class Entry(NamedTuple):
     since: tuple[int, int] = (3, 0)
 
 
-# Chosen by compile-only evidence (Triton 3.9.0, sm90 also 3.6.0 and, in part, 3.5.1, 3.7.1 and 3.8.0: kernels/results/NOTES.md;
+# Chosen by compile-only evidence (Triton 3.9.0, sm90 also 3.5.1, 3.6.0, 3.7.1 and 3.8.0: kernels/results/NOTES.md;
 # tests/paged_decode/test_compile.py holds the rows for its own Triton to it): no spills, and
 # ctas_per_sm programs resident for certain, by registers (255 a thread allow two programs of four warps; more get a cap) and by
 # shared memory. That matters more than a third program: the grid is sized for it, and equal shares that do not all run at once
@@ -134,8 +132,8 @@ _HOPPER_16 = (
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
-    Entry(64, 256, 64, 4, 3, 1, since=WIDE_MERGES),
-    Entry(64, 256, 32, 4, 4, 2),  # tiles of 64 tokens spill in 3.6
+    Entry(64, 256, 64, 4, 3, 1, since=ROOMY),
+    Entry(64, 256, 32, 4, 4, 2),  # tiles of 64 tokens spill before 3.9
 )
 _HOPPER_8 = (
     Entry(16, 128, 64, 4, 4, 3),
@@ -148,7 +146,7 @@ _HOPPER_8 = (
     Entry(32, 1024, 16, 8, 3, 1),
     Entry(64, 128, 64, 4, 3, 2),
     Entry(64, 256, 32, 4, 4, 1),
-    Entry(64, 512, 32, 8, 3, 1, since=WIDE_MERGES),
+    Entry(64, 512, 32, 8, 3, 1, since=ROOMY),
 )
 _AMPERE_16 = (
     Entry(16, 128, 64, 4, 4, 2),

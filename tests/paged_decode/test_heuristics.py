@@ -92,7 +92,7 @@ def test_rows_of_the_table_are_distinct() -> None:
 
 
 def test_older_compilers_get_their_own_rows() -> None:
-    """64 query rows of heads of 128 in bf16: tiles of 64 tokens by default, of 32 before Triton 3.8."""
+    """64 query rows of heads of 128 in bf16: tiles of 64 tokens by default, of 32 before Triton 3.9."""
     shape = DecodeShape(64, 1, 128, 128, 2)
     new, old = (select_config(shape, "sm90", triton=version) for version in ((3, 9), (3, 6)))
     assert (new.block_n, old.block_n) == (64, 32)
