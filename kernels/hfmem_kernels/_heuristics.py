@@ -119,9 +119,9 @@ class Entry(NamedTuple):
 # ctas_per_sm programs resident for certain, by registers (255 a thread allow two programs of four warps; more get a cap) and by
 # shared memory. That matters more than a third program: the grid is sized for it, and equal shares that do not all run at once
 # would cost a second round. Among what is left: at least 64 KiB in flight, (num_stages - 1) · tile · ctas_per_sm, where shared
-# memory allows it (4.45 TB/s · 0.8 µs / 132 multiprocessors needs 27), then the fewest instructions a token. Of sm90's rows those
-# for 16 query rows, for 32 of heads of 128 and for plain latents were chosen by times on an H200 (kernels/results/NOTES.md): the
-# fewest stages that keep two tiles on their way did best, as what is asked for beyond that makes multiprocessors drift apart.
+# memory allows it (4.45 TB/s · 0.8 µs / 132 multiprocessors needs 27), then the fewest instructions a token. Of sm90's rows seven
+# were chosen by times on an H200 (kernels/results/NOTES.md): bf16 of 16 rows and 128, 256 and 512 columns, and of 32 rows and 256;
+# 8 bits of 16 rows and 256 columns; both of plain bf16 latents. What sm100 shares of them nobody has timed.
 _HOPPER_16 = (
     Entry(16, 128, 64, 4, 4, 3),
     Entry(16, 256, 64, 4, 3, 2),
