@@ -50,16 +50,19 @@ def decode_kernel(
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_LSE: tl.constexpr,
     M_BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
     ONE_SCAN: tl.constexpr, SPLIT_TILES: tl.constexpr, MIN_TILES: tl.constexpr, SNAP: tl.constexpr,
-    MAX_PIECES: tl.constexpr, LOCKSTEP: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr,
-    ONE_LEVEL: tl.constexpr, DECODER: tl.constexpr, PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr,
-    PACKED_LATENT: tl.constexpr,
+    MAX_PIECES: tl.constexpr, PIECE_COST: tl.constexpr, LOCKSTEP: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    FAN: tl.constexpr, ONE_LEVEL: tl.constexpr, DECODER: tl.constexpr, PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr,
+    WIDE: tl.constexpr, CUT: tl.constexpr, PACKED_LATENT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs) sharing all tiles equally when SPLIT_TILES is 0, else a fixed split, (sequences × max_pieces × HEADS).
 
     `s??` are strides: q, k, v, page table (p), out, lse, k scales (s), v scales (v), by batch, token, head, page, dim.
     HEADS: items of a sequence, KV heads × blocks of query rows; LOCKSTEP of them side by side (`_kernels_schedule`).
     ROWS, CHUNK, FAN: query rows, columns and pieces of one step of a merge. ONE_LEVEL: most pieces of a merge in one go.
+    CUT: scores are those of parts of the columns (`scores_of`).
     """
+    FIRST: tl.constexpr = 0 if SPLIT_TILES > 0 else 1  # slots of an item's pieces (`slot_of`)
+    STRIDE: tl.constexpr = 1 if SPLIT_TILES > 0 else 2 * LOCKSTEP
     program = tl.program_id(0)
     if SPLIT_TILES > 0:
         item = program // (max_pieces * HEADS) * HEADS + program % HEADS  # heads side by side here, too
@@ -67,6 +70,7 @@ def decode_kernel(
         b = item // HEADS
         quotient = 1
         remainder = 0
+        cost = 0
         unit = 0
         unit_stop = 1
         item_unit = 0
@@ -74,9 +78,9 @@ def decode_kernel(
         item = 0
         fixed_piece = 0
         group = program // LOCKSTEP
-        quotient, remainder, unit, unit_stop, b, item_unit = first_unit(
+        quotient, remainder, cost, unit, unit_stop, b, item_unit = first_unit(
             group, tl.num_programs(0) // LOCKSTEP, seq_lens_ptr, cu_q_ptr, batch, HEADS // LOCKSTEP, q_len, window, capacity,
-            BLOCK_B, ONE_SCAN, BLOCK_N, HAS_WINDOW, VARLEN, MIN_TILES, MAX_PIECES,
+            BLOCK_B, ONE_SCAN, BLOCK_N, HAS_WINDOW, VARLEN, MIN_TILES, MAX_PIECES, PIECE_COST, FAN,
         )  # fmt: skip
 
     while unit < unit_stop:
@@ -89,7 +93,7 @@ def decode_kernel(
             tile = fixed_piece * SPLIT_TILES
             tile_stop = tl.minimum(tile + SPLIT_TILES, tiles)
         else:
-            lane, start, tile, tile_stop = piece_at(unit, unit_stop, item_unit, tiles, SNAP)
+            lane, start, tile, tile_stop = piece_at(unit, unit_stop, item_unit, tiles, cost, SNAP)
             lane = lane * LOCKSTEP + program % LOCKSTEP
         if tile < tile_stop:
             head = lane // M_BLOCKS
@@ -102,13 +106,13 @@ def decode_kernel(
                 acc, m, norm = attend_packed_latent(
                     q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, b, m_block, q_row0, count, lo, hi, tile,
                     tile_stop, window, scale, sqb, sqt, sqh, sqd, skp, skt, GROUP, PAGE, UNIT_K, HAS_WINDOW, BLOCK_M,
-                    BLOCK_N, DECODER, PAGES, WIDE,
+                    BLOCK_N, DECODER, PAGES, WIDE, CUT,
                 )  # fmt: skip
             elif LATENT:
                 acc, m, norm = attend_latent(
                     q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, k_scale_ptr, b, m_block, q_row0, count, lo, hi,
                     tile, tile_stop, window, scale, v_factor, k_offset, sqb, sqt, sqh, sqd, skp, skt, skd, GROUP, PAGE,
-                    DK, DV, D2, FORMAT, PAIRS, UNIT_K, SCALES, HAS_WINDOW, BLOCK_M, BLOCK_N, DECODER, PAGES, WIDE,
+                    DK, DV, D2, FORMAT, PAIRS, UNIT_K, SCALES, HAS_WINDOW, BLOCK_M, BLOCK_N, DECODER, PAGES, WIDE, CUT,
                 )  # fmt: skip
             else:
                 acc, m, norm = attend(
@@ -116,7 +120,7 @@ def decode_kernel(
                     b, head, m_block, q_row0, count, lo, hi, tile, tile_stop, window, scale, softcap, v_factor, k_offset, v_offset,
                     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
                     GROUP, PAGE, DK, DV, D1, D2, DVP, FORMAT, PAIRS, UNIT_K, UNIT_V, SCALES, HAS_WINDOW,
-                    HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, PAGES, SAME_STRIDES, WIDE,
+                    HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, PAGES, SAME_STRIDES, WIDE, CUT,
                 )  # fmt: skip
             if (tile == 0) & (tile_stop >= tiles):
                 factor, lse = normaliser(m, norm, sink, HAS_SINKS)
@@ -126,30 +130,27 @@ def decode_kernel(
                 if SPLIT_TILES > 0:
                     num_pieces = (tiles + SPLIT_TILES - 1) // SPLIT_TILES
                     index = fixed_piece
-                    rest_base = item * max_pieces
-                    rest_stride = 1
-                    first_slot = rest_base
+                    base = item.to(tl.int64) * max_pieces
                 else:  # not before the loop: it would wait for these divisions
                     first, num_pieces = pieces_of(start, tiles, quotient, remainder, SNAP)
                     index = tl.where(tile == 0, 0, group - first)
-                    rest_base = 2 * (first * LOCKSTEP + program % LOCKSTEP)
-                    rest_stride = 2 * LOCKSTEP
-                    first_slot = rest_base + 1
-                slot = slot_of(index, first_slot, rest_base, rest_stride)
-                store_piece(acc, m, norm, slot, partial_ptr, state_ptr, row_mask, BLOCK_M, DVP)
+                    base = 2 * (first * LOCKSTEP + program % LOCKSTEP).to(tl.int64)
+                partials = partial_ptr + base * (BLOCK_M * DVP)
+                states = state_ptr + base * (BLOCK_M * 2)
+                store_piece(acc, m, norm, slot_of(index, FIRST, STRIDE), partials, states, row_mask, BLOCK_M, DVP)
                 merged_head, merged_mask, merged_rows, merged_lse = _places(
                     q_row0, count, b, head, m_block, out_ptr, lse_ptr, sob, sot, soh, slb, slt, slh, GROUP, BLOCK_M, ROWS,
                 )  # fmt: skip
                 merged_sink = load_sinks(sinks_ptr, merged_head, merged_mask, HAS_SINKS)
                 arrive(
-                    index, num_pieces, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, counter_ptr, num_slots,
-                    merged_rows, sod, merged_lse, merged_sink, tl.arange(0, ROWS), merged_mask, BLOCK_M, DVP, DV, HAS_LSE,
-                    HAS_SINKS, CHUNK, FAN, ONE_LEVEL,
+                    index, num_pieces, partials, states, counter_ptr + base, counter_ptr + num_slots + base, merged_rows, sod,
+                    merged_lse, merged_sink, tl.arange(0, ROWS), merged_mask, BLOCK_M, DVP, DV, HAS_LSE, HAS_SINKS, CHUNK, FAN,
+                    ONE_LEVEL, FIRST, STRIDE,
                 )  # fmt: skip
         if SPLIT_TILES > 0:
             unit += 1
         else:
             unit = start + tiles
-            if unit == item_unit + tiles * (HEADS // LOCKSTEP):
+            if unit == item_unit + (tiles + cost) * (HEADS // LOCKSTEP):
                 item_unit = unit
                 b += 1

@@ -79,17 +79,35 @@ def load_rows(rows, stride_d, cols, LIMIT: tl.constexpr, FULL: tl.constexpr):
 
 
 @triton.jit
-def add_scores(q_low, q_high, tile, scores, FORMAT: tl.constexpr, PAIRS: tl.constexpr, DECODER: tl.constexpr):
-    """scores + Q · tileᵀ, with the tile decoded to fp16 if it holds 8-bit elements."""
+def scores_of(
+    q_low, q_high, tile,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, DECODER: tl.constexpr,
+    CUT: tl.constexpr,
+):  # fmt: skip
+    """Q · tileᵀ, with the tile decoded to fp16 if it holds 8-bit elements. CUT: the odd columns of Q, `q_high`, come negated.
+
+    A product is one chain of additions, each waiting for the one before, and 16 rows have few chains to take turns. Products of
+    parts do not wait for each other, so with CUT even and odd columns have their own, and callers cut long rows. They are
+    subtracted, what is subtracted being negated before the loop, because the compiler makes one chain again of a sum of products.
+    """
+    nothing = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if FORMAT == PLAIN:
-        scores = tl.dot(q_low, tl.trans(tile), scores, input_precision="ieee")
+        scores = tl.dot(q_low, tl.trans(tile), nothing, input_precision="ieee")
     elif PAIRS:
         low, high = decode_pair(tile, FORMAT, DECODER)
-        scores = tl.dot(q_low, tl.trans(low), scores)
-        scores = tl.dot(q_high, tl.trans(high), scores)
+        if CUT:
+            scores = tl.dot(q_low, tl.trans(low), nothing) - tl.dot(q_high, tl.trans(high), nothing)
+        else:
+            scores = tl.dot(q_high, tl.trans(high), tl.dot(q_low, tl.trans(low), nothing))
     else:
-        scores = tl.dot(q_low, tl.trans(decode_low(tile.to(tl.uint16), FORMAT)), scores)
+        scores = tl.dot(q_low, tl.trans(decode_low(tile.to(tl.uint16), FORMAT)), nothing)
     return scores
+
+
+@triton.jit
+def with_more(scores, more, CUT: tl.constexpr):
+    """The scores of two parts, with CUT those of the second from negated queries (`scores_of`)."""
+    return scores - more if CUT else scores + more
 
 
 @triton.jit
@@ -136,10 +154,10 @@ def attend(
     DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
     SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr,
-    PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr,
+    PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr, CUT: tl.constexpr,
 ):  # fmt: skip
     """Attention of one block of query rows to the tiles tile0 … tile1 - 1. Returns acc [BLOCK_M, DVP], m and norm [BLOCK_M]."""
-    # --- the query rows, in the type of the dot's other side
+    # --- the query rows, in the type of the dot's other side; some negated (`scores_of`)
     row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
     query = row // GROUP
     row_mask = query < q_len
@@ -160,13 +178,14 @@ def attend(
     to_log2 = tl.full([BLOCK_M], 1.0, tl.float32) * scale
     if FORMAT == PLAIN:
         q_low1 = (q_low1 * sign).to(q_ptr.dtype.element_ty)
-        q_low2 = (q_low2 * sign).to(q_ptr.dtype.element_ty)
+        q_low2 = (q_low2 * (-sign if CUT else sign)).to(q_ptr.dtype.element_ty)
     else:
         power = power_of(biggest)  # fp16 holds every decoded element
         shrink = (sign * 16384.0 / power)[:, None]
+        turned = -shrink if CUT else shrink
         q_low1 = (q_low1 * shrink).to(tl.float16)
-        q_high1 = (q_high1 * shrink).to(tl.float16)
-        q_low2 = (q_low2 * shrink).to(tl.float16)
+        q_high1 = (q_high1 * turned).to(tl.float16)
+        q_low2 = (q_low2 * turned).to(tl.float16)
         q_high2 = (q_high2 * shrink).to(tl.float16)
         to_log2 = tl.maximum(to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, PAIRS, DECODER), TINY)
 
@@ -223,10 +242,10 @@ def attend(
             v_token = tl.load(v_scale_ptr + head.to(tl.int64) * vsh + rows)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
-        scores = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        scores = add_scores(q_low1, q_high1, k1, scores, FORMAT, PAIRS, DECODER)
+        scores = scores_of(q_low1, q_high1, k1, BLOCK_M, BLOCK_N, FORMAT, PAIRS, DECODER, CUT)
         if D2 > 0:
-            scores = add_scores(q_low2, q_high2, k2, scores, FORMAT, PAIRS, DECODER)
+            more = scores_of(q_low2, q_high2, k2, BLOCK_M, BLOCK_N, FORMAT, PAIRS, DECODER, CUT)
+            scores = with_more(scores, more, CUT)
         to_logit = to_log2
         if SCALES == 2 or HAS_SOFTCAP or HAS_ALIBI:
             scores = scores * to_log2[:, None]

@@ -39,9 +39,9 @@ def load_sinks(sinks_ptr, q_head, row_mask, HAS_SINKS: tl.constexpr):
 
 
 @triton.jit
-def store_state(state_ptr, slot, m, norm, rows, row_mask, BLOCK_M: tl.constexpr):
+def store_state(states, slot, m, norm, rows, row_mask, BLOCK_M: tl.constexpr):
     """Write m and norm of a slot."""
-    pointers = state_ptr + (slot.to(tl.int64) * BLOCK_M + rows) * 2
+    pointers = states + (slot * BLOCK_M + rows) * 2
     tl.store(pointers, m, mask=row_mask)
     tl.store(pointers + 1, norm, mask=row_mask)
 
@@ -59,41 +59,31 @@ def store_result(
 
 @triton.jit
 def load_piece(
-    piece, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
-    BLOCK_M: tl.constexpr, DVP: tl.constexpr,
+    piece, stop, partials, states, rows, row_mask, cols,
+    BLOCK_M: tl.constexpr, DVP: tl.constexpr, FIRST: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
     """m and norm [rows] of a piece and some columns of its partial result; a piece that is not there weighs nothing.
 
-    Loads bypass L1, which the stores of other programs do not update.
+    Loads bypass L1, which the stores of other programs do not update. FIRST is 0 where it cannot be the first piece.
     """
     mask = row_mask & (rows * 0 + piece < stop)
-    place = slot_of(piece, first_slot, rest_base, rest_stride).to(tl.int64) * BLOCK_M + rows
-    m = tl.load(state_ptr + place * 2, mask=mask, other=float("-inf"), cache_modifier=".cg")
-    norm = tl.load(state_ptr + place * 2 + 1, mask=mask, other=0.0, cache_modifier=".cg")
-    part = tl.load(
-        partial_ptr + place[:, None] * DVP + cols[None, :], mask=mask[:, None], other=0.0, cache_modifier=".cg"
-    )
+    place = slot_of(piece, FIRST, STRIDE) * BLOCK_M + rows
+    m = tl.load(states + place * 2, mask=mask, other=float("-inf"), cache_modifier=".cg")
+    norm = tl.load(states + place * 2 + 1, mask=mask, other=0.0, cache_modifier=".cg")
+    part = tl.load(partials + place[:, None] * DVP + cols[None, :], mask=mask[:, None], other=0.0, cache_modifier=".cg")
     return m, norm, part
 
 
 @triton.jit
 def load_four(
-    piece, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols,
-    BLOCK_M: tl.constexpr, DVP: tl.constexpr,
+    piece, step, stop, partials, states, rows, row_mask, cols,
+    BLOCK_M: tl.constexpr, DVP: tl.constexpr, FIRST: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
     """`load_piece` of four pieces, `step` apart."""
-    m0, n0, p0 = load_piece(
-        piece, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
-    )
-    m1, n1, p1 = load_piece(
-        piece + step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
-    )  # fmt: skip
-    m2, n2, p2 = load_piece(
-        piece + 2 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
-    )  # fmt: skip
-    m3, n3, p3 = load_piece(
-        piece + 3 * step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
-    )  # fmt: skip
+    m0, n0, p0 = load_piece(piece, stop, partials, states, rows, row_mask, cols, BLOCK_M, DVP, FIRST, STRIDE)
+    m1, n1, p1 = load_piece(piece + step, stop, partials, states, rows, row_mask, cols, BLOCK_M, DVP, 0, STRIDE)
+    m2, n2, p2 = load_piece(piece + 2 * step, stop, partials, states, rows, row_mask, cols, BLOCK_M, DVP, 0, STRIDE)
+    m3, n3, p3 = load_piece(piece + 3 * step, stop, partials, states, rows, row_mask, cols, BLOCK_M, DVP, 0, STRIDE)
     return m0, m1, m2, m3, n0, n1, n2, n3, p0, p1, p2, p3
 
 
@@ -116,10 +106,9 @@ def sum_of_four(top, m0, m1, m2, m3, n0, n1, n2, n3, p0, p1, p2, p3):
 
 @triton.jit
 def merge_slots(
-    partial_ptr, state_ptr, start, stop, step, first_slot, rest_base, rest_stride, rows, row_mask, out_rows, out_stride,
-    lse_ptrs, sink, target,
+    partials, states, start, stop, step, rows, row_mask, out_rows, out_stride, lse_ptrs, sink, target,
     BLOCK_M: tl.constexpr, DVP: tl.constexpr, DV: tl.constexpr, HAS_LSE: tl.constexpr, HAS_SINKS: tl.constexpr,
-    FINAL: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr,
+    FINAL: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr, FIRST: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
     """Combine the pieces start, start + step, … < stop of an item into the output (FINAL) or into slot `target`.
 
@@ -137,24 +126,21 @@ def merge_slots(
         acc = tl.zeros([rows.shape[0], CHUNK], tl.float32)
         for piece in range(start, stop, FAN * step):
             a0, a1, a2, a3, an0, an1, an2, an3, ap0, ap1, ap2, ap3 = load_four(
-                piece, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask, cols, BLOCK_M, DVP
-            )  # fmt: skip
+                piece, step, stop, partials, states, rows, row_mask, cols, BLOCK_M, DVP, FIRST, STRIDE
+            )
             higher = tl.maximum(top, highest(a0, a1, a2, a3))
             if FAN >= 8:
                 b0, b1, b2, b3, bn0, bn1, bn2, bn3, bp0, bp1, bp2, bp3 = load_four(
-                    piece + 4 * step, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
-                    cols, BLOCK_M, DVP,
-                )  # fmt: skip
+                    piece + 4 * step, step, stop, partials, states, rows, row_mask, cols, BLOCK_M, DVP, 0, STRIDE
+                )
                 higher = tl.maximum(higher, highest(b0, b1, b2, b3))
             if FAN >= 16:
                 c0, c1, c2, c3, cn0, cn1, cn2, cn3, cp0, cp1, cp2, cp3 = load_four(
-                    piece + 8 * step, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
-                    cols, BLOCK_M, DVP,
-                )  # fmt: skip
+                    piece + 8 * step, step, stop, partials, states, rows, row_mask, cols, BLOCK_M, DVP, 0, STRIDE
+                )
                 d0, d1, d2, d3, dn0, dn1, dn2, dn3, dp0, dp1, dp2, dp3 = load_four(
-                    piece + 12 * step, step, stop, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, rows, row_mask,
-                    cols, BLOCK_M, DVP,
-                )  # fmt: skip
+                    piece + 12 * step, step, stop, partials, states, rows, row_mask, cols, BLOCK_M, DVP, 0, STRIDE
+                )
                 higher = tl.maximum(higher, tl.maximum(highest(c0, c1, c2, c3), highest(d0, d1, d2, d3)))
             shift = tl.where(higher == float("-inf"), 0.0, higher)
             norm, part = sum_of_four(shift, a0, a1, a2, a3, an0, an1, an2, an3, ap0, ap1, ap2, ap3)
@@ -177,62 +163,59 @@ def merge_slots(
             factor, lse = normaliser(top, total, sink, HAS_SINKS)
             store_result(acc, factor, lse, cols, out_rows, out_stride, lse_ptrs, row_mask, DV, HAS_LSE)
         else:
-            base = target.to(tl.int64) * BLOCK_M
+            base = target * BLOCK_M
             tl.debug_barrier()  # every thread has read this chunk of the slot before it is overwritten
-            tl.store(partial_ptr + (base + rows)[:, None] * DVP + cols[None, :], acc, mask=row_mask[:, None])
+            tl.store(partials + (base + rows)[:, None] * DVP + cols[None, :], acc, mask=row_mask[:, None])
     if not FINAL:
         tl.debug_barrier()
-        store_state(state_ptr, target, top, total, rows, row_mask, BLOCK_M)
+        store_state(states, target, top, total, rows, row_mask, BLOCK_M)
 
 
 @triton.jit
-def store_piece(
-    acc, m, norm, slot, partial_ptr, state_ptr, row_mask, BLOCK_M: tl.constexpr, DVP: tl.constexpr
-):  # fmt: skip
+def store_piece(acc, m, norm, slot, partials, states, row_mask, BLOCK_M: tl.constexpr, DVP: tl.constexpr):
     """Leave a piece's result in its slot."""
     rows = tl.arange(0, BLOCK_M)
     cols = tl.arange(0, DVP)
-    base = slot.to(tl.int64) * BLOCK_M
-    tl.store(partial_ptr + (base + rows)[:, None] * DVP + cols[None, :], acc, mask=row_mask[:, None])
-    store_state(state_ptr, slot, m, norm, rows, row_mask, BLOCK_M)
+    tl.store(partials + (slot * BLOCK_M + rows)[:, None] * DVP + cols[None, :], acc, mask=row_mask[:, None])
+    store_state(states, slot, m, norm, rows, row_mask, BLOCK_M)
 
 
 @triton.jit
 def arrive(
-    index, num_pieces, first_slot, rest_base, rest_stride, partial_ptr, state_ptr, counter_ptr, num_slots, out_rows, out_stride,
-    lse_ptrs, sink, rows, row_mask,
+    index, num_pieces, partials, states, counters, group_counters, out_rows, out_stride, lse_ptrs, sink, rows, row_mask,
     BLOCK_M: tl.constexpr, DVP: tl.constexpr, DV: tl.constexpr, HAS_LSE: tl.constexpr, HAS_SINKS: tl.constexpr,
-    CHUNK: tl.constexpr, FAN: tl.constexpr, ONE_LEVEL: tl.constexpr,
+    CHUNK: tl.constexpr, FAN: tl.constexpr, ONE_LEVEL: tl.constexpr, FIRST: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
     """After `store_piece`: the last program of an item to arrive merges its pieces. Counters are left as they were: zero.
 
-    Up to ONE_LEVEL pieces are merged at once, more in two levels (groups of 16 or 32, then the groups), so that one program
-    never reads hundreds of partials. The tree depends on `num_pieces` alone.
+    partials, states, counters: where the item's slots begin. Up to ONE_LEVEL pieces are merged at once, more in two levels (groups
+    of 16 or 32, then the groups), so that one program never reads hundreds of partials. The tree depends on `num_pieces` alone.
     """
-    fan = tl.where(num_pieces <= ONE_LEVEL, ONE_LEVEL, tl.where(num_pieces <= 256, 16, 32))
-    num_groups = (num_pieces + fan - 1) // fan
-    start = index // fan * fan
+    ONE_SHIFT: tl.constexpr = 6 if ONE_LEVEL == 64 else 5 if ONE_LEVEL == 32 else 4
+    shift = tl.where(num_pieces <= ONE_LEVEL, ONE_SHIFT, tl.where(num_pieces <= 256, 4, 5))
+    fan = 1 << shift
+    num_groups = (num_pieces + fan - 1) >> shift
+    start = (index >> shift) << shift
     stop = tl.minimum(start + fan, num_pieces)
-    leader = slot_of(start, first_slot, rest_base, rest_stride)
+    leader = slot_of(start, FIRST, STRIDE)
     last = False
     tl.debug_barrier()  # every thread's stores come before the counter, which releases them to the device
-    arrived = tl.atomic_add(counter_ptr + leader, 1, sem="acq_rel", scope="gpu")
+    arrived = tl.atomic_add(counters + leader, 1, sem="acq_rel", scope="gpu")
     if arrived == stop - start - 1:
-        tl.store(counter_ptr + leader, 0)
+        tl.store(counters + leader, 0)
         last = num_groups == 1
         if num_groups > 1:
             merge_slots(
-                partial_ptr, state_ptr, start, stop, 1, first_slot, rest_base, rest_stride, rows, row_mask, out_rows,
-                out_stride, lse_ptrs, sink, leader, BLOCK_M, DVP, DV, False, False, False, CHUNK, FAN,
+                partials, states, start, stop, 1, rows, row_mask, out_rows, out_stride, lse_ptrs, sink, leader, BLOCK_M, DVP,
+                DV, False, False, False, CHUNK, FAN, FIRST, STRIDE,
             )  # fmt: skip
             tl.debug_barrier()
-            groups_counter = counter_ptr + num_slots + first_slot
-            if tl.atomic_add(groups_counter, 1, sem="acq_rel", scope="gpu") == num_groups - 1:
-                tl.store(groups_counter, 0)
+            if tl.atomic_add(group_counters, 1, sem="acq_rel", scope="gpu") == num_groups - 1:
+                tl.store(group_counters, 0)
                 last = True
     if last:
         step = tl.where(num_groups == 1, 1, fan)
         merge_slots(
-            partial_ptr, state_ptr, 0, num_pieces, step, first_slot, rest_base, rest_stride, rows, row_mask, out_rows,
-            out_stride, lse_ptrs, sink, leader, BLOCK_M, DVP, DV, HAS_LSE, HAS_SINKS, True, CHUNK, FAN,
+            partials, states, 0, num_pieces, step, rows, row_mask, out_rows, out_stride, lse_ptrs, sink, leader, BLOCK_M, DVP,
+            DV, HAS_LSE, HAS_SINKS, True, CHUNK, FAN, FIRST, STRIDE,
         )  # fmt: skip

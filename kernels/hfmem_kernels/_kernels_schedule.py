@@ -2,7 +2,8 @@
 
 Words used throughout the decode kernels:
 
-- *item*: one (sequence, KV head, block of query rows); its keys are cut into *tiles* of BLOCK_N tokens, its *units*.
+- *item*: one (sequence, KV head, block of query rows); its keys are cut into *tiles* of BLOCK_N tokens. A tile is a *unit* of work,
+  and so many more come before an item's first as it costs to turn to it: loading its queries, writing what came before.
 - *share*: the units that one program gets, from `share_start` of its number to that of the next. Shares differ by one unit at most.
 - *piece*: the consecutive tiles of one item that one program works on. An edge of a share less than SNAP tiles from an edge of
   the item moves there: so short a piece is not worth a merge, and items of fewer than 2 · SNAP tiles are never cut.
@@ -37,11 +38,12 @@ def tiles_of(
 
 
 @triton.jit
-def tiles_before(
-    seq_lens_ptr, cu_q_ptr, batch, limit, q_len, window, capacity,
+def units_before(
+    seq_lens_ptr, cu_q_ptr, batch, limit, cost, q_len, window, capacity,
     BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
-    """Scan the sequences: how many end at or before tile `limit` of the concatenation, tiles in those, tiles in all."""
+    """Scan the sequences, an item of each, which takes `cost` units and its tiles: how many end at or before unit `limit` of the
+    concatenation, the units of those, and of all."""
     total = 0
     before = 0
     first = 0
@@ -49,6 +51,7 @@ def tiles_before(
         n, inside = tiles_of(
             seq_lens_ptr, cu_q_ptr, batch, start, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
         )
+        n += tl.where(inside, cost, 0)
         ends = total + tl.cumsum(n, 0)
         passed = inside & (ends <= limit)
         first += tl.sum(passed.to(tl.int32), 0)
@@ -99,61 +102,77 @@ def pieces_of(start, tiles, quotient, remainder, SNAP: tl.constexpr):
 
 @triton.jit
 def first_unit(
-    program, most_programs, seq_lens_ptr, cu_q_ptr, batch, heads, q_len, window, capacity,
+    program, most_programs, seq_lens_ptr, cu_q_ptr, batch, lane_items, q_len, window, capacity,
     BLOCK_B: tl.constexpr, ONE_SCAN: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr,
-    VARLEN: tl.constexpr, MIN_TILES: tl.constexpr, MAX_PIECES: tl.constexpr,
+    VARLEN: tl.constexpr, MIN_TILES: tl.constexpr, MAX_PIECES: tl.constexpr, PIECE_COST: tl.constexpr, FAN: tl.constexpr,
 ):  # fmt: skip
-    """The shares (quotient, remainder), this program's units, and the sequence they begin in with its first unit.
+    """The shares (quotient, remainder) and what a piece costs, this program's units, and the sequence they begin in with its first
+    unit.
 
-    heads: items of a sequence that follow each other; with lockstep those of one lane. most_programs: how many there are.
+    lane_items: items of a sequence that follow each other, with lockstep those of one lane. most_programs: how many there are.
     """
     if ONE_SCAN:
         n, inside = tiles_of(
             seq_lens_ptr, cu_q_ptr, batch, 0, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
         )
-        ends = tl.cumsum(n, 0)
-        per_head = tl.sum(n, 0)
+        per_lane = tl.sum(n, 0) * lane_items
     else:
-        _, _, per_head = tiles_before(
-            seq_lens_ptr, cu_q_ptr, batch, 0, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
+        _, _, tiles = units_before(
+            seq_lens_ptr, cu_q_ptr, batch, 0, 0, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
         )
-    total = per_head * heads
-    programs = tl.minimum(most_programs, tl.maximum(total // MIN_TILES, 1))
+        per_lane = tiles * lane_items
+    items = batch * lane_items
+    programs = tl.minimum(most_programs, tl.maximum(per_lane // MIN_TILES, 1))
     if MAX_PIECES > 0:
-        programs = tl.minimum(programs, batch * heads * MAX_PIECES)
-    quotient = divided(total, programs)
-    remainder = total - quotient * programs
+        programs = tl.minimum(programs, items * MAX_PIECES)
+    # Merges take FAN pieces at a time: without the few programs that would make each take another time. Branches here would cost
+    # more than they save, and Triton 3.9 its asynchronous copies
+    step = items * FAN
+    even = tl.where((items & (items - 1)) == 0, programs & -step, 0)
+    programs = tl.where((programs == most_programs) & (even * 16 >= programs * 15), even, programs)
+    quotient = divided(per_lane, programs)
+    remainder = per_lane - quotient * programs
+    # small shares have one piece each; and where shares divide the tiles, their edges are likely to be those of items already
+    cost = tl.where((quotient >= 4 * PIECE_COST) & (remainder > 0), PIECE_COST, 0)
+    if PIECE_COST > 0:
+        total = per_lane + items * cost
+        quotient = divided(total, programs)
+        remainder = total - quotient * programs
     unit = share_start(program, quotient, remainder)
     unit_stop = share_start(program + 1, quotient, remainder)
     if program >= programs:
         unit_stop = unit
     if ONE_SCAN:
-        passed = inside & (ends <= unit // heads)
+        ends = tl.cumsum(tl.where(inside, n + cost, 0), 0)
+        passed = inside & (ends <= unit // lane_items)
         b = tl.sum(passed.to(tl.int32), 0)
         before = tl.max(tl.where(passed, ends, 0), 0)
     else:
-        b, before, _ = tiles_before(
-            seq_lens_ptr, cu_q_ptr, batch, unit // heads, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
-        )
-    return quotient, remainder, unit, unit_stop, b, before * heads
+        b, before, _ = units_before(
+            seq_lens_ptr, cu_q_ptr, batch, unit // lane_items, cost, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW,
+            VARLEN,
+        )  # fmt: skip
+    return quotient, remainder, cost, unit, unit_stop, b, before * lane_items
 
 
 @triton.jit
-def piece_at(unit, unit_stop, item_unit, tiles, SNAP: tl.constexpr):
+def piece_at(unit, unit_stop, item_unit, tiles, cost, SNAP: tl.constexpr):
     """A program's piece of the item that `unit` lies in. item_unit: first unit of that item's sequence; tiles: of every item of it.
 
-    Returns the item's number within its sequence and its first unit; the piece's first tile and where it stops (none: no piece).
+    Returns the item's number within its sequence and the unit of its first tile; the piece's first tile and where it stops (none:
+    no piece).
     """
-    lane = divided(unit - item_unit, tiles)
-    start = item_unit + lane * tiles
+    lane = divided(unit - item_unit, tiles + cost)
+    start = item_unit + lane * (tiles + cost) + cost
     return lane, start, snapped(unit - start, tiles, SNAP), snapped(unit_stop - start, tiles, SNAP)
 
 
 @triton.jit
-def slot_of(index, first_slot, rest_base, rest_stride):
-    """The slot of an item's piece number `index`; the first piece has a slot of its own.
+def slot_of(index, FIRST: tl.constexpr, STRIDE: tl.constexpr):
+    """The slot of an item's piece number `index`, counted from where the item's slots begin; FIRST is that of the first piece.
 
-    With equal shares a program p of the grid has two: 2p for the item that ends in its share, 2p + 1 for one that begins in it and
-    goes on. The programs of an item's pieces are LOCKSTEP apart.
+    With equal shares a program p of the grid has two slots: 2p for the item that ends in its share, 2p + 1 for one that begins in
+    it and goes on. So an item's begin with slot 2p of its first program, whose piece is in the next (FIRST 1), and as the programs
+    of its pieces are LOCKSTEP apart, its slots are twice that (STRIDE). A fixed split has slots side by side (0, 1).
     """
-    return tl.where(index == 0, first_slot, rest_base + index * rest_stride)
+    return index * STRIDE if FIRST == 0 else tl.where(index == 0, FIRST, index * STRIDE)

@@ -13,6 +13,10 @@ import torch
 
 from hfmem_kernels._heuristics import DeviceFacts, LaunchConfig, family_of, next_power_of_2
 
+#: fewest latent columns that are read once for keys and values: a quarter of them in pairs are the 16 that tensor cores take.
+#: Fewer, which only small test models have, are read as keys and again as values
+SMALLEST_LATENT = 128
+
 #: how a cache element is decoded; the numbers are those of `_kernels_common`
 PLAIN, E4M3, E5M2, INT8 = range(4)
 _FORMATS = {torch.float8_e4m3fn: E4M3, torch.float8_e5m2: E5M2, torch.int8: INT8}
@@ -44,10 +48,15 @@ class Columns:
     dv: int
 
     @classmethod
-    def of(cls, head_dim: int, v_head_dim: int, *, pairs: bool, latent: bool) -> Columns:
-        """80 → 64 + 16, 96 → 64 + 32, 192 → 128 + 64, 576 → 512 + 64; tensor cores want blocks of 16, of 32 if in pairs."""
+    def of(cls, head_dim: int, v_head_dim: int, *, pairs: bool, latent: bool, cut: bool = False) -> Columns:
+        """80 → 64 + 16, 96 → 64 + 32, 192 → 128 + 64, 576 → 512 + 64; tensor cores want blocks of 16, of 32 if in pairs.
+
+        cut: 128 → 64 + 64, 256 → 128 + 128, two products at a time instead of a longer one (`scores_of`).
+        """
         smallest = 32 if pairs else 16
         below = next_power_of_2(head_dim + 1) // 2  # the largest power of two within
+        if cut and below == head_dim >= 128 and not pairs:
+            below //= 2
         d1 = v_head_dim if latent else max(smallest, below)
         rest = head_dim - d1
         d2 = max(smallest, next_power_of_2(rest)) if rest > 0 else 0
@@ -86,13 +95,13 @@ def merge_constants(rows: int, v_columns: int, config: LaunchConfig) -> dict[str
     """What one step of a merge takes: at most 64 fp32 a thread, or 32 where registers are capped; 16 or 8 pieces at once if
     they are that small, else 4.
 
-    A second level costs a barrier, an atomic and a round trip through L2, some 2 µs; a program reads some 100 GB/s, so that 64
-    pieces of 4 KiB are 2.5 µs, and 64 of MLA's 32 KiB are 20.
+    A step takes a round trip through L2 and its sums, some 0.7 µs on an H200, a second level a barrier and an atomic more, some
+    1.5 µs. So up to four steps are one level: two take a step or four for each group of 16 pieces, and one for the groups.
     """
     most = (64 if config.max_registers > 200 else 32) * 32 * config.num_warps
     fan = next((n for n in (16, 8) if n * rows * v_columns <= most), 4)
     chunk = max(16, min(v_columns, most // (fan * rows)))
-    return {"ROWS": rows, "CHUNK": chunk, "FAN": fan, "ONE_LEVEL": 64 if rows * v_columns <= 1024 else 16}
+    return {"ROWS": rows, "CHUNK": chunk, "FAN": fan, "ONE_LEVEL": 4 * fan}
 
 
 @lru_cache(maxsize=256)
@@ -305,7 +314,7 @@ def launch_decode(
 
     batch = seq_lens.shape[0]
     _, page_size, num_kv_heads, head_dim = k_cache.shape
-    latent = kv_lora_rank > 0
+    latent = kv_lora_rank >= SMALLEST_LATENT
     packed_latent = k_cache.dtype == torch.uint8
     v_head_dim = kv_lora_rank or v_cache.shape[-1]
     group = q.shape[-2] // num_kv_heads
@@ -313,7 +322,8 @@ def launch_decode(
     items = num_kv_heads * m_blocks
     kind = cache_format(k_cache)
     pairs = kind != PLAIN and config.pairs and pairs_possible(k_cache, v_cache)
-    columns = Columns.of(head_dim, v_head_dim, pairs=pairs, latent=latent)
+    cut = config.cut and config.block_m == 16
+    columns = Columns.of(head_dim, v_head_dim, pairs=pairs, latent=latent, cut=cut)
     capacity = page_table.shape[1] * page_size
     max_tokens = min(capacity, window + max_q_len - 1) if window else capacity
     split = plan_split(config, batch * items, max_tokens, num_sms, columns.dv)
@@ -350,10 +360,12 @@ def launch_decode(
         "HAS_SOFTCAP": softcap > 0.0, "HAS_ALIBI": alibi_slopes is not None, "HAS_SINKS": sinks is not None,
         "HAS_LSE": lse is not None, "M_BLOCKS": m_blocks, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
         "BLOCK_B": block_b, "ONE_SCAN": batch <= block_b or config.split_tiles > 0, "SPLIT_TILES": config.split_tiles,
-        "MIN_TILES": config.min_tiles, "SNAP": config.snap_tiles, "MAX_PIECES": config.max_pieces, **merge_step,
+        "MIN_TILES": config.min_tiles, "SNAP": config.snap_tiles, "MAX_PIECES": config.max_pieces,
+        "PIECE_COST": config.piece_cost, **merge_step,
         "DECODER": decoder_of(q.device), "PAGES": pages_a_tile(page_size, config.block_n, window),
         "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
-        "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "PACKED_LATENT": packed_latent,
+        "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "CUT": cut,
+        "PACKED_LATENT": packed_latent,
     }  # fmt: skip
     return run(decode_kernel, (split.num_programs,), arguments, constants, config, warmup)
 

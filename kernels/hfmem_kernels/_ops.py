@@ -25,9 +25,24 @@ def values_of(config: LaunchConfig) -> list[int]:
 
 def config_of(values: Sequence[int]) -> LaunchConfig:
     """The configuration of `values_of`."""
-    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces, lockstep = values
+    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces, lockstep, cost, cut = (
+        values
+    )
     return LaunchConfig(
-        block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, bool(pairs), cap, snap, pieces, bool(lockstep)
+        block_m,
+        block_n,
+        warps,
+        stages,
+        ctas,
+        min_tiles,
+        split_tiles,
+        bool(pairs),
+        cap,
+        snap,
+        pieces,
+        bool(lockstep),
+        cost,
+        bool(cut),
     )
 
 

@@ -175,6 +175,14 @@ def test_heads_in_turn(device: str) -> None:
     check(Case((90, 0, 47), num_heads=2, num_kv_heads=2, head_dim=16, dtype="float32"), device, config)
 
 
+@pytest.mark.parametrize("head_dim", [80, 128])
+@pytest.mark.parametrize("cache_dtype", [None, "float8_e4m3fn", "int8"])
+@pytest.mark.parametrize("cut", [True, False], ids=["parts", "one"])
+def test_scores_in_parts_or_in_one(head_dim: int, cache_dtype: str | None, cut: bool, device: str) -> None:
+    config = replace(SMALL, cut=cut)
+    check(Case((70, 33), head_dim=head_dim, cache_dtype=cache_dtype), device, config)
+
+
 def test_lockstep_divides_the_items_and_leaves_few_programs_idle() -> None:
     """264 programs: 32 heads use 256 of them; 96 would use 192 and 48 would use 240, so 32 at a time; 250 of 500 use 250."""
     assert [lockstep_of(items, 264) for items in (1, 8, 32, 96, 7, 500)] == [1, 8, 32, 32, 7, 250]

@@ -93,14 +93,32 @@ def test_formats(latent_format: LatentFormat, heads_q: tuple[int, int], device: 
 
 
 @pytest.mark.parametrize("latent_format", LatentFormat)
-def test_large_pages_and_window(latent_format: LatentFormat, device: str) -> None:
-    check(build((75, 33), latent_format, "bfloat16", 16, 1, 64, device), SMALL, "bfloat16", window=40)
+@pytest.mark.parametrize("cut", [True, False], ids=["parts", "one"])
+def test_large_pages_and_window(latent_format: LatentFormat, cut: bool, device: str) -> None:
+    tensors = build((75, 33), latent_format, "bfloat16", 16, 1, 64, device)
+    check(tensors, replace(SMALL, cut=cut), "bfloat16", window=40)
 
 
 @pytest.mark.parametrize("latent_format", LatentFormat)
 def test_fixed_split(latent_format: LatentFormat, device: str) -> None:
     tensors = build((75, 33), latent_format, "bfloat16", 16, 1, 64, device)
     check(tensors, replace(SMALL, block_n=16, split_tiles=1), "bfloat16")
+
+
+@pytest.mark.parametrize(("rank", "rope"), [(16, 8), (64, 16), (128, 64), (256, 32)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_other_ranks(rank: int, rope: int, dtype: str, device: str) -> None:
+    """MiniCPM3's 256 + 32, and the few columns of small test models."""
+    generator = torch.Generator().manual_seed(2)
+    cache = torch.randn(4, 16, rank + rope, generator=generator).to(torch.bfloat16).to(getattr(torch, dtype)).to(device)
+    q = (torch.randn(2, 8, rank + rope, generator=generator) * 0.3).to(torch.bfloat16).to(device)
+    table = torch.tensor([[2, 0, 3], [1, -1, -1]], dtype=torch.int32, device=device)
+    lengths = torch.tensor([45, 7], dtype=torch.int32, device=device)
+    options = {"scale": 0.2, "kv_lora_rank": rank, "cache_scale": 0.5 if dtype != "bfloat16" else None, "return_lse": True}
+    out, lse = mla_decode_attention(q, cache, table, lengths, config=SMALL, **options)
+    expected, expected_lse = mla_decode_attention(q, cache, table, lengths, impl="reference", **options)
+    assert torch.allclose(lse, expected_lse, atol=2e-3, rtol=0)
+    assert torch.allclose(out.float(), expected.float(), atol=2e-2 * float(expected.float().abs().max()), rtol=0)
 
 
 def test_whole_row_in_fp8(device: str) -> None:

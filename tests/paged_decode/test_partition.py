@@ -20,17 +20,17 @@ from hfmem_kernels._kernels_schedule import (
     share_owner,
     share_start,
     slot_of,
-    tiles_before,
+    units_before,
 )
 
 
 @triton.jit
 def _scan(
-    seq_lens, cu_q, out, batch, limit, q_len, window, capacity,
+    seq_lens, cu_q, out, batch, limit, cost, q_len, window, capacity,
     BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
-    first, before, total = tiles_before(
-        seq_lens, cu_q, batch, limit, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
+    first, before, total = units_before(
+        seq_lens, cu_q, batch, limit, cost, q_len, window, capacity, BLOCK_B, BLOCK_N, HAS_WINDOW, VARLEN
     )
     tl.store(out, first)
     tl.store(out + 1, before)
@@ -53,20 +53,21 @@ MOST, FIELDS = 64, 7
 def _walk(
     seq_lens, cu_q, out, counts, batch, heads, q_len, window, capacity,
     BLOCK_B: tl.constexpr, ONE_SCAN: tl.constexpr, BLOCK_N: tl.constexpr, HAS_WINDOW: tl.constexpr,
-    VARLEN: tl.constexpr, MIN_TILES: tl.constexpr, MAX_PIECES: tl.constexpr, SNAP: tl.constexpr,
+    VARLEN: tl.constexpr, MIN_TILES: tl.constexpr, MAX_PIECES: tl.constexpr, SNAP: tl.constexpr, PIECE_COST: tl.constexpr,
+    FAN: tl.constexpr,
 ):  # fmt: skip
     """The loop of the decode kernel, noting its pieces instead of working on them."""
     program = tl.program_id(0)
-    quotient, remainder, unit, unit_stop, b, item_unit = first_unit(
+    quotient, remainder, cost, unit, unit_stop, b, item_unit = first_unit(
         program, tl.num_programs(0), seq_lens, cu_q, batch, heads, q_len, window, capacity, BLOCK_B, ONE_SCAN, BLOCK_N,
-        HAS_WINDOW, VARLEN, MIN_TILES, MAX_PIECES,
+        HAS_WINDOW, VARLEN, MIN_TILES, MAX_PIECES, PIECE_COST, FAN,
     )  # fmt: skip
     noted = 0
     while unit < unit_stop:
         _, count = query_span(cu_q, b, q_len, True, VARLEN)
         lo, hi = key_range(tl.load(seq_lens + b), count, window, capacity, HAS_WINDOW)
         tiles = num_tiles(lo, hi, BLOCK_N)
-        lane, start, tile, tile_stop = piece_at(unit, unit_stop, item_unit, tiles, SNAP)
+        lane, start, tile, tile_stop = piece_at(unit, unit_stop, item_unit, tiles, cost, SNAP)
         if tile < tile_stop:
             first, num_pieces = pieces_of(start, tiles, quotient, remainder, SNAP)
             index = tl.where(tile == 0, 0, program - first)
@@ -78,10 +79,10 @@ def _walk(
             tl.store(row + 3, tile_stop)
             tl.store(row + 4, index)
             tl.store(row + 5, num_pieces)
-            tl.store(row + 6, slot_of(index, rest_base + 1, rest_base, 2))
+            tl.store(row + 6, rest_base + slot_of(index, 1, 2))
             noted += 1
         unit = start + tiles
-        if unit == item_unit + tiles * heads:
+        if unit == item_unit + (tiles + cost) * heads:
             item_unit = unit
             b += 1
     tl.store(counts + program, noted)
@@ -100,16 +101,17 @@ def tiles(length: int, q_len: int, window: int, capacity: int) -> int:
 @pytest.mark.parametrize("block", [4, 16])
 @pytest.mark.parametrize("window", [0, 20])
 @pytest.mark.parametrize("varlen", [False, True])
-def test_scan_in_chunks(block: int, window: int, varlen: bool, device: str) -> None:
+@pytest.mark.parametrize("cost", [0, 3])
+def test_scan_in_chunks(block: int, window: int, varlen: bool, cost: int, device: str) -> None:
     """A batch of several chunks is scanned as one list; 100 is what the page table holds."""
     counts = [1, 0, 3, 1, 2, 1, 4, 1, 2, 1, 1] if varlen else [2] * len(LENGTHS)
     seq_lens = torch.tensor(LENGTHS, dtype=torch.int32, device=device)
     cu_q = torch.tensor([0, *counts], device=device).cumsum(0).to(torch.int32)
-    sizes = [tiles(n, q, window, 100) for n, q in zip(LENGTHS, counts, strict=True)]
+    sizes = [cost + tiles(n, q, window, 100) for n, q in zip(LENGTHS, counts, strict=True)]
     ends = torch.tensor(sizes).cumsum(0).tolist()
     for limit in range(ends[-1]):
         out = torch.zeros(3, dtype=torch.int32, device=device)
-        _scan[(1,)](seq_lens, cu_q, out, len(LENGTHS), limit, 2, window, 100, block, 16, window > 0, varlen)
+        _scan[(1,)](seq_lens, cu_q, out, len(LENGTHS), limit, cost, 2, window, 100, block, 16, window > 0, varlen)
         passed = sum(end <= limit for end in ends)
         assert out.tolist() == [passed, sum(sizes[:passed]), ends[-1]]
 
@@ -128,15 +130,15 @@ def test_every_unit_has_one_owner(units: int, programs: int, device: str) -> Non
 
 def walk(
     lengths: list[int], heads: int, programs: int, window: int, min_tiles: int, snap: int, max_pieces: int, block: int,
-    device: str,
+    device: str, cost: int = 0, fan: int = 64, capacity: int = 100,
 ) -> list[list[tuple[int, ...]]]:  # fmt: skip
     """What each program works on: (sequence, lane, first tile, stop, number, pieces, slot)."""
     seq_lens = torch.tensor(lengths, dtype=torch.int32, device=device)
     counts = torch.zeros(programs, dtype=torch.int32, device=device)
     out = torch.full((programs, MOST, FIELDS), -1, dtype=torch.int32, device=device)
     _walk[(programs,)](
-        seq_lens, seq_lens, out, counts, len(lengths), heads, 1, window, 100, block, len(lengths) <= block, 16, window > 0,
-        False, min_tiles, max_pieces, snap,
+        seq_lens, seq_lens, out, counts, len(lengths), heads, 1, window, capacity, block, len(lengths) <= block, 16, window > 0,
+        False, min_tiles, max_pieces, snap, cost, fan,
     )  # fmt: skip
     assert int(counts.max()) <= MOST
     return [[tuple(row) for row in out[p, : int(n)].tolist()] for p, n in enumerate(counts)]
@@ -152,16 +154,20 @@ def walk(
     snap=st.integers(1, 3),
     max_pieces=st.sampled_from([0, 0, 1, 3]),
     block=st.sampled_from([4, 16]),
+    cost=st.integers(0, 3),
 )
-@example([100] * 9, 3, 11, 0, 1, 1, 0, 16)  # every edge inside an item
-@example([1000], 1, 11, 0, 1, 1, 0, 4)  # one item in as many pieces as it has tiles
-@example([0] * 9, 1, 11, 0, 1, 3, 0, 16)  # nothing but items of one tile
+@example([100] * 9, 3, 11, 0, 1, 1, 0, 16, 0)  # every edge inside an item
+@example([1000], 1, 11, 0, 1, 1, 0, 4, 0)  # one item in as many pieces as it has tiles
+@example([0] * 9, 1, 11, 0, 1, 3, 0, 16, 0)  # nothing but items of one tile
+@example([100, 17, 0, 90], 3, 5, 0, 1, 1, 0, 4, 1)  # shares that begin and end in what items cost
+@example([0] * 9, 1, 2, 0, 1, 1, 0, 16, 1)  # items that cost as much as they are
 def test_every_tile_once(
-    lengths: list[int], heads: int, programs: int, window: int, min_tiles: int, snap: int, max_pieces: int, block: int
-) -> None:
+    lengths: list[int], heads: int, programs: int, window: int, min_tiles: int, snap: int, max_pieces: int, block: int,
+    cost: int,
+) -> None:  # fmt: skip
     """For any batch: all tiles, each once; pieces numbered in order, by programs in order; a slot for each of a cut item's."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shares = walk(lengths, heads, programs, window, min_tiles, snap, max_pieces, block, device)
+    shares = walk(lengths, heads, programs, window, min_tiles, snap, max_pieces, block, device, cost)
     pieces = defaultdict(list)
     used = []
     for program, share in enumerate(shares):
@@ -194,3 +200,31 @@ def test_shares_are_equal(snap: int, device: str) -> None:
     total = 2 * sum(tiles(n, 1, 0, 100) for n in lengths)
     assert sum(work) == total
     assert max(work) <= -(-total // 7) + 2 * (snap - 1) and min(work) >= total // 7 - 2 * (snap - 1)
+
+
+def test_shares_cost_the_same(device: str) -> None:
+    """So many tiles for each item that a program turns to, unless shares divide the tiles anyway.
+
+    By hand: 70, 17 and 90 tokens are 5 + 2 + 6 = 13 tiles, and with one for turning to each of three items 16 units, eight for each
+    of two programs. The first has the first sequence (6) and one tile of the second (2).
+    """
+    shares = walk([70, 17, 90], 1, 2, 0, 1, 1, 0, 16, device, 1)
+    assert [[row[:4] for row in share] for share in shares] == [
+        [(0, 0, 0, 5), (1, 0, 0, 1)], [(1, 0, 1, 2), (2, 0, 0, 6)],
+    ]  # fmt: skip
+    shares = walk([100, 100, 100], 1, 2, 0, 1, 1, 0, 16, device, 2)  # 21 tiles and 6 are 27 units, 14 and 13
+    assert [[row[:4] for row in share] for share in shares] == [
+        [(0, 0, 0, 7), (1, 0, 0, 3)], [(1, 0, 3, 7), (2, 0, 0, 7)],
+    ]  # fmt: skip
+    shares = walk([100, 100], 1, 1, 0, 1, 1, 0, 16, device, 2)
+    assert [row[:4] for row in shares[0]] == [(0, 0, 0, 7), (1, 0, 0, 7)]
+    shares = walk([100, 80], 1, 1 + 1, 0, 1, 1, 0, 16, device, 1)  # 12 tiles: six each, as if nothing cost anything
+    assert [[row[:4] for row in share] for share in shares] == [[(0, 0, 0, 6)], [(0, 0, 6, 7), (1, 0, 0, 5)]]
+
+
+@pytest.mark.parametrize(("programs", "used"), [(9, 9), (16, 16), (17, 16), (18, 18), (33, 32), (35, 35)])
+def test_merges_take_whole_steps(programs: int, used: int, device: str) -> None:
+    """One sequence of 640 tokens, 40 tiles, in pieces that are merged eight at a time: without the one program of 17 or 33 that
+    made a step of its own, but with the two of 18, more than a sixteenth, and the three of 35."""
+    shares = walk([640], 1, programs, 0, 1, 1, 0, 16, device, fan=16 if programs == 9 else 8, capacity=640)
+    assert sum(map(bool, shares)) == used
