@@ -39,9 +39,9 @@ def test_the_order_of_a_core_run() -> None:
     names = [each.name for each in program.items_of("core")]
     assert len(set(names)) == len(names)
     kinds = [isinstance(each, Experiment) for each in program.items_of("core")]
-    assert kinds[:10] == [False] * 10 and kinds[10:16] == [True] * 6 and not any(kinds[16:-4]) and all(kinds[-4:])
-    assert names[:16] == [each.name for each in program.items_of("quick")]
-    assert len(experiments(quick=True)) == 6 and len(experiments()) == 10
+    assert kinds[:10] == [False] * 10 and kinds[10:20] == [True] * 10 and not any(kinds[20:-5]) and all(kinds[-5:])
+    assert names[:20] == [each.name for each in program.items_of("quick")]
+    assert len(experiments(quick=True)) == 10 and len(experiments()) == 15
 
 
 def test_compiling_ahead_does_every_job_once_and_survives_what_fails() -> None:
@@ -72,6 +72,9 @@ def test_the_questions_that_the_first_run_answers() -> None:
         "page ids: carried or loaded in the loop",
         "fp8: pairs as int16 or single bytes",
         "heads of a sequence: side by side or in turn",
+        "scores: in parts or one product, or 64 rows by wgmma",
+        "scores: in parts or one product",
+        "what it costs to turn to another item",
         "programs a multiprocessor",
         "t0: what a call costs before it reads",
     }

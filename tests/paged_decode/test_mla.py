@@ -114,7 +114,12 @@ def test_other_ranks(rank: int, rope: int, dtype: str, device: str) -> None:
     q = (torch.randn(2, 8, rank + rope, generator=generator) * 0.3).to(torch.bfloat16).to(device)
     table = torch.tensor([[2, 0, 3], [1, -1, -1]], dtype=torch.int32, device=device)
     lengths = torch.tensor([45, 7], dtype=torch.int32, device=device)
-    options = {"scale": 0.2, "kv_lora_rank": rank, "cache_scale": 0.5 if dtype != "bfloat16" else None, "return_lse": True}
+    options = {
+        "scale": 0.2,
+        "kv_lora_rank": rank,
+        "cache_scale": 0.5 if dtype != "bfloat16" else None,
+        "return_lse": True,
+    }
     out, lse = mla_decode_attention(q, cache, table, lengths, config=SMALL, **options)
     expected, expected_lse = mla_decode_attention(q, cache, table, lengths, impl="reference", **options)
     assert torch.allclose(lse, expected_lse, atol=2e-3, rtol=0)

@@ -112,17 +112,29 @@ def experiments(*, quick: bool = False) -> list[Experiment]:
     wide = Row(llama, uniform(8, 32 * K))
     narrow = wide.in_fp8()
     small, middle = Row(llama, uniform(1, K)), Row(llama, uniform(1, 32 * K))
+    uneven = Row(shape("qwen2-7b"), uniform(8, 32 * K))
+    latent = Row(shape("deepseek-v3-tp8"), uniform(64, 8 * K), page_size=64)
     as_is = ("as it is", _as_is)
+    one_product = ("one product", _changed(cut=False))
+    rows_64 = (
+        ("64 rows, 64 tokens", _changed(block_m=64)),
+        ("64 rows, 32 tokens", _changed(block_m=64, block_n=32, num_stages=4)),
+    )
     asked = [
         Experiment("page ids: carried or loaded in the loop", wide,
                    (as_is, *BARE), tuple(name for name, _ in BARE)),
         Experiment("fp8: pairs as int16 or single bytes", narrow, (as_is, ("single bytes", _changed(pairs=False)))),
         Experiment("heads of a sequence: side by side or in turn", wide, (as_is, ("in turn", _changed(lockstep=False)))),
+        Experiment("scores: in parts or one product, or 64 rows by wgmma", wide, (as_is, one_product, *rows_64)),
+        Experiment("scores: in parts or one product", narrow, (as_is, one_product)),
+        Experiment("scores: in parts or one product", latent, (as_is, one_product)),
+        Experiment("what it costs to turn to another item", uneven,
+                   (as_is, *((f"{n} tiles", _changed(piece_cost=n)) for n in (0, 2, 6)))),
         Experiment("programs a multiprocessor", wide, (as_is, *_programs(1, 2, 3, 4))),
         Experiment("programs a multiprocessor", narrow, (as_is, *_programs(1, 2, 3, 4))),
         Experiment("t0: what a call costs before it reads", small,
-                   (as_is, ("one token", _empty_sequences), *_programs(1, 2), ("no least share", _changed(min_tiles=1)),
-                    ("4 tiles at least", _changed(min_tiles=4))), ("one token",)),
+                   (as_is, ("one token", _empty_sequences), *_programs(1, 2), one_product, *rows_64,
+                    ("no least share", _changed(min_tiles=1)), ("4 tiles at least", _changed(min_tiles=4))), ("one token",)),
     ]  # fmt: skip
     if quick:
         return asked
@@ -133,5 +145,6 @@ def experiments(*, quick: bool = False) -> list[Experiment]:
             (64, 4, 4, 3), (64, 4, 4, 2), (64, 4, 3, 4), (128, 4, 3, 2), (128, 8, 4, 2)))),
         Experiment("register cap: ours or the compiler's", wide, (as_is, ("the compiler's", _changed(register_cap=0)))),
         Experiment("programs a multiprocessor", middle, (as_is, *_programs(1, 2, 3, 4))),
+        Experiment("scores: in parts or one product, or 64 rows by wgmma", middle, (as_is, one_product, *rows_64)),
     ]  # fmt: skip
     return asked
