@@ -21,7 +21,7 @@ class LaunchConfig:
     the edges of shares keep at least that far from the edges of items, or lie on them. max_pieces: most programs for each
     item on average, 0 for any number. lockstep: work on a sequence's KV heads side by side, not one after the other
     (`_kernels_schedule`). piece_cost: how many tiles a program could read in the time it takes to turn to another item.
-    cut: with 16 query rows, scores are products of parts of the columns that do not wait for each other (`scores_of`).
+    cut: with 16 query rows, take columns in parts, whose products do not wait for each other (`scores_of`).
     """
 
     block_m: int

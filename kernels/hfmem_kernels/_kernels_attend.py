@@ -126,6 +126,18 @@ def add_values(p, tile, acc, acc_high, FORMAT: tl.constexpr, PAIRS: tl.constexpr
 
 
 @triton.jit
+def beside(left, right, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """[ROWS, COLUMNS] twice → [ROWS, 2 · COLUMNS]."""
+    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), [ROWS, 2 * COLUMNS])
+
+
+@triton.jit
+def interleaved(low, high, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Even and odd columns → COLUMNS of them."""
+    return tl.reshape(tl.join(low, high), [ROWS, COLUMNS])
+
+
+@triton.jit
 def hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW: tl.constexpr):
     """-inf where a row does not see the key: rows see row_lo <= position < row_hi."""
     seen = offsets[None, :] < (row_hi - t0)[:, None]
@@ -208,10 +220,13 @@ def attend(
     cols2 = cols1
     if D2 > 0:
         cols2 = D1 // STEP + tl.arange(0, D2 // STEP)
-    cols_v = tl.arange(0, DVP // STEP)
+    # values in halves, as keys are, so that rows are dealt out to threads in one way and their offsets computed once
+    HALVES: tl.constexpr = CUT and FORMAT == PLAIN and DVP >= 128
+    WIDTH: tl.constexpr = DVP // 2 if PAIRS or HALVES else DVP
+    cols_v = tl.arange(0, WIDTH)
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)  # summed over the columns once, at the end
-    acc = tl.zeros([BLOCK_M, DVP // STEP], tl.float32)
+    acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     acc_high = acc
     offsets = tl.arange(0, BLOCK_N)
     last = hi - 1
@@ -230,7 +245,11 @@ def attend(
             k2 = load_rows(k_rows, skd, cols2, DK // STEP, D1 + D2 <= DK)
         if not SAME_STRIDES:
             rows = rows_of(first, second, t0, last, offsets, svp, svt, PAGE, PAGES)
-        v = load_rows(v_base + rows.to(tl.int64) * UNIT_V, svd, cols_v, DV // STEP, DVP <= DV)
+        v_rows = v_base + rows.to(tl.int64) * UNIT_V
+        v = load_rows(v_rows, svd, cols_v, DV // STEP, DVP <= DV)
+        v_high = v
+        if HALVES:
+            v_high = load_rows(v_rows, svd, WIDTH + cols_v, DV, DVP <= DV)
         k_token = to_log2
         v_token = to_log2
         if SCALES == 2:
@@ -268,10 +287,14 @@ def attend(
             m, alpha, p = softmax_step(scores, to_logit, m)
             weights = weights * alpha[:, None] + p
         acc = acc * alpha[:, None]
-        if PAIRS:
+        if PAIRS or HALVES:
             acc_high = acc_high * alpha[:, None]
         acc, acc_high = add_values(p, v, acc, acc_high, FORMAT, PAIRS, DECODER)
+        if HALVES:
+            acc_high, _ = add_values(p, v_high, acc_high, acc_high, FORMAT, PAIRS, DECODER)
 
     if PAIRS:
-        acc = tl.reshape(tl.join(acc, acc_high), [BLOCK_M, DVP])
+        acc = interleaved(acc, acc_high, BLOCK_M, DVP)
+    if HALVES:
+        acc = beside(acc, acc_high, BLOCK_M, WIDTH)
     return acc * factor, m, tl.sum(weights, 1)

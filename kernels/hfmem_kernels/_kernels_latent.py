@@ -13,7 +13,9 @@ import triton.language as tl
 from hfmem_kernels._kernels_attend import (
     TINY,
     add_values,
+    beside,
     hide,
+    interleaved,
     load_query,
     load_rows,
     logit_factor,
@@ -25,18 +27,6 @@ from hfmem_kernels._kernels_attend import (
     with_more,
 )
 from hfmem_kernels._kernels_common import E4M3, LOG2E, PLAIN, format_factor, load_ids, rows_of
-
-
-@triton.jit
-def _beside(left, right, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """[ROWS, COLUMNS] twice → [ROWS, 2 · COLUMNS]."""
-    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), [ROWS, 2 * COLUMNS])
-
-
-@triton.jit
-def _interleaved(low, high, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Even and odd columns → COLUMNS of them."""
-    return tl.reshape(tl.join(low, high), [ROWS, COLUMNS])
 
 
 @triton.jit
@@ -147,13 +137,13 @@ def attend_latent(
         acc_d, acc_d_high = add_values(p, kd, acc_d, acc_d_high, FORMAT, PAIRS, DECODER)
 
     if PAIRS:
-        acc_a = _interleaved(acc_a, acc_a_high, BLOCK_M, QUARTER)
-        acc_b = _interleaved(acc_b, acc_b_high, BLOCK_M, QUARTER)
-        acc_c = _interleaved(acc_c, acc_c_high, BLOCK_M, QUARTER)
-        acc_d = _interleaved(acc_d, acc_d_high, BLOCK_M, QUARTER)
-    left = _beside(acc_a, acc_b, BLOCK_M, QUARTER)
-    right = _beside(acc_c, acc_d, BLOCK_M, QUARTER)
-    return _beside(left, right, BLOCK_M, 2 * QUARTER) * factor, m, tl.sum(weights, 1)
+        acc_a = interleaved(acc_a, acc_a_high, BLOCK_M, QUARTER)
+        acc_b = interleaved(acc_b, acc_b_high, BLOCK_M, QUARTER)
+        acc_c = interleaved(acc_c, acc_c_high, BLOCK_M, QUARTER)
+        acc_d = interleaved(acc_d, acc_d_high, BLOCK_M, QUARTER)
+    left = beside(acc_a, acc_b, BLOCK_M, QUARTER)
+    right = beside(acc_c, acc_d, BLOCK_M, QUARTER)
+    return beside(left, right, BLOCK_M, 2 * QUARTER) * factor, m, tl.sum(weights, 1)
 
 
 @triton.jit
@@ -257,6 +247,6 @@ def attend_packed_latent(
         a4, a5 = _weigh(p, c2, s2 * inverse, alpha, a4, a5, DECODER)
         a6, a7 = _weigh(p, c3, s3 * inverse, alpha, a6, a7, DECODER)
 
-    left = _beside(_interleaved(a0, a1, BLOCK_M, 128), _interleaved(a2, a3, BLOCK_M, 128), BLOCK_M, 128)
-    right = _beside(_interleaved(a4, a5, BLOCK_M, 128), _interleaved(a6, a7, BLOCK_M, 128), BLOCK_M, 128)
-    return _beside(left, right, BLOCK_M, 256) * format_factor(E4M3, True, DECODER), m, tl.sum(weights, 1)
+    left = beside(interleaved(a0, a1, BLOCK_M, 128), interleaved(a2, a3, BLOCK_M, 128), BLOCK_M, 128)
+    right = beside(interleaved(a4, a5, BLOCK_M, 128), interleaved(a6, a7, BLOCK_M, 128), BLOCK_M, 128)
+    return beside(left, right, BLOCK_M, 256) * format_factor(E4M3, True, DECODER), m, tl.sum(weights, 1)
