@@ -297,7 +297,7 @@ def select_config(
     if shape.latent:
         config = replace(config, max_pieces=LATENT_PIECES, piece_cost=0)
     if shape.token_scales:
-        if entry.columns == 256 and family == "sm90" and triton < NEWEST:
+        if family == "sm90" and (entry.rows, entry.columns) == (16, 256) and triton < NEWEST:
             config = replace(config, block_n=32, num_stages=4, ctas_per_sm=3)
         else:
             config = replace(config, ctas_per_sm=min(config.ctas_per_sm, MOST_PROGRAMS_WITH_TOKEN_SCALES))

@@ -116,3 +116,21 @@ def test_choosing_imports_no_torch() -> None:
     environment = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("family", "triton", "group", "expected"),
+    [
+        ("sm90", (3, 6), 4, (32, 4, 3)),
+        ("sm90", (3, 9), 4, (64, 3, 2)),  # no copies of 4 bytes: a third program would spill
+        ("sm90", (3, 6), 32, (64, 4, 2)),
+        ("sm100", (3, 6), 4, (64, 3, 2)),
+    ],
+)
+def test_scales_of_tokens_take_smaller_tiles_or_fewer_programs(
+    family: str, triton: tuple[int, int], group: int, expected: tuple[int, int, int]
+) -> None:
+    """Tokens of a tile, stages and programs, as NOTES.md gives them; the cap lets those programs be resident."""
+    config = select_config(DecodeShape(group, 1, 128, 128, 1, token_scales=True), family, triton=triton)
+    assert (config.block_n, config.num_stages, config.ctas_per_sm) == expected
+    assert config.register_cap * config.num_warps * 32 * config.ctas_per_sm <= 65536
