@@ -12,7 +12,7 @@ from typing import Final
 from hfmem.dtypes import BITS
 from hfmem.memory.encoder import EncoderProfile
 from hfmem.model.architecture import Architecture
-from hfmem.model.inventory import Component, ExpertSplit
+from hfmem.model.inventory import Box, Column, Component, ExpertSplit, Row
 from hfmem.model.layers import (
     ChunkedAttention,
     CompressedAttention,
@@ -173,14 +173,28 @@ def _experts_width(arch: Architecture, tp: int, packed: bool) -> int:
     chosen = arch.num_experts_per_tok
     if not chosen or not arch.num_experts:
         return 0
-    inner = max(
-        (
-            min(spec.shape[-2:])
-            for spec in arch.tensors
-            if spec.component is Component.EXPERTS and isinstance(spec.split, ExpertSplit) and len(spec.shape) >= 2
-        ),
-        default=0,
-    )
+    inner = _expert_width(arch)
     inner = -(-inner // tp)
     second = inner if packed else max(inner, arch.hidden_size)
     return chosen * (max(2 * inner, arch.hidden_size) + second)
+
+
+def _expert_width(arch: Architecture) -> int:
+    """The widest expert's intermediate size: the dimension in which ranks cut its matrices, of gate and up in one twice as long as
+    of down."""
+    own: dict[tuple[Box, ...], int] = {}
+    for spec in arch.tensors:
+        if spec.component is not Component.EXPERTS or not isinstance(spec.split, ExpertSplit):
+            continue
+        shape = spec.shape if spec.split.axis is not None else spec.shape[1:]
+        if len(shape) != 2:  # a bias
+            continue
+        match spec.split.inner:
+            case Row():
+                width = shape[-1]
+            case Column(parts=parts):  # gate's and up's rows, whichever way the matrix lies
+                width = min(parts) if parts else shape[-2]
+            case _:
+                width = min(shape)
+        own[spec.boxes] = min(own.get(spec.boxes, width), width)
+    return max(own.values(), default=0)

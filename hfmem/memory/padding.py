@@ -1,6 +1,6 @@
 """Where vLLM's classes pad a rank's share of a matrix beyond what the checkpoint holds.
 
-Read from vLLM 0.33.0: `fused_moe/oracle/mxfp4.py`, `models/kimi_k3/nvidia/{model,kda}.py`.
+Read from vLLM 0.33.0: `fused_moe/oracle/fp8.py`, `models/kimi_k3/nvidia/{model,kda}.py`. Experts in MXFP4: `mxfp4.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Column, ExpertSplit, TensorSpec
 from hfmem.model.layers import KimiDeltaState
 
-#: models whose weights a rank holds padded as the device's kernels want them
-PADDED_BY_DEVICE: Final = frozenset({"gpt_oss"})
 _KIMI_K3: Final = "kimi_k3"
 #: rows of an expert that a rank of Kimi K3 holds at least where ranks cut experts (`min_moe_intermediate_per_partition`)
 _LEAST_EXPERT_ROWS: Final = 256
@@ -27,18 +25,6 @@ _JOINT_ROWS: Final = 16
 _LEAST_BLOCK: Final = 32
 #: rows that Inkling's router is padded to a multiple of (`models/inkling/nvidia/moe.py`)
 _ROUTER_ROWS: Final = 8
-
-
-def mxfp4_padding(arch: Architecture, sharding: Sharding, compute_capability: int) -> Fraction:
-    """How much vLLM's kernels for experts in MXFP4 pad them: a rank's intermediate size to 128, the hidden size to 128 on Hopper,
-    else to 256. gpt-oss-20b logs 13.7193 GiB at TP 1, gpt-oss-120b 17.2217 at TP 4 and 32.98 at TP 2.
-    """
-    hidden, inner = arch.hidden_size, arch.intermediate_size
-    assert inner is not None
-    if not sharding.expert_parallel:
-        inner = -(-inner // sharding.expert_ranks)
-    step = 128 if compute_capability // 10 == 9 else 256
-    return Fraction(-(-hidden // step) * step * -(-inner // 128) * 128, hidden * inner)
 
 
 def refined_scales(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: int) -> Fraction | None:

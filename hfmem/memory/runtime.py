@@ -18,6 +18,7 @@ from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, GraphSizes, Release
 from hfmem.memory.graphs import graph_memory
+from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, kernel_of
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component
@@ -218,6 +219,9 @@ def _estimates(
     hybrid = any(isinstance(cache, RecurrentCache) for cache in arch.kinds())
     v2 = step.engine == "vllm" and release.v2_runner(moe=bool(arch.num_experts), hybrid=hybrid)
     per_logit = release.bytes_per_logit(v2, element_bytes(arch))
+    keeps = release.keeps_workspaces
+    if packed_experts and arch.model_type in PADDED_BY_DEVICE:
+        keeps = keeps and kernel_of(step.engine, step.compute_capability, release).workspaces
     found = peak(
         arch,
         tokens=step.tokens,
@@ -226,7 +230,7 @@ def _estimates(
         sampler=Sampler(0) if step.pooling else Sampler(per_logit, release.masks(v2)),
         encoder=encoder,
         packed_experts=packed_experts,
-        keeps_workspaces=release.keeps_workspaces,
+        keeps_workspaces=keeps,
         compute_capability=step.compute_capability,
     )
     if sees and encoder is None:

@@ -27,7 +27,8 @@ from hfmem.memory.model_classes import (
     kept_whole,
     through_transformers,
 )
-from hfmem.memory.padding import PADDED_BY_DEVICE, mxfp4_padding, padded_share, refined_scales
+from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
+from hfmem.memory.padding import padded_share, refined_scales
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, in_image_attention, share
@@ -75,11 +76,14 @@ class RankWeights:
     rounding: Allocated = Allocated(0, 0)
 
 
-def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> RankWeights:
+def rank_weights(
+    arch: Architecture, groups: Iterable[TensorGroup], serving: Serving, release: Release | None = None
+) -> RankWeights:
     """Weights of the most loaded rank under `serving`.
 
     Args:
         groups: the tensors behind the model's bytes: a checkpoint's, or the inventory's at the config's dtype.
+        release: vLLM's, None: today's.
 
     Raises:
         UnsupportedError: a tensor that the ranks cannot divide, or more pipeline stages than layers.
@@ -88,7 +92,8 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
     parameters = _parameters(arch, stages, sharding, serving)
     sizes = [0] * stages.count
     used = {"read": 0, "routed": 0, "idle": 0}
-    tensors = tuple(_held(arch, _as_stored(groups), stages, sharding, serving))
+    release = release or Release()
+    tensors = tuple(_held(arch, _as_stored(groups), stages, sharding, serving, release))
     for held in tensors:
         for stage, count in enumerate(held.stage_counts):
             sizes[stage] += count * held.bytes
@@ -107,7 +112,7 @@ def rank_weights(arch: Architecture, groups: Iterable[TensorGroup], serving: Ser
         routed_bytes=used["routed"],
         idle_bytes=used["idle"],
         rounding=(
-            rounding(tensors, stage_bytes[heaviest], max_split=Release().max_split)
+            rounding(tensors, stage_bytes[heaviest], max_split=release.max_split)
             if serving.engine in _PADS
             else Allocated(0, 0)
         ),
@@ -123,14 +128,16 @@ def _hosts(serving: Serving) -> int:
     return -(-serving.dp // together)
 
 
-def held_tensors(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> Iterator[HeldTensors]:
+def held_tensors(
+    arch: Architecture, groups: Iterable[TensorGroup], serving: Serving, release: Release | None = None
+) -> Iterator[HeldTensors]:
     """What the ranks of `rank_weights` hold, tensors of one pattern at a time.
 
     Raises:
         UnsupportedError: as `rank_weights`.
     """
     stages, sharding = _layout(arch, serving)
-    yield from _held(arch, _as_stored(groups), stages, sharding, serving)
+    yield from _held(arch, _as_stored(groups), stages, sharding, serving, release or Release())
 
 
 def _layout(arch: Architecture, serving: Serving) -> tuple[Stages, Sharding]:
@@ -259,9 +266,16 @@ def _fused_bias(pattern: str, biases: set[str]) -> bool:
 
 
 def _held(
-    arch: Architecture, groups: Sequence[TensorGroup], stages: Stages, sharding: Sharding, serving: Serving
+    arch: Architecture,
+    groups: Sequence[TensorGroup],
+    stages: Stages,
+    sharding: Sharding,
+    serving: Serving,
+    release: Release,
 ) -> Iterator[HeldTensors]:
     engine = serving.engine
+    packed = arch.model_type in PADDED_BY_DEVICE and any(is_packed(group.pattern, group.dtype) for group in groups)
+    kernel = kernel_of(engine, serving.compute_capability, release) if packed and engine in _PADS else None
     matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
@@ -294,8 +308,9 @@ def _held(
             part = finer or _group_share(group, spec, sharding, match.expected is not None)
             if engine == "vllm" and finer is None:
                 part = padded_share(arch, spec, sharding, part)
-            if engine == "vllm" and arch.model_type in PADDED_BY_DEVICE and group.dtype == "U8":
-                part *= mxfp4_padding(arch, sharding, serving.compute_capability)
+            if kernel is not None:
+                padded = held_share(group.pattern, arch, sharding, kernel)
+                part = part if padded is None else padded
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
             held = stages.counts(spec, match.boxes, axis)

@@ -13,7 +13,7 @@ from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import peak_contexts
-from hfmem.memory.padding import PADDED_BY_DEVICE
+from hfmem.memory.mxfp4 import PADDED_BY_DEVICE
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import HfmemError, UnsupportedError
 from hfmem.memory.engines.vllm.releases import Release, release_of
-from hfmem.memory.loaded import rounding
 from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import held_tensors, rank_weights
+from hfmem.memory.weights import rank_weights
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Measure, check
 from hfmem.server_logs.parse import LogFacts, Reading
@@ -124,14 +123,17 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     if logged is None:
         return None
 
-    release = release_of(log.version) if log.engine == "vllm" else Release(19)
-    max_split = (release or Release(19)).max_split
+    release = (release_of(log.version) if log.engine == "vllm" else None) or Release(log.form or 19)
 
     def compute(tried: Serving, model: Model = read) -> float:
         arch, groups = model.architecture, model.parameters.groups
-        size = rank_weights(arch, groups, tried).bytes
-        blocks = rounding(tuple(held_tensors(arch, groups, tried)), size, max_split=max_split).block_bytes
-        return size + blocks + rotary_table_bytes(model.facts.config, arch) + (_BESIDE if log.engine == "sglang" else 0)
+        ranks = rank_weights(arch, groups, tried, release)
+        return (
+            ranks.bytes
+            + ranks.rounding.block_bytes
+            + rotary_table_bytes(model.facts.config, arch)
+            + (_BESIDE if log.engine == "sglang" else 0)
+        )
 
     from hfmem.api.reading import in_format
 

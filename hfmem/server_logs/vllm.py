@@ -11,10 +11,9 @@ from hfmem.api.assembly import runtime_estimates
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.engines.vllm.releases import LATEST, Release, release_of
-from hfmem.memory.loaded import rounding
 from hfmem.memory.runtime import Estimate, together
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import held_tensors, rank_weights
+from hfmem.memory.weights import rank_weights
 from hfmem.model.layers import RecurrentCache
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
@@ -189,9 +188,7 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
         return  # likewise
     device = _as_logged(device, log)
     serving = _stepped(serving, log, release, device)
-    ranks = rank_weights(read.architecture, read.parameters.groups, serving)
-    own = held_tensors(read.architecture, read.parameters.groups, serving)
-    ranks = replace(ranks, rounding=rounding(tuple(own), ranks.bytes, max_split=release.max_split))
+    ranks = rank_weights(read.architecture, read.parameters.groups, serving, release)
     estimates = runtime_estimates(read, serving, ranks, device, release, graphs=log.graphs)
     shared = device is not None and device.name in _UNIFIED
     for name, title in _RUNTIME.items():

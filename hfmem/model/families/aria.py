@@ -15,7 +15,7 @@ from hfmem.model.draft import Draft
 from hfmem.model.families import vision
 from hfmem.model.families.multimodal import WHOLE, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
-from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row
+from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated
 from hfmem.model.layers import Layer
 from hfmem.records import replace
 
@@ -30,7 +30,7 @@ def aria_text(cfg: Config) -> Architecture:
     m.attention(qkv_bias=bias, o_bias=bias)
     m.linear("mlp.router", experts, m.d.hidden, Replicated(), component=Component.EXPERTS)
     part, share = Part(m.inv).at("model.layers.{}.mlp.experts.", m.every, Component.EXPERTS), Fraction(top_k, experts)
-    up, down = ExpertSplit(None, Column((inner, inner), (None, None))), ExpertSplit(None, Row())
+    up, down = ExpertSplit(None, Column((inner, inner), (None, None))), ExpertSplit(None, Column())
     part.tensor("fc1.weight", (experts, m.d.hidden, 2 * inner), split=up, active=share)
     part.tensor("fc2.weight", (experts, inner, m.d.hidden), split=down, active=share)
     m.gated(inner * cfg.positive("moe_num_shared_experts"), "mlp.shared_experts", bias=mlp_bias)

@@ -26,7 +26,7 @@ from hfmem.model.families import vision
 from hfmem.model.families.heads import class_name
 from hfmem.model.families.multimodal import NESTED, PLAIN, WHOLE, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import Part
-from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row
+from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated
 from hfmem.model.layers import Layer
 from hfmem.records import replace
 
@@ -75,7 +75,7 @@ def stacked_experts(part: Part, hidden: int, intermediate: int, num_experts: int
     if not 1 <= top_k <= num_experts:
         raise ContradictionError(f"{top_k} experts per token cannot be picked from {num_experts}")
     share = Fraction(top_k, num_experts)
-    up, down = ExpertSplit(None, Column((intermediate, intermediate), (None, None))), ExpertSplit(None, Row())
+    up, down = ExpertSplit(None, Column((intermediate, intermediate), (None, None))), ExpertSplit(None, Column())
     part.tensor("experts.gate_up_proj", (num_experts, hidden, 2 * intermediate), Component.EXPERTS, up, active=share)
     part.tensor("experts.down_proj", (num_experts, intermediate, hidden), Component.EXPERTS, down, active=share)
 
