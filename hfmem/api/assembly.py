@@ -12,6 +12,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.engines.vllm.releases import GraphSizes, Release
+from hfmem.memory.expert_workspaces import ExpertFormat
 from hfmem.memory.layer_table import layer_runs
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.rotary import rotary_table_bytes
@@ -149,9 +150,21 @@ def runtime_estimates(
         extra=extra,
         host=None if device is None else Host(device.memory_bytes, device.name, _linked(device)),
         release=release,
-        packed_experts=read.quantization is not None and read.quantization.bits == 4,
+        experts=_expert_format(read),
         graphs=graphs,
     )
+
+
+def _expert_format(read: Model) -> ExpertFormat:
+    """How the checkpoint stores routed experts, as far as kernels are chosen by it."""
+    said = read.quantization
+    if said is None:
+        return "plain"
+    if "fp4" in f"{said.method} {said.algorithm} {said.expert_dtype}".lower():
+        return "fp4"
+    if said.bits == 4:
+        return "int4"
+    return "fp8_blocks" if said.block is not None and said.bits == 8 else "plain"
 
 
 def _linked(device: Device) -> bool | None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from hfmem.dtypes import BITS
 from hfmem.memory.encoder import EncoderProfile
+from hfmem.memory.expert_workspaces import ExpertFormat, element_bytes, workspace_bytes
 from hfmem.model.architecture import Architecture
-from hfmem.model.inventory import Box, Column, Component, ExpertSplit, Row
 from hfmem.model.layers import (
     ChunkedAttention,
     CompressedAttention,
@@ -23,12 +22,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass
-from hfmem.remembered import remembered
 from hfmem.units import MIB
-
-#: tokens that a kernel for experts takes at once (`VLLM_FUSED_MOE_CHUNK_SIZE`)
-_EXPERT_CHUNK: Final = 32768
-
 
 #: hidden states live beside gate, up and their product: attention's output, the residual before and after it, and the normed input
 #: (a bf16 CodeLlama 7B and Granite 3.3 8B on H100s under 0.19, a Llama 3.1 8B on an A100); where ranks add up, two (Qwen2.5-32B at
@@ -76,7 +70,7 @@ def peak(
     tp: int,
     sampler: Sampler,
     encoder: EncoderProfile | None = None,
-    packed_experts: bool = False,
+    experts: ExpertFormat = "plain",
     keeps_workspaces: bool = True,
     compute_capability: int = _HOPPER,
 ) -> Peak:
@@ -84,14 +78,14 @@ def peak(
 
     Args:
         tokens, seqs: tokens of one step, and sequences whose last tokens are sampled from it.
-        packed_experts: experts in 4 bits, whose kernels keep one workspace less (Marlin).
-        keeps_workspaces: the workspaces of experts stay when their layer has run (`Release.keeps_workspaces`).
+        experts: how routed experts are stored.
+        keeps_workspaces: the workspaces of experts stay when their layer has run (`keeps_workspaces`).
         compute_capability: the device's, which decides cuBLAS's workspace.
     """
     width = element_bytes(arch)
     blas = _BLAS[compute_capability >= _HOPPER]
-    forward = forward_bytes(arch, tokens, tp, packed_experts=packed_experts) + blas
-    kept = workspace_bytes(arch, tokens, tp, packed_experts=packed_experts) if keeps_workspaces else 0
+    forward = forward_bytes(arch, tokens, tp, experts=experts) + blas
+    kept = workspace_bytes(arch, tokens, tp, experts=experts) if keeps_workspaces else 0
     sampling = tokens * arch.hidden_size * width + sampler.live_bytes(arch, seqs) + kept + blas
     text = Peak(forward, 0.75, 1.5, f"forward pass: {tokens} tokens × widest live tensors")
     if sampling >= forward:
@@ -110,23 +104,13 @@ def peak(
     )
 
 
-def element_bytes(arch: Architecture) -> int:
-    """Bytes of an activation: half precision also for fp32 checkpoints."""
-    return 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
-
-
-def forward_bytes(arch: Architecture, tokens: int, tp: int, *, packed_experts: bool = False) -> int:
+def forward_bytes(arch: Architecture, tokens: int, tp: int, *, experts: ExpertFormat = "plain") -> int:
     """Bytes live at the widest place of one block: hidden states, and what attention or feed-forward adds."""
     states = _HIDDEN if tp == 1 else _HIDDEN_RANKS
     dense = max(2 * arch.hidden_size + _attention_width(arch) // tp, states * arch.hidden_size + _mlp_width(arch) // tp)
-    workspaces = workspace_bytes(arch, tokens, tp, packed_experts=packed_experts)
+    workspaces = workspace_bytes(arch, tokens, tp, experts=experts)
     routed = 3 * arch.hidden_size * tokens * element_bytes(arch) + workspaces if workspaces else 0
     return max(tokens * dense * element_bytes(arch), routed)
-
-
-def workspace_bytes(arch: Architecture, tokens: int, tp: int, *, packed_experts: bool = False) -> int:
-    """The two workspaces of a step's chosen experts; 0 where there are none."""
-    return _experts_width(arch, tp, packed_experts) * min(tokens, _EXPERT_CHUNK) * element_bytes(arch)
 
 
 def _attention_width(arch: Architecture) -> int:
@@ -165,36 +149,3 @@ def query_width(arch: Architecture) -> int:
 def _mlp_width(arch: Architecture) -> int:
     """Gate, up and their product in a dense feed-forward."""
     return 3 * (arch.intermediate_size or 4 * arch.hidden_size)
-
-
-@remembered
-def _experts_width(arch: Architecture, tp: int, packed: bool) -> int:
-    """Elements a token has in the two workspaces of its chosen experts; 0 where there are none."""
-    chosen = arch.num_experts_per_tok
-    if not chosen or not arch.num_experts:
-        return 0
-    inner = _expert_width(arch)
-    inner = -(-inner // tp)
-    second = inner if packed else max(inner, arch.hidden_size)
-    return chosen * (max(2 * inner, arch.hidden_size) + second)
-
-
-def _expert_width(arch: Architecture) -> int:
-    """The widest expert's intermediate size: the dimension in which ranks cut its matrices, of gate and up in one twice as long as
-    of down."""
-    own: dict[tuple[Box, ...], int] = {}
-    for spec in arch.tensors:
-        if spec.component is not Component.EXPERTS or not isinstance(spec.split, ExpertSplit):
-            continue
-        shape = spec.shape if spec.split.axis is not None else spec.shape[1:]
-        if len(shape) != 2:  # a bias
-            continue
-        match spec.split.inner:
-            case Row():
-                width = shape[-1]
-            case Column(parts=parts):  # gate's and up's rows, whichever way the matrix lies
-                width = min(parts) if parts else shape[-2]
-            case _:
-                width = min(shape)
-        own[spec.boxes] = min(own.get(spec.boxes, width), width)
-    return max(own.values(), default=0)

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Final, Literal, NamedTuple
 
-from hfmem.memory.activations import Peak, Sampler, element_bytes, forward_bytes, peak, query_width
+from hfmem.memory.activations import Peak, Sampler, forward_bytes, peak, query_width
 from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, GraphSizes, Release
+from hfmem.memory.expert_workspaces import ExpertFormat, element_bytes, keeps_workspaces
 from hfmem.memory.graphs import graph_memory
-from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, kernel_of
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component
@@ -106,7 +106,7 @@ def estimate_runtime(
     host: Host | None = None,
     ubatch: int | None = None,
     release: Release | None = None,
-    packed_experts: bool = False,
+    experts: ExpertFormat = "plain",
     graphs: GraphSizes | None = None,
 ) -> dict[str, Estimate]:
     """Runtime memory of the most loaded rank, by name.
@@ -117,7 +117,7 @@ def estimate_runtime(
         host: the device, which decides defaults.
         ubatch: llama.cpp's micro-batch.
         release: vLLM's, where it is an older one.
-        packed_experts: as in `hfmem.memory.activations.peak`.
+        experts: as in `hfmem.memory.activations.peak`.
         graphs: what vLLM captures, where a log says it.
     """
     match serving.engine:
@@ -144,7 +144,7 @@ def estimate_runtime(
                 extra or LoadedExtra(),
                 host or Host(),
                 release or Release(),
-                packed_experts,
+                experts,
                 graphs,
             )
 
@@ -162,7 +162,7 @@ def _server(
     extra: LoadedExtra,
     host: Host,
     release: Release,
-    packed_experts: bool,
+    experts: ExpertFormat,
     graphs: GraphSizes | None,
 ) -> dict[str, Estimate]:
     if serving.engine == "vllm":
@@ -181,8 +181,9 @@ def _server(
         serving.compute_capability,
         graphs,
         serving.engine,
+        keeps_workspaces(arch, serving, release, experts),
     )
-    return dict(_estimates(arch, step, extra, host, release, packed_experts, sees, encoder))
+    return dict(_estimates(arch, step, extra, host, release, experts, sees, encoder))
 
 
 @remembered
@@ -202,6 +203,7 @@ class _Step(NamedTuple):
     compute_capability: int
     graphs: GraphSizes | None
     engine: str
+    keeps_workspaces: bool
 
 
 @remembered
@@ -211,7 +213,7 @@ def _estimates(
     extra: LoadedExtra,
     host: Host,
     release: Release,
-    packed_experts: bool,
+    experts: ExpertFormat,
     sees: bool,
     encoder: EncoderProfile | None,
 ) -> dict[str, Estimate]:
@@ -219,9 +221,6 @@ def _estimates(
     hybrid = any(isinstance(cache, RecurrentCache) for cache in arch.kinds())
     v2 = step.engine == "vllm" and release.v2_runner(moe=bool(arch.num_experts), hybrid=hybrid)
     per_logit = release.bytes_per_logit(v2, element_bytes(arch))
-    keeps = release.keeps_workspaces
-    if packed_experts and arch.model_type in PADDED_BY_DEVICE:
-        keeps = keeps and kernel_of(step.engine, step.compute_capability, release).workspaces
     found = peak(
         arch,
         tokens=step.tokens,
@@ -229,8 +228,8 @@ def _estimates(
         tp=step.tp,
         sampler=Sampler(0) if step.pooling else Sampler(per_logit, release.masks(v2)),
         encoder=encoder,
-        packed_experts=packed_experts,
-        keeps_workspaces=keeps,
+        experts=experts,
+        keeps_workspaces=step.keeps_workspaces,
         compute_capability=step.compute_capability,
     )
     if sees and encoder is None:

@@ -11,7 +11,10 @@ from example_architectures import build, one
 
 from hfmem.api.reading import read_model
 from hfmem.hub import FetchOptions
-from hfmem.memory.activations import forward_bytes, workspace_bytes
+from hfmem.memory.activations import forward_bytes
+from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.expert_workspaces import ExpertFormat, keeps_workspaces, workspace_bytes
+from hfmem.memory.serving import Serving
 from hfmem.model.layers import Cache, CompressedAttention, FullAttention, LatentAttention, SlidingAttention
 
 TOKENS, HIDDEN, INNER = 1024, 2048, 64
@@ -94,3 +97,29 @@ def test_workspaces_of_chosen_experts(config: dict[str, object], tp: int, token:
     (tmp_path / "config.json").write_text(json.dumps(config))
     arch = read_model(str(tmp_path), fetch=FetchOptions(offline=True)).architecture
     assert workspace_bytes(arch, TOKENS, tp) == TOKENS * token * 2
+
+
+@pytest.mark.parametrize(
+    ("experts", "capability", "minor", "ep", "stay"),
+    [
+        ("plain", 90, 19, False, True),
+        ("plain", 90, 13, False, False),  # before `v1/worker/workspace.py`
+        # FlashInfer's TensorRT-LLM kernels allocate for themselves; Marlin's, for integers, ask
+        ("plain", 100, 33, False, False),
+        ("fp8_blocks", 103, 20, False, False),
+        ("fp4", 100, 33, False, False),
+        ("int4", 100, 33, False, True),
+        ("plain", 100, 19, False, True),
+        ("plain", 120, 33, False, True),
+        # Hopper runs fp8 blocks in Triton, and in FlashInfer's CUTLASS kernels where experts are dealt out
+        ("fp8_blocks", 90, 33, False, True),
+        ("fp8_blocks", 90, 33, True, False),
+        ("fp8_blocks", 90, 16, True, True),
+        ("plain", 90, 33, True, True),
+    ],
+)
+def test_whose_workspaces_stay(experts: ExpertFormat, capability: int, minor: int, ep: bool, stay: bool) -> None:
+    """`_get_priority_backends` of the oracles for each format, and `workspace_shapes` of the experts that they name first."""
+    arch = build("x", one(FullAttention(4, 4, 16, 16), 2))
+    serving = Serving(8192, tp=2, ep=ep, compute_capability=capability)
+    assert keeps_workspaces(arch, serving, Release(minor), experts) is stay

@@ -120,7 +120,7 @@ def test_images_of_the_profiling_run_stay() -> None:
 def test_workspaces_of_experts() -> None:
     """GLM-5.2 in 4 bits at TP 4, 8,192 tokens: "1.13 GiB for peak activation". Hidden 6144, 8 experts of 2048, 512 on a rank."""
     experts = catalogue("zai-org/GLM-5").architecture
-    packed = forward_bytes(experts, 8192, 4, packed_experts=True)
+    packed = forward_bytes(experts, 8192, 4, experts="int4")
     assert packed == 8192 * (3 * 6144 + 8 * (6144 + 512)) * 2
     assert abs(packed - 1.13 * GIB) < 0.05 * GIB
 
