@@ -35,6 +35,8 @@ def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture) -> int:
     if not any(text.get(key) for key in ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")):
         return 0
     positions = arch.max_position_embeddings or 0
+    if compressed := _compressed(arch, text, positions):
+        return compressed
     width = 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
     return sum(
         _rows(parameters, text, positions) * int(head * _partial(parameters, text)) * width
@@ -63,7 +65,7 @@ def _kinds(arch: Architecture, text: Mapping[str, Any]) -> Iterator[tuple[int, M
             case LatentAttention() | SparseLatentAttention():
                 full = full or cache.qk_rope_head_dim
             case CompressedAttention():
-                return  # tables of their own kind, and small
+                return  # `_compressed`
             case _:
                 pass
     named = text.get("rope_parameters") or text.get("rope_scaling") or {}
@@ -75,6 +77,20 @@ def _kinds(arch: Architecture, text: Mapping[str, Any]) -> Iterator[tuple[int, M
         yield full, by_kind.get("full_attention", common)
     if windowed and (apart or windowed != full):
         yield windowed, by_kind.get("sliding_attention", {} if apart else common)
+
+
+def _compressed(arch: Architecture, text: Mapping[str, Any], positions: int) -> int:
+    """DeepSeek V4's tables, in fp32: of layers with a compressor, stretched, and of those with a window alone, as they are
+    (`models/deepseek_v4/common/rope.py`, `DeepseekV4ScalingRotaryEmbedding`)."""
+    ratios = {cache.ratio for cache in arch.kinds() if isinstance(cache, CompressedAttention)}
+    width = text.get("qk_rope_head_dim")
+    if not ratios or not isinstance(width, int):
+        return 0
+    named = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    stretched = named.get("compress", named) if isinstance(named, Mapping) else {}
+    kind = stretched.get("rope_type") or stretched.get("type") or "default"
+    rows = positions if kind == "default" else _rows({**stretched, "rope_type": "deepseek_yarn"}, text, positions)
+    return 4 * width * (rows * any(ratio > 1 for ratio in ratios) + positions * any(ratio <= 1 for ratio in ratios))
 
 
 def _partial(parameters: Mapping[str, Any], text: Mapping[str, Any]) -> float:

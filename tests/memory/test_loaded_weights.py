@@ -22,7 +22,7 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.torch_allocator import allocate
 from hfmem.memory.weights import held_tensors, rank_weights
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import FullAttention, SlidingAttention
+from hfmem.model.layers import CompressedAttention, FullAttention, Layer, SlidingAttention
 from hfmem.units import GIB, MIB
 
 OFFLINE = FetchOptions(offline=True, no_cache=True)
@@ -165,3 +165,15 @@ def test_rotary_table_of_proportional_scaling() -> None:
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     }
     assert rotary_table_bytes({"rope_parameters": kinds}, arch) == 192 * MIB
+
+
+@pytest.mark.parametrize(("ratios", "tables"), [((0, 4, 128), 2), ((4, 128), 1)])
+def test_rotary_tables_of_compressed_attention(ratios: tuple[int, ...], tables: int) -> None:
+    """DeepSeek V4: 65,536 × 16 rows of 64 in fp32 for layers with a compressor, and as many for those with a window alone."""
+    arch = build("deepseek_v4", [Layer((CompressedAttention(64, 512, 128, ratio),)) for ratio in ratios])
+    arch = replace(arch, max_position_embeddings=1_048_576)
+    yarn = {"type": "yarn", "factor": 16, "original_max_position_embeddings": 65_536}
+    config = {"rope_theta": 1e4, "compress_rope_theta": 1.6e5, "qk_rope_head_dim": 64, "rope_scaling": yarn}
+    assert rotary_table_bytes(config, arch) == tables * 1_048_576 * 64 * 4
+    nested = {"main": {"rope_type": "default"}, "compress": {**yarn, "rope_type": "yarn"}}
+    assert rotary_table_bytes({"qk_rope_head_dim": 64, "rope_parameters": nested}, arch) == tables * 1_048_576 * 64 * 4
