@@ -39,6 +39,8 @@ _ENGINE_HOPPER: Final = (GIB * 5 // 100, GIB * 21 // 10, GIB * 25 // 10)
 _ENGINE_LINKED: Final = (GIB // 10, GIB, GIB * 15 // 10)
 #: … over PCIe: 0.08 GiB on RTX 3090s, 0.15 on T4s at TP 2, 0.21 on L40S at TP 4; 1.5 on RTX PRO 6000s at TP 4
 _ENGINE_UNLINKED: Final = (GIB * 5 // 100, GIB // 4, GIB * 15 // 10)
+#: batches up to which vLLM captures graphs of a model of this type, in tokens (`models/config.py`, from 0.10)
+_OWN_GRAPHS: Final = {"gpt_oss": 1024}
 #: the driver's context and loaded kernels, which no allocator sees
 _CONTEXT: Final = (GIB // 4, GIB * 45 // 100, GIB * 7 // 10)
 #: … and, with several ranks, what NCCL takes when it is set up
@@ -260,7 +262,8 @@ def _loading(extra: LoadedExtra, release: Release) -> Estimate:
 def _graphs(arch: Architecture, step: _Step, host: Host, release: Release, v2_runner: bool) -> Estimate:
     capability = step.compute_capability
     blackwell = capability // 10 == 10 and host.memory_bytes is not None
-    sizes = step.graphs or release.graph_sizes(min(step.set_seqs, step.tokens), blackwell=blackwell)
+    own = min(_OWN_GRAPHS[arch.model_type], step.tokens) if arch.model_type in _OWN_GRAPHS else None
+    sizes = step.graphs or release.graph_sizes(min(step.set_seqs, step.tokens), blackwell=blackwell, own=own)
     found = graph_memory(arch, release, sizes, tp=step.tp, pp=step.pp, compute_capability=capability)
     return Estimate(found.bytes, found.low, found.high, found.source, in_budget=release.graphs_in_share(v2_runner))
 

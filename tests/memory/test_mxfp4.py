@@ -7,6 +7,7 @@ values of half a byte, a byte for 32 of them, 3 × 2880 biases of two bytes.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,14 @@ def test_no_workspaces_stay_beside_the_sampler(small: Model, tp: int) -> None:
     found = runtime_estimates(small, serving, ranks, find_device("h100").device, Release(19))["activations_bytes"].bytes
     assert found == 1024 * 201088 * 14 + 132 * 201088 * 4 + (8192 + 2 * 1024) * 2880 * 2 + 32 * 1024**2
     assert abs(found / GIB - 2.87) < 0.005
+
+
+def test_graphs_of_larger_batches(small: Model) -> None:
+    """vLLM captures gpt-oss up to 1024 tokens (`GptOssForCausalLMConfig`): 83 sizes in pieces, and 83 whole with 1024
+    sequences; with 16, five."""
+    serving = Serving(8192, max_num_batched_tokens=8192, max_num_seqs=1024)
+    ranks = rank_weights(small.architecture, small.parameters.groups, serving)
+    found = runtime_estimates(small, serving, ranks, find_device("h100").device)["cuda_graph_bytes"]
+    assert "166 captured batches" in found.source
+    fewer = runtime_estimates(small, replace(serving, max_num_seqs=16), ranks, find_device("h100").device)
+    assert "88 captured batches" in fewer["cuda_graph_bytes"].source

@@ -219,6 +219,8 @@ def test_captured_sizes() -> None:
     assert Release(10).graph_sizes(256) == (67, 512, 0, 0)
     assert Release(9).graph_sizes(8) == (67, 512, 0, 0)  # 0.9 does not look at the sequences
     assert Release(11).graph_sizes(64) == (19, 128, 11, 64)
+    assert Release(19).graph_sizes(1024, own=1024) == (83, 1024, 83, 1024)  # an H100's log of gpt-oss-20b
+    assert Release(33).graph_sizes(8, own=1024) == (83, 1024, 4, 8)
     assert "cuda_graph_bytes" not in runtime(llama_3_8b(), Serving(4096, eager=True))
 
 

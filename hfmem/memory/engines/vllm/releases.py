@@ -156,12 +156,13 @@ class Release:
         large = memory_bytes is None or memory_bytes >= _LARGE
         return 1024 if large and "a100" not in name and not _is_gb10(name) else 256
 
-    def graph_sizes(self, max_num_seqs: int, *, blackwell: bool = False) -> GraphSizes:
-        """Which batch sizes are captured (`_set_cudagraph_sizes`, `SchedulerConfig.cuda_graph_sizes`)."""
+    def graph_sizes(self, max_num_seqs: int, *, blackwell: bool = False, own: int | None = None) -> GraphSizes:
+        """Which batch sizes are captured (`_set_cudagraph_sizes`, `SchedulerConfig.cuda_graph_sizes`); `own`: up to which a model's
+        class has them, whatever the sequences (`models/config.py`)."""
         largest = 512
         if self.minor >= 10:
-            largest = min(2 * max_num_seqs, 1024 if blackwell and self.minor >= LATEST else 512)
-        step = 8 if self.minor <= 13 else 16
+            largest = own or min(2 * max_num_seqs, 1024 if blackwell and self.minor >= LATEST else 512)
+        step = 8 if self.minor <= 13 and not own else 16
         sizes = [size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, step)) if size <= largest]
         whole = [size for size in sizes if size <= max_num_seqs] if self.full_graphs else []
         return GraphSizes(len(sizes), sizes[-1], len(whole), whole[-1] if whole else 0)
