@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +11,7 @@ from hfmem.dtypes import CONFIG_NAMES
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import bytes_per_token
+from hfmem.memory.drafts import DRAFT_CACHE, targets_part
 from hfmem.memory.engines.vllm.releases import GraphSizes, Release
 from hfmem.memory.expert_workspaces import ExpertFormat
 from hfmem.memory.layer_table import layer_runs
@@ -73,7 +74,7 @@ def assemble(
     runtime |= beside
     runtime_bytes = sum(item.bytes for item in runtime.values())
     per_rank = _most_loaded(ranks, cache, runtime_bytes)
-    pool, told = _pool(architecture, serving)
+    pool, told = _pool(architecture, serving, cache, runtime)
     return Report(
         model=_model_info(read),
         layers=tuple(
@@ -267,13 +268,18 @@ def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheByte
     )
 
 
-def _pool(architecture: Architecture, serving: Serving) -> tuple[EnginePool | None, list[Note]]:
+def _pool(
+    architecture: Architecture, serving: Serving, cache: CacheBytes, runtime: Mapping[str, RuntimeItem]
+) -> tuple[EnginePool | None, list[Note]]:
     """The pool of the memory given for it; None and the engine's reason where it would not start with that."""
     rules = engines.pooling_engine(serving.engine)
     if rules is None or serving.kv_memory_bytes is None:
         return None, []
+    needs = cache.stage_bytes or (cache.bytes_per_rank,)
+    beside = runtime[DRAFT_CACHE].bytes if DRAFT_CACHE in runtime else 0
+    memory = targets_part([serving.kv_memory_bytes] * len(needs), needs, beside)
     try:
-        pool = rules.pool(architecture, serving, serving.kv_memory_bytes)
+        pool = rules.pool(architecture, serving, memory)
     except UnsupportedError as error:
         return None, [Note(POOL_TOO_SMALL, error.message)]
     seqs, told = serving.num_seqs_per_replica, []
@@ -287,6 +293,6 @@ def _pool(architecture: Architecture, serving: Serving) -> tuple[EnginePool | No
         text = f"the pool holds {pool.max_concurrency:.2f} sequences of {serving.context:,} tokens at once, not {seqs}"
         told.append(Note(POOL_TOO_SMALL, text))
     found = EnginePool(
-        pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
+        serving.kv_memory_bytes, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
     )
     return found, told

@@ -109,7 +109,10 @@ class Configuration:
         Raises:
             UsageError, UnsupportedError: as `in_format`.
         """
-        return replace(self, read=in_format(self.original, quant, None), quant=quant, known_weights={})
+        read, extras = in_format(self.original, quant, None), self.extras
+        if extras is not None and extras.own is not None:  # its own prediction layers are stored so, too
+            extras = replace(extras, own=read)
+        return replace(self, read=read, extras=extras, quant=quant, known_weights={})
 
 
 def configure(model: str | Model, **settings: Any) -> Configuration:

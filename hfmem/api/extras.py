@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UsageError
 from hfmem.memory import engines
-from hfmem.memory.drafts import drafting, prediction_bytes
+from hfmem.memory.drafts import DRAFT_CACHE, drafting, prediction_bytes
 from hfmem.memory.lora import Adapter, rank_to_reserve, read_adapter, reserved_bytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
@@ -59,7 +59,7 @@ class Extras:
             found["draft_weights_bytes"] = RuntimeItem(weights, weights, weights, grade, name)  # type: ignore[arg-type]
             held = cache.bytes_per_rank
             words = f"{serving.context:,} tokens of {name}, {cache.kv_dtype}"
-            found["draft_kv_cache_bytes"] = RuntimeItem(held, held, held, "derived", words)
+            found[DRAFT_CACHE] = RuntimeItem(held, held, held, "derived", words)
         return found
 
     def _mtp(self, own: Model, serving: Serving) -> dict[str, RuntimeItem]:
@@ -71,7 +71,7 @@ class Extras:
         count = f"{len(layers)} prediction layer{'' if len(layers) == 1 else 's'}"
         return {
             "draft_weights_bytes": RuntimeItem(weights, weights, weights, "derived", f"the model's own {count}"),
-            "draft_kv_cache_bytes": RuntimeItem(held, held, held, "derived", f"{serving.context:,} tokens of {count}"),
+            DRAFT_CACHE: RuntimeItem(held, held, held, "derived", f"{serving.context:,} tokens of {count}"),
         }
 
     def _lora(self, adapter: Adapter, serving: Serving) -> tuple[int, str]:
@@ -117,7 +117,7 @@ class Extras:
                 self.own.parameters.by_component[MTP_PART],
                 self.own.parameters.weights_by_component[MTP_PART],
                 items["draft_weights_bytes"].bytes,
-                items["draft_kv_cache_bytes"].bytes,
+                items[DRAFT_CACHE].bytes,
             )
         if self.draft is None:
             return None
@@ -127,7 +127,7 @@ class Extras:
             self.draft.parameters.total,
             self.draft.parameters.weights_bytes,
             items["draft_weights_bytes"].bytes,
-            items["draft_kv_cache_bytes"].bytes,
+            items[DRAFT_CACHE].bytes,
         )
 
 

@@ -155,15 +155,20 @@ def _caches(found: Configuration) -> Iterator[_Change]:
     """Narrower caches, if the present one is wide and the device computes them."""
     if found.serving.kv_dtype not in _WIDE or _too_old(found):
         return
-    now = found.scale().weigh(found.serving).cache_bytes
-    for name in _CACHES.get(found.serving.engine, ()):
+    now = _cache_bytes(found)
+    for name in _CACHES.get(found.serving.engine, ()) if now is not None else ():
         changed = found.serve(kv_dtype=name)
-        try:
-            narrower = changed.scale().weigh(changed.serving).cache_bytes < now
-        except HfmemError:  # the engine has no such cache for this model
-            continue
-        if narrower:
+        narrower = _cache_bytes(changed)
+        if narrower is not None and narrower < now:
             yield _Change("kv_dtype", {"kv_dtype": name}, f"the cache in {name}", changed)
+
+
+def _cache_bytes(found: Configuration) -> int | None:
+    """Bytes of the cache on the rank with least room; None where the engine refuses the cache, or the weights in that format."""
+    try:
+        return found.scale().weigh(found.serving).cache_bytes
+    except HfmemError:
+        return None
 
 
 def _formats(found: Configuration) -> Iterator[_Change]:
@@ -247,7 +252,10 @@ def _combined_elsewhere(found: Configuration) -> Iterator[Remedy]:
     for mild in _formats(found):
         for narrow in (None, *_caches(mild.found)):
             both = mild if narrow is None else narrow
-            fewer = fewest_devices(both.found)
+            try:
+                fewer = fewest_devices(both.found)
+            except HfmemError:  # the engine refuses the format on any number of them
+                continue
             if fewer is None or fewer.target is None or (best is not None and fewer.target.num_devices >= best):
                 continue
             best = fewer.target.num_devices

@@ -2,12 +2,13 @@
 
 Read from vLLM 0.33.0: `config/speculative.py` (`create_draft_parallel_config`: the target's tensor-parallel ranks, one pipeline
 stage, expert parallelism for drafts that have experts), `v1/spec_decode/llm_base_proposer.py` (the target's embedding and head
-serve both); SGLang drafts with the same ranks.
+serve both; its layers' caches are groups of the target's pool); SGLang drafts with the same ranks, and its pool has a draft's row
+for every token of the target's (`pool_configurator.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from hfmem.checkpoint.tensors import TensorGroup
@@ -17,6 +18,8 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, TensorSpec
 from hfmem.records import replace
 
+#: a draft's cache on a rank, by its name in the report's `runtime`
+DRAFT_CACHE: Final = "draft_kv_cache_bytes"
 #: engines whose last pipeline stage drafts alone, with the target's embedding and head
 _ON_LAST_STAGE: Final = frozenset({"vllm", "sglang"})
 
@@ -37,6 +40,12 @@ def prediction_bytes(arch: Architecture, groups: Iterable[TensorGroup], serving:
     alone, stored = replace(serving, pp=1), tuple(groups)
     counted = replace(arch, tensors=tuple(_loaded(spec, arch, serving) for spec in arch.tensors))
     return rank_weights(counted, stored, alone).bytes - rank_weights(arch, stored, alone).bytes
+
+
+def targets_part(memory: Sequence[int], needs: Sequence[int], beside: int) -> list[int]:
+    """What of a pool of `memory` bytes, by stage, is for the target's own layers where a draft's share it: as much of it as they
+    take of `needs + beside`, the caches of the same sequences. A stage that keeps nothing has it all."""
+    return [size * need // (need + beside) if need else size for size, need in zip(memory, needs, strict=True)]
 
 
 def _loaded(spec: TensorSpec, arch: Architecture, serving: Serving) -> TensorSpec:

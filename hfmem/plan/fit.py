@@ -13,6 +13,7 @@ from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import peak_contexts
+from hfmem.memory.drafts import DRAFT_CACHE, targets_part
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.runtime import together
@@ -49,8 +50,9 @@ Runtime = Callable[[Serving, RankWeights, CacheBytes], Mapping[str, RuntimeItem]
 class Load:
     """What the rank with least room to spare holds (of pipeline stage `stage`), and how much is left of it.
 
-    `kv_memory_bytes` is what weights and runtime leave for its cache, or the pool that was given; `kv_memory_low_bytes` at the high
-    end of the estimates. `pool_room_bytes` is what weights and runtime leave for a pool that was given.
+    `kv_memory_bytes` is what weights and runtime, a draft's cache included, leave for its cache, or what that draft leaves of the
+    pool that was given; `kv_memory_low_bytes` at the high end of the estimates. `pool_room_bytes` is what they leave where a pool
+    was given.
     """
 
     stage: int
@@ -119,13 +121,14 @@ class Scale:
         rooms, worst = (
             [room - weights for weights in ranks.stage_bytes] for room in self._rooms(runtime, serving, usable)
         )
-        given = serving.kv_memory_bytes
+        given, beside = serving.kv_memory_bytes, _in_pool(runtime)
         left, sure = None, True
         if given is not None:  # the sequences must fit the pool, whatever else is free, and the pool what is free
+            given -= beside
             left, sure = min(rooms), given <= min(worst)
             rooms = worst = [given] * len(rooms)
         stage = min(range(len(rooms)), key=lambda index: rooms[index] - needs[index])
-        pool, fits = self._pool(needs, serving, rooms)
+        pool, fits = self._pool(needs, serving, rooms, beside)
         fits = fits and (given is None or left is None or given <= left)
         return Load(
             stage=stage,
@@ -137,7 +140,7 @@ class Scale:
             kv_memory_low_bytes=worst[stage],
             pool=pool,
             cache_fits=fits,
-            cache_fits_at_worst=fits and sure and (worst == rooms or self._pool(needs, serving, worst)[1]),
+            cache_fits_at_worst=fits and sure and (worst == rooms or self._pool(needs, serving, worst, beside)[1]),
             pool_room_bytes=left,
         )
 
@@ -162,8 +165,11 @@ class Scale:
         middle, high = (min(usable - own, free - both) for own, both in zip(inside, everything, strict=True))
         return middle, high
 
-    def _pool(self, needs: Sequence[int], serving: Serving, memory: Sequence[int]) -> tuple[Pool | None, bool]:
-        """What the engine makes of that memory on each stage, and whether the sequences asked for fit it."""
+    def _pool(
+        self, needs: Sequence[int], serving: Serving, memory: Sequence[int], beside: int
+    ) -> tuple[Pool | None, bool]:
+        """What the engine makes of that memory on each stage, and of the `beside` bytes of a draft's cache in the same pool, and
+        whether the sequences asked for fit it."""
         if min(memory) < 0:
             return None, False
         if not any(needs):
@@ -173,10 +179,13 @@ class Scale:
             return None, all(need <= room for need, room in zip(needs, memory, strict=True))
         if min(memory) == 0:
             return None, False
+        whole = [room + beside for room in memory]
+        memory = targets_part(whole, needs, beside)
         try:
             pool = rules.pool(self.architecture, serving, memory)
         except UnsupportedError:  # not one request fits
             return None, False
+        pool = replace(pool, memory_bytes_per_rank=whole[memory.index(pool.memory_bytes_per_rank)])
         enough = pool.max_concurrency >= serving.num_seqs_per_replica
         if pool.pages_per_seq is not None:  # one page more than the sequences take: vLLM's null block holds no tokens
             return pool, enough and pool.num_pages > serving.num_seqs_per_replica * pool.pages_per_seq
@@ -282,6 +291,11 @@ def _before_loading(serving: Serving, runtime: Mapping[str, RuntimeItem]) -> int
     return sum(runtime[name].bytes for name in ("context_bytes", "engine_bytes") if name in runtime)
 
 
+def _in_pool(runtime: Mapping[str, RuntimeItem]) -> int:
+    """Bytes of the runtime that lie in the engine's pool: a draft's cache."""
+    return runtime[DRAFT_CACHE].bytes if DRAFT_CACHE in runtime else 0
+
+
 def _sum(items: Iterable[RuntimeItem]) -> tuple[int, int]:
     """The middle and the high end of estimates together."""
     _, middle, high = together((item.low, item.bytes, item.high) for item in items)
@@ -316,8 +330,10 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
             )
         )
     if not load.pool_fits_device:
-        room = format_gib(max(load.pool_room_bytes or 0, 0))
-        text = f"the pool is to be {format_gib(load.kv_memory_bytes)} and weights and runtime leave {room} for it"
+        room = format_gib(max((load.pool_room_bytes or 0) + _in_pool(load.runtime), 0))
+        text = (
+            f"the pool is to be {format_gib(serving.kv_memory_bytes or 0)} and weights and runtime leave {room} for it"
+        )
         notes.append(ReportWarning(POOL_TOO_LARGE, text))
     notes += _device_notes(report, device)
     fit = Fit(

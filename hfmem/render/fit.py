@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from hfmem.plan.allocator import Allocation
 
 _STYLES = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}
+#: what an engine's share is not asked to hold, so that the parts of the total do not add up to it (`hfmem.plan.fit`)
+_OUTSIDE = {"vllm": "; the context lies outside", "sglang": "; for weights and cache alone"}
 _MARKS = {"exact": "", "derived": "≈ ", "estimated": "~ "}
 
 
@@ -24,26 +26,36 @@ def fit_lines(report: Report) -> list[Line]:
         return []
     return [
         line(
-            "  ", _device(fit), "   ", (fit.verdict.replace("-", " "), _STYLES[fit.verdict]), f" · {_left(fit)}", hang=4
+            *("  ", _device(report, fit), "   ", (fit.verdict.replace("-", " "), _STYLES[fit.verdict])),
+            f" · {_left(report, fit)}",
+            hang=4,
         ),
         line(("  " + _reach(report, fit), "dim" if fit.verdict == "does-not-fit" else ""), hang=4),
     ]
 
 
-def _device(fit: Fit) -> str:
+def _device(report: Report, fit: Fit) -> str:
     share = "" if fit.utilization in (None, 1.0) else f"{fit.utilization:g} of "
     used = f", {format_bytes(fit.memory_used_bytes)} in use" if fit.memory_used_bytes else ""
+    each = " on each" if fit.num_devices > 1 else ""
+    outside = _OUTSIDE.get(report.kv_cache.engine, "") if share and "context_bytes" in report.runtime else ""
     memory = f"{_MARKS[fit.memory_grade]}{fit.memory_bytes_per_device / GIB:,.2f}"
     return (
-        f"{fit.num_devices} × {fit.device}: {fit.usable_bytes_per_device / GIB:,.2f} GiB usable on each "
-        f"({share}{memory}{used})"
+        f"{fit.num_devices} × {fit.device}: {fit.usable_bytes_per_device / GIB:,.2f} GiB usable{each} "
+        f"({share}{memory}{used}{outside})"
     )
 
 
-def _left(fit: Fit) -> str:
+def _left(report: Report, fit: Fit) -> str:
+    where = " on the most loaded rank" if report.parallelism.num_ranks > 1 else ""
     if fit.headroom_bytes < 0:
-        return f"{format_bytes(-fit.headroom_bytes)} missing on the most loaded rank"
-    return f"{format_bytes(fit.headroom_bytes)} free on the most loaded rank"
+        return f"{format_bytes(-fit.headroom_bytes)} missing{where}"
+    if fit.verdict != "does-not-fit":
+        return f"{format_bytes(fit.headroom_bytes)} free{where}"
+    pool, seqs = report.engine_pool, report.kv_cache.num_seqs  # bytes are left, but not of the kind that is needed
+    if pool is None or pool.max_concurrency >= seqs:
+        return "one page is missing, which the engine keeps empty"
+    return f"the pool holds {pool.max_concurrency:.2f} sequences at once, not {seqs:,}"
 
 
 def _reach(report: Report, fit: Fit) -> str:
@@ -55,7 +67,7 @@ def _reach(report: Report, fit: Fit) -> str:
         if "pool_too_small" in codes:
             return "not one sequence of any length fits the pool that was given"
         return "not one sequence of any length fits: weights and runtime alone are too large"
-    longest = "any length" if fit.max_context is None else f"{fit.max_context:,} tokens"
+    longest = "any length" if fit.max_context is None else f"{fit.max_context:,} tokens" if fit.max_context else "none"
     most = (
         "any number of"
         if fit.max_num_seqs is None

@@ -66,8 +66,10 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
 def parts(report: Report, *, least: int = 0) -> list[tuple[str, int, Grade, str]]:
     """What the total is made of: name, bytes over all ranks, grade, and where it is from; of the engine's own memory only what
     takes `least` bytes."""
+    # what is held is read from the headers only where an engine holds the tensors as they are stored
+    grade = report.weights.grade if _held_weights(report) == report.weights.bytes else "derived"
     rows: list[tuple[str, int, Grade, str]] = [
-        ("weights", _held_weights(report), report.weights.grade, _weights_detail(report)),
+        ("weights", _held_weights(report), grade, _weights_detail(report)),
         ("KV cache", report.kv_cache.bytes, report.kv_cache.grade, _cache_detail(report)),
     ]
     ranks = report.parallelism.num_ranks
@@ -75,7 +77,7 @@ def parts(report: Report, *, least: int = 0) -> list[tuple[str, int, Grade, str]
         if item.bytes * ranks < least:
             continue
         name = RUNTIME_WORDS.get(key, key.removesuffix("_bytes"))
-        rows.append((name, item.bytes * ranks, item.grade, _band(item, ranks)))
+        rows.append((name, item.bytes * ranks, item.grade, _band(item, ranks, each=key == "loading_bytes")))
     return rows
 
 
@@ -233,16 +235,27 @@ def _cache_detail(report: Report) -> str:
     if not parts:
         return "none: this model keeps nothing between tokens"
     parts.append(_plural(cache.num_seqs, "sequence"))
+    if copies := _copies(report):
+        parts.append(f"{copies:.3g} copies over {report.parallelism.num_ranks} ranks")
     parts.append(f"{cache.dtype}, {cache.engine}")
     return ", ".join(parts)
 
 
-def _band(item: RuntimeItem, ranks: int) -> str:
-    """The band over all ranks, as the row's number is, and where it is from."""
+def _copies(report: Report) -> float:
+    """How often the ranks together hold what one rank would (replicated heads and latents); 0: about once."""
+    cache = report.kv_cache
+    alone = cache.engines.get(cache.engine)
+    times = cache.bytes / alone if alone else 0
+    return times if times > 1.5 else 0
+
+
+def _band(item: RuntimeItem, ranks: int, each: bool) -> str:
+    """The band over all ranks, as the row's number is, and where it is from; `each`: in words that speak of one rank."""
     if item.low == item.high:
-        return f"{item.source}, on each of {ranks} ranks" if ranks > 1 else item.source
-    each = f", {ranks} ranks" if ranks > 1 else ""
-    return f"{ranks * item.low / GIB:,.2f}–{ranks * item.high / GIB:,.2f}{each}: {item.source}"
+        over = f", {'on each of' if each else 'over'} {ranks} ranks" if ranks > 1 else ""
+        return item.source + over
+    over = f", {ranks} ranks" if ranks > 1 else ""
+    return f"{ranks * item.low / GIB:,.2f}–{ranks * item.high / GIB:,.2f}{over}: {item.source}"
 
 
 def _total_detail(report: Report) -> list[Span | str]:
@@ -280,7 +293,8 @@ def _pool_lines(report: Report) -> list[Line]:
     if pool is None:
         return []
     text = (
-        f"  pool of {format_bytes(pool.kv_memory_bytes_per_rank)} a rank: {pool.num_pages:,} pages of {pool.page_size} tokens, "
-        f"{pool.capacity_tokens:,} tokens, {pool.max_concurrency:.2f} sequences of {report.kv_cache.context:,}"
+        f"  pool of {format_bytes(pool.kv_memory_bytes_per_rank)} a rank: {_plural(pool.num_pages, 'page')} of "
+        f"{_plural(pool.page_size, 'token')}, {_plural(pool.capacity_tokens, 'token')}, {pool.max_concurrency:.2f} sequences of "
+        f"{report.kv_cache.context:,}"
     )
     return [line(text, hang=4)]

@@ -17,6 +17,7 @@ from hfmem.hub import FetchOptions
 LLAMA_8B = "meta-llama/Meta-Llama-3-8B"
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"
 QWEN_MOE = "Qwen/Qwen3-30B-A3B"
+GLM = "zai-org/GLM-4.5-Air"
 GEMMA = "google/gemma-3-27b-it"
 ORDER = (
     "kv_memory",
@@ -45,6 +46,9 @@ COMMANDS = (
     f"{QWEN_MOE} --gpu 4090 --ctx 32k --engine llama.cpp",
     f"{QWEN_MOE} --gpu 16GiB --ctx 64k --batch 4",
     f"{GEMMA} --gpu 24GiB --ctx 128k",
+    # experts of 1408 columns cannot be cut in two where they are stored in int4 by groups of 128: that format is no remedy
+    f"{GLM} --gpu 4xh100 --ctx 64k --tp 2 --pp 2 --batch 16",
+    f"{GLM} --gpu 2xmi300x --ctx 128k --draft mtp --batch 16",
 )  # fmt: skip
 
 

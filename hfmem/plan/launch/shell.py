@@ -24,7 +24,9 @@ def shell(launch: Launch) -> str:
                 (
                     "# on the first machine (HEAD is its address):",
                     "ray start --head --port=6379",
-                    f"# on each of the other {launch.num_nodes - 1}:",
+                    "# on the other one:"
+                    if launch.num_nodes == 2
+                    else f"# on each of the other {launch.num_nodes - 1}:",
                     'ray start --address="$HEAD:6379" --block',
                     "# then, on the first:",
                     before + command_text([*words, *on_ray(launch)]),
