@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 does not fit, 2 usage, 3 the model could not be read, 4 re
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -83,8 +84,26 @@ def _complain(error: HfmemError | str) -> None:
     complain(error)
 
 
+def _tell(words: Sequence[str], code: str, message: str) -> None:
+    """The error as JSON on stdout, where JSON was asked for: nothing else has been written there."""
+    if not wants_json(words):
+        return
+    import json
+    from contextlib import suppress
+
+    with suppress(OSError):  # stderr and the status have said it
+        sys.stdout.write(json.dumps({"error": {"code": code, "message": message}}, indent=2) + "\n")
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON, wrong as it may be otherwise."""
+    after = dict(itertools.pairwise(words))
+    return "--json" in words or "--format=json" in words or after.get("--format") == "json"
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its status. Every deliberate error is one line on stderr."""
+    """Run the command line and exit with its status. Every deliberate error is one line on stderr, and with `--json` an object on
+    stdout, too."""
     words = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") != "utf8":
@@ -95,6 +114,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         status = _run(words or ["--help"])
     except HfmemError as error:
         _complain(error)
+        _tell(words, error.code, error.message)
         _leave(error.exit_code)
     except BrokenPipeError:
         _leave(0)
@@ -106,7 +126,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
             _leave(UsageError.exit_code)
         if os.environ.get("HFMEM_DEBUG"):
             raise
-        _complain(f"internal error, please report it: {type(error).__name__}: {error} (HFMEM_DEBUG=1 shows where)")
+        text = f"internal error, please report it: {type(error).__name__}: {error} (HFMEM_DEBUG=1 shows where)"
+        _complain(text)
+        _tell(words, "internal", text)
         _leave(_INTERNAL)
     if not words:  # nothing was estimated: a script that forgot its model must not go on
         _leave(UsageError.exit_code)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, fetching, formatted, has_room_for_bars, json_text, say_stats, show, write
 from hfmem.cli.plain import COMMANDS
-from hfmem.cli.settings import DEVICES, READING, SERVING, takes
+from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def estimate(
     kind = formatted(format, json)
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
+    settings["engine"] = settings["engine"] or engine_of(emit)
     from hfmem.api.configuration import configure
 
     results: list[Any] = []

@@ -8,7 +8,7 @@ from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
 from hfmem.cli.output import fetching, formatted, give, has_room_for_bars, json_text, say_stats, show, write
 from hfmem.cli.params import REQUIRED
-from hfmem.cli.settings import DEVICES, READING, SERVING, takes
+from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 from hfmem.records import replace
 
@@ -40,6 +40,7 @@ def fit(
     kind = formatted(format, json)
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
+    settings["engine"] = settings["engine"] or engine_of(emit)
     from hfmem.api.answers import answer
     from hfmem.api.configuration import configure
 

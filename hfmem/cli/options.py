@@ -26,11 +26,11 @@ Lengths = Annotated[
     str | None,
     Option(*_CTX, metavar="TOKENS", help=f"Tokens a sequence, one length or several: 8k,32k,128k {_POSITIONS}."),
 ]
-_AT_ONCE = "Sequences at once, in the cache; max: the most that fit."
+_AT_ONCE = "Sequences at once, in the cache"
 #: of commands that say nothing of the engine's own memory
 Batch = Annotated[
     str,
-    Option("--batch", "--max-num-seqs", "--max-running-requests", "--parallel", metavar="N", help=_AT_ONCE),
+    Option("--batch", "--max-num-seqs", "--max-running-requests", "--parallel", metavar="N", help=f"{_AT_ONCE}."),
 ]
 Load = Annotated[
     str | None,
@@ -39,7 +39,7 @@ Load = Annotated[
         "--max-running-requests",
         "--parallel",
         metavar="N",
-        help=f"{_AT_ONCE[:-1]} [default: 1, or --max-num-seqs].",
+        help=f"{_AT_ONCE}; max: the most that fit [default: 1, or --max-num-seqs].",
     ),
 ]
 Users = Annotated[str | None, Option("--users", "--batch", metavar="N", help="Sequences at once [default: 1].")]

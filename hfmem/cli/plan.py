@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
-from hfmem.cli.output import complain, fetching, formatted, give, json_text, say_stats, write
-from hfmem.cli.settings import READING, SERVING, takes
+from hfmem.cli.output import complain, fetching, formatted, give, json_text, say, say_stats, write
+from hfmem.cli.settings import READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 
 
-@takes(SERVING, READING, batch=(o.Users, None))
+@takes(SERVING, READING, batch=(o.Users, None), ctx=(o.Length, None))
 def plan(
     model: o.Model,
     gpu: o.PlanGpu = None,
@@ -30,6 +30,7 @@ def plan(
     kind = formatted(format, json)
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a table: choose one")
+    settings["engine"] = settings["engine"] or engine_of(emit)
     users, most = settings.pop("num_seqs"), parse_count(max_gpus, "--max-gpus")
     if "max" in (users, settings["context"], settings["gpu_layers"]):
         raise UsageError("max needs devices: hfmem fit MODEL --gpu NAME")
@@ -53,6 +54,8 @@ def plan(
         from hfmem.api.launching import launch_text
 
         write(launch_text(emit, found.first, found.report, model, reading["revision"]))
+        least = found.layouts[0]
+        say(f"for {least.num_devices} × {least.device}, the first of {len(found.layouts)} ({least.verdict})")
     elif found.layouts:
         from hfmem.render.plan import plan_grid
 

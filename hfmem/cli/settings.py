@@ -143,6 +143,13 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
     return found | {name: asked.get(name) for name in same}
 
 
+def engine_of(emit: str | None) -> str | None:
+    """The engine that `--emit` speaks of, for where `--engine` names none."""
+    from hfmem.memory.serving import ENGINES
+
+    return emit if emit in ENGINES else None
+
+
 #: what a solver finds: parameter → flag and word
 _SOLVED: Final[dict[str, tuple[str, str]]] = {
     "ctx": ("--ctx", "max"),

@@ -14,7 +14,10 @@ def verify(
         str | None,
         o.Argument(metavar="[MODEL]", help="What it served [default: the log says]."),
     ] = None,
-    ctx: o.Ctx = None,
+    ctx: Annotated[
+        str | None,
+        o.Option("--ctx", "--max-model-len", metavar="TOKENS", help="Its context [default: the log says]."),
+    ] = None,
     kv_dtype: Annotated[
         str | None,
         o.Option("--kv-dtype", "--kv-cache-dtype", metavar="DTYPE", help="Its cache [default: the log says]."),

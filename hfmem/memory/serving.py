@@ -10,6 +10,8 @@ from hfmem.records import dataclass, replace
 
 #: engines by the name that `--engine` takes, in the order in which a report shows them
 ENGINES: Final[tuple[str, ...]] = ("ideal", "vllm", "transformers", "sglang", "llama.cpp")
+#: other spellings of them, in lower case
+_SPELLED: Final[dict[str, str]] = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama_cpp": "llama.cpp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,10 @@ LLAMA_CPP: Final = LlamaCpp()
 class Serving:
     """One serving configuration.
 
-    `context` is the tokens of one sequence, `num_seqs` how many such sequences there are at once over all replicas. `kv_dtype` is
-    stored in its canonical spelling. `declared_kv_dtype` is what the checkpoint itself declares for its cache (ModelOpt's
-    `kv_cache_quant_algo`, compressed-tensors' `kv_cache_scheme`) and what `auto` then means. `source_tokens` is the length of an
-    encoder's output where the model sets no maximum (T5, or the vision tokens of Mllama's images).
+    `context` is the tokens of one sequence, `num_seqs` how many such sequences there are at once over all replicas. `engine` and
+    `kv_dtype` are stored in their canonical spelling. `declared_kv_dtype` is what the checkpoint itself declares for its cache
+    (ModelOpt's `kv_cache_quant_algo`, compressed-tensors' `kv_cache_scheme`) and what `auto` then means. `source_tokens` is the
+    length of an encoder's output where the model sets no maximum (T5, or the vision tokens of Mllama's images).
 
     `attn_dp` is SGLang's: groups inside the `tp` ranks that each hold their own sequences, while feed-forward layers stay shared.
 
@@ -102,8 +104,10 @@ class Serving:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        name = self.engine.lower()
+        object.__setattr__(self, "engine", _SPELLED.get(name, name))
         if self.engine not in ENGINES:
-            raise UsageError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
+            raise UsageError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
         if self.attn_dp > 1 and self.engine != "sglang":
             raise UsageError(
                 f"attn_dp is SGLang's: {self.engine} has --dp" if self.engine == "vllm" else "attn_dp is SGLang's"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfmem.errors import HfmemError, UnknownArchitectureError
+from hfmem.errors import HfmemError, UnknownArchitectureError, UsageError
 from hfmem.model.families.registry import FAMILIES, read_architecture, rule
 from hfmem.model.nearest import class_family, nearest_family
 
@@ -103,7 +103,7 @@ def test_assuming_what_it_is_changes_nothing() -> None:
 
 
 def test_assuming_an_unknown_family_suggests_one() -> None:
-    with pytest.raises(UnknownArchitectureError, match=r"--assume lama: no such architecture \(did you mean llama\?\)"):
+    with pytest.raises(UsageError, match=r"--assume lama: no such architecture \(did you mean llama\?\)"):
         read_architecture(PLAIN, assume="lama")
 
 

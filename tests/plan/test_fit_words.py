@@ -85,4 +85,6 @@ def test_ranks_share_a_draft() -> None:
     found = text("meta-llama/Llama-3.1-8B", context=8192, tp=2, draft=catalogued("meta-llama/Llama-3.2-1B-Instruct"))
     assert "meta-llama/Llama-3.2-1B-Instruct, over 2 ranks" in found
     row = next(line for line in found.splitlines() if "rotary tables" in line)
-    assert "rotary tables 32 MiB" in row and row.endswith("on each of 2 ranks")  # 131,072 positions × 128 × 2 bytes, twice
+    assert "rotary tables 32 MiB" in row and row.endswith(
+        "on each of 2 ranks"
+    )  # 131,072 positions × 128 × 2 bytes, twice

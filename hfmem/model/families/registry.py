@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final, Literal, Protocol, cast
 
-from hfmem.errors import UnknownArchitectureError
+from hfmem.errors import UnknownArchitectureError, UsageError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config, in_transformers
 from hfmem.model.families.file_types import BY_FILES
@@ -339,7 +339,7 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
         assume: read the config as this model_type whatever it says (`--assume`); the result says so.
 
     Raises:
-        UnknownArchitectureError: no rule for this model_type.
+        UsageError: `assume` is no type that has a rule. UnknownArchitectureError: no rule for this model_type.
         MissingKeyError, ContradictionError: the family's rule found a key absent or impossible.
     """
     published = data.get("model_type")
@@ -353,7 +353,7 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
 
         near = difflib.get_close_matches(assume, FAMILIES, n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UnknownArchitectureError(f"--assume {assume[:80]}: no such architecture{hint}")
+        raise UsageError(f"--assume {assume[:80]}: no such architecture{hint}")
     wanted = assume or model_type
     if wanted not in FAMILIES:
         raise UnknownArchitectureError(_refusal(data, file, wanted))

@@ -1,0 +1,80 @@
+"""What a script relies on: JSON on stdout whatever happens, the status, and words as people type them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from commands import Run
+
+LLAMA = "meta-llama/Meta-Llama-3-8B"
+OFF = "--offline --no-cache"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "code"),
+    [
+        (f"nobody/nothing {OFF} --json", 3, "offline"),
+        (f"fit nobody/nothing --gpu h100 {OFF} --json", 3, "offline"),
+        (f"layers nobody/nothing {OFF} --format json", 3, "offline"),
+        (f"compare {LLAMA} nobody/nothing {OFF} --format=json", 3, "offline"),
+        (f"{LLAMA} --ctx many {OFF} --json", 2, "usage"),
+        (f"fit {LLAMA} {OFF} --json", 2, "usage"),
+        (f"plan {LLAMA} --nope {OFF} --json", 2, "usage"),
+        (f"{LLAMA} --tp 3 {OFF} --json", 4, "unsupported"),
+        (f"{LLAMA} --assume lama {OFF} --json", 2, "usage"),
+    ],
+)
+def test_an_error_is_json_too(run: Run, words: str, status: int, code: str) -> None:
+    found, out, err = run(*words.split())
+    told = json.loads(out)["error"]
+    assert (found, told["code"]) == (status, code)
+    assert err == f"error: {told['message']}\n"
+
+
+def test_without_json_stdout_stays_empty(run: Run) -> None:
+    assert run("fit", "nobody/nothing", "--gpu", "h100", *OFF.split(), "--format", "csv")[1] == ""
+
+
+def test_a_bug_is_json_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("hfmem.cli.plain.read", broken)
+    status, out, err = run(LLAMA, "--json")
+    assert status == 4 and json.loads(out)["error"]["code"] == "internal" and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "engine"), [("vLLM", "vllm"), ("SGLang", "sglang"), ("llama-cpp", "llama.cpp"), ("LLaMACPP", "llama.cpp")]
+)
+def test_engines_as_people_spell_them(run: Run, word: str, engine: str) -> None:
+    for command in ([], ["layers"]):
+        status, out, _ = run(*command, LLAMA, "--engine", word, "--ctx", "8k", *OFF.split(), "--json")
+        assert status == 0
+        if not command:
+            assert json.loads(out)["kv_cache"]["engine"] == engine
+
+
+@pytest.mark.parametrize(
+    ("kind", "program"),
+    [("sglang", "sglang.launch_server"), ("llama.cpp", "llama-server"), ("transformers", "from transformers import")],
+)
+def test_emit_names_the_engine(run: Run, kind: str, program: str) -> None:
+    for command in ([LLAMA], ["fit", LLAMA, "--gpu", "h100"], ["plan", LLAMA, "--gpu", "h100"]):
+        status, out, _ = run(*command, "--ctx", "8k", "--emit", kind, *OFF.split())
+        assert status == 0 and program in out
+    status, _, err = run(LLAMA, "--emit", kind, "--engine", "vllm", *OFF.split())
+    assert status == 2 and "--engine" in err
+
+
+def test_plan_says_for_which_device_it_emits(run: Run) -> None:
+    _, out, err = run("plan", LLAMA, "--ctx", "8k", "--gpu", "h100,4090", "--emit", "vllm", *OFF.split())
+    assert out.startswith("vllm serve") and err == "for 1 × RTX 4090, the first of 2 (fits)\n"
+
+
+def test_help_promises_only_what_the_command_does(run: Run) -> None:
+    for command in ("layers", "explain", "compare", "plan", "verify", "bench"):
+        text = " ".join(run(command, "--help")[1].split())
+        assert "max: the most" not in text
+    assert "max: the most that fits" in " ".join(run("fit", "--help")[1].split())
