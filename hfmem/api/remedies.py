@@ -156,10 +156,10 @@ def _caches(found: Configuration) -> Iterator[_Change]:
     if found.serving.kv_dtype not in _WIDE or _too_old(found):
         return
     now = _cache_bytes(found)
-    for name in _CACHES.get(found.serving.engine, ()) if now is not None else ():
+    for name in _CACHES.get(found.serving.engine, ()):
         changed = found.serve(kv_dtype=name)
         narrower = _cache_bytes(changed)
-        if narrower is not None and narrower < now:
+        if now is not None and narrower is not None and narrower < now:
             yield _Change("kv_dtype", {"kv_dtype": name}, f"the cache in {name}", changed)
 
 

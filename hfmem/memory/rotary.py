@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from hfmem.dtypes import BITS
+from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     ChunkedAttention,
@@ -25,6 +26,7 @@ from hfmem.model.layers import (
 _MROPE_POSITIONS: Final = 4
 #: scalings whose table holds `factor` times the positions before scaling
 _STRETCHED: Final = frozenset({"yarn", "linear", "dynamic", "deepseek_yarn"})
+_MOST_SCALED: Final = 1 << 20
 #: words that name the part of a nested config that the language model reads
 _TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config")
 
@@ -98,9 +100,20 @@ def _partial(parameters: Mapping[str, Any], text: Mapping[str, Any]) -> float:
         for part in (parameters, text):
             value = part.get(key)
             if isinstance(value, int | float):
+                _check(key, value)
                 # Gemma 4's global layers rotate a part, with a table as wide as the head (`gemma4_rope.py`)
                 return 1.0 if parameters.get("rope_type") == "proportional" else float(value)
     return 1.0
+
+
+def _check(key: str, value: float) -> None:
+    """Scalings of real models lie between a part of a head and some hundreds.
+
+    Raises:
+        ContradictionError: a number that none has, infinities and NaN included.
+    """
+    if not 0 < value <= _MOST_SCALED:
+        raise ContradictionError(f"config.json: rotary embeddings: {key!r} is {value}, beyond any real model")
 
 
 def _rows(parameters: Mapping[str, Any], text: Mapping[str, Any], positions: int) -> int:
@@ -112,6 +125,7 @@ def _rows(parameters: Mapping[str, Any], text: Mapping[str, Any], positions: int
     factor = parameters.get("factor")
     if kind in _STRETCHED and isinstance(factor, int | float):
         base = original if isinstance(original, int) else positions
+        _check("factor", factor)
         return int(base * factor)
     if parameters.get("mrope_section"):
         return positions * _MROPE_POSITIONS

@@ -145,7 +145,7 @@ class Config:
             value = int(value)
         if isinstance(value, bool) is not (kind is bool) or not isinstance(value, kind):
             raise ContradictionError(f"{self.file}: {names[0]!r} is {json.dumps(value)[:80]}, expected {kind.__name__}")
-        if isinstance(value, int) and not -_MAX_INT <= value <= _MAX_INT:
+        if isinstance(value, int | float) and not -_MAX_INT <= value <= _MAX_INT:  # NaN is in no range
             raise ContradictionError(f"{self.file}: {names[0]!r} is {str(value)[:40]}, beyond any real model")
         return value
 
@@ -182,15 +182,15 @@ class Config:
         value = self.lookup(*names)
         if value is None:
             return None
-        return (
-            float(value) if isinstance(value, int) and not isinstance(value, bool) else self._typed(float, names, value)
-        )
+        return float(self._typed(float if isinstance(value, float) else int, names, value))
 
-    def need_float(self, *names: str) -> float:
-        """A number that must be there."""
+    def positive_float(self, *names: str) -> float:
+        """A number that must be there: a ratio of sizes, above 0 and with an inverse."""
         value = self.opt_float(*names)
         if value is None:
             raise self._missing(names)
+        if value < 1 / _MAX_INT:
+            raise ContradictionError(f"{self.file}: {names[0]!r} is {value}, expected a number above 0")
         return value
 
     def flag(self, *names: str, default: bool | None = None) -> bool:
@@ -213,6 +213,11 @@ class Config:
         if value is not None and not isinstance(value, list):
             raise ContradictionError(f"{self.file}: {names[0]!r} is {json.dumps(value)[:80]}, expected a list")
         return value
+
+    def numbers(self, *names: str) -> list[int] | None:
+        """A list of whole numbers, such as layers' indices, or None."""
+        values = self.opt_list(*names)
+        return None if values is None else [self._typed(int, names, value) for value in values]
 
     def need_list(self, *names: str) -> list[Any]:
         """A list that must be there."""

@@ -120,7 +120,7 @@ def mamba2(inv: Inventory, prefix: str, indices: Iterable[int], m: Mamba2) -> No
 
 def read_bamba_mixer(cfg: Config, hidden: int) -> Mamba2:
     """The `mamba_*` keys of Bamba, Granite 4 and Falcon-H1. `mamba_d_head` "auto" divides the inner width among the heads."""
-    inner = cfg.opt_int("mamba_d_ssm") or int(cfg.need_float("mamba_expand") * hidden)
+    inner = cfg.opt_int("mamba_d_ssm") or int(cfg.positive_float("mamba_expand") * hidden)
     heads = cfg.positive("mamba_n_heads")
     head_dim = inner // heads if cfg.lookup("mamba_d_head") in (None, "auto") else cfg.positive("mamba_d_head")
     check_heads(cfg, heads, head_dim, inner)

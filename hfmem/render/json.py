@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from hfmem.errors import HfmemError
@@ -19,7 +20,7 @@ def to_dict(value: Any) -> Any:
         return {str(key): to_dict(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [to_dict(item) for item in value]
-    return value
+    return float(value) if isinstance(value, Fraction) else value  # a share
 
 
 def error_dict(model: str, error: HfmemError) -> dict[str, Any]:

@@ -35,6 +35,8 @@ ORDER = (
 COMMANDS = (
     f"{LLAMA_8B} --gpu 4090 --ctx 48k --batch 2",
     f"{LLAMA_8B} --gpu 2x8GiB --ctx 8k",
+    f"{LLAMA_8B} --gpu 4090 --ctx 16k --utilization 0.5",
+    f"{LLAMA_8B} --gpu 4090 --ctx 16k --utilization 0.5 --engine sglang",
     f"{LLAMA_8B} --gpu 8GiB --ctx 128k",
     f"{LLAMA_8B} --gpu h100 --kv-memory 2GiB --ctx 32k",
     f"{LLAMA_8B} --gpu t4 --ctx 8k",
@@ -66,6 +68,8 @@ def test_each_suggestion_fits_when_its_flags_are_added(capsys: pytest.CaptureFix
     status, found = run(capsys, line)
     assert status == 1 and found["fit"]["verdict"] == "does-not-fit"
     assert found["remedies"], "nothing would make it fit"
+    if "--utilization" in line:
+        assert found["remedies"][0]["kind"] == "utilization"
     kinds = [remedy["kind"] for remedy in found["remedies"] if remedy["kind"] != "combined"]
     assert kinds == sorted(kinds, key=ORDER.index)
     flags = [remedy["flags"] for remedy in found["remedies"]]

@@ -97,7 +97,7 @@ def mpt(cfg: Config) -> Architecture:
         m.norms("attn.k_ln", size=d.num_kv_heads * d.head_dim)
     ffn = cfg.opt_sub("ffn_config", model_type="") or Config({}, f"{cfg.file}: ffn_config", "")
     ffn_type = ffn.choice("ffn_type", ffn.opt_str("ffn_type") or "mptmlp", ("mptmlp", "mptglu"))
-    inner = ffn.opt_int("ffn_hidden_size") or int(cfg.need_float("expansion_ratio") * d.hidden)
+    inner = ffn.opt_int("ffn_hidden_size") or int(cfg.positive_float("expansion_ratio") * d.hidden)
     m.plain(inner, "ffn", ("up_proj", "down_proj"), bias=bias)
     if ffn_type == "mptglu":
         m.linear("ffn.gate_proj", inner, d.hidden, Column(), bias=bias, component=Component.MLP)

@@ -205,7 +205,7 @@ def gpt_neox_japanese(cfg: Config) -> Architecture:
     m.qkv("attention.query_key_value")
     m.linear("attention.dense", m.d.hidden, m.d.hidden, Row())
     m.each("attention.dense_bias", (m.d.hidden,), Component.ATTENTION, [m.d.num_layers - 1])
-    inner = int(m.d.hidden * cfg.need_float("intermediate_multiple_size"))
+    inner = int(m.d.hidden * cfg.positive_float("intermediate_multiple_size"))
     m.plain(inner, "mlp", ("dense_h_to_4h", "dense_4h_to_h"), bias=False)
     m.norms("input_layernorm", "post_attention_layernorm")
     return m.close("gpt_neox_japanese", full_layers(m.d))

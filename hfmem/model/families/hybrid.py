@@ -32,7 +32,7 @@ def jamba(cfg: Config) -> Architecture:
     attending = {i for i in every if i % period == offset}
     mixer = Mamba1(
         d.hidden,
-        int(cfg.need_float("mamba_expand") * d.hidden),
+        int(cfg.positive_float("mamba_expand") * d.hidden),
         cfg.positive("mamba_d_state"),
         cfg.positive("mamba_d_conv"),
         auto_rank(cfg, d.hidden, "mamba_dt_rank"),

@@ -36,7 +36,7 @@ def _bert_mlp(block: Part, width: int, inner: int) -> None:
 
 
 def _dino_mlp(block: Part, cfg: Config, width: int) -> None:
-    inner = int(width * cfg.need_float("mlp_ratio"))
+    inner = int(width * cfg.positive_float("mlp_ratio"))
     if cfg.flag("use_swiglu_ffn", default=False):
         inner = (inner * 2 // 3 + 7) // 8 * 8
         block.linear("mlp.weights_in", 2 * inner, width, split=COLUMN)

@@ -28,7 +28,7 @@ def inkling2(cfg: Config) -> Architecture:
     part.norm("ln_pre", width)
     block = part.at("layers.{}.", range(count))
     vision.projections(block.at("self_attn."), width)
-    wide = seen.opt_int("intermediate_size") or int(width * seen.need_float("mlp_ratio"))
+    wide = seen.opt_int("intermediate_size") or int(width * seen.positive_float("mlp_ratio"))
     vision.mlp(block.at("mlp."), width, wide, ("c_fc", "c_proj"))
     block.norms(("ln_1", "ln_2"), width)
     block.tensor("ls_1.gamma", (width,))

@@ -56,7 +56,7 @@ def internvl_chat(cfg: Config) -> Architecture:
     seen = cfg.sub("vision_config", model_type="intern_vit_6b")
     count = intern_vit(tower(inv, "vision_model."), seen)
     _unread(inv, cfg, count)
-    merged = seen.positive("hidden_size") * int(1 / cfg.need_float("downsample_ratio")) ** 2
+    merged = seen.positive("hidden_size") * int(1 / cfg.positive_float("downsample_ratio")) ** 2
     project = tower(inv, "mlp1.")
     if cfg.model_type == "NVLM_D":
         wide = text.positive("intermediate_size")
@@ -83,7 +83,7 @@ def eagle2_5(cfg: Config) -> Architecture:
     seen = cfg.sub("vision_config", model_type="siglip_vision_model")
     count = vision.siglip(tower(inv, "vision_model.vision_model."), seen)
     _unread(inv, cfg, count, "post_layernorm.")
-    merged = seen.positive("hidden_size") * int(1 / cfg.need_float("downsample_ratio")) ** 2
+    merged = seen.positive("hidden_size") * int(1 / cfg.positive_float("downsample_ratio")) ** 2
     _mlp1(tower(inv, "mlp1."), inner.hidden_size, merged)
     return wrap(cfg, text, inner, "eagle2_5", WHOLE, inv, tower_layers(count))
 

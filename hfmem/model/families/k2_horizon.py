@@ -25,7 +25,7 @@ def k2_horizon(cfg: Config) -> Architecture:
     d = read_dims(cfg)
     stack = open_stack(cfg, cfg, d)
     inv, every = stack.inv, range(d.num_layers)
-    dense = set(cfg.opt_list("mlp_only_layers") or [])
+    dense = set(cfg.numbers("mlp_only_layers") or [])
     step, count = cfg.opt_int("decoder_sparse_step") or 1, cfg.need_int("num_experts")
     sparse = [i for i in every if count and i not in dense and (i + 1) % step == 0]
     rest = [i for i in every if i not in set(sparse)]

@@ -232,7 +232,7 @@ def internvl(cfg: Config) -> Architecture:
     block.tensor("lambda_2", (width,))
     if not seen.flag("use_mean_pooling"):
         part.norm("layernorm", width)
-    shuffle = int(1 / cfg.need_float("downsample_ratio")) ** 2
+    shuffle = int(1 / cfg.positive_float("downsample_ratio")) ** 2
     project = tower(inv, f"{root}multi_modal_projector.")
     project.norm("layer_norm", width * shuffle)
     project.linear("linear_1", inner.hidden_size, width * shuffle)

@@ -30,7 +30,7 @@ def _mamba1(cfg: Config, family: str) -> Architecture:
     stack = _backbone(cfg, True)
     hidden = stack.d.hidden
     # a published inner width wins over `expand` (Falcon-Mamba-7B says expand 16 and 8192 for a hidden size of 4096)
-    inner = cfg.opt_int("intermediate_size", "d_inner") or int(cfg.need_float("expand") * hidden)
+    inner = cfg.opt_int("intermediate_size", "d_inner") or int(cfg.positive_float("expand") * hidden)
     mixer = Mamba1(
         hidden,
         inner,
@@ -61,7 +61,7 @@ def mamba2_model(cfg: Config) -> Architecture:
     """Mamba 2 in transformers' layout."""
     stack = _backbone(cfg, False)
     hidden = stack.d.hidden
-    inner = int(cfg.need_float("expand") * hidden)
+    inner = int(cfg.positive_float("expand") * hidden)
     heads, head_dim = cfg.positive("num_heads"), cfg.positive("head_dim")
     check_heads(cfg, heads, head_dim, inner)
     bias = cfg.flag("use_bias", default=False)

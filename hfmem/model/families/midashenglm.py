@@ -37,7 +37,7 @@ def _dasheng(part: Part, heard: Config) -> int:
     block.norms(("norm1", "norm2"), width)
     vision.fused_projection(block.at("attn."), "qkv", width, bias=heard.flag("qkv_bias"))
     block.linear("attn.proj", width, width, split=ROW)
-    vision.mlp(block.at("mlp."), width, int(width * heard.need_float("mlp_ratio")))
+    vision.mlp(block.at("mlp."), width, int(width * heard.positive_float("mlp_ratio")))
     if heard.opt_float("init_values"):
         block.tensor("ls1.gamma", (width,))
         block.tensor("ls2.gamma", (width,))

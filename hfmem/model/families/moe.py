@@ -94,7 +94,7 @@ def _qwen_experts(m: Draft) -> list[int]:
     """Experts where `decoder_sparse_step` says and `mlp_only_layers` does not forbid; a dense feed-forward elsewhere."""
     cfg = m.cfg
     step = cfg.positive("decoder_sparse_step")
-    dense = cfg.opt_list("mlp_only_layers") or []
+    dense = cfg.numbers("mlp_only_layers") or []
     num_experts = cfg.need_int(*EXPERTS)
     sparse = [i for i in m.every if num_experts > 0 and i not in dense and (i + 1) % step == 0]
     m.gated(cfg.positive("intermediate_size"), layers=others(m.d.num_layers, sparse))

@@ -33,7 +33,7 @@ def flint(cfg: Config) -> Architecture:
     bias, n = cfg.flag("attention_bias", default=False), m.d.num_layers
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     m.each("self_attn.softmax_offset", (m.d.num_heads,), Component.ATTENTION, None, Column())
-    dense, step = cfg.opt_list("mlp_only_layers"), cfg.positive("decoder_sparse_step")
+    dense, step = cfg.numbers("mlp_only_layers"), cfg.positive("decoder_sparse_step")
     dense = [0, 1] if dense is None else dense  # configuration_flint.py's default
     num_experts = cfg.need_int("num_experts")
     sparse = [i for i in m.every if num_experts > 0 and i not in dense and (i + 1) % step == 0]

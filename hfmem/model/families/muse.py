@@ -118,7 +118,7 @@ def _audio(part: Part, audio: Config) -> int:
         raise ContradictionError(
             f"{audio.file}: 'patch_sizes', 'hidden_sizes' and 'depths' must each have {count} entries"
         )
-    ratio, kernel = audio.need_float("mlp_ratio"), audio.positive("conv_kernel_size")
+    ratio, kernel = audio.positive_float("mlp_ratio"), audio.positive("conv_kernel_size")
     before = 1
     for i, (patch, width, depth) in enumerate(zip(*stages, strict=True)):
         stage = part.at("layers.{}.", (i,))

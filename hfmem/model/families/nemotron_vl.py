@@ -18,7 +18,7 @@ from hfmem.model.layers import Layer
 
 
 def _merged(cfg: Config, width: int) -> int:
-    return width * round(1 / cfg.need_float("downsample_ratio")) ** 2
+    return width * round(1 / cfg.positive_float("downsample_ratio")) ** 2
 
 
 def nemotron_omni(cfg: Config) -> Architecture:

@@ -139,7 +139,7 @@ def _davit(part: Part, cfg: Config) -> int:
         raise ContradictionError(
             f"{cfg.file}: 'embed_dim', 'depths', 'patch_size' and 'patch_prenorm' differ in length"
         )
-    ratio, bias = cfg.need_float("mlp_ratio"), cfg.flag("qkv_bias", default=True)
+    ratio, bias = cfg.positive_float("mlp_ratio"), cfg.flag("qkv_bias", default=True)
     channels = cfg.positive("in_channels")
     for stage, (width, depth, kernel, prenorm) in enumerate(zip(widths, depths, kernels, before, strict=True)):
         part.conv(f"convs.{stage}.conv", width, channels, (kernel, kernel))

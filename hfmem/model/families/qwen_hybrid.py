@@ -38,7 +38,7 @@ def _sparse(cfg: Config, num_layers: int) -> list[int]:
     if not cfg.opt_int("num_experts"):
         return []
     step = cfg.opt_int("decoder_sparse_step") or 1
-    dense = set(cfg.opt_list("mlp_only_layers") or [])
+    dense = set(cfg.numbers("mlp_only_layers") or [])
     return [i for i in range(num_layers) if i not in dense and (i + 1) % step == 0]
 
 

@@ -87,7 +87,7 @@ def qwen3_vl_moe_text(cfg: Config) -> Architecture:
     inv = Inventory()
     vocab, experts, top_k = cfg.positive(*VOCAB), cfg.positive("num_experts"), cfg.positive("num_experts_per_tok")
     inter, width = cfg.positive("intermediate_size"), cfg.positive("moe_intermediate_size")
-    step, dense_only = cfg.positive("decoder_sparse_step"), set(cfg.opt_list("mlp_only_layers") or ())
+    step, dense_only = cfg.positive("decoder_sparse_step"), set(cfg.numbers("mlp_only_layers") or ())
     every = range(d.num_layers)
     sparse = [i for i in every if i not in dense_only and (i + 1) % step == 0]
     tied, bias = cfg.flag("tie_word_embeddings", default=False), cfg.flag("attention_bias", default=False)

@@ -54,7 +54,7 @@ def _qwen_vl(cfg: Config, visual: Config, text: Architecture) -> Architecture:
     """Qwen-VL's tower: a ViT with 256 positions, pooled by 256 queries (Qwen/Qwen-VL `visual.py`)."""
     width, out = visual.positive("width"), visual.positive("output_dim")
     patch, depth = visual.positive("patch_size"), visual.positive("layers")
-    ffn = int(width * visual.need_float("mlp_ratio"))
+    ffn = int(width * visual.positive_float("mlp_ratio"))
     queries = visual.opt_int("n_queries") or 256  # visual.py's default; the ViT's table has 256 positions too
     inv = Inventory()
     root = Part(inv, "transformer.visual.", Component.VISION)

@@ -42,7 +42,7 @@ def jet_nemotron(cfg: Config) -> Architecture:
     if jet:
         own = settings.sub("jet", model_type="jet")
         heads, size, kernel = own.positive("num_heads"), own.positive("head_dim"), own.positive("conv_size")
-        net = DeltaNet(heads, heads, size, int(size * own.need_float("expand_v")), kernel)
+        net = DeltaNet(heads, heads, size, int(size * own.positive_float("expand_v")), kernel)
         for name, rows in (
             ("q", net.keys),
             ("k", net.keys),

@@ -138,9 +138,8 @@ def _vocoder(part: Part, cfg: Config) -> None:
     _durations(part.at("dur_predictor."), units, units, cfg.positive("variance_predictor_kernel_size"))
     wave, channels = part.at("hifi_gan."), cfg.positive("upsample_initial_channel")
     kernels = cfg.need_list("resblock_kernel_sizes")
-    dilations = cfg.published("resblock_dilation_sizes") or [[1, 3, 5]] * len(
-        kernels
-    )  # nested: not in the table of defaults
+    # nested: not in the table of defaults
+    dilations = cfg.opt_list("resblock_dilation_sizes") or [[1, 3, 5]] * len(kernels)
     wave.conv("conv_pre", channels, units + language + speaker, (7,))
     for i, width in enumerate(cfg.need_list("upsample_kernel_sizes")):
         wave.tensor(f"upsampler.{i}.weight", (channels, channels // 2, width))

@@ -36,7 +36,7 @@ def _positions(block: Part, cfg: Config, width: int, heads: int, window: int, *,
 def stages(part: Part, cfg: Config, width: int, *, heads_key: str = "num_heads", second: bool = False) -> int:
     """The blocks of all stages below `layers.{stage}.blocks.{}.`, `width` channels in the first. Returns their number."""
     depths, heads = cfg.need_list("depths"), cfg.need_list(heads_key)
-    window, ratio = cfg.positive("window_size"), cfg.need_float("mlp_ratio")
+    window, ratio = cfg.positive("window_size"), cfg.positive_float("mlp_ratio")
     if len(depths) != len(heads):
         raise ContradictionError(f"{cfg.file}: {len(depths)} 'depths' and {len(heads)} {heads_key!r}")
     bias = cfg.flag("qkv_bias", default=True)

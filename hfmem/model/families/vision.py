@@ -177,7 +177,7 @@ def pixtral(part: Part, vision: Config) -> int:
 def qwen2_vl(part: Part, vision: Config) -> int:
     """Qwen2-VL's tower: `embed_dim` wide inside, merged 2 × 2 into `hidden_size` (the text model's width)."""
     width, count = vision.positive("embed_dim"), vision.positive("depth")
-    ratio = vision.need_float("mlp_ratio")
+    ratio = vision.positive_float("mlp_ratio")
     merge = vision.positive("spatial_merge_size") ** 2 * width
     patch = (vision.positive("temporal_patch_size"), *side(vision, "patch_size"))
     part.conv("patch_embed.proj", width, vision.positive("in_channels", "in_chans"), patch, bias=False)

@@ -94,7 +94,7 @@ def zamba(cfg: Config) -> Architecture:
     _shared_block(block, f"{LAYER}.shared_transf", hybrid[:1], d, width, fused=False, bias=False)
     _shared_block(copies, f"{LAYER}.shared_transf", hybrid[1:], d, width, fused=False, bias=False)
     _tied_copies(stack.inv, block, copies)
-    inner = int(cfg.need_float("mamba_expand") * d.hidden)
+    inner = int(cfg.positive_float("mamba_expand") * d.hidden)
     state = Mamba1State(inner, cfg.positive("mamba_d_state"), cfg.positive("mamba_d_conv"), state_dtype(cfg))
     plain = [i for i in range(d.num_layers) if i not in set(hybrid)]
     _zamba_mixer(stack.inv, cfg, f"{LAYER}.mamba", plain, d.hidden, state)
@@ -142,7 +142,7 @@ def zamba2(cfg: Config) -> Architecture:
     _shared_block(copies, shared, hybrid[blocks:], d, width, fused=True, bias=bias)
     _tied_copies(inv, block, copies)
     _adapters(inv, cfg, shared, hybrid, blocks, d, width)
-    inner, heads = int(cfg.need_float("mamba_expand") * d.hidden), cfg.positive("n_mamba_heads")
+    inner, heads = int(cfg.positive_float("mamba_expand") * d.hidden), cfg.positive("n_mamba_heads")
     mixer = Mamba2(
         d.hidden,
         heads,

@@ -1,0 +1,62 @@
+"""Numbers that no model has: JSON as Python reads it knows NaN, Infinity and any size, and none of them may get further."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from commands import Run
+
+from hfmem.errors import ContradictionError
+from hfmem.model.config import Config
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 512,
+    "rope_theta": 1e4,
+}
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -float("inf"), 1e308, 0, 0.0, -0.5, 1e-300, "2", True, [2.0]]
+)
+def test_ratios_of_sizes(value: Any) -> None:
+    with pytest.raises(ContradictionError, match="'expand' is "):
+        Config({"expand": value}).positive_float("expand")
+
+
+@pytest.mark.parametrize("value", [2, 2.0, 0.25, 1e6])
+def test_ratios_that_are(value: float) -> None:
+    assert Config({"expand": value}).positive_float("expand") == value
+
+
+def test_numbers_of_layers() -> None:
+    assert Config({"dense": [0, 3.0]}).numbers("dense") == [0, 3]
+    assert Config({}).numbers("dense") is None
+    for wrong in ([[1]], [None], ["1"], [True], [1.5], 3):
+        with pytest.raises(ContradictionError, match="'dense' is "):
+            Config({"dense": wrong}).numbers("dense")
+
+
+@pytest.mark.parametrize("value", ["1e308", "Infinity", "NaN", "-1.0", "0"])
+@pytest.mark.parametrize("where", ["factor", "partial_rotary_factor"])
+def test_scalings_of_the_rotary_table(run: Run, tmp_path: Any, where: str, value: str) -> None:
+    scaling = {"rope_type": "yarn", "original_max_position_embeddings": 512, "factor": 2.0, where: 0.5}
+    text = json.dumps(LLAMA | {"rope_scaling": scaling}).replace(f'"{where}": 0.5', f'"{where}": {value}')
+    (tmp_path / "config.json").write_text(text)
+    status, _, err = run(str(tmp_path), "--ctx", "512")
+    assert (
+        status == 4 and err.startswith(f"error: config.json: rotary embeddings: '{where}' is ") and err.count("\n") == 1
+    )
+
+
+def test_a_scaling_that_is(run: Run, tmp_path: Any) -> None:
+    scaling = {"rope_type": "yarn", "original_max_position_embeddings": 512, "factor": 4.0}
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"rope_scaling": scaling}))
+    assert run(str(tmp_path), "--ctx", "512")[0] == 0
