@@ -1,24 +1,28 @@
 """Safetensors headers in the form that the format's own library writes, read column by column.
 
 That form is compact JSON in ASCII: `{"__metadata__":{…},"name":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},…}`, entries in
-the order of their bytes. Cut at its quotes it is a table of ten columns, six of which are constant: a header of 90,000 tensors is
-checked by operations on whole columns, and no object is made for a tensor. Nothing is taken on trust: a column is compared to what
-it must be, or each of its values is read. Whatever is unusual (white space, an escape, another order, a broken rule) makes it None,
-and the general parser says what it is.
+the order of their bytes. Cut at its quotes it is a table of ten columns, six of which are constant, so that it is checked by
+operations on whole columns; what comes again from layer to layer is not even cut (`runs`). Nothing is taken on trust: a column is
+compared to what it must be, or each of its values is read. Whatever is unusual (white space, an escape, another order, a broken
+rule) makes it None, and the general parser says what it is.
 """
 
 from __future__ import annotations
 
 import json
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Final
 
-from hfmem.checkpoint.grouping import Fact
+from hfmem.checkpoint.runs import Fact, Listed, Part, Runs
 from hfmem.dtypes import BITS
 from hfmem.records import dataclass
 
 _METADATA: Final = b'{"__metadata__":{'
+#: between two entries
+_NEXT: Final = b']},"'
+#: how much text is taken apart before runs that are known by then are looked for
+_PIECE: Final = 1 << 16
 #: longer ones are the general parser's, which counts their values before it makes any
 _MAX_BYTES: Final = 32 << 20
 _WIDTH: Final = 10
@@ -32,53 +36,73 @@ _FACT, _SIZE = itemgetter(0), itemgetter(1)
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The tensors of one header: their names, and of each its dtype and shape. `end` is where the last one ends."""
+    """The tensors of one header, `count` of them in all. `end` is where the last one ends."""
 
-    names: list[bytes]
-    facts: list[Fact]
+    parts: list[Part]
+    count: int
     metadata: tuple[tuple[str, str], ...]
     end: int
     json_bytes: int
 
 
-def read_columns(text: bytes, known: Kinds) -> Columns | None:
-    """The columns of a header's JSON, None unless it is in the library's form and keeps all rules of the format but one.
-
-    Whether the names are right is left to `has_good_names`, or to who folds them.
-    """
+def read_columns(text: bytes, known: Known) -> Columns | None:
+    """The columns of a header's JSON, None unless it is in the library's form and keeps all rules of the format."""
     if len(text) > _MAX_BYTES or not text.isascii() or b"\n" in text or not text.endswith(b"]}}"):
         return None
-    start = 2
+    at = 2
     metadata: tuple[tuple[str, str], ...] | None = ()
     if text.startswith(_METADATA):
-        end = text.find(b'"},"', len(_METADATA)) + 2
-        metadata = _metadata(text[len(_METADATA) - 1 : end])
-        start = end + 2
-    if metadata is None or text[start - 1 : start] != b'"':
+        behind = text.find(b'"},"', len(_METADATA)) + 2
+        metadata = _metadata(text[len(_METADATA) - 1 : behind])
+        at = behind + 2
+    if metadata is None or text[at - 1 : at] != b'"':
         return None
-    parts = text[start:].split(b'"')
-    count = len(parts) // _WIDTH
-    if len(parts) != _WIDTH * count:
+    parts: list[Part] = []
+    end = 0
+    while at < len(text):
+        found = known.runs.again(text, at, end) or _listed(text, at, end, known)
+        if found is None:
+            return None
+        part, at, end = found
+        parts.append(part)
+        if text[at : at + 2] != b',"':
+            break
+        at += 2
+    count = sum(map(len, parts))
+    names = set(chain.from_iterable(part.names for part in parts))
+    if at != len(text) - 1 or end > _MAX_U64 or len(names) != count or b"__metadata__" in names:
+        return None
+    return Columns(parts, count, metadata, end, len(text))
+
+
+def _listed(text: bytes, at: int, begin: int, known: Known) -> tuple[Listed, int, int] | None:
+    """Entries `name":{…},"name":{…}` from `at` on, taken apart; the bytes of the first one's tensor are at `begin`.
+
+    With them the place behind the last one and where its bytes end.
+    """
+    behind = text.find(_NEXT, at + _PIECE) + 2
+    if behind < 2:  # no more than that
+        behind = len(text) - 1
+    cells = text[at:behind].split(b'"')
+    count = len(cells) // _WIDTH
+    if len(cells) != _WIDTH * count:
         return None
     for column, constant in _CONSTANT:
-        if parts[column::_WIDTH].count(constant) != count:
+        if cells[column::_WIDTH].count(constant) != count:
             return None
-    names = parts[::_WIDTH]
-    if b"__metadata__" in names:
+    names = cells[::_WIDTH]
+    if b"\n".join(names).translate(None, PLAIN):
         return None
+    kinds = list(zip(cells[4::_WIDTH], cells[7::_WIDTH], strict=True))
     try:
-        stored = list(map(known.__getitem__, zip(parts[4::_WIDTH], parts[7::_WIDTH], strict=True)))
+        stored = list(map(known.kinds.__getitem__, kinds))
     except ValueError:
         return None
-    offsets, last = _offsets(list(map(_SIZE, stored)))
-    if b"\n".join(parts[9::_WIDTH]) != offsets or last > _MAX_U64:
+    facts, sizes = list(map(_FACT, stored)), list(map(_SIZE, stored))
+    if b"\n".join(cells[9::_WIDTH]) != _offsets(sizes, begin):
         return None
-    return Columns(names, list(map(_FACT, stored)), metadata, last, len(text))
-
-
-def has_good_names(names: list[bytes]) -> bool:
-    """Whether names are what JSON strings may hold, and none occurs twice."""
-    return len(set(names)) == len(names) and not b"\n".join(names).translate(None, PLAIN)
+    known.runs.learn(names, facts, sizes, kinds)
+    return Listed(names, facts), behind, begin + sum(sizes)
 
 
 def plain_text(text: bytes) -> str | None:
@@ -95,6 +119,14 @@ def _metadata(text: bytes) -> tuple[tuple[str, str], ...] | None:
     if type(pairs) is not tuple or not all(type(value) is str for _, value in pairs) or len(dict(pairs)) != len(pairs):
         return None
     return pairs
+
+
+class Known:
+    """What the headers of one model taught so far. Threads may share it."""
+
+    def __init__(self) -> None:
+        self.kinds = Kinds()
+        self.runs = Runs()
 
 
 class Kinds(dict[tuple[bytes, bytes], tuple[Fact, int]]):
@@ -119,8 +151,8 @@ class Kinds(dict[tuple[bytes, bytes], tuple[Fact, int]]):
         return found
 
 
-def _offsets(sizes: list[int]) -> tuple[bytes, int]:
-    """What the offsets of tensors of these sizes look like, `:[0,12]},` to `:[12,20]}}`, and where the last one ends."""
-    ends = list(accumulate(sizes))
-    middle = "".join([f"{end}]}},\n:[{end}," for end in map(str, ends[:-1])])
-    return f":[0,{middle}{ends[-1]}]}}}}".encode("ascii"), ends[-1]
+def _offsets(sizes: list[int], begin: int) -> bytes:
+    """What the offsets of tensors of these sizes look like, the first one's bytes at `begin`: `:[0,12]},` to `:[12,20]}`."""
+    marks = [str(mark) for mark in accumulate(sizes, initial=begin)]
+    middle = "".join([f"{mark}]}},\n:[{mark}," for mark in marks[1:-1]])
+    return f":[{begin},{middle}{marks[-1]}]}}".encode("ascii")

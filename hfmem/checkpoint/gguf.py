@@ -15,7 +15,8 @@ from math import prod
 from typing import Final
 
 from hfmem.checkpoint.gguf_header import FILE_TYPES, TENSOR_TYPES, GgufHeader, LongArray, Value
-from hfmem.checkpoint.grouping import Fact, group_facts
+from hfmem.checkpoint.grouping import group_facts
+from hfmem.checkpoint.runs import Fact
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.dtypes import BLOCKS, num_bytes
 from hfmem.errors import ContradictionError, FormatError, UnsupportedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from hfmem.checkpoint.grouping import Fact
+from hfmem.checkpoint.runs import Fact
 from hfmem.records import dataclass
 
 #: tensor type numbers (`ggml_type`); the interleaved copies of Q4_0 and IQ4_NL that older programs wrote take the

@@ -12,16 +12,17 @@ of one kind are one key, and what the digits were is looked at kind by kind.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, product
 from math import prod
+from operator import itemgetter
 from typing import Final
 
+from hfmem.checkpoint.runs import Again, Fact, Listed, Part, Run
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.errors import ContradictionError
-
-#: a name's dtype code and shape
-Fact = tuple[str, tuple[int, ...]]
+from hfmem.records import dataclass
 
 _DIGITS: Final = b"0123456789"
 _AS_ZEROS: Final = bytes.maketrans(_DIGITS, b"0" * 10)
@@ -58,55 +59,117 @@ class Fold:
     """Tensors folded batch by batch, each batch the tensors of a file: of their names only the digits are kept."""
 
     def __init__(self) -> None:
-        self._digits: dict[tuple[bytes, Fact], list[bytes]] = {}
+        #: by kind of name and fact: how many there are, and of each run of digits the column of what it was
+        self._kinds: dict[tuple[bytes, Fact], _Members] = {}
+        #: the same of runs that were met before, by their identity
+        self._runs: dict[int, tuple[Run, list[_Kind]]] = {}
         self._batches = 0
 
-    def add(self, names: Sequence[bytes], facts: Sequence[Fact], *, allowed: bytes | None = None) -> None:
-        """Names in UTF-8 with their facts; quick where equal facts are one object. `allowed` are the bytes that a name may hold.
+    def add(self, names: Sequence[bytes], facts: Sequence[Fact]) -> None:
+        """Names in UTF-8 with their facts; quick where equal facts are one object.
 
         Raises:
-            ContradictionError: a name occurs twice in the batch, or holds other bytes; then nothing was added.
+            ContradictionError: a name occurs twice in the batch; then nothing was added.
         """
         if len(set(names)) != len(names):
             raise _stored_twice(names)
-        # by the identity of the fact first: hashing it for each name would cost more than all the rest
-        members: dict[tuple[bytes, int], list[bytes]] = {}
-        objects: dict[int, Fact] = {}
-        for kind, name, fact in zip(zip(_keys(names), map(id, facts), strict=True), names, facts, strict=True):
-            try:
-                members[kind].append(name)
-            except KeyError:
-                members[kind] = [name]
-                objects[kind[1]] = fact
-        if allowed is not None and any(key.translate(None, allowed) for key, _ in members):
-            raise ContradictionError("a tensor's name holds characters that no name has")
-        self._batches += 1
-        for (key, number), found in members.items():
-            digits = b" ".join(b"\n".join(found).translate(_AS_SPACES).split()) if b"0" in key else b""
-            self._digits.setdefault((key, objects[number]), []).append(digits)
+        self.add_parts([Listed(names, facts)])
 
-    def groups(self) -> tuple[TensorGroup, ...]:
-        """All that was added, kinds in order of first appearance.
+    def add_parts(self, parts: Iterable[Part]) -> None:
+        """The tensors of a header, among which no name occurs twice."""
+        self._batches += 1
+        for part in parts:
+            if isinstance(part, Again):
+                self._add_again(part)
+            else:
+                self._add(_kinds_of(part.names, part.facts))
+
+    def _add(self, kinds: Iterable[_Kind]) -> None:
+        for kind in kinds:
+            self._members(kind).add(len(kind.places), kind.digits)
+
+    def _add_again(self, again: Again) -> None:
+        run = again.run
+        if id(run) not in self._runs:
+            self._runs[id(run)] = (run, _kinds_of(run.rests, run.facts))
+        (head_key,) = _keys([again.head])
+        head = again.head.translate(_AS_SPACES).split()
+        found: list[tuple[int, _Kind]] = []
+        for kind in self._runs[id(run)][1]:
+            first, end = bisect_left(kind.places, again.first), bisect_left(kind.places, again.end)
+            if first < end:
+                digits = [[value] * (end - first) for value in head] + [column[first:end] for column in kind.digits]
+                found.append(
+                    (kind.places[first], _Kind(head_key + kind.key, kind.fact, kind.places[first:end], digits))
+                )
+        found.sort(key=itemgetter(0))  # by first appearance in this part of the run
+        self._add(kind for _, kind in found)
+
+    def _members(self, kind: _Kind) -> _Members:
+        try:
+            return self._kinds[kind.key, kind.fact]
+        except KeyError:
+            made = self._kinds[kind.key, kind.fact] = _Members(0, [[] for _ in kind.digits])
+            return made
+
+    def groups(self, *, unique: bool = False) -> tuple[TensorGroup, ...]:
+        """All that was added, kinds in order of first appearance. `unique`: that no name occurs twice is known.
 
         Raises:
             ContradictionError: a name occurs in two batches.
         """
-        columns_of: dict[tuple[bytes, Fact], list[list[bytes]]] = {}
-        of_key: dict[bytes, list[list[list[bytes]]]] = {}
-        for (key, fact), texts in self._digits.items():
-            width = key.count(b"0")
-            digits = b" ".join(texts).split()
-            columns = [digits[at::width] for at in range(width)]
-            columns_of[key, fact] = columns
-            of_key.setdefault(key, []).extend([columns] if width else [columns] * len(texts))
-        if self._batches > 1:
+        if self._batches > 1 and not unique:
+            of_key: dict[bytes, list[_Members]] = {}
+            for (key, _), members in self._kinds.items():
+                of_key.setdefault(key, []).append(members)
             for key, parts in of_key.items():
                 _check_rows(key, parts)
         return tuple(
             TensorGroup(pattern, dtype, shape, _boxes_of_columns(indices))
-            for (key, (dtype, shape)), columns in columns_of.items()
-            for pattern, indices in _patterns(key, columns)
+            for (key, (dtype, shape)), members in self._kinds.items()
+            for pattern, indices in _patterns(key, members.columns)
         )
+
+
+@dataclass(slots=True)
+class _Members:
+    """How many tensors of one kind there are, and the digits of their names, column by column."""
+
+    count: int
+    columns: list[list[bytes]]
+
+    def add(self, count: int, digits: Sequence[Sequence[bytes]]) -> None:
+        """More of them."""
+        self.count += count
+        for column, more in zip(self.columns, digits, strict=True):
+            column += more
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Those of some names that differ in digits alone and have one fact: their places among them, and their columns of digits."""
+
+    key: bytes
+    fact: Fact
+    places: list[int]
+    digits: list[list[bytes]]
+
+
+def _kinds_of(names: Sequence[bytes], facts: Sequence[Fact]) -> list[_Kind]:
+    """Kinds in order of first appearance."""
+    # by the identity of the fact first: hashing it for each name would cost more than all the rest
+    places: dict[tuple[bytes, int], list[int]] = {}
+    for place, kind in enumerate(zip(_keys(names), map(id, facts), strict=True)):
+        try:
+            places[kind].append(place)
+        except KeyError:
+            places[kind] = [place]
+    found: list[_Kind] = []
+    for (key, _), here in places.items():
+        digits = b"\n".join([names[place] for place in here]).translate(_AS_SPACES).split() if b"0" in key else []
+        width = key.count(b"0")
+        found.append(_Kind(key, facts[here[0]], here, [digits[at::width] for at in range(width)]))
+    return found
 
 
 def group_names(names: Sequence[bytes], facts: Sequence[Fact]) -> tuple[TensorGroup, ...]:
@@ -120,21 +183,22 @@ def group_names(names: Sequence[bytes], facts: Sequence[Fact]) -> tuple[TensorGr
     return fold.groups()
 
 
-def _check_rows(key: bytes, parts: Sequence[Sequence[Sequence[bytes]]]) -> None:
-    """Raises for a name that occurs twice among the names of one key, given by columns of their digits."""
-    if not parts[0]:
-        if len(parts) > 1:
+def _check_rows(key: bytes, parts: Sequence[_Members]) -> None:
+    """Raises for a name that occurs twice among the names of one key."""
+    count = sum(members.count for members in parts)
+    if not parts[0].columns:
+        if count > 1:
             raise _stored_twice([key, key])
         return
-    if len(set(_rows(parts))) != sum(len(columns[0]) for columns in parts):
+    if len(set(_rows(parts))) != count:
         pieces = key.split(b"0")
         raise _stored_twice(
             [b"".join(x for pair in zip(pieces, (*row, b""), strict=True) for x in pair) for row in _rows(parts)]
         )
 
 
-def _rows(parts: Sequence[Sequence[Sequence[bytes]]]) -> Iterator[tuple[bytes, ...]]:
-    return chain.from_iterable(zip(*columns, strict=True) for columns in parts)
+def _rows(parts: Sequence[_Members]) -> Iterator[tuple[bytes, ...]]:
+    return chain.from_iterable(zip(*members.columns, strict=True) for members in parts)
 
 
 def _stored_twice(names: Sequence[bytes]) -> ContradictionError:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from hfmem.checkpoint.grouping import Fact, group_names
+from hfmem.checkpoint.grouping import Fold
 from hfmem.checkpoint.index import Index
+from hfmem.checkpoint.runs import Listed, Part
 from hfmem.checkpoint.safetensors import Header
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.errors import ContradictionError, MissingFileError
@@ -22,15 +23,16 @@ def merge(headers: Mapping[str, Header], index: Index | None = None, *, file_byt
         MissingFileError: the index names a file that has no header here.
     """
     notes = list(index.notes) if index else []
-    if index and not _agrees(headers, index):
-        _check_index(headers, index, notes)
-    names: list[bytes] = []
-    facts: list[Fact] = []
-    for header in headers.values():
-        names += header.names
-        facts += header.facts
-    if len(set(names)) != len(names):
-        names, facts = _without_doubles(headers, index, notes)
+    tensors: Mapping[str, Sequence[Part]] = {shard: header.parts for shard, header in headers.items()}
+    if index is None or not _agrees(headers, index):
+        if index is not None:
+            _check_index(headers, index, notes)
+        names = [name for header in headers.values() for name in header.names]
+        if len(set(names)) != len(names):
+            tensors = _without_doubles(headers, index, notes)
+    fold = Fold()
+    for parts in tensors.values():
+        fold.add_parts(parts)
     sizes = [header.file_bytes for header in headers.values()]
     if file_bytes is None and sizes and None not in sizes:
         file_bytes = sum(size for size in sizes if size is not None)
@@ -39,7 +41,7 @@ def merge(headers: Mapping[str, Header], index: Index | None = None, *, file_byt
         for key, value in header.metadata:
             metadata.setdefault(key, value)
     return Checkpoint(
-        groups=group_names(names, facts),
+        groups=fold.groups(unique=True),
         format="safetensors",
         num_files=len(headers),
         file_bytes=file_bytes,
@@ -49,11 +51,15 @@ def merge(headers: Mapping[str, Header], index: Index | None = None, *, file_byt
 
 
 def _agrees(headers: Mapping[str, Header], index: Index) -> bool:
-    """Whether the index names each tensor's file, no more and no less; at the speed of one comparison of dicts."""
-    home: dict[str, str] = {}
+    """Whether the index names each tensor's file, no more and no less. Then no name is in two files."""
+    home = index.weight_map.get
+    count = 0
     for shard, header in headers.items():
-        home.update(dict.fromkeys(header.text_names(), shard))
-    return home == index.weight_map
+        names = header.text_names()
+        if list(map(home, names)).count(shard) != len(names):
+            return False
+        count += len(names)
+    return count == len(index.weight_map)
 
 
 def _check_index(headers: Mapping[str, Header], index: Index, notes: list[str]) -> None:
@@ -79,9 +85,7 @@ def _check_index(headers: Mapping[str, Header], index: Index, notes: list[str]) 
         notes.append(f"{index.file}: leaves out {len(unnamed):,} stored tensors ({min(unnamed)}, …)")
 
 
-def _without_doubles(
-    headers: Mapping[str, Header], index: Index | None, notes: list[str]
-) -> tuple[list[bytes], list[Fact]]:
+def _without_doubles(headers: Mapping[str, Header], index: Index | None, notes: list[str]) -> dict[str, list[Part]]:
     """Each name once: where several files store it, from the file that the index names."""
     home: dict[bytes, str] = {}
     doubles = 0
@@ -99,10 +103,8 @@ def _without_doubles(
                 raise ContradictionError(f"tensor {text!r} is stored in both {first} and {shard}")
     assert index is not None
     notes.append(f"{doubles:,} tensors are stored in several files and counted once, as {index.file} says")
-    kept = [
-        (name, fact)
-        for shard, header in headers.items()
-        for name, fact in zip(header.names, header.facts, strict=True)
-        if home[name] == shard
-    ]
-    return [name for name, _ in kept], [fact for _, fact in kept]
+    kept: dict[str, list[Part]] = {}
+    for shard, header in headers.items():
+        pairs = [pair for pair in zip(header.names, header.facts, strict=True) if home[pair[0]] == shard]
+        kept[shard] = [Listed([name for name, _ in pairs], [fact for _, fact in pairs])]
+    return kept

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations, product
 from typing import Final
 
-from hfmem.checkpoint.grouping import Fact, boxes_of
+from hfmem.checkpoint.grouping import boxes_of
 from hfmem.checkpoint.logical import Part
+from hfmem.checkpoint.runs import Fact
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.records import dataclass
 

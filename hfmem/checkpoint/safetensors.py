@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hfmem.checkpoint.canonical import Kinds, has_good_names, read_columns
-from hfmem.checkpoint.grouping import Fact
+from hfmem.checkpoint.canonical import Known, read_columns
+from hfmem.checkpoint.runs import Fact, Listed, Part
 from hfmem.checkpoint.safetensors_entries import MAX_U64, check, check_text, load
 from hfmem.errors import ContradictionError, FormatError
 from hfmem.records import dataclass
@@ -28,15 +28,14 @@ _METADATA: Final = "__metadata__"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One file's facts. `names` (in UTF-8) and `facts`, dtype code and shape, list its tensors in file order; do not change them.
+    """One file's facts; `parts` list its tensors in file order.
 
     `data_bytes` is where the last tensor ends; the file takes `PREFIX_BYTES + header_bytes + data_bytes`.
     `header_bytes` is None when the header came from an endpoint that had parsed it.
     """
 
     file: str
-    names: Sequence[bytes]
-    facts: Sequence[Fact]
+    parts: Sequence[Part]
     metadata: tuple[tuple[str, str], ...]
     header_bytes: int | None
     data_bytes: int
@@ -46,11 +45,19 @@ class Header:
         """Dtype code and shape by name, in file order; made anew at each look."""
         return dict(zip(self.text_names(), self.facts, strict=True))
 
+    @property
+    def names(self) -> list[bytes]:
+        """The names in UTF-8; made anew at each look."""
+        return [name for part in self.parts for name in part.names]
+
+    @property
+    def facts(self) -> list[Fact]:
+        """Of each tensor its dtype code and shape; made anew at each look."""
+        return [fact for part in self.parts for fact in part.facts]
+
     def text_names(self) -> list[str]:
         """The names as strings."""
-        # none holds a line feed unless its JSON had an escape
-        together = b"\n".join(self.names).decode("utf-8").split("\n") if self.names else []
-        return together if len(together) == len(self.names) else [name.decode("utf-8") for name in self.names]
+        return [name for part in self.parts for name in part.text_names()]
 
     @property
     def file_bytes(self) -> int | None:
@@ -94,8 +101,10 @@ def _looks_like(prefix: bytes) -> str:
     return ""
 
 
-def parse_header(data: bytes, file_size: int | None = None, *, file: str) -> Header:
+def parse_header(data: bytes, file_size: int | None = None, *, file: str, known: Known | None = None) -> Header:
     """Facts of the header whose JSON is `data`; `file_size` is the size of the whole file where it is known.
+
+    `known` is what the model's other headers taught.
 
     Raises:
         FormatError: not JSON, not UTF-8, or not a safetensors header.
@@ -107,14 +116,12 @@ def parse_header(data: bytes, file_size: int | None = None, *, file: str) -> Hea
         raise FormatError(f"{file}: the header takes {len(data):,} bytes (limit 100 MB)")
     if not data.startswith(b"{"):
         raise FormatError(f"{file}: not a safetensors header: it starts with {data[:1]!r}, not '{{'")
-    columns = read_columns(data.rstrip(b" "), Kinds())
-    if columns is not None and not has_good_names(columns.names):
-        columns = None
+    columns = read_columns(data.rstrip(b" "), Known() if known is None else known)
     size = len(data)
     if columns is None:
         header = header_of(load(data, file), file, size)
     else:
-        header = Header(file, columns.names, columns.facts, columns.metadata, size, columns.end)
+        header = Header(file, columns.parts, columns.metadata, size, columns.end)
     if file_size is not None:
         room = file_size - PREFIX_BYTES - len(data)
         if header.data_bytes > room:
@@ -151,7 +158,7 @@ def header_of(root: Any, file: str, header_bytes: int | None) -> Header:
     if data_bytes > MAX_U64:
         raise ContradictionError(f"{file}: its tensors take more than 2^64 bytes")
     names = [name.encode("utf-8") for name in tensors]
-    return Header(file, names, list(tensors.values()), metadata, header_bytes, data_bytes)
+    return Header(file, [Listed(names, list(tensors.values()))], metadata, header_bytes, data_bytes)
 
 
 def _metadata(value: Any, file: str) -> tuple[tuple[str, str], ...]:

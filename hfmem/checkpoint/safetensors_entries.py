@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from hfmem.checkpoint.grouping import Fact
+from hfmem.checkpoint.runs import Fact
 from hfmem.dtypes import BITS
 from hfmem.errors import ContradictionError, FormatError, HfmemError, UnsupportedError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from hfmem.checkpoint.canonical import PLAIN, Kinds, plain_text, read_columns
+from hfmem.checkpoint.canonical import Known, plain_text, read_columns
 from hfmem.checkpoint.file_size import file_size, padded_bytes
 from hfmem.checkpoint.grouping import Fold
 from hfmem.checkpoint.safetensors import header_of
@@ -33,7 +33,7 @@ class ShardStream:
     def __init__(self, what: str) -> None:
         self._what = what
         self._fold = Fold()
-        self._known = Kinds()
+        self._known = Known()
         #: bytes of each shard's file
         self._files: dict[str, int] = {}
         self._metadata: dict[str, str] = {}
@@ -107,11 +107,8 @@ class ShardStream:
         columns = None if name is None or name in self._files else read_columns(text, self._known)
         if name is None or columns is None:
             return False
-        try:
-            self._fold.add(columns.names, columns.facts, allowed=PLAIN)
-        except ContradictionError:
-            return False  # the general parser says what is wrong
-        self._count += len(columns.names)
+        self._fold.add_parts(columns.parts)
+        self._count += columns.count
         if self._count > _MAX_TENSORS:
             raise FormatError(f"{self._what}: more tensors than any checkpoint has")
         self._note(name, padded_bytes(columns.json_bytes) + columns.end, columns.metadata)
@@ -139,7 +136,7 @@ class ShardStream:
             if name in self._files:
                 raise ContradictionError(f"{self._what}: the key {name!r} occurs twice")
             header = header_of(value, name, None)
-            self._fold.add(header.names, header.facts)
+            self._fold.add_parts(header.parts)
             self._note(name, file_size(header), header.metadata)
         assert isinstance(root, dict)
         return root

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
-from hfmem.checkpoint.grouping import Fact, group_facts
+from hfmem.checkpoint.grouping import group_facts
 from hfmem.checkpoint.pickle_facts import Unpickler
 from hfmem.checkpoint.pickle_values import Name, Storage, Tensor
+from hfmem.checkpoint.runs import Fact
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.dtypes import num_bytes
 from hfmem.errors import ContradictionError, FormatError

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfmem.checkpoint.canonical import Known
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header, header_length, parse_header
 from hfmem.errors import FormatError, MissingFileError, ModelNotFoundError, SourceError, UsageError
 from hfmem.hub.facts import ModelFacts, Source, gguf_facts
@@ -69,10 +70,11 @@ class LocalFiles:
         return data
 
     def headers(self, sizes: Mapping[str, int]) -> dict[str, Header]:
-        return {name: self.header(name) for name in sizes}
+        known = Known()
+        return {name: self.header(name, known) for name in sizes}
 
-    def header(self, name: str) -> Header:
-        """The header of one file, checked against the file's size."""
+    def header(self, name: str, known: Known) -> Header:
+        """The header of one file, checked against the file's size; `known` is what the model's other headers taught."""
         path = self.folder / name
         where = str(path)
         try:
@@ -91,7 +93,7 @@ class LocalFiles:
             raise unreadable(path, error) from None
         if len(data) < length:
             raise FormatError(f"{where}: truncated: the header takes {length:,} bytes and {len(data):,} are there")
-        return parse_header(data, size, file=where)
+        return parse_header(data, size, file=where, known=known)
 
     def listing(self) -> dict[str, int | None]:
         try:

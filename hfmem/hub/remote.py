@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import quote, urljoin
 
+from hfmem.checkpoint.canonical import Known
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header, header_length, parse_header
 from hfmem.checkpoint.shard_stream import ShardStream
 from hfmem.errors import FormatError, MissingFileError, NetworkError
@@ -107,22 +108,26 @@ class RemoteFiles:
     def headers(self, sizes: Mapping[str, int]) -> dict[str, Header]:
         names = list(sizes)
         if len(names) == 1:
-            return {names[0]: self.header(names[0], sizes[names[0]])}
+            return {names[0]: self.header(names[0], sizes[names[0]], Known())}
         label = f"{self.repo_id}: safetensors headers"
         report = self.progress
         on_done = None if report is None else (lambda done, total: report(done, total, label))
-        found = run_all(self.client, names, lambda name: self.header(name, sizes[name]), on_done)
+        known = Known()
+        found = run_all(self.client, names, lambda name: self.header(name, sizes[name], known), on_done)
         return dict(zip(names, found, strict=True))
 
-    def header(self, name: str, guess: int) -> Header:
-        """The header of a file whose front takes about `guess` bytes: one request, one more for what is missing."""
-        return self.finish_header(name, self.front(name, guess))
+    def header(self, name: str, guess: int, known: Known) -> Header:
+        """The header of a file whose front takes about `guess` bytes: one request, one more for what is missing.
+
+        `known` is what the model's other headers taught.
+        """
+        return self.finish_header(name, self.front(name, guess), known)
 
     def front(self, name: str, guess: int) -> Response:
         """The first `guess` bytes."""
         return self.checked(self.client.get(self.url(name), max_bytes=guess, byte_range=(0, guess)))
 
-    def finish_header(self, name: str, response: Response) -> Header:
+    def finish_header(self, name: str, response: Response, known: Known | None = None) -> Header:
         """The header of the file whose front is `response`.
 
         Raises:
@@ -144,7 +149,7 @@ class RemoteFiles:
                 self.checked(rest)
                 raise FormatError(f"{where}: truncated: its header ends after the file does")
             data += rest.body
-        return parse_header(data[PREFIX_BYTES:end], total, file=where)
+        return parse_header(data[PREFIX_BYTES:end], total, file=where, known=known)
 
     def read_range(self, name: str, offset: int, length: int) -> tuple[bytes, int | None]:
         """`length` bytes from `offset` (fewer at the file's end), and the file's size.

@@ -1,0 +1,180 @@
+"""Runs of tensors that come again: what a header lists of one layer, the next layers list in the same order.
+
+A model of 90,000 tensors has the same 1,500 in each of its 60 layers. Once the entries of a layer were read, those of another one
+are not taken apart: what they must be, the layer's number and the offsets apart, is written down and compared with the text in one
+step. Nothing is guessed by that, for text that equals a right header's is right; where it differs, reading goes on as usual.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
+
+from hfmem.records import dataclass
+
+#: a name's dtype code and shape
+Fact = tuple[str, tuple[int, ...]]
+
+#: what stands before the rest of a name: up to its first whole number
+_HEAD: Final = re.compile(rb"[A-Za-z_.]+\.(?:0|[1-9][0-9]{0,17})\.")
+_OFFSETS: Final = b',"data_offsets":['
+#: a run shorter than this is not worth its while
+_SHORTEST: Final = 16
+#: more entries than any layer has; a text that is made up could have a run of everything
+_MOST_KNOWN: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tensors that follow each other in a header and whose names start alike. `rests` are the names behind that start.
+
+    `tails` are their entries' text from there to the offsets, `sizes` their bytes.
+    """
+
+    rests: Sequence[bytes]
+    tails: Sequence[str]
+    facts: Sequence[Fact]
+    sizes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Tensors one by one: their names in UTF-8, and of each its fact."""
+
+    names: Sequence[bytes]
+    facts: Sequence[Fact]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def text_names(self) -> Sequence[str]:
+        """The names as strings."""
+        # none holds a line feed unless its JSON had an escape
+        together = b"\n".join(self.names).decode("utf-8").split("\n") if self.names else []
+        return together if len(together) == len(self.names) else [name.decode("utf-8") for name in self.names]
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Tensors of a run, from `first` to before `end`, met with another `head` of their names."""
+
+    head: bytes
+    run: Run
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    @property
+    def names(self) -> Sequence[bytes]:
+        """Their names, made anew at each look; as `Listed` has them."""
+        head = self.head
+        return [head + rest for rest in self.run.rests[self.first : self.end]]
+
+    @property
+    def facts(self) -> Sequence[Fact]:
+        """As `Listed` has them."""
+        return self.run.facts[self.first : self.end]
+
+    def text_names(self) -> Sequence[str]:
+        """The names as strings."""
+        head = self.head.decode("ascii")
+        return [head + tail.partition('"')[0] for tail in self.run.tails[self.first : self.end]]
+
+
+Part = Listed | Again
+
+
+class Runs:
+    """The runs seen so far. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, tuple[Run, int]] = {}
+
+    def learn(
+        self,
+        names: Sequence[bytes],
+        facts: Sequence[Fact],
+        sizes: Sequence[int],
+        kinds: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        """Remember the runs among the tensors of a header; `kinds` are dtype and shape as it writes them: `BF16`, `:[2,3],`."""
+        at = 0
+        while at + _SHORTEST <= len(names) and len(self._at) < _MOST_KNOWN:
+            head = _HEAD.match(names[at])
+            if head is None or not names[at + _SHORTEST - 1].startswith(head[0]):
+                at += 1
+                continue
+            end = at + 1
+            while end < len(names) and names[end].startswith(head[0]):
+                end += 1
+            rests = [name[head.end() :] for name in names[at:end]]
+            tails = [
+                b'%b":{"dtype":"%b","shape"%b"data_offsets":[' % (rest, *kind)
+                for rest, kind in zip(rests, kinds[at:end], strict=True)
+            ]
+            texts = b"\n".join(tails).decode("ascii").split("\n")
+            known, first = self._at.get(texts[0], (None, 0))
+            if known is None or known.tails[first : first + len(texts)] != texts:
+                run = Run(rests, texts, facts[at:end], sizes[at:end])
+                self._at.update((tail, (run, place)) for place, tail in enumerate(texts))
+            at = end
+
+    def again(self, text: bytes, at: int, begin: int) -> tuple[Again, int, int] | None:
+        """The tensors of a known run that the text lists from `at` on, where a name starts, their bytes from `begin` on.
+
+        With them the place behind the last one's entry and where its bytes end. None where they are too few to matter.
+        """
+        head = _HEAD.match(text, at)
+        if head is None:
+            return None
+        tail = text[head.end() : text.find(_OFFSETS, at) + len(_OFFSETS)].decode("ascii")
+        run, first = self._at.get(tail, (None, 0))
+        if run is None:
+            return None
+        separator = ',"' + head[0].decode("ascii")
+        start, done, step = head.end(), first, _SHORTEST
+        place = start
+        while done < len(
+            run.tails
+        ):  # in growing steps, so that nothing is written in vain that is longer than what was right
+            sizes = run.sizes[done : done + step]
+            marks = [str(mark) for mark in accumulate(sizes, initial=begin)]
+            entries = [
+                f"{tail}{first_byte},{end}]}}"
+                for tail, first_byte, end in zip(run.tails[done : done + step], marks, marks[1:], strict=False)
+            ]
+            expected = separator.join(entries)
+            same = len(entries)
+            if not text.startswith(expected.encode("ascii"), start):
+                same = _equal(text, start, entries, separator)
+                expected = separator.join(entries[:same])
+            if not same:
+                break
+            begin = int(marks[same])
+            place = start + len(expected)
+            done += same
+            if same < len(entries) or not text.startswith(separator.encode("ascii"), place):
+                break
+            start = place + len(separator)
+            step *= 2
+        if done == first or (done - first < _SHORTEST and done < len(run.tails)):
+            return None
+        return Again(head[0], run, first, done), place, begin
+
+
+def _equal(text: bytes, start: int, entries: Sequence[str], separator: str) -> int:
+    """How many of `entries` the text has from `start` on, where it has not all of them."""
+    expected = separator.join(entries).encode("ascii")
+    low, high = 0, len(expected)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if text.startswith(expected[:middle], start):
+            low = middle
+        else:
+            high = middle - 1
+    followed = expected.count(separator.encode("ascii"), 0, low)  # a separator has a quote, and no name has one
+    return followed + (len(separator.join(entries[: followed + 1])) <= low)
