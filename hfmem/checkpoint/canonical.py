@@ -14,13 +14,11 @@ from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Final
 
-from hfmem.checkpoint.runs import Fact, Listed, Part, Runs
+from hfmem.checkpoint.runs import NEXT, Fact, Listed, Part, Runs
 from hfmem.dtypes import BITS
 from hfmem.records import dataclass
 
 _METADATA: Final = b'{"__metadata__":{'
-#: between two entries
-_NEXT: Final = b']},"'
 #: how much text is taken apart before runs that are known by then are looked for
 _PIECE: Final = 1 << 16
 #: longer ones are the general parser's, which counts their values before it makes any
@@ -59,8 +57,15 @@ def read_columns(text: bytes, known: Known) -> Columns | None:
         return None
     parts: list[Part] = []
     end = 0
+    searching = True
     while at < len(text):
-        found = known.runs.again(text, at, end) or _listed(text, at, end, known)
+        found: tuple[Part, int, int] | None = known.runs.again(text, at, end)
+        if found is not None:
+            searching = True
+        else:  # what is unknown may stand before a run: it alone is taken apart then, and more of it where that was no run
+            upto = known.runs.ahead(text, at) if searching else None
+            searching = upto is None
+            found = _listed(text, at, upto, end, known)
         if found is None:
             return None
         part, at, end = found
@@ -75,14 +80,17 @@ def read_columns(text: bytes, known: Known) -> Columns | None:
     return Columns(parts, count, metadata, end, len(text))
 
 
-def _listed(text: bytes, at: int, begin: int, known: Known) -> tuple[Listed, int, int] | None:
+def _listed(text: bytes, at: int, upto: int | None, begin: int, known: Known) -> tuple[Listed, int, int] | None:
     """Entries `name":{…},"name":{…}` from `at` on, taken apart; the bytes of the first one's tensor are at `begin`.
 
-    With them the place behind the last one and where its bytes end.
+    Those before the entry at `upto`, or else a good many. With them the place behind the last one and where its bytes end.
     """
-    behind = text.find(_NEXT, at + _PIECE) + 2
-    if behind < 2:  # no more than that
-        behind = len(text) - 1
+    if upto is not None:
+        behind = upto - 2
+    else:
+        behind = text.find(NEXT, at + _PIECE) + 2
+        if behind < 2:  # no more than that
+            behind = len(text) - 1
     cells = text[at:behind].split(b'"')
     count = len(cells) // _WIDTH
     if len(cells) != _WIDTH * count:

@@ -19,9 +19,14 @@ Fact = tuple[str, tuple[int, ...]]
 
 #: what stands before the rest of a name: up to its first whole number
 _HEAD: Final = re.compile(rb"[A-Za-z_.]+\.(?:0|[1-9][0-9]{0,17})\.")
+#: between two entries
+NEXT: Final = b']},"'
 _OFFSETS: Final = b',"data_offsets":['
 #: a run shorter than this is not worth its while
 _SHORTEST: Final = 16
+#: how many entries are looked at for the start of a run, where so much text is left that it pays
+_AHEAD: Final = 8
+_MUCH: Final = 1 << 13
 #: more entries than any layer has; a text that is made up could have a run of everything
 _MOST_KNOWN: Final = 100_000
 
@@ -129,12 +134,10 @@ class Runs:
         With them the place behind the last one's entry and where its bytes end. None where they are too few to matter.
         """
         head = _HEAD.match(text, at)
-        if head is None:
+        where = head and self._where(text, head.end())
+        if head is None or where is None:
             return None
-        tail = text[head.end() : text.find(_OFFSETS, at) + len(_OFFSETS)].decode("ascii")
-        run, first = self._at.get(tail, (None, 0))
-        if run is None:
-            return None
+        run, first = where
         separator = ',"' + head[0].decode("ascii")
         start, done, step = head.end(), first, _SHORTEST
         place = start
@@ -164,6 +167,21 @@ class Runs:
         if done == first or (done - first < _SHORTEST and done < len(run.tails)):
             return None
         return Again(head[0], run, first, done), place, begin
+
+    def ahead(self, text: bytes, at: int) -> int | None:
+        """Where one of the next entries after that at `at` starts that belongs to a known run; None where none of them does."""
+        for _ in range(_AHEAD if len(text) - at > _MUCH else 0):
+            at = text.find(NEXT, at) + len(NEXT)
+            if at < len(NEXT):
+                return None
+            head = _HEAD.match(text, at)
+            if head is not None and self._where(text, head.end()) is not None:
+                return at
+        return None
+
+    def _where(self, text: bytes, start: int) -> tuple[Run, int] | None:
+        """The run that the entry is of whose name's rest starts there, and its place in it."""
+        return self._at.get(text[start : text.find(_OFFSETS, start) + len(_OFFSETS)].decode("ascii"))
 
 
 def _equal(text: bytes, start: int, entries: Sequence[str], separator: str) -> int:
