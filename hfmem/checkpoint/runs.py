@@ -33,12 +33,13 @@ _MOST_KNOWN: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Tensors that follow each other in a header and whose names start alike. `rests` are the names behind that start.
+    """Tensors that follow each other in a header and whose names start alike. `rests` and `texts` are the names behind that start.
 
     `tails` are their entries' text from there to the offsets, `sizes` their bytes.
     """
 
     rests: Sequence[bytes]
+    texts: Sequence[str]
     tails: Sequence[str]
     facts: Sequence[Fact]
     sizes: Sequence[int]
@@ -87,7 +88,7 @@ class Again:
     def text_names(self) -> Sequence[str]:
         """The names as strings."""
         head = self.head.decode("ascii")
-        return [head + tail.partition('"')[0] for tail in self.run.tails[self.first : self.end]]
+        return [head + text for text in self.run.texts[self.first : self.end]]
 
 
 Part = Listed | Again
@@ -121,11 +122,11 @@ class Runs:
                 b'%b":{"dtype":"%b","shape"%b"data_offsets":[' % (rest, *kind)
                 for rest, kind in zip(rests, kinds[at:end], strict=True)
             ]
-            texts = b"\n".join(tails).decode("ascii").split("\n")
-            known, first = self._at.get(texts[0], (None, 0))
-            if known is None or known.tails[first : first + len(texts)] != texts:
-                run = Run(rests, texts, facts[at:end], sizes[at:end])
-                self._at.update((tail, (run, place)) for place, tail in enumerate(texts))
+            found = _as_texts(tails)
+            known, first = self._at.get(found[0], (None, 0))
+            if known is None or known.tails[first : first + len(found)] != found:
+                run = Run(rests, _as_texts(rests), found, facts[at:end], sizes[at:end])
+                self._at.update((tail, (run, place)) for place, tail in enumerate(found))
             at = end
 
     def again(self, text: bytes, at: int, begin: int) -> tuple[Again, int, int] | None:
@@ -182,6 +183,10 @@ class Runs:
     def _where(self, text: bytes, start: int) -> tuple[Run, int] | None:
         """The run that the entry is of whose name's rest starts there, and its place in it."""
         return self._at.get(text[start : text.find(_OFFSETS, start) + len(_OFFSETS)].decode("ascii"))
+
+
+def _as_texts(lines: Sequence[bytes]) -> list[str]:
+    return b"\n".join(lines).decode("ascii").split("\n")
 
 
 def _equal(text: bytes, start: int, entries: Sequence[str], separator: str) -> int:
