@@ -10,7 +10,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from hub_server import HubServer, _Handler, shard
+from hub_server import Handler, HubServer, shard
 from raw_http import FRESH, client, reply, serve
 
 from hfmem.errors import ModelNotFoundError, NetworkError
@@ -92,7 +92,7 @@ def test_a_host_with_an_address_of_version_six(hub: HubServer, monkeypatch: pyte
         role = "hub"
 
     try:
-        server = Server(("::1", 0), _Handler)
+        server = Server(("::1", 0), Handler)
     except OSError:
         pytest.skip("this machine has no IPv6")
     server.hub = hub
