@@ -244,7 +244,13 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
     )
     ignored += tuple(f"re:{name[2:]}" for name in _mapping(config.get("dynamic")) if name.startswith("-:"))
     mixed = (algorithm or "").upper() == "MIXED_PRECISION"
+    if mixed and method == "modelopt":  # each module by name, with its format; the groups say bits alone
+        targets = _overrides(config) or targets
+    if mixed and method == "fp8":  # some modules in a format of their own, the others as an FP8 file has them
+        mixed, algorithm, ignored, targets = False, _text(config.get("fmt")), (), _overrides(config)
+        bits, group = 8, None
     others_plain = mixed or (bool(targets) and all(target.match != _EVERY_LINEAR for target in targets))
+    others_plain = others_plain and method != "fp8"
     return Quantization(
         method=method,
         algorithm=algorithm,

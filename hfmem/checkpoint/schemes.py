@@ -135,6 +135,10 @@ def _nvfp4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
     )
 
 
+def _nvfp4_weights(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
+    return _nvfp4(shape, group)[:-1]
+
+
 def _mxfp4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
     return ("weight", "U8", (*shape[:-1], _up(shape[-1], 2))), ("weight_scale", "U8", _scale(shape, group))
 
@@ -171,6 +175,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
         Scheme("nf4", "bitsandbytes", 4, 64, _nf4, "bitsandbytes NF4, blocks of 64"),
         Scheme("nf4-double", "bitsandbytes", 4, 64, _nf4_double, "bitsandbytes NF4 with double quantization"),
         Scheme("nvfp4", "modelopt", 4, 16, _nvfp4, "NVFP4, an FP8 scale for each 16"),
+        Scheme("nvfp4-a16", "modelopt", 4, 16, _nvfp4_weights, "NVFP4 weights, inputs as they are"),
         Scheme("mxfp4", "mxfp4", 4, 32, _mxfp4, "MXFP4; of a mixture of experts the experts alone", experts_only=True),
         Scheme("hqq", "hqq", 4, 64, _hqq, "HQQ, 4 bit, groups of 64"),
         *(
