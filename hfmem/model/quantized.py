@@ -11,11 +11,12 @@ from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.quantization_config import Quantization, Target
 from hfmem.checkpoint.roles import is_expert
+from hfmem.checkpoint.schemes import Scheme
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.checkpoint.whatif import convert
 
 #: how a module is stored: the what-if scheme and its group size
-Choice = tuple[str, int | None]
+Choice = tuple[str | Scheme, int | None]
 #: a module that stays as it was
 _PLAIN: Final[Choice] = ("", None)
 
@@ -27,6 +28,8 @@ def scheme_of(said: Quantization, target: Target | None = None) -> Choice | None
     bits = (target and target.bits) or said.bits
     size = said.group_size if target is None or target.group_size is None else target.group_size
     group = size if size is not None else -1
+    if said.scheme is not None:
+        return said.scheme, None
     match said.method:
         case "fp8" | "fbgemm_fp8":
             if target is not None and target.algorithm is not None:  # modules that ModelOpt packed in an FP8 file
@@ -85,7 +88,7 @@ def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[L
             dealt.setdefault(choice, []).append(TensorGroup(group.pattern, group.dtype, group.shape, boxes))
     stored = logical_groups(dealt.pop(_PLAIN, ()))
     for (word, group_size), packed in dealt.items():
-        fp4 = said.expert_dtype == "fp4" and word.startswith("fp8")
+        fp4 = said.expert_dtype == "fp4" and isinstance(word, str) and word.startswith("fp8")
         experts = [group for group in packed if fp4 and is_expert(group.pattern)]
         rest = [group for group in packed if group not in experts]
         stored = (
