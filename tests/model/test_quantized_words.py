@@ -1,7 +1,7 @@
 """Weights where only config.json is at hand and its section has words of its own: torchao, BitNet, AQLM.
 
-torchao's tensors are those that version 0.18.0 stored of a bf16 `[96, 512]` linear layer; INT4, whose kernels need a GPU: the shapes
-of its source.
+torchao: the tensors that version 0.18.0 stored of a bf16 `[96, 512]` linear layer; INT4, whose kernels need a GPU: the shapes of
+its source.
 """
 
 from __future__ import annotations
