@@ -69,6 +69,7 @@ COMMON: Final[dict[str, str]] = {
     "olmo3": "dense:olmo3",
     "smollm3": "dense:smollm3",
     "exaone4": "dense:exaone4",
+    "exaone4_5_text": "dense:exaone4_5_text",
     "granite": "dense:granite",
     "granite_swa": "dense:granite_swa",
     "hyperclovax": "dense:hyperclovax",
