@@ -16,6 +16,11 @@ from hfmem.model.stack import as_block, as_mtp
 
 def exaone4_5(cfg: Config) -> Architecture:
     """EXAONE 4.5; `num_nextn_predict_layers` stands beside `text_config` or in it."""
+    named = cfg.data.get("text_config")
+    if isinstance(named, dict) and named.get("model_type") == "exaone4_5_text":  # as the class renames it
+        cfg = Config(
+            {**cfg.data, "text_config": {**named, "model_type": "exaone4"}}, cfg.file, cfg.model_type, cfg.used_defaults
+        )
     text, inner = text_part(cfg)
     inv = Inventory()
     seen = cfg.sub("vision_config")
