@@ -184,7 +184,7 @@ def test_a_family_loads_when_it_is_asked_for() -> None:
     families = {
         name.removeprefix("hfmem.model.families.") for name in loaded if name.startswith("hfmem.model.families.")
     }
-    assert families == {"registry", "file_types", "multimodal_types", "text_types"}
+    assert families == {"registry", "common_types", "draft_types", "file_types", "multimodal_types", "text_types"}
 
 
 def test_modules_stay_readable() -> None:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from hfmem.checkpoint.config_schemes import config_scheme
+from hfmem.checkpoint.schemes import Scheme
 from hfmem.records import dataclass, replace
 
 #: methods whose tensor layouts are known here
@@ -62,6 +64,8 @@ _METHOD_NAMES: Final = {
 }
 
 
+#: AQLM names weights, not modules
+_AQLM_PLAIN: Final = "linear_weights_not_to_quantize"
 #: the class of modules that a target may name instead of modules
 _EVERY_LINEAR: Final = "Linear"
 
@@ -86,7 +90,8 @@ class Quantization:
 
     `ignored` are the modules said to stay as they were, as written. `kv_cache` is the dtype the file asks for the KV
     cache, as written. `expert_dtype` is that of routed experts where they differ from the rest (DeepSeek V4: fp4), as written.
-    `others_plain`: modules that none of `targets` names stay as they were.
+    `others_plain`: modules that none of `targets` names stay as they were. `scheme`: the layout, of methods that have words of
+    their own for it.
     """
 
     method: str
@@ -101,6 +106,7 @@ class Quantization:
     file: str
     expert_dtype: str | None = None
     others_plain: bool = False
+    scheme: Scheme | None = None
 
     @property
     def known(self) -> bool:
@@ -214,7 +220,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
             params = inner.get("weight_quant_params", inner) if isinstance(inner, Mapping) else {}
             bits, group = bits or _int(params.get("nbits")), group or _int(params.get("group_size"))
         case "aqlm":
-            bits = bits or _int(config.get("nbits_per_codebook"))
+            bits = bits or _aqlm_bits(config)
         case "torchao":
             algorithm = _torchao_type(config)
             bits = bits or _bits_in(algorithm)
@@ -236,15 +242,28 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         kv = f"{dynamic}{kv.get('type', 'int')}{kv.get('num_bits', '')}"
     ignored = next(
         (
-            tuple(str(item) for item in config[key])
-            for key in ("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules", "exclude")
+            tuple(str(item).removesuffix(".weight") for item in config[key])
+            for key in (
+                "modules_to_not_convert",
+                "ignore",
+                "exclude_modules",
+                "llm_int8_skip_modules",
+                "exclude",
+                _AQLM_PLAIN,
+            )
             if isinstance(config.get(key), (list, tuple))
         ),
         (),
     )
     ignored += tuple(f"re:{name[2:]}" for name in _mapping(config.get("dynamic")) if name.startswith("-:"))
     mixed = (algorithm or "").upper() == "MIXED_PRECISION"
+    if mixed and method == "modelopt":  # each module by name, with its format; the groups say bits alone
+        targets = _overrides(config) or targets
+    if mixed and method == "fp8":  # some modules in a format of their own, the others as an FP8 file has them
+        mixed, algorithm, ignored, targets = False, _text(config.get("fmt")), (), _overrides(config)
+        bits, group = 8, None
     others_plain = mixed or (bool(targets) and all(target.match != _EVERY_LINEAR for target in targets))
+    others_plain = others_plain and method != "fp8"
     return Quantization(
         method=method,
         algorithm=algorithm,
@@ -257,6 +276,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         targets=targets or _overrides(config),
         file=file,
         others_plain=others_plain,
+        scheme=config_scheme(method, config) if method in ("aqlm", "bitnet", "torchao") else None,
     )
 
 
@@ -312,6 +332,16 @@ def _overrides(config: Mapping[str, Any]) -> tuple[Target, ...]:
                 group = _positive(value.get("group_size"))
                 out.append(Target(prefix + name.removeprefix("+:"), bits, group, algorithm))
     return tuple(out)
+
+
+def _aqlm_bits(config: Mapping[str, Any]) -> int | None:
+    """Bits of codes a weight, of all codebooks together, where they are whole."""
+    values = [
+        _positive(config.get(key)) for key in ("num_codebooks", "nbits_per_codebook", "in_group_size", "out_group_size")
+    ]
+    books, bits, wide, high = (value or 0 for value in values)
+    each = wide * high
+    return books * bits // each if each and books and bits and books * bits % each == 0 else bits or None
 
 
 def _torchao_type(config: Mapping[str, Any]) -> str | None:

@@ -35,20 +35,23 @@ class Scheme:
     everything: bool = False
 
 
-def _up(value: int, per: int) -> int:
+def up(value: int, per: int) -> int:
+    """`value / per`, rounded up."""
     return -(-value // per)
 
 
-def _scale(shape: tuple[int, ...], group: int | None) -> tuple[int, ...]:
-    return (*shape[:-1], 1 if group is None else _up(shape[-1], group))
+def groups_of(shape: tuple[int, ...], group: int | None) -> tuple[int, ...]:
+    """The shape of scales along the inputs, each for `group` of them (None: a whole row)."""
+    return (*shape[:-1], 1 if group is None else up(shape[-1], group))
 
 
-def _stack(shape: tuple[int, ...], *matrix: int) -> tuple[int, ...]:
+def stack(shape: tuple[int, ...], *matrix: int) -> tuple[int, ...]:
+    """A tensor of the shape `matrix` for each matrix of a stack."""
     return (*shape[:-2], *matrix)
 
 
 def _fp8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "F8_E4M3", shape), ("weight_scale", "BF16", _scale(shape, None))
+    return ("weight", "F8_E4M3", shape), ("weight_scale", "BF16", groups_of(shape, None))
 
 
 def _fp8_tensor(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
@@ -57,16 +60,16 @@ def _fp8_tensor(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...
 
 
 def _fp8_block(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    blocks = _stack(shape, _up(shape[-2], 128), _up(shape[-1], 128))
+    blocks = stack(shape, up(shape[-2], 128), up(shape[-1], 128))
     return ("weight", "F8_E4M3", shape), ("weight_scale_inv", "F32", blocks)
 
 
 def _mxfp8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "F8_E4M3", shape), ("weight_scale", "U8", _scale(shape, group))
+    return ("weight", "F8_E4M3", shape), ("weight_scale", "U8", groups_of(shape, group))
 
 
 def _int8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "I8", shape), ("weight_scale", "BF16", _scale(shape, None))
+    return ("weight", "I8", shape), ("weight_scale", "BF16", groups_of(shape, None))
 
 
 def _bnb8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
@@ -74,20 +77,20 @@ def _bnb8(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
 
 
 def _int4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    packed = (*shape[:-1], _up(shape[-1], 8))
-    scale = _scale(shape, group)
-    return ("weight_packed", "I32", packed), ("weight_scale", "BF16", scale), ("weight_shape", "I64", _stack(shape, 2))
+    packed = (*shape[:-1], up(shape[-1], 8))
+    scale = groups_of(shape, group)
+    return ("weight_packed", "I32", packed), ("weight_scale", "BF16", scale), ("weight_shape", "I64", stack(shape, 2))
 
 
 def _gptq(bits: int) -> _Layout:
     def layout(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
         out, inputs = shape[-2:]
-        groups = _scale(shape, group)[-1]
+        groups = groups_of(shape, group)[-1]
         return (
-            ("qweight", "I32", _stack(shape, _up(inputs * bits, 32), out)),
-            ("qzeros", "I32", _stack(shape, groups, _up(out * bits, 32))),
-            ("scales", "F16", _stack(shape, groups, out)),
-            ("g_idx", "I32", _stack(shape, inputs)),
+            ("qweight", "I32", stack(shape, up(inputs * bits, 32), out)),
+            ("qzeros", "I32", stack(shape, groups, up(out * bits, 32))),
+            ("scales", "F16", stack(shape, groups, out)),
+            ("g_idx", "I32", stack(shape, inputs)),
         )
 
     return layout
@@ -95,31 +98,31 @@ def _gptq(bits: int) -> _Layout:
 
 def _awq(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
     out, inputs = shape[-2:]
-    groups = _scale(shape, group)[-1]
+    groups = groups_of(shape, group)[-1]
     return (
-        ("qweight", "I32", _stack(shape, inputs, _up(out, 8))),
-        ("qzeros", "I32", _stack(shape, groups, _up(out, 8))),
-        ("scales", "F16", _stack(shape, groups, out)),
+        ("qweight", "I32", stack(shape, inputs, up(out, 8))),
+        ("qzeros", "I32", stack(shape, groups, up(out, 8))),
+        ("scales", "F16", stack(shape, groups, out)),
     )
 
 
 def _nf4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
     elements = prod(shape)
     return (
-        ("weight", "U8", (_up(elements, 2), 1)),
-        ("weight.absmax", "F32", (_up(elements, group or 64),)),
+        ("weight", "U8", (up(elements, 2), 1)),
+        ("weight.absmax", "F32", (up(elements, group or 64),)),
         ("weight.quant_map", "F32", (16,)),
         ("weight.quant_state.bitsandbytes__nf4", "U8", (82,)),
     )
 
 
 def _nf4_double(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    blocks = _up(prod(shape), group or 64)
+    blocks = up(prod(shape), group or 64)
     return (
-        ("weight", "U8", (_up(prod(shape), 2), 1)),
+        ("weight", "U8", (up(prod(shape), 2), 1)),
         ("weight.absmax", "U8", (blocks,)),
         ("weight.quant_map", "F32", (16,)),
-        ("weight.nested_absmax", "F32", (_up(blocks, 256),)),
+        ("weight.nested_absmax", "F32", (up(blocks, 256),)),
         ("weight.nested_quant_map", "F32", (256,)),
         ("weight.quant_state.bitsandbytes__nf4", "U8", (92,)),
     )
@@ -128,26 +131,30 @@ def _nf4_double(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...
 def _nvfp4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
     one = shape[:-2]
     return (
-        ("weight", "U8", (*shape[:-1], _up(shape[-1], 2))),
-        ("weight_scale", "F8_E4M3", _scale(shape, group)),
+        ("weight", "U8", (*shape[:-1], up(shape[-1], 2))),
+        ("weight_scale", "F8_E4M3", groups_of(shape, group)),
         ("weight_scale_2", "F32", one),
         ("input_scale", "F32", one),
     )
 
 
+def _nvfp4_weights(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
+    return _nvfp4(shape, group)[:-1]
+
+
 def _mxfp4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    return ("weight", "U8", (*shape[:-1], _up(shape[-1], 2))), ("weight_scale", "U8", _scale(shape, group))
+    return ("weight", "U8", (*shape[:-1], up(shape[-1], 2))), ("weight_scale", "U8", groups_of(shape, group))
 
 
 def _hqq(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    groups = _up(prod(shape), group or 64)
+    groups = up(prod(shape), group or 64)
     return ("W_q", "U8", ((group or 64) // 2, groups)), ("scale", "F16", (1, groups)), ("zero", "F16", (1, groups))
 
 
 def _mlx(bits: int) -> _Layout:
     def layout(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-        scale = _scale(shape, group)
-        codes = (*shape[:-1], _up(shape[-1] * bits, 32))
+        scale = groups_of(shape, group)
+        codes = (*shape[:-1], up(shape[-1] * bits, 32))
         return ("weight", "U32", codes), ("scales", "BF16", scale), ("biases", "BF16", scale)
 
     return layout
@@ -171,6 +178,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
         Scheme("nf4", "bitsandbytes", 4, 64, _nf4, "bitsandbytes NF4, blocks of 64"),
         Scheme("nf4-double", "bitsandbytes", 4, 64, _nf4_double, "bitsandbytes NF4 with double quantization"),
         Scheme("nvfp4", "modelopt", 4, 16, _nvfp4, "NVFP4, an FP8 scale for each 16"),
+        Scheme("nvfp4-a16", "modelopt", 4, 16, _nvfp4_weights, "NVFP4 weights, inputs as they are"),
         Scheme("mxfp4", "mxfp4", 4, 32, _mxfp4, "MXFP4; of a mixture of experts the experts alone", experts_only=True),
         Scheme("hqq", "hqq", 4, 64, _hqq, "HQQ, 4 bit, groups of 64"),
         *(

@@ -31,7 +31,7 @@ def names() -> tuple[str, ...]:
 
 def convert(
     groups: Iterable[LogicalGroup],
-    target: str,
+    target: str | Scheme,
     *,
     dtype: str | None = None,
     group_size: int | None = None,
@@ -41,7 +41,7 @@ def convert(
 
     Args:
         groups: logical weights of the model, from its files, quantized or not.
-        target: one of `names()`, in any case.
+        target: one of `names()`, in any case; or a scheme that has no such name.
         dtype: of the weights that stay unquantized; None: as stored, and the model's main float type for what was
             quantized.
         group_size: of schemes that have one; None: the usual, -1: one scale a row.
@@ -51,16 +51,19 @@ def convert(
         UsageError: no such format.
     """
     groups = tuple(groups)
-    word = target.lower().replace("_", "-")
     rest = canonical(dtype) if dtype else None
-    if (file_type := target.upper().replace("-", "_")) in FILE_TYPES:
-        return gguf_groups(groups, file_type, tied=tied)
-    scheme = SCHEMES.get(ALIASES.get(word, word))
+    if isinstance(target, str):
+        word = target.lower().replace("_", "-")
+        if (file_type := target.upper().replace("-", "_")) in FILE_TYPES:
+            return gguf_groups(groups, file_type, tied=tied)
+        scheme = SCHEMES.get(ALIASES.get(word, word))
+    else:
+        scheme = target
     if scheme is None:
         try:
-            rest = canonical(target)
+            rest = canonical(str(target))
         except UnsupportedError:
-            raise UsageError(_unknown(target)) from None
+            raise UsageError(_unknown(str(target))) from None
         return tuple(_plain(group, rest, True) for group in groups)
     if group_size is not None and scheme.group_size is not None:
         scheme = replace(scheme, group_size=group_size if group_size > 0 else None)

@@ -72,7 +72,7 @@ _ALL_EVERYWHERE: Final = frozenset(
         *("gemma3_text", "gemma4", "gemma4_text", "gpt-sw3", "gpt2", "gpt_oss", "gptj", "granitemoe", "granitemoe_swa"),
         *("granitemoehybrid", "granitemoeshared", "jamba", "mamba", "minicpm3", "mixtral", "olmo_hybrid", "olmoe"),
         *("muse_glimmer", "muse_glimmer_text", "nemotron_h", "opt", "paligemma", "phimoe", "qwen2_moe", "qwen3_moe"),
-        *("qwen3_vl_moe", "stablelm", "k2_horizon", "plamo3"),
+        *("qwen3_vl_moe", "qwen3_omni_moe", "stablelm", "k2_horizon", "plamo3"),
         *("colpali", "cosmos3_edge", "gemma4_unified", "inkling_text", "internlm2", "molmo"),
     )
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from hfmem.checkpoint.grouping import boxes_of
@@ -11,11 +11,12 @@ from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.quantization_config import Quantization, Target
 from hfmem.checkpoint.roles import is_expert
+from hfmem.checkpoint.schemes import Scheme
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.checkpoint.whatif import convert
 
 #: how a module is stored: the what-if scheme and its group size
-Choice = tuple[str, int | None]
+Choice = tuple[str | Scheme, int | None]
 #: a module that stays as it was
 _PLAIN: Final[Choice] = ("", None)
 
@@ -27,18 +28,24 @@ def scheme_of(said: Quantization, target: Target | None = None) -> Choice | None
     bits = (target and target.bits) or said.bits
     size = said.group_size if target is None or target.group_size is None else target.group_size
     group = size if size is not None else -1
+    if said.scheme is not None:
+        return said.scheme, None
     match said.method:
         case "fp8" | "fbgemm_fp8":
+            if target is not None and target.algorithm is not None:  # modules that ModelOpt packed in an FP8 file
+                return ("nvfp4", 16) if "nvfp4" in word else None
             return ("fp8-block", None) if said.block else ("fp8" if said.method == "fbgemm_fp8" else "fp8-tensor", None)
         case "compressed-tensors" | "modelopt" | "quark":
             if target is not None and target.bits and target.algorithm is None and target.bits != said.bits:
                 return None  # bits of its own and a format that the file does not name
             if "nvfp4" in word:
-                return "nvfp4", 16
+                return ("nvfp4-a16" if word.startswith("w4a16") else "nvfp4"), 16
             if "mxfp4" in word:
                 return "mxfp4", 32
             if "mxfp8" in word:
                 return "mxfp8", 32
+            if word == "fp8-pb-wo":
+                return "fp8-block", None
             if word in ("fp8", "float-quantized", "naive-quantized") and bits == 8:
                 return ("fp8" if said.method == "compressed-tensors" else "fp8-tensor"), None
             if word == "int-quantized" and bits == 8:
@@ -81,7 +88,8 @@ def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[L
             dealt.setdefault(choice, []).append(TensorGroup(group.pattern, group.dtype, group.shape, boxes))
     stored = logical_groups(dealt.pop(_PLAIN, ()))
     for (word, group_size), packed in dealt.items():
-        experts = [group for group in packed if said.expert_dtype == "fp4" and is_expert(group.pattern)]
+        fp4 = said.expert_dtype == "fp4" and isinstance(word, str) and word.startswith("fp8")
+        experts = [group for group in packed if fp4 and is_expert(group.pattern)]
         rest = [group for group in packed if group not in experts]
         stored = (
             *stored,
@@ -103,12 +111,21 @@ def _chooser(said: Quantization) -> Callable[[str], Choice | None]:
     def choose(module: str) -> Choice | None:
         if said.ignores(module):
             return _PLAIN
-        parts = module.split(".")
-        named = next((t for i in range(len(parts)) if (t := whole.get(".".join(parts[i:]))) is not None), None)
+        named = _named(whole, module.split("."))
         named = named or next((target for target in patterns if target.fits(module)), None)
         return default if named is None else own[named]
 
     return choose
+
+
+def _named(whole: Mapping[str, Target], parts: Sequence[str]) -> Target | None:
+    """The target of a module, or of what holds it (ModelOpt names `mlp.experts`); the longest name that is one."""
+    for end in range(len(parts), 1, -1):
+        for start in range(end):
+            found = whole.get(".".join(parts[start:end]))
+            if found is not None and (end == len(parts) or end - start > 1):
+                return found
+    return None
 
 
 def _deal(group: TensorGroup, choose: Callable[[str], Choice | None]) -> dict[Choice | None, tuple[Box, ...]]:

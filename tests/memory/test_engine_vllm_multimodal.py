@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from multimodal_configs import GEMMA4_26B
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine
@@ -93,3 +94,13 @@ def test_inklings_embedding_is_whole_and_its_shared_experts_are_split(tp: int) -
     assert table == 201_024 * 6144 * 2
     sinks = {h.pattern.split(".")[-1]: h.bytes for h in held if ".shared_experts." in h.pattern}
     assert sum(sinks.values()) == 2 * (2 * 3072 * 6144 + 6144 * 3072) * 2 // tp
+
+
+def test_gemma4_in_fp8_on_hopper() -> None:
+    """FlashAttention 4 reads an fp8 cache of heads of 512 in pages of 64 tokens; vLLM 0.33's planner for gemma-4-26B-A4B."""
+    arch = read_architecture(dict(GEMMA4_26B))
+    expected = {512: 64_225_280, 8192: 929_300_480, 32_768: 2_124_677_120}
+    for context, held in expected.items():
+        serving = Serving(context, kv_dtype="fp8", max_num_batched_tokens=8192, compute_capability=90)
+        assert engine("vllm").cache(arch, serving).bytes_per_rank == held
+        assert max(layout(arch, serving).stage_block_bytes) == 1_310_720

@@ -259,3 +259,11 @@ def test_youtu_llm() -> None:
     layer = attention + 3 * 6144 * 2048 + 1536 + 512 + 2 * 2048
     assert arch.expected_parameters() == 128_256 * 2048 + 32 * layer + 2048
     assert bytes_per_token(arch) == 32 * (512 + 64) * 2
+
+
+def test_minimax_m3_without_its_tower() -> None:
+    # a copy of the text model alone has neither part in its config
+    whole = read_architecture(dict(M3))
+    text = read_architecture({"model_type": "minimax_m3", "torch_dtype": "bfloat16", **M3["text_config"]})
+    assert text.expected_parameters() == whole.expected_parameters() - whole.parameters_by_component()[Component.VISION]
+    assert bytes_per_token(text) == bytes_per_token(whole)

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
+from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Component
 from hfmem.model.layers import CrossAttention, FullAttention, NoCache
@@ -299,3 +302,15 @@ def test_llava_1_5_leaves_its_tower_to_another_repository() -> None:
     architecture = read_architecture(facts)
     assert architecture.expected_parameters() == 7062906880 - 303507456 - 4096
     assert [note.code for note in architecture.notes] == ["tower_elsewhere"]
+
+
+def test_every_stage_of_qwen3_omni_holds_both_tables() -> None:
+    # vLLM 0.33's `Qwen3MoeLLMForCausalLM` built for two stages: they differ by the thinker's towers alone
+    arch = read_architecture(dict(QWEN3_OMNI))
+    first, last = rank_weights(arch, synthesise(arch), Serving(10, pp=2)).stage_parameters
+    towers = sum(
+        spec.count * spec.elements
+        for spec in arch.tensors
+        if spec.pattern.startswith(("thinker.visual.", "thinker.audio_tower."))
+    )
+    assert first - last == towers > 0

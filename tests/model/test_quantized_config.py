@@ -111,3 +111,43 @@ def test_bits_without_a_known_layout_are_no_size() -> None:
     assert stored({"quant_method": "vptq"}) is None
     section = {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"+:.*down_proj": {"bits": 5}}}
     assert stored(section) is None
+
+
+def test_mixed_precision_whose_groups_say_bits_alone() -> None:
+    # nvidia/Qwen3.6-27B-NVFP4 names every module twice: by bits in `config_groups`, with its format in `quantized_layers`
+    q = [f"model.layers.{i}.self_attn.q_proj" for i in range(4)]
+    downs = {f"model.layers.{i}.mlp.down_proj": {"quant_algo": "W4A16_NVFP4", "group_size": 16} for i in range(4)}
+    groups = {
+        "group_0": {"targets": q, "weights": {"num_bits": 8, "type": "float"}},
+        "group_1": {"targets": list(downs), "weights": {"num_bits": 4, "type": "float", "group_size": 16}},
+    }
+    layers = {name: {"quant_algo": "FP8"} for name in q} | downs
+    section = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "config_groups": groups}
+    weights_only = 512 * 1024 // 2 + 512 * 1024 // 16 + 4  # inputs are not quantized: no scale of theirs
+    assert stored(section | {"quantized_layers": layers}) == (4 * (256 * 512 + 8), 4 * weights_only, PLAIN["head"])
+
+
+def test_experts_that_modelopt_packs_in_an_fp8_file() -> None:
+    # nvidia/DeepSeek-V4-Flash-NVFP4: fp8 blocks, experts of the named layers NVFP4; what `ignore` names stays as it was
+    experts = TensorGroup("layers.{}.ffn.experts.{}.w1.weight", "BF16", (256, 512), ((range(2), range(8)),))
+    mtp = TensorGroup("mtp.{}.ffn.experts.{}.w1.weight", "BF16", (256, 512), ((range(1), range(8)),))
+    query = TensorGroup("layers.{}.attn.wq_b.weight", "BF16", (256, 512), ((range(2),),))
+    layers = {f"layers.{i}.ffn.experts": {"group_size": 16, "quant_algo": "NVFP4"} for i in range(2)}
+    section = {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "weight_block_size": [128, 128],
+        "quant_algo": "MIXED_PRECISION",
+        "ignore": ["*.attn.*", "head", "mtp.*"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float"}}},
+        "quantized_layers": layers,
+    }
+    said = parse_quantization({"config.json": {"expert_dtype": "fp4", "quantization_config": section}})
+    assert said is not None
+    sizes = {group.pattern: group.total_bytes for group in stored_as_said((experts, mtp, query), said) or ()}
+    nvfp4, mxfp4 = 256 * 512 // 2 + 256 * 512 // 16 + 8, 256 * 512 // 2 + 256 * 512 // 32
+    assert sizes == {
+        experts.pattern: 16 * nvfp4,
+        mtp.pattern: 8 * mxfp4,
+        query.pattern: 2 * (256 * 512 + 4 * 2 * 4),  # fp32 scales of 128 × 128 blocks
+    }

@@ -16,7 +16,7 @@ from hfmem.model.inventory import Inventory
 from hfmem.model.layers import Layer, NoCache
 from hfmem.records import replace
 
-_UNCHECKED = Note(
+UNCHECKED = Note(
     "inventory_unknown", "weights are what the files hold: no rule lists this type's tensors, so nothing checks them"
 )
 
@@ -27,7 +27,7 @@ def by_files(cfg: Config) -> Architecture:
     d = blocks.Dims(hidden, layers, 1, 1, 1)
     layer = Layer((NoCache("encoder"),), stack="encoder")
     vocab, inv = _told(cfg, blocks.VOCAB), Inventory()
-    arch = blocks.assemble(cfg, cfg, "files", d, [layer] * layers, inv, vocab=vocab, tied=False, notes=[_UNCHECKED])
+    arch = blocks.assemble(cfg, cfg, "files", d, [layer] * layers, inv, vocab=vocab, tied=False, notes=[UNCHECKED])
     return replace(arch, num_attention_heads=None, num_kv_heads=None, head_dim=None, partial=True)
 
 

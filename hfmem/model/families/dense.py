@@ -218,6 +218,11 @@ def exaone4(cfg: Config) -> Architecture:
     return m.close("exaone4", exaone_layers(cfg, m))
 
 
+def exaone4_5_text(cfg: Config) -> Architecture:
+    """What EXAONE 4.5's files call its text model; transformers reads EXAONE 4 (`configuration_exaone4_5.py`)."""
+    return read_as(exaone4, cfg, "exaone4")
+
+
 def exaone_layers(cfg: Config, m: Draft) -> list[Layer]:
     """`sliding_window_pattern` is a number (every n-th layer is full) or a string such as `LLLG` (G is full), repeated."""
     if cfg.opt_int("sliding_window") is None:

@@ -15,14 +15,20 @@ from hfmem.model.stack import as_block, as_mtp
 
 
 def exaone4_5(cfg: Config) -> Architecture:
-    """EXAONE 4.5; `num_nextn_predict_layers` stands beside `text_config`."""
+    """EXAONE 4.5; `num_nextn_predict_layers` stands beside `text_config` or in it."""
+    named = cfg.data.get("text_config")
+    if isinstance(named, dict) and named.get("model_type") == "exaone4_5_text":  # as the class renames it
+        cfg = Config(
+            {**cfg.data, "text_config": {**named, "model_type": "exaone4"}}, cfg.file, cfg.model_type, cfg.used_defaults
+        )
     text, inner = text_part(cfg)
     inv = Inventory()
     seen = cfg.sub("vision_config")
     heads = seen.positive("num_heads")
     kv_width = seen.positive("hidden_size") // heads * (seen.opt_int("num_key_value_heads") or heads)
     depth = vision.qwen2_5_vl(tower(inv, "model.visual."), seen, kv_width=kv_width)
-    hidden, count = inner.hidden_size, cfg.opt_int("num_nextn_predict_layers") or 0
+    key = "num_nextn_predict_layers"
+    hidden, count = inner.hidden_size, cfg.opt_int(key) or text.opt_int(key) or 0
 
     def mtp(part: Inventory) -> None:
         part.specs += as_block(inner.tensors, "model.layers.{}.", "mtp.layers.{}.", range(count))

@@ -27,6 +27,7 @@ _IMAGE: Final = (
     "rf_detr rf_detr_dinov2 rt_detr rt_detr_resnet rt_detr_v2 sam sam2 sam2_hiera_det_model sam2_video sam2_vision_model "
     "sam3 sam3_lite_text sam3_lite_text_text_model sam3_tracker sam3_tracker_video sam3_video sam3_vision_model "
     "sam3_vit_model sam_hq sam_hq_vision_model sam_vision_model sapiens2 segformer seggpt superglue superpoint swiftformer "
+    "pp_ocrv5_mobile_rec pp_ocrv5_server_rec pp_ocrv6_small_rec pp_ocrv6_tiny_rec slanet slanext "
     "swin2sr table-transformer textnet timm_backbone timm_wrapper tipsv2 tipsv2_dpt tipsv2_vision_model upernet uvdoc "
     "uvdoc_backbone vision-text-dual-encoder vit_mae vit_msn vitdet vitmatte vitpose vitpose_backbone yolos zoedepth"
 )
@@ -40,7 +41,7 @@ _AUDIO: Final = (
     "fastspeech2_conformer_with_hifigan vits speecht5_hifigan unispeech unispeech-sat univnet vibevoice_acoustic_tokenizer "
     "wav2vec2-bert wav2vec2-conformer xcodec xcodec2"
 )
-_SERIES: Final = "patchtsmixer patchtst timesfm"
+_SERIES: Final = "patchtsmixer patchtst timesfm timesfm2_5"
 
 #: model_type → this rule, for `registry.FAMILIES`
 BY_FILES: Final[dict[str, str]] = dict.fromkeys(

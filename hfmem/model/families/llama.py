@@ -11,7 +11,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, attention_by_types, full, read_dims, sliding
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.draft import Draft, read_as
 from hfmem.model.layer_lists import full_layers
 from hfmem.model.layers import Layer
 
@@ -42,7 +42,14 @@ def llama(cfg: Config) -> Architecture:
 
 
 def mistral(cfg: Config) -> Architecture:
-    """Mistral: Llama's block; a non-null `sliding_window` holds in every layer."""
+    """Mistral: Llama's block; a non-null `sliding_window` holds in every layer.
+
+    A config with `layer_types` is Ministral's (transformers 5.23.0 `models/auto/configuration_auto.py`).
+    """
+    if cfg.has("layer_types"):
+        from hfmem.model.families.dense import ministral  # the module of fewer models' rules
+
+        return read_as(ministral, cfg, "ministral")
     d = read_dims(cfg)
     window = cfg.opt_int("sliding_window")
     return decoder(cfg, "mistral", d=d, layers=[Layer((sliding(d, window) if window else full(d),))] * d.num_layers)

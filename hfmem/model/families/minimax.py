@@ -17,6 +17,7 @@ from hfmem.model.families.vision import clip_blocks
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.layers import IndexedAttention, Layer, LinearAttentionState
 from hfmem.model.stack import Stack, indices_of, layer_kinds, open_stack
+from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 LINEAR, FULL, SPARSE = "linear_attention", "full_attention", "minimax_m3_sparse"
@@ -129,7 +130,13 @@ def minimax_m3_text(cfg: Config) -> Architecture:
 
 
 def minimax_m3(cfg: Config) -> Architecture:
-    """MiniMax M3 with its tower: CLIP blocks over 3-d patches, a projector, and a second one over merged patches."""
+    """MiniMax M3 with its tower: CLIP blocks over 3-d patches, a projector, and a second one over merged patches.
+
+    A config that has neither part is the text model's own (`MiniMaxM3ForCausalLM`, vLLM's `MiniMaxM3SparseForCausalLM`).
+    """
+    if not cfg.has("text_config") and not cfg.has("vision_config"):
+        alone = minimax_m3_text(Config(cfg.data, cfg.file, "minimax_m3_vl_text", cfg.used_defaults))
+        return replace(alone, model_type=cfg.model_type)
     text = text_config(cfg, model_type="minimax_m3_vl_text")
     text = Config(text.data, text.file, "minimax_m3_vl_text", cfg.used_defaults)
     inner = minimax_m3_text(text)

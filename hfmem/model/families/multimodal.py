@@ -84,7 +84,13 @@ def text_architecture(text: Config, model_type: str | None = None) -> Architectu
     """The text model by the rule registered for its type (or `model_type`). Raises UnknownArchitectureError naming the type."""
     wanted = model_type or text.model_type
     if wanted not in registry.FAMILIES:
-        from hfmem.model.nearest import nearest_family
+        from hfmem.model.nearest import class_family, nearest_family
+
+        by_class = class_family(
+            text.data, registry.FAMILIES
+        )  # a type of the repository's own for a class that is known
+        if by_class is not None:
+            return text_architecture(Config(text.data, text.file, by_class, text.used_defaults), by_class)
 
         near = nearest_family(text.data, wanted, registry.FAMILIES)
         hint = f"; nearest: {near.model_type}" if near is not None else ""

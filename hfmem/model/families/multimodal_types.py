@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 MULTIMODAL: Final[dict[str, str]] = {
+    "git": "files_cached:git",
+    "kosmos-2": "files_cached:kosmos",
+    "kosmos-2.5": "files_cached:kosmos",
+    "idefics": "files_cached:idefics",
+    "udop": "files_cached:udop",
+    "speecht5": "files_cached:speecht5",
+    "bark": "files_cached:bark",
+    "pp_formulanet": "files_cached:pp_formulanet",
+    "pp_chart2table": "got_ocr:got_ocr2",
     "step5_vl": "step5:step5_vl",
     "openpangu_vl": "wrapped:openpangu_vl",
     "pix2struct": "pix2struct:pix2struct",

@@ -96,7 +96,9 @@ _STATES: Final[dict[str, bool]] = {
     "qwen4_exp_text": True,
 }
 #: model types that keep attention's rows and have no class there, nor one that its Transformers backend takes
-_NOT_SERVED: Final = frozenset(("step5", "step5_vl", "xlnet", "moshi", "musicgen_melody", "musicgen_melody_decoder"))
+_NOT_SERVED: Final = frozenset(
+    ("git", "bark", "step5", "step5_vl", "xlnet", "moshi", "musicgen_melody", "musicgen_melody_decoder")
+)
 #: encoder-decoder models it serves: their cross attention takes rows of the same pool
 _CROSS: Final = frozenset({"mllama", "mllama_text_model", "whisper"})
 #: classes whose latent attention runs on TensorRT-LLM's kernels on data-centre Blackwell (`_deepseek_family_overrides`)

@@ -245,6 +245,7 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen
 
     Dense latent attention: FlashInfer's kernel on data-centre Blackwell, Triton's on Ampere, Ada and consumer Blackwell; on Hopper
     FlashAttention's, and FlashMLA's for an fp8 cache. A block that the user chose is Triton's where these do not take it.
+    Heads of 512 (Gemma 4): FlashAttention 4 reads an fp8 cache on Hopper in tiles of 64 (`flash_attn.py`).
     """
     block = 16
     for cache in kinds:
@@ -254,6 +255,8 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen
             case IndexedAttention():
                 block = max(block, 128)
             case SparseLatentAttention():
+                block = max(block, 64)
+            case FullAttention(head_dim=512) if capability // 10 == 9 and fmt == "fp8":
                 block = max(block, 64)
             case LatentAttention() if chosen:
                 pass

@@ -1,0 +1,164 @@
+"""Layouts that config.json alone names: torchao's tensors, BitNet, AQLM. `--quant` does not offer them.
+
+torchao: what 0.18.0 stores for each configuration class (its safetensors support flattens a weight into `_weight_qdata`,
+`_weight_scale` …), and `quantize_/workflows/int4/int4_tile_packed_to_4d_tensor.py`. BitNet and AQLM: transformers 5.23.0
+`integrations/bitnet.py` and the `aqlm` package's `QuantizedLinear`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hfmem.checkpoint.schemes import Scheme, groups_of, stack, up
+
+#: leaf, dtype and shape of one stored tensor
+_Stored = tuple[str, str, tuple[int, ...]]
+Shape = tuple[int, ...]
+_GROUP: Final = 128
+#: rows and columns of scales that tensor cores read together
+_SCALE_TILE: Final = (128, 4)
+
+
+def config_scheme(method: str, config: Mapping[str, Any]) -> Scheme | None:
+    """The layout that a quantization section of one of these methods names, None where it does not say enough."""
+    match method:
+        case "torchao":
+            return _torchao(config)
+        case "bitnet":  # trained "online", a file holds the weights as they were
+            offline = config.get("quantization_mode", "offline") == "offline"
+            return (
+                Scheme("bitnet", "bitnet", 2, None, _ternary, "BitNet, four ternary codes a byte") if offline else None
+            )
+        case "aqlm":
+            return _aqlm(config)
+        case _:
+            return None
+
+
+def _torchao(config: Mapping[str, Any]) -> Scheme | None:
+    kind = config.get("quant_type")
+    if isinstance(kind, Mapping) and "default" in kind:
+        kind = kind["default"]
+    if config.get("include_input_output_embeddings") or not isinstance(kind, Mapping):
+        return None
+    name, data = kind.get("_type"), kind.get("_data")
+    data = data if isinstance(data, Mapping) else {}
+    first = kind.get("_version") == 1
+    match name:
+        case "Int4WeightOnlyConfig":
+            packing = "tile_packed_to_4d" if first else _word(data.get("int4_packing_format")) or "plain"
+            layout = {"plain": _int4, "tile_packed_to_4d": _int4_tiled}.get(packing)
+            group = data.get("group_size", _GROUP)
+            known = layout is not None and type(group) is int and group > 0
+            return Scheme(f"torchao-{packing}", "torchao", 4, group, layout, "INT4") if known and layout else None
+        case "Int8WeightOnlyConfig" | "Int8DynamicActivationInt8WeightConfig" if not first and not data.get(
+            "group_size"
+        ):
+            per_row = _granularity(data.get("granularity"), "PerRow") == "PerRow"
+            return Scheme("torchao-int8", "torchao", 8, None, _int8, "INT8") if per_row else None
+        case "Float8WeightOnlyConfig" | "Float8DynamicActivationFloat8WeightConfig":
+            usual = "PerRow" if name == "Float8WeightOnlyConfig" else "PerTensor"
+            layouts = {"PerRow": _fp8_rows, "PerTensor": _fp8_tensor}
+            said = _granularity(data.get("granularity"), usual)
+            return Scheme(f"torchao-{said}", "torchao", 8, None, layouts[said], "FP8") if said in layouts else None
+        case "IntxWeightOnlyConfig" | "Int8DynamicActivationIntxWeightConfig":
+            grain = data.get("weight_granularity", data.get("granularity"))
+            inner = grain.get("_data") if isinstance(grain, Mapping) else None
+            group = inner.get("group_size") if isinstance(inner, Mapping) else None
+            packing = _word(data.get("intx_packing_format")) or "unpacked_to_int8"
+            if packing != "unpacked_to_int8" or not (group is None or (type(group) is int and group > 0)):
+                return None
+            return Scheme("torchao-intx", "torchao", 8, group, _intx, "codes of any width, a byte each")
+        case "NVFP4WeightOnlyConfig" | "NVFP4DynamicActivationNVFP4WeightConfig":
+            return Scheme("torchao-nvfp4", "torchao", 4, 16, _nvfp4, "NVFP4")
+        case "MXDynamicActivationMXWeightConfig" if data.get("block_size", 32) == 32:
+            dtype = data.get("weight_dtype")
+            eight = "float8_e4m3" in str(dtype.get("_data") if isinstance(dtype, Mapping) else dtype or "float8_e4m3fn")
+            return Scheme("torchao-mxfp8", "torchao", 8, 32, _mxfp8, "MXFP8") if eight else None
+        case _:
+            return None
+
+
+def _word(value: Any) -> str | None:
+    """A value of an enum, written plainly or as `{"_type": …, "_data": …}`."""
+    value = value.get("_data") if isinstance(value, Mapping) else value
+    return value.lower() if isinstance(value, str) else None
+
+
+def _granularity(value: Any, usual: str) -> str:
+    """The class of a weight's granularity; a pair is that of inputs and that of weights."""
+    value = value[-1] if isinstance(value, list) and value else value
+    kind = value.get("_type") if isinstance(value, Mapping) else value
+    return kind if isinstance(kind, str) else usual
+
+
+def _int4(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    scale = stack(shape, groups_of(shape, group)[-1], shape[-2])
+    codes = (*shape[:-1], up(shape[-1], 2))
+    return ("_weight_qdata", "U8", codes), ("_weight_scale", "BF16", scale), ("_weight_zero_point", "BF16", scale)
+
+
+def _int4_tiled(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    rows, inputs = up(shape[-2], 8) * 8, up(shape[-1], 1024) * 1024
+    codes = stack(shape, rows // 8, inputs // 128, 32, 4)
+    return ("_weight_qdata", "I32", codes), (
+        "_weight_scale_and_zero",
+        "BF16",
+        stack(shape, up(inputs, group or _GROUP), rows, 2),
+    )
+
+
+def _int8(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    rows = (*shape[:-1], 1)
+    return ("_weight_qdata", "I8", shape), ("_weight_scale", "F32", rows), ("_weight_zero_point", "I8", rows)
+
+
+def _fp8_rows(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    return ("_weight_qdata", "F8_E4M3", shape), ("_weight_scale", "F32", (*shape[:-1], 1))
+
+
+def _fp8_tensor(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    return ("_weight_qdata", "F8_E4M3", shape), ("_weight_scale", "F32", stack(shape, 1, 1))
+
+
+def _intx(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    scale = groups_of(shape, group)
+    return ("_weight_qdata", "I8", shape), ("_weight_scale", "BF16", scale), ("_weight_zero_point", "I8", scale)
+
+
+def _tiles(shape: Shape, group: int) -> Shape:
+    rows, columns = _SCALE_TILE
+    return stack(shape, up(shape[-2], rows) * rows, up(up(shape[-1], group), columns) * columns)
+
+
+def _nvfp4(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    codes = (*shape[:-1], up(shape[-1], 2))
+    scales = ("_weight_scale", "F8_E4M3", _tiles(shape, 16))
+    return ("_weight_qdata", "U8", codes), scales, ("_weight_per_tensor_scale", "F32", shape[:-2])
+
+
+def _mxfp8(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    return ("_weight_qdata", "F8_E4M3", shape), ("_weight_scale", "F8_E8M0", _tiles(shape, 32))
+
+
+def _ternary(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    return ("weight", "U8", stack(shape, up(shape[-2], 4), shape[-1])), ("weight_scale", "BF16", stack(shape, 1))
+
+
+def _aqlm(config: Mapping[str, Any]) -> Scheme | None:
+    keys = ("in_group_size", "out_group_size", "num_codebooks", "nbits_per_codebook")
+    values = [config.get(key) for key in keys]
+    if not all(type(value) is int and value > 0 for value in values):
+        return None
+    wide, high, books, bits = (int(value) for value in values if isinstance(value, int))
+
+    def layout(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+        rows, columns = up(shape[-2], high), up(shape[-1], wide)
+        return (
+            ("codes", "I8" if bits <= 8 else "I16", stack(shape, rows, columns, books)),
+            ("codebooks", "F16", stack(shape, books, 1 << bits, high, wide)),
+            ("scales", "F16", stack(shape, rows, 1, 1, 1)),
+        )
+
+    return Scheme(f"aqlm-{books}x{bits}g{wide}x{high}", "aqlm", bits, None, layout, "AQLM")
