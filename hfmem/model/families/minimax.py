@@ -132,9 +132,10 @@ def minimax_m3_text(cfg: Config) -> Architecture:
 def minimax_m3(cfg: Config) -> Architecture:
     """MiniMax M3 with its tower: CLIP blocks over 3-d patches, a projector, and a second one over merged patches.
 
-    A config that has neither part is the text model's own (`MiniMaxM3ForCausalLM`, vLLM's `MiniMaxM3SparseForCausalLM`).
+    A config that has neither part, but layers, is the text model's own (`MiniMaxM3ForCausalLM`, vLLM's
+    `MiniMaxM3SparseForCausalLM`).
     """
-    if not cfg.has("text_config") and not cfg.has("vision_config"):
+    if cfg.has("num_hidden_layers") and not cfg.has("text_config") and not cfg.has("vision_config"):
         alone = minimax_m3_text(Config(cfg.data, cfg.file, "minimax_m3_vl_text", cfg.used_defaults))
         return replace(alone, model_type=cfg.model_type)
     text = text_config(cfg, model_type="minimax_m3_vl_text")
