@@ -18,7 +18,7 @@ from hfmem.records import dataclass
 Fact = tuple[str, tuple[int, ...]]
 
 #: what stands before the rest of a name: up to its first whole number
-_HEAD: Final = re.compile(rb"[A-Za-z_.]+\.(?:0|[1-9][0-9]{0,17})\.")
+_HEAD: Final = rb"[A-Za-z_.]+\.(?:0|[1-9][0-9]{0,17})\."
 #: between two entries
 NEXT: Final = b']},"'
 _OFFSETS: Final = b',"data_offsets":['
@@ -99,6 +99,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._at: dict[str, tuple[Run, int]] = {}
+        self._head = re.compile(_HEAD)
 
     def learn(
         self,
@@ -110,7 +111,7 @@ class Runs:
         """Remember the runs among the tensors of a header; `kinds` are dtype and shape as it writes them: `BF16`, `:[2,3],`."""
         at = 0
         while at + _SHORTEST <= len(names) and len(self._at) < _MOST_KNOWN:
-            head = _HEAD.match(names[at])
+            head = self._head.match(names[at])
             if head is None or not names[at + _SHORTEST - 1].startswith(head[0]):
                 at += 1
                 continue
@@ -134,7 +135,7 @@ class Runs:
 
         With them the place behind the last one's entry and where its bytes end. None where they are too few to matter.
         """
-        head = _HEAD.match(text, at)
+        head = self._head.match(text, at)
         where = head and self._where(text, head.end())
         if head is None or where is None:
             return None
@@ -175,7 +176,7 @@ class Runs:
             at = text.find(NEXT, at) + len(NEXT)
             if at < len(NEXT):
                 return None
-            head = _HEAD.match(text, at)
+            head = self._head.match(text, at)
             if head is not None and self._where(text, head.end()) is not None:
                 return at
         return None

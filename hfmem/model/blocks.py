@@ -88,15 +88,15 @@ def sliding(d: Dims, window: int) -> SlidingAttention:
 
 def attention_by_types(cfg: Config, d: Dims, layer_types: Sequence[str], window: int | None) -> list[Layer]:
     """Layers from a `layer_types` list of `full_attention` and `sliding_attention`."""
-    layers: list[Layer] = []
-    for kind in layer_types:
-        if cfg.choice("layer_types", kind, ("full_attention", "sliding_attention")) == "full_attention":
-            layers.append(Layer((full(d),)))
-        elif window is None:
-            raise ContradictionError(f"{cfg.file}: 'layer_types' names sliding layers and 'sliding_window' is not set")
-        else:
-            layers.append(Layer((sliding(d, window),)))
-    return layers
+    known = {"full_attention": Layer((full(d),))}
+    for kind in dict.fromkeys(layer_types):
+        if cfg.choice("layer_types", kind, ("full_attention", "sliding_attention")) == "sliding_attention":
+            if window is None:
+                raise ContradictionError(
+                    f"{cfg.file}: 'layer_types' names sliding layers and 'sliding_window' is not set"
+                )
+            known[kind] = Layer((sliding(d, window),))
+    return [known[kind] for kind in layer_types]
 
 
 def embedding(inv: Inventory, name: str, vocab: int, hidden: int) -> None:

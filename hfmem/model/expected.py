@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from hfmem.checkpoint.grouping import group_facts
-from hfmem.checkpoint.index import Index
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import canonical, num_bytes
 from hfmem.model.architecture import Architecture
 from hfmem.model.matching import Matcher, matcher_of
+
+if TYPE_CHECKING:
+    from hfmem.checkpoint.index import Index
 
 _FLOATS: Final = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
 
@@ -40,6 +41,8 @@ def synthesise(
 
 def index_names(index: Index) -> tuple[TensorGroup, ...]:
     """The index's tensor names as groups; dtype and shape are placeholders that mean nothing."""
+    from hfmem.checkpoint.grouping import group_facts  # most models' headers are read, and grouped by who reads them
+
     names = list(index.weight_map)
     return group_facts(names, [("U8", (0,))] * len(names))
 
