@@ -207,6 +207,7 @@ def _complete(log: LogFacts, row: Mapping[str, Any]) -> tuple[LogFacts, tuple[st
         ubatch=told.ubatch or whole("n_ubatch"),
         max_num_batched_tokens=told.max_num_batched_tokens or whole("max_num_batched_tokens"),
         page_size=told.page_size or whole("block_size"),
+        prefix_caching=told.prefix_caching if told.prefix_caching is not None else flags.get("enable_prefix_caching"),
         kv_dtype=told.kv_dtype or kv,
         utilization=told.utilization or (Fraction(str(share)) if share and 0 < float(share) <= 1 else None),
     )
@@ -221,7 +222,7 @@ def _complete(log: LogFacts, row: Mapping[str, Any]) -> tuple[LogFacts, tuple[st
             number = value if target == "max_concurrency" else round(value * unit)
             readings[target] = (Reading(number, slack, 0),)
             notes.append(f"{target} from the hand copy")
-    return LogFacts(log.engine, log.version or row.get("version"), told, readings, log.starts), tuple(notes)
+    return replace(log, version=log.version or row.get("version"), settings=told, readings=readings), tuple(notes)
 
 
 def quantity(item: Check) -> str:

@@ -138,8 +138,10 @@ def runtime_estimates(
     device: Device | None = None,
     release: Release | None = None,
     graphs: GraphSizes | None = None,
+    encoder_tokens: int | None = None,
 ) -> dict[str, Estimate]:
-    """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's; `graphs`: what it captures."""
+    """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's; `graphs` and `encoder_tokens`:
+    what it captures and profiles, where a log says so."""
     rounding = ranks.rounding
     extra = LoadedExtra(
         rotary_table_bytes(read.facts.config, read.architecture), rounding.block_bytes, rounding.segment_bytes
@@ -153,6 +155,7 @@ def runtime_estimates(
         release=release,
         experts=_expert_format(read),
         graphs=graphs,
+        encoder_tokens=encoder_tokens,
     )
 
 

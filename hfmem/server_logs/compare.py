@@ -37,7 +37,9 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
     serving = _serving(read, log)
     if device is not None and device.compute_capability is not None:
         serving = replace(serving, compute_capability=device.compute_capability)
-    elif log.settings.kernel_version == 2:
+    elif log.settings.capability is not None:
+        serving = replace(serving, compute_capability=log.settings.capability)
+    elif log.settings.kernel_version == 2 or log.settings.rocm:
         serving = replace(
             serving, compute_capability=NO_CHECKPOINTS
         )  # Hopper's kernel is the third, Blackwell's another
@@ -71,7 +73,7 @@ def _serving(read: Model, log: LogFacts) -> Serving:
             context = int(reading.value)
     if context is None:
         context = read.architecture.max_position_embeddings or 8192
-    kv_dtype = told.kv_dtype if told.kv_dtype not in (None, "fp8_ds_mla") else "auto"
+    kv_dtype = "fp8" if told.kv_dtype == "fp8_ds_mla" else told.kv_dtype
     return Serving(
         context=context,
         kv_dtype=kv_dtype or "auto",

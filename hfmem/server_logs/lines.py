@@ -1,5 +1,5 @@
-"""The lines of a log that may be read, each with its number: out of containers' objects of JSON, and put together where a terminal, an
-editor or a page of documentation broke them."""
+"""The lines of a log that may be read, each with its number: out of containers' objects of JSON, and put together where a terminal,
+an editor or a page of documentation broke them."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def relevant(text: str) -> tuple[str, list[int]]:
     """The lines of clean `text` that may be read, and the number of each."""
     kept, numbers = [], []
     for row, number in _joined(_unfolded(text.split("\n"))):
-        if any(word in row for word in WORDS) and (
-            len(row) > _PASTE or not any(word in row for word in TRAFFIC)
-        ):
+        if any(word in row for word in WORDS) and (len(row) > _PASTE or not any(word in row for word in TRAFFIC)):
             kept.append(row)
             numbers.append(number)
     return "\n".join(kept)[:_RELEVANT], numbers

@@ -59,11 +59,13 @@ _ELSEWHERE: Final = (
     re.compile(r"models--([\w.-]{1,96}?--[\w.-]{1,96})"),
 )
 _SERVED: Final = re.compile(r"served[_-]model[_-]name'?[:=\s]{1,3}(?:\['|')?([\w./~:-]{1,200})")
-_BASE_URL: Final = re.compile(r"general\.(?:base_model\.0\.)?repo_url\s+str\s+= https://huggingface\.co/([\w.-]+/[\w.-]+?)\s*(?:\n|$)")
+_BASE_URL: Final = re.compile(
+    r"general\.(?:base_model\.0\.)?repo_url\s+str\s+= https://huggingface\.co/([\w.-]+/[\w.-]+?)\s*(?:\n|$)"
+)
 
 
 def named_elsewhere(text: str) -> tuple[str, ...]:
-    """Models that lines of `text` name beside the settings, the surest first; a GGUF's own repository, and the name that is served."""
+    """Models that lines of `text` name beside the settings, the surest first; a GGUF's own repository, the name served."""
     found = [match[1].replace("--", "/", 1) for pattern in _ELSEWHERE if (match := pattern.search(text))]
     found += [match[1] for pattern in (_BASE_URL, _SERVED) if (match := pattern.search(text))]
     return tuple(dict.fromkeys(name for name in found if not name.endswith("...")))

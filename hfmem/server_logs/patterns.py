@@ -73,6 +73,7 @@ COUNTS: Final[tuple[tuple[str, str], ...]] = (
     ("capacity_tokens", rf"max_total_num_tokens={COUNT}"),
     ("full_tokens", rf"full size: {COUNT}"),
     ("windowed_tokens", rf"swa size: {COUNT}"),
+    ("encoder_tokens", rf"Encoder cache will be initialized with a budget of {COUNT} tokens"),
     ("state_slots", rf"max_mamba_cache_size: {COUNT}"),
     ("concurrency_context", rf"Auto-fit max_model_len: reduced from \d{{1,12}} to {COUNT}"),
     ("concurrency_context", rf"Maximum concurrency for {COUNT} tokens per request"),
@@ -101,7 +102,10 @@ IS_SIZE: Final = frozenset(name for name, _ in SIZES)
 DECISIVE: Final = 3
 #: what only one engine prints, and then what merely names one
 ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
-    ("sglang", r"ServerArgs\(|server_args=|KV Cache is allocated|SWAKVPool|Mamba Cache is allocated|max_total_num_tokens=|Load weight end"),
+    (
+        "sglang",
+        r"ServerArgs\(|server_args=|KV Cache is allocated|SWAKVPool|Mamba Cache is allocated|max_total_num_tokens=|Load weight end",
+    ),
     ("llama.cpp", r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:"),
     ("vllm", r"LLM (?:engine|server) \(v|GPU KV cache size|# GPU blocks|Available KV cache memory|model weights take"),
     ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
@@ -126,14 +130,30 @@ WORDS: Final = (
         "flash_attn",
         "n_seq_max",
     ),
-    *("load model", "█", "HF snapshot", "models--", "repo_url", "world size", "capability", "arguments", "rocm", "ROCm", "gfx"),
+    *(
+        "budget",
+        "profiling",
+        "compile range",
+        "max model len",
+        "load model",
+        "█",
+        "HF snapshot",
+        "models--",
+        "repo_url",
+        "world size",
+        "capability",
+        "arguments",
+        "rocm",
+        "ROCm",
+        "gfx",
+    ),
     *("draft", "served", "file type", "ftype", "FlashInfer", "FlashAttention", "Flash Attention", "Asynchronous"),
 )
 #: … and one of these in every line that a size is read from
 SIZE_WORDS: Final = (
     *("took", "take", "sage is", "usage=", "avail mem", "KV", "kv cache", "KV cache", "CUDAGraph", "total_gpu_memory"),
     *("utilization", " size", "blocks", "Auto-fit", "seq", "model length", "override", "peak activation", "non-torch"),
-    *("non_torch", "tokens", "graph", "Free memory", "full size", "offloaded"),
+    *("non_torch", "tokens", "graph", "Free memory", "full size", "offloaded", "budget"),
 )
 #: what llama.cpp says while it loads a model, before the context that a start begins with
 LOADED: Final = ("device_weights_bytes", "host_weights_bytes", "offloaded_layers", "file_bytes")

@@ -23,8 +23,8 @@ _MOST: Final = 4096
 
 
 class Ranks(NamedTuple):
-    """The least number of ranks of each kind that the labels tell of; `hidden`: there are several tensor-parallel ones, of which only
-    the first prints. `ep`: experts are dealt out whole."""
+    """The least number of ranks of each kind that the labels tell of; `hidden`: there are several tensor-parallel ones, of
+    which only the first prints. `ep`: experts are dealt out whole."""
 
     tp: int = 1
     pp: int = 1
@@ -48,5 +48,9 @@ def ranks_seen(text: str, engine: str) -> Ranks:
     old = max((int(rank) for rank in _OLD_VLLM.findall(text)[:_MOST]), default=0) if engine == "vllm" else 0
     tp = max(tp, highest.get("TP", 0), old) + 1
     return Ranks(
-        tp, max(pp, highest.get("PP", 0)) + 1, max(dp, highest.get("DP", 0)) + 1, "EP" in highest, "TP" in highest and tp == 1
+        tp,
+        max(pp, highest.get("PP", 0)) + 1,
+        max(dp, highest.get("DP", 0)) + 1,
+        "EP" in highest,
+        "TP" in highest and tp == 1,
     )

@@ -60,6 +60,8 @@ def explained(
 
 def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """Assumptions to try where a line differs, the likely first."""
+    if log.settings.hidden_ranks:
+        yield from _more_ranks(serving)
     if serving.kv_dtype == "auto":
         for name in ("fp8", "bf16"):
             yield f"fits if the cache is {name}: --kv-dtype {name}", replace(serving, kv_dtype=name)
@@ -69,7 +71,7 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
         reason = "fits without the states' prefill checkpoints, as in earlier releases and before Hopper"
         yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
     for on in (False, True):
-        if serving.enable_prefix_caching is None:
+        if log.settings.prefix_caching is None and serving.enable_prefix_caching != on:
             word = "on" if on else "off"
             yield (
                 f"prefix caching is {word}, which changes what states keep",
@@ -90,11 +92,15 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
             yield f"fits with pages of {page} tokens: --page-size {page}", replace(serving, page_size=page)
 
 
+def _more_ranks(serving: Serving) -> Iterator[tuple[str, Serving]]:
+    for size in _SIZES:
+        yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
+
+
 def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """Layouts that the log does not name."""
     if log.settings.tp == 1:
-        for size in _SIZES:
-            yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
+        yield from _more_ranks(serving)
     if log.settings.pp == 1:
         yield "fits if it ran in 2 stages: --pp 2", replace(serving, pp=2)
     if serving.compute_capability > NO_CHECKPOINTS:

@@ -65,6 +65,9 @@ _ARGS: Final = re.compile(
 )
 #: what vLLM makes of it, or of its default
 _STEP: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d{1,9})")
+_LENGTH: Final = re.compile(r"Using max model len (\d{1,9})")
+_RANGE: Final = re.compile(r"\bcompile range \(1, (\d{1,9})\)")
+_NO_ENCODER: Final = re.compile(r"Skipping memory profiling for multimodal encoder|--skip-mm-profiling\b")
 _FLASHINFER: Final = "Using FlashInfer for top-p & top-k sampling"
 _MOVED: Final = re.compile(r"buffer type overrid|--n-cpu-moe|-ncmoe|--cpu-moe|-cmoe|--override-tensor|(?<![\w-])-ot ")
 #: the head of a line as vLLM's logger writes it
@@ -99,7 +102,7 @@ class Settings:
     `mamba_ratio` are SGLang's `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`. `also`: what else may name the model.
     `draft_method` and `draft_model` are of speculative decoding, the latter None where the model drafts for itself. `hidden_ranks`:
     there are several tensor-parallel ranks, and the log does not tell how many. `capability` is the NVIDIA device's, `rocm`: it
-    is AMD's. `full_windows`: llama.cpp keeps every token in windowed layers."""
+    is AMD's. `full_windows`: llama.cpp keeps every token in windowed layers. `skips_encoder`: vLLM does not profile the encoder."""
 
     model: str | None = None
     revision: str | None = None
@@ -145,6 +148,7 @@ class Settings:
     rocm: bool = False
     capability: int | None = None
     full_windows: bool = False
+    skips_encoder: bool = False
 
 
 def read_settings(text: str, engine: str, since: int = 0) -> Settings:
@@ -167,8 +171,11 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
     for start in _CONFIG.finditer(text):
         for match in _PAIR.finditer(_line(text, start.end())):
             _put(said, match[1], match[2])
-    if steps := _STEP.findall(text):
-        _put(said, "max_num_batched_tokens", steps[-1])
+    if "context" not in said and (length := _LENGTH.search(run)):
+        said["context"] = length[1]  # the first: a draft model's comes after it
+    for pattern in (_RANGE, _STEP):  # the sizes it compiles for end at those of a step
+        if steps := pattern.findall(text):
+            _put(said, "max_num_batched_tokens", steps[-1])
     if engine == "llama.cpp":
         said.pop("context", None)  # `-c` is rounded, shared by slots, and may be another program's
         put_gguf(said, text[:since], run)
@@ -196,6 +203,7 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         hidden_ranks=seen.hidden and found.tp == 1,
         rocm=bool(_ROCM.search(run)),
         capability=_capability(run),
+        skips_encoder=bool(_NO_ENCODER.search(text)),
         full_windows=engine == "llama.cpp" and _FULL_WINDOWS in run,
         complete=whole is not None and whole is not False,
         offline=offline,
