@@ -31,6 +31,13 @@ _BESIDE: Final = GIB // 10
 _LOADING: Final = GIB * 6 // 10
 
 
+def drafts_itself(log: LogFacts) -> bool:
+    """Whether the model's own prediction layers draft, which vLLM then loads and keeps a cache for like its other layers."""
+    told = log.settings
+    method = (told.draft_method or "").lower()
+    return log.engine == "vllm" and method.endswith("mtp") and (told.draft_model is None or told.model is None)
+
+
 def explained(
     name: str,
     measure: Measure,

@@ -144,6 +144,7 @@ class Settings:
     also: tuple[str, ...] = ()
     draft_method: str | None = None
     draft_model: str | None = None
+    draft_tokens: int = 0
     hidden_ranks: bool = False
     rocm: bool = False
     capability: int | None = None
@@ -199,6 +200,7 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         model=found.model or (elsewhere[0] if elsewhere else None),
         also=tuple(name for name in elsewhere if name != found.model),
         draft_method=draft.method if draft else None,
+        draft_tokens=(draft.tokens or 0) if draft else 0,
         draft_model=own if own not in (None, found.model) else None,
         hidden_ranks=seen.hidden and found.tp == 1,
         rocm=bool(_ROCM.search(run)),

@@ -110,7 +110,10 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
             if _is_attention(cache)
         }
         return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, len(layers), block, fmt, compressed)
-    state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
+    ahead = serving.speculative_tokens
+    state_pages = [
+        state_bytes(cache, arch, dtype, serving.tp, ahead=ahead) for cache in kinds if isinstance(cache, RecurrentCache)
+    ]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and caches_prefixes(arch, serving)
     block = _block_size(arch, kinds, fmt, serving)
@@ -124,9 +127,9 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
         if isinstance(held, RecurrentCache):
             # without prefix caching a state's page spans the whole sequence
             span = block if align else serving.context
-            size = state_bytes(held, arch, dtype, serving.tp)
+            size = state_bytes(held, arch, dtype, serving.tp, ahead=ahead)
             padded = state_padded if state_padded != size else None
-            pages = request_states(held, arch, serving.compute_capability) if align else 1
+            pages = ahead + (request_states(held, arch, serving.compute_capability) if align else 1)
             specs[cache] = (StateSpec(span, size, pages, (held,), padded),)
         else:
             specs[cache] = tuple(_attention_specs(arch, held, fmt, block, serving.tp, serving.compute_capability))
