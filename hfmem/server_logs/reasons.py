@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import HfmemError, UnsupportedError
+from hfmem.memory.beside import kept_beside
 from hfmem.memory.engines.vllm.releases import Release, release_of
-from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.records import replace
@@ -24,10 +24,8 @@ _NEAR: Final = 0.01
 NO_CHECKPOINTS: Final = 89
 _SIZES: Final = (2, 4, 8, 16)
 _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
-#: what SGLang's free memory loses on one device while it loads, beside the weights: 0.05 to 0.14 GiB in eight starts of 0.6B to 32B
-#: models
-_BESIDE: Final = GIB // 10
-#: … and at most: logs of 32B models at TP 4 give 0.3 GiB
+#: what SGLang's free memory loses while it loads beside weights in segments and tables, at most: logs of 32B models at TP 4 give
+#: 0.3 GiB; ten starts on one device of 0.5B to 32B models, -0.02 to 0.08 GiB
 _LOADING: Final = GIB * 6 // 10
 
 
@@ -143,9 +141,8 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
         ranks = rank_weights(arch, groups, tried, release)
         return (
             ranks.bytes
-            + ranks.rounding.block_bytes
-            + rotary_table_bytes(model.facts.config, arch)
-            + (_BESIDE if log.engine == "sglang" else 0)
+            + (ranks.rounding.segment_bytes if log.engine == "sglang" else ranks.rounding.block_bytes)
+            + kept_beside(model.facts.config, arch, groups, tried, release)
         )
 
     from hfmem.api.reading import in_format

@@ -50,7 +50,7 @@ _MEASURED: Final = frozenset({"cuda_graph_bytes", "graph_estimate_bytes", "engin
 
 def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> list[Check]:
     """Every line of vLLM's that can be compared, weights first."""
-    found = [weights_check(read, log, serving)]
+    found = [weights_check(read, log, _stepped(serving, log, release_by_form(log), _as_logged(device, log)))]
     if (held := found[0]) is not None and (told := re.search(r": --tp (\d+)$", held.reason or "")):
         serving = replace(serving, tp=int(told[1]))  # what explains the weights holds for the rest
     release = release_by_form(log) if log.form else release_of(log.version)
