@@ -39,6 +39,9 @@ _UNITS: Final = {"g": GIB, "m": MIB, "k": KIB}
 #: ranks repeat a line, not more often than this
 _MOST: Final = 4096
 
+#: llama.cpp's server (`server-context.cpp`) begins with a draft: a context of the model's own prediction layers, or a smaller model
+_DRAFT: Final = re.compile(r"creating (?:\w{1,10} )?draft context|loading draft model")
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -91,6 +94,8 @@ def parse_log(text: str) -> LogFacts:
     text, numbers, others = one_stream(text, numbers)
     engine, rivals = _engine(text)
     begins, counts = STARTS[engine]
+    if engine == "llama.cpp":
+        text = _before_draft(text, begins)
     cuts = [match.start() for match in begins.finditer(text)]
     if engine != "llama.cpp" or not cuts:
         cuts = [0, *cuts[1:]]  # what stands before the first is of the same start
@@ -115,6 +120,18 @@ def parse_log(text: str) -> LogFacts:
     form = release_told(text[start:until]) or release_told(text[:until]) if engine == "vllm" else None
     graphs = _graphs(text[start:until])
     return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others))
+
+
+def _before_draft(text: str, begins: re.Pattern[str]) -> str:
+    """`text` up to the draft of its last start, whose context is printed like the model's own and comes after it."""
+    drafts = list(_DRAFT.finditer(text))
+    if (
+        not drafts
+        or len(begins.findall(text, drafts[-1].start())) > 1
+        or not begins.search(text, 0, drafts[-1].start())
+    ):
+        return text
+    return text[: drafts[-1].start()]
 
 
 def _engine(text: str) -> tuple[Engine, tuple[str, ...]]:
