@@ -19,7 +19,7 @@ from hfmem.api.reading import Model, in_format, read_model
 from hfmem.errors import HfmemError
 from hfmem.hub import FetchOptions
 from hfmem.hub.catalog import catalog_names
-from hfmem.server_logs.parse import base_of, model_names
+from hfmem.server_logs.names import base_of, model_names
 
 #: configs of models that are not in the catalogue
 _KNOWN = Path(__file__).parent / "log_configs.jsonl"

@@ -10,13 +10,13 @@ from hfmem.api.reading import Model
 from hfmem.dtypes import CONFIG_NAMES
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
+from hfmem.memory.beside import kept_beside
 from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.drafts import DRAFT_CACHE, targets_part
 from hfmem.memory.engines.vllm.releases import GraphSizes, Release
 from hfmem.memory.expert_workspaces import ExpertFormat
 from hfmem.memory.layer_table import layer_runs
 from hfmem.memory.result import CacheBytes
-from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import RankWeights, rank_weights
@@ -138,12 +138,13 @@ def runtime_estimates(
     device: Device | None = None,
     release: Release | None = None,
     graphs: GraphSizes | None = None,
+    encoder_tokens: int | None = None,
 ) -> dict[str, Estimate]:
-    """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's; `graphs`: what it captures."""
+    """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's; `graphs` and `encoder_tokens`:
+    what it captures and profiles, where a log says so."""
     rounding = ranks.rounding
-    extra = LoadedExtra(
-        rotary_table_bytes(read.facts.config, read.architecture), rounding.block_bytes, rounding.segment_bytes
-    )
+    beside = kept_beside(read.facts.config, read.architecture, read.parameters.groups, serving, release)
+    extra = LoadedExtra(beside, rounding.block_bytes, rounding.segment_bytes)
     return estimate_runtime(
         read.architecture,
         serving,
@@ -153,6 +154,7 @@ def runtime_estimates(
         release=release,
         experts=_expert_format(read),
         graphs=graphs,
+        encoder_tokens=encoder_tokens,
     )
 
 

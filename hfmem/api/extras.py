@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UsageError
 from hfmem.memory import engines
-from hfmem.memory.drafts import DRAFT_CACHE, drafting, prediction_bytes
+from hfmem.memory.drafts import DRAFT_CACHE, drafting, prediction_bytes, prediction_layers
 from hfmem.memory.lora import Adapter, rank_to_reserve, read_adapter, reserved_bytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.inventory import Component
-from hfmem.model.layers import Layer
 from hfmem.records import dataclass, replace
 from hfmem.report import DraftInfo, LoraInfo, RuntimeItem
 
@@ -64,7 +63,7 @@ class Extras:
 
     def _mtp(self, own: Model, serving: Serving) -> dict[str, RuntimeItem]:
         """The model's own prediction layers: their weights on a rank, and their layers' cache."""
-        layers = _prediction_layers(own.architecture)
+        layers = prediction_layers(own.architecture)
         weights = prediction_bytes(own.architecture, own.parameters.groups, serving)
         predicting = replace(own.architecture, layers=layers, num_hidden_layers=len(layers))
         held = engines.engine(serving.engine).cache(predicting, replace(serving, pp=1)).bytes_per_rank
@@ -129,23 +128,6 @@ class Extras:
             items["draft_weights_bytes"].bytes,
             items[DRAFT_CACHE].bytes,
         )
-
-
-def _prediction_layers(architecture: Architecture) -> tuple[Layer, ...]:
-    """The layers that predict further tokens: as the file has them, else as many blocks as they have weights for, each like
-    the last one of the decoder (so are DeepSeek's, GLM's and Qwen's)."""
-    own = tuple(Layer(layer.caches) for layer in architecture.layers if layer.stack == "mtp")
-    if own:
-        return own
-    numbers = {
-        value
-        for spec in architecture.tensors
-        if spec.component is Component.MTP and spec.layer_axis is not None
-        for box in spec.boxes
-        for value in box[spec.layer_axis]
-    }
-    last = next(layer for layer in reversed(architecture.layers) if layer.stack == "decoder")
-    return (Layer(last.caches),) * max(len(numbers), 1)
 
 
 def read_extras(

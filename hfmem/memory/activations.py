@@ -93,7 +93,7 @@ def peak(
         text = Peak(sampling, 0.8, 1.25, source)
     if encoder is None:
         return text
-    inputs = encoder.tokens * arch.hidden_size * width + encoder.pixel_bytes  # both are alive until the run ends
+    inputs = encoder.output_bytes(arch.hidden_size) + encoder.pixel_bytes  # both are alive until the run ends
     seen = encoder.live_bytes(tp) + encoder.pixel_bytes + blas
     if seen <= inputs + text.bytes:
         high = text.high if encoder.known else 2.5

@@ -16,6 +16,7 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, TensorSpec
+from hfmem.model.layers import CompressedAttention, Layer
 from hfmem.records import replace
 
 #: a draft's cache on a rank, by its name in the report's `runtime`
@@ -46,6 +47,38 @@ def targets_part(memory: Sequence[int], needs: Sequence[int], beside: int) -> li
     """What of a pool of `memory` bytes, by stage, is for the target's own layers where a draft's share it: as much of it as they
     take of `needs + beside`, the caches of the same sequences. A stage that keeps nothing has it all."""
     return [size * need // (need + beside) if need else size for size, need in zip(memory, needs, strict=True)]
+
+
+def prediction_layers(architecture: Architecture) -> tuple[Layer, ...]:
+    """The layers that predict further tokens: as the file has them, else as many blocks as they have weights for, each like
+    the last one of the decoder (so are DeepSeek's, GLM's and Qwen's)."""
+    own = tuple(Layer(layer.caches) for layer in architecture.layers if layer.stack == "mtp")
+    if own:
+        return own
+    numbers = {
+        value
+        for spec in architecture.tensors
+        if spec.component is Component.MTP and spec.layer_axis is not None
+        for box in spec.boxes
+        for value in box[spec.layer_axis]
+    }
+    last = next(layer for layer in reversed(architecture.layers) if layer.stack == "decoder")
+    # DeepSeek V4's keep the window alone: they have no compressor
+    kept = tuple(
+        CompressedAttention(c.num_heads, c.head_dim, c.window, 0) if isinstance(c, CompressedAttention) else c
+        for c in last.caches
+    )
+    return (Layer(kept),) * max(len(numbers), 1)
+
+
+def with_predictions(arch: Architecture, serving: Serving) -> Architecture:
+    """The model as vLLM loads it where its own prediction layers draft: they are weights and layers like the others."""
+    if not any(spec.component is Component.MTP for spec in arch.tensors):
+        return arch
+    own = prediction_layers(arch)
+    kept = tuple(layer for layer in arch.layers if layer.stack != "mtp")
+    tensors = tuple(_loaded(spec, arch, serving) for spec in arch.tensors)
+    return replace(arch, tensors=tensors, layers=(*kept, *own))
 
 
 def _loaded(spec: TensorSpec, arch: Architecture, serving: Serving) -> TensorSpec:

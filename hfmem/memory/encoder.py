@@ -40,8 +40,9 @@ _ACTIVATIONS: Final = {"qwen2_vl": "quick_gelu"}
 @dataclass(frozen=True, slots=True)
 class EncoderProfile:
     """One profiling run: `tokens` go to the language model, `patches` through a tower `hidden` wide, `inner` in its feed-forward
-    with `copies` of it live. `known`: the largest item is a fact, not the whole budget for want of one. `deep`: inner layers'
-    outputs are kept as well. `pixels`: values of one patch, which stay on the device until the run ends."""
+    with `copies` of it live. `known`: the largest item is a fact, not the whole budget for want of one. `deep`: how many inner
+    layers' outputs go to the language model beside the last one's. `pixels`: values of one patch, which stay on the device until
+    the run ends."""
 
     tokens: int
     patches: int
@@ -49,13 +50,20 @@ class EncoderProfile:
     inner: int
     copies: int
     known: bool
-    deep: bool = False
+    deep: int = 0
     pixels: int = 0
 
     @property
     def pixel_bytes(self) -> int:
         """Bytes of the images that the run is made with, in half precision (`batched_dummy_mm_inputs` in `profile_run`)."""
         return self.patches * self.pixels * 2
+
+    def output_bytes(self, width: int) -> int:
+        """Bytes of the tower's output for a language model `width` wide, which the encoder's cache keeps while text is profiled.
+
+        Inner layers' outputs stand beside the last one's (`qwen3_vl.py`, `torch.cat([hidden_states] + deepstack_feature_lists)`).
+        """
+        return self.tokens * width * (1 + self.deep) * 2
 
     def live_bytes(self, tp: int) -> int:
         """Bytes live at the widest place of one of the tower's blocks, 2 an element: residual, normed input, and the wide layer.
@@ -67,11 +75,12 @@ class EncoderProfile:
 
 
 @remembered
-def encoder_profile(config: Mapping[str, Any], budget: int) -> EncoderProfile | None:
+def encoder_profile(config: Mapping[str, Any], budget: int, held: int | None = None) -> EncoderProfile | None:
     """The profiling run of a model with a vision tower; None where the config describes none.
 
     Args:
         budget: tokens of one step (`max_num_batched_tokens`).
+        held: tokens of the encoder's cache, as vLLM logs them. A video may ask for more of them than its dummy fills.
     """
     thinker = config.get("thinker_config")
     config = thinker if isinstance(thinker, Mapping) else config
@@ -93,13 +102,14 @@ def encoder_profile(config: Mapping[str, Any], budget: int) -> EncoderProfile | 
     items = max(budget // item, 1) if item else 1
     tokens = item * items if item else budget
     batch = patches * items if item else tokens * _MERGE**2
+    inner_layers = vision.get("deepstack_visual_indexes")
     deep, patch, frames = (
-        bool(vision.get("deepstack_visual_indexes")),
+        len(inner_layers) if isinstance(inner_layers, list) else 0,
         number("patch_size"),
         number("temporal_patch_size"),
     )
     pixels = 3 * patch**2 * max(frames, 1)
-    return EncoderProfile(tokens, batch, hidden, inner, copies, known, deep, pixels)
+    return EncoderProfile(held or tokens, batch, hidden, inner, copies, known, deep, pixels)
 
 
 def _reader(vision: Mapping[str, Any]) -> Callable[..., int]:

@@ -1,7 +1,8 @@
 """Tables of cosines and sines that vLLM and SGLang keep beside the weights, each shared by the layers that rotate alike.
 
 Read from vLLM 0.33.0, `model_executor/layers/rotary_embedding/`: one row a position, as wide as the rotated part of a head, in the
-model's dtype. vLLM counts them as loaded weights: Llama 3.1 8B logs 14.9889 GiB of which 1/32 GiB are the table.
+model's dtype; and from SGLang, `srt/layers/rotary_embedding/base.py`: in fp32. vLLM counts them as loaded weights: Llama 3.1 8B
+logs 14.9889 GiB of which 1/32 GiB are the table.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from hfmem.model.layers import (
 
 #: positions of images and videos outrun those of the text (`mrope.py`)
 _MROPE_POSITIONS: Final = 4
+#: text models that rotate so whether their config says it or not: the class has the sections
+_MROPE: Final = frozenset({"qwen3_vl_text", "qwen3_vl_moe_text"})
 #: scalings whose table holds `factor` times the positions before scaling
 _STRETCHED: Final = frozenset({"yarn", "linear", "dynamic", "deepseek_yarn"})
 _MOST_SCALED: Final = 1 << 20
@@ -31,17 +34,18 @@ _MOST_SCALED: Final = 1 << 20
 _TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config")
 
 
-def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture) -> int:
-    """Bytes of all tables; 0 where the config names no rotary embedding."""
+def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture, engine: str = "vllm") -> int:
+    """Bytes of all tables; 0 where the config names no rotary embedding. SGLang keeps them in fp32, and adds no rows for images."""
     text = _text(config)
     if not any(text.get(key) for key in ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")):
         return 0
     positions = arch.max_position_embeddings or 0
     if compressed := _compressed(arch, text, positions):
         return compressed
-    width = 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
+    sglang = engine == "sglang"
+    width = 4 if sglang else 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
     return sum(
-        _rows(parameters, text, positions) * int(head * _partial(parameters, text)) * width
+        _rows(parameters, text, positions, stretched=not sglang) * int(head * _partial(parameters, text)) * width
         for head, parameters in _kinds(arch, text)
     )
 
@@ -116,7 +120,7 @@ def _check(key: str, value: float) -> None:
         raise ContradictionError(f"config.json: rotary embeddings: {key!r} is {value}, beyond any real model")
 
 
-def _rows(parameters: Mapping[str, Any], text: Mapping[str, Any], positions: int) -> int:
+def _rows(parameters: Mapping[str, Any], text: Mapping[str, Any], positions: int, *, stretched: bool = True) -> int:
     """Positions that one table holds."""
     kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
     original = parameters.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
@@ -127,6 +131,6 @@ def _rows(parameters: Mapping[str, Any], text: Mapping[str, Any], positions: int
         base = original if isinstance(original, int) else positions
         _check("factor", factor)
         return int(base * factor)
-    if parameters.get("mrope_section"):
+    if stretched and (parameters.get("mrope_section") or text.get("model_type") in _MROPE):
         return positions * _MROPE_POSITIONS
     return positions

@@ -110,6 +110,7 @@ def estimate_runtime(
     release: Release | None = None,
     experts: ExpertFormat = "plain",
     graphs: GraphSizes | None = None,
+    encoder_tokens: int | None = None,
 ) -> dict[str, Estimate]:
     """Runtime memory of the most loaded rank, by name.
 
@@ -121,6 +122,7 @@ def estimate_runtime(
         release: vLLM's, where it is an older one.
         experts: as in `hfmem.memory.activations.peak`.
         graphs: what vLLM captures, where a log says it.
+        encoder_tokens: of the encoder's cache, where a log says them; 0: the encoder is not profiled.
     """
     match serving.engine:
         case "llama.cpp":
@@ -148,6 +150,7 @@ def estimate_runtime(
                 release or Release(),
                 experts,
                 graphs,
+                encoder_tokens,
             )
 
 
@@ -166,13 +169,14 @@ def _server(
     release: Release,
     experts: ExpertFormat,
     graphs: GraphSizes | None,
+    encoder_tokens: int | None,
 ) -> dict[str, Estimate]:
     if serving.engine == "vllm":
         tokens, pooling = batched_tokens(arch, serving), pools(arch, serving)
     else:
         tokens, pooling = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS, serving.pooling
-    sees = not serving.language_model_only and _has_tower(arch)
-    encoder = encoder_profile(config, tokens) if sees and config is not None else None
+    sees = not serving.language_model_only and encoder_tokens != 0 and _has_tower(arch)
+    encoder = encoder_profile(config, tokens, encoder_tokens) if sees and config is not None else None
     step = _Step(
         tokens,
         engine_seqs(serving, host, release),

@@ -63,7 +63,8 @@ class Serving:
     `swa_full_tokens_ratio` and `mamba_full_memory_ratio` are SGLang's: tokens of the windowed pool to those of the full one, and
     states' memory to the cache's; None: its defaults. `steps_in_flight` is vLLM's: engine steps that are scheduled at once; None:
     one more than the pipeline's stages, as today. `device_batched_tokens` is what vLLM takes on the device for
-    `max_num_batched_tokens` where that is not told.
+    `max_num_batched_tokens` where that is not told. `speculative_tokens` are those a draft proposes at once, for which vLLM keeps a
+    state each.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -94,6 +95,7 @@ class Serving:
     mamba_full_memory_ratio: float | None = None
     steps_in_flight: int | None = None
     device_batched_tokens: int | None = None
+    speculative_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp"):

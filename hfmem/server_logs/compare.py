@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from hfmem.memory import engines
+from hfmem.memory.drafts import with_predictions
 from hfmem.memory.serving import Serving
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Verification
 from hfmem.server_logs.llama_cpp import llama_checks
 from hfmem.server_logs.llama_weights import buffer_checks
 from hfmem.server_logs.parse import LogFacts, Reading
-from hfmem.server_logs.reasons import NO_CHECKPOINTS, alternatives, explained, weights_check
+from hfmem.server_logs.reasons import NO_CHECKPOINTS, alternatives, drafts_itself, explained, weights_check
 from hfmem.server_logs.vllm import release_by_form, vllm_checks
 from hfmem.units import GIB
 
@@ -35,9 +36,13 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         UnsupportedError: the engine's rules do not cover the model or the layout.
     """
     serving = _serving(read, log)
+    if drafts_itself(log):
+        read = replace(read, architecture=with_predictions(read.architecture, serving))
     if device is not None and device.compute_capability is not None:
         serving = replace(serving, compute_capability=device.compute_capability)
-    elif log.settings.kernel_version == 2:
+    elif log.settings.capability is not None:
+        serving = replace(serving, compute_capability=log.settings.capability)
+    elif log.settings.kernel_version == 2 or log.settings.rocm:
         serving = replace(
             serving, compute_capability=NO_CHECKPOINTS
         )  # Hopper's kernel is the third, Blackwell's another
@@ -71,7 +76,7 @@ def _serving(read: Model, log: LogFacts) -> Serving:
             context = int(reading.value)
     if context is None:
         context = read.architecture.max_position_embeddings or 8192
-    kv_dtype = told.kv_dtype if told.kv_dtype not in (None, "fp8_ds_mla") else "auto"
+    kv_dtype = "fp8" if told.kv_dtype == "fp8_ds_mla" else told.kv_dtype
     return Serving(
         context=context,
         kv_dtype=kv_dtype or "auto",
@@ -88,6 +93,7 @@ def _serving(read: Model, log: LogFacts) -> Serving:
         eager=told.eager,
         language_model_only=told.language_model_only and log.engine == "vllm",
         pooling=told.pooling,
+        speculative_tokens=told.draft_tokens if log.engine == "vllm" else 0,
         swa_full_tokens_ratio=told.swa_ratio,
         mamba_full_memory_ratio=told.mamba_ratio,
     )
@@ -166,7 +172,9 @@ def _assumptions(log: LogFacts) -> Iterator[str]:
         yield "the context is not among the settings: the log's own lines or the model's positions"
     if log.starts > 1:
         yield f"{log.starts} starts are in the log: the last that printed sizes"
-    if log.settings.speculative:
+    if drafts_itself(log):
+        yield f"the model's own prediction layers draft {log.settings.draft_tokens or 'some'} tokens at once"
+    elif log.settings.speculative:
         yield "speculative decoding is on: its layers' cache and weights are not in the prediction"
     for name in log.settings.other:
         yield f"{name} is on: it is not computed"

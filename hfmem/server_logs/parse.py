@@ -18,38 +18,29 @@ from hfmem.errors import UsageError
 from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.records import dataclass
 from hfmem.server_logs.forms import release_told
+from hfmem.server_logs.lines import clean, one_stream, relevant
 from hfmem.server_logs.patterns import (
-    ANSI,
     COMPILED,
-    CONTROL,
     DECISIVE,
     DEVICE_MEMORY,
     ENGINES,
     GRAPHS,
     IS_SIZE,
-    JSON_KEYS,
     LOADED,
     SIZE_WORDS,
     STARTS,
-    STREAM,
-    TRAFFIC,
     VERSIONS,
-    WORDS,
     Engine,
 )
 from hfmem.server_logs.settings import Settings, read_settings
 from hfmem.units import GIB, KIB, MIB
 
-#: a start-up log is a few hundred kilobytes; of a longer one `hfmem.hub.logfile` has left lines empty
-MAX_CHARACTERS: Final = 256 << 20
 _UNITS: Final = {"g": GIB, "m": MIB, "k": KIB}
 #: ranks repeat a line, not more often than this
 _MOST: Final = 4096
-_LONGEST_LINE: Final = 1 << 20
-#: the lines of a start take far less
-_RELEVANT: Final = 2 << 20
-#: a line this long is a paste that lost its line ends
-_PASTE: Final = 1000
+
+#: llama.cpp's server (`server-context.cpp`) begins with a draft: a context of the model's own prediction layers, or a smaller model
+_DRAFT: Final = re.compile(r"creating (?:\w{1,10} )?draft context|loading draft model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +84,18 @@ class LogFacts:
         return max(self.readings.get(name, ()), key=lambda reading: reading.value, default=None)
 
 
-def clean(text: str) -> str:
-    """`text` without colours and control characters, cut to what a start-up log can be."""
-    return CONTROL.sub("", ANSI.sub("", text[:MAX_CHARACTERS])).replace("\r", "")
-
-
 def parse_log(text: str) -> LogFacts:
     """The facts of the last start in `text` that printed any size.
 
     Raises:
         UsageError: no line of vLLM, SGLang or llama.cpp is in it.
     """
-    text, numbers = _relevant(clean(text))
-    text, numbers, others = _one_stream(text, numbers)
+    text, numbers = relevant(clean(text))
+    text, numbers, others = one_stream(text, numbers)
     engine, rivals = _engine(text)
     begins, counts = STARTS[engine]
+    if engine == "llama.cpp":
+        text = _before_draft(text, begins)
     cuts = [match.start() for match in begins.finditer(text)]
     if engine != "llama.cpp" or not cuts:
         cuts = [0, *cuts[1:]]  # what stands before the first is of the same start
@@ -134,6 +122,18 @@ def parse_log(text: str) -> LogFacts:
     return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others))
 
 
+def _before_draft(text: str, begins: re.Pattern[str]) -> str:
+    """`text` up to the draft of its last start, whose context is printed like the model's own and comes after it."""
+    drafts = list(_DRAFT.finditer(text))
+    if (
+        not drafts
+        or len(begins.findall(text, drafts[-1].start())) > 1
+        or not begins.search(text, 0, drafts[-1].start())
+    ):
+        return text
+    return text[: drafts[-1].start()]
+
+
 def _engine(text: str) -> tuple[Engine, tuple[str, ...]]:
     """The engine of the log's last decisive line, and the others that have one.
 
@@ -153,57 +153,12 @@ def _engine(text: str) -> tuple[Engine, tuple[str, ...]]:
     return named, ()
 
 
-def _one_stream(text: str, numbers: list[int]) -> tuple[str, list[int], tuple[str, ...]]:
-    """Of several containers' lines in one log those of the last that printed what only one engine does; which were left out."""
-    rows = text.split("\n")
-    names = [(match[1] or match[2]) if (match := STREAM.match(row)) else None for row in rows]
-    if len(set(names) - {None}) < 2:
-        return text, numbers, ()
-    decisive = re.compile("|".join(f"(?:{pattern})" for _, pattern in ENGINES[:DECISIVE]))
-    servers = [name for name, row in zip(names, rows, strict=True) if name is not None and decisive.search(row)]
-    if len(set(servers)) < 2:
-        return text, numbers, ()
-    kept = [at for at, name in enumerate(names) if name in (None, servers[-1])]
-    left_out = tuple(dict.fromkeys(name for name in servers if name != servers[-1]))
-    return "\n".join(rows[at] for at in kept), [numbers[at] for at in kept], left_out
-
-
 def _graphs(text: str) -> GraphSizes | None:
     """What vLLM says that it captures, before any draft model's."""
     match = GRAPHS.search(text)
     if match is None or not (match[1] or match[3]):
         return None
     return GraphSizes(*(int(part or 0) for part in match.groups()))
-
-
-def _relevant(text: str) -> tuple[str, list[int]]:
-    """The lines that may be read, and the number of each."""
-    kept, numbers = [], []
-    for number, row in enumerate(text.split("\n"), 1):
-        if (
-            row
-            and any(word in row for word in WORDS)
-            and (len(row) > _PASTE or not any(word in row for word in TRAFFIC))
-        ):
-            kept.append(_unwrapped(row[:_LONGEST_LINE]))
-            numbers.append(number)
-    return "\n".join(kept)[:_RELEVANT], numbers
-
-
-def _unwrapped(row: str) -> str:
-    """The line that a container's log keeps in an object of JSON; any other as it stands."""
-    if not (row.startswith("{") and row.endswith("}")):
-        return row
-    import json
-
-    try:
-        held = json.loads(row)
-    except (ValueError, RecursionError):
-        return row
-    inner = (
-        next((held[key] for key in JSON_KEYS if isinstance(held.get(key), str)), row) if isinstance(held, dict) else row
-    )
-    return clean(str(inner)).replace("\n", " ")
 
 
 def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, tuple[Reading, ...]]:
@@ -250,42 +205,3 @@ def _bytes(number: str, unit: str) -> tuple[int, int]:
 
 def _last_digit(number: str) -> float:
     return float(10 ** -len(number.partition(".")[2]))
-
-
-def model_names(text: str) -> tuple[str, ...]:
-    """What a model that a log names may be called: as it stands, then what its path tells.
-
-    `/data/org/name/` → `org/name`; a Hub cache's `models--org--name/snapshots/…` → `org/name`; `Qwen2___5-7B` (ModelScope) →
-    `Qwen2.5-7B`.
-    """
-    plain = text.strip().rstrip("/").replace("___", ".")
-    found = [text.strip(), plain]
-    if cached := re.search(r"models--([\w.-]+?)--([\w.-]+)", plain):
-        found.append(f"{cached[1]}/{cached[2]}")
-    parts = [part for part in re.split(r"[/\\]", plain) if part]
-    if len(parts) > 1:
-        found.append("/".join(parts[-2:]))
-    if parts:
-        found.append(parts[-1])
-    return tuple(dict.fromkeys(name for name in found if name))
-
-
-#: end of a repo's name → the format its weights are in, as `--quant` takes it
-_FORMAT_WORDS: Final = (
-    (r"[-.](?:nvfp4)", "nvfp4"),
-    (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*))?", "fp8"),
-    (r"[-.](?:quantized\.)?w8a8", "int8"),
-    (r"[-.](?:quantized\.)?w4a16", "gptq"),
-    (r"[-.]awq(?:-int4|-4bit)?", "awq"),
-    (r"[-.]gptq(?:-int4)?", "gptq"),
-    (r"[-.](?:unsloth-)?bnb-4bit", "nf4"),
-)
-
-
-def base_of(name: str) -> tuple[str, str | None]:
-    """The model of which `name` is a quantized copy, and the format: `org/Name-FP8-dynamic` → `org/Name`, `fp8`. None: it is none
-    by its name."""
-    for pattern, fmt in _FORMAT_WORDS:
-        if match := re.fullmatch(rf"(.+?){pattern}/?", name, re.IGNORECASE):
-            return match[1], fmt
-    return name, None

@@ -48,9 +48,12 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("budget_bytes", rf"gpu_memory_utilization \(\d(?:\.\d{{1,6}})?\) = {SIZE}"),
     ("budget_bytes", rf"Desired GPU memory utilization is \(\d(?:\.\d{{1,6}})?, {SIZE}\)"),
     ("key_bytes", rf"K size: {SIZE}"),
-    ("value_bytes", rf"V size: {SIZE}"),
+    ("value_bytes", rf"(?<!K)V size: {SIZE}"),
     ("cache_bytes", rf"(?:#tokens: \d{{1,15}}, )KV size: {SIZE}"),
     ("cache_bytes", rf"(?:KV self size|kv self size)\s{{0,4}}=\s{{0,8}}{SIZE}"),
+    ("pools_bytes", rf"SWAKVPool mem usage: {SIZE}"),
+    ("convolution_bytes", rf"\bconv_state size: {SIZE}"),
+    ("ssm_bytes", rf"[, ]ssm_state size: {SIZE}"),
     ("cache_part_bytes", rf"llama_kv_cache(?:_unified)?: +size = +{SIZE}"),
     ("state_bytes", rf"llama_memory_recurrent: +size = +{SIZE}"),
     ("output_buffer_bytes", rf"(?:CPU|CUDA_Host|Host|Metal) +output buffer size = +{SIZE}"),
@@ -69,13 +72,16 @@ COUNTS: Final[tuple[tuple[str, str], ...]] = (
     ("pool_tokens", rf"KV Cache is allocated\.[^\n]{{0,60}}?#tokens: {COUNT}"),
     ("capacity_tokens", rf"max_total_num_tokens={COUNT}"),
     ("full_tokens", rf"full size: {COUNT}"),
+    ("windowed_tokens", rf"swa size: {COUNT}"),
+    ("encoder_tokens", rf"Encoder cache will be initialized with a budget of {COUNT} tokens"),
+    ("state_slots", rf"max_mamba_cache_size: {COUNT}"),
     ("concurrency_context", rf"Auto-fit max_model_len: reduced from \d{{1,12}} to {COUNT}"),
     ("concurrency_context", rf"Maximum concurrency for {COUNT} tokens per request"),
     ("needed_context", rf"max seq(?:uence)? len(?:gth)? \({COUNT}\)"),
     ("max_context", rf"estimated maximum model length is {COUNT}"),
     ("offloaded_layers", rf"offloaded {COUNT}/\d{{1,5}} layers"),
     ("attention_page", rf"Setting attention block size to {COUNT} tokens"),
-    ("override_blocks", rf"num_gpu_blocks_override={COUNT}"),
+    ("override_blocks", rf"(?<!num_gpu_blocks=0 with )num_gpu_blocks_override={COUNT}"),
 )
 FACTORS: Final[tuple[tuple[str, str], ...]] = (
     ("max_concurrency", rf"Maximum concurrency for {COUNT} tokens per request: (\d{{1,9}}(?:\.\d{{1,6}})?)x"),
@@ -96,7 +102,10 @@ IS_SIZE: Final = frozenset(name for name, _ in SIZES)
 DECISIVE: Final = 3
 #: what only one engine prints, and then what merely names one
 ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
-    ("sglang", r"ServerArgs\(|KV Cache is allocated|max_total_num_tokens=|Load weight end"),
+    (
+        "sglang",
+        r"ServerArgs\(|server_args=|KV Cache is allocated|SWAKVPool|Mamba Cache is allocated|max_total_num_tokens=|Load weight end",
+    ),
     ("llama.cpp", r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:"),
     ("vllm", r"LLM (?:engine|server) \(v|GPU KV cache size|# GPU blocks|Available KV cache memory|model weights take"),
     ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
@@ -121,13 +130,30 @@ WORDS: Final = (
         "flash_attn",
         "n_seq_max",
     ),
-    *("file type", "ftype", "FlashInfer", "FlashAttention", "Flash Attention", "Asynchronous"),
+    *(
+        "budget",
+        "profiling",
+        "compile range",
+        "max model len",
+        "load model",
+        "█",
+        "HF snapshot",
+        "models--",
+        "repo_url",
+        "world size",
+        "capability",
+        "arguments",
+        "rocm",
+        "ROCm",
+        "gfx",
+    ),
+    *("draft", "served", "file type", "ftype", "FlashInfer", "FlashAttention", "Flash Attention", "Asynchronous"),
 )
 #: … and one of these in every line that a size is read from
 SIZE_WORDS: Final = (
     *("took", "take", "sage is", "usage=", "avail mem", "KV", "kv cache", "KV cache", "CUDAGraph", "total_gpu_memory"),
     *("utilization", " size", "blocks", "Auto-fit", "seq", "model length", "override", "peak activation", "non-torch"),
-    *("non_torch", "tokens", "graph", "Free memory", "full size", "offloaded"),
+    *("non_torch", "tokens", "graph", "Free memory", "full size", "offloaded", "budget"),
 )
 #: what llama.cpp says while it loads a model, before the context that a start begins with
 LOADED: Final = ("device_weights_bytes", "host_weights_bytes", "offloaded_layers", "file_bytes")
@@ -136,9 +162,12 @@ TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request",
 VERSIONS: Final = (
     r"Initializing an? (?:V1 )?LLM engine \(v([\w.+]{1,60})\)",
     r"vLLM (?:API server )?version v?(\d[\w.+]{1,60})",
-    r"sglang[=: v]{1,4}(\d[\w.+]{1,40})",
+    r"█ {1,6}version (\d[\w.+]{1,60})",
+    r"sglang[=: v`]{1,4}(\d[\w.+]{1,40})",
     r"\bversion: (\d{3,6} \([0-9a-f]{6,12}\))",
     r"\bbuild[:=] ?(\d{3,6}(?: \([0-9a-f]{6,12}\))?)",
+    r"\bbuild_info: (b\d{3,6})",
+    r"\bvLLM[:*`\s]{1,6}v?(0\.\d{1,2}\.\d[\w.+]{0,50})",
 )
 #: where a start begins: what its server says first, and what its engine says first (of llama.cpp a context)
 STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {
@@ -146,7 +175,7 @@ STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {
         re.compile(r"vLLM API server version|Initializing an? (?:V1 )?LLM (?:engine|server)"),
         re.compile(r"Initializing an? (?:V1 )?LLM (?:engine|server)"),
     ),
-    "sglang": (re.compile(r"server_args=ServerArgs\("), re.compile(r"server_args=ServerArgs\(")),
+    "sglang": (re.compile(r"server_args=(?:ServerArgs\(|\{)"), re.compile(r"server_args=(?:ServerArgs\(|\{)")),
     "llama.cpp": (
         re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:]"),
         re.compile(r"llama_model_loader: loaded meta data"),

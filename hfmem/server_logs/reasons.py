@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import HfmemError, UnsupportedError
+from hfmem.memory.beside import kept_beside
 from hfmem.memory.engines.vllm.releases import Release, release_of
-from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.records import replace
@@ -24,11 +24,16 @@ _NEAR: Final = 0.01
 NO_CHECKPOINTS: Final = 89
 _SIZES: Final = (2, 4, 8, 16)
 _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
-#: what SGLang's free memory loses on one device while it loads, beside the weights: 0.05 to 0.14 GiB in eight starts of 0.6B to 32B
-#: models
-_BESIDE: Final = GIB // 10
-#: … and at most: logs of 32B models at TP 4 give 0.3 GiB
+#: what SGLang's free memory loses while it loads beside weights in segments and tables, at most: logs of 32B models at TP 4 give
+#: 0.3 GiB; ten starts on one device of 0.5B to 32B models, -0.02 to 0.08 GiB
 _LOADING: Final = GIB * 6 // 10
+
+
+def drafts_itself(log: LogFacts) -> bool:
+    """Whether the model's own prediction layers draft, which vLLM then loads and keeps a cache for like its other layers."""
+    told = log.settings
+    method = (told.draft_method or "").lower()
+    return log.engine == "vllm" and method.endswith("mtp") and (told.draft_model is None or told.model is None)
 
 
 def explained(
@@ -60,6 +65,8 @@ def explained(
 
 def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """Assumptions to try where a line differs, the likely first."""
+    if log.settings.hidden_ranks:
+        yield from _more_ranks(serving)
     if serving.kv_dtype == "auto":
         for name in ("fp8", "bf16"):
             yield f"fits if the cache is {name}: --kv-dtype {name}", replace(serving, kv_dtype=name)
@@ -69,7 +76,7 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
         reason = "fits without the states' prefill checkpoints, as in earlier releases and before Hopper"
         yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
     for on in (False, True):
-        if serving.enable_prefix_caching is None:
+        if log.settings.prefix_caching is None and serving.enable_prefix_caching != on:
             word = "on" if on else "off"
             yield (
                 f"prefix caching is {word}, which changes what states keep",
@@ -90,11 +97,15 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
             yield f"fits with pages of {page} tokens: --page-size {page}", replace(serving, page_size=page)
 
 
+def _more_ranks(serving: Serving) -> Iterator[tuple[str, Serving]]:
+    for size in _SIZES:
+        yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
+
+
 def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """Layouts that the log does not name."""
     if log.settings.tp == 1:
-        for size in _SIZES:
-            yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
+        yield from _more_ranks(serving)
     if log.settings.pp == 1:
         yield "fits if it ran in 2 stages: --pp 2", replace(serving, pp=2)
     if serving.compute_capability > NO_CHECKPOINTS:
@@ -130,9 +141,8 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
         ranks = rank_weights(arch, groups, tried, release)
         return (
             ranks.bytes
-            + ranks.rounding.block_bytes
-            + rotary_table_bytes(model.facts.config, arch)
-            + (_BESIDE if log.engine == "sglang" else 0)
+            + (ranks.rounding.segment_bytes if log.engine == "sglang" else ranks.rounding.block_bytes)
+            + kept_beside(model.facts.config, arch, groups, tried, release)
         )
 
     from hfmem.api.reading import in_format

@@ -13,11 +13,15 @@ from typing import Final
 from hfmem.errors import UsageError
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.records import dataclass, replace
+from hfmem.server_logs.gguf_settings import put_gguf
+from hfmem.server_logs.names import named_elsewhere
+from hfmem.server_logs.ranks import ranks_seen
+from hfmem.server_logs.speculation import without_speculation
 from hfmem.units import parse_count, parse_memory
 
 #: setting → what engines call it, in flags and in their own dumps (with underscores)
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "model": ("model", "model_path", "model_tag"),
+    "model": ("model", "model_path", "model_tag", "pretrained"),
     "revision": ("revision",),
     "dtype": ("dtype",),
     "quantization": ("quantization", "q"),
@@ -49,33 +53,36 @@ _KEYS: Final = {name: setting for setting, names in _NAMES.items() for name in n
 _ABSENT: Final = frozenset({"", "none", "null", "auto", "{}", "false"})
 
 _FLAG: Final = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]{0,60})(?:[ =]{1,4}(?!-)([^\s\\`|]{1,300}))?")
-_PAIR: Final = re.compile(r"\b([a-z][a-z_]{1,50})=('[^']{0,300}'|\"[^\"]{0,300}\"|[^,\s)]{1,200})")
-_ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|[^,}\s]{1,200})")
+_PAIR: Final = re.compile(r"\b([a-z][a-z_]{1,50})=('[^']{0,300}'|\"[^\"]{0,300}\"|(?!['\"])[^,\s)]{1,200})")
+_ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|(?!')[^,}\s]{1,200})")
 _SERVE: Final = re.compile(r"\bvllm serve\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})")
 _CONFIG: Final = re.compile(r"Initializing an? (?:V1 )?LLM (?:engine|server)[^\n]{0,80}? with config: ")
 _POOLING: Final = re.compile(
     r"pooler_config=PoolerConfig\(|(?:--task|--runner)[ =](?:embed|pooling|score|reward|classify)"
 )
-_ARGS: Final = re.compile(r"non-default args: |ServerArgs\(|Namespace\(")
+_ARGS: Final = re.compile(
+    r"non-default args: |ServerArgs\(|server_args=\{|Namespace\(|\bLLM\((?=[^)]{0,40}model)|vllm model, with arguments: "
+)
 #: what vLLM makes of it, or of its default
 _STEP: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d{1,9})")
+_LENGTH: Final = re.compile(r"Using max model len (\d{1,9})")
+_RANGE: Final = re.compile(r"\bcompile range \(1, (\d{1,9})\)")
+_NO_ENCODER: Final = re.compile(r"Skipping memory profiling for multimodal encoder|--skip-mm-profiling\b")
 _FLASHINFER: Final = "Using FlashInfer for top-p & top-k sampling"
 _MOVED: Final = re.compile(r"buffer type overrid|--n-cpu-moe|-ncmoe|--cpu-moe|-cmoe|--override-tensor|(?<![\w-])-ot ")
 #: the head of a line as vLLM's logger writes it
 _LOGGED: Final = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d \d\d:\d\d")
+#: SGLang says what "auto" became
+_STORED: Final = re.compile(r"Using KV cache dtype: torch\.(\w{1,30})")
+_CAPABILITY: Final = re.compile(r"Device capability (\d{1,2})\.(\d)\b")
+_ARCH: Final = re.compile(r"\barch=sm_?(\d{2,3})\b")
+#: FlashInfer's sparse latent attention with a plain fp8 cache is that of devices 10.x alone (`platforms/cuda.py`)
+_PLAIN_FP8, _BLACKWELL = "Using standard fp8 KV cache format", 100
+_ROCM: Final = re.compile(r"\[rocm\.py:|\bHIP[_ ]|\bgfx\d{3,4}\b|(?<![/\w])ROCm\b|-ROCm\b")
+#: llama.cpp's `--swa-full`
+_FULL_WINDOWS: Final = "using full-size SWA cache"
 _KERNEL: Final = re.compile(r"Using Flash ?Attention version (\d)")
 _SGLANG_END: Final = re.compile(r"max_total_num_tokens=\d{1,15}, [^\n]{0,300}")
-_GGUF_FILE: Final = re.compile(r"tensors from (\S{1,400}?\.gguf)")
-_GGUF_NAME: Final = re.compile(r"general\.name(?: +str)? += +([^\n]{1,100}?)\s*(?:\n|$|llama_|llm_|print_info)")
-_GGUF_CTX: Final = re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:] +(\d{1,9})")
-_GGUF_SEQS: Final = re.compile(r"\bn_seq_max +[=:] +(\d{1,9})")
-_GGUF_UNIFIED: Final = re.compile(r"\bkv_unified +[=:] +(\w{1,10})")
-_GGUF_TYPE: Final = re.compile(r"(?:file type +=|model ftype +=) +([^\n]{1,40}?)\s*(?:\n|$|print_info|llm_)")
-_GGUF_BATCH: Final = re.compile(r"\bn_ubatch +[=:] +(\d{1,9})")
-_GGUF_FLASH: Final = re.compile(r"\bflash_attn +[=:] +(\w{1,10})")
-_GGUF_TYPES: Final = re.compile(r"\bK \(([\w.]{2,12})\):[^V\n]{1,40}V \(([\w.]{2,12})\)")
-_GGUF_LATENT: Final = re.compile(r"c\^KV \(([\w.]{2,12})\):[^k\n]{1,40}kv\^T(?: \(([\w.]{2,12})\)|: not used)")
-
 _ADVICE: Final = re.compile(r"(?:Replace gpu_memory_utilization config|Try (?:increasing|decreasing))[^\n]{0,400}")
 
 #: more ranks than this are a slip or a forged log
@@ -92,7 +99,10 @@ class Settings:
     default. `offline`: vLLM's `LLM` class ran, not a server; `pooling`: it embeds or ranks; `flashinfer`: its sampler is
     FlashInfer's. `kernel_version`: FlashAttention's; `moved_tensors`: llama.cpp was told where to keep some. `slots`
     sequences share llama.cpp's context, in one stream if `unified`; `file_type` is the GGUF's. `swa_ratio` and
-    `mamba_ratio` are SGLang's `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`."""
+    `mamba_ratio` are SGLang's `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`. `also`: what else may name the model.
+    `draft_method` and `draft_model` are of speculative decoding, the latter None where the model drafts for itself. `hidden_ranks`:
+    there are several tensor-parallel ranks, and the log does not tell how many. `capability` is the NVIDIA device's, `rocm`: it
+    is AMD's. `full_windows`: llama.cpp keeps every token in windowed layers. `skips_encoder`: vLLM does not profile the encoder."""
 
     model: str | None = None
     revision: str | None = None
@@ -131,12 +141,23 @@ class Settings:
     file_type: str | None = None
     swa_ratio: float | None = None
     mamba_ratio: float | None = None
+    also: tuple[str, ...] = ()
+    draft_method: str | None = None
+    draft_model: str | None = None
+    draft_tokens: int = 0
+    hidden_ranks: bool = False
+    rocm: bool = False
+    capability: int | None = None
+    full_windows: bool = False
+    skips_encoder: bool = False
 
 
 def read_settings(text: str, engine: str, since: int = 0) -> Settings:
     """The settings that `text` tells of; the start that they are for begins at `since`."""
     said: dict[str, str] = {}
-    text, run = _ADVICE.sub("", text), text[since:]  # advice names flags that were not given
+    run = text[since:]
+    elsewhere = named_elsewhere(run) or named_elsewhere(text)
+    text, draft = without_speculation(_ADVICE.sub("", text))  # advice names flags that were not given
     if served := _SERVE.search(text):
         _put(said, "model", served[1])
     for match in _FLAG.finditer(text):
@@ -151,16 +172,41 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
     for start in _CONFIG.finditer(text):
         for match in _PAIR.finditer(_line(text, start.end())):
             _put(said, match[1], match[2])
-    if steps := _STEP.findall(text):
-        _put(said, "max_num_batched_tokens", steps[-1])
+    if "context" not in said and (length := _LENGTH.search(run)):
+        said["context"] = length[1]  # the first: a draft model's comes after it
+    for pattern in (_RANGE, _STEP):  # the sizes it compiles for end at those of a step
+        if steps := pattern.findall(text):
+            _put(said, "max_num_batched_tokens", steps[-1])
     if engine == "llama.cpp":
         said.pop("context", None)  # `-c` is rounded, shared by slots, and may be another program's
-        _put_gguf(said, text[:since], run)
+        put_gguf(said, text[:since], run)
+    if draft is not None:
+        said["speculative"] = draft.method or "on"
+    if engine == "sglang" and (stored := _STORED.findall(run)):
+        said["kv_dtype"] = stored[-1]
+    seen = ranks_seen(run, engine)
+    for name, count in (("tp", seen.tp), ("pp", seen.pp), ("dp", seen.dp)):
+        if count > 1 and name not in said and (name != "dp" or engine == "vllm"):
+            said[name] = str(count)
+    if seen.ep and "ep" not in said:
+        said["ep"] = "true"
     whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
     told = engine == "vllm" and _LOGGED.search(text)  # a few figures quoted without their lines say nothing of who ran
     offline = bool(told) and not re.search(r"APIServer|api_server|vllm serve|launcher\.py", text)
+    found = _settings(said)
+    own = draft.model if draft else None
     return replace(
-        _settings(said),
+        found,
+        model=found.model or (elsewhere[0] if elsewhere else None),
+        also=tuple(name for name in elsewhere if name != found.model),
+        draft_method=draft.method if draft else None,
+        draft_tokens=(draft.tokens or 0) if draft else 0,
+        draft_model=own if own not in (None, found.model) else None,
+        hidden_ranks=seen.hidden and found.tp == 1,
+        rocm=bool(_ROCM.search(run)),
+        capability=_capability(run),
+        skips_encoder=bool(_NO_ENCODER.search(text)),
+        full_windows=engine == "llama.cpp" and _FULL_WINDOWS in run,
         complete=whole is not None and whole is not False,
         offline=offline,
         pooling=bool(_POOLING.search(text)),
@@ -168,6 +214,15 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         moved_tensors=bool(_MOVED.search(text)),
         kernel_version=int(kernel[1]) if (kernel := _KERNEL.search(run)) else None,
     )
+
+
+def _capability(run: str) -> int | None:
+    """The NVIDIA device's compute capability by what vLLM says of kernels: 89 for 8.9; None where nothing tells it."""
+    if told := _CAPABILITY.search(run):
+        return int(told[1]) * 10 + int(told[2])
+    if told := _ARCH.search(run):
+        return int(told[1])
+    return _BLACKWELL if _PLAIN_FP8 in run else None
 
 
 def _line(text: str, begin: int) -> str:
@@ -186,35 +241,6 @@ def _put(said: dict[str, str], name: str, value: str) -> None:
         said.pop(setting, None) if value.lower() == "none" and setting != "quantization" else None
         return
     said[setting] = value
-
-
-def _put_gguf(said: dict[str, str], before: str, text: str) -> None:
-    """llama.cpp says what it runs with once a context is made; the model is the last that was loaded before."""
-    for pattern in (_GGUF_NAME, _GGUF_FILE):
-        if names := pattern.findall(before) or pattern.findall(text)[:1]:
-            said["model"] = names[-1].strip()
-            break
-    for pattern, setting in (
-        (_GGUF_CTX, "context"),
-        (_GGUF_BATCH, "ubatch"),
-        (_GGUF_UNIFIED, "unified"),
-    ):
-        if found := pattern.findall(text):
-            said[setting] = found[-1]
-    if slots := _GGUF_SEQS.findall(before) or _GGUF_SEQS.findall(text)[:1]:  # the line before that of the context
-        said["slots"] = slots[-1]
-    if types := _GGUF_TYPE.findall(before):
-        said["file_type"] = types[-1]
-    if flash := _GGUF_FLASH.findall(text):
-        said["flash"] = flash[-1]
-    if types := _GGUF_TYPES.findall(text):
-        said["key_type"], said["value_type"] = types[-1]
-    if latent := _GGUF_LATENT.findall(text):
-        said["key_type"], transposed = latent[-1]
-        said["value_type"], said["latent"] = (
-            transposed or said["key_type"],
-            "transposed" if transposed else "compressed",
-        )
 
 
 def _settings(said: dict[str, str]) -> Settings:

@@ -16,11 +16,15 @@ from hfmem.plan.devices import find_device
 from hfmem.records import dataclass, replace
 from hfmem.server_logs.checks import Verification
 from hfmem.server_logs.compare import verify
-from hfmem.server_logs.parse import base_of, model_names, parse_log
+from hfmem.server_logs.names import base_of, model_names
+from hfmem.server_logs.parse import parse_log
+from hfmem.server_logs.settings import Settings
 
 #: words at the end of a GGUF's own name that are not part of the model's
 _GGUF_WORDS = re.compile(r"(?i)([\s_-]*(bf16|safetensors|qat|gguf|q\d\w*))+$|^unsloth[_-]|'")
 _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+#: of a longer log the rest is traffic
+_SEARCHED = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,43 @@ def verify_log(
     notes: list[str] = []
     if model is not None:
         read = read_model(model, revision=revision, assume=assume, fetch=fetch)
-    elif log.settings.model is None:
-        raise UsageError("the log names no model: hfmem verify LOGFILE MODEL")
     else:
-        read, notes = _named(log.settings.model, revision or log.settings.revision, assume, fetch)
+        read, notes = _told(log.settings, text, revision or log.settings.revision, assume, fetch)
     read = in_format(read, quant)
     if read.facts.notice:
         notes.append(read.facts.notice)
     return VerifiedLog(verify(read, log, device=ran_on), read.facts.repo_id, read.facts.stats, tuple(notes))
+
+
+def _told(
+    told: Settings, text: str, revision: str | None, assume: str | None, fetch: FetchOptions | None
+) -> tuple[Model, list[str]]:
+    """The model that the settings name, or else other lines, or the one model of the catalogue that the text names in full.
+
+    Raises:
+        UsageError: nothing names one.
+        SourceError: it cannot be read.
+    """
+    names = [name for name in (told.model, *told.also) if name is not None]
+    if not names and (named := _mentioned(text)):
+        names = [named]
+    if not names:
+        raise UsageError("the log names no model: hfmem verify LOGFILE MODEL")
+    first: HfmemError | None = None
+    for name in names:
+        try:
+            return _named(name, revision, assume, fetch)
+        except (ModelNotFoundError, OfflineError, UsageError) as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _mentioned(text: str) -> str | None:
+    """The only model of the catalogue that a text names in full."""
+    known = {name.lower(): name for name in catalog_names()}
+    found = {known[name] for name in map(str.lower, _REPO.findall(text[:_SEARCHED])) if name in known}
+    return found.pop() if len(found) == 1 else None
 
 
 def _named(name: str, revision: str | None, assume: str | None, fetch: FetchOptions | None) -> tuple[Model, list[str]]:

@@ -50,7 +50,7 @@ _MEASURED: Final = frozenset({"cuda_graph_bytes", "graph_estimate_bytes", "engin
 
 def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> list[Check]:
     """Every line of vLLM's that can be compared, weights first."""
-    found = [weights_check(read, log, serving)]
+    found = [weights_check(read, log, _stepped(serving, log, release_by_form(log), _as_logged(device, log)))]
     if (held := found[0]) is not None and (told := re.search(r": --tp (\d+)$", held.reason or "")):
         serving = replace(serving, tp=int(told[1]))  # what explains the weights holds for the rest
     release = release_by_form(log) if log.form else release_of(log.version)
@@ -59,10 +59,10 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
         serving = _stepped(serving, log, release, _as_logged(device, log))
         serving = replace(serving, steps_in_flight=release.steps_in_flight)
         recurrent = any(isinstance(cache, RecurrentCache) for cache in read.architecture.kinds())
-        default = serving.enable_prefix_caching is None and log.settings.complete
+        default = serving.enable_prefix_caching is None
         if default and recurrent and not release.caches_prefixes_of_states:
             serving = replace(serving, enable_prefix_caching=False)
-        if not release.exports_states:
+        if recurrent and not release.exports_states:
             serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))
     request = replace(serving, pp=1) if release is not None and release.checks_all_stages else serving
     found.append(_needed(read, log, request))
@@ -189,7 +189,9 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     device = _as_logged(device, log)
     serving = _stepped(serving, log, release, device)
     ranks = rank_weights(read.architecture, read.parameters.groups, serving, release)
-    estimates = runtime_estimates(read, serving, ranks, device, release, graphs=log.graphs)
+    logged_tokens = log.first("encoder_tokens")
+    encoder = 0 if log.settings.skips_encoder else int(logged_tokens.value) if logged_tokens else None
+    estimates = runtime_estimates(read, serving, ranks, device, release, log.graphs, encoder)
     shared = device is not None and device.name in _UNIFIED
     for name, title in _RUNTIME.items():
         logged, estimate = log.first(name), estimates.get(_ESTIMATES.get(name, name))
@@ -208,7 +210,7 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     room = budget.value if budget is not None else (device.memory_bytes if device is not None else 0) * share
     bottom, taken, top = together((e.low, e.bytes, e.high) for e in estimates.values() if e.in_budget)
     for rival in _rivals(log):
-        others = runtime_estimates(read, serving, ranks, device, rival, graphs=log.graphs)
+        others = runtime_estimates(read, serving, ranks, device, rival, log.graphs, encoder)
         low, _, high = together((e.low, e.bytes, e.high) for e in others.values() if e.in_budget)
         bottom, top = min(bottom, low), max(top, high)
     left, least, most = (int(room - ranks.bytes - size) for size in (taken, top, bottom))

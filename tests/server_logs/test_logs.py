@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfmem.errors import UsageError
-from hfmem.server_logs.parse import base_of, clean, model_names, parse_log
+from hfmem.server_logs.lines import clean
+from hfmem.server_logs.names import base_of, model_names
+from hfmem.server_logs.parse import parse_log
 
 GIB = 2**30
 MIB = 2**20

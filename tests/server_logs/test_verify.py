@@ -140,20 +140,21 @@ def test_quantized_copy_by_its_name() -> None:
 
 
 def test_states_of_an_earlier_release() -> None:
-    """vLLM 0.24 on an RTX 5090, Qwen3.6 35B-A3B in nvfp4 with an fp8 cache: two pages of states a request, not three."""
+    """vLLM 0.24 on an RTX 5090, Qwen3.6 35B-A3B in nvfp4 with an fp8 cache: two pages of states a request, not three.
+    Its arguments ask for the cache of prefixes."""
     text = (
         "vLLM API server version 0.24.0\n"
         "(EngineCore pid=107) INFO [gpu_worker.py:508] Available KV cache memory: 5.98 GiB\n"
         "(EngineCore pid=107) INFO [kv_cache_utils.py:2146] GPU KV cache size: 567,978 tokens\n"
         "(EngineCore pid=107) INFO [kv_cache_utils.py:2147] Maximum concurrency for 131,072 tokens per request: 4.33x\n"
     )
-    found = compare(text, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192)
+    found = compare(text, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192, prefix_caching=True)
     assert found["KV cache tokens"].verdict == found["maximum concurrency"].verdict == "equal"
     told = text.partition("\n")[2]  # by the lines of 0.24's source
-    by_lines = compare(told, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192)
+    by_lines = compare(told, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192, prefix_caching=True)
     assert {item.verdict for item in by_lines.values()} == {"equal"}
     bare = "\n".join(row.partition("] ")[2] for row in told.splitlines())
-    unnamed = compare(bare, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192)
+    unnamed = compare(bare, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192, prefix_caching=True)
     for item in unnamed.values():
         assert item.reason is not None and "prefill checkpoints" in item.reason
     assert unnamed["KV cache tokens"].met == 567_978

@@ -116,8 +116,9 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
 
 def _structure(arch: Architecture, serving: Serving) -> _Structure:
     spans = None if caches_prefixes(arch, serving) else serving.context
-    formats = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size, serving.compute_capability)
-    key = (id(arch), *formats, serving.tp, serving.pp, serving.ep, spans, serving.language_model_only)
+    held = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size, serving.compute_capability)
+    ahead = serving.speculative_tokens
+    key = (id(arch), *held, ahead, serving.tp, serving.pp, serving.ep, spans, serving.language_model_only)
     if key not in _STRUCTURES:
         if len(_STRUCTURES) >= _MOST_STRUCTURES:
             _STRUCTURES.clear()

@@ -53,6 +53,7 @@ _FP32_BYTES: Final = 4
 _HYBRID_MLA_BLOCK: Final = 128
 #: bytes of a packed latent row: fp8 content, scales and rotary part (FlashMLA's layout)
 _FP8_DS_MLA: Final = 656
+_HOPPER: Final = 90
 _NVFP4_DS_MLA: Final = 352
 #: one indexer key with its fp32 scale for each 128 elements (DeepSeek V3.2)
 _INDEX_SCALE_GROUP: Final = 128
@@ -98,15 +99,21 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     compressed = any(isinstance(cache, CompressedAttention) for cache in kinds)
     if compressed and serving.kv_dtype == "auto":
         fmt = "fp8"  # the packed layout is the only one of the default backend
+    sparse = any(isinstance(cache, SparseLatentAttention) for cache in kinds)
+    if sparse and serving.kv_dtype == "auto" and serving.compute_capability // 10 == 12:
+        fmt = "fp8"  # likewise of the one sparse backend of devices 12.x
     if arch.model_type in PAGED_CONVOLUTIONS:
         block = _block_size(arch, kinds, fmt, serving)
         paged: dict[Cache, tuple[Spec, ...]] = {
-            cache: tuple(_attention_specs(arch, cache, fmt, block, serving.tp))
+            cache: tuple(_attention_specs(arch, cache, fmt, block, serving.tp, serving.compute_capability))
             for cache in kinds
             if _is_attention(cache)
         }
         return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, len(layers), block, fmt, compressed)
-    state_pages = [state_bytes(cache, arch, dtype, serving.tp) for cache in kinds if isinstance(cache, RecurrentCache)]
+    ahead = serving.speculative_tokens
+    state_pages = [
+        state_bytes(cache, arch, dtype, serving.tp, ahead=ahead) for cache in kinds if isinstance(cache, RecurrentCache)
+    ]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and caches_prefixes(arch, serving)
     block = _block_size(arch, kinds, fmt, serving)
@@ -120,12 +127,12 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
         if isinstance(held, RecurrentCache):
             # without prefix caching a state's page spans the whole sequence
             span = block if align else serving.context
-            size = state_bytes(held, arch, dtype, serving.tp)
+            size = state_bytes(held, arch, dtype, serving.tp, ahead=ahead)
             padded = state_padded if state_padded != size else None
-            pages = request_states(held, arch, serving.compute_capability) if align else 1
+            pages = ahead + (request_states(held, arch, serving.compute_capability) if align else 1)
             specs[cache] = (StateSpec(span, size, pages, (held,), padded),)
         else:
-            specs[cache] = tuple(_attention_specs(arch, held, fmt, block, serving.tp))
+            specs[cache] = tuple(_attention_specs(arch, held, fmt, block, serving.tp, serving.compute_capability))
     members = tuple(
         Member(layer, position, spec) for position, (layer, cache) in enumerate(caches) for spec in specs[cache]
     )
@@ -172,17 +179,29 @@ def _latent_row(fmt: str, size: int) -> int:
     return size * KV_BITS[fmt] // 8
 
 
-def _sparse_row(fmt: str, size: int) -> int:
-    """Bytes of a latent row under sparse attention: plain, or packed with its scales."""
+def _sparse_row(cache: SparseLatentAttention, fmt: str, capability: int) -> int:
+    """Bytes of a latent row under sparse attention: plain, or packed with its scales.
+
+    An fp8 row is plain where FlashInfer's kernel for devices 10.x serves it (`platforms/cuda.py`, `flashinfer_mla_sparse.py`), and
+    packed by FlashMLA's and by FlashInfer's for devices 12.x.
+    """
+    size = cache.kv_lora_rank + cache.qk_rope_head_dim
     match fmt:
         case "bf16" | "fp16":
             return size * _BF16_BYTES
         case "fp8":
-            return _FP8_DS_MLA
+            return size if capability // 10 == 10 and _flashinfer_takes(cache) else _FP8_DS_MLA
         case "nvfp4":
             return _NVFP4_DS_MLA
         case _:
             raise UnsupportedError(f"vLLM has no {fmt} cache for sparse latent attention")
+
+
+def _flashinfer_takes(cache: SparseLatentAttention) -> bool:
+    """Whether FlashInfer's sparse kernel for devices 10.x has the head's shape (`supports_combination`)."""
+    if cache.qk_rope_head_dim:
+        return cache.qk_nope_head_dim in (128, 192)
+    return (cache.qk_nope_head_dim, cache.kv_lora_rank) == (256, 512)
 
 
 def _row_bytes(arch: Architecture, cache: Cache, fmt: str, tp: int) -> int:
@@ -192,7 +211,9 @@ def _row_bytes(arch: Architecture, cache: Cache, fmt: str, tp: int) -> int:
     return spec.content_page_bytes
 
 
-def _attention_specs(arch: Architecture, cache: Cache, fmt: str, block: int, tp: int) -> Iterator[Spec]:
+def _attention_specs(
+    arch: Architecture, cache: Cache, fmt: str, block: int, tp: int, capability: int = _HOPPER
+) -> Iterator[Spec]:
     """The specs of one layer's cache, in the order in which vLLM's modules register them."""
     match cache:
         case FullAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv):
@@ -216,7 +237,7 @@ def _attention_specs(arch: Architecture, cache: Cache, fmt: str, block: int, tp:
                 key = index + ceil_div(index, _INDEX_SCALE_GROUP) * SCALE_BYTES
                 yield PagedSpec(Kind.MLA, block, 1, key, ("index", index))
             shape = ("latent", rank + rope, fmt, cache.has_indexer)
-            yield PagedSpec(Kind.MLA, block, 1, _sparse_row(fmt, rank + rope), shape)
+            yield PagedSpec(Kind.MLA, block, 1, _sparse_row(cache, fmt, capability), shape)
         case CompressedAttention():
             if arch.model_type in V41:
                 yield from v41_specs(cache, fmt, block)

@@ -28,6 +28,8 @@ from hfmem.model.layers import (
 
 #: models whose vLLM config keeps the state in fp32 unless config.json says otherwise (`NemotronHForCausalLMConfig`)
 _FP32_STATE: Final = frozenset({"nemotron_h", "nemotron_h_puzzle"})
+#: Mamba 2 models whose vLLM class lengthens its convolutions for the tokens of a draft (`nemotron_h.py`, `mamba2.py`)
+_DRAFTED: Final = _FP32_STATE | {"mamba2"}
 #: model types whose vLLM config takes the state's dtype from config.json; others keep it in the model's dtype
 _READS_STATE_DTYPE: Final = _FP32_STATE | {
     "qwen3_5",
@@ -48,11 +50,14 @@ _BLACKWELL: Final = 100
 _BLACKWELL_GDN_WIDTH: Final = 128
 
 
-def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, state_dtype: str | None = None) -> int:
+def state_bytes(
+    cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, state_dtype: str | None = None, *, ahead: int = 0
+) -> int:
     """Bytes of one state on one rank: convolutions and states are split over ranks by channels and heads.
 
     Mamba 2's groups are repeated until the ranks share them evenly. Convolutions are in the model's dtype; the state is in
-    `state_dtype`, else in what the config names (where the model's class reads it), else in the model's.
+    `state_dtype`, else in what the config names (where the model's class reads it), else in the model's. `ahead` tokens of a draft
+    lengthen the convolutions of models that can take one (`num_spec`).
 
     Raises:
         UnsupportedError: `tp` does not divide channels or heads, or vLLM has no such layer.
@@ -67,13 +72,13 @@ def state_bytes(cache: RecurrentCache, arch: Architecture, dtype: str, tp: int, 
             shared = groups if groups % tp == 0 else tp
             channels = divide(heads * d + 2 * shared * n, tp, "convolution channels")
             own = divide(heads, tp, "Mamba heads")
-            return num_bytes(dtype, channels * (k - 1)) + num_bytes(
+            return num_bytes(dtype, channels * (k - 1 + (ahead if arch.model_type in _DRAFTED else 0))) + num_bytes(
                 state_dtype or _state_dtype(cache, arch, dtype), own * d * n
             )
         case DeltaNetState(num_k_heads=hk, num_v_heads=hv, head_k_dim=dk, head_v_dim=dv, conv_kernel=k):
             channels = divide(2 * hk * dk + hv * dv, tp, "convolution channels")
             own = divide(hv, tp, "delta net heads")
-            return num_bytes(dtype, channels * (k - 1)) + num_bytes(
+            return num_bytes(dtype, channels * (k - 1 + ahead)) + num_bytes(
                 state_dtype or _state_dtype(cache, arch, dtype), own * dk * dv
             )
         case KimiDeltaState(num_heads=heads, head_k_dim=dk, head_v_dim=dv, conv_kernel=k):

@@ -1,0 +1,72 @@
+"""What an engine keeps on a rank beside the weights once they are loaded, and counts as theirs.
+
+Read from vLLM 0.11 to 0.31: tables of rotations (`hfmem.memory.rotary`); `models/qwen3_vl.py` (outputs of the tower's inner layers,
+one buffer each for the tokens of a step); `models/deepseek_v2.py` (`topk_indices_buffer`); `layers/attention/mla_attention.py`
+(`process_weights_after_loading`: where a latent's second projection is quantized, both of its halves again in the model's dtype);
+`v1/attention/backends/mla/flashinfer_mla.py` (up to 0.24, a workspace that is made where the module is imported, which choosing a
+backend for latent attention does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.memory.engines.vllm.classes import batched_tokens
+from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.rotary import rotary_table_bytes
+from hfmem.memory.serving import Serving
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import LatentAttention, SparseLatentAttention
+from hfmem.units import MIB
+
+_DEEPSTACK: Final = frozenset({"qwen3_vl", "qwen3_vl_moe"})
+#: `FLASHINFER_MLA_WORKSPACE_BUFFER_SIZE`, of these releases
+_WORKSPACE: Final = 128 * MIB
+_WORKSPACE_RELEASES: Final = range(12, 25)
+#: the projection that a latent is expanded by, and types that are no codes
+_EXPANDS: Final = "kv_b_proj"
+_PLAIN: Final = frozenset({"BF16", "F16", "F32"})
+
+
+def kept_beside(
+    config: Mapping[str, Any],
+    arch: Architecture,
+    groups: Iterable[TensorGroup],
+    serving: Serving,
+    release: Release | None = None,
+) -> int:
+    """Bytes on a rank, tables of rotations among them."""
+    found = rotary_table_bytes(config, arch, serving.engine)
+    if serving.engine == "vllm":
+        found += _deepstack(config, arch, serving)
+    latents = [cache for cache in arch.caches() if isinstance(cache, LatentAttention | SparseLatentAttention)]
+    if latents:
+        found += _latent(latents, arch, groups, serving, release or Release())
+    return found
+
+
+def _deepstack(config: Mapping[str, Any], arch: Architecture, serving: Serving) -> int:
+    vision = config.get("vision_config")
+    inner = vision.get("deepstack_visual_indexes") if isinstance(vision, Mapping) else None
+    if arch.model_type not in _DEEPSTACK or not isinstance(inner, list) or serving.language_model_only:
+        return 0
+    return batched_tokens(arch, serving) * arch.hidden_size * len(inner) * 2
+
+
+def _latent(
+    latents: list[LatentAttention | SparseLatentAttention],
+    arch: Architecture,
+    groups: Iterable[TensorGroup],
+    serving: Serving,
+    release: Release,
+) -> int:
+    whole = sum(c.num_heads * (c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank for c in latents) * 2 // serving.tp
+    quantized = any(group.dtype not in _PLAIN for group in groups if _EXPANDS in group.pattern)
+    found = whole // serving.pp if quantized else 0
+    if serving.engine != "vllm":
+        return found
+    picked = max((c.index_topk for c in latents if isinstance(c, SparseLatentAttention)), default=0)
+    found += batched_tokens(arch, serving) * picked * 4
+    return found + (_WORKSPACE if release.minor in _WORKSPACE_RELEASES else 0)

@@ -1,0 +1,46 @@
+"""What llama.cpp and its forks say of the model and of the context once that is made."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_GGUF_FILE: Final = re.compile(r"tensors from (\S{1,400}?\.gguf)")
+_GGUF_NAME: Final = re.compile(r"general\.name(?: +str)? += +([^\n]{1,100}?)\s*(?:\n|$|llama_|llm_|print_info)")
+_GGUF_CTX: Final = re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:] +(\d{1,9})")
+_GGUF_SEQS: Final = re.compile(r"\bn_seq_max +[=:] +(\d{1,9})")
+_GGUF_UNIFIED: Final = re.compile(r"\bkv_unified +[=:] +(\w{1,10})")
+_GGUF_TYPE: Final = re.compile(r"(?:file type +=|model ftype +=) +([^\n]{1,40}?)\s*(?:\n|$|print_info|llm_)")
+_GGUF_BATCH: Final = re.compile(r"\bn_ubatch +[=:] +(\d{1,9})")
+_GGUF_FLASH: Final = re.compile(r"\bflash_attn +[=:] +(\w{1,10})")
+_GGUF_TYPES: Final = re.compile(r"\bK \(([\w.]{2,12})\):[^V\n]{1,40}V \(([\w.]{2,12})\)")
+_GGUF_LATENT: Final = re.compile(r"c\^KV \(([\w.]{2,12})\):[^k\n]{1,40}kv\^T(?: \(([\w.]{2,12})\)|: not used)")
+
+
+def put_gguf(said: dict[str, str], before: str, text: str) -> None:
+    """llama.cpp says what it runs with once a context is made; the model is the last that was loaded before."""
+    for pattern in (_GGUF_NAME, _GGUF_FILE):
+        if names := pattern.findall(before) or pattern.findall(text)[:1]:
+            said["model"] = names[-1].strip()
+            break
+    for pattern, setting in (
+        (_GGUF_CTX, "context"),
+        (_GGUF_BATCH, "ubatch"),
+        (_GGUF_UNIFIED, "unified"),
+    ):
+        if found := pattern.findall(text):
+            said[setting] = found[-1]
+    if slots := _GGUF_SEQS.findall(before) or _GGUF_SEQS.findall(text)[:1]:  # the line before that of the context
+        said["slots"] = slots[-1]
+    if types := _GGUF_TYPE.findall(before):
+        said["file_type"] = types[-1]
+    if flash := _GGUF_FLASH.findall(text):
+        said["flash"] = flash[-1]
+    if types := _GGUF_TYPES.findall(text):
+        said["key_type"], said["value_type"] = types[-1]
+    if latent := _GGUF_LATENT.findall(text):
+        said["key_type"], transposed = latent[-1]
+        said["value_type"], said["latent"] = (
+            transposed or said["key_type"],
+            "transposed" if transposed else "compressed",
+        )

@@ -1,0 +1,120 @@
+"""The lines of a log that may be read, each with its number: out of containers' objects of JSON, and put together where a terminal,
+an editor or a page of documentation broke them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from hfmem.server_logs.patterns import (
+    ANSI,
+    CONTROL,
+    DECISIVE,
+    ENGINES,
+    JSON_KEYS,
+    STREAM,
+    TRAFFIC,
+    WORDS,
+)
+
+#: a start-up log is a few hundred kilobytes; of a longer one `hfmem.hub.logfile` has left lines empty
+MAX_CHARACTERS: Final = 256 << 20
+_LONGEST_LINE: Final = 1 << 20
+#: the lines of a start take far less
+_RELEVANT: Final = 2 << 20
+#: a line this long is a paste that lost its line ends
+_PASTE: Final = 1000
+#: what a line of a log begins with: a level, a time, a process, a program's own prefix
+_HEAD: Final = re.compile(
+    r"\b(?:DEBUG|INFO|WARNING|ERROR)\b|\bpid=\d|\b\d\d:\d\d:\d\d|^\W{0,3}\[|^\w{3,30}: |^[\w.-]{1,80} +\| "
+)
+#: a line that goes on in the next, and how many such follow at most
+_GOES_ON: Final = re.compile(r"(?:,|\bwith config:|\bLLM\(|\\)\s*$")
+_ENDS: Final = ",:(\\ "
+_MOST_PARTS: Final = 40
+#: a terminal's width, and how many lines must fill it to be taken for wrapped
+_WIDTHS: Final = range(60, 400)
+_FULL_LINES: Final = 4
+
+
+def clean(text: str) -> str:
+    """`text` without colours and control characters, cut to what a start-up log can be."""
+    return CONTROL.sub("", ANSI.sub("", text[:MAX_CHARACTERS])).replace("\r", "")
+
+
+def relevant(text: str) -> tuple[str, list[int]]:
+    """The lines of clean `text` that may be read, and the number of each."""
+    kept, numbers = [], []
+    for row, number in _joined(_unfolded(text.split("\n"))):
+        if any(word in row for word in WORDS) and (len(row) > _PASTE or not any(word in row for word in TRAFFIC)):
+            kept.append(row)
+            numbers.append(number)
+    return "\n".join(kept)[:_RELEVANT], numbers
+
+
+def _unfolded(rows: list[str]) -> Iterator[tuple[str, int]]:
+    """The rows and their numbers; those that a terminal of one width broke are whole again."""
+    width = max(map(len, rows), default=0)
+    full = sum(len(row) == width for row in rows) if width in _WIDTHS else 0
+    wrapped = full >= _FULL_LINES and full * 8 >= len(rows) - rows.count("")
+    parts: list[str] = []
+    first = 1
+    for number, row in enumerate(rows, 1):
+        if not parts:
+            first = number
+        parts.append(row)
+        if wrapped and len(row) == width and len(parts) < _MOST_PARTS:
+            continue
+        yield "".join(parts), first
+        parts.clear()
+
+
+def _joined(rows: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """The rows; what a writer broke after a comma, or before a configuration, follows on its first."""
+    begun, at, parts = "", 0, 0
+    for row, number in rows:
+        if not row:
+            continue
+        if begun and parts < _MOST_PARTS and not _HEAD.search(row[:200]):
+            begun, parts = f"{begun.removesuffix(chr(92))} {row.strip()}"[:_LONGEST_LINE], parts + 1
+        else:
+            if begun:
+                yield begun, at
+            begun, at, parts = _unwrapped(row[:_LONGEST_LINE]), number, 0
+        if begun[-1:] not in _ENDS or not _GOES_ON.search(begun[-80:]):
+            yield begun, at
+            begun = ""
+    if begun:
+        yield begun, at
+
+
+def _unwrapped(row: str) -> str:
+    """The line that a container's log keeps in an object of JSON; any other as it stands."""
+    if not (row.startswith("{") and row.endswith("}")):
+        return row
+    import json
+
+    try:
+        held = json.loads(row)
+    except (ValueError, RecursionError):
+        return row
+    inner = (
+        next((held[key] for key in JSON_KEYS if isinstance(held.get(key), str)), row) if isinstance(held, dict) else row
+    )
+    return clean(str(inner)).replace("\n", " ")
+
+
+def one_stream(text: str, numbers: list[int]) -> tuple[str, list[int], tuple[str, ...]]:
+    """Of several containers' lines in one log those of the last that printed what only one engine does; which were left out."""
+    rows = text.split("\n")
+    names = [(match[1] or match[2]) if (match := STREAM.match(row)) else None for row in rows]
+    if len(set(names) - {None}) < 2:
+        return text, numbers, ()
+    decisive = re.compile("|".join(f"(?:{pattern})" for _, pattern in ENGINES[:DECISIVE]))
+    servers = [name for name, row in zip(names, rows, strict=True) if name is not None and decisive.search(row)]
+    if len(set(servers)) < 2:
+        return text, numbers, ()
+    kept = [at for at, name in enumerate(names) if name in (None, servers[-1])]
+    left_out = tuple(dict.fromkeys(name for name in servers if name != servers[-1]))
+    return "\n".join(rows[at] for at in kept), [numbers[at] for at in kept], left_out
