@@ -75,6 +75,17 @@ def test_page_sizes_of_sparse_latents() -> None:
     assert request(deepseek_v32(), 65, kv_dtype="fp8") == (2 * 61 * 64 * (132 + 656), 61 * 64 * (132 + 656))
 
 
+def test_glm_has_an_fp8_cache_on_data_centre_blackwell() -> None:
+    """A GLM-5.2's log of B200s: kv_cache_dtype=fp8_e4m3, rows as they are. 576 B and keys of 132 B; DeepSeek V3.2 stays in bf16."""
+    glm = replace(deepseek_v32(), model_type="glm_moe_dsa")
+    for arch, capability, row in ((glm, 100, 576), (glm, 90, 1152), (deepseek_v32(), 100, 1152)):
+        found = vllm.cache(arch, Serving(64, compute_capability=capability))
+        assert found.bytes_per_rank == 61 * 64 * (132 + row)
+    assert vllm.cache(glm, Serving(64, kv_dtype="bf16", compute_capability=100)).bytes_per_rank == 61 * 64 * (
+        132 + 1152
+    )
+
+
 def test_latents_are_replicated_and_heads_are_shared_out() -> None:
     assert request(deepseek_v3(), 4096, tp=8) == request(deepseek_v3(), 4096)
     total = vllm.cache(deepseek_v3(), Serving(4096, tp=8))

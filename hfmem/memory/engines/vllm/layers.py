@@ -54,6 +54,9 @@ _HYBRID_MLA_BLOCK: Final = 128
 #: bytes of a packed latent row: fp8 content, scales and rotary part (FlashMLA's layout)
 _FP8_DS_MLA: Final = 656
 _HOPPER: Final = 90
+#: models whose cache is fp8 on devices 10.x unless told otherwise (`models/config.py`: `GlmMoeDsaForCausalLM`,
+#: `Glm5NextModelConfig`)
+_FP8_ON_BLACKWELL: Final = frozenset({"glm_moe_dsa", "glm5_next", "glm5_next_text"})
 _NVFP4_DS_MLA: Final = 352
 #: one indexer key with its fp32 scale for each 128 elements (DeepSeek V3.2)
 _INDEX_SCALE_GROUP: Final = 128
@@ -102,6 +105,9 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     sparse = any(isinstance(cache, SparseLatentAttention) for cache in kinds)
     if sparse and serving.kv_dtype == "auto" and serving.compute_capability // 10 == 12:
         fmt = "fp8"  # likewise of the one sparse backend of devices 12.x
+    own = {arch.model_type, arch.text_type} & _FP8_ON_BLACKWELL
+    if own and serving.kv_dtype == "auto" and serving.compute_capability // 10 == 10:
+        fmt = "fp8"
     if arch.model_type in PAGED_CONVOLUTIONS:
         block = _block_size(arch, kinds, fmt, serving)
         paged: dict[Cache, tuple[Spec, ...]] = {
