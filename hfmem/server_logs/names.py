@@ -32,11 +32,11 @@ _FORMAT_WORDS: Final = (
     (r"[-.](?:nvfp4)", "nvfp4"),
     (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*))?", "fp8"),
     (r"[-.](?:quantized\.)?w8a8", "int8"),
+    (r"[-.]autoround-(?:int4|w4a16)(?:-\w{1,20})?", "gptq"),
     (r"[-.](?:quantized\.)?w4a16", "gptq"),
     (r"[-.]awq(?:-int4|-4bit)?", "awq"),
     (r"[-.]gptq(?:-int4)?", "gptq"),
     (r"[-.](?:unsloth-)?bnb-4bit", "nf4"),
-    (r"[-.]autoround-(?:int4|w4a16)(?:-\w{1,20})?", "gptq"),
     (r"[-.]int4-autoround", "gptq"),
 )
 

@@ -73,6 +73,16 @@ def test_page_sizes_of_sparse_latents() -> None:
     # 61 layers of 64 tokens: keys of 132 B with rows of 1152 B, or of 656 B in fp8
     assert request(deepseek_v32(), 64) == (61 * 64 * (132 + 1152),) * 2
     assert request(deepseek_v32(), 65, kv_dtype="fp8") == (2 * 61 * 64 * (132 + 656), 61 * 64 * (132 + 656))
+    # FlashInfer's rows on devices 10.x are plain, FlashMLA's format is packed, and the only one on devices 12.x
+    for capability, kv_dtype, row in (
+        (100, "fp8", 576),
+        (103, "fp8", 576),
+        (120, "fp8", 656),
+        (120, "auto", 656),
+        (100, "auto", 1152),
+    ):
+        found = request(deepseek_v32(), 65, kv_dtype=kv_dtype, compute_capability=capability)
+        assert found == (2 * 61 * 64 * (132 + row), 61 * 64 * (132 + row))
 
 
 def test_glm_has_an_fp8_cache_on_data_centre_blackwell() -> None:

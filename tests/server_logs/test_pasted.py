@@ -1,0 +1,138 @@
+"""Logs as people paste them: broken lines, several programs, models named beside the settings, ranks told by labels alone."""
+
+from __future__ import annotations
+
+import pytest
+from verified_logs import compare
+
+from hfmem.server_logs.lines import clean, one_stream, relevant
+from hfmem.server_logs.names import base_of, model_names, named_elsewhere
+from hfmem.server_logs.parse import parse_log
+from hfmem.server_logs.ranks import ranks_seen
+from hfmem.server_logs.speculation import without_speculation
+
+
+def test_lines_that_a_writer_broke() -> None:
+    """An engine's configuration, broken after its commas as pages of documentation have it."""
+    text = (
+        "INFO 05-01 10:00:00 [core.py:93] Initializing a V1 LLM engine (v0.19.0) with config:\n"
+        "    model='Qwen/Qwen3-8B',\n"
+        "    tensor_parallel_size=2, kv_cache_dtype=fp8,\n"
+        "    max_seq_len=8192\n"
+        "INFO 05-01 10:00:09 [gpu_worker.py:436] Available KV cache memory: 5.00 GiB\n"
+    )
+    told = parse_log(text).settings
+    assert (told.model, told.tp, told.kv_dtype, told.context) == ("Qwen/Qwen3-8B", 2, "fp8", 8192)
+
+
+def test_lines_that_a_terminal_broke() -> None:
+    line = "INFO 05-01 10:00:09 [kv_cache_utils.py:1319] GPU KV cache size: 343,744 tokens, in a terminal of 70 columns"
+    rows = [line[at : at + 70] for at in range(0, len(line), 70)]
+    kept, numbers = relevant("\n".join(rows * 5))
+    assert kept.split("\n") == [line] * 5
+    assert numbers == [1, 3, 5, 7, 9]
+
+
+def test_a_container_s_lines() -> None:
+    """JSON objects of a container's log, and two servers in one file: the last counts, the other is said to be there."""
+    kept, _ = relevant(
+        '{"log":"INFO GPU KV cache size: 1,024 tokens\\n","stream":"stderr","time":"2026-05-01T10:00:00Z"}'
+    )
+    assert kept.strip() == "INFO GPU KV cache size: 1,024 tokens"
+    text = "a-1  | INFO GPU KV cache size: 1,024 tokens\nb-1  | INFO GPU KV cache size: 2,048 tokens"
+    text, numbers, others = one_stream(clean(text), [1, 2])
+    assert "2,048" in text and "1,024" not in text
+    assert numbers == [2] and others == ("a-1",)
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("/kaggle/input/models/google/gemma-4/transformers/gemma-4-31b-it/1", "google/gemma-4-31b-it"),
+        ("/data/hub/models--zai-org--GLM-5.1-FP8/snapshots/0a1b", "zai-org/GLM-5.1-FP8"),
+        ("/models/Qwen/Qwen3-8B-AWQ/", "Qwen/Qwen3-8B-AWQ"),
+        ("/root/Qwen/Qwen2___5-7B", "Qwen/Qwen2.5-7B"),
+    ],
+)
+def test_names_in_paths(path: str, name: str) -> None:
+    assert name in model_names(path)
+
+
+@pytest.mark.parametrize(
+    "name, base, quant",
+    [
+        ("kaitchup/Qwen3.5-2B-autoround-W4A16", "kaitchup/Qwen3.5-2B", "gptq"),
+        ("qwen3.6-27b-autoround-int4", "qwen3.6-27b", "gptq"),
+        ("RedHatAI/gemma-4-26B-A4B-it-NVFP4", "RedHatAI/gemma-4-26B-A4B-it", "nvfp4"),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B", None),
+    ],
+)
+def test_copies_by_their_names(name: str, base: str, quant: str | None) -> None:
+    assert base_of(name) == (base, quant)
+
+
+@pytest.mark.parametrize(
+    "line, name",
+    [
+        ("[gpu_model_runner.py:5092] Starting to load model /root/Qwen/Qwen3.5-4B...", "/root/Qwen/Qwen3.5-4B"),
+        ("  █▄█▀ █     █     █     █  model   RedHatAI/Qwen3.6-35B-A3B-NVFP4", "RedHatAI/Qwen3.6-35B-A3B-NVFP4"),
+        ("Found local HF snapshot for moonshotai/Kimi-K2.5 at /models/x; skipping", "moonshotai/Kimi-K2.5"),
+    ],
+)
+def test_models_named_beside_the_settings(line: str, name: str) -> None:
+    assert named_elsewhere(line)[0] == name
+
+
+def test_ranks_by_labels() -> None:
+    """No line of the settings is there, but the workers' labels count them."""
+    seen = ranks_seen("(Worker_TP0_EP0 pid=1) INFO x\n(Worker_TP3_EP3 pid=4) INFO x\n", "vllm")
+    assert (seen.tp, seen.ep) == (4, True)
+    seen = ranks_seen(
+        "[2026-02-26 16:31:00 TP7] Load weight begin.\n[2026-02-26 16:31:00 TP0] Load weight begin.\n", "sglang"
+    )
+    assert seen.tp == 8
+
+
+def test_what_drafts_is_not_what_is_served() -> None:
+    text = (
+        "INFO [core.py:114] Initializing a V1 LLM engine (v0.25.0) with config: model='org/Target', speculative_config="
+        "SpeculativeConfig(method='eagle3', model='org/Draft', num_spec_tokens=3), max_seq_len=8192\n"
+    )
+    rest, draft = without_speculation(text)
+    assert draft is not None and (draft.method, draft.model, draft.tokens) == ("eagle3", "org/Draft", 3)
+    assert "org/Draft" not in rest
+    told = parse_log(text + "INFO GPU KV cache size: 1,024 tokens\n").settings
+    assert told.model == "org/Target" and told.draft_model == "org/Draft"
+
+
+def test_the_graph_profile_s_own_pool() -> None:
+    """From 0.19 on vLLM profiles graphs with a small pool of its own, and says `Overriding num_gpu_blocks=0 with
+    num_gpu_blocks_override=512` of it: no override of the pool that is served. Qwen3-VL-8B, 0.19, TP 1: 163,568 tokens."""
+    found = compare(
+        "INFO Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3-VL-8B-Instruct', max_seq_len=4096\n"
+        "INFO [kv_cache_utils.py:100] Overriding num_gpu_blocks=0 with num_gpu_blocks_override=512\n"
+        "INFO [gpu_worker.py:436] Available KV cache memory: 22.46 GiB\n"
+        "INFO [kv_cache_utils.py:1319] GPU KV cache size: 163,568 tokens\n"
+    )
+    assert found["KV cache tokens"].verdict in ("equal", "near")
+
+
+def test_sizes_of_keys_and_of_the_cache_are_told_apart() -> None:
+    """`KV size` holds `V size`: latents of Kimi K2.5 on eight MI300X, 160.63 GiB for 2,454,421 tokens."""
+    text = "[2026-02-26 16:41:18 TP6] KV Cache is allocated. #tokens: 2454421, KV size: 160.63 GB\n"
+    readings = parse_log(text).readings
+    assert "value_bytes" not in readings and readings["cache_bytes"][0].value == round(160.63 * 2**30)
+
+
+def test_a_draft_s_context_of_llama_cpp() -> None:
+    """The context of prediction layers comes after the model's own and is printed alike: 4,352 MiB and 272 MiB."""
+    context = (
+        "llama_context: constructing llama_context\nllama_context: n_ctx         = 131072\n"
+        "llama_kv_cache: size = {} MiB (131072 cells, {} layers, 4/1 seqs), K (q8_0): {} MiB, V (q8_0): {} MiB\n"
+    )
+    text = (
+        context.format("4352.00", 16, "2176.00", "2176.00")
+        + "srv    load_model: creating MTP draft context against the target model '/models/Q.gguf'\n"
+        + context.format("272.00", 1, "136.00", "136.00")
+    )
+    assert parse_log(text).readings["cache_bytes"][0].value == 4352 * 2**20
