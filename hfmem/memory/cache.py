@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import assert_never
 
@@ -214,11 +215,17 @@ def decoding_layers(arch: Architecture) -> tuple[Layer, ...]:
     return tuple(layer for layer in arch.layers if layer.stack != "mtp")
 
 
+@remembered
+def decoding_kinds(arch: Architecture) -> Mapping[Cache, tuple[int, ...]]:
+    """Each distinct cache of these layers, and the layers that have it."""
+    return group_layers(tuple(layer.caches for layer in decoding_layers(arch)))
+
+
 def bytes_per_token(arch: Architecture, kv_dtype: str = "auto", declared: str | None = None) -> int:
     """Growth per token of the layers that keep every token, over all layers: `kv_cache.bytes_per_token` of the contract."""
     fmt = resolve_kv_dtype(arch.dtype, kv_dtype, declared)
-    kinds = group_layers(tuple(layer.caches for layer in decoding_layers(arch)))
-    return int(sum((len(layers) * growth_per_token(kind, fmt) for kind, layers in kinds.items()), Fraction(0)))
+    kinds = decoding_kinds(arch).items()
+    return int(sum((len(layers) * growth_per_token(kind, fmt) for kind, layers in kinds), Fraction(0)))
 
 
 def state_bytes_per_seq(

@@ -184,7 +184,7 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
         while (
             end < len(layers)
             and layers[end].stack == first.stack
-            and [_merge_key(cache) for cache in layers[end].caches] == kinds
+            and (layers[end] is layers[end - 1] or [_merge_key(cache) for cache in layers[end].caches] == kinds)
         ):
             end += 1
         for cache in first.caches:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from hfmem.memory.cache import (
     constant_bytes,
+    decoding_kinds,
     decoding_layers,
     growth_per_token,
     held_tokens,
@@ -14,7 +15,7 @@ from hfmem.memory.cache import (
     token_bytes,
 )
 from hfmem.memory.formats import KV_BITS, resolve_kv_dtype, vector_bytes
-from hfmem.memory.result import CacheBytes, group_layers
+from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -92,10 +93,6 @@ def _name(cache: Cache) -> str:
             return "Recurrent state"
 
 
-def _kinds(arch: Architecture) -> dict[Cache, tuple[int, ...]]:
-    return group_layers(tuple(layer.caches for layer in decoding_layers(arch)))
-
-
 def _caches(arch: Architecture) -> Iterator[Cache]:
     return (cache for layer in decoding_layers(arch) for cache in layer.caches)
 
@@ -115,7 +112,7 @@ def per_token(arch: Architecture, serving: Serving) -> Section:
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
     steps: list[Step] = []
     running = 0
-    for cache, layers in _kinds(arch).items():
+    for cache, layers in decoding_kinds(arch).items():
         growth = growth_per_token(cache, fmt)
         if growth:
             size = int(len(layers) * growth)
@@ -147,7 +144,7 @@ def at_context(arch: Architecture, serving: Serving, ideal: CacheBytes, engine: 
     times = f"{serving.num_seqs:,} sequences × " if serving.num_seqs > 1 else ""
     steps: list[Step] = []
     running = 0
-    for cache, layers in _kinds(arch).items():
+    for cache, layers in decoding_kinds(arch).items():
         one = layer_bytes(cache, serving.context, fmt, arch.dtype, serving.source_tokens)
         size = serving.num_seqs * len(layers) * one
         running += size

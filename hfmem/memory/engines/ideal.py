@@ -6,14 +6,14 @@ from typing import Final
 
 from hfmem.memory.cache import (
     constant_bytes,
-    decoding_layers,
+    decoding_kinds,
     held_tokens,
     layer_bytes,
     source_tokens,
     token_bytes,
 )
 from hfmem.memory.formats import resolve_kv_dtype
-from hfmem.memory.result import CacheBytes, LayerGroup, group_layers
+from hfmem.memory.result import CacheBytes, LayerGroup
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.layers import CrossAttention, NoCache, SharedCache
@@ -26,7 +26,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     """Bytes of the cache with nothing wasted: ranks share it evenly, each sequence is held once."""
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
     groups = []
-    for kind, layers in group_layers(tuple(layer.caches for layer in decoding_layers(arch))).items():
+    for kind, layers in decoding_kinds(arch).items():
         tokens = held_tokens(kind, serving.context)
         state = constant_bytes(kind, fmt, arch.dtype, serving.source_tokens)
         if isinstance(kind, CrossAttention):

@@ -8,15 +8,14 @@ and `-msa.cpp` (index keys), `-dsv4.cpp` (DeepSeek V4), `llama-memory-recurrent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
-from hfmem.memory.cache import decoding_layers, state_tensors
+from hfmem.memory.cache import decoding_kinds, decoding_layers, state_tensors
 from hfmem.memory.formats import GGML_BLOCKS, KV_BITS
 from hfmem.memory.placement import placement
-from hfmem.memory.result import CacheBytes, LayerGroup, count_in, group_layers
+from hfmem.memory.result import CacheBytes, LayerGroup, count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -36,7 +35,6 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass
-from hfmem.remembered import remembered
 
 NAME: Final = "llama.cpp"
 VERSION: Final = "2026-10"
@@ -118,7 +116,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
     formats = _formats(serving)
-    kinds, num_layers = _kinds(arch)
+    kinds, num_layers = decoding_kinds(arch), len(decoding_layers(arch))
     seqs = serving.num_seqs_per_replica
     one = _cells_of(arch, serving, 1)
     held = _cells_of(arch, serving, seqs)
@@ -154,13 +152,6 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         host_bytes=on_host * serving.dp,
         value_dtype=None if formats.key == formats.value else formats.value,
     )
-
-
-@remembered
-def _kinds(arch: Architecture) -> tuple[Mapping[Cache, tuple[int, ...]], int]:
-    """The layers of each kind of cache, and how many layers there are."""
-    layers = decoding_layers(arch)
-    return group_layers(tuple(layer.caches for layer in layers)), len(layers)
 
 
 def _formats(serving: Serving) -> _Formats:

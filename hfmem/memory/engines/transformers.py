@@ -15,6 +15,7 @@ from hfmem.memory.cache import (
     StateTensor,
     compressed_bytes,
     constant_bytes,
+    decoding_kinds,
     decoding_layers,
     source_tokens,
     state_tensors,
@@ -22,7 +23,7 @@ from hfmem.memory.cache import (
 )
 from hfmem.memory.engines.ideal import open_source_notes
 from hfmem.memory.formats import resolve_kv_dtype
-from hfmem.memory.result import CacheBytes, LayerGroup, group_layers
+from hfmem.memory.result import CacheBytes, LayerGroup
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.layers import (
@@ -79,9 +80,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         raise UnsupportedError(f"transformers' dynamic cache holds the model's dtype, not {fmt}")
     groups = []
     stages = [0] * serving.pp
-    model_layers = decoding_layers(arch)
-    num_layers = max(len(model_layers), 1)
-    for kind, layers in group_layers(tuple(layer.caches for layer in model_layers)).items():
+    num_layers = max(len(decoding_layers(arch)), 1)
+    for kind, layers in decoding_kinds(arch).items():
         held = _as_cached(arch, kind)
         tokens = decode_tokens(held, serving.context, serving.source_tokens)
         per_token = token_bytes(held, fmt)

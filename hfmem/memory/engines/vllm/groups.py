@@ -100,12 +100,13 @@ def _held_whole(member: Member, blocks: set[int]) -> Member:
 def _unify_pages(members: Sequence[Member]) -> list[Member]:
     """Give every layer the largest page: states are padded, pages that divide it get more tokens, other pages are padded."""
     largest = max(member.spec.page_bytes for member in members)
-    return [replace(member, spec=_with_page(member.spec, largest)) for member in members]
+    return [
+        member if member.spec.page_bytes == largest else replace(member, spec=_with_page(member.spec, largest))
+        for member in members
+    ]
 
 
 def _with_page(spec: Spec, page: int) -> Spec:
-    if spec.page_bytes == page:
-        return spec
     if isinstance(spec, StateSpec):
         return replace(spec, page_padded=page)
     if page % spec.page_bytes == 0:
