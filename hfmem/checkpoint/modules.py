@@ -13,7 +13,6 @@ from typing import Final
 
 from hfmem.checkpoint.grouping import boxes_of
 from hfmem.checkpoint.logical import Part
-from hfmem.checkpoint.runs import Fact
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.records import dataclass
 
