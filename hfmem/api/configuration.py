@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from hfmem.api.reading import Model, in_format, read_model
+from hfmem.api.unused import unused_settings
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory import engines
 from hfmem.memory.serving import LLAMA_CPP, LlamaCpp, Serving
@@ -85,7 +86,11 @@ class Configuration:
         """
         from hfmem.api.assembly import assemble
 
-        notes = [*self.notes, *_context_notes(self.read, self.serving.context)]
+        notes = [
+            *self.notes,
+            *_context_notes(self.read, self.serving.context),
+            *unused_settings(self.read.architecture, self.serving),
+        ]
         if self.target is None:
             return assemble(self.read, self.serving, notes, self.overhead, None, self.extras)
         from hfmem.plan.fit import assess

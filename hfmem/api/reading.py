@@ -178,6 +178,8 @@ def _architecture(facts: ModelFacts, assume: str | None) -> tuple[Architecture, 
     if facts.checkpoint is not None and facts.checkpoint.format == "gguf":
         from hfmem.model.families.gguf import read_gguf
 
+        if assume is not None:
+            raise UsageError("--assume reads a config.json as another type: a GGUF file says itself what it is")
         return read_gguf(facts.config, facts.checkpoint, facts.config_file), None
     from hfmem.model.families.registry import read_architecture
 

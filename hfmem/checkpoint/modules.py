@@ -13,7 +13,6 @@ from typing import Final
 
 from hfmem.checkpoint.grouping import boxes_of
 from hfmem.checkpoint.logical import Part
-from hfmem.checkpoint.runs import Fact
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.records import dataclass
 
@@ -145,13 +144,3 @@ def _spelled_out(found: list[tuple[str, TensorGroup]]) -> dict[tuple[Box, ...], 
         boxes_of([value for index in sorted(indices) for value in index], len(indices[0])): dict(leaves)
         for leaves, indices in alike.items()
     }
-
-
-def shape_of(part: Part | None) -> tuple[int, ...] | None:
-    """The part's shape, None for no part."""
-    return None if part is None else part.shape
-
-
-def fact_of(part: Part) -> Fact:
-    """The part's dtype and shape."""
-    return part.dtype, part.shape

@@ -80,7 +80,8 @@ def complain(error: HfmemError | str) -> None:
 def say_stats(model: str, stats: FetchStats) -> None:
     """For `-v`: what reading the model took."""
     kept = ", from stored facts" if stats.cache_hit else ""
-    say(f"{model}: {stats.requests} requests, {stats.bytes_read:,} bytes read in {stats.seconds:.2f} s{kept}")
+    asked = f"{stats.requests} request{'' if stats.requests == 1 else 's'}"
+    say(f"{model}: {asked}, {stats.bytes_read:,} bytes read in {stats.seconds:.2f} s{kept}")
 
 
 class _Bar:

@@ -1,9 +1,8 @@
 """What a rank needs beside weights and cache: activations, CUDA graphs, engine buffers, the device's context.
 
-But for what the loaded weights take beside themselves, nothing here is exact. Each item says what it is reckoned from and how
-far it
-may be off; the constants come from logs of real servers, named where they stand. `flat_overhead` is the articles' rule instead: a
-share of weights and cache.
+But for what the loaded weights take beside themselves, nothing here is exact. Each item says what it is reckoned from and how far
+it may be off; the constants come from logs of real servers, named where they stand. `flat_overhead` is the articles' rule instead:
+a share of weights and cache.
 """
 
 from __future__ import annotations

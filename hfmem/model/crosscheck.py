@@ -77,7 +77,7 @@ def check(
 
 
 def check_names(architecture: Architecture, names: Sequence[TensorGroup]) -> tuple[Note, ...]:
-    """Compare the config's inventory with the names of an index (`parameters.index_names`), which say nothing of shapes."""
+    """Compare the config's inventory with the names of an index (`expected.index_names`), which say nothing of shapes."""
     return tuple(_compare(architecture, names, shapes=False))
 
 

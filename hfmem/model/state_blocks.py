@@ -11,7 +11,7 @@ from hfmem.dtypes import canonical
 from hfmem.errors import ContradictionError
 from hfmem.model.blocks import linear
 from hfmem.model.config import Config
-from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
+from hfmem.model.inventory import Column, Component, Inventory, Row
 from hfmem.model.layers import Mamba1State, Mamba2State
 from hfmem.records import dataclass
 
@@ -137,8 +137,3 @@ def read_bamba_mixer(cfg: Config, hidden: int) -> Mamba2:
         bias,
         state_dtype(cfg),
     )
-
-
-def replicated_vector(inv: Inventory, pattern: str, indices: Iterable[int], shape: tuple[int, ...]) -> None:
-    """A small tensor of a mixer that every rank holds."""
-    inv.each(pattern, indices, shape, PART, Replicated())

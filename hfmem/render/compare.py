@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hfmem.render.grid import Grid
+from hfmem.render.table import held_grade, held_weights
 from hfmem.report import Report
 from hfmem.units import GIB, format_count
 
@@ -13,7 +14,8 @@ _HEAD = ("", "parameters", "weights", "", "bits each", "KV cache", "tokens", "to
 
 
 def compare_grid(rows: Sequence[tuple[str, Report]]) -> Grid:
-    """A row for each (label, report): parameters, weights, bits per parameter, cache and total; sizes in GiB.
+    """A row for each (label, report): parameters, weights as the engine loads them, bits per parameter as stored, cache and total;
+    sizes in GiB.
 
     Lengths and engines have columns where they differ, and stand below the table where they do not.
     """
@@ -28,9 +30,15 @@ def compare_grid(rows: Sequence[tuple[str, Report]]) -> Grid:
         left=frozenset({0, 3, 8}),
         notes=(
             f"GiB; {load}{served}; total: with activations and the engine's own memory",
+            *(["weights: as they are loaded; bits each: as they are stored"] if _differ(rows) else []),
             "= exact  ≈ derived by rule",
         ),
     )
+
+
+def _differ(rows: Sequence[tuple[str, Report]]) -> bool:
+    """Whether an engine loads some of them in another format, or not all of them."""
+    return any(held_weights(report) != report.weights.bytes for _, report in rows)
 
 
 def _row(label: str, report: Report, with_length: bool, with_engine: bool) -> tuple[str, ...]:
@@ -38,8 +46,8 @@ def _row(label: str, report: Report, with_length: bool, with_engine: bool) -> tu
     return (
         label,
         format_count(total),
-        f"{weights.bytes / GIB:,.2f}",
-        _MARKS[weights.grade],
+        f"{held_weights(report) / GIB:,.2f}",
+        _MARKS[held_grade(report)],
         f"{8 * weights.bytes / total:.2f}" if total else "",
         f"{cache.bytes / GIB:,.2f}",
         f"{cache.context:,}" if with_length else "",

@@ -56,7 +56,7 @@ def _row(run: LayerRun, serving: Serving, engine: bool) -> tuple[str, ...]:
 
 
 def span(layers: Sequence[int]) -> str:
-    """Layer numbers as people write them: `0-31`, `5, 11, 17 … (10)`."""
+    """Layer numbers as people write them: `0-31 (32)`, `5, 11 … 47 (8)`."""
     if len(layers) == 1:
         return str(layers[0])
     step = layers[1] - layers[0]

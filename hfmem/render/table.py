@@ -66,10 +66,8 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
 def parts(report: Report, *, least: int = 0) -> list[tuple[str, int, Grade, str]]:
     """What the total is made of: name, bytes over all ranks, grade, and where it is from; of the engine's own memory only what
     takes `least` bytes."""
-    # what is held is read from the headers only where an engine holds the tensors as they are stored
-    grade = report.weights.grade if _held_weights(report) == report.weights.bytes else "derived"
     rows: list[tuple[str, int, Grade, str]] = [
-        ("weights", _held_weights(report), grade, _weights_detail(report)),
+        ("weights", held_weights(report), held_grade(report), _weights_detail(report)),
         ("KV cache", report.kv_cache.bytes, report.kv_cache.grade, _cache_detail(report)),
     ]
     ranks = report.parallelism.num_ranks
@@ -121,10 +119,15 @@ def legend() -> list[Line]:
     ]
 
 
-def _held_weights(report: Report) -> int:
+def held_weights(report: Report) -> int:
     """What the engine holds over all ranks: replicas and padding included, what it does not load left out."""
     runtime = report.per_rank.runtime_bytes * report.parallelism.num_ranks
     return report.total_bytes - report.kv_cache.bytes - runtime
+
+
+def held_grade(report: Report) -> Grade:
+    """Of those bytes: read from the headers only where the engine holds the tensors as they are stored."""
+    return report.weights.grade if held_weights(report) == report.weights.bytes else "derived"
 
 
 def _headline(report: Report) -> list[Line]:
@@ -204,7 +207,7 @@ def _weights_detail(report: Report) -> str:
         f"{dtype} {num_bytes / GIB:,.2f}" for dtype, num_bytes in weights.by_dtype.items() if num_bytes >= GIB / 200
     ]
     text = ", ".join(shown) if len(shown) > 1 else ""
-    if abs(_held_weights(report) - weights.bytes) > weights.bytes // 200:
+    if abs(held_weights(report) - weights.bytes) > weights.bytes // 200:
         text = f"{weights.bytes / GIB:,.2f} stored" + (f": {text}" if text else "")
     if len(dtypes) > 1:
         text += ("; " if text else "") + " + ".join(dtypes)

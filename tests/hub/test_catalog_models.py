@@ -36,3 +36,9 @@ def test_gated_families_are_there() -> None:
     assert len(names) >= 60
     for prefix in (*GATED, "meta-llama/Llama-4-", "google/gemma-", "mistralai/Mistral"):
         assert any(name.startswith(prefix) for name in names), prefix
+
+
+def test_kimi_k2_thinking_is_int4() -> None:
+    """Its repository takes 594 GB: routed experts in int4 by groups of 32, all else in bf16."""
+    read = read_model("moonshotai/Kimi-K2-Thinking", fetch=FetchOptions(offline=True))
+    assert round(read.parameters.weights_bytes / 10**9) == 594

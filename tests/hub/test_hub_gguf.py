@@ -318,3 +318,9 @@ def test_reading_takes_its_keys_from_the_exact_architecture(hub: HubServer) -> N
     with pytest.raises(HfmemError, match=r"general\.architecture 'yllama' is not known; nearest: llama") as caught:
         read_model("org/x", fetch=FRESH)
     assert caught.value.exit_code == 4
+
+
+def test_a_gguf_file_cannot_be_assumed_to_be_another(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.add("org/m", {"m-Q4_K_M.gguf": gguf_blob(LLAMA_KEYS, Q4)})
+    status, out, err = run(capsys, "org/m", "--assume", "qwen2", "--no-cache")
+    assert (status, out) == (2, "") and "a GGUF file says itself what it is" in err

@@ -88,3 +88,20 @@ def test_ranks_share_a_draft() -> None:
     assert "rotary tables 32 MiB" in row and row.endswith(
         "on each of 2 ranks"
     )  # 131,072 positions × 128 × 2 bytes, twice
+
+
+@pytest.mark.parametrize(
+    ("engine", "outside"),
+    [
+        ("vllm", {"context_bytes"}),
+        ("sglang", {"activations_bytes", "cuda_graph_bytes", "engine_bytes", "context_bytes"}),
+        ("transformers", set()),
+    ],
+)
+def test_headroom_is_what_the_parts_leave_of_the_share(engine: str, outside: set[str]) -> None:
+    """vLLM's share holds all but the context, SGLang's the weights, what loading adds and the cache; others take it all."""
+    found = estimate(catalogued(LLAMA), context=8192, device="h100", engine=engine)
+    assert found.fit is not None
+    inside = sum(item.bytes for name, item in found.runtime.items() if name not in outside)
+    left = found.fit.usable_bytes_per_device - found.per_rank.weights_bytes - found.kv_cache.bytes - inside
+    assert found.fit.headroom_bytes == left
