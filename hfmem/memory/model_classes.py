@@ -46,6 +46,9 @@ _WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "persimmon": (".mlp.", ".self_attn."),
 }
 
+#: the same of vLLM's class alone, where SGLang's is split
+_WHOLE_IN_VLLM: Final[dict[str, tuple[str, ...]]] = {"lfm2_vl": ("model.multi_modal_projector.",)}
+
 #: parts outside the layers that stand after the last of them
 LAST_PARTS: Final = ("output_attn_res_proj.",)
 #: parts outside the layers that every stage of a vLLM class builds (DeepSeek V4's mixing of streams before the head)
@@ -165,6 +168,7 @@ def through_transformers(arch: Architecture) -> bool:
     return arch.model_type in _BACKEND or bool(named and named[0] in _BACKEND_CLASSES)
 
 
-def kept_whole(arch: Architecture) -> tuple[str, ...]:
+def kept_whole(arch: Architecture, engine: str) -> tuple[str, ...]:
     """Parts of the names of tensors that no rank splits."""
-    return _WHOLE.get(arch.model_type, ())
+    alone = _WHOLE_IN_VLLM.get(arch.model_type, ()) if engine == "vllm" else ()
+    return _WHOLE.get(arch.model_type, ()) + alone

@@ -149,7 +149,9 @@ def _layout(arch: Architecture, serving: Serving) -> tuple[Stages, Sharding]:
         expert_ranks=tp * serving.dp if serving.engine == "vllm" else tp,  # SGLang's replicas share nothing
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
-        whole=(*kept_whole(arch), *(HOSTED if serving.engine == "vllm" else ())) if serving.engine in _PADS else (),
+        whole=(*kept_whole(arch, serving.engine), *(HOSTED if serving.engine == "vllm" else ()))
+        if serving.engine in _PADS
+        else (),
         vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in UNPADDED_VOCAB else 1,
     )
     if serving.engine == "sglang" and serving.ep and (arch.num_experts or 0) % tp:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from multimodal_configs import GEMMA4_26B
 
+from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines import engine
 from hfmem.memory.engines.vllm import layout
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import held_tensors
+from hfmem.model.architecture import Architecture
 from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
 
@@ -104,3 +106,24 @@ def test_gemma4_in_fp8_on_hopper() -> None:
         serving = Serving(context, kv_dtype="fp8", max_num_batched_tokens=8192, compute_capability=90)
         assert engine("vllm").cache(arch, serving).bytes_per_rank == held
         assert max(layout(arch, serving).stage_block_bytes) == 1_310_720
+
+
+def test_the_projector_of_lfm2_vl_is_whole_on_every_rank() -> None:
+    # vLLM 0.33's `Lfm2VLMultiModalProjector` is of `ReplicatedLinear`; SGLang's is split
+    config: Facts = {
+        "model_type": "lfm2_vl",
+        "dtype": "bfloat16",
+        "projector_hidden_size": 2048,
+        "downsample_factor": 2,
+    }
+    config |= {"vision_config": {"model_type": "siglip2_vision_model", "hidden_size": 1152}}
+    arch = read_architecture(config)
+    projector = [t for t in synthesise(arch) if t.pattern.startswith("model.multi_modal_projector.")]
+    whole = sum(t.total_bytes for t in projector)
+    assert _on_ranks(arch, projector, Serving(10, tp=2)) == whole
+    assert _on_ranks(arch, projector, Serving(10, tp=2, engine="sglang")) < whole
+
+
+def _on_ranks(arch: Architecture, groups: list[TensorGroup], serving: Serving) -> int:
+    """Bytes of `groups` on one rank."""
+    return sum(sum(held.stage_counts) * held.bytes for held in held_tensors(arch, groups, serving))
