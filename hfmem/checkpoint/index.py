@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hfmem.errors import ContradictionError, FormatError, HfmemError
-from hfmem.records import dataclass
+from hfmem.records import dataclass, field
 
 #: longest real one: 10 MB for 91,991 tensors
 MAX_INDEX_BYTES: Final = 200_000_000
@@ -25,18 +25,27 @@ _CONTROL: Final = r"[\x00-\x1f\x7f\ud800-\udfff]"
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """`weight_map` gives each tensor's file, relative to the index's folder; do not change it."""
+    """`weight_map` gives each tensor's file, relative to the index's folder, `by_shard` each file's tensors; do not change them."""
 
     file: str
     weight_map: Mapping[str, str]
     total_size: int | None
     total_parameters: int | None
     notes: tuple[str, ...] = ()
+    by_shard: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        by_shard = self.by_shard
+        for name, shard in self.weight_map.items():
+            try:
+                by_shard[shard].append(name)
+            except KeyError:
+                by_shard[shard] = [name]
 
     @property
     def shards(self) -> tuple[str, ...]:
         """The files, in natural order of their names."""
-        return tuple(sorted(set(self.weight_map.values()), key=natural_key))
+        return tuple(sorted(self.by_shard, key=natural_key))
 
 
 def natural_key(name: str) -> tuple[tuple[int, str], ...]:
@@ -61,7 +70,7 @@ def parse_index(data: bytes, file: str) -> Index:
     weight_map = root.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{file}: not an index: it has no weight_map")
-    if not all(type(shard) is str for shard in weight_map.values()):
+    if set(map(type, weight_map.values())) != {str}:
         tensor = next(name for name, shard in weight_map.items() if type(shard) is not str)
         raise ContradictionError(f"{file}: the weight_map gives tensor {tensor!r} no file name")
     for shard in dict.fromkeys(weight_map.values()):

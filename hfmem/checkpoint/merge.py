@@ -52,14 +52,14 @@ def merge(headers: Mapping[str, Header], index: Index | None = None, *, file_byt
 
 def _agrees(headers: Mapping[str, Header], index: Index) -> bool:
     """Whether the index names each tensor's file, no more and no less. Then no name is in two files."""
-    home = index.weight_map.get
-    count = 0
+    if headers.keys() != index.by_shard.keys():
+        return False
     for shard, header in headers.items():
-        names = header.text_names()
-        if list(map(home, names)).count(shard) != len(names):
+        stored, named = header.text_names(), index.by_shard[shard]
+        # no name is twice in a header, or in an index
+        if stored != named and (len(stored) != len(named) or set(stored) != set(named)):
             return False
-        count += len(names)
-    return count == len(index.weight_map)
+    return True
 
 
 def _check_index(headers: Mapping[str, Header], index: Index, notes: list[str]) -> None:
@@ -67,12 +67,9 @@ def _check_index(headers: Mapping[str, Header], index: Index, notes: list[str]) 
         if shard not in headers:
             raise MissingFileError(f"{index.file} names {shard}, which is not there")
     stored = {shard: set(header.text_names()) for shard, header in headers.items()}
-    by_shard: dict[str, set[str]] = {}
-    for name, shard in index.weight_map.items():
-        by_shard.setdefault(shard, set()).add(name)
     elsewhere: list[str] = []
-    for shard, named in by_shard.items():
-        for name in sorted(named - stored[shard]):
+    for shard, named in index.by_shard.items():
+        for name in sorted(set(named) - stored[shard]):
             if not any(name in held for held in stored.values()):
                 raise ContradictionError(
                     f"{index.file}: {shard} does not hold tensor {name[:200]!r}, nor does another file"

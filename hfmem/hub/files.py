@@ -81,9 +81,7 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def guess_fronts(weight_map: Mapping[str, str], shards: Sequence[str]) -> dict[str, int]:
-    """Bytes that reach past each shard's header, from the names of the tensors it holds."""
-    sizes = dict.fromkeys(shards, PREFIX_BYTES + 512)
-    for name, shard in weight_map.items():
-        sizes[shard] += len(name) + _ENTRY_GUESS
-    return {shard: -(-size // 4096) * 4096 for shard, size in sizes.items()}
+def guess_front(names: Sequence[str]) -> int:
+    """Bytes that reach past the header of a file that holds tensors of these names."""
+    size = PREFIX_BYTES + 512 + sum(map(len, names)) + len(names) * _ENTRY_GUESS
+    return -(-size // 4096) * 4096

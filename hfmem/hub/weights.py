@@ -18,7 +18,7 @@ from hfmem.checkpoint.shard_stream import ShardStream
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.errors import AdapterError, FormatError, HfmemError, MissingFileError, UnsupportedError
 from hfmem.hub.facts import Evidence, WeightFile
-from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, Files, guess_fronts, parse_object
+from hfmem.hub.files import DEFAULT_GUESS, MAX_CONFIG_BYTES, Files, guess_front, parse_object
 from hfmem.records import dataclass, replace
 
 INDEX: Final = "model.safetensors.index.json"
@@ -88,9 +88,7 @@ def from_index(files: Files, data: bytes, name: str) -> Weights:
         raise FormatError(f"{files.label}: {name} is empty ({len(data)} bytes)")
     index = parse_index(data, name)
     folder = name.rpartition("/")[0]
-    found = files.headers(
-        {_join(folder, shard): size for shard, size in guess_fronts(index.weight_map, index.shards).items()}
-    )
+    found = files.headers({_join(folder, shard): guess_front(index.by_shard[shard]) for shard in index.shards})
     return from_headers({shard: found[_join(folder, shard)] for shard in index.shards}, index)
 
 
