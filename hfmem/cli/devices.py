@@ -28,6 +28,9 @@ def devices(
     from hfmem.render.devices import devices_grid
     from hfmem.render.json import to_dict
 
+    if kind == "table":
+        give(kind, devices_grid(found), ())
+        return
     told = [{**to_dict(device), "memory_grade": device.memory_grade} for device in found]
     if kind == "json":
         write(json_text(told))

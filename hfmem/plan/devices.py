@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 from hfmem.errors import UsageError
@@ -93,7 +92,9 @@ class Devices:
 @cache
 def catalogue() -> tuple[Device, ...]:
     """Every device of the data file, in its order."""
-    data: dict[str, Any] = json.loads(files("hfmem.plan").joinpath("data/devices.json").read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads(
+        Path(__file__).with_name("data").joinpath("devices.json").read_text(encoding="utf-8")
+    )
     texts = data["sources"]
     return tuple(
         Device(
@@ -225,6 +226,8 @@ def _similar(text: str) -> Device:
         more = f" and {len(hits) - 8} more" if len(hits) > 8 else ""
         size = f", or {text.strip()}GiB for a size" if text.strip().isdecimal() else ""
         raise UsageError(f"--gpu {text!r} could be {names}{more}: say which (hfmem devices {text.strip()}){size}")
+    from difflib import get_close_matches  # for refusals only
+
     near = get_close_matches(key, table, n=3, cutoff=0.5)
     names = ", ".join(dict.fromkeys(table[name].name for name in near))
     hint = f"did you mean {names}? " if names else ""

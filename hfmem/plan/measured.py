@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from hfmem.records import dataclass
@@ -31,7 +31,9 @@ class Measured:
 
 @cache
 def _packaged() -> Mapping[str, Any]:
-    found: dict[str, Any] = json.loads(files("hfmem.plan").joinpath("data/measured.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(
+        Path(__file__).with_name("data").joinpath("measured.json").read_text(encoding="utf-8")
+    )
     return dict(found["devices"])
 
 

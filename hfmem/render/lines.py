@@ -37,7 +37,7 @@ def line(*spans: Span | str, hang: int | None = 0) -> Line:
 
 def safe(text: str) -> str:
     """`text` with everything that could steer a terminal made visible: control characters, bidi overrides, line separators."""
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     return "".join(
         character
