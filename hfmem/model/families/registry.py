@@ -109,7 +109,7 @@ def _own_class(data: Mapping[str, Any], file: str, model_type: str) -> Note | No
         return None
     from hfmem.model.nearest import class_family  # few configs come this far
 
-    if class_family(data, FAMILIES) is not None:
+    if first.endswith("ForCausalLM") and class_family(data, FAMILIES) is not None:
         return None
     words = f"{file}: {first[:80]} is a class of the repository's own; read as {model_type}, which it need not be"
     return Note("class_of_its_own", words)
