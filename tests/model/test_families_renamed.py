@@ -94,6 +94,26 @@ def test_mistral_with_layer_types_is_ministral() -> None:
     assert [type(c) for c in read_architecture(config).caches()] == [SlidingAttention] * 4
 
 
+def test_a_class_of_the_repository_s_own() -> None:
+    llama = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "vocab_size": 99,
+    }
+    own = llama | {"architectures": ["LlamaForCausalLM_Hybrid"], "num_attention_heads": 4}
+    code = {"AutoModelForCausalLM": "modeling_hybrid_llama.LlamaForCausalLM_Hybrid"}
+
+    def codes(config: dict[str, Any]) -> set[str]:
+        return {note.code for note in read_architecture(config).notes}
+
+    assert "class_of_its_own" in codes(own | {"auto_map": code})
+    assert "class_of_its_own" not in codes(own)
+    assert "class_of_its_own" not in codes(own | {"architectures": ["LlamaForCausalLM"], "auto_map": code})
+    assert "class_of_its_own" not in codes(own | {"auto_map": {"AutoConfig": "configuration_llama.LlamaConfig"}})
+
+
 SMALL = {"vocab_size": 50, "num_attention_heads": 4, "hidden_size": 32}
 KOSMOS = {"text_config": {"vocab_size": 50, "embed_dim": 32, "layers": 3, "ffn_dim": 48, "attention_heads": 4}}
 STAGE = {"num_layers": 2, "num_heads": 4, "hidden_size": 32, "input_vocab_size": 60}

@@ -64,6 +64,7 @@ _COMPRESSORS: Final[dict[int, tuple[int, int]]] = {4: (8, 2), 128: (128, 1)}
 #: families without an implementation
 _NOT_SERVED: Final = frozenset(
     {
+        "gigachat3_5",
         "whisper",
         "moonshine",
         "moonshine_streaming",

@@ -77,6 +77,8 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     notes = architecture.notes
     if assume is not None and assume != model_type:
         notes = (*notes, _assumption(data, file, model_type, assume))
+    elif (own := _own_class(data, file, wanted)) is not None:
+        notes = (*notes, own)
     return replace(
         architecture,
         assumed=assume if assume != model_type else None,
@@ -95,6 +97,22 @@ def _code(data: Mapping[str, Any], model_type: str) -> Literal["transformers", "
     if by_class is not None and in_transformers(by_class):
         return "transformers"
     return "remote" if isinstance(data.get("auto_map"), Mapping) else "elsewhere"
+
+
+def _own_class(data: Mapping[str, Any], file: str, model_type: str) -> Note | None:
+    """A word where the repository's code brings a language model of another class than this type's (a hybrid called `llama`)."""
+    classes, code = data.get("architectures"), data.get("auto_map")
+    first = classes[0] if isinstance(classes, list) and classes else None
+    if not isinstance(first, str) or "ForCausalLM" not in first or not isinstance(code, Mapping):
+        return None
+    if not in_transformers(model_type) or not any(str(key).startswith("AutoModel") for key in code):
+        return None
+    from hfmem.model.nearest import class_family  # few configs come this far
+
+    if first.endswith("ForCausalLM") and class_family(data, FAMILIES) is not None:
+        return None
+    words = f"{file}: {first[:80]} is a class of the repository's own; read as {model_type}, which it need not be"
+    return Note("class_of_its_own", words)
 
 
 def _refusal(data: Mapping[str, Any], file: str, model_type: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 TEXT: Final[dict[str, str]] = {
+    "gigachat3_5": "gigachat:gigachat35",
     "step5": "step5:step5",
     "pop2piano": "t5:pop2piano",
     "xlnet": "xlnet:xlnet",

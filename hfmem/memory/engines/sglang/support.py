@@ -72,6 +72,7 @@ _STATES: Final[dict[str, bool]] = {
     "bailing_hybrid": True,
     "falcon_h1": True,
     "falcon_mamba": False,
+    "gigachat3_5": False,
     "glm5_next": True,
     "glm5_next_text": True,
     "granitemoehybrid": True,

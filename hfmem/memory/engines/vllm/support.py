@@ -84,6 +84,7 @@ _NOT_SERVED: Final = (
             "jet_nemotron",
             "minicpm_sala",
             "spark2_5",
+            "gigachat3_5",
         ),  # published code that SGLang has a class for
     }
 )
