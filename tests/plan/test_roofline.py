@@ -148,6 +148,13 @@ def test_states_are_written_back_and_windows_end_what_is_read() -> None:
     assert window.prefill_operations == 2 * (32768 * (matrices - table) + table) + pair * pairs
 
 
+@pytest.mark.parametrize(("engine", "together"), [("llama.cpp", 1), ("vllm", 2)])
+def test_devices_that_take_turns_do_not_multiply_together(llama: Model, engine: str, together: int) -> None:
+    found = bounds(llama, context=16, num_seqs=2048, device="2xh100", tp=2, engine=engine)
+    assert found.decode_bound == "compute"
+    assert found.decode_seconds == pytest.approx(found.decode_operations / (989.4e12 * together))
+
+
 def test_latents_are_read_whole_on_every_rank() -> None:
     model = read_model("deepseek-ai/DeepSeek-V3", fetch=OFFLINE)
     found = bounds(model, context=8192, num_seqs=8, device="8xh200")
