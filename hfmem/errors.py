@@ -16,7 +16,8 @@
         ├── MissingKeyError            config.json lacks a key that its family needs
         └── ContradictionError         two facts of the model exclude each other
 
-The command line catches `HfmemError` and nothing else; a message says what, where, and what to do next, on one line.
+The command line tells an `HfmemError` on one line, which says what, where, and what to do next. Anything else is a bug, and is
+called one (exit code 4; `HFMEM_DEBUG=1` shows where).
 """
 
 from __future__ import annotations

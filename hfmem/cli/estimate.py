@@ -91,8 +91,9 @@ def _failed(model: str, error: HfmemError, settings: dict[str, Any], results: li
     if error.code == "several_models":
         from hfmem.cli.gguf import list_choices
 
-        results.append(list_choices(cast("SeveralModelsError", error), settings, json=json))
-        return 0
+        told, fits = list_choices(cast("SeveralModelsError", error), settings, json=json)
+        results.append(told)
+        return 0 if fits else DOES_NOT_FIT
     if error.code == "pipeline":
         from hfmem.cli.pipeline import pipeline_rows
 

@@ -10,8 +10,11 @@ from hfmem.errors import HfmemError, UsageError
 from hfmem.hub.gguf import SeveralModelsError
 
 
-def list_choices(several: SeveralModelsError, settings: Mapping[str, Any], *, json: bool) -> list[dict[str, Any]]:
-    """The choices as JSON values; as a table on stdout unless `json`."""
+def list_choices(
+    several: SeveralModelsError, settings: Mapping[str, Any], *, json: bool
+) -> tuple[dict[str, Any], bool]:
+    """The choices as a JSON value, and whether one of them fits the devices that were asked about (True where none were); as a
+    table on stdout unless `json`."""
     from hfmem.api.gguf_choice import beside, choices
     from hfmem.render.gguf import render_choices
     from hfmem.render.json import to_dict
@@ -32,8 +35,9 @@ def list_choices(several: SeveralModelsError, settings: Mapping[str, Any], *, js
         found = choices(several)
     if not json:
         show(render_choices(several.place, found, beside=beside(several.listing)))
-    rows: list[dict[str, Any]] = to_dict(found)
-    return rows
+    return {"model": {"id": several.place}, "choices": to_dict(found)}, any(
+        choice.fits is not False for choice in found
+    )
 
 
 def _number(value: Any) -> int | None:

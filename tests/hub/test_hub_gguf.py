@@ -136,22 +136,27 @@ def test_a_table_of_quantizations(hub: HubServer, capsys: pytest.CaptureFixture[
     assert [line[0] for line in lines] == ["org/many:UD-Q3_K_XL", "org/many:Q4_K_M", "org/many:Q8_0"]
     assert "imatrix_unsloth.gguf" in out and "3 GGUF models" in out
     code, out, _ = run(capsys, "org/many", "--ctx", "1024", "--json", "--no-cache")
-    rows = json.loads(out)
-    assert code == 0 and [row["label"] for row in rows] == ["UD-Q3_K_XL", "Q4_K_M", "Q8_0"]
+    told = json.loads(out)
+    rows = told["choices"]
+    assert (
+        code == 0
+        and told["model"] == {"id": "org/many"}
+        and [row["label"] for row in rows] == ["UD-Q3_K_XL", "Q4_K_M", "Q8_0"]
+    )
     for row, name in zip(rows, ("UD-Q3/m-UD-Q3_K_XL.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf"), strict=True):
         assert row["files"] == [name] and row["size_bytes"] == files[name].size
         assert row["bits_per_weight"] == pytest.approx(8 * files[name].size / LLAMA_PARAMETERS, abs=1e-4)
         assert row["kv_cache_bytes"] == 1024 * TOKEN_BYTES
         assert row["total_bytes"] == files[name].size + 1024 * TOKEN_BYTES
         assert json.loads(run(capsys, row["reference"], "--json")[1])["weights"]["evidence"] == "headers"
-    for gpu, verdicts in (("1MiB", [False] * 3), ("1TiB", [True] * 3)):
-        rows = json.loads(run(capsys, "org/many", "--ctx", "1024", "--json", "--gpu", gpu)[1])
-        assert [row["fits"] for row in rows] == verdicts
+    for gpu, status, verdicts in (("1MiB", 1, [False] * 3), ("1TiB", 0, [True] * 3)):
+        code, out, _ = run(capsys, "org/many", "--ctx", "1024", "--json", "--gpu", gpu)
+        assert code == status and [row["fits"] for row in json.loads(out)["choices"]] == verdicts
     assert "does not fit" in run(capsys, "org/many", "--ctx", "1024", "--gpu", "1MiB")[1]
-    # beside another model the rows are one item of the array
+    # beside another model the choices are one item of the array
     hub.add("org/one", {"m-Q8_0.gguf": files["m-Q8_0.gguf"]})
     both = json.loads(run(capsys, "org/many", "org/one", "--json")[1])
-    assert len(both[0]) == 3 and both[1]["model"]["id"] == "org/one"
+    assert len(both[0]["choices"]) == 3 and both[1]["model"]["id"] == "org/one"
 
 
 def test_picking_one_of_several(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +264,7 @@ def test_local_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert report["kv_cache"]["engine"] == "llama.cpp"
     (folder / "b-Q8_0.gguf").write_bytes((folder / "m-Q4_K_M.gguf").read_bytes())
     code, out, _ = run(capsys, str(folder), "--json")
-    assert code == 0 and [row["reference"] for row in json.loads(out)] == [
+    assert code == 0 and [row["reference"] for row in json.loads(out)["choices"]] == [
         f"{folder}/b-Q8_0.gguf",
         f"{folder}/m-Q4_K_M.gguf",
     ]

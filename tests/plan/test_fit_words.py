@@ -105,3 +105,22 @@ def test_headroom_is_what_the_parts_leave_of_the_share(engine: str, outside: set
     inside = sum(item.bytes for name, item in found.runtime.items() if name not in outside)
     left = found.fit.usable_bytes_per_device - found.per_rank.weights_bytes - found.kv_cache.bytes - inside
     assert found.fit.headroom_bytes == left
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"pp": 2},
+            "on the most loaded rank (stage 2 of 2)",
+        ),  # sixteen layers each; the last has the final norm beside its table
+        (
+            {"pp": 2, "engine": "llama.cpp"},
+            "on the most loaded rank (device 2 of 2)",
+        ),  # the first leaves its table to the host
+        ({"tp": 2, "device": "2xl40s"}, "NCCL and library buffers over PCIe"),
+        ({"tp": 2, "device": "2xh100"}, "NCCL and library buffers over NVLink"),
+    ],
+)
+def test_what_ranks_are_told_apart_by(settings: dict[str, Any], words: str) -> None:
+    assert words in text(LLAMA, context=8192, **settings)

@@ -139,6 +139,20 @@ def test_states_are_written_back_and_windows_end_what_is_read() -> None:
     mistral = read_model("mistralai/Mistral-7B-v0.1", fetch=OFFLINE)
     window = bounds(mistral, context=32768, device=H100)
     assert window.cache_bytes_read == 4096 * TOKEN and window.cache_bytes_written == 0
+    # 7,241,732,096 parameters, tables of 32,000 × 4,096; a pair of tokens takes 2 operations × 32 heads × (128 + 128) in 32 layers
+    matrices, table, pair = 7_241_732_096 - 32_000 * 4096, 32_000 * 4096, 32 * 2 * 32 * 256
+    assert window.decode_operations == 2 * matrices + 4096 * pair
+    pairs = (
+        4096 * 4097 // 2 + (32768 - 4096) * 4096
+    )  # up to the window each token looks at all before it, then at the window
+    assert window.prefill_operations == 2 * (32768 * (matrices - table) + table) + pair * pairs
+
+
+@pytest.mark.parametrize(("engine", "together"), [("llama.cpp", 1), ("vllm", 2)])
+def test_devices_that_take_turns_do_not_multiply_together(llama: Model, engine: str, together: int) -> None:
+    found = bounds(llama, context=16, num_seqs=2048, device="2xh100", tp=2, engine=engine)
+    assert found.decode_bound == "compute"
+    assert found.decode_seconds == pytest.approx(found.decode_operations / (989.4e12 * together))
 
 
 def test_latents_are_read_whole_on_every_rank() -> None:

@@ -1,0 +1,53 @@
+"""SGLang's share of a device of 80 GiB (81,920 MiB), with what it reserves added up by hand in MiB."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from hfmem.memory.serving import Serving
+from hfmem.plan.sglang_share import ServedModel, static_fraction
+
+MEMORY = 80 << 30
+#: sizes of captured prefills up to 8192 tokens, and up to 2048: 8 MiB each
+GRAPHS, FEW_GRAPHS = (8 + 14 + 8 + 8 + 12 + 8) * 8, (8 + 14 + 8 + 8 + 4) * 8
+PREFILL = 512 + 8192 * 3 // 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "reserved"),
+    [
+        ({}, PREFILL + 128 + 256 * 2 + GRAPHS),
+        ({"tp": 3}, PREFILL + 3 * 128 + 256 * 2 + GRAPHS),
+        ({"tp": 4}, PREFILL + 4 * 128 + 512 * 2 + GRAPHS),  # from four ranks on, batches of 512 are captured
+        ({"tp": 2, "attn_dp": 2}, PREFILL + 2 * 128 + 256 * 2 + 256 * 2 * 3 + GRAPHS),
+        (
+            {"tp": 8, "attn_dp": 8},
+            PREFILL + 8 * 128 + 512 * 2 + 512 * 8 * 9 // 2 + GRAPHS,
+        ),  # batches beyond 300 take half more
+        ({"pp": 2}, PREFILL + 2 * 128 + 256 * 2),  # prefill is not captured
+        ({"max_num_batched_tokens": 2048}, 10 * 1024),  # less than what a large device keeps at least
+    ],
+)
+def test_what_is_reserved(settings: dict[str, Any], reserved: int) -> None:
+    share = static_fraction(MEMORY, Serving(4096, engine="sglang", **settings), ServedModel())
+    assert share == Fraction(round(1000 * (81_920 - reserved) / 81_920), 1000)
+
+
+def test_a_small_device_keeps_what_it_needs() -> None:
+    reserved = 512 + 2048 * 3 // 2 + 128 + 48 * 2 + FEW_GRAPHS
+    share = static_fraction(32 << 30, Serving(4096, engine="sglang", max_num_batched_tokens=2048), ServedModel())
+    assert share == Fraction(round(1000 * (32_768 - reserved) / 32_768), 1000)
+
+
+@pytest.mark.parametrize(
+    ("tower", "factor"),
+    [((24, 1024), 0.95), ((1, 64), 0.95 * 1.05), ((48, 1024), 0.95 * 0.9), ((96, 4096), 0.95 * 0.8)],
+)
+def test_vision_encoders(tower: tuple[int, int], factor: float) -> None:
+    """ViT-L takes a twentieth; one of twice its size a tenth of the rest more, up to a fifth; a tiny one gives back as much."""
+    serving = Serving(4096, engine="sglang")
+    whole = static_fraction(MEMORY, serving, ServedModel())
+    assert float(static_fraction(MEMORY, serving, ServedModel(vision=tower))) == pytest.approx(float(whole) * factor)
