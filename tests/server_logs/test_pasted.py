@@ -139,7 +139,7 @@ def test_what_stands_around_lines(form: str) -> None:
 
 
 def test_entities_of_a_page() -> None:
-    text = "INFO Initializing a V1 LLM engine (v0.19.0) with config: model=&#39;Qwen/Qwen3-8B&#39;\nINFO GPU KV cache size: 163,568 tokens"
+    text = "Initializing a V1 LLM engine (v0.19.0) with config: model=&#39;Qwen/Qwen3-8B&#39;\nINFO GPU KV cache size: 9 tokens"
     assert parse_log(text).settings.model == "Qwen/Qwen3-8B"
 
 
