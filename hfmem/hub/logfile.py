@@ -6,9 +6,10 @@ import codecs
 import os
 import stat
 import sys
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from hfmem.errors import UsageError
 
@@ -29,7 +30,8 @@ _STARTS: Final = (
 
 
 def read_log(path: str) -> str:
-    """The text of a log; `-` is stdin. UTF-16 is told by its mark or its zeros, and what cannot be decoded is replaced.
+    """The text of a log; `-` is stdin. gzip and UTF-16 are told by their marks, the latter by its zeros too; what cannot
+    be decoded is replaced.
 
     Of a log beyond 16 MiB the lines of blocks without a line of a start are empty: lines keep their numbers.
 
@@ -44,7 +46,7 @@ def read_log(path: str) -> str:
                 raise UsageError(f"{path} is a folder, not a log")
             with open(path, "rb") as file:
                 text = _text(file)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"the log {path} cannot be read: {reason}") from None
     if not text.strip():
@@ -53,6 +55,11 @@ def read_log(path: str) -> str:
 
 
 def _text(file: IO[bytes]) -> str:
+    peek = getattr(file, "peek", None)
+    if peek is not None and peek(2)[:2] == b"\x1f\x8b":  # a rotated log
+        import gzip
+
+        file = cast("IO[bytes]", gzip.GzipFile(fileobj=file))
     first = file.read(MAX_BYTES)
     decoder = codecs.getincrementaldecoder(_encoding(first[:4096]))(errors="replace")
     head = decoder.decode(first, len(first) < MAX_BYTES)

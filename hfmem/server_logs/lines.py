@@ -38,9 +38,20 @@ _WIDTHS: Final = range(60, 400)
 _FULL_LINES: Final = 4
 
 
+#: quotes and brackets as pages of HTML and some writers of JSON have them, the ampersand last
+_ESCAPED: Final = (
+    *((entity, "'") for entity in ("&#39;", "&#x27;", "&apos;", "\\u0027")),
+    *((entity, '"') for entity in ("&quot;", "&#34;")),
+    *(("&lt;", "<"), ("&gt;", ">"), ("\\u003c", "<"), ("\\u003e", ">"), ("&amp;", "&")),
+)
+
+
 def clean(text: str) -> str:
-    """`text` without colours and control characters, cut to what a start-up log can be."""
-    return CONTROL.sub("", ANSI.sub("", text[:MAX_CHARACTERS])).replace("\r", "")
+    """`text` without colours, control characters and entities, cut to what a start-up log can be."""
+    text = CONTROL.sub("", ANSI.sub("", text[:MAX_CHARACTERS])).replace("\r", "")
+    for escaped, character in _ESCAPED:
+        text = text.replace(escaped, character)
+    return text
 
 
 def relevant(text: str) -> tuple[str, list[int]]:
@@ -73,7 +84,8 @@ def _unfolded(rows: list[str]) -> Iterator[tuple[str, int]]:
 def _joined(rows: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:
     """The rows; what a writer broke after a comma, or before a configuration, follows on its first."""
     begun, at, parts = "", 0, 0
-    for row, number in rows:
+    for whole, number in rows:
+        row = whole.removesuffix("\\n")  # as a program prints a string that ends its line
         if not row:
             continue
         if begun and parts < _MOST_PARTS and not _HEAD.search(row[:200]):

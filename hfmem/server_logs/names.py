@@ -29,7 +29,7 @@ def model_names(text: str) -> tuple[str, ...]:
 
 #: end of a repo's name → the format its weights are in, as `--quant` takes it
 _FORMAT_WORDS: Final = (
-    (r"[-.](?:nvfp4)", "nvfp4"),
+    (r"(?:-text)?[-.]nvfp4(?:-mtp)?", "nvfp4"),
     (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*))?", "fp8"),
     (r"[-.](?:quantized\.)?w8a8", "int8"),
     (r"[-.]autoround-(?:int4|w4a16)(?:-\w{1,20})?", "gptq"),

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from hfmem.api.reading import Model
     from hfmem.plan.devices import Device
 
-#: from this minor version on, vLLM logs concurrency × context as "KV cache size"
+#: from this minor version on, and this patch of the one before, vLLM logs concurrency × context as "KV cache size"
 _NEW_CAPACITY: Final = 21
+_NEW_CAPACITY_PATCH: Final = 2
+_PATCHED: Final = re.compile(r"v?0\.20\.([1-9])")
 #: the first minor version whose V1 engine is the default
 _V1: Final = 8
 #: tokens of a block where nothing asks for more
@@ -92,7 +94,8 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
                 )  # as from 0.21
             if _other_rank(item, log, serving):
                 item = replace(item, reason="another rank, whose line is not here, had less memory: the least counts")
-            if item.verdict == "differs" and item.reason is None and log.settings.speculative:
+            drafted = log.settings.speculative and (item.difference or 0) > 0
+            if item.verdict == "differs" and item.reason is None and drafted:
                 item = replace(
                     item, reason="a draft model or prediction layers have a cache too, which is not computed here"
                 )
@@ -108,9 +111,13 @@ def _other_rank(item: Check, log: LogFacts, serving: Serving) -> bool:
 
 
 def _old_capacity(log: LogFacts) -> bool:
-    """Whether "KV cache size" is blocks × page over groups, as before vLLM 0.21; without a version, by the number's own form."""
+    """Whether "KV cache size" is blocks × page over groups, as before vLLM 0.20.2; without a version, and for builds between
+    0.20 and it, by the number's own form."""
     release = release_of(log.version)
-    if release is not None:
+    if patch := _PATCHED.match(log.version or ""):
+        if int(patch[1]) >= _NEW_CAPACITY_PATCH and patch[0] == log.version:
+            return False
+    elif release is not None:
         return release.minor < _NEW_CAPACITY
     tokens, concurrency, context = (
         log.smallest(name) for name in ("capacity_tokens", "max_concurrency", "concurrency_context")

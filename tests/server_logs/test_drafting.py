@@ -43,6 +43,21 @@ def test_prediction_layers_of_qwen() -> None:
     assert (plain["KV cache tokens"].difference or 0) > 0.1
 
 
+def test_prediction_layers_with_the_cache_of_prefixes() -> None:
+    """A log that was first compared when the rule stood: vLLM 0.20.2 on a DGX Spark, three tokens ahead, an fp8 cache in blocks of
+    2,144 tokens, 2 + 3 states a request. That patch counts tokens as 0.21 does, 0.20.0 does not."""
+    lines = (
+        "(EngineCore pid=1) INFO [gpu_worker.py:440] Available KV cache memory: 64.69 GiB\n"
+        "(EngineCore pid=1) INFO [kv_cache_utils.py:1708] GPU KV cache size: 5,463,232 tokens\n"
+        "(EngineCore pid=1) INFO [kv_cache_utils.py:1709] Maximum concurrency for 262,144 tokens per request: 20.84x\n"
+    )
+    found = compare(start("Qwen/Qwen3.6-35B-A3B", "0.20.2", 262144, kv="fp8", ahead=3) + lines)
+    assert found["KV cache tokens"].predicted == 5_463_232
+    assert found["maximum concurrency"].verdict == "equal"
+    earlier = compare(start("Qwen/Qwen3.6-35B-A3B", "0.20.0", 262144, kv="fp8", ahead=3) + lines)
+    assert earlier["KV cache tokens"].predicted == 719 * 2144
+
+
 def test_prediction_layers_of_deepseek_v4_keep_a_window_alone() -> None:
     """DeepSeek V4 Flash, vLLM 0.25 at TP 2 on a device 12.0, two tokens ahead: 1,993,100 tokens and 75.64 GiB."""
     model = "deepseek-ai/DeepSeek-V4-Flash"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
+
 import pytest
 from verified_logs import compare
 
+from hfmem.errors import UsageError
+from hfmem.hub.logfile import read_log
 from hfmem.server_logs.lines import clean, one_stream, relevant
 from hfmem.server_logs.names import base_of, model_names, named_elsewhere
 from hfmem.server_logs.parse import parse_log
@@ -64,6 +69,7 @@ def test_names_in_paths(path: str, name: str) -> None:
         ("kaitchup/Qwen3.5-2B-autoround-W4A16", "kaitchup/Qwen3.5-2B", "gptq"),
         ("qwen3.6-27b-autoround-int4", "qwen3.6-27b", "gptq"),
         ("RedHatAI/gemma-4-26B-A4B-it-NVFP4", "RedHatAI/gemma-4-26B-A4B-it", "nvfp4"),
+        ("sakamakismile/Qwen3.6-27B-Text-NVFP4-MTP", "sakamakismile/Qwen3.6-27B", "nvfp4"),
         ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B", None),
     ],
 )
@@ -103,6 +109,47 @@ def test_what_drafts_is_not_what_is_served() -> None:
     assert "org/Draft" not in rest
     told = parse_log(text + "INFO GPU KV cache size: 1,024 tokens\n").settings
     assert told.model == "org/Target" and told.draft_model == "org/Draft"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "2026-05-01T10:00:00.123456789Z stdout F {}",
+        "May 01 10:00:00 host vllm[123]: {}",
+        "[1;36m(EngineCore_0 pid=12)[0;0m {}",
+        "\x1b[1;36m(EngineCore_DP0 pid=12)\x1b[0;0m {}",
+        "(RayWorkerWrapper pid=123, ip=10.0.0.1) {}",
+        "vllm-1  | {}",
+        "> {}",
+        "| {} |",
+        '{{"log":"{}\\n","stream":"stderr"}}',
+        'time="2026-05-01T10:00:00Z" level=info msg="{}"',
+        "{}\\n",
+        "{}\r",
+    ],
+)
+def test_what_stands_around_lines(form: str) -> None:
+    lines = (
+        "INFO Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3-VL-8B-Instruct', max_seq_len=4096",
+        "INFO [gpu_worker.py:436] Available KV cache memory: 22.46 GiB",
+        "INFO [kv_cache_utils.py:1319] GPU KV cache size: 163,568 tokens",
+    )
+    found = compare("\n".join(map(form.format, lines)))
+    assert found["KV cache tokens"].verdict == "equal"
+
+
+def test_entities_of_a_page() -> None:
+    text = "Initializing a V1 LLM engine (v0.19.0) with config: model=&#39;Qwen/Qwen3-8B&#39;\nINFO GPU KV cache size: 9 tokens"
+    assert parse_log(text).settings.model == "Qwen/Qwen3-8B"
+
+
+def test_a_rotated_log(tmp_path: Path) -> None:
+    path = tmp_path / "server.log.1.gz"
+    path.write_bytes(gzip.compress(b"INFO GPU KV cache size: 163,568 tokens\n"))
+    assert read_log(str(path)) == "INFO GPU KV cache size: 163,568 tokens\n"
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_log(str(path))
 
 
 def test_the_graph_profile_s_own_pool() -> None:
