@@ -239,16 +239,23 @@ def _patterns(key: bytes, columns: list[list[bytes]]) -> list[tuple[str, list[li
     if all(plain or len(found) == 1 for plain, found in zip(index, values, strict=True)):
         words = [None if plain else column[0] for plain, column in zip(index, columns, strict=True)]
         return [(_text(key, words), [column for plain, column in zip(index, columns, strict=True) if plain])]
-    found_rows: dict[tuple[bytes | None, ...], list[list[bytes]]] = {}
-    for row in zip(*columns, strict=True):
-        row_words = tuple(
-            None if plain or (is_whole and not _is_word(value)) else value
-            for plain, is_whole, value in zip(index, whole, row, strict=True)
-        )
-        indices = [value for value, word in zip(row, row_words, strict=True) if word is None]
-        for column, value in zip(found_rows.setdefault(row_words, [[] for _ in indices]), indices, strict=True):
-            column.append(value)
-    return [(_text(key, row_words), found_columns) for row_words, found_columns in found_rows.items()]
+    told = [
+        [value if _is_word(value) else None for value in column] if is_whole else column
+        for plain, is_whole, column in zip(index, whole, columns, strict=True)
+        if not plain
+    ]
+    places: dict[tuple[bytes | None, ...], list[int]] = {}  # of the names with the same words
+    for place, row in enumerate(zip(*told, strict=True)):
+        places.setdefault(row, []).append(place)
+    patterns: list[tuple[str, list[list[bytes]]]] = []
+    for row, here in places.items():
+        given = iter(row)
+        words = [None if plain else next(given) for plain in index]
+        indices = [
+            [column[place] for place in here] for word, column in zip(words, columns, strict=True) if word is None
+        ]
+        patterns.append((_text(key, words), indices))
+    return patterns
 
 
 def _is_word(digits: bytes) -> bool:
