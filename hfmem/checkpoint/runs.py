@@ -143,9 +143,8 @@ class Runs:
         separator = ',"' + head[0].decode("ascii")
         start, done, step = head.end(), first, _SHORTEST
         place = start
-        while done < len(
-            run.tails
-        ):  # in growing steps, so that nothing is written in vain that is longer than what was right
+        # in growing steps, so that what is written in vain is not much longer than what was right
+        while done < len(run.tails):
             sizes = run.sizes[done : done + step]
             marks = [str(mark) for mark in accumulate(sizes, initial=begin)]
             entries = [
@@ -200,5 +199,5 @@ def _equal(text: bytes, start: int, entries: Sequence[str], separator: str) -> i
             low = middle
         else:
             high = middle - 1
-    followed = expected.count(separator.encode("ascii"), 0, low)  # a separator has a quote, and no name has one
+    followed = expected.count(separator.encode("ascii"), 0, low)  # with its quote it stands between two entries only
     return followed + (len(separator.join(entries[: followed + 1])) <= low)
