@@ -131,6 +131,11 @@ def larger(a: Array, b: Array) -> Array:
     return np.fmax(a, b) if a.dtype.kind == "f" else np.maximum(a, b)
 
 
+def count_bits(a: Array) -> Array:
+    """How many bits of each value are set, as 32-bit integers (`popc`)."""
+    return np.unpackbits(a.view(np.uint8).reshape(*a.shape, a.dtype.itemsize), axis=-1).sum(axis=-1, dtype=np.uint32)
+
+
 ELEMENTWISE: dict[str, Callable[..., Array]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -155,6 +160,7 @@ ELEMENTWISE: dict[str, Callable[..., Array]] = {
     "sqrt": np.sqrt,
     "tanh": np.tanh,
     "prmt": permute_bytes,
+    "popc": count_bits,
 }
 
 COMPARE: dict[str, Callable[[Array, Array], Array]] = {

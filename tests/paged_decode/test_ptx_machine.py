@@ -157,6 +157,7 @@ def test_an_unknown_instruction_is_named() -> None:
         ("mov.b32 %r2, 0x80FF1234;\nprmt.b32 %r3, %r2, 0, 0xB210;", 0xFFFF1234),  # nibble B: the sign of byte 3
         ("mov.b32 %r2, 0xF0F0;\nlop3.b32 %r3, %r2, 0xFF00, 0x3333, 0xEA;", 0xF0F0 & 0xFF00 | 0x3333),
         ("mov.b32 %r2, 0xABCD1234;\nbfe.u32 %r3, %r2, 8, 12;", 0xD12),
+        ("mov.b32 %r2, 0xABCD1234;\npopc.b32 %r3, %r2;", 5 + 5 + 2 + 3),
         ("mov.b32 %r2, 0xABCD1234;\nbfe.s32 %r3, %r2, 12, 8;", 0xFFFFFFD1),
         ("mov.b32 %r2, -7;\ndiv.s32 %r3, %r2, 2;", 2**32 - 3),
         ("mov.b32 %r2, -7;\nrem.s32 %r3, %r2, 4;", 2**32 - 3),
