@@ -29,7 +29,8 @@ class Architecture:
     names no dtype, and what the files store decides where it is known (`parameters.with_stored_dtype`). `partial`: the model has
     parts that `tensors` does not list, so that only its files tell what it weighs. `code` is where there is a class for
     transformers to run: its own, the repository's (`auto_map`), or only in other engines. `text_type` is the type of the text
-    model inside a wrapper, empty for none, `vision_heads` the heads of its image encoder where the config tells.
+    model inside a wrapper, empty for none, `vision_heads` the heads of its image encoder where the config tells. `image_prefix`:
+    the config says that the tokens of an image see each other.
     """
 
     family: str
@@ -58,6 +59,7 @@ class Architecture:
     code: Literal["transformers", "remote", "elsewhere"] = "transformers"
     text_type: str = ""
     vision_heads: int | None = None
+    image_prefix: bool = False
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

@@ -108,6 +108,34 @@ def test_gemma4_in_fp8_on_hopper() -> None:
         assert max(layout(arch, serving).stage_block_bytes) == 1_310_720
 
 
+def test_pages_where_images_see_themselves_on_blackwell() -> None:
+    """Triton and FlashInfer together take pages of 64 tokens; vLLM 0.33's planner at compute capability 10.0."""
+    text = GEMMA4_26B["text_config"] | {"use_bidirectional_attention": "vision"}
+    config = dict(GEMMA4_26B) | {"text_config": text}
+    for kv_dtype, held in (("auto", (128_450_560, 4_249_354_240)), ("fp8", (64_225_280, 2_124_677_120))):
+        assert _one(config, 100, kv_dtype) == held
+    assert _one(config, 120, "auto") == (118_620_160, 4_239_523_840)  # no such backend on consumer devices
+    # gemma-3-4b: heads of 256; with heads of 128 (27B) FlashInfer serves alone, in pages of 16
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 34, "sliding_window": 1024}
+    text |= {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 10240}
+    small = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "dtype": "bfloat16"}
+    assert _one(small | {"text_config": text}, 100, "auto") == (81_264_640, 2_818_048_000)
+    halved = small | {"text_config": text | {"head_dim": 128}}
+    assert _one(halved, 100, "auto") == _one(halved, 90, "auto")
+
+
+def _one(config: Facts, capability: int, kv_dtype: str) -> tuple[int, int]:
+    """Bytes of one request of 512 and of 32,768 tokens."""
+    arch = read_architecture(dict(config))
+    short, long = (
+        engine("vllm")
+        .cache(arch, Serving(n, kv_dtype=kv_dtype, max_num_batched_tokens=8192, compute_capability=capability))
+        .bytes_per_rank
+        for n in (512, 32_768)
+    )
+    return short, long
+
+
 def test_the_projector_of_lfm2_vl_is_whole_on_every_rank() -> None:
     # vLLM 0.33's `Lfm2VLMultiModalProjector` is of `ReplicatedLinear`; SGLang's is split
     config: Facts = {

@@ -85,7 +85,15 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
         dtype_given=names_dtype(data),
         notes=notes,
         code=_code(data, wanted),
+        image_prefix=_image_prefix(data),
     )
+
+
+def _image_prefix(data: Mapping[str, Any]) -> bool:
+    """Whether the config says that the tokens of an image see each other (Gemma 4's larger models)."""
+    text = data.get("text_config")
+    key = "use_bidirectional_attention"
+    return data.get(key) == "vision" or (isinstance(text, Mapping) and text.get(key) == "vision")
 
 
 def _code(data: Mapping[str, Any], model_type: str) -> Literal["transformers", "remote", "elsewhere"]:

@@ -267,6 +267,11 @@ def _head_spec(
     return PagedSpec(kind, block, heads * slots, content, (heads, head, head_v, fmt), window=window)
 
 
+#: types whose image tokens see each other (`model_arch_config_convertor.py`), beside Gemma 4 where its config says so
+_IMAGE_PREFIX: Final = frozenset({"gemma3", "molmo2", "moondream3", "paligemma"})
+_IMAGE_PREFIX_BLOCK: Final = 64
+
+
 def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool) -> int:
     """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16.
 
@@ -306,11 +311,19 @@ def _block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving:
     if arch.model_type in STEP5:
         return step5_block(serving, fmt)
     kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None)
+    if serving.compute_capability // 10 == 10 and _sees_images(arch, kinds):
+        kernel = max(kernel, _IMAGE_PREFIX_BLOCK)
     if serving.page_size is None:
         return kernel
     if serving.page_size % kernel:
         raise UnsupportedError(f"vLLM's kernels for this model take pages in multiples of {kernel} tokens")
     return serving.page_size
+
+
+def _sees_images(arch: Architecture, kinds: tuple[Cache, ...]) -> bool:
+    """Whether vLLM runs the model on Triton and FlashInfer together on data-centre Blackwell (`triton_flashinfer.py`)."""
+    heads = {c.head_dim for c in kinds if isinstance(c, FullAttention | SlidingAttention)}
+    return (arch.image_prefix or arch.model_type in _IMAGE_PREFIX) and bool(heads) and heads <= {256, 512}
 
 
 def _hybrid_block(
