@@ -115,10 +115,12 @@ def roofline(
     prompt_link = link_bytes(arch, serving, serving.context, 1)
     first: float | None = None
     first_bound: Bound | None = None
+    # replicas compute prompts of their own, but for vLLM's experts, which all of them share
+    replicas = serving.dp if serving.engine == "vllm" and arch.num_experts else 1
     if rate is not None:
         first, first_bound = _slowest(
             memory=weights_read(arch, serving, ranks, serving.context) / device.bandwidth,
-            compute=prompt / (rate * serving.tp * serving.pp * (serving.dp if serving.engine == "vllm" else 1)),
+            compute=prompt / (rate * serving.tp * serving.pp * replicas),
             link=_over_link(prompt_link, device),
         )
     return Roofline(

@@ -81,3 +81,9 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--lengths", "16k")[0] == 2
     assert run("--allocator", "paged")[0] == 2
     assert run("--lengths", "1k", "--allocator", "buddy")[0] == 2
+
+
+def test_replicas_hold_as_many_each(llama: Model) -> None:
+    for replicas in (1, 2):
+        contiguous, _ = allocations(llama.architecture, Serving(8192, dp=replicas), parse_lengths("8k"), 40 * GIB)
+        assert contiguous.num_seqs == 40 * replicas

@@ -124,3 +124,11 @@ def test_headroom_is_what_the_parts_leave_of_the_share(engine: str, outside: set
 )
 def test_what_ranks_are_told_apart_by(settings: dict[str, Any], words: str) -> None:
     assert words in text(LLAMA, context=8192, **settings)
+
+
+def test_what_is_loaded_and_what_is_stored() -> None:
+    assert "0.07 GiB  ≈  0.14 stored: " in text("openai/whisper-tiny")  # 37,760,640 in fp32
+    assert "205.76 stored: " in text(
+        "zai-org/GLM-4.5-Air", context=8192
+    )  # 3 % are a prediction layer that is not loaded
+    assert "stored" not in text(LLAMA, context=8192)

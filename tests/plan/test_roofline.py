@@ -155,6 +155,21 @@ def test_devices_that_take_turns_do_not_multiply_together(llama: Model, engine: 
     assert found.decode_seconds == pytest.approx(found.decode_operations / (989.4e12 * together))
 
 
+@pytest.mark.parametrize(("name", "ranks"), [(LLAMA, 1), ("mistralai/Mixtral-8x7B-Instruct-v0.1", 2)])
+def test_only_shared_experts_compute_a_prompt_together(name: str, ranks: int) -> None:
+    found = bounds(read_model(name, fetch=OFFLINE), context=8192, device="2xh100", dp=2)
+    assert found.prefill_bound == "compute"
+    assert found.prefill_seconds == pytest.approx(found.prefill_operations / (989.4e12 * ranks))
+
+
+def test_a_chunk_begins_anew() -> None:
+    """Llama 4 Scout: of 48 layers 36 look back to the start of a chunk of 8,192 tokens, 12 to the start; 40 heads × 128."""
+    scout = read_model("meta-llama/Llama-4-Scout-17B-16E-Instruct", fetch=OFFLINE)
+    work = {n: bounds(scout, context=n, device="8xh100").prefill_operations for n in (8191, 8192, 8193, 8194)}
+    last, second = work[8192] - work[8191], work[8194] - work[8193]  # of a chunk, and of the next one
+    assert second - last == 2 * 40 * 256 * (12 * 2 + 36 * (2 - 8192))
+
+
 def test_latents_are_read_whole_on_every_rank() -> None:
     model = read_model("deepseek-ai/DeepSeek-V3", fetch=OFFLINE)
     found = bounds(model, context=8192, num_seqs=8, device="8xh200")
