@@ -132,3 +132,11 @@ def test_what_is_loaded_and_what_is_stored() -> None:
         "zai-org/GLM-4.5-Air", context=8192
     )  # 3 % are a prediction layer that is not loaded
     assert "stored" not in text(LLAMA, context=8192)
+
+
+def test_ranks_that_hold_the_same_make_up_the_total() -> None:
+    found = estimate(catalogued(LLAMA), context=8192, tp=2)
+    assert found.total_bytes == 2 * found.per_rank.total_bytes
+    assert (
+        found.per_rank.total_bytes - found.per_rank.weights_bytes - found.kv_cache.bytes // 2 > 1 << 30
+    )  # the engine's own
