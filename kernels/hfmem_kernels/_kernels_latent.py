@@ -154,10 +154,24 @@ def _query_chunk(q_rows, stride_d, row_mask, START: tl.constexpr, shrink, CUT: t
 
 
 @triton.jit
-def _load_chunk(rows, scales, CHUNK: tl.constexpr):
-    """128 codes of each token as 64 uint16, and their scale."""
-    codes = load_rows(rows, 1, CHUNK * 64 + tl.arange(0, 64), 0, True)
-    return codes, tl.load(scales + CHUNK)
+def _load_codes(rows, CHUNK: tl.constexpr):
+    """128 codes of each token as 64 uint16."""
+    return load_rows(rows, 1, CHUNK * 64 + tl.arange(0, 64), 0, True)
+
+
+@triton.jit
+def _load_scales(rows):
+    """[BLOCK_N, 4]: the 16 bytes with the scales of a row's chunks, read at once."""
+    return tl.load(rows[:, None] + tl.arange(0, 4)[None, :])
+
+
+@triton.jit
+def _scales_apart(scales, BLOCK_N: tl.constexpr):
+    """The scales of each chunk. After other loads: split, they have to be there."""
+    even, odd = tl.split(tl.reshape(scales, [BLOCK_N, 2, 2]))
+    s0, s2 = tl.split(even)
+    s1, s3 = tl.split(odd)
+    return s0, s1, s2, s3
 
 
 @triton.jit
@@ -224,14 +238,15 @@ def attend_packed_latent(
             second = second.to(tl.int64)
         units = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64)
         rows = rows_ptr + units * UNIT
-        scales = scales_ptr + units * (UNIT // 2)
-        c0, s0 = _load_chunk(rows, scales, 0)
-        c1, s1 = _load_chunk(rows, scales, 1)
-        c2, s2 = _load_chunk(rows, scales, 2)
-        c3, s3 = _load_chunk(rows, scales, 3)
+        c0 = _load_codes(rows, 0)
+        c1 = _load_codes(rows, 1)
+        c2 = _load_codes(rows, 2)
+        c3 = _load_codes(rows, 3)
+        scales = _load_scales(scales_ptr + units * (UNIT // 2))
         rope = load_rows(rope_ptr + units * UNIT, 1, rope_cols, 0, True)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
+        s0, s1, s2, s3 = _scales_apart(scales, BLOCK_N)
         scores = _score(q0, q1, c0, s0, BLOCK_M, BLOCK_N, DECODER, CUT)
         scores += _score(q2, q3, c1, s1, BLOCK_M, BLOCK_N, DECODER, CUT)
         scores += _score(q4, q5, c2, s2, BLOCK_M, BLOCK_N, DECODER, CUT)
