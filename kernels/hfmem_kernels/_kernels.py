@@ -52,7 +52,7 @@ def decode_kernel(
     ONE_SCAN: tl.constexpr, SPLIT_TILES: tl.constexpr, MIN_TILES: tl.constexpr, SNAP: tl.constexpr,
     MAX_PIECES: tl.constexpr, PIECE_COST: tl.constexpr, LOCKSTEP: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
     FAN: tl.constexpr, ONE_LEVEL: tl.constexpr, DECODER: tl.constexpr, PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr,
-    WIDE: tl.constexpr, CUT: tl.constexpr, PACKED_LATENT: tl.constexpr,
+    SAME_SCALES: tl.constexpr, WIDE: tl.constexpr, WIDE_SCALES: tl.constexpr, CUT: tl.constexpr, PACKED_LATENT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs) sharing all tiles equally when SPLIT_TILES is 0, else a fixed split, (sequences × max_pieces × HEADS).
 
@@ -120,7 +120,8 @@ def decode_kernel(
                     b, head, m_block, q_row0, count, lo, hi, tile, tile_stop, window, scale, softcap, v_factor, k_offset, v_offset,
                     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
                     GROUP, PAGE, DK, DV, D1, D2, DVP, FORMAT, PAIRS, UNIT_K, UNIT_V, SCALES, HAS_WINDOW,
-                    HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, PAGES, SAME_STRIDES, WIDE, CUT,
+                    HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, PAGES, SAME_STRIDES, SAME_SCALES, WIDE,
+                    WIDE_SCALES, CUT,
                 )  # fmt: skip
             if (tile == 0) & (tile_stop >= tiles):
                 factor, lse = normaliser(m, norm, sink, HAS_SINKS)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hfmem_kernels._kernels_common import LOG2E, PLAIN, decode_low, decode_pair, format_factor, load_ids, rows_of
+from hfmem_kernels._kernels_common import INT8, LOG2E, PLAIN, decode_low, decode_pair, format_factor, load_ids, rows_of
 
 #: scales of values below this count as this, so that what they are split into is finite
 TINY = tl.constexpr(2.0**-100)
@@ -166,7 +166,8 @@ def attend(
     DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
     SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr,
-    PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, WIDE: tl.constexpr, CUT: tl.constexpr,
+    PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, SAME_SCALES: tl.constexpr, WIDE: tl.constexpr,
+    WIDE_SCALES: tl.constexpr, CUT: tl.constexpr,
 ):  # fmt: skip
     """Attention of one block of query rows to the tiles tile0 … tile1 - 1. Returns acc [BLOCK_M, DVP], m and norm [BLOCK_M]."""
     # --- the query rows, in the type of the dot's other side; some negated (`scores_of`)
@@ -229,6 +230,8 @@ def attend(
     acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     acc_high = acc
     offsets = tl.arange(0, BLOCK_N)
+    # int8 has no NaN that a weight of 0 would not take away, so its rows may be anybody's; a scale may not
+    CLAMP: tl.constexpr = FORMAT != INT8
     last = hi - 1
     tile1 = tl.where(hi > lo, tile1, tile0)  # without a key there is no row to read
     first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
@@ -237,14 +240,14 @@ def attend(
         if WIDE:
             first = first.to(tl.int64)
             second = second.to(tl.int64)
-        rows = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES)
+        rows = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES, CLAMP)
         k_rows = k_base + rows.to(tl.int64) * UNIT_K
         k1 = load_rows(k_rows, skd, cols1, DK // STEP, D1 <= DK)
         k2 = k1
         if D2 > 0:
             k2 = load_rows(k_rows, skd, cols2, DK // STEP, D1 + D2 <= DK)
         if not SAME_STRIDES:
-            rows = rows_of(first, second, t0, last, offsets, svp, svt, PAGE, PAGES)
+            rows = rows_of(first, second, t0, last, offsets, svp, svt, PAGE, PAGES, CLAMP)
         v_rows = v_base + rows.to(tl.int64) * UNIT_V
         v = load_rows(v_rows, svd, cols_v, DV // STEP, DVP <= DV)
         v_high = v
@@ -253,11 +256,13 @@ def attend(
         k_token = to_log2
         v_token = to_log2
         if SCALES == 2:
-            first = first.to(tl.int64)
-            second = second.to(tl.int64)
+            if WIDE_SCALES:
+                first = first.to(tl.int64)
+                second = second.to(tl.int64)
             rows = rows_of(first, second, t0, last, offsets, ssp, sst, PAGE, PAGES)
             k_token = tl.load(k_scale_ptr + head.to(tl.int64) * ssh + rows)
-            rows = rows_of(first, second, t0, last, offsets, vsp, vst, PAGE, PAGES)
+            if not SAME_SCALES:
+                rows = rows_of(first, second, t0, last, offsets, vsp, vst, PAGE, PAGES)
             v_token = tl.load(v_scale_ptr + head.to(tl.int64) * vsh + rows)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 

@@ -162,20 +162,26 @@ def load_ids(ids_ptr, t0, last, offsets, PAGE: tl.constexpr, PAGES: tl.constexpr
 
 
 @triton.jit
-def rows_of(first, second, t0, last, offsets, stride_page, stride_token, PAGE: tl.constexpr, PAGES: tl.constexpr):
+def rows_of(
+    first, second, t0, last, offsets, stride_page, stride_token, PAGE: tl.constexpr, PAGES: tl.constexpr,
+    CLAMP: tl.constexpr = True,
+):  # fmt: skip
     """Offset of each token's row. int64 if the ids are; without a multiplication by the page for each row if it spans the tile.
 
-    Positions are never negative; said by unsigned types, it saves the corrections of a signed division for each row.
+    Positions are never negative; said by unsigned types, it saves the corrections of a signed division for each row. Without
+    CLAMP what lies behind the last key reads the slots behind it, in the last key's page: there, but with anything in them.
     """
     if PAGES > 0:
         start = (t0.to(tl.uint32) % PAGE).to(tl.int32)
-        inside = tl.minimum(offsets, last - t0)
+        inside = tl.minimum(offsets, last - t0) if CLAMP else offsets
         rows = first * stride_page + start.to(first.dtype) * stride_token + inside.to(first.dtype) * stride_token
         if PAGES > 1:
             jump = (second - first) * stride_page - (first * 0 + PAGE) * stride_token
             rows += tl.where(start + inside >= PAGE, jump, 0)
     else:
         place = ((t0 + offsets).to(tl.uint32) % PAGE).to(first.dtype) * stride_token
-        last_place = (last.to(tl.uint32) % PAGE).to(first.dtype) * stride_token
-        rows = first * stride_page + tl.where(offsets <= last - t0, place, last_place)
+        if CLAMP:
+            last_place = (last.to(tl.uint32) % PAGE).to(first.dtype) * stride_token
+            place = tl.where(offsets <= last - t0, place, last_place)
+        rows = first * stride_page + place
     return rows

@@ -281,6 +281,13 @@ def scale_strides(scale: torch.Tensor | None) -> list[int]:
     return [0, 0, 0 if scale.numel() == 1 else scale.stride(0)]
 
 
+def scale_extent(scale: torch.Tensor | None) -> int:
+    """Elements from the first scale of tokens to past the last; below 2^31 their offsets fit 32 bits. 1 for other scales."""
+    if scale is None or scale.dim() != 3:
+        return 1
+    return sum((n - 1) * stride for n, stride in zip(scale.shape, scale.stride(), strict=True)) + 1
+
+
 def launch_decode(
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -364,6 +371,8 @@ def launch_decode(
         "PIECE_COST": config.piece_cost, **merge_step,
         "DECODER": decoder_of(q.device), "PAGES": pages_a_tile(page_size, config.block_n, window),
         "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
+        "SAME_SCALES": scale_strides(k_scale)[:2] == scale_strides(v_scale)[:2],
+        "WIDE_SCALES": max(scale_extent(k_scale), scale_extent(v_scale)) >= 2**31,
         "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "CUT": cut,
         "PACKED_LATENT": packed_latent,
     }  # fmt: skip

@@ -5,11 +5,12 @@ from __future__ import annotations
 import mmap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from hfmem_kernels import testing
+from hfmem_kernels import _launch, testing
 from hfmem_kernels._heuristics import LaunchConfig
 from hfmem_kernels._launch import Workspace, lockstep_of
 from hfmem_kernels.layout import Layout
@@ -132,6 +133,22 @@ def test_layouts(layout: Layout, kind: str, device: str) -> None:
 @pytest.mark.parametrize("pairs", [True, False], ids=["pairs", "bytes"])
 def test_quantized_caches(cache_dtype: str, scales: str, pairs: bool, device: str) -> None:
     check(Case((40, 0, 19), cache_dtype=cache_dtype, scales=scales, head_dim=32), device, replace(SMALL, pairs=pairs))
+
+
+@pytest.mark.parametrize("page_size", [8, 33, 64])
+@pytest.mark.parametrize("features", [{}, {"window": 20, "q_len": 2}], ids=["all", "window"])
+def test_int8_rows_behind_the_last_key(page_size: int, features: dict[str, Any], device: str) -> None:
+    """They are read, 127 in every byte here, and count for nothing; pages smaller than a tile, between and multiples of it."""
+    check(Case((40, 0, 65), page_size=page_size, cache_dtype="int8", scales="token", head_dim=32, **features), device)
+
+
+def test_scales_beyond_32_bits(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Offsets in 64 bits, as for scales that span 2^31 elements; such a tensor's extent is counted to its last element."""
+    far = torch.empty_strided((3, 2, 2), (2**30, 4, 1), device="meta")
+    assert _launch.scale_extent(far) == 2 * 2**30 + 4 + 1 + 1
+    assert _launch.scale_extent(None) == _launch.scale_extent(torch.ones(8)) == 1
+    monkeypatch.setattr(_launch, "scale_extent", lambda scale: 2**31)
+    check(Case((40, 19), cache_dtype="int8", scales="token", head_dim=32), device)
 
 
 def test_scales_given_as_numbers(device: str) -> None:

@@ -99,6 +99,12 @@ def test_large_pages_and_window(latent_format: LatentFormat, cut: bool, device: 
     check(tensors, replace(SMALL, cut=cut), "bfloat16", window=40)
 
 
+def test_rows_of_656_bytes_in_blocks_of_32(device: str) -> None:
+    """Their scales are loaded one by one, those of blocks of 16 together."""
+    tensors = build((33,), LatentFormat.FP8_DS, "bfloat16", 20, 1, 16, device)
+    check(tensors, replace(SMALL, block_m=32), "bfloat16")
+
+
 @pytest.mark.parametrize("latent_format", LatentFormat)
 def test_fixed_split(latent_format: LatentFormat, device: str) -> None:
     tensors = build((75, 33), latent_format, "bfloat16", 16, 1, 64, device)
