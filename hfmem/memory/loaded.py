@@ -1,8 +1,7 @@
 """Weights as an engine logs them once loaded: its own parameters, merged and stacked, in the allocator's blocks.
 
 vLLM's "Model loading took … GiB" is what PyTorch's allocator holds, and a block that would leave at most 1 MiB of its segment
-counts
-whole: 57 MiB of Qwen2.5-7B's 14.2487 GiB (vLLM 0.6 to 0.11) are such remainders. Which checkpoint tensors share a parameter:
+counts whole: 57 MiB of Qwen2.5-7B's 14.2487 GiB (vLLM 0.6 to 0.11) are such remainders. Which checkpoint tensors share a parameter:
 `packed_modules_mapping` of vLLM's model classes; experts are stacked (`fused_moe/layer.py`). SGLang loads the same way.
 """
 
@@ -83,9 +82,7 @@ def _runs(parts: Sequence[_Part]) -> Iterator[tuple[tuple[int, ...], int]]:
     present: set[int] = set()
     for start, end in pairwise(sorted(edges)):
         present.symmetric_difference_update(edges[start])
-        here = [
-            parts[index] for index in sorted(present)
-        ]  # in the order in which they are held, which is the allocator's
+        here = [parts[index] for index in sorted(present)]  # as they are held, which is the allocator's order
         turn = min(lcm(*(layers.step for layers, _, _ in here)), end - start)
         times, rest = divmod(end - start, turn)
         sizes = [_layer_sizes(here, layer) for layer in range(start, start + turn)]

@@ -103,7 +103,7 @@ def test_experts_cut_between_ranks_or_dealt_out(small: Model) -> None:
 def test_what_servers_logged(
     request: pytest.FixtureRequest, size: str, tp: int, capability: int, minor: int, logged: float
 ) -> None:
-    """ "Model loading took … GiB", to 0.25 %: what PyTorch's blocks take while the kernel's copies are made is not followed."""
+    """The line of loaded weights, to 0.25 %: what PyTorch's blocks take while the kernel's copies are made is not followed."""
     read: Model = request.getfixturevalue(size)
     serving = Serving(4096, tp=tp, compute_capability=capability)
     ranks = rank_weights(read.architecture, read.parameters.groups, serving, Release(minor))

@@ -72,20 +72,12 @@ _PLUGINS: Final[dict[str, str]] = {
 _CROSS_ATTENTION: Final = frozenset({"whisper", "cohere_asr", "nemotron_parse"})
 
 #: model types neither vLLM nor its Transformers backend serves: no class there dispatches through the attention interface
-_NOT_SERVED: Final = (
-    frozenset({"gpt_neo", "mpt", "bamba", "codegen", "openai-gpt", "cpmant", "blt"})
-    | {"git", "bark"}
-    | {
+_NOT_SERVED: Final = frozenset(
+    {
+        *("gpt_neo", "mpt", "bamba", "codegen", "openai-gpt", "cpmant", "blt", "git", "bark"),
         *("xlnet", "moshi", "musicgen_melody", "musicgen_melody_decoder"),
-        *(
-            "sdar",
-            "sdar_moe",
-            "llada2_moe",
-            "jet_nemotron",
-            "minicpm_sala",
-            "spark2_5",
-            "gigachat3_5",
-        ),  # published code that SGLang has a class for
+        # published code that SGLang has a class for
+        *("sdar", "sdar_moe", "llada2_moe", "jet_nemotron", "minicpm_sala", "spark2_5", "gigachat3_5"),
     }
 )
 
