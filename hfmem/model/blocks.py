@@ -249,10 +249,11 @@ def routed_experts(
     top_k: int,
     *,
     names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj"),
-    router: str = "gate",
+    router: str | None = "gate",
     router_bias: bool = False,
+    stem: str = "experts",
 ) -> None:
-    """Routed experts `{prefix}.experts.{e}.…` and their router `{prefix}.{router}` in each layer.
+    """Routed experts `{prefix}.{stem}.{e}.…` and their router `{prefix}.{router}` (None: another's) in each layer.
 
     The last of `names` projects back to `hidden`; the others up from it. A token uses `top_k` of `num_experts`; the router is used
     whole.
@@ -260,12 +261,15 @@ def routed_experts(
     layers = list(indices)
     if layers and not 1 <= top_k <= num_experts:
         raise ContradictionError(f"{top_k} experts per token cannot be picked from {num_experts}")
-    linear(inv, f"{prefix}.{router}", layers, num_experts, hidden, Component.EXPERTS, Replicated(), bias=router_bias)
+    if router is not None:
+        linear(
+            inv, f"{prefix}.{router}", layers, num_experts, hidden, Component.EXPERTS, Replicated(), bias=router_bias
+        )
     share = Fraction(top_k, num_experts) if layers else Fraction(1)
     *ups, down = names
     for name in ups:
         inv.each(
-            f"{prefix}.experts.{{}}.{name}.weight",
+            f"{prefix}.{stem}.{{}}.{name}.weight",
             layers,
             (intermediate, hidden),
             Component.EXPERTS,
@@ -274,7 +278,7 @@ def routed_experts(
             active=share,
         )
     inv.each(
-        f"{prefix}.experts.{{}}.{down}.weight",
+        f"{prefix}.{stem}.{{}}.{down}.weight",
         layers,
         (hidden, intermediate),
         Component.EXPERTS,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hfmem.errors import UnknownArchitectureError
+from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
 from hfmem.memory.cache import bytes_per_token
 from hfmem.model.families.draft_types import DRAFT_CLASSES
 from hfmem.model.families.registry import read_architecture
@@ -137,8 +137,51 @@ def test_dflash() -> None:
     assert [c.window for c in caches if isinstance(c, SlidingAttention)] == [1024] * 5
 
 
+BODY_4B = 5 * (2 * 2560 * 4096 + 2 * 2560 * 1024 + 3 * 2560 * 9728 + 2 * 128 + 2 * 2560) + 5 * 2560**2 + 2 * 2560
+
+
+def block_head(name: str, **flash: object) -> int:
+    """Parameters of a head of Qwen3 4B with these keys in its `dflash_config`."""
+    part = {"target_layer_ids": [1, 9, 17, 25, 33], **flash}
+    config = qwen3(2560, 9728, architectures=[name], dflash_config=part)
+    return read_architecture(config).expected_parameters() - BODY_4B
+
+
+def test_dspark_without_tables_of_its_own() -> None:
+    # SpecForge's configs of qwen3-4b: every key of the heads in `dflash_config`
+    said = {"projector_type": "dspark", "markov_rank": 256, "enable_confidence_head": True}
+    markov = 2 * 151_936 * 256
+    assert block_head("DSparkDraftModel", **said, confidence_head_with_markov=True) == markov + 2560 + 256 + 1
+    assert block_head("Lfm2DSparkDraftModel", **said) == markov + 2560 + 1
+    said["enable_confidence_head"] = False
+    assert block_head("LingDSparkModel", **said, markov_head_type="gated") == markov + 256 * (2560 + 256 + 1)
+    assert block_head("LingDSparkModel", **said, markov_head_type="rnn") == markov + 768 * (2560 + 512 + 1)
+    with pytest.raises(UnknownArchitectureError, match="'markov_head_type' is 'tree'"):
+        block_head("DSparkDraftModel", **said, markov_head_type="tree")
+    with pytest.raises(MissingKeyError, match="'markov_rank' is missing, in 'dflash_config' as beside it"):
+        block_head("DSparkDraftModel")
+
+
+def test_domino_and_dflash_2() -> None:
+    gates = 3 * 1024 * (2560 + 1024)
+    projection = 256 * (2560 + 1024) + 151_936 * 256
+    assert block_head("DominoDraftModel", emb_dim=256, gru_hidden_dim=1024) == gates + projection
+    # SGLang builds Domino's parts for a DFlash class, too, where the config names them
+    said = {"projector_type": "domino", "emb_dim": 256, "gru_hidden_dim": 1024}
+    assert block_head("DFlashDraftModel", **said) == gates + projection
+    selector = 2 * 151_936 * 64 + 64 * 2560
+    convolutions = 5 * 2 * (2 * 4 * 2560 + 2 * 4 * (2560 // 128) * 2560)
+    assert block_head("DFlash2DraftModel", selector_rank=64, selector_top_k=8) == selector
+    said = {"selector_rank": 64, "conv_kernel_size": 4, "conv_group_size": 128}
+    assert block_head("DFlash2DraftModel", **said) == selector + convolutions
+    with pytest.raises(ContradictionError, match="'conv_group_size' 100 does not divide"):
+        block_head("DFlash2DraftModel", **said | {"conv_group_size": 100})
+    with pytest.raises(MissingKeyError, match="'conv_group_size'"):
+        block_head("DFlashDraftModel", conv_kernel_size=4)
+
+
 def test_other_heads_are_no_llama() -> None:
-    for name in ("QwenDFlareDraftModel", "DFlash2DraftModel", "LiLiCorrDraftModel", "CosyVoice3Eagle3LlamaForCausalLM"):
+    for name in ("QwenDFlareDraftModel", "LiLiCorrDraftModel", "CosyVoice3Eagle3LlamaForCausalLM"):
         with pytest.raises(UnknownArchitectureError, match=f"{name} drafts for another model"):
             read_architecture(EAGLE3 | {"architectures": [name]})
     assert "LlamaForCausalLM" not in DRAFT_CLASSES

@@ -41,8 +41,10 @@ def bailing_hybrid(cfg: Config) -> Architecture:
         whole = d.num_layers // group * group  # an unfinished last group is full attention
         words = [LINEAR if (i + 1) % group and i < whole else FULL for i in every]
     kinds = layer_kinds(cfg, "layer_types", words, (LINEAR, FULL), d.num_layers)
-    width, heads = cfg.positive("head_dim"), d.num_heads
-    state = KimiDeltaState(heads, width, width, cfg.positive("short_conv_kernel_size"), state_dtype(cfg))
+    # saved by transformers, `head_dim` is the latent attention's rotary part and `linear_*` are what it was
+    width, heads = cfg.positive("linear_head_dim", "head_dim"), cfg.opt_int("linear_num_heads") or d.num_heads
+    kernel = cfg.positive("linear_conv_kernel_dim", "short_conv_kernel_size")
+    state = KimiDeltaState(heads, width, width, kernel, state_dtype(cfg))
     recurrent, inner = indices_of(kinds, LINEAR), heads * width
     for name in ("q", "k", "v"):
         linear(inv, f"{mixer}.{name}_proj", recurrent, inner, d.hidden, PART, Column())

@@ -12,7 +12,7 @@ from hfmem.errors import MissingKeyError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.blocks import attention as plain_attention
 from hfmem.model.blocks import full as full_attention
-from hfmem.model.blocks import gated_mlp, linear, norm, read_dims
+from hfmem.model.blocks import gated_mlp, linear, norm, plain_mlp, read_dims
 from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Replicated
 from hfmem.model.latent_blocks import Indexer, Latent, indexer, latent_attention, latent_dims, read_indexer, read_latent
@@ -247,6 +247,20 @@ def minicpm3(cfg: Config) -> Architecture:
 def youtu(cfg: Config) -> Architecture:
     """Youtu-LLM: DeepSeek's latent attention over a dense feed-forward in every layer."""
     return latent_stack(cfg, cfg).finish(cfg, "youtu")
+
+
+def plm(cfg: Config) -> Architecture:
+    """PLM: DeepSeek's latent attention without a query rank, a feed-forward without a gate (llama.cpp `models/plm.cpp`)."""
+    latent = read_latent(cfg)
+    d = latent_dims(cfg, latent)
+    stack = open_stack(cfg, cfg, d, tied_default=True)
+    every, layer = range(d.num_layers), "model.layers.{}"
+    latent_block(stack.inv, layer, every, d.hidden, latent, bias=cfg.flag("attention_bias", default=False))
+    stack.intermediate = cfg.positive("intermediate_size")
+    names = ("up_proj", "down_proj")
+    plain_mlp(stack.inv, f"{layer}.mlp", every, d.hidden, stack.intermediate, bias=False, names=names)
+    stack.layers = [Layer((latent.cache(),))] * d.num_layers
+    return stack.finish(cfg, "plm")
 
 
 def sarvam_mla(cfg: Config) -> Architecture:

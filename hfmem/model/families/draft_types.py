@@ -1,6 +1,7 @@
 """Classes of heads that draft for another model, and their rules. Their `model_type` is that of an ordinary decoder.
 
-Names: vLLM 0.33.0 `model_executor/models/registry.py` (`_SPECULATIVE_DECODING_MODELS`), SGLang 0.5.23, `speculators`, AngelSlim.
+Names: vLLM 0.33.0 `model_executor/models/registry.py` (`_SPECULATIVE_DECODING_MODELS`), SGLang 0.5.23, `speculators`,
+AngelSlim, SpecForge.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from hfmem.errors import UnknownArchitectureError
 
 _EAGLE3: Final = "speculators:eagle3"
 _LATENT: Final = "speculators:eagle3_latent"
-_DFLASH: Final = "speculators:dflash"
-_DSPARK: Final = "speculators:dspark"
+_DFLASH: Final = "speculators_block:dflash"
+_DFLASH2: Final = "speculators_block:dflash2"
+_DOMINO: Final = "speculators_block:domino"
+_DSPARK: Final = "speculators_block:dspark"
+_DSPARK_SHARED: Final = "speculators_block:dspark_shared"
 
 #: class → rule, as in `registry.FAMILIES`
 DRAFT_CLASSES: Final[dict[str, str]] = {
@@ -35,6 +39,13 @@ DRAFT_CLASSES: Final[dict[str, str]] = {
     "QwenDFlashDraftModel": _DFLASH,
     "Qwen3DSparkModel": _DSPARK,
     "Qwen3OmniDSparkModel": _DSPARK,
+    "DSparkDraftModel": _DSPARK_SHARED,
+    "LingDSparkModel": _DSPARK_SHARED,
+    "Lfm2DSparkDraftModel": _DSPARK_SHARED,
+    "DominoDraftModel": _DOMINO,
+    "DFlash2DraftModel": _DFLASH2,
+    "DFlash2BeamDraftModel": _DFLASH2,
+    "MiniMaxDFlash2DraftModel": _DFLASH2,
 }
 #: `speculators_model_type` → rule
 _FORMATS: Final[dict[str, str]] = {"eagle3": _EAGLE3, "peagle": _EAGLE3, "dflash": _DFLASH, "dspark": _DSPARK}
@@ -62,8 +73,10 @@ def draft_head(data: Mapping[str, Any], file: str) -> str | None:
     first = classes[0] if isinstance(classes, list) and classes else None
     if not isinstance(first, str):
         return None
+    if data.get("model_type") in _WHOLE:
+        return None
     if first in DRAFT_CLASSES:
         return DRAFT_CLASSES[first]
-    if data.get("model_type") not in _WHOLE and _DRAFTS.search(first):
+    if _DRAFTS.search(first):
         raise UnknownArchitectureError(f"{file}: {first[:80]} drafts for another model; its layout is not known here")
     return None

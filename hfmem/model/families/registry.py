@@ -16,6 +16,9 @@ from hfmem.model.families.multimodal_types import MULTIMODAL
 from hfmem.model.families.text_types import TEXT
 from hfmem.records import replace
 
+#: classes that published configs call by another family's model_type, and their own (xai-org/grok-2: GIT's)
+_MISNAMED: Final = {"Grok1ForCausalLM": "grok-1", "Grok1ModelForCausalLM": "grok-1"}
+
 
 class Family(Protocol):
     """A family's rule: the whole config in, the architecture out."""
@@ -56,6 +59,9 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     """
     published = data.get("model_type")
     model_type = published if isinstance(published, str) else ""
+    classes = data.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else None
+    model_type = _MISNAMED.get(first, model_type) if isinstance(first, str) else model_type
     if not model_type:
         from hfmem.model.nearest import class_family  # a config that says nothing is rare
 

@@ -36,6 +36,16 @@ def step1(cfg: Config) -> Architecture:
     return m.close("step1", full_layers(d))
 
 
+def kormo(cfg: Config) -> Architecture:
+    """KORMo: Llama's block under norms of other names."""
+    m = Draft(cfg)
+    bias = cfg.flag("attention_bias", default=False)
+    m.attention(qkv_bias=bias, o_bias=bias)
+    m.gated(cfg.positive("intermediate_size"), bias=cfg.flag("mlp_bias", default=False))
+    m.norms("pre_attention_layernorm", "pre_mlp_layernorm")
+    return m.close("kormo", full_layers(m.d))
+
+
 def plamo3(cfg: Config) -> Architecture:
     """PLaMo 3: fused projections, four norms, windowed layers between full ones; always tied.
 

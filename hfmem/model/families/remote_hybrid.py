@@ -1,5 +1,5 @@
 """Decoders served by SGLang whose layers differ, with code published beside their weights: Jet-Nemotron, MiniCPM-SALA, Spark 2.5,
-Nanbeige's loops.
+Nanbeige's loops; and Baichuan-M1.
 
 Source: SGLang 0.5.23 `models/{jet_nemotron,minicpm,spark2_5,nanbeige}.py` and `configs/…`, names as its loaders read them.
 """
@@ -15,7 +15,7 @@ from hfmem.model.delta_blocks import DeltaNet
 from hfmem.model.draft import Draft
 from hfmem.model.inventory import Column, Component, Row
 from hfmem.model.layer_lists import exactly, others, typed_layers
-from hfmem.model.layers import Cache, Layer, LinearAttentionState
+from hfmem.model.layers import Cache, Layer, LinearAttentionState, ShortConvState
 from hfmem.records import replace
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
@@ -119,6 +119,33 @@ def spark2_5(cfg: Config) -> Architecture:
         {**cfg.data, "layer_types": types and types[: d.num_layers]}, cfg.file, cfg.model_type, cfg.used_defaults
     )
     return m.close("spark2_5", typed_layers(told, d, lambda i: (i + 1) % 4 == 0))
+
+
+def baichuan_m1(cfg: Config) -> Architecture:
+    """Baichuan-M1: a convolution over the keys and values of each head; windowed layers, which may have heads of their own.
+
+    Beside its keys and values a layer keeps the last token's before the convolution (mlx-lm `baichuan_m1.py`).
+    """
+    m = Draft(cfg)
+    d, taps = m.d, cfg.positive("conv_window")
+    slides = [i for i in cfg.numbers("sliding_window_layers") or [] if i in m.every]
+    heads = cfg.opt_int("num_swa_attention_heads") or d.num_heads
+    narrow = cfg.opt_int("num_swa_key_value_heads") or d.num_kv_heads
+    own = replace(d, num_heads=heads, num_kv_heads=narrow, head_dim=d.hidden // heads)
+    for layers, dims in ((others(d.num_layers, slides), d), (slides, own)):
+        blocks.fused_qkv(m.inv, m.at("self_attn.W_pack"), layers, dims, bias=False)
+        m.linear("self_attn.o_proj", d.hidden, dims.num_heads * dims.head_dim, Row(), layers=layers)
+        for name in ("conv_k", "conv_v"):
+            m.each(f"self_attn.{name}", (1, 1, dims.num_kv_heads, 1, taps), _PART, layers)
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms(*_PAIR)
+    window = cfg.positive("sliding_window") if slides else 0
+
+    def kept(i: int) -> Layer:
+        dims, cache = (own, blocks.sliding(own, window)) if i in slides else (d, blocks.full(d))
+        return Layer((cache, ShortConvState(2 * dims.num_kv_heads * dims.head_dim, taps)))
+
+    return m.close("baichuan_m1", [kept(i) for i in m.every])
 
 
 def nanbeige(cfg: Config) -> Architecture:

@@ -1,8 +1,9 @@
-"""Heads that draft for another model: EAGLE 1 and 3, P-EAGLE, DFlash, DSpark. Their configs call themselves Llama or Qwen3.
+"""Heads that draft for another model token by token: EAGLE 1 and 3, P-EAGLE. Their configs call themselves Llama or Qwen3.
 
-Source: vLLM 0.33.0 `model_executor/models/{llama_eagle,llama_eagle3,qwen3_eagle3,deepseek_eagle3,qwen3_dflash,qwen3_dspark}.py`;
-what files hold: `speculators` (`models/{eagle3,dflash,dspark}/core.py`: its own embedding and output table, `d2t` and `t2d` where
-the draft's vocabulary is a smaller one) and ModelOpt's exporter (`export/plugins/hf_spec_export.py`: no embedding).
+Source: vLLM 0.33.0 `model_executor/models/{llama_eagle,llama_eagle3,qwen3_eagle3,deepseek_eagle3}.py`; what files hold:
+`speculators` (`models/eagle3/core.py`: its own embedding and output table, `d2t` and `t2d` where the draft's vocabulary is a
+smaller one) and ModelOpt's exporter (`export/plugins/hf_spec_export.py`: no embedding). Those that draft a block at once:
+`speculators_block`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture, Note
-from hfmem.model.blocks import VOCAB, Dims, full, read_dims, sliding
+from hfmem.model.blocks import VOCAB, Dims, full, read_dims
 from hfmem.model.config import Config
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.latent_blocks import latent_attention, latent_dims, read_latent
@@ -28,7 +29,7 @@ _AUX: Final = ("eagle_aux_hidden_state_layer_ids", "aux_hidden_state_layer_ids")
 _EAGLE3_STATES: Final = 3
 
 
-class _Head:
+class DraftHead:
     """What every head has: its config on one level, the layers' sizes, and whether a file holds the embedding."""
 
     def __init__(self, cfg: Config) -> None:
@@ -45,7 +46,7 @@ class _Head:
         self.hidden = cfg.positive(*blocks.HIDDEN)
         self.target = cfg.opt_int("target_hidden_size") or self.hidden
         #: the `speculators` package stores the target's embedding again; a head of another width needs one of its own
-        self.embeds = published or self.target != self.hidden
+        self.embeds = published or self.target != self.hidden or cfg.flag("has_embed_tokens", default=False)
         if self.embeds:
             blocks.embedding(self.inv, "embed_tokens.weight", self.vocab, self.hidden)
 
@@ -98,7 +99,7 @@ class _Head:
         return replace(arch, model_type=family)  # `llama` or `qwen3` would promise that model's class
 
 
-def _gqa(head: _Head, d: Dims, layers: Iterable[int], columns: int, bias: bool) -> None:
+def gqa(head: DraftHead, d: Dims, layers: Iterable[int], columns: int, bias: bool) -> None:
     """q, k and v from `columns` inputs, o back to the hidden size."""
     where, part = list(layers), Component.ATTENTION
     kv = Column(kv_heads=(d.num_kv_heads,))
@@ -108,7 +109,7 @@ def _gqa(head: _Head, d: Dims, layers: Iterable[int], columns: int, bias: bool) 
     blocks.linear(head.inv, f"{at}.o_proj", where, d.hidden, d.num_heads * d.head_dim, part, Row(), bias=bias)
 
 
-def _caches(cfg: Config, d: Dims, window: int | None) -> list[Layer]:
+def draft_caches(cfg: Config, d: Dims, window: int | None) -> list[Layer]:
     """Full attention unless `layer_types` names windows."""
     types = cfg.opt_list("layer_types")
     if types is None:
@@ -118,7 +119,7 @@ def _caches(cfg: Config, d: Dims, window: int | None) -> list[Layer]:
     return blocks.attention_by_types(cfg, d, types[: d.num_layers], window)
 
 
-def _rest_of_layers(head: _Head, num_layers: int) -> None:
+def rest_of_layers(head: DraftHead, num_layers: int) -> None:
     """Feed-forward and norms; EAGLE-3's `hidden_norm`, which the first layer alone is sure to have in files."""
     every = range(num_layers)
     blocks.gated_mlp(head.inv, "layers.{}.mlp", every, head.hidden, head.cfg.positive("intermediate_size"))
@@ -126,7 +127,7 @@ def _rest_of_layers(head: _Head, num_layers: int) -> None:
         blocks.norm(head.inv, f"layers.{{}}.{name}", every, head.hidden)
 
 
-def _joined(head: _Head) -> None:
+def _joined(head: DraftHead) -> None:
     """EAGLE-3's projection of the target's hidden states, the norms in front, the last norm and the output table."""
     cfg, eagle = head.cfg, head.part("eagle_config")
     if eagle.get("use_aux_hidden_state") is not False:
@@ -141,7 +142,7 @@ def _joined(head: _Head) -> None:
     head.output()
 
 
-def _one_layer_name(head: _Head) -> None:
+def _one_layer_name(head: DraftHead) -> None:
     """A head of one layer outside the `speculators` format calls it `midlayer`."""
     if head.cfg.published(_FORMAT) is None and head.cfg.positive(*blocks.LAYERS) == 1:
         head.inv.specs[:] = [
@@ -154,24 +155,24 @@ def _one_layer_name(head: _Head) -> None:
 
 def eagle3(cfg: Config) -> Architecture:
     """EAGLE-3 and P-EAGLE: Llama layers (Qwen3's with its norms), the first over embedding and hidden state side by side."""
-    head = _Head(cfg)
+    head = DraftHead(cfg)
     d = read_dims(head.cfg)
     bias = head.cfg.flag("attention_bias", default=False)
-    _gqa(head, d, [0], 2 * d.hidden, bias)
-    _gqa(head, d, range(1, d.num_layers), d.hidden, bias)
+    gqa(head, d, [0], 2 * d.hidden, bias)
+    gqa(head, d, range(1, d.num_layers), d.hidden, bias)
     if head.cfg.model_type == "qwen3":
         for name in ("q_norm", "k_norm"):
             blocks.norm(head.inv, f"layers.{{}}.self_attn.{name}", range(d.num_layers), d.head_dim)
     blocks.norm(head.inv, "layers.{}.hidden_norm", [0], d.hidden)
-    _rest_of_layers(head, d.num_layers)
+    rest_of_layers(head, d.num_layers)
     _joined(head)
     _one_layer_name(head)
-    return head.close("eagle3", d, _caches(head.cfg, d, head.cfg.opt_int("sliding_window")))
+    return head.close("eagle3", d, draft_caches(head.cfg, d, head.cfg.opt_int("sliding_window")))
 
 
 def eagle3_latent(cfg: Config) -> Architecture:
     """EAGLE-3 before DeepSeek V2, V3 and Kimi K2: latent attention and a dense feed-forward."""
-    head = _Head(cfg)
+    head = DraftHead(cfg)
     latent = read_latent(head.cfg)
     d = latent_dims(head.cfg, latent)
     for layers, columns in (([0], 2 * d.hidden), (range(1, d.num_layers), d.hidden)):
@@ -181,7 +182,7 @@ def eagle3_latent(cfg: Config) -> Architecture:
             narrow = spec.shape[-1] == d.hidden and not spec.pattern.endswith("o_proj.weight") and len(spec.shape) == 2
             head.inv.specs.append(_wider(spec, columns) if narrow else spec)
     blocks.norm(head.inv, "layers.{}.hidden_norm", [0], d.hidden)
-    _rest_of_layers(head, d.num_layers)
+    rest_of_layers(head, d.num_layers)
     _joined(head)
     _one_layer_name(head)
     return head.close("eagle3", d, [Layer((latent.cache(),))] * d.num_layers)
@@ -193,63 +194,13 @@ def _wider(spec: Any, columns: int) -> Any:
 
 def eagle(cfg: Config) -> Architecture:
     """EAGLE 1: Llama layers (no norm before the first) behind a projection of embedding and hidden state; no table of its own."""
-    head = _Head(cfg)
+    head = DraftHead(cfg)
     d = read_dims(head.cfg)
     every = range(d.num_layers)
     bias = head.cfg.flag("attention_bias", default=False)
-    _gqa(head, d, every, d.hidden, bias)
+    gqa(head, d, every, d.hidden, bias)
     blocks.gated_mlp(head.inv, "layers.{}.mlp", every, d.hidden, head.cfg.positive("intermediate_size"))
     blocks.norm(head.inv, "layers.{}.input_layernorm", every[1:], d.hidden)
     blocks.norm(head.inv, "layers.{}.post_attention_layernorm", every, d.hidden)
     head.once("fc", d.hidden, 2 * d.hidden)
-    return head.close("eagle", d, _caches(head.cfg, d, head.cfg.opt_int("sliding_window")))
-
-
-def _block_head(cfg: Config) -> tuple[_Head, Dims, list[Layer]]:
-    """DFlash's body: Qwen3 layers over masked positions, which read keys and values made of the target's hidden states."""
-    head = _Head(cfg)
-    cfg = head.cfg
-    d = read_dims(cfg)
-    bias = cfg.flag("attention_bias", default=False)
-    _gqa(head, d, range(d.num_layers), d.hidden, bias)
-    for name in ("q_norm", "k_norm"):
-        blocks.norm(head.inv, f"layers.{{}}.self_attn.{name}", range(d.num_layers), d.head_dim)
-    _rest_of_layers(head, d.num_layers)
-    flash = head.part("dflash_config")
-    count = head.states("dflash_config", "target_layer_ids", "dspark_target_layer_ids") or d.num_layers
-    if flash.get("use_aux_hidden_state", cfg.published("use_aux_hidden_state")) is not False:
-        head.once("fc", d.hidden, count * head.target)
-    head.norm("hidden_norm")
-    head.norm("norm")
-    window = flash.get("swa_window_size", cfg.opt_int("sliding_window"))
-    types = cfg.opt_list("layer_types")
-    if flash.get("use_swa") and not (types and "sliding_attention" in types):
-        if not isinstance(window, int) or window < 1:
-            raise ContradictionError(f"{cfg.file}: 'dflash_config' asks for windows and no key says how long they are")
-        return head, d, [Layer((sliding(d, window),))] * d.num_layers
-    return head, d, _caches(cfg, d, window)
-
-
-def dflash(cfg: Config) -> Architecture:
-    """DFlash: embedding and output table are the target's, unless the config or the `speculators` format says otherwise."""
-    head, d, caches = _block_head(cfg)
-    if head.embeds or head.cfg.flag("has_own_lm_head", default=False) or head.cfg.opt_int("draft_vocab_size"):
-        head.output()
-    return head.close("dflash", d, caches)
-
-
-def dspark(cfg: Config) -> Architecture:
-    """DSpark: DFlash with a low-rank bias by the token before (`markov_*`) and a head that tells how sure it is."""
-    head, d, caches = _block_head(cfg)
-    if not head.embeds:  # the dense checkpoints hold both tables
-        head.embeds = True
-        blocks.embedding(head.inv, "embed_tokens.weight", head.vocab, head.hidden)
-    rows = head.output()
-    rank = head.cfg.positive("markov_rank")
-    head.once("markov_head.markov_w1", head.vocab, rank)
-    head.once("markov_head.markov_w2", rows, rank)
-    if head.cfg.flag("enable_confidence_head", default=False):
-        wide = d.hidden + (rank if head.cfg.flag("confidence_head_with_markov", default=False) else 0)
-        head.once("confidence_head.proj", 1, wide)
-        head.inv.add("confidence_head.proj.bias", (1,), Component.OTHER)
-    return head.close("dspark", d, caches)
+    return head.close("eagle", d, draft_caches(head.cfg, d, head.cfg.opt_int("sliding_window")))

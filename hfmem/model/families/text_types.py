@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 TEXT: Final[dict[str, str]] = {
+    "grok-1": "remote_mixtures:grok",
+    "smallthinker": "remote_mixtures:smallthinker",
+    "grove_moe": "remote_mixtures:grove_moe",
+    "Klear": "remote_mixtures:klear",
+    "xverse_moe": "remote_mixtures:xverse_moe",
+    "bailing_moe_linear": "bailing_linear:ring_linear",
+    "baichuan_m1": "remote_hybrid:baichuan_m1",
+    "kormo": "remote_dense:kormo",
+    "maincoder": "llama:qwen3",
+    "plm": "deepseek:plm",
     "gigachat3_5": "gigachat:gigachat35",
     "step5": "step5:step5",
     "pop2piano": "t5:pop2piano",
