@@ -28,7 +28,7 @@ class Stack:
     tied: bool
     inv: Inventory = field(default_factory=Inventory)
     layers: list[Layer] = field(default_factory=list)
-    towers: list[Layer] = field(default_factory=list)
+    towers: list[Layer] = field(default_factory=list)  # beside the decoder: encoders' blocks, prediction layers ("mtp")
     intermediate: int | None = None
     num_experts: int | None = None
     top_k: int | None = None

@@ -35,6 +35,7 @@ from hfmem.model.layers import (
     NoCache,
     RecurrentCache,
     SharedCache,
+    ShortConvState,
     SlidingAttention,
     SparseLatentAttention,
 )
@@ -64,7 +65,7 @@ _INDEX_SCALE_GROUP: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A model's specs on one rank, before grouping."""
+    """A model's specs on one rank, before grouping. Layers from `num_layers` on draft, on the last pipeline stage."""
 
     members: tuple[Member, ...]
     caches: tuple[tuple[int, Cache], ...]
@@ -93,7 +94,8 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     """
     dtype = model_dtype(arch)
     fmt = resolve_kv_dtype(dtype, serving.kv_dtype, serving.declared_kv_dtype)
-    layers = tuple(layer for layer in decoding_layers(arch) if layer.stack == "decoder")
+    layers = tuple(layer for layer in decoding_layers(arch) if layer.stack in ("decoder", "predict", "draft"))
+    num_layers = sum(layer.stack == "decoder" for layer in layers)
     caches = tuple((index, cache) for index, layer in enumerate(layers) for cache in layer.caches)
     as_held = {cache: _as_held(arch, cache) for _, cache in caches}
     kinds = tuple(dict.fromkeys(as_held.values()))
@@ -115,10 +117,12 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
             for cache in kinds
             if _is_attention(cache)
         }
-        return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, len(layers), block, fmt, compressed)
+        return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, num_layers, block, fmt, compressed)
     ahead = serving.speculative_tokens
-    state_pages = [
-        state_bytes(cache, arch, dtype, serving.tp, ahead=ahead) for cache in kinds if isinstance(cache, RecurrentCache)
+    state_pages = [  # as the class tells them before its layers are asked: LFM2's leaves the draft's tokens out
+        state_bytes(cache, arch, dtype, serving.tp, ahead=0 if isinstance(cache, ShortConvState) else ahead)
+        for cache in kinds
+        if isinstance(cache, RecurrentCache)
     ]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and caches_prefixes(arch, serving)
@@ -135,6 +139,10 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
             span = block if align else serving.context
             size = state_bytes(held, arch, dtype, serving.tp, ahead=ahead)
             padded = state_padded if state_padded != size else None
+            if padded is not None and padded < size:
+                raise UnsupportedError(
+                    f"vLLM's pages of {padded} bytes do not hold a state of {size} for {ahead} tokens ahead"
+                )
             pages = ahead + (request_states(held, arch, serving.compute_capability) if align else 1)
             specs[cache] = (StateSpec(span, size, pages, (held,), padded),)
         else:
@@ -142,7 +150,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     members = tuple(
         Member(layer, position, spec) for position, (layer, cache) in enumerate(caches) for spec in specs[cache]
     )
-    return Plan(members, caches, len(layers), block, fmt, compressed or arch.model_type in STEP5)
+    return Plan(members, caches, num_layers, block, fmt, compressed or arch.model_type in STEP5)
 
 
 def _as_held(arch: Architecture, cache: Cache) -> Cache:
