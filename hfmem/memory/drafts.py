@@ -9,7 +9,7 @@ target's (`pool_configurator.py`). transformers and llama.cpp keep a draft's cac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hfmem.checkpoint.tensors import TensorGroup
@@ -39,6 +39,8 @@ DRAFT: Final = "draft"
 #: tokens proposed at once where nobody says how many: of prediction layers, and of a smaller model
 DRAFTED_BY_MTP: Final = 1
 DRAFTED: Final = 5
+#: model types whose first prediction layer alone is loaded (`mimo_v2_mtp.py`; SGLang `configs/model_config.py`)
+_FIRST_ALONE: Final = frozenset({"mimo_v2", "mimo_v2_flash", "mimo_v2_omni"})
 #: SGLang's own (`_auto_choose_speculative_params`: three steps and the last token, verified together)
 _DRAFTED_IN_SGLANG: Final = 4
 
@@ -88,6 +90,7 @@ def served_with(arch: Architecture, drafter: Drafter | None, serving: Serving) -
 def joined(arch: Architecture, drafter: Drafter) -> Architecture:
     """The model with the layers of what drafts after its own."""
     own = prediction_layers(arch) if drafter.own else _decoder(drafter.architecture)
+    own = own[:1] if drafter.own and arch.model_type in _FIRST_ALONE else own
     kept, stack = tuple(layer for layer in arch.layers if layer.stack != "mtp"), PREDICT if drafter.own else DRAFT
     return replace(arch, layers=(*kept, *(Layer(layer.caches, stack) for layer in own)))
 
@@ -221,12 +224,23 @@ def with_predictions(arch: Architecture, serving: Serving) -> Architecture:
 @remembered
 def _predicting(arch: Architecture, engine: str) -> Architecture:
     """The model with its prediction layers among the tensors that are loaded."""
-    return replace(arch, tensors=tuple(_loaded(spec, arch, engine) for spec in arch.tensors))
+    return replace(arch, tensors=tuple(part for spec in arch.tensors for part in _loaded(spec, arch, engine)))
 
 
-def _loaded(spec: TensorSpec, arch: Architecture, engine: str) -> TensorSpec:
+def _loaded(spec: TensorSpec, arch: Architecture, engine: str) -> Iterator[TensorSpec]:
     """A prediction layer's tensor as one that is loaded, unless the target's embedding or head serves in its place."""
     table = len(spec.shape) == 2 and spec.shape[0] == arch.vocab_size
     if spec.component is not Component.MTP or (table and engine in IN_TARGETS_POOL):
-        return spec
-    return replace(spec, component=Component.OTHER)
+        yield spec
+        return
+    axis = spec.layer_axis
+    if arch.model_type in _FIRST_ALONE and engine in IN_TARGETS_POOL and axis is not None:
+        first = min(box[axis].start for box in spec.boxes)
+        later = tuple(
+            (*b[:axis], range(max(b[axis].start, first + 1), b[axis].stop), *b[axis + 1 :]) for b in spec.boxes
+        )
+        if kept := tuple(box for box in later if box[axis]):
+            yield replace(spec, boxes=kept)
+        boxes = tuple((*b[:axis], range(first, first + 1), *b[axis + 1 :]) for b in spec.boxes if first in b[axis])
+        spec = replace(spec, boxes=boxes)
+    yield replace(spec, drafts=True)

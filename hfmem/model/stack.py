@@ -99,6 +99,11 @@ def as_mtp(inv: Inventory, describe: Callable[[Inventory], None]) -> None:
     inv.specs.extend(replace(s, component=Component.MTP, active=Fraction(0), optional=True) for s in part.specs)
 
 
+def first_again(layers: Sequence[Layer], count: int) -> list[Layer]:
+    """`count` prediction layers that keep what the first layers of the decoder keep: windows follow their own numbers."""
+    return [Layer(layer.caches, "mtp") for layer in layers[:count]]
+
+
 def as_block(specs: Iterable[TensorSpec], layer: str, place: str, indices: range, source: int = 0) -> list[TensorSpec]:
     """The tensors of one layer of `specs` (patterns that begin with `layer`, index `source`) again, in `indices` of `place`.
 
