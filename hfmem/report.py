@@ -188,7 +188,8 @@ class LoraInfo:
 
 @dataclass(frozen=True, slots=True)
 class DraftInfo:
-    """A draft model served beside the model; `bytes_per_rank` are those of weights and cache on the most loaded rank."""
+    """A draft model served beside the model, or its own prediction layers. `weights_bytes` are those of its files. What weights and
+    cache of the estimate grow by because of it: on a rank of the last pipeline stage, and of the cache over all ranks."""
 
     id: str
     model_type: str
@@ -196,6 +197,7 @@ class DraftInfo:
     weights_bytes: int
     weights_bytes_per_rank: int
     kv_cache_bytes_per_rank: int
+    kv_cache_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

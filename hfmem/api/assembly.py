@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +12,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.beside import kept_beside
 from hfmem.memory.cache import bytes_per_token
-from hfmem.memory.drafts import DRAFT_CACHE, targets_part
+from hfmem.memory.drafts import cache_with, joined, served_with, weights_with
 from hfmem.memory.engines.vllm.releases import GraphSizes, Release
 from hfmem.memory.expert_workspaces import ExpertFormat
 from hfmem.memory.layer_table import layer_runs
@@ -23,6 +23,7 @@ from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.records import replace
 from hfmem.report import (
+    DraftInfo,
     EnginePool,
     HostMemory,
     KvCache,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from hfmem.api.extras import Extras
     from hfmem.checkpoint.quantization import QuantizationSummary
     from hfmem.hub import ModelFacts
+    from hfmem.memory.drafts import Drafter
     from hfmem.plan.devices import Device
 
 
@@ -64,17 +66,17 @@ def assemble(
         UnsupportedError: the engine refuses the model or the layout.
     """
     architecture, parameters = read.architecture, read.parameters
-    cache = engines.engine(serving.engine).cache(architecture, serving)
+    drafter = extras.drafter if extras else None
+    cache = cache_with(architecture, drafter, serving)
     # what the model needs is counted in the format that the chosen engine keeps (vLLM turns fp32 models into 16 bit)
     alone = replace(serving.alone("ideal"), kv_dtype=cache.kv_dtype)
-    ideal = engines.engine("ideal").cache(architecture, alone)
-    ranks = rank_weights(architecture, parameters.groups, serving)
+    ideal = cache_with(architecture, drafter, alone)
+    ranks = weights_with(architecture, parameters.groups, drafter, serving)
     runtime = runtime_items(read, serving, ranks, cache, overhead, device)
-    beside = extras.items(serving) if extras else {}
-    runtime |= beside
+    runtime |= extras.items(serving) if extras else {}
     runtime_bytes = sum(item.bytes for item in runtime.values())
     per_rank = _most_loaded(ranks, cache, runtime_bytes)
-    pool, told = _pool(architecture, serving, cache, runtime)
+    pool, told = _pool(served_with(architecture, drafter, serving), serving, cache)
     return Report(
         model=_model_info(read),
         layers=tuple(
@@ -83,7 +85,7 @@ def assemble(
         ),
         parameters=told_parameters(read),
         weights=told_weights(read),
-        kv_cache=_kv_cache(read, serving, cache, ideal),
+        kv_cache=_kv_cache(read, serving, cache, ideal, drafter),
         runtime=runtime,
         parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks, serving.attn_dp),
         per_rank=per_rank,
@@ -91,7 +93,7 @@ def assemble(
         engine_pool=pool,
         warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes, *told))),
         lora=extras.lora_info(serving) if extras else None,
-        draft=extras.draft_info(beside) if extras else None,
+        draft=_draft(read, extras, serving, ranks, cache),
         host=_host(ranks, cache),
     )
 
@@ -250,11 +252,24 @@ def _shown(packing: QuantizationSummary) -> dict[str, Any]:
     }
 
 
-def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheBytes) -> KvCache:
+def _draft(
+    read: Model, extras: Extras | None, serving: Serving, ranks: RankWeights, cache: CacheBytes
+) -> DraftInfo | None:
+    """What drafts, and what it adds to weights and cache."""
+    if extras is None or extras.drafter is None:
+        return None
+    alone = replace(serving, speculative_tokens=0)
+    own = rank_weights(read.architecture, read.parameters.groups, alone)
+    held = engines.engine(alone.engine).cache(read.architecture, alone)
+    return extras.draft_info((ranks, own), (cache, held))
+
+
+def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheBytes, drafter: Drafter | None) -> KvCache:
     columns: dict[str, int | None] = {}
     for name in ENGINES:
-        found = ideal if name == "ideal" else cache if serving == serving.alone(name) else None
-        found = found or engines.cache_or_none(name, read.architecture, serving.alone(name))
+        alone = drafter.alone(serving, name) if drafter else serving.alone(name)
+        found = ideal if name == "ideal" else cache if serving == alone else None
+        found = found or _cache_or_none(read.architecture, drafter, alone)
         columns[name] = None if found is None else found.bytes
     return KvCache(
         context=serving.context,
@@ -264,24 +279,28 @@ def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheByte
         bytes=cache.bytes,
         bytes_per_rank=cache.bytes_per_rank,
         ideal_bytes=ideal.bytes,
-        bytes_per_token=bytes_per_token(read.architecture, cache.kv_dtype),
+        bytes_per_token=bytes_per_token(
+            joined(read.architecture, drafter) if drafter else read.architecture, cache.kv_dtype
+        ),
         state_bytes_per_seq=cache.state_bytes_per_seq,
         engines=columns,
     )
 
 
-def _pool(
-    architecture: Architecture, serving: Serving, cache: CacheBytes, runtime: Mapping[str, RuntimeItem]
-) -> tuple[EnginePool | None, list[Note]]:
+def _cache_or_none(arch: Architecture, drafter: Drafter | None, serving: Serving) -> CacheBytes | None:
+    try:
+        return cache_with(arch, drafter, serving)
+    except UnsupportedError:
+        return None
+
+
+def _pool(architecture: Architecture, serving: Serving, cache: CacheBytes) -> tuple[EnginePool | None, list[Note]]:
     """The pool of the memory given for it; None and the engine's reason where it would not start with that."""
     rules = engines.pooling_engine(serving.engine)
     if rules is None or serving.kv_memory_bytes is None:
         return None, []
-    needs = cache.stage_bytes or (cache.bytes_per_rank,)
-    beside = runtime[DRAFT_CACHE].bytes if DRAFT_CACHE in runtime else 0
-    memory = targets_part([serving.kv_memory_bytes] * len(needs), needs, beside)
     try:
-        pool = rules.pool(architecture, serving, memory)
+        pool = rules.pool(architecture, serving, [serving.kv_memory_bytes] * max(len(cache.stage_bytes), 1))
     except UnsupportedError as error:
         return None, [Note(POOL_TOO_SMALL, error.message)]
     seqs, told = serving.num_seqs_per_replica, []

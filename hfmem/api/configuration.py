@@ -67,7 +67,10 @@ class Configuration:
 
         on = target or self.target
         assert on is not None, "a scale needs a device"
-        return Scale(self.read.architecture, self.read.parameters.groups, self._runtime(on), on, self.known_weights)
+        drafter = self.extras.drafter if self.extras else None
+        return Scale(
+            self.read.architecture, self.read.parameters.groups, self._runtime(on), on, self.known_weights, drafter
+        )
 
     def _runtime(self, target: Target) -> Any:
         from hfmem.api.assembly import runtime_items
@@ -136,6 +139,8 @@ def configure(model: str | Model, **settings: Any) -> Configuration:
     unknown = given.unknown()
     serving, notes = _serving(read, given, local=unknown == "gpu_layers")
     extras = _extras(read, given, notes, reading["fetch"])
+    if extras is not None and extras.drafter is not None:
+        serving = replace(serving, speculative_tokens=extras.drafter.tokens(serving.engine))
     found = Configuration(
         read, original, serving, given.take("overhead"), extras, quant=quant, dtype=dtype, notes=(*read.notes, *notes)
     )
@@ -229,7 +234,7 @@ def _context_notes(read: Model, context: int) -> list[Note]:
 
 
 def _extras(read: Model, given: _Settings, notes: list[Note], fetch: Any) -> Extras | None:
-    beside = {name: given.take(name) for name in ("lora", "max_loras", "max_lora_rank", "draft")}
+    beside = {name: given.take(name) for name in ("lora", "max_loras", "max_lora_rank", "draft", "draft_tokens")}
     if read.adapter is None and all(value is None for value in beside.values()):
         return None
     from hfmem.api.extras import read_extras

@@ -57,6 +57,7 @@ def estimate(
     max_loras: int | None = None,
     max_lora_rank: int | None = None,
     draft: str | Model | None = None,
+    draft_tokens: int | None = None,
     revision: str | None = None,
     assume: str | None = None,
     strict: bool = False,
@@ -83,7 +84,8 @@ def estimate(
         source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.
         quant, dtype: what if the weights were stored in another format, as in `in_format`.
         lora: a LoRA adapter (PEFT) to serve beside the model; `max_loras` of them at once, `max_lora_rank` as vLLM takes it.
-        draft: a draft model for speculative decoding; `mtp`: the model's own prediction layers.
+        draft: a draft model for speculative decoding; `mtp`: the model's own prediction layers. draft_tokens: how many tokens it
+            proposes at once, for which vLLM and SGLang keep states; None: as `--emit` launches it.
         overhead: a flat share of weights and cache (0.1 = 10 %) instead of the engine's runtime estimates.
         device: `h100`, `8xh100`, `80GiB`, `local` or a `Device`; fills `fit` and `engine_pool`.
         num_devices: how many; without `tp` and `pp` the engine's way to use them all. utilization: the share of each that the

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UsageError
-from hfmem.memory import engines
-from hfmem.memory.drafts import DRAFT_CACHE, drafting, prediction_bytes, prediction_layers
+from hfmem.memory.drafts import Drafter
 from hfmem.memory.lora import Adapter, rank_to_reserve, read_adapter, reserved_bytes
+from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import rank_weights
+from hfmem.memory.weights import RankWeights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.inventory import Component
-from hfmem.records import dataclass, replace
+from hfmem.records import dataclass
+from hfmem.remembered import remembered
 from hfmem.report import DraftInfo, LoraInfo, RuntimeItem
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ MTP_PART: Final = Component.MTP.value
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """An adapter served up to `max_loras` times at once, and a draft model; either may be None."""
+    """An adapter served up to `max_loras` times at once, and what drafts: a model, or the model's own prediction layers, with the
+    number of tokens proposed at once where it was given. Each may be None."""
 
     architecture: Architecture
     adapter: Adapter | None = None
@@ -36,6 +37,13 @@ class Extras:
     max_lora_rank: int | None = None
     draft: Model | None = None
     own: Model | None = None  # the model itself, where its own prediction layers (MTP) draft
+    draft_tokens: int | None = None
+
+    @property
+    def drafter(self) -> Drafter | None:
+        """What drafts, as memory's rules know it."""
+        model = self.own or self.draft
+        return None if model is None else _drafter(model, self.own is not None, self.draft_tokens)
 
     def items(self, serving: Serving) -> dict[str, RuntimeItem]:
         """Bytes on the most loaded rank, under the keys of the report's `runtime`.
@@ -47,31 +55,7 @@ class Extras:
         if self.adapter is not None:
             size, words = self._lora(self.adapter, serving)
             found["lora_bytes"] = RuntimeItem(size, size, size, "derived", words)
-        if self.own is not None:
-            found |= self._mtp(self.own, serving)
-        if self.draft is not None:
-            served = drafting(serving, self.draft.architecture, self.draft.declared_kv_dtype)
-            weights = rank_weights(self.draft.architecture, self.draft.parameters.groups, served).bytes
-            cache = engines.engine(served.engine).cache(self.draft.architecture, served)
-            grade = "exact" if self.draft.parameters.exact else "derived"
-            name = self.draft.facts.repo_id
-            found["draft_weights_bytes"] = RuntimeItem(weights, weights, weights, grade, name)  # type: ignore[arg-type]
-            held = cache.bytes_per_rank
-            words = f"{serving.context:,} tokens of {name}, {cache.kv_dtype}"
-            found[DRAFT_CACHE] = RuntimeItem(held, held, held, "derived", words)
         return found
-
-    def _mtp(self, own: Model, serving: Serving) -> dict[str, RuntimeItem]:
-        """The model's own prediction layers: their weights on a rank, and their layers' cache."""
-        layers = prediction_layers(own.architecture)
-        weights = prediction_bytes(own.architecture, own.parameters.groups, serving)
-        predicting = replace(own.architecture, layers=layers, num_hidden_layers=len(layers))
-        held = engines.engine(serving.engine).cache(predicting, replace(serving, pp=1)).bytes_per_rank
-        count = f"{len(layers)} prediction layer{'' if len(layers) == 1 else 's'}"
-        return {
-            "draft_weights_bytes": RuntimeItem(weights, weights, weights, "derived", f"the model's own {count}"),
-            DRAFT_CACHE: RuntimeItem(held, held, held, "derived", f"{serving.context:,} tokens of {count}"),
-        }
 
     def _lora(self, adapter: Adapter, serving: Serving) -> tuple[int, str]:
         count = f"{self.max_loras} adapter{'' if self.max_loras == 1 else 's'}"
@@ -107,27 +91,33 @@ class Extras:
             self._lora(adapter, serving)[0],
         )
 
-    def draft_info(self, items: Mapping[str, RuntimeItem]) -> DraftInfo | None:
-        """The draft model's section of the report."""
-        if self.own is not None:
-            return DraftInfo(
-                "mtp",
-                self.own.architecture.model_type,
-                self.own.parameters.by_component[MTP_PART],
-                self.own.parameters.weights_by_component[MTP_PART],
-                items["draft_weights_bytes"].bytes,
-                items[DRAFT_CACHE].bytes,
-            )
-        if self.draft is None:
+    def draft_info(
+        self, weights: tuple[RankWeights, RankWeights], caches: tuple[CacheBytes, CacheBytes]
+    ) -> DraftInfo | None:
+        """The draft's section of the report: what weights and cache take with it and without."""
+        model = self.own or self.draft
+        if model is None:
             return None
+        own = self.own is not None
+        found = model.parameters
         return DraftInfo(
-            self.draft.facts.repo_id,
-            self.draft.architecture.model_type,
-            self.draft.parameters.total,
-            self.draft.parameters.weights_bytes,
-            items["draft_weights_bytes"].bytes,
-            items[DRAFT_CACHE].bytes,
+            id=OWN_DRAFT if own else model.facts.repo_id,
+            model_type=model.architecture.model_type,
+            parameters=found.by_component[MTP_PART] if own else found.total,
+            weights_bytes=found.weights_by_component[MTP_PART] if own else found.weights_bytes,
+            weights_bytes_per_rank=weights[0].stage_bytes[-1] - weights[1].stage_bytes[-1],
+            kv_cache_bytes_per_rank=_on_last_stage(caches[0]) - _on_last_stage(caches[1]),
+            kv_cache_bytes=caches[0].bytes - caches[1].bytes,
         )
+
+
+def _on_last_stage(cache: CacheBytes) -> int:
+    return cache.stage_bytes[-1] if cache.stage_bytes else cache.bytes_per_rank
+
+
+@remembered
+def _drafter(model: Model, own: bool, given: int | None) -> Drafter:
+    return Drafter(model.architecture, tuple(model.parameters.groups), model.declared_kv_dtype, own, given)
 
 
 def read_extras(
@@ -137,6 +127,7 @@ def read_extras(
     max_loras: int | None = None,
     max_lora_rank: int | None = None,
     draft: str | Model | None = None,
+    draft_tokens: int | None = None,
     fetch: FetchOptions | None = None,
 ) -> tuple[Extras | None, list[Note]]:
     """The adapter and the draft model to serve beside `read`, and what is worth saying of them; None for neither.
@@ -158,6 +149,8 @@ def read_extras(
         raise UsageError("--max-loras and --max-lora-rank need an adapter: --lora ADAPTER")
     if max_loras is not None and max_loras < 1:
         raise UsageError(f"--max-loras must be at least 1, not {max_loras}")
+    if draft_tokens is not None and (draft is None or draft_tokens < 1):
+        raise UsageError("--draft-tokens needs a draft (--draft) and a number of at least 1")
     small: Model | None = None
     own = read if draft == OWN_DRAFT else None
     if own is not None and not own.parameters.weights_by_component.get(MTP_PART):
@@ -176,4 +169,4 @@ def read_extras(
             )
     if adapter is None and small is None and own is None:
         return None, notes
-    return Extras(read.architecture, adapter, max_loras or 1, max_lora_rank, small, own), notes
+    return Extras(read.architecture, adapter, max_loras or 1, max_lora_rank, small, own, draft_tokens), notes

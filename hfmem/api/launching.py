@@ -61,22 +61,22 @@ def launch_text(
             beyond_positions=bool(positions and serving.context > positions),
             vendor=device.vendor if device is not None else "nvidia",
             gpus_per_node=device.gpus_per_node if device is not None else None,
-            **_beside(found.extras),
+            **_beside(found.extras, serving.engine),
         ),
     )
 
 
-def _beside(extras: Extras | None) -> dict[str, Any]:
+def _beside(extras: Extras | None, engine: str) -> dict[str, Any]:
     """Adapter and draft model, by the names that an engine finds them under."""
     if extras is None:
         return {}
     found: dict[str, Any] = {}
     if extras.adapter is not None:
         found |= {"lora": extras.adapter.id, "max_loras": extras.max_loras, "max_lora_rank": extras.max_lora_rank}
-    if extras.own is not None:
-        found["draft"] = "mtp"
-    elif extras.draft is not None:
-        found["draft"] = extras.draft.facts.repo_id
+    drafter = extras.drafter
+    if drafter is not None:
+        found["draft"] = "mtp" if extras.draft is None else extras.draft.facts.repo_id
+        found["draft_tokens"] = drafter.tokens(engine) if engine == "vllm" else extras.draft_tokens
     return found
 
 

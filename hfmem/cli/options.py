@@ -187,6 +187,15 @@ Draft = Annotated[
     str | None,
     Option("--draft", metavar="MODEL", help="A draft model, or mtp: the model's own prediction layers."),
 ]
+DraftTokens = Annotated[
+    str | None,
+    Option(
+        "--draft-tokens",
+        "--num-speculative-tokens",
+        metavar="N",
+        help="Tokens it proposes at once [default: 1 of mtp, 5 of a model; SGLang's own].",
+    ),
+]
 Ngl = Annotated[
     str | None,
     Option(

@@ -38,6 +38,7 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "max_loras": (o.MaxLoras, None),
     "max_lora_rank": (o.MaxLoraRank, None),
     "draft": (o.Draft, None),
+    "draft_tokens": (o.DraftTokens, None),
     "ngl": (o.Ngl, None),
     "n_cpu_moe": (o.NCpuMoe, None),
     "cache_type_v": (o.CacheTypeV, None),
@@ -126,6 +127,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         ("source_tokens", "--source-tokens"),
         ("max_loras", "--max-loras"),
         ("max_lora_rank", "--max-lora-rank"),
+        ("draft_tokens", "--draft-tokens"),
     ):
         found[name] = _count(asked, name, flag)
     if asked.get("kv_memory") is not None:

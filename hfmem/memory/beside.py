@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.memory.cache import decoding_layers
 from hfmem.memory.engines.vllm.classes import batched_tokens
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.rotary import rotary_table_bytes
@@ -41,7 +42,8 @@ def kept_beside(
     found = rotary_table_bytes(config, arch, serving.engine)
     if serving.engine == "vllm":
         found += _deepstack(config, arch, serving)
-    latents = [cache for cache in arch.caches() if isinstance(cache, LatentAttention | SparseLatentAttention)]
+    caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
+    latents = [cache for cache in caches if isinstance(cache, LatentAttention | SparseLatentAttention)]
     if latents:
         found += _latent(latents, arch, groups, serving, release or Release())
     return found

@@ -1,28 +1,72 @@
-"""What a draft takes on a rank beside its target: the model's own prediction layers, or a smaller model.
+"""What a draft takes beside its target: the model's own prediction layers, or a smaller model.
 
 Read from vLLM 0.33.0: `config/speculative.py` (`create_draft_parallel_config`: the target's tensor-parallel ranks, one pipeline
-stage, expert parallelism for drafts that have experts), `v1/spec_decode/llm_base_proposer.py` (the target's embedding and head
-serve both; its layers' caches are groups of the target's pool); SGLang drafts with the same ranks, and its pool has a draft's row
-for every token of the target's (`pool_configurator.py`).
+stage, expert parallelism for drafts that have experts), `v1/worker/gpu/spec_decode/speculator.py` (the draft is built on the last
+stage, and its layers are registered beside the target's: groups and pages are made for all of them), `eagle/utils.py` (the
+target's embedding and head serve both); SGLang drafts with the same ranks, and its pool has a draft's row for every token of the
+target's (`pool_configurator.py`). transformers and llama.cpp keep a draft's cache apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.memory import engines
+from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import rank_weights
+from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, TensorSpec
-from hfmem.model.layers import CompressedAttention, Layer
-from hfmem.records import replace
+from hfmem.model.layers import (
+    Cache,
+    CompressedAttention,
+    Layer,
+    NoCache,
+    RecurrentCache,
+    SharedCache,
+    SparseLatentAttention,
+)
+from hfmem.records import dataclass, replace
+from hfmem.remembered import remembered
 
-#: a draft's cache on a rank, by its name in the report's `runtime`
-DRAFT_CACHE: Final = "draft_kv_cache_bytes"
-#: engines whose last pipeline stage drafts alone, with the target's embedding and head
-_ON_LAST_STAGE: Final = frozenset({"vllm", "sglang"})
+#: engines whose last pipeline stage drafts alone, with the target's embedding and head, out of the target's pool
+IN_TARGETS_POOL: Final = frozenset({"vllm", "sglang"})
+#: the stacks of what drafts among its target's layers: its own prediction layers, another model's
+PREDICT: Final = "predict"
+DRAFT: Final = "draft"
+#: tokens proposed at once where nobody says how many: of prediction layers, and of a smaller model
+DRAFTED_BY_MTP: Final = 1
+DRAFTED: Final = 5
+#: model types whose first prediction layer alone is loaded (`mimo_v2_mtp.py`; SGLang `configs/model_config.py`)
+_FIRST_ALONE: Final = frozenset({"mimo_v2", "mimo_v2_flash", "mimo_v2_omni"})
+#: SGLang's own (`_auto_choose_speculative_params`: three steps and the last token, verified together)
+_DRAFTED_IN_SGLANG: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """What drafts beside a target: a model with its tensors and the format that it declares for its cache. `own`: the target
+    itself, by the layers that predict further tokens. `given`: how many tokens it proposes at once, where somebody says."""
+
+    architecture: Architecture
+    groups: tuple[TensorGroup, ...]
+    declared_kv_dtype: str | None = None
+    own: bool = False
+    given: int | None = None
+
+    def tokens(self, engine: str) -> int:
+        """Tokens for which an engine keeps something of its own: those proposed, or in SGLang those verified together."""
+        if engine == "vllm":
+            return self.given or (DRAFTED_BY_MTP if self.own else DRAFTED)
+        if engine == "sglang":
+            return _DRAFTED_IN_SGLANG if self.given is None else self.given + 1
+        return 0
+
+    def alone(self, serving: Serving, engine: str) -> Serving:
+        """The same load under another engine's rules on one rank, as `Serving.alone`."""
+        return replace(serving.alone(engine), speculative_tokens=self.tokens(engine))
 
 
 def drafting(serving: Serving, draft: Architecture, declared_kv_dtype: str | None) -> Serving:
@@ -31,27 +75,117 @@ def drafting(serving: Serving, draft: Architecture, declared_kv_dtype: str | Non
         serving,
         declared_kv_dtype=declared_kv_dtype,
         kv_memory_bytes=None,
+        speculative_tokens=0,
         ep=serving.ep and serving.engine == "vllm" and bool(draft.num_experts),
     )
-    return replace(own, pp=1) if serving.engine in _ON_LAST_STAGE else own
+    return replace(own, pp=1) if serving.engine in IN_TARGETS_POOL else own
+
+
+def served_with(arch: Architecture, drafter: Drafter | None, serving: Serving) -> Architecture:
+    """The model whose cache an engine plans: with the layers of what drafts after its own, where they share one pool."""
+    return arch if drafter is None or serving.engine not in IN_TARGETS_POOL else joined(arch, drafter)
+
+
+@remembered
+def joined(arch: Architecture, drafter: Drafter) -> Architecture:
+    """The model with the layers of what drafts after its own."""
+    own = prediction_layers(arch) if drafter.own else _decoder(drafter.architecture)
+    own = own[:1] if drafter.own and arch.model_type in _FIRST_ALONE else own
+    kept, stack = tuple(layer for layer in arch.layers if layer.stack != "mtp"), PREDICT if drafter.own else DRAFT
+    return replace(arch, layers=(*kept, *(Layer(layer.caches, stack) for layer in own)))
+
+
+def _decoder(arch: Architecture) -> tuple[Layer, ...]:
+    """A draft's layers with what they keep themselves."""
+    own = (layer.caches for layer in arch.layers if layer.stack == "decoder")
+    return tuple(Layer(tuple(cache for cache in caches if not isinstance(cache, SharedCache))) for caches in own)
+
+
+def cache_with(arch: Architecture, drafter: Drafter | None, serving: Serving) -> CacheBytes:
+    """The cache of the model and of what drafts beside it.
+
+    Raises:
+        UnsupportedError: the engine refuses one of them, or the layout.
+    """
+    rules = engines.engine(serving.engine)
+    found = rules.cache(served_with(arch, drafter, serving), serving)
+    if drafter is None or serving.engine in IN_TARGETS_POOL:
+        return found
+    if drafter.own:
+        layers = prediction_layers(arch)
+        beside = rules.cache(replace(arch, layers=layers, num_hidden_layers=len(layers)), replace(serving, pp=1))
+    else:
+        draft = drafter.architecture
+        beside = rules.cache(draft, drafting(serving, draft, drafter.declared_kv_dtype))
+    return _together(found, beside)
+
+
+def _together(target: CacheBytes, draft: CacheBytes) -> CacheBytes:
+    """Two caches; a draft's of fewer stages lies on the last ones."""
+    stages = target.stage_bytes
+    if stages:
+        last = draft.stage_bytes or (draft.bytes_per_rank,)
+        padded = (*(0,) * (len(stages) - len(last)), *last)
+        stages = tuple(a + b for a, b in zip(stages, padded, strict=True))
+    return replace(
+        target,
+        bytes=target.bytes + draft.bytes,
+        bytes_per_rank=max(stages) if stages else target.bytes_per_rank + draft.bytes_per_rank,
+        bytes_per_seq=target.bytes_per_seq + draft.bytes_per_seq,
+        state_bytes_per_seq=target.state_bytes_per_seq + draft.state_bytes_per_seq,
+        stage_bytes=stages,
+        host_bytes=target.host_bytes + draft.host_bytes,
+    )
+
+
+def weights_with(
+    arch: Architecture, groups: Iterable[TensorGroup], drafter: Drafter | None, serving: Serving
+) -> RankWeights:
+    """Weights of the model and of what drafts, which lies on the last pipeline stage.
+
+    Raises:
+        UnsupportedError: as `rank_weights`.
+    """
+    if drafter is None:
+        return rank_weights(arch, groups, serving)
+    if drafter.own:
+        return rank_weights(_predicting(arch, serving.engine), groups, serving)
+    target = rank_weights(arch, groups, serving)
+    served = drafting(serving, drafter.architecture, drafter.declared_kv_dtype)
+    return _beside(target, rank_weights(drafter.architecture, drafter.groups, served))
+
+
+def _beside(target: RankWeights, draft: RankWeights) -> RankWeights:
+    count = len(target.stage_bytes)
+    before = (0,) * (count - len(draft.stage_bytes))
+    sizes = tuple(a + b for a, b in zip(target.stage_bytes, (*before, *draft.stage_bytes), strict=True))
+    numbers = zip(target.stage_parameters, (*before, *draft.stage_parameters), strict=True)
+    parameters = tuple(a + b for a, b in numbers)
+    heaviest = max(range(count), key=lambda stage: sizes[stage])
+    return replace(
+        target,
+        parameters=max(parameters),
+        bytes=sizes[heaviest],
+        all_ranks_bytes=target.all_ranks_bytes + draft.all_ranks_bytes,
+        stage=heaviest,
+        stage_bytes=sizes,
+        stage_parameters=parameters,
+        host_bytes=target.host_bytes + draft.host_bytes,
+    )
 
 
 def prediction_bytes(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> int:
     """Bytes on a rank of the layers that predict further tokens, split like the layers of the model."""
     alone, stored = replace(serving, pp=1), tuple(groups)
-    counted = replace(arch, tensors=tuple(_loaded(spec, arch, serving) for spec in arch.tensors))
-    return rank_weights(counted, stored, alone).bytes - rank_weights(arch, stored, alone).bytes
+    return (
+        rank_weights(_predicting(arch, serving.engine), stored, alone).bytes - rank_weights(arch, stored, alone).bytes
+    )
 
 
-def targets_part(memory: Sequence[int], needs: Sequence[int], beside: int) -> list[int]:
-    """What of a pool of `memory` bytes, by stage, is for the target's own layers where a draft's share it: as much of it as they
-    take of `needs + beside`, the caches of the same sequences. A stage that keeps nothing has it all."""
-    return [size * need // (need + beside) if need else size for size, need in zip(memory, needs, strict=True)]
-
-
+@remembered
 def prediction_layers(architecture: Architecture) -> tuple[Layer, ...]:
-    """The layers that predict further tokens: as the file has them, else as many blocks as they have weights for, each like
-    the last one of the decoder (so are DeepSeek's, GLM's and Qwen's)."""
+    """The layers that predict further tokens: as the architecture has them, else as many blocks as they have weights for, each like
+    the decoder's last one that attends (so are DeepSeek's, GLM's and Qwen's), with an indexer of its own."""
     own = tuple(Layer(layer.caches) for layer in architecture.layers if layer.stack == "mtp")
     if own:
         return own
@@ -62,28 +196,51 @@ def prediction_layers(architecture: Architecture) -> tuple[Layer, ...]:
         for box in spec.boxes
         for value in box[spec.layer_axis]
     }
-    last = next(layer for layer in reversed(architecture.layers) if layer.stack == "decoder")
-    # DeepSeek V4's keep the window alone: they have no compressor
-    kept = tuple(
-        CompressedAttention(c.num_heads, c.head_dim, c.window, 0) if isinstance(c, CompressedAttention) else c
-        for c in last.caches
-    )
-    return (Layer(kept),) * max(len(numbers), 1)
+    attending = (layer for layer in reversed(architecture.layers) if layer.stack == "decoder" and _attends(layer))
+    last = next(attending, Layer(()))
+    kept: list[Cache] = []
+    for cache in last.caches:
+        match cache:
+            case CompressedAttention():  # DeepSeek V4's keep the window alone: they have no compressor
+                kept.append(CompressedAttention(cache.num_heads, cache.head_dim, cache.window, 0))
+            case SparseLatentAttention():
+                kept.append(replace(cache, has_indexer=True))
+            case _:
+                kept.append(cache)
+    return (Layer(tuple(kept)),) * max(len(numbers), 1)
+
+
+def _attends(layer: Layer) -> bool:
+    return any(not isinstance(cache, NoCache | SharedCache | RecurrentCache) for cache in layer.caches)
 
 
 def with_predictions(arch: Architecture, serving: Serving) -> Architecture:
     """The model as vLLM loads it where its own prediction layers draft: they are weights and layers like the others."""
     if not any(spec.component is Component.MTP for spec in arch.tensors):
         return arch
-    own = prediction_layers(arch)
-    kept = tuple(layer for layer in arch.layers if layer.stack != "mtp")
-    tensors = tuple(_loaded(spec, arch, serving) for spec in arch.tensors)
-    return replace(arch, tensors=tensors, layers=(*kept, *own))
+    return replace(_predicting(arch, serving.engine), layers=joined(arch, Drafter(arch, (), own=True)).layers)
 
 
-def _loaded(spec: TensorSpec, arch: Architecture, serving: Serving) -> TensorSpec:
+@remembered
+def _predicting(arch: Architecture, engine: str) -> Architecture:
+    """The model with its prediction layers among the tensors that are loaded."""
+    return replace(arch, tensors=tuple(part for spec in arch.tensors for part in _loaded(spec, arch, engine)))
+
+
+def _loaded(spec: TensorSpec, arch: Architecture, engine: str) -> Iterator[TensorSpec]:
     """A prediction layer's tensor as one that is loaded, unless the target's embedding or head serves in its place."""
     table = len(spec.shape) == 2 and spec.shape[0] == arch.vocab_size
-    if spec.component is not Component.MTP or (table and serving.engine in _ON_LAST_STAGE):
-        return spec
-    return replace(spec, component=Component.OTHER)
+    if spec.component is not Component.MTP or (table and engine in IN_TARGETS_POOL):
+        yield spec
+        return
+    axis = spec.layer_axis
+    if arch.model_type in _FIRST_ALONE and engine in IN_TARGETS_POOL and axis is not None:
+        first = min(box[axis].start for box in spec.boxes)
+        later = tuple(
+            (*b[:axis], range(max(b[axis].start, first + 1), b[axis].stop), *b[axis + 1 :]) for b in spec.boxes
+        )
+        if kept := tuple(box for box in later if box[axis]):
+            yield replace(spec, boxes=kept)
+        boxes = tuple((*b[:axis], range(first, first + 1), *b[axis + 1 :]) for b in spec.boxes if first in b[axis])
+        spec = replace(spec, boxes=boxes)
+    yield replace(spec, drafts=True)

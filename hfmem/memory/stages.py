@@ -56,6 +56,9 @@ class Stages:
     def counts(self, spec: TensorSpec, boxes: Sequence[Box], axis: int | None) -> list[int]:
         """How many of the tensors in `boxes` each stage holds, and the host."""
         total = [0] * self.count
+        if spec.drafts:
+            total[self.last] = sum(prod(len(r) for r in box) for box in boxes)
+            return total
         if axis is None or self._in_front(spec):
             count = sum(prod(len(r) for r in box) for box in boxes)
             for stage in self._homes(spec):

@@ -172,7 +172,7 @@ def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
 
 def _loaded(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -> bool:
     """Whether an engine makes room for the tensor."""
-    if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
+    if _only_predicts(spec) or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
         return False
     if engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER)):
         return False
@@ -185,6 +185,11 @@ def _loaded(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -
         if spec.pattern == stages.dropped:
             return False
     return spec.tied_to is None
+
+
+def _only_predicts(spec: TensorSpec) -> bool:
+    """Whether the tensor belongs to a layer that predicts further tokens, and these do not draft."""
+    return spec.component is Component.MTP and not spec.drafts
 
 
 def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, serving: Serving) -> list[int]:
@@ -291,7 +296,7 @@ def _held(
             spec = expected.spec
             if match.expected is not None and (spec.tied_to is not None or spec.pattern == stages.dropped):
                 continue
-            if spec.component is Component.MTP or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
+            if _only_predicts(spec) or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
                 continue
             if _left_out(spec, serving) or (engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER))):
                 continue

@@ -81,6 +81,7 @@ class TensorSpec:
     counted whole, as model cards do). `tied_to` names the pattern whose storage this tensor shares: a file may store it or not, and
     it counts once. `optional`: a file may leave it out. `buffer`: stored, and not a parameter. `layer_axis`: which `{}` is the
     layer, for pipeline stages. `unread`: of a tower behind the last block that the text model sees, which vLLM does not build.
+    `drafts`: of a prediction layer where these draft, which is loaded on the last pipeline stage.
     """
 
     pattern: str
@@ -94,6 +95,7 @@ class TensorSpec:
     buffer: bool = False
     layer_axis: int | None = None
     unread: bool = False
+    drafts: bool = False
 
     @property
     def count(self) -> int:

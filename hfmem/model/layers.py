@@ -281,4 +281,4 @@ class Layer:
     state) and in decoders with cross attention (self and cross)."""
 
     caches: tuple[Cache, ...]
-    stack: str = "decoder"  # "decoder" | "encoder" | "vision" | "audio" | "mtp"
+    stack: str = "decoder"  # "decoder" | "encoder" | "vision" | "audio" | "mtp"; beside a target "predict" | "draft"

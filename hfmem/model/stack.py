@@ -28,7 +28,7 @@ class Stack:
     tied: bool
     inv: Inventory = field(default_factory=Inventory)
     layers: list[Layer] = field(default_factory=list)
-    towers: list[Layer] = field(default_factory=list)
+    towers: list[Layer] = field(default_factory=list)  # beside the decoder: encoders' blocks, prediction layers ("mtp")
     intermediate: int | None = None
     num_experts: int | None = None
     top_k: int | None = None
@@ -97,6 +97,11 @@ def as_mtp(inv: Inventory, describe: Callable[[Inventory], None]) -> None:
     part = Inventory()
     describe(part)
     inv.specs.extend(replace(s, component=Component.MTP, active=Fraction(0), optional=True) for s in part.specs)
+
+
+def first_again(layers: Sequence[Layer], count: int) -> list[Layer]:
+    """`count` prediction layers that keep what the first layers of the decoder keep: windows follow their own numbers."""
+    return [Layer(layer.caches, "mtp") for layer in layers[:count]]
 
 
 def as_block(specs: Iterable[TensorSpec], layer: str, place: str, indices: range, source: int = 0) -> list[TensorSpec]:

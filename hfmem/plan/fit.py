@@ -13,12 +13,12 @@ from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.cache import peak_contexts
-from hfmem.memory.drafts import DRAFT_CACHE, targets_part
+from hfmem.memory.drafts import Drafter, cache_with, served_with, weights_with
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import RankWeights, rank_weights
+from hfmem.memory.weights import RankWeights
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import Device
 from hfmem.plan.solver import crossing, largest, smallest
@@ -50,9 +50,8 @@ Runtime = Callable[[Serving, RankWeights, CacheBytes], Mapping[str, RuntimeItem]
 class Load:
     """What the rank with least room to spare holds (of pipeline stage `stage`), and how much is left of it.
 
-    `kv_memory_bytes` is what weights and runtime, a draft's cache included, leave for its cache, or what that draft leaves of the
-    pool that was given; `kv_memory_low_bytes` at the high end of the estimates. `pool_room_bytes` is what they leave where a pool
-    was given.
+    `kv_memory_bytes` is what weights and runtime leave for its cache, or the pool that was given; `kv_memory_low_bytes` at the high
+    end of the estimates. `pool_room_bytes` is what they leave where a pool was given.
     """
 
     stage: int
@@ -92,7 +91,7 @@ class Load:
 class Scale:
     """Weighs one model on one target again and again; weights of a layout are computed once.
 
-    `groups` are the tensors behind the model's bytes, as `rank_weights` takes them.
+    `groups` are the tensors behind the model's bytes, as `rank_weights` takes them; `drafter` is what drafts beside it.
     """
 
     architecture: Architecture
@@ -100,6 +99,7 @@ class Scale:
     runtime: Runtime
     target: Target
     known_weights: dict[tuple[object, ...], RankWeights] = field(default_factory=dict)
+    drafter: Drafter | None = None
 
     def weigh(self, serving: Serving) -> Load:
         """The load of `serving` on the target, at the length up to its context at which least is left.
@@ -113,7 +113,7 @@ class Scale:
         return min(loads, key=lambda load: (load.cache_fits, load.headroom_bytes)) if len(loads) > 1 else loads[0]
 
     def _weigh(self, serving: Serving) -> Load:
-        cache = engines.engine(serving.engine).cache(self.architecture, serving)
+        cache = cache_with(self.architecture, self.drafter, serving)
         ranks = self.weights(serving)
         runtime = self.runtime(serving, ranks, cache)
         usable = self.target.usable_bytes(serving, _before_loading(serving, runtime))
@@ -121,14 +121,13 @@ class Scale:
         rooms, worst = (
             [room - weights for weights in ranks.stage_bytes] for room in self._rooms(runtime, serving, usable)
         )
-        given, beside = serving.kv_memory_bytes, _in_pool(runtime)
+        given = serving.kv_memory_bytes
         left, sure = None, True
         if given is not None:  # the sequences must fit the pool, whatever else is free, and the pool what is free
-            given -= beside
             left, sure = min(rooms), given <= min(worst)
             rooms = worst = [given] * len(rooms)
         stage = min(range(len(rooms)), key=lambda index: rooms[index] - needs[index])
-        pool, fits = self._pool(needs, serving, rooms, beside)
+        pool, fits = self._pool(needs, serving, rooms)
         fits = fits and (given is None or left is None or given <= left)
         return Load(
             stage=stage,
@@ -140,7 +139,7 @@ class Scale:
             kv_memory_low_bytes=worst[stage],
             pool=pool,
             cache_fits=fits,
-            cache_fits_at_worst=fits and sure and (worst == rooms or self._pool(needs, serving, worst, beside)[1]),
+            cache_fits_at_worst=fits and sure and (worst == rooms or self._pool(needs, serving, worst)[1]),
             pool_room_bytes=left,
         )
 
@@ -152,7 +151,7 @@ class Scale:
             serving.compute_capability if self.architecture.model_type in PADDED_BY_DEVICE else None,
         )
         if key not in self.known_weights:
-            self.known_weights[key] = rank_weights(self.architecture, self.groups, serving)
+            self.known_weights[key] = weights_with(self.architecture, self.groups, self.drafter, serving)
         return self.known_weights[key]
 
     def _rooms(self, runtime: Mapping[str, RuntimeItem], serving: Serving, usable: int) -> tuple[int, int]:
@@ -165,11 +164,8 @@ class Scale:
         middle, high = (min(usable - own, free - both) for own, both in zip(inside, everything, strict=True))
         return middle, high
 
-    def _pool(
-        self, needs: Sequence[int], serving: Serving, memory: Sequence[int], beside: int
-    ) -> tuple[Pool | None, bool]:
-        """What the engine makes of that memory on each stage, and of the `beside` bytes of a draft's cache in the same pool, and
-        whether the sequences asked for fit it."""
+    def _pool(self, needs: Sequence[int], serving: Serving, memory: Sequence[int]) -> tuple[Pool | None, bool]:
+        """What the engine makes of that memory on each stage, and whether the sequences asked for fit it."""
         if min(memory) < 0:
             return None, False
         if not any(needs):
@@ -179,13 +175,10 @@ class Scale:
             return None, all(need <= room for need, room in zip(needs, memory, strict=True))
         if min(memory) == 0:
             return None, False
-        whole = [room + beside for room in memory]
-        memory = targets_part(whole, needs, beside)
         try:
-            pool = rules.pool(self.architecture, serving, memory)
+            pool = rules.pool(served_with(self.architecture, self.drafter, serving), serving, memory)
         except UnsupportedError:  # not one request fits
             return None, False
-        pool = replace(pool, memory_bytes_per_rank=whole[memory.index(pool.memory_bytes_per_rank)])
         enough = pool.max_concurrency >= serving.num_seqs_per_replica
         if pool.pages_per_seq is not None:  # one page more than the sequences take: vLLM's null block holds no tokens
             return pool, enough and pool.num_pages > serving.num_seqs_per_replica * pool.pages_per_seq
@@ -211,7 +204,7 @@ class Scale:
         """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""
         serving = on_device(serving, self.target.device)
         try:
-            page = engines.engine(serving.engine).cache(self.architecture, serving).page_size or 1
+            page = cache_with(self.architecture, self.drafter, serving).page_size or 1
         except UnsupportedError:
             page = 1
         return self._most(lambda tokens: replace(serving, context=tokens), serving.context, _LONGEST, page)
@@ -291,11 +284,6 @@ def _before_loading(serving: Serving, runtime: Mapping[str, RuntimeItem]) -> int
     return sum(runtime[name].bytes for name in ("context_bytes", "engine_bytes") if name in runtime)
 
 
-def _in_pool(runtime: Mapping[str, RuntimeItem]) -> int:
-    """Bytes of the runtime that lie in the engine's pool: a draft's cache."""
-    return runtime[DRAFT_CACHE].bytes if DRAFT_CACHE in runtime else 0
-
-
 def _sum(items: Iterable[RuntimeItem]) -> tuple[int, int]:
     """The middle and the high end of estimates together."""
     _, middle, high = together((item.low, item.bytes, item.high) for item in items)
@@ -330,7 +318,7 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
             )
         )
     if not load.pool_fits_device:
-        room = format_gib(max((load.pool_room_bytes or 0) + _in_pool(load.runtime), 0))
+        room = format_gib(max(load.pool_room_bytes or 0, 0))
         text = (
             f"the pool is to be {format_gib(serving.kv_memory_bytes or 0)} and weights and runtime leave {room} for it"
         )

@@ -25,8 +25,6 @@ RUNTIME_WORDS: Mapping[str, str] = {
     "context_bytes": "context",
     "overhead_bytes": "overhead",
     "lora_bytes": "LoRA",
-    "draft_weights_bytes": "draft weights",
-    "draft_kv_cache_bytes": "draft cache",
 }
 
 
@@ -51,7 +49,7 @@ def render_report(report: Report, *, bars: bool = False, exact: bool = False) ->
             hang=_INDENT,
         )
     )
-    lines += _engine_lines(report)
+    lines += _draft_lines(report) + _engine_lines(report)
     lines += _pool_lines(report)
     lines += _host_lines(report)
     if report.fit is not None:
@@ -85,7 +83,7 @@ def report_grid(report: Report) -> Grid:
         (name, f"{size / GIB:,.2f}", grade, detail) for name, size, grade, detail in parts(report, least=_LEAST_SHOWN)
     ]
     rows.append(("total", f"{report.total_bytes / GIB:,.2f}", "", "".join(text for text, _ in _plain_total(report))))
-    below = [*_engine_lines(report), *_pool_lines(report), *_host_lines(report)]
+    below = [*_draft_lines(report), *_engine_lines(report), *_pool_lines(report), *_host_lines(report)]
     if report.fit is not None:
         from hfmem.render.fit import fit_lines
 
@@ -270,6 +268,16 @@ def _total_detail(report: Report) -> list[Span | str]:
         where = f" ({name} {rank.stage + 1} of {stages})" if stages > 1 else ""
         spans.append(f"{format_bytes(rank.total_bytes)} on the most loaded rank{where}")
     return spans
+
+
+def _draft_lines(report: Report) -> list[Line]:
+    draft = report.draft
+    if draft is None:
+        return []
+    name = "the model's own prediction layers" if draft.id == "mtp" else draft.id
+    weights, cache = format_bytes(draft.weights_bytes_per_rank), format_bytes(draft.kv_cache_bytes)
+    text = f"  {name} draft{'' if draft.id == 'mtp' else 's'}: {weights} of a rank's weights and {cache} of the cache are for that"
+    return [line((text, "dim"), hang=4)]
 
 
 def _host_lines(report: Report) -> list[Line]:

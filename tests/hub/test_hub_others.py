@@ -174,7 +174,8 @@ def test_the_models_own_prediction_layers_draft(served: HubServer) -> None:
     report = estimate("org/glm", context=1024, engine="vllm", draft="mtp", fetch=FRESH)
     assert report.draft is not None and report.draft.weights_bytes == 2 * (64 * 128 + 64 + 6400)
     assert report.draft.kv_cache_bytes_per_rank == 1024 * 2 * 4 * 16 * 2
-    assert report.total_bytes - plain.total_bytes == 2 * (64 * 128 + 64) + 1024 * 256
+    assert report.per_rank.weights_bytes - plain.per_rank.weights_bytes == 2 * (64 * 128 + 64)
+    assert report.kv_cache.bytes - plain.kv_cache.bytes == report.draft.kv_cache_bytes == 1024 * 256
     with pytest.raises(UsageError, match="org/base stores no prediction layers"):
         estimate("org/base", draft="mtp", fetch=FRESH)
 

@@ -6,7 +6,6 @@ import pytest
 
 from hfmem.api.estimates import Model, estimate, read_model
 from hfmem.hub import FetchOptions
-from hfmem.memory.drafts import targets_part
 
 GIB = 1 << 30
 #: a token of one of four ranks: Llama 3.1 70B keeps 2 × 2 heads × 128 × 2 bytes in 80 layers, Llama 3.2 1B 2 × 2 × 64 × 2 in 16
@@ -37,9 +36,9 @@ def test_the_pool_holds_as_many_as_fit(pair: tuple[Model, Model], engine: str) -
     pool, fit = found.engine_pool, found.fit
     assert pool is not None and fit is not None and alone.fit is not None and alone.engine_pool is not None
     assert fit.max_num_seqs == int(pool.max_concurrency) < int(alone.engine_pool.max_concurrency)
-    # what the draft's weights leave is pages of both
+    # what the draft's weights leave is pages of both; SGLang reckons with 16 more of the target's layers
     assert pool.num_pages * pool.page_size == pool.capacity_tokens
-    each = (TARGET + DRAFT) * pool.page_size
+    each = (TARGET + (DRAFT if engine == "vllm" else TARGET * 16 // 80)) * pool.page_size
     assert 0 <= pool.kv_memory_bytes_per_rank - pool.num_pages * each < 2 * each
 
 
@@ -49,7 +48,3 @@ def test_three_sequences_need_the_drafts_room_too(pair: tuple[Model, Model]) -> 
     for pool, verdict in ((need, "tight"), (need - 1, "does-not-fit")):
         found = estimate(pair[0], draft=pair[1], kv_memory_bytes=pool, **asked).fit  # type: ignore[arg-type]
         assert found is not None and found.verdict == verdict
-
-
-def test_a_stage_without_a_cache_keeps_its_memory() -> None:
-    assert targets_part([700, 900], [60, 0], 10) == [600, 900]

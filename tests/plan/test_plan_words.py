@@ -78,5 +78,5 @@ def test_prediction_layers_keep_a_cache_each(run: Run, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": count}))
         status, out, err = run(str(tmp_path), "--draft", "mtp", "--json")
         assert status == 0, err
-        sizes.append(json.loads(out)["runtime"]["draft_kv_cache_bytes"]["bytes"])
+        sizes.append(json.loads(out)["draft"]["kv_cache_bytes_per_rank"])
     assert sizes == [512 * 2 * 2 * 16 * 2, 3 * 512 * 2 * 2 * 16 * 2]  # K and V of 2 heads × 16 in 16 bits

@@ -82,6 +82,9 @@ def dots3_note_text(cfg: Config) -> Architecture:
     slides = SlidingAttention(narrow.num_heads, 1, narrow.kv_lora_rank, narrow.rope, window)
     caches: dict[str, Cache] = {_SLIDING: slides, _INDEXED: wide.sparse(index), _FULL: wide.cache()}
     stack.layers = [Layer((caches[kind],)) for kind in kinds[: d.num_layers]]
+    stack.towers += [
+        Layer((slides if len(kinds) > i and kinds[i] == _SLIDING else wide.sparse(index),), "mtp") for i in extra
+    ]
     return stack.finish(cfg, "dots3_note")
 
 

@@ -11,7 +11,7 @@ from hfmem.model.config import Config
 from hfmem.model.families import vision
 from hfmem.model.families.multimodal import NESTED, text_part, tower, tower_layers, wrap
 from hfmem.model.inventory import Component, Inventory
-from hfmem.model.stack import as_block, as_mtp
+from hfmem.model.stack import as_block, as_mtp, first_again
 
 
 def exaone4_5(cfg: Config) -> Architecture:
@@ -38,4 +38,5 @@ def exaone4_5(cfg: Config) -> Architecture:
 
     if count:
         as_mtp(inv, mtp)
-    return wrap(cfg, text, inner, "exaone4_5", NESTED, inv, tower_layers(depth))
+    towers = (*tower_layers(depth), *first_again(inner.layers, count))
+    return wrap(cfg, text, inner, "exaone4_5", NESTED, inv, towers)

@@ -116,4 +116,5 @@ def mimo_v2(cfg: Config) -> Architecture:
     caches = {FULL: FullAttention(d.num_heads, d.num_kv_heads, d.head_dim, v)}
     slide = SlidingAttention(sliding.num_heads, sliding.num_kv_heads, sliding.head_dim, sliding_v, _window(cfg))
     stack.layers = [Layer((caches.get(kind, slide),)) for kind in kinds]
+    stack.towers += [Layer((slide,), "mtp")] * nextn_layers(cfg)
     return stack.finish(cfg, "mimo_v2")

@@ -16,7 +16,7 @@ from hfmem.model.families.moe import EXPERTS
 from hfmem.model.inventory import Column, Component, Inventory, Replicated
 from hfmem.model.layer_lists import exactly, full_layers, others, sparse_layers, typed_layers
 from hfmem.model.layers import Layer
-from hfmem.model.stack import as_mtp
+from hfmem.model.stack import as_mtp, first_again
 from hfmem.records import replace
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
@@ -85,7 +85,8 @@ def exaone_moe(cfg: Config) -> Architecture:
 
     if count:
         as_mtp(m.inv, mtp)
-    return m.close("exaone_moe", exaone_layers(cfg, m), intermediate=cfg.opt_int("intermediate_size"))
+    found = m.close("exaone_moe", exaone_layers(cfg, m), intermediate=cfg.opt_int("intermediate_size"))
+    return replace(found, layers=(*found.layers, *first_again(found.layers, count)))
 
 
 def hy_v3(cfg: Config) -> Architecture:

@@ -105,8 +105,9 @@ def _mixers(inv: Inventory, cfg: Config, prefix: str, kinds: Sequence[str], d: D
         _experts(inv, cfg, mixer, sparse, d.hidden)
 
 
-def _prediction(inv: Inventory, cfg: Config, d: Dims, steps: int) -> None:
-    """The `mtp.` stack: `steps` runs of a pattern of its own; the first layer of a run projects its inputs, the last is normed."""
+def _prediction(inv: Inventory, cfg: Config, d: Dims, steps: int) -> list[str]:
+    """The `mtp.` stack: `steps` runs of a pattern of its own, whose kinds of layers are told; the first layer of a run projects its
+    inputs, the last is normed."""
     run = _kinds(cfg, "mtp_layers_block_type", "mtp_hybrid_override_pattern")
     starts = [i * len(run) for i in range(steps)]
     ends = [start + len(run) - 1 for start in starts]
@@ -119,6 +120,7 @@ def _prediction(inv: Inventory, cfg: Config, d: Dims, steps: int) -> None:
         norm(part, "mtp.layers.{}.final_layernorm", ends, d.hidden)
 
     as_mtp(inv, describe)
+    return run * steps
 
 
 def nemotron_h(cfg: Config) -> Architecture:
@@ -132,8 +134,8 @@ def nemotron_h(cfg: Config) -> Architecture:
     d = _dims(cfg, len(kinds))
     stack = open_stack(cfg, cfg, d, embed="backbone.embeddings.weight", final_norm="backbone.norm_f")
     _mixers(stack.inv, cfg, "backbone.layers.{}", kinds, d)
-    if steps := cfg.opt_int("num_nextn_predict_layers"):
-        _prediction(stack.inv, cfg, d, steps)
+    steps = cfg.opt_int("num_nextn_predict_layers")
+    predicting = _prediction(stack.inv, cfg, d, steps) if steps else []
     if "mlp" in kinds or "moe" not in kinds:
         stack.intermediate = cfg.opt_int("intermediate_size")
     if "moe" in kinds:
@@ -142,4 +144,5 @@ def nemotron_h(cfg: Config) -> Architecture:
     state: Cache = _mixer(cfg, d.hidden).cache() if "mamba" in kinds else NoCache("mamba")
     caches: dict[str, Cache] = {"attention": full(d), "mamba": state, "mlp": NoCache("mlp"), "moe": NoCache("moe")}
     stack.layers = [Layer((caches[kind],)) for kind in kinds]
+    stack.towers += [Layer((caches[kind],), "mtp") for kind in predicting]
     return stack.finish(cfg, "nemotron_h")

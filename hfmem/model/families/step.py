@@ -134,6 +134,7 @@ def step3p5(cfg: Config) -> Architecture:
     if SLIDING in kinds:
         window = text.positive("sliding_window")
         stack.layers = [Layer((full(d) if kind == FULL else sliding(moving, window),)) for kind in kinds]
+        stack.towers += [Layer((sliding(moving, window),), "mtp")] * extra
     else:
         stack.layers = [Layer((full(d),))] * d.num_layers
     return stack.finish(cfg, "step3p5")

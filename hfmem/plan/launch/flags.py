@@ -39,9 +39,6 @@ _LLAMA_CACHE: Final[dict[str, str]] = {
 ON_THE_FLY: Final = frozenset({"fp8"})
 #: `dtype` words → vLLM's and SGLang's; fp32 weights they load in 16 bits where nothing is said
 _DTYPES: Final[dict[str, str]] = {"bf16": "bfloat16", "fp16": "float16"}
-#: tokens drafted a step where nobody says: by the model's own prediction layers, and by a draft model
-_DRAFTED_BY_MTP: Final = 1
-_DRAFTED: Final = 5
 
 
 def arguments(launch: Launch) -> list[str]:
@@ -95,8 +92,7 @@ def _vllm(launch: Launch) -> list[str]:
     if launch.draft is not None:
         own = launch.draft == "mtp"
         told = {"method": "mtp"} if own else {"model": launch.draft}
-        count = _DRAFTED_BY_MTP if own else _DRAFTED
-        words += ["--speculative-config", json.dumps({**told, "num_speculative_tokens": count})]
+        words += ["--speculative-config", json.dumps({**told, "num_speculative_tokens": launch.draft_tokens or 1})]
     return words
 
 

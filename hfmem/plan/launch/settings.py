@@ -13,7 +13,7 @@ class Launch:
     `model` is a Hub id or a path, `is_gguf` whether llama.cpp can read it as it is. `num_seqs` 1 leaves the limit to the engine,
     unless `max_num_seqs` says it. `gpus_per_node` None: all devices are in one machine. `beyond_positions`: the context is longer
     than what the model was trained for, which engines want said. `pool_tokens` are what a pool of `kv_memory_bytes` holds, for
-    engines that are told in tokens.
+    engines that are told in tokens. `draft_tokens` are those that `draft` proposes at once; None: SGLang's own number.
     """
 
     model: str
@@ -42,6 +42,7 @@ class Launch:
     max_loras: int | None = None
     max_lora_rank: int | None = None
     draft: str | None = None
+    draft_tokens: int | None = None
     llama_cpp: LlamaCpp = LLAMA_CPP
     beyond_positions: bool = False
     is_gguf: bool = True

@@ -11,12 +11,19 @@ from collections.abc import Sequence
 from typing import Final
 
 from hfmem.errors import UnsupportedError
-from hfmem.memory.engines.sglang.layout import Layout, layout
-from hfmem.memory.engines.sglang.support import slots_per_request
+from hfmem.memory.engines.sglang.layout import Layout, index_bytes, layout
+from hfmem.memory.engines.sglang.support import COUNTS_PREDICTIONS_OTHERWISE, slots_per_request
 from hfmem.memory.result import CacheBytes, LayerGroup, Pool, count_in, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import Cache, ChunkedAttention, CrossAttention, FullAttention, SlidingAttention
+from hfmem.model.layers import (
+    Cache,
+    ChunkedAttention,
+    CrossAttention,
+    FullAttention,
+    SlidingAttention,
+    SparseLatentAttention,
+)
 from hfmem.units import GIB
 
 NAME: Final = "sglang"
@@ -27,6 +34,8 @@ _SWA_RATIO: Final = 0.8
 _MAMBA_RATIO: Final = 0.9
 _CHUNKED_PREFILL: Final = 8192
 _EVICTION_INTERVAL: Final = 128
+#: `--max-running-requests` where a draft is served and nobody says
+_DRAFTING_REQUESTS: Final = 48
 
 
 def cache(arch: Architecture, serving: Serving) -> CacheBytes:
@@ -38,18 +47,19 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     plan = layout(arch, serving)
     seqs = serving.num_seqs_per_replica
     stages = plan.stages(serving.pp)
-    slots = slots_per_request(arch, serving)
+    slots, ahead = slots_per_request(arch, serving), serving.speculative_tokens
     on_stage = [0] * len(stages)
     alone = 0
     groups = []
-    for kind, indices in plan.kinds:
+    for kind, indices in (*plan.kinds, *plan.drafts):
         per_token, state = plan.token_bytes(kind), plan.state(kind)
-        size = _held(plan, kind, serving, seqs) * per_token + (slots * seqs + 1) * state
+        # states of the tokens that are verified together stand beside those of the sequences, in as many slots and one more
+        size = _held(plan, kind, serving, seqs) * per_token + (slots * seqs + 1 + ahead * (seqs + 1)) * state
         for stage, layers in enumerate(stages):
             on_stage[stage] += count_in(indices, layers) * size
         one = _held(plan, kind, serving, 1)
         copies = len(indices) * serving.attn_tp
-        whole = copies * (one * per_token + slots * state)
+        whole = copies * (one * per_token + (slots + ahead) * state)
         alone += whole
         groups.append(
             LayerGroup(kind, indices, per_token * serving.attn_tp, one if per_token else 0, whole, copies * state)
@@ -74,7 +84,10 @@ def _held(plan: Layout, kind: Cache, serving: Serving, num_seqs: int) -> int:
     if not plan.windowed(kind):
         return whole
     chunk = min(serving.max_num_batched_tokens or _CHUNKED_PREFILL, serving.context)
-    return min(whole, _pages(num_seqs * _per_request(plan, kind) + 2 * chunk + plan.page, plan.page))
+    return min(
+        whole,
+        _pages(num_seqs * _per_request(plan, kind, serving.speculative_tokens) + 2 * chunk + plan.page, plan.page),
+    )
 
 
 def _rows(plan: Layout, serving: Serving) -> int:
@@ -84,9 +97,11 @@ def _rows(plan: Layout, serving: Serving) -> int:
     return serving.context + (serving.source_tokens or 0)
 
 
-def _per_request(plan: Layout, kind: Cache) -> int:
-    """Rows of the windowed pool that a running request holds: its window, what is not evicted yet, and two pages."""
-    return _window(kind) + _EVICTION_INTERVAL + 2 * plan.page
+def _per_request(plan: Layout, kind: Cache, ahead: int) -> int:
+    """Rows of the windowed pool that a running request holds: its window, what is not evicted yet, a page, and one more or what two
+    steps of a draft allocate (`compute_swa_request_cap`)."""
+    held = _window(kind) + _EVICTION_INTERVAL * max(ahead, 1) + plan.page
+    return held + (2 * ahead or plan.page)
 
 
 def _window(kind: Cache) -> int:
@@ -117,8 +132,8 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
     least, slots, slot = min(memory), None, _largest_slot(plan, stages)
     if slot:
         share = serving.mamba_full_memory_ratio or _MAMBA_RATIO
-        slots = max(int(least * share / (1 + share) - slot) // slot, 0)
-        memory = [each - (slots + 1) * slot for each in memory]
+        slots, verified = _state_slots(least * share / (1 + share), slot, slots_per_request(arch, serving), serving)
+        memory = [each - (slots + 1 + verified) * slot for each in memory]
     cells = [_cell(plan, stage, _swa_ratio(serving)) for stage in stages]
     tokens = min((int(rest // cell) for rest, cell in zip(memory, cells, strict=True) if cell), default=serving.context)
     tokens = tokens // plan.page * plan.page
@@ -138,6 +153,21 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
         max_concurrency=min(limits),
         log_lines=_log_lines(plan, tokens, serving.context),
     )
+
+
+def _state_slots(budget: float, slot: int, each: int, serving: Serving) -> tuple[int, int]:
+    """How many slots of states a budget of bytes holds, beside one for padding, and how many of those that tokens of a draft take
+    while they are verified: one a token of as many requests as run, and of one more (`_handle_max_mamba_cache`).
+
+    Args:
+        slot: bytes of one. each: slots that a running request takes.
+    """
+    ahead = serving.speculative_tokens
+    if not ahead:
+        return max(int(budget - slot) // slot, 0), 0
+    slots = max(int((budget - slot * (1 + ahead)) // (slot * (1 + ahead / each))), 0)
+    running = max((serving.max_num_seqs or _DRAFTING_REQUESTS) // serving.attn_dp, 1)
+    return slots, ahead * (min(running, slots // each) + 1)
 
 
 def _largest_slot(plan: Layout, stages: tuple[range, ...]) -> int:
@@ -162,7 +192,26 @@ def _cell(plan: Layout, stage: range, swa_ratio: float) -> float:
     for kind, indices in plan.kinds:
         size = plan.token_bytes(kind) * count_in(indices, stage)
         full, windowed = (full, windowed + size) if plan.windowed(kind) else (full + size, windowed)
-    return full + (swa_ratio if full else 1) * windowed
+    return full + (swa_ratio if full else 1) * windowed + _drafts_cell(plan, stage, full)
+
+
+def _drafts_cell(plan: Layout, stage: range, full: int) -> int:
+    """Bytes that SGLang reckons for the draft's row of a token: as many of the target's rows as the draft has layers, whatever
+    these take (`DefaultPoolConfigurator`). None for prediction layers that a config does not
+    count under `num_nextn_predict_layers`, which is where the target's reading looks."""
+    layers = sum(len(ids) for _, ids in plan.drafts)
+    own = any(layer.stack == "predict" for layer in plan.arch.layers)
+    if not layers or not full or (own and plan.arch.model_type in COUNTS_PREDICTIONS_OTHERWISE):
+        return 0
+    rows = {
+        i for kind, ids in plan.kinds if plan.token_bytes(kind) and not plan.windowed(kind) for i in ids if i in stage
+    }
+    keys = [
+        (index_bytes(kind), count_in(ids, stage)) for kind, ids in plan.kinds if isinstance(kind, SparseLatentAttention)
+    ]
+    # an indexer for each of the draft's layers, and latents like the target's
+    latents = full - sum(size * count for size, count in keys)
+    return latents * layers // len(rows) + max((size for size, _ in keys), default=0) * layers
 
 
 def _window_limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> list[float]:
@@ -184,7 +233,7 @@ def _window_limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> li
                 f"sliding_window_size ({window}) + page_size ({plan.page})"
             )
         chunk = min(serving.max_num_batched_tokens or _CHUNKED_PREFILL, serving.context)
-        evicted = (held - 2 * chunk - plan.page) / _per_request(plan, kind)
+        evicted = (held - 2 * chunk - plan.page) / _per_request(plan, kind, serving.speculative_tokens)
         limits.append(max(held / rows, evicted))
     return limits
 

@@ -47,7 +47,8 @@ _NUMBERS_ENCODER: Final = frozenset({"whisper"})
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Each kind of cache with its layers, and what decides their bytes on one rank."""
+    """Each kind of cache with its layers, and what decides their bytes on one rank. `drafts`: the same of layers that draft, which
+    come after the model's `num_layers`."""
 
     arch: Architecture
     fmt: str
@@ -57,6 +58,7 @@ class Layout:
     capability: int
     kinds: tuple[tuple[Cache, tuple[int, ...]], ...]
     split: bool
+    drafts: tuple[tuple[Cache, tuple[int, ...]], ...] = ()
 
     def token_bytes(self, kind: Cache) -> int:
         """Bytes one token takes in one layer; 0 for states and layers without a cache."""
@@ -80,8 +82,8 @@ class Layout:
         return support.kv_heads_per_rank(num_kv_heads, self.tp)
 
     def _sparse(self, kind: SparseLatentAttention) -> int:
-        rank, rope, index = kind.kv_lora_rank, kind.qk_rope_head_dim, kind.index_head_dim
-        key = index + index // _FP8_SCALE_GROUP * 4 if kind.has_indexer else 0
+        rank, rope = kind.kv_lora_rank, kind.qk_rope_head_dim
+        key = index_bytes(kind)
         if self.fmt == "fp8" and support.packs_latents(self.capability):  # fp8 row, fp32 scales, bf16 rotary part
             return rank + rank // _FP8_SCALE_GROUP * 4 + rope * 2 + key
         return self.vector(rank + rope) + key
@@ -104,8 +106,14 @@ class Layout:
         return self.split and isinstance(kind, SlidingAttention | ChunkedAttention)
 
     def stages(self, pp: int) -> tuple[range, ...]:
-        """Layers of each pipeline stage."""
-        return support.pipeline_stages(self.num_layers, pp) if pp > 1 else (range(self.num_layers),)
+        """Layers of each pipeline stage, those that draft on the last."""
+        *stages, last = support.pipeline_stages(self.num_layers, pp) if pp > 1 else (range(self.num_layers),)
+        return (*stages, range(last.start, last.stop + sum(len(ids) for _, ids in self.drafts)))
+
+
+def index_bytes(kind: SparseLatentAttention) -> int:
+    """Bytes of one token's key of an indexer, with its fp32 scales; 0 where the layer has none."""
+    return kind.index_head_dim + kind.index_head_dim // _FP8_SCALE_GROUP * 4 if kind.has_indexer else 0
 
 
 def layout(arch: Architecture, serving: Serving) -> Layout:
@@ -154,7 +162,15 @@ def _layout(
             for k, _ in kinds
         ),
     )
-    return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split)
+    drafting = _drafts(arch, len(caches))
+    return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split, drafting)
+
+
+def _drafts(arch: Architecture, first: int) -> tuple[tuple[Cache, tuple[int, ...]], ...]:
+    """What the layers that draft keep of every token, one pool entry a layer; `first` is their first index."""
+    own = [layer.caches for layer in arch.layers if layer.stack in ("predict", "draft")]
+    rows = tuple(tuple(cache for cache in caches if not isinstance(cache, NoCache | RecurrentCache)) for caches in own)
+    return tuple((kind, tuple(first + index for index in ids)) for kind, ids in group_layers(rows).items())
 
 
 def _decoder_caches(arch: Architecture) -> tuple[tuple[Cache, ...], ...]:

@@ -136,7 +136,8 @@ def _read_structure(arch: Architecture, serving: Serving) -> _Structure:
         check_experts(arch)
     plan = plan_layers(arch, serving)
     groups = group_layers(plan.members, plan.block_outermost)
-    stages = pipeline_stages(plan.num_layers, serving.pp) if serving.pp > 1 else (range(plan.num_layers),)
+    stages = list(pipeline_stages(plan.num_layers, serving.pp) if serving.pp > 1 else (range(plan.num_layers),))
+    stages[-1] = range(stages[-1].start, max((layer for layer, _ in plan.caches), default=0) + 1)  # with what drafts
     layers: dict[Cache, dict[int, None]] = {}
     counts: dict[Cache, dict[tuple[int, Spec], int]] = {}
     for index, group in enumerate(groups):
@@ -229,14 +230,14 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
     if not found.groups:
         raise UnsupportedError(f"{arch.model_type} models keep no cache between tokens: vLLM makes no pool")
     memory = memory_of_stages(memory_bytes_per_rank, len(found.stage_block_bytes))
+    pages = found.request_blocks
+    for of_stage, size in zip(memory, found.stage_block_bytes, strict=True):
+        if pages * size > of_stage - size:  # one block stays empty: the null block
+            raise PoolTooSmallError(arch, serving, of_stage, size, pages * size)
     # the stage that holds the fewest blocks; stages without a cache hold any number
     num_blocks, held, widest = min(
         (m // size, m, size) for m, size in zip(memory, found.stage_block_bytes, strict=True) if size
     )
-    usable = held - widest  # one block stays empty: the null block
-    pages = found.request_blocks
-    if pages * widest > usable:
-        raise PoolTooSmallError(arch, serving, held, widest, pages * widest)
     concurrency = num_blocks / pages
     capacity = int(concurrency * serving.context)
     lines = (

@@ -7,7 +7,7 @@ Read from vLLM 0.33.0 as it runs on NVIDIA GPUs, Hopper unless said: the attenti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import lcm
 from typing import Final
 
@@ -32,13 +32,15 @@ from hfmem.model.layers import (
     FullAttention,
     IndexedAttention,
     LatentAttention,
+    Layer,
     NoCache,
     RecurrentCache,
     SharedCache,
+    ShortConvState,
     SlidingAttention,
     SparseLatentAttention,
 )
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 
 #: Cohere's window is that of the tokens before the current one, which vLLM counts in (`commandr.py`, `cohere2_moe.py`)
 _WINDOW_WITHOUT_SELF: Final = frozenset({"cohere2", "cohere2_moe", "cohere2_vision"})
@@ -47,6 +49,10 @@ _EXPANDS_LATENT: Final = frozenset({"minicpm3"})
 
 #: models of classes without attention, which cache prefixes only where the user asks (`is_prefix_caching_supported`)
 _ATTENTION_FREE: Final = frozenset({"mamba", "mamba2", "falcon_mamba"})
+
+#: model types whose prediction layers are built without the cache's settings, so that they keep the model's dtype
+#: (`exaone_moe_mtp.py`)
+_PLAIN_PREDICTIONS: Final = frozenset({"exaone_moe"})
 
 _BF16_BYTES: Final = 2
 _FP32_BYTES: Final = 4
@@ -64,7 +70,7 @@ _INDEX_SCALE_GROUP: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A model's specs on one rank, before grouping."""
+    """A model's specs on one rank, before grouping. Layers from `num_layers` on draft, on the last pipeline stage."""
 
     members: tuple[Member, ...]
     caches: tuple[tuple[int, Cache], ...]
@@ -93,7 +99,8 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     """
     dtype = model_dtype(arch)
     fmt = resolve_kv_dtype(dtype, serving.kv_dtype, serving.declared_kv_dtype)
-    layers = tuple(layer for layer in decoding_layers(arch) if layer.stack == "decoder")
+    layers = tuple(layer for layer in decoding_layers(arch) if layer.stack in ("decoder", "predict", "draft"))
+    num_layers = sum(layer.stack == "decoder" for layer in layers)
     caches = tuple((index, cache) for index, layer in enumerate(layers) for cache in layer.caches)
     as_held = {cache: _as_held(arch, cache) for _, cache in caches}
     kinds = tuple(dict.fromkeys(as_held.values()))
@@ -115,10 +122,12 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
             for cache in kinds
             if _is_attention(cache)
         }
-        return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, len(layers), block, fmt, compressed)
+        return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, num_layers, block, fmt, compressed)
     ahead = serving.speculative_tokens
-    state_pages = [
-        state_bytes(cache, arch, dtype, serving.tp, ahead=ahead) for cache in kinds if isinstance(cache, RecurrentCache)
+    state_pages = [  # as the class tells them before its layers are asked: LFM2's leaves the draft's tokens out
+        state_bytes(cache, arch, dtype, serving.tp, ahead=0 if isinstance(cache, ShortConvState) else ahead)
+        for cache in kinds
+        if isinstance(cache, RecurrentCache)
     ]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and caches_prefixes(arch, serving)
@@ -135,14 +144,37 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
             span = block if align else serving.context
             size = state_bytes(held, arch, dtype, serving.tp, ahead=ahead)
             padded = state_padded if state_padded != size else None
+            if padded is not None and padded < size:
+                raise UnsupportedError(
+                    f"vLLM's pages of {padded} bytes do not hold a state of {size} for {ahead} tokens ahead"
+                )
             pages = ahead + (request_states(held, arch, serving.compute_capability) if align else 1)
             specs[cache] = (StateSpec(span, size, pages, (held,), padded),)
         else:
             specs[cache] = tuple(_attention_specs(arch, held, fmt, block, serving.tp, serving.compute_capability))
-    members = tuple(
-        Member(layer, position, spec) for position, (layer, cache) in enumerate(caches) for spec in specs[cache]
+    whole = resolve_kv_dtype(dtype, "auto", None)
+    plain = _PLAIN_PREDICTIONS if fmt != whole else frozenset()
+    members = []
+    for position, (layer, cache) in enumerate(caches):
+        found = specs[cache]
+        if arch.model_type in plain and layers[layer].stack == "predict":
+            found = tuple(_attention_specs(arch, as_held[cache], whole, block, serving.tp, serving.compute_capability))
+        members += [Member(layer, position, spec) for spec in found]
+    return Plan(_wider(members, layers, ahead), caches, num_layers, block, fmt, compressed or arch.model_type in STEP5)
+
+
+def _wider(members: Sequence[Member], layers: Sequence[Layer], ahead: int) -> tuple[Member, ...]:
+    """`members`; where several prediction layers run after each other, windows keep the tokens that these look ahead
+    (`extra_retained_tokens`, of `get_global_kv_cache_groups`)."""
+    steps = min(sum(layer.stack == "predict" for layer in layers), ahead)
+    if steps < 2:
+        return tuple(members)
+    return tuple(
+        replace(member, spec=replace(member.spec, window=member.spec.window + ahead - 1))
+        if isinstance(member.spec, PagedSpec) and member.spec.kind is Kind.SLIDING and member.spec.window is not None
+        else member
+        for member in members
     )
-    return Plan(members, caches, len(layers), block, fmt, compressed or arch.model_type in STEP5)
 
 
 def _as_held(arch: Architecture, cache: Cache) -> Cache:

@@ -28,8 +28,6 @@ from hfmem.model.layers import (
 
 #: models whose vLLM config keeps the state in fp32 unless config.json says otherwise (`NemotronHForCausalLMConfig`)
 _FP32_STATE: Final = frozenset({"nemotron_h", "nemotron_h_puzzle"})
-#: Mamba 2 models whose vLLM class lengthens its convolutions for the tokens of a draft (`nemotron_h.py`, `mamba2.py`)
-_DRAFTED: Final = _FP32_STATE | {"mamba2"}
 #: model types whose vLLM config takes the state's dtype from config.json; others keep it in the model's dtype
 _READS_STATE_DTYPE: Final = _FP32_STATE | {
     "qwen3_5",
@@ -57,7 +55,7 @@ def state_bytes(
 
     Mamba 2's groups are repeated until the ranks share them evenly. Convolutions are in the model's dtype; the state is in
     `state_dtype`, else in what the config names (where the model's class reads it), else in the model's. `ahead` tokens of a draft
-    lengthen the convolutions of models that can take one (`num_spec`).
+    lengthen all convolutions but Mamba 1's (`num_spec`).
 
     Raises:
         UnsupportedError: `tp` does not divide channels or heads, or vLLM has no such layer.
@@ -72,7 +70,7 @@ def state_bytes(
             shared = groups if groups % tp == 0 else tp
             channels = divide(heads * d + 2 * shared * n, tp, "convolution channels")
             own = divide(heads, tp, "Mamba heads")
-            return num_bytes(dtype, channels * (k - 1 + (ahead if arch.model_type in _DRAFTED else 0))) + num_bytes(
+            return num_bytes(dtype, channels * (k - 1 + ahead)) + num_bytes(
                 state_dtype or _state_dtype(cache, arch, dtype), own * d * n
             )
         case DeltaNetState(num_k_heads=hk, num_v_heads=hv, head_k_dim=dk, head_v_dim=dv, conv_kernel=k):
@@ -85,13 +83,13 @@ def state_bytes(
             channels = divide(heads * (2 * dk + dv), tp, "convolution channels")
             own = divide(heads, tp, "delta net heads")
             state = num_bytes(state_dtype or "F32", own * dv * dv)
-            return num_bytes(dtype, channels * (k - 1)) + state
+            return num_bytes(dtype, channels * (k - 1 + ahead)) + state
         case LinearAttentionState(num_heads=heads, head_dim=d):
             return num_bytes(
                 state_dtype or cache.state_dtype or dtype, divide(heads, tp, "linear attention heads") * d * d
             )
         case ShortConvState(hidden_size=width, conv_kernel=k):
-            return num_bytes(dtype, divide(width, tp, "convolution channels") * (k - 1))
+            return num_bytes(dtype, divide(width, tp, "convolution channels") * (k - 1 + ahead))
         case RgLruState() | RwkvState() | CcaState() | MatrixMemoryState():
             raise UnsupportedError(f"there is no state cache for {arch.model_type} models")
         case _:
