@@ -8,12 +8,23 @@ the report names.
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from hfmem.checkpoint.config_schemes import config_scheme
+from hfmem.checkpoint.config_layouts import blocks_of, quark_word
+from hfmem.checkpoint.config_methods import own_layouts
+from hfmem.checkpoint.config_targets import (
+    EVERY_LINEAR,
+    Target,
+    bits_in,
+    config_groups,
+    fits,
+    integer,
+    mapping,
+    overrides,
+    positive,
+    text,
+)
 from hfmem.checkpoint.schemes import Scheme
 from hfmem.records import dataclass, replace
 
@@ -64,24 +75,11 @@ _METHOD_NAMES: Final = {
 }
 
 
-#: AQLM names weights, not modules
-_AQLM_PLAIN: Final = "linear_weights_not_to_quantize"
-#: the class of modules that a target may name instead of modules
-_EVERY_LINEAR: Final = "Linear"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Modules with bits, group or format of their own. `match` is `re:…`, a shell pattern, a name, or a class name (`Linear`)."""
-
-    match: str
-    bits: int | None
-    group_size: int | None
-    algorithm: str | None = None
-
-    def fits(self, module: str) -> bool:
-        """Whether the target speaks of the module of this name."""
-        return _fits(self.match, module)
+#: where sections name the modules that stay as they were; AQLM names weights
+_EXCEPTIONS: Final = (
+    *("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules", "exclude", "skip_modules"),
+    "linear_weights_not_to_quantize",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,8 @@ class Quantization:
 
     `ignored` are the modules said to stay as they were, as written. `kv_cache` is the dtype the file asks for the KV
     cache, as written. `expert_dtype` is that of routed experts where they differ from the rest (DeepSeek V4: fp4), as written.
-    `others_plain`: modules that none of `targets` names stay as they were. `scheme`: the layout, of methods that have words of
+    `others_plain`: modules that none of `targets` names stay as they were. `only`: prefixes outside of which modules stay so, too.
+    `head`: the output head is quantized. `scheme`: the layout, of methods that have words of
     their own for it.
     """
 
@@ -107,6 +106,8 @@ class Quantization:
     expert_dtype: str | None = None
     others_plain: bool = False
     scheme: Scheme | None = None
+    only: tuple[str, ...] = ()
+    head: bool = False
 
     @property
     def known(self) -> bool:
@@ -130,12 +131,12 @@ class Quantization:
 
     def ignores(self, module: str) -> bool:
         """Whether the file says that this module stays unquantized."""
-        return any(_fits(pattern, module, prefix=True) for pattern in self.ignored)
+        return any(fits(pattern, module, prefix=True) for pattern in self.ignored)
 
     def target_of(self, module: str) -> Target | None:
         """What the file says of this module alone, a class of modules (`Linear`) last."""
         named = next((t for t in self.targets if t.fits(module)), None)
-        return named or next((t for t in self.targets if t.match == _EVERY_LINEAR), None)
+        return named or next((t for t in self.targets if t.match == EVERY_LINEAR), None)
 
     def bits_of(self, module: str) -> int | None:
         """Bits of this module's weights, None where the file does not say."""
@@ -144,19 +145,6 @@ class Quantization:
     def group_size_of(self, module: str) -> int | None:
         """Weights that share a scale in this module, None where the file does not say or it is a whole row."""
         return next((t.group_size for t in self.targets if t.fits(module)), self.group_size)
-
-
-def _fits(pattern: str, module: str, *, prefix: bool = False) -> bool:
-    if pattern.startswith("re:"):
-        try:
-            return re.match(pattern[3:], module) is not None
-        except re.error:
-            return False
-    if "*" in pattern or "?" in pattern:
-        return fnmatch.fnmatchcase(module, pattern)
-    if module == pattern or module.endswith("." + pattern):
-        return True
-    return prefix and (module.startswith(pattern + ".") or f".{pattern}." in module)
 
 
 def parse_quantization(files: Mapping[str, Mapping[str, Any]]) -> Quantization | None:
@@ -170,7 +158,7 @@ def parse_quantization(files: Mapping[str, Mapping[str, Any]]) -> Quantization |
         found = _parse(file, config)
         if found is not None:
             experts = config.get("expert_dtype", files.get("config.json", {}).get("expert_dtype"))
-            return replace(found, expert_dtype=_text(experts))
+            return replace(found, expert_dtype=text(experts))
     return None
 
 
@@ -194,10 +182,11 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
     method = _method(file, config)
     if method is None:
         return None
-    weights, targets = _config_groups(config)
-    bits = _first_int(config, "bits", "w_bit", "num_bits", "nbits", "weight_bits") or _int(weights.get("num_bits"))
-    group = _first_int(config, "group_size", "q_group_size") or _int(weights.get("group_size"))
-    algorithm = _text(config.get("quant_algo")) or _text(config.get("format")) or _text(config.get("fmt"))
+    first, targets = config_groups(config)
+    weights = mapping(first.get("weights"))
+    bits = _first_int(config, "bits", "w_bit", "num_bits", "nbits", "weight_bits") or integer(weights.get("num_bits"))
+    group = _first_int(config, "group_size", "q_group_size") or integer(weights.get("group_size"))
+    algorithm = text(config.get("quant_algo")) or text(config.get("format")) or text(config.get("fmt"))
     block = _pair(config.get("weight_block_size")) or _pair(weights.get("block_structure"))
     symmetric = _bool(config.get("sym", weights.get("symmetric")))
     if "zero_point" in config and symmetric is None:
@@ -206,7 +195,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         case "bitsandbytes":
             four = bool(config.get("load_in_4bit") or config.get("_load_in_4bit"))
             bits = 4 if four else 8
-            algorithm = (_text(config.get("bnb_4bit_quant_type")) or "fp4") if four else "int8"
+            algorithm = (text(config.get("bnb_4bit_quant_type")) or "fp4") if four else "int8"
             algorithm += "-double" if four and config.get("bnb_4bit_use_double_quant") is True else ""
             group = 64 if four else None  # bitsandbytes' default block; the configuration has no key for it
         case "mxfp4":
@@ -218,20 +207,20 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         case "hqq":
             inner = config.get("quant_config", config)
             params = inner.get("weight_quant_params", inner) if isinstance(inner, Mapping) else {}
-            bits, group = bits or _int(params.get("nbits")), group or _int(params.get("group_size"))
+            bits, group = bits or integer(params.get("nbits")), group or integer(params.get("group_size"))
         case "aqlm":
             bits = bits or _aqlm_bits(config)
         case "torchao":
             algorithm = _torchao_type(config)
-            bits = bits or _bits_in(algorithm)
+            bits = bits or bits_in(algorithm)
         case "quark":
-            targets, algorithm = targets or (), algorithm or _quark_type(config)
+            algorithm = algorithm or quark_word(config)
         case "auto-round":  # the layout of the tool that it packs for
-            algorithm = algorithm or _text(config.get("packing_format")) or _text(config.get("backend"))
+            algorithm = algorithm or text(config.get("packing_format")) or text(config.get("backend"))
         case _:
             pass
     if bits is None and algorithm:
-        bits = _bits_in(algorithm)
+        bits = bits_in(algorithm)
     if group is None and algorithm and "nvfp4" in algorithm.lower():
         group = 16
     kv = config.get("kv_cache_scheme") or config.get("kv_cache_quant_algo")
@@ -243,27 +232,29 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
     ignored = next(
         (
             tuple(str(item).removesuffix(".weight") for item in config[key])
-            for key in (
-                "modules_to_not_convert",
-                "ignore",
-                "exclude_modules",
-                "llm_int8_skip_modules",
-                "exclude",
-                _AQLM_PLAIN,
-            )
+            for key in _EXCEPTIONS
             if isinstance(config.get(key), (list, tuple))
         ),
         (),
     )
-    ignored += tuple(f"re:{name[2:]}" for name in _mapping(config.get("dynamic")) if name.startswith("-:"))
+    ignored += tuple(f"re:{name[2:]}" for name in mapping(config.get("dynamic")) if name.startswith("-:"))
     mixed = (algorithm or "").upper() == "MIXED_PRECISION"
     if mixed and method == "modelopt":  # each module by name, with its format; the groups say bits alone
-        targets = _overrides(config) or targets
+        targets = overrides(config) or targets
     if mixed and method == "fp8":  # some modules in a format of their own, the others as an FP8 file has them
-        mixed, algorithm, ignored, targets = False, _text(config.get("fmt")), (), _overrides(config)
+        mixed, algorithm, ignored, targets = False, text(config.get("fmt")), (), overrides(config)
         bits, group = 8, None
-    others_plain = mixed or (bool(targets) and all(target.match != _EVERY_LINEAR for target in targets))
+    others_plain = mixed or (bool(targets) and all(target.match != EVERY_LINEAR for target in targets))
     others_plain = others_plain and method != "fp8"
+    targets = targets or overrides(config)
+    scheme, targets = own_layouts(method, config, bits, group if group and group > 0 else None, block, targets)
+    bits = bits if bits is not None or scheme is None else scheme.bits
+    if method == "spqr" and targets:
+        others_plain = True
+    if method == "compressed-tensors" and not first and "sparsity_config" not in config:  # a cache's format alone
+        others_plain = True
+    if method == "auto-round" and not (text(config.get("data_type")) or "int").startswith("int"):
+        scheme, bits, targets = None, None, ()  # floating-point formats are packed in other ways
     return Quantization(
         method=method,
         algorithm=algorithm,
@@ -272,16 +263,18 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         block=block,
         symmetric=symmetric,
         ignored=ignored,
-        kv_cache=_text(kv),
-        targets=targets or _overrides(config),
+        kv_cache=text(kv),
+        targets=targets,
         file=file,
         others_plain=others_plain,
-        scheme=config_scheme(method, config) if method in ("aqlm", "bitnet", "torchao") else None,
+        scheme=scheme,
+        only=blocks_of(config) if method == "auto-round" else (),
+        head=method in ("gptq", "awq") and config.get("lm_head") is True,
     )
 
 
 def _method(file: str, config: Mapping[str, Any]) -> str | None:
-    name = _text(config.get("quant_method"))
+    name = text(config.get("quant_method"))
     if name:
         return _METHOD_NAMES.get(name.lower(), name.lower())
     if "quant_algo" in config or isinstance(config.get("producer"), Mapping):
@@ -299,45 +292,10 @@ def _method(file: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _config_groups(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Target, ...]]:
-    """The weights' scheme of the first group, and a target for each group beyond "every Linear"."""
-    schemes: list[tuple[Mapping[str, Any], list[str], str | None]] = []
-    for group in _mapping(config.get("config_groups")).values():
-        weights = group.get("weights") if isinstance(group, Mapping) else None
-        if isinstance(weights, Mapping):
-            names = group.get("targets")
-            stored = _text(group.get("format"))
-            schemes.append((weights, [str(t) for t in names] if isinstance(names, list) else [], stored))
-    targets = tuple(
-        Target(name, _int(weights.get("num_bits")), _positive(weights.get("group_size")), stored)
-        for weights, names, stored in schemes
-        for name in names
-        if len(schemes) > 1
-    )
-    return (schemes[0][0] if schemes else {}), targets
-
-
-def _overrides(config: Mapping[str, Any]) -> tuple[Target, ...]:
-    """Per-module entries: MLX puts `{name: {bits, group_size}}` beside its defaults, GPTQModel regular expressions in `dynamic`."""
-    out = [
-        Target(name, _first_int(value, "bits"), _positive(value.get("group_size")))
-        for name, value in config.items()
-        if isinstance(value, Mapping) and isinstance(value.get("bits"), int)
-    ]
-    for key, prefix in (("dynamic", "re:"), ("extra_config", ""), ("quantized_layers", "")):
-        for name, value in _mapping(config.get(key)).items():
-            if isinstance(value, Mapping) and not name.startswith("-:"):
-                algorithm = _text(value.get("quant_algo"))
-                bits = _first_int(value, "bits") or _bits_in(algorithm)
-                group = _positive(value.get("group_size"))
-                out.append(Target(prefix + name.removeprefix("+:"), bits, group, algorithm))
-    return tuple(out)
-
-
 def _aqlm_bits(config: Mapping[str, Any]) -> int | None:
     """Bits of codes a weight, of all codebooks together, where they are whole."""
     values = [
-        _positive(config.get(key)) for key in ("num_codebooks", "nbits_per_codebook", "in_group_size", "out_group_size")
+        positive(config.get(key)) for key in ("num_codebooks", "nbits_per_codebook", "in_group_size", "out_group_size")
     ]
     books, bits, wide, high = (value or 0 for value in values)
     each = wide * high
@@ -348,46 +306,15 @@ def _torchao_type(config: Mapping[str, Any]) -> str | None:
     kind = config.get("quant_type")
     while isinstance(kind, Mapping):
         kind = kind.get("default", kind.get("_type"))
-    return _text(kind)
-
-
-def _quark_type(config: Mapping[str, Any]) -> str | None:
-    """Quark's global format of weights in the word of the layout that it stores: `fp8`, `mxfp4`; else its dtype."""
-    weight = _mapping(_mapping(config.get("global_quant_config")).get("weight"))
-    kind = (_text(weight.get("dtype")) or "").lower()
-    if kind == "fp4" and weight.get("group_size") == 32 and weight.get("scale_format") == "e8m0":
-        return "mxfp4"
-    return "fp8" if kind.startswith("fp8") and weight.get("qscheme") == "per_tensor" else kind or None
-
-
-def _bits_in(algorithm: str | None) -> int | None:
-    """`NVFP4` → 4, `W4A16_AWQ` → 4, `FP8_PB_WO` → 8, `int8_weight_only` → 8."""
-    match = re.search(r"(?:fp|int|w|nf|float)_?(\d)", (algorithm or "").lower())
-    return int(match.group(1)) if match else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return text(kind)
 
 
 def _first_int(config: Mapping[str, Any], *keys: str) -> int | None:
-    return next((value for key in keys if (value := _int(config.get(key))) is not None), None)
-
-
-def _int(value: Any) -> int | None:
-    return value if type(value) is int else None
-
-
-def _positive(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
+    return next((value for key in keys if (value := integer(config.get(key))) is not None), None)
 
 
 def _bool(value: Any) -> bool | None:
     return value if type(value) is bool else None
-
-
-def _text(value: Any) -> str | None:
-    return value if type(value) is str and value else None
 
 
 def _pair(value: Any) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ _Layout = Callable[[tuple[int, ...], int | None], tuple[_Stored, ...]]
 class Scheme:
     """One way to store weights; `layout` gives the tensors, `what` says it in words.
 
-    `experts_only` leaves the rest of a mixture of experts alone; `everything` takes embeddings and the head too.
+    `experts_only` leaves the rest of a mixture of experts alone; `everything` takes embeddings and the head too, `head` the head.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Scheme:
     what: str
     experts_only: bool = False
     everything: bool = False
+    head: bool = False
 
 
 def up(value: int, per: int) -> int:

@@ -97,7 +97,7 @@ def _takes(scheme: Scheme, group: LogicalGroup, vocab: int | None, moe: bool) ->
     if not group.parameter or not group.elements:
         return False
     role = role_of(group, vocab)
-    if scheme.everything and role in (Role.EMBEDDING, Role.HEAD):
+    if (scheme.everything and role in (Role.EMBEDDING, Role.HEAD)) or (scheme.head and role is Role.HEAD):
         return group.shape[-1] % 64 == 0
     if role not in MATRICES or "{}" not in group.pattern or group.pattern.endswith("eh_proj.weight"):
         return False

@@ -6,14 +6,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+from hfmem.checkpoint.config_targets import EVERY_LINEAR, Target
 from hfmem.checkpoint.grouping import boxes_of
 from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.quantization import logical_groups
-from hfmem.checkpoint.quantization_config import Quantization, Target
+from hfmem.checkpoint.quantization_config import Quantization
 from hfmem.checkpoint.roles import is_expert
-from hfmem.checkpoint.schemes import Scheme
+from hfmem.checkpoint.schemes import SCHEMES, Scheme
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.checkpoint.whatif import convert
+from hfmem.records import replace
 
 #: how a module is stored: the what-if scheme and its group size
 Choice = tuple[str | Scheme, int | None]
@@ -28,14 +30,18 @@ def scheme_of(said: Quantization, target: Target | None = None) -> Choice | None
     bits = (target and target.bits) or said.bits
     size = said.group_size if target is None or target.group_size is None else target.group_size
     group = size if size is not None else -1
-    if said.scheme is not None:
+    if target is not None and target.plain:
+        return _PLAIN
+    if target is not None and target.scheme is not None:
+        return target.scheme, None
+    if said.scheme is not None and target is None:
         return said.scheme, None
     match said.method:
         case "fp8" | "fbgemm_fp8":
             if target is not None and target.algorithm is not None:  # modules that ModelOpt packed in an FP8 file
                 return ("nvfp4", 16) if "nvfp4" in word else None
             return ("fp8-block", None) if said.block else ("fp8" if said.method == "fbgemm_fp8" else "fp8-tensor", None)
-        case "compressed-tensors" | "modelopt" | "quark":
+        case "modelopt":
             if target is not None and target.bits and target.algorithm is None and target.bits != said.bits:
                 return None  # bits of its own and a format that the file does not name
             if "nvfp4" in word:
@@ -46,11 +52,7 @@ def scheme_of(said: Quantization, target: Target | None = None) -> Choice | None
                 return "mxfp8", 32
             if word == "fp8-pb-wo":
                 return "fp8-block", None
-            if word in ("fp8", "float-quantized", "naive-quantized") and bits == 8:
-                return ("fp8" if said.method == "compressed-tensors" else "fp8-tensor"), None
-            if word == "int-quantized" and bits == 8:
-                return "int8", None
-            return ("int4", group) if word == "pack-quantized" and bits == 4 else None
+            return ("fp8-tensor", None) if word == "fp8" and bits == 8 else None
         case "gptq" | "awq" | "auto-round":
             packed = "awq" if said.method == "awq" or "awq" in word else "gptq"
             names = {("gptq", 3): "gptq-int3", ("gptq", 4): "gptq", ("gptq", 8): "gptq-int8", ("awq", 4): "awq"}
@@ -79,7 +81,8 @@ def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[L
 
     Modules that the section names as exceptions stay as they are, those with bits or a format of their own have these.
     """
-    choose = _chooser(said)
+    groups = tuple(groups)
+    choose = _chooser(said, [group.pattern for group in groups])
     dealt: dict[Choice, list[TensorGroup]] = {}
     for group in groups:
         for choice, boxes in _deal(group, choose).items():
@@ -99,12 +102,18 @@ def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[L
     return stored
 
 
-def _chooser(said: Quantization) -> Callable[[str], Choice | None]:
-    """How a module of a given name is stored. Sections may name thousands of modules: whole names are looked up, not tried."""
+def _chooser(said: Quantization, patterns_there: Sequence[str]) -> Callable[[str], Choice | None]:
+    """How a module of a given name is stored. Sections may name thousands of modules: whole names are looked up, not tried.
+
+    `patterns_there`: of the inventory's weights; prefixes that none of them has are another naming's and say nothing.
+    """
     default = _PLAIN if said.others_plain else scheme_of(said, said.target_of(""))
-    if not said.ignored and not said.targets:
+    default = _with_head(default) if said.head else default
+    only = said.only if any(_inside(said.only, pattern) for pattern in patterns_there) else ()
+    if not said.ignored and not said.targets and not only:
         return lambda module: default
     own = {target: scheme_of(said, target) for target in said.targets}
+    own = {target: _with_head(choice) if _names(target) else choice for target, choice in own.items()}
     whole = {target.match: target for target in reversed(said.targets) if not re.search(r"[*?]|^re:", target.match)}
     patterns = [target for target in said.targets if target.match not in whole]
 
@@ -113,14 +122,33 @@ def _chooser(said: Quantization) -> Callable[[str], Choice | None]:
             return _PLAIN
         named = _named(whole, module.split("."))
         named = named or next((target for target in patterns if target.fits(module)), None)
+        if named is None and only and not _inside(only, module):
+            return _PLAIN
         return default if named is None else own[named]
 
     return choose
 
 
+def _inside(prefixes: Iterable[str], module: str) -> bool:
+    return any(module.startswith(f"{prefix}.") or f".{prefix}." in module for prefix in prefixes)
+
+
+def _names(target: Target) -> bool:
+    """Whether the target names modules one by one: a head among them is meant."""
+    return target.match != EVERY_LINEAR and not re.search(r"[*?]|^re:", target.match)
+
+
+def _with_head(choice: Choice | None) -> Choice | None:
+    """The same way to store weights, of the output head, too."""
+    if choice is None or choice == _PLAIN:
+        return choice
+    word, group_size = choice
+    return replace(SCHEMES[word] if isinstance(word, str) else word, head=True), group_size
+
+
 def _named(whole: Mapping[str, Target], parts: Sequence[str]) -> Target | None:
     """The target of a module, or of what holds it (ModelOpt names `mlp.experts`); the longest name that is one."""
-    for end in range(len(parts), 1, -1):
+    for end in range(len(parts), 0, -1):
         for start in range(end):
             found = whole.get(".".join(parts[start:end]))
             if found is not None and (end == len(parts) or end - start > 1):

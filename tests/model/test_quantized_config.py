@@ -40,7 +40,8 @@ def stored(section: dict[str, Any]) -> tuple[int, int, int] | None:
 
 
 def scheme(bits: int, kind: str, group: int | None = None) -> dict[str, Any]:
-    return {"num_bits": bits, "type": kind, "symmetric": True, "group_size": group}
+    strategy = "group" if group else "channel"
+    return {"num_bits": bits, "type": kind, "symmetric": True, "strategy": strategy, "group_size": group}
 
 
 def test_groups_of_compressed_tensors() -> None:
@@ -66,7 +67,7 @@ def test_modules_that_no_group_names_stay() -> None:
 
 
 def test_mixed_precision_of_modelopt() -> None:
-    layers = {"model.layers.0.mlp.down_proj": {"quant_algo": "FP8"}}
+    layers: dict[str, Any] = {"model.layers.0.mlp.down_proj": {"quant_algo": "FP8"}}
     layers |= {f"model.layers.{i}.self_attn.q_proj": {"quant_algo": "NVFP4", "group_size": 16} for i in range(4)}
     section = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
     nvfp4 = 256 * 512 // 2 + 256 * 512 // 16 + 8  # a byte for each 16, two scales of the matrix
@@ -83,11 +84,23 @@ def test_modules_that_gptq_leaves_out_or_packs_otherwise() -> None:
 @pytest.mark.parametrize("method", ["auto-round", "intel/auto-round", "inc"])
 def test_auto_round_packs_as_gptq(method: str) -> None:
     section = {"quant_method": method, "bits": 4, "group_size": 128, "packing_format": "auto_round:auto_gptq"}
-    expected = (4 * gptq(256, 512, 4, 128), 4 * gptq(512, 1024, 4, 128), PLAIN["head"])
-    assert stored(section) == expected
-    own = {"extra_config": {"model.layers.1.mlp.down_proj": {"bits": 8}}}
-    down = 3 * gptq(512, 1024, 4, 128) + gptq(512, 1024, 8, 128)
-    assert stored(section | own) == (expected[0], down, PLAIN["head"])
+    q, down = gptq(256, 512, 4, 128) - 4 * 512, gptq(512, 1024, 4, 128) - 4 * 1024  # inputs in their order: no index
+    assert stored(section) == (4 * q, 4 * down, PLAIN["head"])
+    wide = gptq(512, 1024, 8, 128) - 4 * 1024
+    own: dict[str, Any] = {"model.layers.1.mlp.down_proj": {"bits": 8}}
+    assert stored(section | {"extra_config": own}) == (4 * q, 3 * down + wide, PLAIN["head"])
+    # 16 bits leave a module as it was; a pattern stands for names; a head that is named is packed
+    own |= {r".*\.layers\.[01]\..*q_proj": {"bits": 16, "data_type": "float"}, "lm_head": {"bits": 4}}
+    head = gptq(1000, 512, 4, 128) - 4 * 512
+    assert stored(section | {"extra_config": own}) == (2 * q + 2 * PLAIN["q"], 3 * down + wide, head)
+    # blocks outside of which nothing is quantized, and the tool whose layout keeps the index
+    outside = section | {"block_name_to_quantize": "model.layers, model.visual.blocks"}
+    assert stored(outside) == stored(section)
+    assert stored(section | {"packing_format": "auto_round:gptqmodel"}) == (
+        *(4 * gptq(256, 512, 4, 128), 4 * gptq(512, 1024, 4, 128)),
+        PLAIN["head"],
+    )
+    assert stored(section | {"data_type": "mx_fp"}) is None
 
 
 def test_double_quantization_of_bitsandbytes() -> None:
@@ -101,8 +114,13 @@ def test_double_quantization_of_bitsandbytes() -> None:
 
 def test_formats_of_quark() -> None:
     weight: dict[str, Any] = {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}
-    section = {"quant_method": "quark", "global_quant_config": {"weight": weight}, "exclude": ["lm_head"]}
+    said: dict[str, Any] = {"weight": weight, "input_tensors": {"dtype": "fp8_e4m3", "is_dynamic": False}}
+    section: dict[str, Any] = {"quant_method": "quark", "global_quant_config": said, "exclude": ["lm_head"]}
     assert stored(section) == (4 * (256 * 512 + 8), 4 * (512 * 1024 + 8), PLAIN["head"])
+    weight["qscheme"], said["input_tensors"]["is_dynamic"] = "per_channel", True
+    assert stored(section) == (4 * (256 * 512 + 4 * 256), 4 * (512 * 1024 + 4 * 512), PLAIN["head"])
+    own = {"layer_quant_config": {"*q_proj": {"weight": {"dtype": "int8", "qscheme": "per_tensor"}}}}
+    assert stored(section | own) == (4 * (256 * 512 + 4), 4 * (512 * 1024 + 4 * 512), PLAIN["head"])
     weight |= {"dtype": "fp4", "qscheme": "per_group", "group_size": 32, "scale_format": "e8m0"}
     assert stored(section) == (4 * (256 * 512 * 17 // 32), 4 * (512 * 1024 * 17 // 32), PLAIN["head"])
 

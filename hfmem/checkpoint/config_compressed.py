@@ -1,0 +1,108 @@
+"""The layout that one group of a compressed-tensors section names: which tensors its compressor leaves of a weight.
+
+Source: compressed-tensors 0.13 `compressors/{pack_quantized,naive_quantized,nvfp4,mxfp4,mxfp8}/base.py` (names and codes) and
+`quantization/lifecycle/initialize.py` (scales: one a tensor, row, group or block, in the model's dtype; a zero point where the
+weights are not symmetric; scales of inputs where these are static).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hfmem.checkpoint.schemes import Scheme, stack, up
+
+_Stored = tuple[str, str, tuple[int, ...]]
+Shape = tuple[int, ...]
+_PACKED: Final = "pack-quantized"
+_FP4: Final = {"nvfp4-pack-quantized": "F8_E4M3", "mxfp4-pack-quantized": "U8"}
+_WHOLE: Final = ("float-quantized", "int-quantized", "naive-quantized", "mxfp8-quantized")
+
+
+def compressed_scheme(group: Mapping[str, Any], stored: str | None) -> Scheme | None:
+    """The layout of a group's weights. None: a format that is not known (`marlin-24`, sparse ones), or too little said of it.
+
+    Args:
+        group: an entry of `config_groups`.
+        stored: the section's own `format`, for groups that name none.
+    """
+    weights, inputs = group.get("weights"), group.get("input_activations")
+    own = group.get("format")
+    word = own if isinstance(own, str) else stored
+    if not isinstance(weights, Mapping) or not isinstance(word, str):
+        return None
+    bits, kind = weights.get("num_bits"), weights.get("type", "int")
+    strategy, size = _strategy(weights)
+    known = word == _PACKED or word in _FP4 or word in _WHOLE
+    if type(bits) is not int or not 1 <= bits <= 8 or not known or strategy is None:
+        return None
+    if word not in _FP4 and kind == "float" and bits != 8:
+        return None
+    symmetric, order = weights.get("symmetric") is not False, weights.get("actorder")
+    grouped = order is True or (isinstance(order, str) and order.lower() == "group")
+
+    def layout(shape: Shape, group_size: int | None) -> tuple[_Stored, ...]:
+        out = [*_codes(word, bits, kind, shape)]
+        scales = _scales(strategy, shape, size)
+        exponents = {"mxfp8-quantized": "U8", **_FP4}
+        out.append(("weight_scale", exponents.get(word, "BF16"), scales))
+        if strategy == "tensor_group":
+            out.append(("weight_global_scale", "F32", stack(shape, 1)))
+        if not symmetric and word == _PACKED:
+            if strategy in ("group", "channel"):
+                out.append(("weight_zero_point", "I32", stack(shape, up(shape[-2] * bits, 32), scales[-1])))
+        elif not symmetric:
+            out.append(("weight_zero_point", "I8", scales))
+        if grouped:
+            out.append(("weight_g_idx", "I32", stack(shape, shape[-1])))
+        return (*out, *_of_inputs(inputs, shape))
+
+    name = f"compressed-{word}-{bits}-{strategy}-{symmetric}-{grouped}"
+    what = "the layout that compressed-tensors names"
+    span = size if isinstance(size, int) else None
+    return Scheme(name, "compressed-tensors", bits, span, layout, what, head=True)
+
+
+def _strategy(weights: Mapping[str, Any]) -> tuple[str | None, int | tuple[int, int] | None]:
+    """How many weights share a scale, and the group or block where it is one; absent, by the keys that only one has."""
+    size, block = weights.get("group_size"), weights.get("block_structure")
+    grouped = size if type(size) is int and size > 0 else None
+    said = weights.get("strategy")
+    if said is None:
+        said = "block" if block else "group" if grouped else "channel" if size == -1 else "tensor"
+    if said == "block":
+        pair = isinstance(block, list) and len(block) == 2 and all(type(v) is int and v > 0 for v in block)
+        return ("block", (block[0], block[1])) if pair and isinstance(block, list) else (None, None)
+    if said in ("group", "tensor_group"):
+        return (said, grouped) if grouped else (None, None)
+    return (said, None) if said in ("tensor", "channel") else (None, None)
+
+
+def _codes(word: str, bits: int, kind: Any, shape: Shape) -> tuple[_Stored, ...]:
+    if word == _PACKED:
+        packed = (*shape[:-1], up(shape[-1] * bits, 32))
+        return ("weight_packed", "I32", packed), ("weight_shape", "I64", stack(shape, 2))
+    if word in _FP4:
+        return (("weight_packed", "U8", (*shape[:-1], up(shape[-1], 2))),)
+    return (("weight", "F8_E4M3" if kind == "float" else "I8", shape),)
+
+
+def _scales(strategy: str, shape: Shape, size: int | tuple[int, int] | None) -> Shape:
+    match size:
+        case int():
+            return (*shape[:-1], up(shape[-1], size))
+        case (rows, columns):
+            return stack(shape, up(shape[-2], rows), up(shape[-1], columns))
+        case _:
+            return stack(shape, 1) if strategy == "tensor" else (*shape[:-1], 1)
+
+
+def _of_inputs(inputs: Any, shape: Shape) -> tuple[_Stored, ...]:
+    """Scales of inputs that were calibrated; those measured at run time leave none, but for the whole tensor's beside groups'."""
+    if not isinstance(inputs, Mapping) or inputs.get("dynamic") is True:
+        return ()
+    one = stack(shape, 1)
+    if inputs.get("strategy") == "tensor_group":
+        return (("input_global_scale", "F32", one),)
+    zero = (("input_zero_point", "I8", one),) if inputs.get("symmetric") is False else ()
+    return (("input_scale", "BF16", one), *zero)
