@@ -7,7 +7,7 @@ Read from transformers 5.23.0: `cache_utils.py` (`DynamicLayer`, `DynamicSliding
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import Final, assert_never, assert_type
 
 from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
@@ -42,6 +42,7 @@ from hfmem.model.layers import (
     Mamba2State,
     MatrixMemoryState,
     NoCache,
+    NoTokens,
     RecurrentCache,
     RgLruState,
     RwkvState,
@@ -147,6 +148,7 @@ def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None) ->
         case CrossAttention():
             return source_tokens(kind, given_source_tokens)
         case _:
+            assert_type(kind, NoTokens)
             return 0
 
 
@@ -207,5 +209,8 @@ def _shards(kind: Cache, tp: int) -> int:
                     f"transformers does not split {kind.num_kv_heads} KV heads over {tp} tensor-parallel ranks"
                 )
             return tp
+        case LatentAttention() | SparseLatentAttention() | CompressedAttention():
+            return 1
         case _:
+            assert_type(kind, NoTokens)
             return 1
