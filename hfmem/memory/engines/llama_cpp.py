@@ -39,6 +39,10 @@ from hfmem.records import dataclass
 
 NAME: Final = "llama.cpp"
 VERSION: Final = "2026-10"
+VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel"})
+RUNTIME: Final = "compute buffer"
+WEIGHT_FORMATS: Final = (("bf16", 16), ("q8_0", 8), ("q4_k_m", 4))
+CACHE_FORMATS: Final = ("q8_0", "q4_0")
 
 #: cells that the context and a windowed cache are rounded up to
 _PAD: Final = 256

@@ -54,6 +54,10 @@ from hfmem.model.layers import (
 
 NAME: Final = "transformers"
 VERSION: Final = "5.23.0"
+VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel"})
+RUNTIME: Final = "forward"
+WEIGHT_FORMATS: Final = (("bf16", 16), ("int8", 8), ("nf4", 4))
+CACHE_FORMATS: Final[tuple[str, ...]] = ()
 
 _WINDOW_IS_A_MASK: Final = frozenset({"gpt_neo"})
 #: models whose short convolutions run in fp32 (`modeling_inkling.py`)
