@@ -9,10 +9,11 @@ from hfmem.api.configuration import Configuration, configure
 from hfmem.api.reading import Model
 from hfmem.api.solving import NODE, device_counts, layouts
 from hfmem.errors import UsageError
+from hfmem.memory import engines
 from hfmem.plan.devices import Device, catalogue, find_device, search_devices
 from hfmem.plan.roofline import Roofline, roofline
 from hfmem.plan.sglang_share import served_model
-from hfmem.plan.target import VENDORS, Target, on_device
+from hfmem.plan.target import Target, on_device
 from hfmem.records import dataclass, replace
 from hfmem.report import Report
 
@@ -89,10 +90,11 @@ def _runs(architecture: str, engine: str) -> bool:
 def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[tuple[Device, int | None], ...]:
     """The devices to try, and how many of each there are where the text says so (`8xh100`, `local`)."""
     if devices is None:
+        vendors = engines.engine(engine).VENDORS
         return tuple(
             (device, None)
             for device in catalogue()
-            if device.vendor in VENDORS[engine] and _runs(device.architecture or "", engine)
+            if device.vendor in vendors and _runs(device.architecture or "", engine)
         )
     if not isinstance(devices, str):
         return tuple((device, None) for device in devices)

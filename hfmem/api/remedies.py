@@ -15,6 +15,7 @@ from typing import Any, Final
 from hfmem.api.configuration import Configuration
 from hfmem.api.solving import fewest_devices
 from hfmem.errors import HfmemError
+from hfmem.memory import engines
 from hfmem.plan.layouts import default_layout
 from hfmem.plan.solver import smallest
 from hfmem.records import dataclass, replace
@@ -22,21 +23,6 @@ from hfmem.report import Fit
 
 #: above this share, CUDA graphs and fragmentation have nowhere to go
 _SAFE_SHARE: Final = Fraction(97, 100)
-#: narrower formats an engine serves, nearest first: (name for `quant`, bits of a weight)
-_FORMATS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
-    "vllm": (("bf16", 16), ("fp8", 8), ("int4", 4)),
-    "sglang": (("bf16", 16), ("fp8", 8), ("int4", 4)),
-    "transformers": (("bf16", 16), ("int8", 8), ("nf4", 4)),
-    "llama.cpp": (("bf16", 16), ("q8_0", 8), ("q4_k_m", 4)),
-    "ideal": (("bf16", 16), ("fp8", 8), ("int4", 4)),
-}
-#: the narrower caches an engine has, nearest first, and the formats they are narrower than
-_CACHES: Final[dict[str, tuple[str, ...]]] = {
-    "vllm": ("fp8",),
-    "sglang": ("fp8",),
-    "llama.cpp": ("q8_0", "q4_0"),
-    "ideal": ("fp8",),
-}
 _WIDE: Final = frozenset({"auto", "bf16", "fp16", "fp32"})
 #: devices older than this compute nothing in 8 bits
 _EIGHT_BITS: Final = 80
@@ -156,7 +142,7 @@ def _caches(found: Configuration) -> Iterator[_Change]:
     if found.serving.kv_dtype not in _WIDE or _too_old(found):
         return
     now = _cache_bytes(found)
-    for name in _CACHES.get(found.serving.engine, ()):
+    for name in engines.engine(found.serving.engine).CACHE_FORMATS:
         changed = found.serve(kv_dtype=name)
         narrower = _cache_bytes(changed)
         if now is not None and narrower is not None and narrower < now:
@@ -175,7 +161,7 @@ def _formats(found: Configuration) -> Iterator[_Change]:
     """Weights in fewer bits than they are in."""
     parameters = found.read.parameters
     stored = 8 * parameters.weights_bytes / max(parameters.total, 1)
-    for name, bits in _FORMATS[found.serving.engine]:
+    for name, bits in engines.engine(found.serving.engine).WEIGHT_FORMATS:
         if bits < stored * 0.75 and (bits == 16 or not _too_old(found)):
             try:
                 changed = found.stored_as(name)

@@ -7,7 +7,7 @@ workspaces of `fused_moe/modular_kernel.py` (`workspace13`, `workspace2`), from 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, assert_type
 
 from hfmem.memory.encoder import EncoderProfile
 from hfmem.memory.expert_workspaces import ExpertFormat, element_bytes, workspace_bytes
@@ -15,9 +15,11 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     ChunkedAttention,
     CompressedAttention,
+    CrossAttention,
     FullAttention,
     IndexedAttention,
     LatentAttention,
+    NoTokens,
     SlidingAttention,
     SparseLatentAttention,
 )
@@ -126,7 +128,10 @@ def _attention_width(arch: Architecture) -> int:
                 width = cache.num_heads * (2 * query + 2 * cache.v_head_dim)
             case CompressedAttention():
                 width = 2 * cache.num_heads * cache.head_dim
+            case CrossAttention():  # no wider than the self attention beside it
+                width = 0
             case _:
+                assert_type(cache, NoTokens)
                 width = 0
         widest = max(widest, width)
     return widest
@@ -141,8 +146,10 @@ def query_width(arch: Architecture) -> int:
                 widest = max(widest, cache.num_heads * cache.head_dim)
             case LatentAttention() | SparseLatentAttention():
                 widest = max(widest, cache.num_heads * (cache.kv_lora_rank + cache.qk_rope_head_dim))
-            case _:
+            case CrossAttention():
                 pass
+            case _:
+                assert_type(cache, NoTokens)
     return widest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import assert_never
+from typing import assert_never, assert_type
 
 from hfmem.dtypes import num_bytes
 from hfmem.memory.formats import resolve_kv_dtype, vector_bytes
@@ -27,6 +27,7 @@ from hfmem.model.layers import (
     Mamba2State,
     MatrixMemoryState,
     NoCache,
+    NoTokens,
     RecurrentCache,
     RgLruState,
     RwkvState,
@@ -115,15 +116,9 @@ def token_bytes(cache: Cache, kv_dtype: str) -> int:
             return vector_bytes(kv_dtype, cache.head_dim)
         case CrossAttention():
             return cache.num_kv_heads * 2 * vector_bytes(kv_dtype, cache.head_dim)
-        case SharedCache() | NoCache():
-            return 0
         case _:
-            return _recurrent_token_bytes(cache)
-
-
-def _recurrent_token_bytes(cache: RecurrentCache) -> int:
-    """A recurrent layer keeps nothing per token; a separate function so that the type checker proves the match above whole."""
-    return 0
+            assert_type(cache, NoTokens)
+            return 0
 
 
 def held_tokens(cache: Cache, context: int) -> int:
@@ -135,7 +130,10 @@ def held_tokens(cache: Cache, context: int) -> int:
             return min(context, chunk)
         case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
             return context
+        case CrossAttention():  # an encoder's positions, none of the sequence's own
+            return 0
         case _:
+            assert_type(cache, NoTokens)
             return 0
 
 
@@ -202,10 +200,13 @@ def growth_per_token(cache: Cache, kv_dtype: str) -> Fraction:
     match cache:
         case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
             return Fraction(token_bytes(cache, kv_dtype))
-        case CompressedAttention(head_dim=row, ratio=ratio, index_head_dim=index) if ratio:
+        case CompressedAttention(head_dim=row, ratio=ratio, index_head_dim=index):
             kept = vector_bytes(kv_dtype, row) + (vector_bytes(kv_dtype, index) if index else 0)
-            return Fraction(kept, ratio)
+            return Fraction(kept, ratio) if ratio else Fraction(0)
+        case SlidingAttention() | ChunkedAttention() | CrossAttention():
+            return Fraction(0)
         case _:
+            assert_type(cache, NoTokens)
             return Fraction(0)
 
 

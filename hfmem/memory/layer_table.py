@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
+from typing import assert_never, assert_type
 
 from hfmem.memory.cache import constant_bytes, decoding_layers, held_tokens, layer_bytes, source_tokens, token_bytes
 from hfmem.memory.formats import resolve_kv_dtype
@@ -26,6 +26,7 @@ from hfmem.model.layers import (
     Mamba2State,
     MatrixMemoryState,
     NoCache,
+    NoTokens,
     RgLruState,
     RwkvState,
     SharedCache,
@@ -167,6 +168,7 @@ def _shape(cache: Cache) -> tuple[int | None, int | None, int | None, int | None
         case CrossAttention():
             return cache.num_kv_heads, cache.head_dim, cache.head_dim, None
         case _:
+            assert_type(cache, NoTokens)
             return None, None, None, None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Final, Literal, NamedTuple
 
+from hfmem.memory import engines
 from hfmem.memory.activations import Peak, Sampler, forward_bytes, peak, query_width
 from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
@@ -123,13 +124,13 @@ def estimate_runtime(
         graphs: what vLLM captures, where a log says it.
         encoder_tokens: of the encoder's cache, where a log says them; 0: the encoder is not profiled.
     """
-    match serving.engine:
-        case "llama.cpp":
+    match engines.engine(serving.engine).RUNTIME:
+        case "compute buffer":
             return {
                 "activations_bytes": _compute_buffer(arch, serving, ubatch or UBATCH),
                 "context_bytes": _item(_CONTEXT, "CUDA context", outside=True),
             }
-        case "transformers":
+        case "forward":
             forward = forward_bytes(arch, serving.context * serving.num_seqs_per_replica, 1)
             return {
                 "activations_bytes": _band(
@@ -137,9 +138,9 @@ def estimate_runtime(
                 ),
                 "context_bytes": _item(_CONTEXT, "CUDA context", outside=True),
             }
-        case "ideal":
+        case "none":
             return {}
-        case _:
+        case "server":
             return _server(
                 arch,
                 serving,

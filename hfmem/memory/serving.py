@@ -8,8 +8,14 @@ from hfmem.errors import UsageError
 from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.records import dataclass, replace
 
-#: engines by the name that `--engine` takes, in the order in which a report shows them
-ENGINES: Final[tuple[str, ...]] = ("ideal", "vllm", "transformers", "sglang", "llama.cpp")
+#: the name that `--engine` takes → the engine's module, in the order in which a report shows them
+ENGINES: Final[dict[str, str]] = {
+    "ideal": "hfmem.memory.engines.ideal",
+    "vllm": "hfmem.memory.engines.vllm",
+    "transformers": "hfmem.memory.engines.transformers",
+    "sglang": "hfmem.memory.engines.sglang",
+    "llama.cpp": "hfmem.memory.engines.llama_cpp",
+}
 #: other spellings of them, in lower case
 _SPELLED: Final[dict[str, str]] = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama_cpp": "llama.cpp"}
 

@@ -1,7 +1,8 @@
 """The closed set of things a layer keeps between tokens. Each is one frozen dataclass; engines `match` over the union.
 
-A new kind of cache is one dataclass here, added to `Cache`; the type checker then lists every place that must learn it
-(`assert_never`). Fields are facts of the model, never of an engine: no pages, no replication, no rounding.
+A new kind of cache is one dataclass here, added to `Cache`; the type checker then lists every place that must learn it: a `match`
+over all kinds ends in `assert_never`, or in `assert_type` with the kinds that are left (`RecurrentCache`, `NoTokens`). Fields are
+facts of the model, never of an engine: no pages, no replication, no rounding.
 
 Shapes are per sequence. Tokens are counted by the caller; `window` and `chunk` are in tokens.
 """
@@ -260,6 +261,9 @@ RecurrentCache = (
     | MatrixMemoryState
 )
 
+#: kinds that keep nothing for a token
+NoTokens = RecurrentCache | SharedCache | NoCache
+
 Cache = (
     FullAttention
     | SlidingAttention
@@ -268,10 +272,8 @@ Cache = (
     | SparseLatentAttention
     | IndexedAttention
     | CompressedAttention
-    | RecurrentCache
     | CrossAttention
-    | SharedCache
-    | NoCache
+    | NoTokens
 )
 
 

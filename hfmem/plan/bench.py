@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import assert_never
+from typing import assert_never, assert_type
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import constant_bytes, held_tokens, source_tokens, token_bytes
@@ -24,6 +24,8 @@ from hfmem.model.layers import (
     IndexedAttention,
     LatentAttention,
     NoCache,
+    NoTokens,
+    RecurrentCache,
     SharedCache,
     SlidingAttention,
     SparseLatentAttention,
@@ -184,8 +186,18 @@ def _shared(cache: Cache) -> Cache | None:
             return replace(cache, window=0, index_head_dim=None)
         case SparseLatentAttention():
             return replace(cache, has_indexer=False)
+        case (
+            FullAttention()
+            | SlidingAttention()
+            | ChunkedAttention()
+            | IndexedAttention()
+            | LatentAttention()
+            | CrossAttention()
+        ):
+            return cache
         case _:
-            return cache if isinstance(cache, Readable) else None
+            assert_type(cache, NoTokens)
+            return None
 
 
 def _beside(kind: Cache, fmt: str, dtype: str, serving: Serving) -> Iterator[tuple[str, Fraction | None]]:
@@ -209,6 +221,7 @@ def _beside(kind: Cache, fmt: str, dtype: str, serving: Serving) -> Iterator[tup
         case FullAttention() | SlidingAttention() | ChunkedAttention() | LatentAttention() | SharedCache() | NoCache():
             return
         case _:
+            assert_type(kind, RecurrentCache)
             yield STATES, Fraction(2 * constant_bytes(kind, fmt, dtype), serving.tp)
 
 

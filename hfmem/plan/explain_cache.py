@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_type
 
 from hfmem.memory.cache import (
     constant_bytes,
@@ -27,6 +28,8 @@ from hfmem.model.layers import (
     IndexedAttention,
     LatentAttention,
     NoCache,
+    NoTokens,
+    RecurrentCache,
     SharedCache,
     SlidingAttention,
     SparseLatentAttention,
@@ -60,6 +63,7 @@ def _token_formula(cache: Cache, fmt: str) -> str:
         case CompressedAttention():
             return f"1 row of {_element(fmt, cache.head_dim)}"
         case _:
+            assert_type(cache, NoTokens)
             return "0"
 
 
@@ -79,10 +83,8 @@ def _name(cache: Cache) -> str:
             return (
                 "Latent attention with an indexer" if cache.has_indexer else "Latent attention, another layer's indexer"
             )
-        case CompressedAttention(ratio=0, window=window):
-            return f"Sliding window of {window:,}"
-        case CompressedAttention(ratio=ratio):
-            return f"Compressed {ratio} to 1"
+        case CompressedAttention(ratio=ratio, window=window):
+            return f"Compressed {ratio} to 1" if ratio else f"Sliding window of {window:,}"
         case CrossAttention():
             return "Cross attention"
         case SharedCache():
@@ -90,6 +92,7 @@ def _name(cache: Cache) -> str:
         case NoCache():
             return "No cache"
         case _:
+            assert_type(cache, RecurrentCache)
             return "Recurrent state"
 
 
@@ -203,6 +206,7 @@ def _context_formula(cache: Cache, serving: Serving, fmt: str, model_dtype: str)
         case NoCache():
             return "0", None
         case _:
+            assert_type(cache, RecurrentCache)
             size = constant_bytes(cache, fmt, model_dtype, serving.source_tokens)
             return f"{size:,}", "a state of constant size, whatever the context"
 
@@ -244,6 +248,7 @@ def _reasons(arch: Architecture, serving: Serving) -> list[str]:
             case CrossAttention():
                 reason = "cross attention of {} layers comes on top"
             case _:
+                assert_type(cache, RecurrentCache)
                 reason = "{} layers keep a constant state"
         if reason:
             found[reason] = found.get(reason, 0) + 1

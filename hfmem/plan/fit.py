@@ -22,7 +22,7 @@ from hfmem.memory.weights import RankWeights
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import Device
 from hfmem.plan.solver import crossing, largest, smallest
-from hfmem.plan.target import VENDORS, Target, on_device
+from hfmem.plan.target import Target, on_device
 from hfmem.records import dataclass, field, replace
 from hfmem.report import EnginePool, Fit, Report, ReportWarning, RuntimeItem
 from hfmem.units import format_gib
@@ -293,8 +293,9 @@ def _sum(items: Iterable[RuntimeItem]) -> tuple[int, int]:
 def _device_notes(report: Report, device: Device) -> list[ReportWarning]:
     """What the engine makes of such a device, as far as it changes the answer."""
     engine = report.kv_cache.engine
-    if device.vendor not in ("any", *VENDORS[engine]):
-        makers = " and ".join(sorted(VENDORS[engine]))
+    vendors = engines.engine(engine).VENDORS
+    if device.vendor not in ("any", *vendors):
+        makers = " and ".join(sorted(vendors))
         text = f"the rules of {engine} are read for devices of {makers}, not of {device.vendor}: --engine llama.cpp may fit better"
         return [ReportWarning("device_engine", text)]
     old = device.compute_capability is not None and device.compute_capability < 80

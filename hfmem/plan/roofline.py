@@ -14,7 +14,7 @@ weights and states at the measured read rate, the cache at attention's share of 
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, assert_type
 
 from hfmem.memory.formats import resolve_kv_dtype
 from hfmem.memory.placement import BY_LAYER
@@ -27,7 +27,9 @@ from hfmem.model.layers import (
     CompressedAttention,
     CrossAttention,
     FullAttention,
+    IndexedAttention,
     LatentAttention,
+    NoTokens,
     SlidingAttention,
     SparseLatentAttention,
 )
@@ -201,6 +203,10 @@ def _pair_operations(kind: Cache, *, decoding: bool) -> tuple[int, int | None]:
             return 2 * kind.num_heads * (kind.head_dim + kind.v_head_dim), kind.window
         case ChunkedAttention():
             return 2 * kind.num_heads * (kind.head_dim + kind.v_head_dim), kind.chunk
+        case IndexedAttention(index_topk=None):
+            return 0, None
+        case IndexedAttention():
+            return 2 * kind.num_heads * (kind.head_dim + kind.v_head_dim), kind.index_topk
         case CompressedAttention():
             return 4 * kind.num_heads * kind.head_dim, kind.window
         case LatentAttention() | SparseLatentAttention():
@@ -208,7 +214,10 @@ def _pair_operations(kind: Cache, *, decoding: bool) -> tuple[int, int | None]:
             if not decoding:  # keys and values are unfolded once, and attention runs over heads
                 width = kind.qk_nope_head_dim + kind.qk_rope_head_dim + kind.v_head_dim
             return 2 * kind.num_heads * width, kind.index_topk if isinstance(kind, SparseLatentAttention) else None
+        case CrossAttention():
+            raise AssertionError("an encoder's positions are no tokens of the sequence")
         case _:
+            assert_type(kind, NoTokens)
             return 0, None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Final
 
 from hfmem.errors import UsageError
 from hfmem.memory.engines.vllm.releases import Release
@@ -17,15 +16,6 @@ from hfmem.plan.devices import Device, Devices, find_device
 from hfmem.plan.layouts import place
 from hfmem.plan.sglang_share import ServedModel, chunk_tokens, static_fraction
 from hfmem.records import dataclass, replace
-
-#: makers whose devices the rules of an engine speak of
-VENDORS: Final[dict[str, frozenset[str]]] = {
-    "vllm": frozenset({"nvidia", "amd"}),
-    "sglang": frozenset({"nvidia", "amd"}),
-    "transformers": frozenset({"nvidia", "amd", "apple", "intel"}),
-    "llama.cpp": frozenset({"nvidia", "amd", "apple", "intel"}),
-    "ideal": frozenset({"nvidia", "amd", "apple", "intel", "google"}),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from typing import assert_type
 
 from hfmem.memory.cache import constant_bytes, decoding_layers, layer_bytes
 from hfmem.memory.formats import vector_bytes
@@ -20,6 +21,7 @@ from hfmem.model.layers import (
     FullAttention,
     IndexedAttention,
     LatentAttention,
+    NoTokens,
     SharedCache,
     SlidingAttention,
     SparseLatentAttention,
@@ -85,6 +87,7 @@ def _rank_share(kind: Cache, tp: int) -> Fraction:
         case LatentAttention() | SparseLatentAttention() | CompressedAttention():
             return Fraction(1)
         case _:
+            assert_type(kind, NoTokens)
             return Fraction(1, tp)
 
 
@@ -98,8 +101,13 @@ def _unselected(kind: Cache, context: int, kv_dtype: str) -> int:
         case IndexedAttention():
             row = vector_bytes(kv_dtype, kind.head_dim) + vector_bytes(kv_dtype, kind.v_head_dim)
             return max(context - (kind.index_topk or 0), 0) * kind.num_kv_heads * row
-        case CompressedAttention(ratio=ratio) if ratio and (kind.index_head_dim or kind.index_topk):
+        case CompressedAttention(ratio=ratio):
+            if not ratio or not (kind.index_head_dim or kind.index_topk):
+                return 0
             unread = max(context // ratio - (kind.index_topk or 0), 0)
             return unread * vector_bytes(kv_dtype, kind.head_dim)
+        case FullAttention() | SlidingAttention() | ChunkedAttention() | LatentAttention() | CrossAttention():
+            return 0
         case _:
+            assert_type(kind, NoTokens)
             return 0

@@ -15,6 +15,7 @@ from hfmem.api.planning import plan, speed
 from hfmem.cli import main
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions
+from hfmem.model.layers import IndexedAttention, Layer
 from hfmem.plan.devices import find_device, plain_memory
 from hfmem.plan.roofline import Roofline
 
@@ -58,6 +59,21 @@ def test_decoding_is_bytes_over_bandwidth(llama: Model) -> None:
     assert found.prefill_operations == prefill
     assert found.prefill_bound == "compute"
     assert found.prefill_seconds == pytest.approx(prefill / 989.4e12)
+
+
+def test_an_indexer_bounds_what_a_query_works_on(llama: Model) -> None:
+    def indexed(topk: int | None) -> Roofline:
+        layer = Layer((IndexedAttention(32, 8, 128, 128, index_head_dim=128, index_topk=topk),))
+        model = replace(llama, architecture=replace(llama.architecture, layers=(layer,) * 32))
+        return bounds(model, context=8192, num_seqs=4, device="h100")
+
+    # q·k and scores·v with 2,048 picked tokens; how many are picked may not be known, then it is a bound without them
+    attention = 32 * 2 * 32 * 256
+    assert indexed(2048).decode_operations == 4 * (2 * MATRICES + 2048 * attention)
+    assert indexed(None).decode_operations == 4 * 2 * MATRICES
+    # a prompt's first 2,048 tokens look at all before them
+    looked_at = 2048 * 2049 // 2 + (8192 - 2048) * 2048
+    assert indexed(2048).prefill_operations == 2 * (8192 * (MATRICES - HEAD) + HEAD) + attention * looked_at
 
 
 def test_tensor_parallelism_shares_bytes_and_adds_collectives(llama: Model) -> None:

@@ -1,4 +1,4 @@
-"""Engines by name. Each is one module with `NAME`, `VERSION`, `cache(arch, serving)` and, where it pools, `pool(…)`.
+"""Engines by name (`hfmem.memory.serving.ENGINES`). Each is one module with what `Engine` asks for and, where it pools, `pool(…)`.
 
 Modules load when asked for: a report in one engine does not pay for the others.
 """
@@ -7,27 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Literal, Protocol, cast
 
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.model.architecture import Architecture
 
-_MODULES: Final[dict[str, str]] = {
-    "ideal": "hfmem.memory.engines.ideal",
-    "vllm": "hfmem.memory.engines.vllm",
-    "transformers": "hfmem.memory.engines.transformers",
-    "sglang": "hfmem.memory.engines.sglang",
-    "llama.cpp": "hfmem.memory.engines.llama_cpp",
-}
+#: what a rank takes beside weights and cache (`hfmem.memory.runtime`): nothing, one prompt's forward pass, llama.cpp's compute
+#: buffer, or what a server takes that profiles a full step and captures CUDA graphs
+RuntimeRule = Literal["none", "forward", "compute buffer", "server"]
 
 
 class Engine(Protocol):
-    """The rules of one engine; `VERSION` says what they were read from."""
+    """The rules of one engine, and what else depends on it.
+
+    `VERSION` says what the rules were read from, `VENDORS` whose devices they speak of, `RUNTIME` how its runtime is estimated.
+    `WEIGHT_FORMATS` are those it serves, widest first (name as `--quant` takes it, bits of a weight), `CACHE_FORMATS` its caches of
+    less than 16 bits: what is suggested where a model does not fit.
+    """
 
     NAME: str
     VERSION: str
+    VENDORS: frozenset[str]
+    RUNTIME: RuntimeRule
+    WEIGHT_FORMATS: tuple[tuple[str, int], ...]
+    CACHE_FORMATS: tuple[str, ...]
 
     def cache(self, arch: Architecture, serving: Serving) -> CacheBytes:
         """Bytes of the cache. Raises UnsupportedError with the engine's reason where it refuses."""
@@ -49,7 +54,7 @@ def engine(name: str) -> Engine:
         UsageError: no such engine.
     """
     try:
-        module = _MODULES[name]
+        module = ENGINES[name]
     except KeyError:
         raise UsageError(f"engine {name!r} is not one of {', '.join(ENGINES)}") from None
     return cast(Engine, import_module(module))

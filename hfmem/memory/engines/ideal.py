@@ -20,6 +20,10 @@ from hfmem.model.layers import CrossAttention, NoCache, SharedCache
 
 NAME: Final = "ideal"
 VERSION: Final = "the model's own need"
+VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel", "google"})
+RUNTIME: Final = "none"
+WEIGHT_FORMATS: Final = (("bf16", 16), ("fp8", 8), ("int4", 4))
+CACHE_FORMATS: Final = ("fp8",)
 
 
 def cache(arch: Architecture, serving: Serving) -> CacheBytes:

@@ -8,7 +8,7 @@ and `-msa.cpp` (index keys), `-dsv4.cpp` (DeepSeek V4), `llama-memory-recurrent.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, assert_type
 
 from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
@@ -27,6 +27,7 @@ from hfmem.model.layers import (
     IndexedAttention,
     LatentAttention,
     NoCache,
+    NoTokens,
     RecurrentCache,
     RgLruState,
     RwkvState,
@@ -38,6 +39,10 @@ from hfmem.records import dataclass
 
 NAME: Final = "llama.cpp"
 VERSION: Final = "2026-10"
+VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel"})
+RUNTIME: Final = "compute buffer"
+WEIGHT_FORMATS: Final = (("bf16", 16), ("q8_0", 8), ("q4_k_m", 4))
+CACHE_FORMATS: Final = ("q8_0", "q4_0")
 
 #: cells that the context and a windowed cache are rounded up to
 _PAD: Final = 256
@@ -185,7 +190,10 @@ class _Cells:
                 return self.windowed(size)
             case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
                 return self.base
+            case CrossAttention():  # computed anew from the encoder's output
+                return 0
             case _:
+                assert_type(kind, NoTokens)
                 return 0
 
     def windowed(self, size: int) -> int:
@@ -311,8 +319,11 @@ def _row_bytes(kind: Cache, formats: _Formats) -> int:
             return _row(key, kind.kv_lora_rank + kind.qk_rope_head_dim) + index
         case CompressedAttention():
             return _row(key, kind.head_dim)
+        case CrossAttention():  # computed anew from the encoder's output
+            return 0
         case _:
-            return 0  # states; cross attention is computed anew from the encoder's output
+            assert_type(kind, NoTokens)
+            return 0
 
 
 def _state_bytes(kind: Cache, arch: Architecture) -> int:

@@ -7,7 +7,7 @@ Read from transformers 5.23.0: `cache_utils.py` (`DynamicLayer`, `DynamicSliding
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import Final, assert_never, assert_type
 
 from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
@@ -42,6 +42,7 @@ from hfmem.model.layers import (
     Mamba2State,
     MatrixMemoryState,
     NoCache,
+    NoTokens,
     RecurrentCache,
     RgLruState,
     RwkvState,
@@ -53,6 +54,10 @@ from hfmem.model.layers import (
 
 NAME: Final = "transformers"
 VERSION: Final = "5.23.0"
+VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel"})
+RUNTIME: Final = "forward"
+WEIGHT_FORMATS: Final = (("bf16", 16), ("int8", 8), ("nf4", 4))
+CACHE_FORMATS: Final[tuple[str, ...]] = ()
 
 _WINDOW_IS_A_MASK: Final = frozenset({"gpt_neo"})
 #: models whose short convolutions run in fp32 (`modeling_inkling.py`)
@@ -147,6 +152,7 @@ def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None) ->
         case CrossAttention():
             return source_tokens(kind, given_source_tokens)
         case _:
+            assert_type(kind, NoTokens)
             return 0
 
 
@@ -207,5 +213,8 @@ def _shards(kind: Cache, tp: int) -> int:
                     f"transformers does not split {kind.num_kv_heads} KV heads over {tp} tensor-parallel ranks"
                 )
             return tp
+        case LatentAttention() | SparseLatentAttention() | CompressedAttention():
+            return 1
         case _:
+            assert_type(kind, NoTokens)
             return 1

@@ -28,6 +28,10 @@ from hfmem.units import GIB
 
 NAME: Final = "sglang"
 VERSION: Final = "0.5.23"
+VENDORS: Final = frozenset({"nvidia", "amd"})
+RUNTIME: Final = "server"
+WEIGHT_FORMATS: Final = (("bf16", 16), ("fp8", 8), ("int4", 4))
+CACHE_FORMATS: Final = ("fp8",)
 
 #: `--swa-full-tokens-ratio`, `--mamba-full-memory-ratio`, `--chunked-prefill-size` on Hopper, SGLANG_SWA_EVICTION_INTERVAL
 _SWA_RATIO: Final = 0.8

@@ -6,7 +6,7 @@ Read from SGLang 0.5.23: `srt/model_executor/pool_configurator.py` (bytes per to
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, assert_type
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.sglang import support
@@ -26,6 +26,7 @@ from hfmem.model.layers import (
     IndexedAttention,
     LatentAttention,
     NoCache,
+    NoTokens,
     RecurrentCache,
     RgLruState,
     RwkvState,
@@ -75,7 +76,10 @@ class Layout:
                 return self.vector(kind.kv_lora_rank + kind.qk_rope_head_dim)
             case SparseLatentAttention():
                 return self._sparse(kind)
+            case CompressedAttention():  # refused by `layout`
+                return 0
             case _:
+                assert_type(kind, NoTokens)
                 return 0
 
     def _heads(self, num_kv_heads: int) -> int:

@@ -34,6 +34,10 @@ from hfmem.units import GIB
 
 NAME: Final = "vllm"
 VERSION: Final = "0.33.0"
+VENDORS: Final = frozenset({"nvidia", "amd"})
+RUNTIME: Final = "server"
+WEIGHT_FORMATS: Final = (("bf16", 16), ("fp8", 8), ("int4", 4))
+CACHE_FORMATS: Final = ("fp8",)
 
 
 @dataclass(frozen=True, slots=True)
