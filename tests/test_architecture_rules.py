@@ -229,6 +229,7 @@ OPEN_MATCHES = {
         "_kernel_block": "the smallest block of every backend",
     },
     "memory.engines.vllm.states": {"request_states": "the last two"},
+    "memory.drafts": {"prediction_layers": "kept as the decoder's last one"},
     "memory.cache": {"constant_bytes": "ends in state_tensors, which the type checker proves whole"},
     "memory.graphs": {"_output_width": "no wider", "_node_bytes": "nodes of the usual size"},
     "memory.rotary": {"_kinds": "no table of its own"},
