@@ -209,6 +209,10 @@ def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, 
         found["cache_bytes"] = [(parts[0][0], sum(part[1] for part in parts), sum(part[2] for part in parts))]
         if len(parts) == 1:
             found["lone_caches"] = [(parts[0][0], 1, 0)]
+    if "weights_bytes" not in found and found.get("before_bytes") and found.get("after_bytes"):
+        (place, before, slack), (_, after, more) = min(found["before_bytes"]), min(found["after_bytes"])
+        if before > after:  # SGLang of 2024, and pastes: how free memory fell
+            found["weights_bytes"] = [(place, before - after, slack + more)]
     ends = [match.start() for match in re.finditer("\n", text)]
     return {
         name: tuple(Reading(value, slack, rows[bisect_left(ends, place)][1]) for place, value, slack in sorted(items))

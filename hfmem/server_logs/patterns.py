@@ -175,7 +175,7 @@ VERSIONS: Final = (
     r"vLLM (?:API server )?version v?(\d[\w.+]{1,60})",
     r"█ {1,6}version (\d[\w.+]{1,60})",
     r"sglang[=: v`]{1,4}(\d[\w.+]{1,40})",
-    r"\bversion: (\d{3,6} \([0-9a-f]{6,12}\))",
+    r"\bversion: (b?\d{3,6}(?: \([0-9a-f]{6,12}\)|(?=-[0-9a-f]{6,12})))",
     r"\bbuild[:=] ?(\d{3,6}(?: \([0-9a-f]{6,12}\))?)",
     r"\bbuild_info: (b\d{3,6})",
     r"\bvLLM[:*`\s]{1,6}v?(0\.\d{1,2}\.\d[\w.+]{0,50})",

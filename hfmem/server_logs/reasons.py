@@ -27,6 +27,9 @@ _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
 #: what SGLang's free memory loses while it loads beside weights in segments and tables, at most: logs of 32B models at TP 4 give
 #: 0.3 GiB; ten starts on one device of 0.5B to 32B models, -0.02 to 0.08 GiB
 _LOADING: Final = GIB * 6 // 10
+#: … and what another program may take meanwhile before the model is another one rather: 1.95 GiB of a second server in one log,
+#: 0.8 where the device's memory is the host's
+_OTHERS: Final = 2 * GIB
 
 
 def drafts_itself(log: LogFacts) -> bool:
@@ -153,7 +156,10 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     result = explained("weights", "bytes", logged, compute, serving, layouts_to_try(log, serving))
     if result.verdict != "differs" or result.reason:
         return result
-    if log.engine == "sglang" and 0 < logged.value - compute(serving) <= _LOADING:
+    more = logged.value - compute(serving)
+    if log.settings.other and log.engine == "sglang" and more < 0:
+        return replace(result, reason=f"{', '.join(log.settings.other)} is on, which is not computed here")
+    if log.engine == "sglang" and 0 < more <= _LOADING:
         return replace(result, reason="SGLang prints how free memory fell, with what else was taken while loading")
     if log.settings.dtype == "float32" and log.engine == "vllm":
         wide = 2 * compute(serving)
@@ -168,6 +174,10 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
             continue
         if value != result.predicted and abs(value - logged.value) <= 2 * _NEAR * logged.value:
             return replace(result, reason=f"fits if the weights loaded are {name}: --quant {name}", met=value)
+    if log.engine == "sglang" and 0 < more <= _OTHERS:
+        return replace(
+            result, reason="SGLang prints how free memory fell: other programs on the device may have taken some"
+        )
     if log.settings.speculative and (result.difference or 0) < 0:
         return replace(result, reason="a draft model or prediction layers are loaded with it")
     if log.settings.other:

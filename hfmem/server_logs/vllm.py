@@ -130,8 +130,11 @@ def _old_capacity(log: LogFacts) -> bool:
 def _pool(read: Model, serving: Serving, *, memory: int, kind: str, dcp: int = 1) -> float:
     from hfmem.memory.engines.vllm import layout, max_model_len, pool
 
+    whole = serving.context
+    if dcp > 1 and kind not in ("blocks", "old tokens"):  # ranks share out a request's tokens
+        serving = replace(serving, context=-(-whole // dcp))
     if kind == "context":
-        return max_model_len(read.architecture, serving, memory)
+        return max_model_len(read.architecture, serving, memory) * dcp
     if kind in ("blocks", "old tokens"):
         found = layout(read.architecture, serving)
         if not found.groups or not max(found.stage_block_bytes):
@@ -139,7 +142,9 @@ def _pool(read: Model, serving: Serving, *, memory: int, kind: str, dcp: int = 1
         blocks = memory // max(found.stage_block_bytes)
         return blocks if kind == "blocks" else blocks // len(found.groups) * found.plan.block_size * dcp
     held = pool(read.architecture, serving, memory)
-    return held.capacity_tokens if kind == "tokens" else held.max_concurrency
+    if kind == "concurrency":
+        return held.max_concurrency
+    return held.capacity_tokens if dcp == 1 else int(held.max_concurrency * whole)
 
 
 def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
@@ -147,7 +152,7 @@ def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     logged, context = log.first("needed_bytes"), log.first("needed_context")
     if logged is None or context is None:
         return None
-    at = replace(serving, context=int(context.value))
+    at = replace(serving, context=-(-int(context.value) // log.settings.dcp))
 
     def compute(tried: Serving) -> float:
         return engines.engine("vllm").cache(read.architecture, tried).bytes_per_rank
