@@ -6,8 +6,9 @@ tried again under the assumptions that most often differ (`verify_reasons`); the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hfmem.memory import engines
 from hfmem.memory.drafts import with_predictions
@@ -25,6 +26,9 @@ from hfmem.units import GIB
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
     from hfmem.plan.devices import Device
+
+#: what a reason names as a flag of this command
+_FLAG: Final = re.compile(r": (--(?:tp|pp|ep|kv-dtype|quant|page-size|max-num-batched-tokens))\b ?([^\s;]*)")
 
 
 def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verification:
@@ -166,8 +170,7 @@ def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str,
     if log.engine == "llama.cpp":
         flags |= _llama_flags(log, serving)
     for item in checks:
-        if item.reason and " --" in f" {item.reason.rpartition(': ')[2]}":
-            name, _, value = item.reason.rpartition(": ")[2].partition(" ")
+        for name, value in _FLAG.findall(item.reason or ""):
             flags[name] = value
     available, weights = log.smallest("available_bytes"), log.largest("weights_bytes")
     if available is not None and available.value > 0:

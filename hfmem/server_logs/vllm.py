@@ -18,7 +18,15 @@ from hfmem.model.layers import RecurrentCache
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
 from hfmem.server_logs.parse import LogFacts
-from hfmem.server_logs.reasons import NO_CHECKPOINTS, alternatives, as_loaded, explained, weights_check
+from hfmem.server_logs.reasons import (
+    NO_CHECKPOINTS,
+    alternatives,
+    as_loaded,
+    assumed,
+    explained,
+    explained_further,
+    weights_check,
+)
 
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
@@ -75,6 +83,7 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
         blocks, capacity = log.smallest("num_blocks"), log.smallest("capacity_tokens")
         concurrency, longest = log.smallest("max_concurrency"), log.first("max_context")
         share = pool.slack / max(memory, 1)
+        settled: tuple[str, Serving] | None = None
         for name, reading, kind in (
             ("GPU blocks", blocks, "blocks"),
             ("KV cache tokens", capacity, "old tokens" if old else "tokens"),
@@ -86,6 +95,8 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
             compute = partial(_pool, read, memory=memory, kind=kind, dcp=log.settings.dcp)
             at = request if kind == "context" else serving
             item = explained(name, "count", reading, compute, at, alternatives(log, at), share)
+            item = explained_further(item, compute, reading, settled, log, share)
+            settled = settled or (assumed(item, log, at) if item.reason else None)
             if kind == "old tokens" and item.verdict == "differs" and release_of(log.version) is None:
                 newer = partial(compute, kind="tokens")
                 other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)
