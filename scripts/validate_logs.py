@@ -69,7 +69,7 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "weights": ("weights",),
     "weights, format by name": ("weights of the named format",),
     "KV capacity": ("GPU blocks", "KV cache tokens", "maximum concurrency", "longest context", "KV cache of"),
-    "KV pool bytes": ("K of the token pool", "V of the token pool", "token pool", "KV cache"),
+    "KV pool bytes": ("K of the token pool", "V of the token pool", "token pool", "KV cache", "recurrent states"),
     "memory left for the cache": ("memory left for the cache",),
     "KV capacity by the device": ("cache tokens by the device",),
     "peak activation": ("peak activation",),

@@ -33,6 +33,7 @@ def build(
     dtype: str = "BF16",
     max_position_embeddings: int | None = 1 << 20,
     architectures: tuple[str, ...] = (),
+    intermediate_size: int | None = None,
 ) -> Architecture:
     return Architecture(
         family=model_type,
@@ -48,6 +49,7 @@ def build(
         max_position_embeddings=max_position_embeddings,
         layers=tuple(layers),
         tensors=(),
+        intermediate_size=intermediate_size,
     )
 
 

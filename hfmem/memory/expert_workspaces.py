@@ -56,13 +56,13 @@ def _experts_width(arch: Architecture, tp: int, packed: bool) -> int:
     chosen = arch.num_experts_per_tok
     if not chosen or not arch.num_experts:
         return 0
-    inner = _expert_width(arch)
+    inner = expert_width(arch)
     inner = -(-inner // tp)
     second = inner if packed else max(inner, arch.hidden_size)
     return chosen * (max(2 * inner, arch.hidden_size) + second)
 
 
-def _expert_width(arch: Architecture) -> int:
+def expert_width(arch: Architecture) -> int:
     """The widest expert's intermediate size: the dimension in which ranks cut its matrices, of gate and up in one twice as long as
     of down."""
     own: dict[tuple[Box, ...], int] = {}

@@ -13,7 +13,8 @@ from fractions import Fraction
 from typing import Any, Final, Literal, NamedTuple
 
 from hfmem.memory import engines
-from hfmem.memory.activations import Peak, Sampler, forward_bytes, peak, query_width
+from hfmem.memory.activations import Peak, Sampler, forward_bytes, peak
+from hfmem.memory.compute_buffer import compute_buffer
 from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, GraphSizes, Release
@@ -47,8 +48,6 @@ _CONTEXT: Final = (GIB // 4, GIB * 45 // 100, GIB * 7 // 10)
 _CONTEXT_RANKS: Final = (GIB * 4 // 10, GIB * 9 // 10, GIB * 2)
 #: llama.cpp's micro-batch
 UBATCH: Final = 512
-#: bytes of its mask of a cell and token: fp32, and the copy in 16 bit for flash attention
-_MASK: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +110,8 @@ def estimate_runtime(
     experts: ExpertFormat = "plain",
     graphs: GraphSizes | None = None,
     encoder_tokens: int | None = None,
+    build: int | None = None,
+    outputs: int | None = None,
 ) -> dict[str, Estimate]:
     """Runtime memory of the most loaded rank, by name.
 
@@ -118,7 +119,7 @@ def estimate_runtime(
         config: the model's config.json, for its vision encoder.
         extra: what the loaded weights take beside themselves.
         host: the device, which decides defaults.
-        ubatch: llama.cpp's micro-batch.
+        ubatch, build, outputs: llama.cpp's micro-batch, and of its build (`hfmem.memory.compute_buffer`).
         release: vLLM's, where it is an older one.
         experts: as in `hfmem.memory.activations.peak`.
         graphs: what vLLM captures, where a log says it.
@@ -127,7 +128,7 @@ def estimate_runtime(
     match engines.engine(serving.engine).RUNTIME:
         case "compute buffer":
             return {
-                "activations_bytes": _compute_buffer(arch, serving, ubatch or UBATCH),
+                "activations_bytes": _band(*compute_buffer(arch, serving, ubatch or UBATCH, build, outputs)),
                 "context_bytes": _item(_CONTEXT, "CUDA context", outside=True),
             }
         case "forward":
@@ -289,27 +290,6 @@ def _engine(
         source += f"; counts of {counted_seqs} sequences × {arch.vocab_size} words"
     low, middle, high = (size + counts for size in sizes)
     return Estimate(middle, low, high, source)
-
-
-def _compute_buffer(arch: Architecture, serving: Serving, ubatch: int) -> Estimate:
-    """llama.cpp's buffer for one micro-batch with flash attention: logits and hidden states in fp32, or of a long context the mask
-    of attention with its queries.
-
-    Logs of one device: 495.00 MiB of Qwen3.5-27B at 512 tokens, 824.02 with 262,144 cells; 796.75 of gpt-oss-20b at 1024 tokens.
-    """
-    told = serving.llama_cpp
-    cells = serving.context * (serving.num_seqs_per_replica if told.unified else 1)
-    tokens = min(ubatch, serving.context * serving.num_seqs_per_replica)
-    logits = tokens * (arch.vocab_size + arch.hidden_size) * 4
-    attention = tokens * (cells * _MASK + 4 * (2 * arch.hidden_size + 3 * query_width(arch)))
-    high = 1.5
-    if serving.tp * serving.pp > 1:  # copies of what passes between devices
-        high = 2.5
-    if told.cpu_moe_layers or told.gpu_layers is not None:  # weights of the host that a large batch copies over
-        high = 3.5
-    if attention > logits:
-        return _band(attention, 0.6, high, f"{tokens} tokens × mask of {cells} cells")
-    return _band(logits, 0.9, high, f"{tokens} tokens × (vocabulary + hidden size) in fp32")
 
 
 def _band(size: int, low: float, high: float, source: str) -> Estimate:

@@ -70,7 +70,8 @@ class Serving:
     states' memory to the cache's; None: its defaults. `steps_in_flight` is vLLM's: engine steps that are scheduled at once; None:
     one more than the pipeline's stages, as today. `device_batched_tokens` is what vLLM takes on the device for
     `max_num_batched_tokens` where that is not told. `speculative_tokens` are those a draft proposes at once, for which vLLM keeps a
-    state each.
+    state each. `state_dtype` is that of recurrent states as a server was told it (vLLM's `--mamba-ssm-cache-dtype`, SGLang's
+    `--mamba-ssm-dtype`), by its name in safetensors.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -102,6 +103,7 @@ class Serving:
     steps_in_flight: int | None = None
     device_batched_tokens: int | None = None
     speculative_tokens: int = 0
+    state_dtype: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp"):

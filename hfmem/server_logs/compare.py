@@ -6,8 +6,9 @@ tried again under the assumptions that most often differ (`verify_reasons`); the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hfmem.memory import engines
 from hfmem.memory.drafts import with_predictions
@@ -17,13 +18,17 @@ from hfmem.server_logs.checks import Check, Verification
 from hfmem.server_logs.llama_cpp import llama_checks
 from hfmem.server_logs.llama_weights import buffer_checks
 from hfmem.server_logs.parse import LogFacts, Reading
-from hfmem.server_logs.reasons import NO_CHECKPOINTS, alternatives, drafts_itself, explained, weights_check
+from hfmem.server_logs.reasons import NO_CHECKPOINTS, drafts_itself
+from hfmem.server_logs.sglang import sglang_checks
 from hfmem.server_logs.vllm import release_by_form, vllm_checks
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
     from hfmem.plan.devices import Device
+
+#: what a reason names as a flag of this command
+_FLAG: Final = re.compile(r": (--(?:tp|pp|ep|kv-dtype|quant|page-size|max-num-batched-tokens))\b ?([^\s;]*)")
 
 
 def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verification:
@@ -51,7 +56,7 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         case "vllm":
             checks = vllm_checks(read, log, serving, device)
         case "sglang":
-            checks = _sglang_checks(read, log, serving)
+            checks = sglang_checks(read, log, serving)
         case "llama.cpp":
             checks = [*buffer_checks(read, log, serving), *llama_checks(read.architecture, log, serving)]
     return Verification(
@@ -96,64 +101,8 @@ def _serving(read: Model, log: LogFacts) -> Serving:
         speculative_tokens=told.draft_tokens if log.engine == "vllm" else 0,
         swa_full_tokens_ratio=told.swa_ratio,
         mamba_full_memory_ratio=told.mamba_ratio,
+        state_dtype=told.state_dtype,
     )
-
-
-def _sglang_checks(read: Model, log: LogFacts, serving: Serving) -> list[Check]:
-    found = [weights_check(read, log, serving)]
-    row = _full_pool(log)
-    pools = log.readings.get("pool_tokens", ())
-    if row < len(pools):
-        from hfmem.memory.engines.sglang import token_pool_bytes
-
-        for name, part in (("key_bytes", 0), ("value_bytes", 1), ("cache_bytes", 2)):
-            logged = log.readings.get(name, ())
-            if row >= len(logged):
-                continue
-
-            def compute(tried: Serving, part: int = part, held: int = int(pools[row].value)) -> float:
-                return token_pool_bytes(read.architecture, tried, held)[part]
-
-            title = ("K of the token pool", "V of the token pool", "token pool")[part]
-            found.append(explained(title, "bytes", logged[row], compute, serving, alternatives(log, serving)))
-    tokens = log.smallest("capacity_tokens") or log.smallest("pool_tokens")
-    memory = _sglang_memory(log)
-    if tokens is not None and memory is not None and memory.value > 0:
-        from hfmem.memory.engines.sglang import pool
-
-        def tokens_of(tried: Serving, held: int = int(memory.value)) -> float:
-            return pool(read.architecture, tried, held).capacity_tokens
-
-        share = memory.slack / memory.value
-        item = explained("KV cache tokens", "count", tokens, tokens_of, serving, alternatives(log, serving), share)
-        if item.verdict == "differs" and item.reason is None and log.settings.speculative:
-            item = replace(
-                item, reason="a draft model or prediction layers have a cache too, which is not computed here"
-            )
-        found.append(item)
-    return [item for item in found if item is not None]
-
-
-def _full_pool(log: LogFacts) -> int:
-    """Which of the pools in the log is that of layers that keep every token: with windowed ones there are two."""
-    full = log.first("full_tokens")
-    pools = log.readings.get("pool_tokens", ())
-    return next((row for row, item in enumerate(pools) if full is not None and item.value == full.value), 0)
-
-
-def _sglang_memory(log: LogFacts) -> Reading | None:
-    """The memory of SGLang's pools: what is left after loading, less the share of what was free before that stays free. A draft
-    model is loaded after the ranks."""
-    ranks = log.settings.tp * log.settings.pp
-    before, after = (
-        min(log.readings.get(name, ())[:ranks], key=lambda reading: reading.value, default=None)
-        for name in ("before_bytes", "after_bytes")
-    )
-    share = log.settings.utilization
-    if before is None or after is None or share is None:
-        return None
-    kept = before.value * (1 - share)
-    return Reading(float(after.value - kept), after.slack + before.slack, after.line)
 
 
 def _assumptions(log: LogFacts) -> Iterator[str]:
@@ -221,8 +170,7 @@ def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str,
     if log.engine == "llama.cpp":
         flags |= _llama_flags(log, serving)
     for item in checks:
-        if item.reason and " --" in f" {item.reason.rpartition(': ')[2]}":
-            name, _, value = item.reason.rpartition(": ")[2].partition(" ")
+        for name, value in _FLAG.findall(item.reason or ""):
             flags[name] = value
     available, weights = log.smallest("available_bytes"), log.largest("weights_bytes")
     if available is not None and available.value > 0:

@@ -14,7 +14,25 @@ _GGUF_TYPE: Final = re.compile(r"(?:file type +=|model ftype +=) +([^\n]{1,40}?)
 _GGUF_BATCH: Final = re.compile(r"\bn_ubatch +[=:] +(\d{1,9})")
 _GGUF_FLASH: Final = re.compile(r"\bflash_attn +[=:] +(\w{1,10})")
 _GGUF_TYPES: Final = re.compile(r"\bK \(([\w.]{2,12})\):[^V\n]{1,40}V \(([\w.]{2,12})\)")
+#: what a cache says of itself: cells of a stream, layers, sequences, streams (without them all sequences are in one)
+_GGUF_CELLS: Final = re.compile(
+    r"llama_kv_cache\w{0,12}: +size = [^(\n]{1,24}\( {0,8}(\d{1,9}) cells, {1,4}\d{1,4} +layers?"
+    r"(?:, {1,4}(\d{1,6})(?:/(\d{1,6}))? seqs)?"
+)
 _GGUF_LATENT: Final = re.compile(r"c\^KV \(([\w.]{2,12})\):[^k\n]{1,40}kv\^T(?: \(([\w.]{2,12})\)|: not used)")
+
+#: what tells a build, about, where the log does not name it: later first (`src/llama-context.cpp` of several releases)
+_GGUF_FORMS: Final = (
+    (re.compile(r"sched_reserve: graph(?: \(pp bs=\d{1,6}, tg bs=\d{1,6}\))?: nodes ="), 11000),
+    (re.compile(r"\bn_outputs_max +[=:]"), 9500),
+    (re.compile(r"\bsched_reserve: graph nodes +="), 8500),
+    (re.compile(r"llama_new_context_with_model:|llama_init_from_model:|\bllm_load_|: graph nodes +="), 5000),
+)
+
+
+def build_told(text: str) -> int | None:
+    """llama.cpp's build by what it prints, about; None: nothing tells."""
+    return next((build for pattern, build in _GGUF_FORMS if pattern.search(text)), None)
 
 
 def put_gguf(said: dict[str, str], before: str, text: str) -> None:
@@ -32,6 +50,8 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
             said[setting] = found[-1]
     if slots := _GGUF_SEQS.findall(before) or _GGUF_SEQS.findall(text)[:1]:  # the line before that of the context
         said["slots"] = slots[-1]
+    if cells := _GGUF_CELLS.findall(text):
+        _put_cells(said, cells)
     if types := _GGUF_TYPE.findall(before):
         said["file_type"] = types[-1]
     if flash := _GGUF_FLASH.findall(text):
@@ -44,3 +64,14 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
             transposed or said["key_type"],
             "transposed" if transposed else "compressed",
         )
+
+
+def _put_cells(said: dict[str, str], caches: list[tuple[str, str, str]]) -> None:
+    """The context and its slots by the caches' own lines, where those of the context are not in the log."""
+    streams = {int(count) for _, _, count in caches if count}
+    if "context" not in said:
+        said["context"] = str(max(int(cells) for cells, _, _ in caches) * max(streams, default=1))
+    slots = max((int(seqs) for _, seqs, _ in caches if seqs), default=1)
+    if slots > 1:
+        said.setdefault("slots", str(slots))
+        said.setdefault("unified", "true" if max(streams, default=1) == 1 else "false")

@@ -31,7 +31,7 @@ _SIZES: Final = {"small": "_s", "medium": "_m", "large": "_l"}
 
 def buffer_checks(read: Model, log: LogFacts, serving: Serving) -> Iterator[Check]:
     """The model buffers of all devices, and the host's."""
-    devices = log.readings.get("device_weights_bytes", ())
+    devices = filled(log, "device_weights_bytes")
     if not devices:
         return
     model, exact = _stored(read, log)
@@ -49,8 +49,8 @@ def buffer_checks(read: Model, log: LogFacts, serving: Serving) -> Iterator[Chec
 
 
 def _compared(log: LogFacts, held: RankWeights, exact: bool) -> Iterator[Check]:
-    devices = _together(log.readings["device_weights_bytes"])
-    host = log.readings.get("host_weights_bytes")
+    devices = _together(filled(log, "device_weights_bytes"))
+    host = filled(log, "host_weights_bytes")
     rows = [("weights on the devices", devices, sum(held.stage_bytes))]
     if host and held.host_bytes:
         rows.append(("weights of the host", _together(host), held.host_bytes))
@@ -65,6 +65,11 @@ def _compared(log: LogFacts, held: RankWeights, exact: bool) -> Iterator[Check]:
             low, high = int(size * (1 - _MIX)), int(size * (1 + _MIX))
             item = check(title, "bytes", reading, size, low=low, high=high, estimated=True)
             yield replace(item, reason=_OTHER_MIX) if item.verdict == "differs" else item
+
+
+def filled(log: LogFacts, name: str) -> tuple[Reading, ...]:
+    """The buffers that hold anything: a server that fits its settings to the device (`--fit`) first makes empty ones."""
+    return tuple(item for item in log.readings.get(name, ()) if item.value > 0)
 
 
 def _together(readings: tuple[Reading, ...]) -> Reading:

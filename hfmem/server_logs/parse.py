@@ -18,6 +18,7 @@ from hfmem.errors import UsageError
 from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.records import dataclass
 from hfmem.server_logs.forms import release_told
+from hfmem.server_logs.gguf_settings import build_told
 from hfmem.server_logs.lines import clean, one_stream, relevant
 from hfmem.server_logs.patterns import (
     COMPILED,
@@ -39,6 +40,12 @@ _UNITS: Final = {"g": GIB, "m": MIB, "k": KIB}
 #: ranks repeat a line, not more often than this
 _MOST: Final = 4096
 
+#: a buffer of llama.cpp's holds its tensors' padding too
+_ALIGNED: Final = 64 * KIB
+#: a comma before three digits divides thousands, as people write them
+_THOUSANDS: Final = re.compile(r"-?\d{1,3},\d{3}")
+#: what llama.cpp says before the second of two caches
+_WINDOWED: Final = re.compile(r"creating +SWA KV cache")
 #: llama.cpp's server (`server-context.cpp`) begins with a draft: a context of the model's own prediction layers, or a smaller model
 _DRAFT: Final = re.compile(r"creating (?:\w{1,10} )?draft context|loading draft model")
 
@@ -57,8 +64,8 @@ class Reading:
 class LogFacts:
     """What one start of an engine told. `readings` holds every value of a name, in order: ranks repeat their lines.
     `graphs_counted`: vLLM says that it takes its estimate of CUDA graphs from its share. `form`: the N of a vLLM 0.N that prints
-    such lines, where they tell. `graphs`: what it says that it captures. `others`: engines and containers whose lines are left
-    out."""
+    such lines, where they tell; of llama.cpp its build, about. `graphs`: what it says that it captures. `others`: engines and
+    containers whose lines are left out."""
 
     engine: Engine
     version: str | None
@@ -107,8 +114,10 @@ def parse_log(text: str) -> LogFacts:
             start, readings = begin, found
             if whole:
                 break
+    if not readings and engine == "llama.cpp":  # only what was loaded
+        readings = _readings(text, 0, len(text), numbers)
     until = next((cut for cut in cuts if cut > start), len(text))
-    if engine == "llama.cpp":
+    if engine == "llama.cpp" and start:  # what it says while it loads stands before the context
         loaded = _readings(text, max(text.rfind("loaded meta data", 0, start), 0), start, numbers)
         readings = {name: loaded[name] for name in LOADED if name in loaded} | {
             name: found for name, found in readings.items() if name not in LOADED
@@ -117,7 +126,10 @@ def parse_log(text: str) -> LogFacts:
     settings = read_settings(text[:until], engine, since=start)
     counted = "CUDA graph memory profiling is enabled" in text[start:until]
     starts = len(counts.findall(text))
-    form = release_told(text[start:until]) or release_told(text[:until]) if engine == "vllm" else None
+    form = None
+    if engine != "sglang":
+        told_by = release_told if engine == "vllm" else build_told
+        form = told_by(text[start:until]) or told_by(text[:until])
     graphs = _graphs(text[start:until])
     return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others))
 
@@ -186,9 +198,21 @@ def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, 
     for match in DEVICE_MEMORY.finditer(text):
         value, slack = _bytes(match[2], "G")
         found.setdefault("device_bytes", []).append((match.start(), value, slack))
+    buffers = found.pop("cache_buffer_bytes", [])
+    if "cache_part_bytes" not in found and "cache_bytes" not in found and any(size for _, size, _ in buffers):
+        # of less talkative servers the buffers on each device, which are aligned
+        sums = [sum(part[column] for part in buffers) for column in (1, 2)]
+        found["cache_bytes"] = [(buffers[0][0], sums[0], sums[1] + len(buffers) * _ALIGNED)]
     if "cache_part_bytes" in found:  # llama.cpp's windowed layers have a cache of their own
-        parts = sorted(found.pop("cache_part_bytes"))[: max(text.count("KV cache, size ="), 1)]
+        told = max(text.count("KV cache, size ="), 2 if _WINDOWED.search(text) else 1)
+        parts = sorted(found.pop("cache_part_bytes"))[:told]
         found["cache_bytes"] = [(parts[0][0], sum(part[1] for part in parts), sum(part[2] for part in parts))]
+        if len(parts) == 1:
+            found["lone_caches"] = [(parts[0][0], 1, 0)]
+    if "weights_bytes" not in found and found.get("before_bytes") and found.get("after_bytes"):
+        (place, before, slack), (_, after, more) = min(found["before_bytes"]), min(found["after_bytes"])
+        if before > after:  # SGLang of 2024, and pastes: how free memory fell
+            found["weights_bytes"] = [(place, before - after, slack + more)]
     ends = [match.start() for match in re.finditer("\n", text)]
     return {
         name: tuple(Reading(value, slack, rows[bisect_left(ends, place)][1]) for place, value, slack in sorted(items))
@@ -197,8 +221,9 @@ def _readings(text: str, begin: int, end: int, numbers: list[int]) -> dict[str, 
 
 
 def _bytes(number: str, unit: str) -> tuple[int, int]:
-    """Bytes of a printed size, and half a unit of its last digit. A comma is a decimal one: locales of forks."""
-    number = number.replace(",", ".")
+    """Bytes of a printed size, and half a unit of its last digit. A comma is a decimal one: locales of forks, which print two
+    digits after it."""
+    number = number.replace(",", "" if _THOUSANDS.fullmatch(number) else ".")
     scale = _UNITS[unit.lower()]
     return round(float(number) * scale), round(_last_digit(number) * scale / 2)
 

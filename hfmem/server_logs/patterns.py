@@ -18,8 +18,11 @@ CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 SIZE: Final = r"(-?\d{1,9}(?:[.,]\d{1,6})?)\s?([GMK])i?B"
 COUNT: Final = r"(\d{1,3}(?:,\d{3}){1,5}|\d{1,18})"
 
-#: a device of llama.cpp's, but not in the line of a vision encoder
-_GPU: Final = r"(?<!compute_meta:      )(?:CUDA|Metal|Vulkan|ROCm|SYCL)"
+#: a device of llama.cpp's (the names of ggml's backends), but not in the line of a vision encoder
+_GPU: Final = (
+    r"(?<!compute_meta:      )\b(?:CUDA|Metal|MTL|Vulkan|ROCm|SYCL|MUSA|CANN|HTP|OpenCL|WebGPU|RPC)"
+    r"(?!_Host)[\w.:\[\]-]{0,40}"
+)
 #: what is printed → the name of the reading; the first group is the number, the second its unit
 SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("weights_bytes", rf"(?:Loading model weights|[Mm]odel loading) took\s{{1,20}}{SIZE}"),
@@ -55,14 +58,15 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("convolution_bytes", rf"\bconv_state size: {SIZE}"),
     ("ssm_bytes", rf"[, ]ssm_state size: {SIZE}"),
     ("cache_part_bytes", rf"llama_kv_cache(?:_unified)?: +size = +{SIZE}"),
+    ("cache_buffer_bytes", rf"llama_kv_cache\w{{0,12}}: +[\w.:\[\]-]{{1,40}} KV buffer size = +{SIZE}"),
     ("state_bytes", rf"llama_memory_recurrent: +size = +{SIZE}"),
-    ("output_buffer_bytes", rf"(?:CPU|CUDA_Host|Host|Metal) +output buffer size = +{SIZE}"),
-    ("compute_buffer_bytes", rf"{_GPU}\d{{0,2}} compute buffer size = +{SIZE}"),
+    ("output_buffer_bytes", rf"(?:CPU|Metal|MTL\d|\w{{1,12}}_Host|Host) +output buffer size = +{SIZE}"),
+    ("compute_buffer_bytes", rf"(?!HTP){_GPU} compute buffer size = +{SIZE}"),
     (
         "device_weights_bytes",
-        rf"load_tensors: +(?!CUDA_Host)(?:CUDA|Metal|Vulkan|ROCm|SYCL)\w{{0,12}} (?:model )?buffer size = +{SIZE}",
+        rf"load_tensors: +{_GPU} (?:model )?buffer size = +{SIZE}",
     ),
-    ("host_weights_bytes", rf"(?:CPU|CPU_Mapped|CUDA_Host) (?:model )?buffer size = +{SIZE}"),
+    ("host_weights_bytes", rf"\b(?:CPU\w{{0,12}}|AMX|BLAS|[A-Za-z]{{3,8}}_Host) (?:model )?buffer size = +{SIZE}"),
     ("file_bytes", rf"(?:model size|file size) +=\s{{1,8}}{SIZE}"),
 )
 COUNTS: Final[tuple[tuple[str, str], ...]] = (
@@ -75,10 +79,13 @@ COUNTS: Final[tuple[tuple[str, str], ...]] = (
     ("windowed_tokens", rf"swa size: {COUNT}"),
     ("encoder_tokens", rf"Encoder cache will be initialized with a budget of {COUNT} tokens"),
     ("state_slots", rf"max_mamba_cache_size: {COUNT}"),
+    ("state_cells", rf"llama_memory_recurrent: +size = [^(\n]{{1,24}}\( {{0,8}}{COUNT} cells"),
+    ("rollback_states", rf"llama_memory_recurrent: +size = [^(\n]{{1,24}}\([^)\n]{{1,60}}? {COUNT} rs_seq\)"),
     ("concurrency_context", rf"Auto-fit max_model_len: reduced from \d{{1,12}} to {COUNT}"),
     ("concurrency_context", rf"Maximum concurrency for {COUNT} tokens per request"),
     ("needed_context", rf"max seq(?:uence)? len(?:gth)? \({COUNT}\)"),
     ("max_context", rf"estimated maximum model length is {COUNT}"),
+    ("output_rows", rf"\bn_outputs_max +[=:] +{COUNT}"),
     ("offloaded_layers", rf"offloaded {COUNT}/\d{{1,5}} layers"),
     ("attention_page", rf"Setting attention block size to {COUNT} tokens"),
     ("override_blocks", rf"(?<!num_gpu_blocks=0 with )num_gpu_blocks_override={COUNT}"),
@@ -106,7 +113,11 @@ ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
         "sglang",
         r"ServerArgs\(|server_args=|KV Cache is allocated|SWAKVPool|Mamba Cache is allocated|max_total_num_tokens=|Load weight end",
     ),
-    ("llama.cpp", r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:"),
+    (
+        "llama.cpp",
+        r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:|llama_memory_"
+        r"|load_tensors: |sched_reserve: ",
+    ),
     ("vllm", r"LLM (?:engine|server) \(v|GPU KV cache size|# GPU blocks|Available KV cache memory|model weights take"),
     ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
     ("vllm", r"kv cache memory in use|gpu_model_runner|vllm serve|vLLM API server"),
@@ -164,7 +175,7 @@ VERSIONS: Final = (
     r"vLLM (?:API server )?version v?(\d[\w.+]{1,60})",
     r"█ {1,6}version (\d[\w.+]{1,60})",
     r"sglang[=: v`]{1,4}(\d[\w.+]{1,40})",
-    r"\bversion: (\d{3,6} \([0-9a-f]{6,12}\))",
+    r"\bversion: (b?\d{3,6}(?: \([0-9a-f]{6,12}\)|(?=-[0-9a-f]{6,12})))",
     r"\bbuild[:=] ?(\d{3,6}(?: \([0-9a-f]{6,12}\))?)",
     r"\bbuild_info: (b\d{3,6})",
     r"\bvLLM[:*`\s]{1,6}v?(0\.\d{1,2}\.\d[\w.+]{0,50})",

@@ -13,7 +13,7 @@ from hfmem.memory.weights import rank_weights
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Measure, check
 from hfmem.server_logs.parse import LogFacts, Reading
-from hfmem.units import GIB
+from hfmem.units import GIB, MIB
 
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
@@ -27,6 +27,12 @@ _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
 #: what SGLang's free memory loses while it loads beside weights in segments and tables, at most: logs of 32B models at TP 4 give
 #: 0.3 GiB; ten starts on one device of 0.5B to 32B models, -0.02 to 0.08 GiB
 _LOADING: Final = GIB * 6 // 10
+#: … and what another program may take meanwhile before the model is another one rather: 1.95 GiB of a second server in one log,
+#: 0.8 where the device's memory is the host's
+_OTHERS: Final = 2 * GIB
+#: the first vLLM that counts PyTorch's bytes on ROCm as well, and what HIP takes meanwhile: 62 to 81 MiB in three logs
+_COUNTS_ON_ROCM: Final = 21
+_HIP: Final = 64 * MIB
 
 
 def drafts_itself(log: LogFacts) -> bool:
@@ -61,6 +67,29 @@ def explained(
         if abs(value - logged.value) <= max(_NEAR * abs(logged.value), logged.slack):
             return replace(result, reason=reason, met=value)
     return replace(result, reason=refusal or None)
+
+
+def explained_further(
+    item: Check,
+    compute: Callable[[Serving], float],
+    logged: Reading,
+    first: tuple[str, Serving] | None,
+    log: LogFacts,
+    share: float = 0.0,
+) -> Check:
+    """`item` under the assumption that explained a line before it, alone or with a second one."""
+    if item.verdict != "differs" or item.reason or first is None:
+        return item
+    reason, serving = first
+    again = explained(item.what, item.measure, logged, compute, serving, alternatives(log, serving), share)
+    if again.verdict not in ("differs", "unknown"):
+        return replace(item, reason=reason, met=again.predicted)
+    return replace(item, reason=f"{reason}; {again.reason}", met=again.met) if again.reason else item
+
+
+def assumed(item: Check, log: LogFacts, serving: Serving) -> tuple[str, Serving] | None:
+    """The assumption that explains `item`, and how it serves."""
+    return next(((reason, tried) for reason, tried in alternatives(log, serving) if reason == item.reason), None)
 
 
 def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
@@ -135,13 +164,16 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
         return None
 
     release = (release_of(log.version) if log.engine == "vllm" else None) or Release(log.form or 19)
+    # what SGLang prints, and vLLM on ROCm until 0.20 (`platforms/rocm.py`), is how the device's free memory fell
+    by_free_memory = log.engine == "sglang" or (log.settings.rocm and release.minor < _COUNTS_ON_ROCM)
 
     def compute(tried: Serving, model: Model = read) -> float:
         arch, groups = model.architecture, model.parameters.groups
         ranks = rank_weights(arch, groups, tried, release)
         return (
             ranks.bytes
-            + (ranks.rounding.segment_bytes if log.engine == "sglang" else ranks.rounding.block_bytes)
+            + (ranks.rounding.segment_bytes if by_free_memory else ranks.rounding.block_bytes)
+            + (_HIP if by_free_memory and log.engine == "vllm" else 0)
             + kept_beside(model.facts.config, arch, groups, tried, release)
         )
 
@@ -153,7 +185,10 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     result = explained("weights", "bytes", logged, compute, serving, layouts_to_try(log, serving))
     if result.verdict != "differs" or result.reason:
         return result
-    if log.engine == "sglang" and 0 < logged.value - compute(serving) <= _LOADING:
+    more = logged.value - compute(serving)
+    if log.settings.other and log.engine == "sglang" and more < 0:
+        return replace(result, reason=f"{', '.join(log.settings.other)} is on, which is not computed here")
+    if log.engine == "sglang" and 0 < more <= _LOADING:
         return replace(result, reason="SGLang prints how free memory fell, with what else was taken while loading")
     if log.settings.dtype == "float32" and log.engine == "vllm":
         wide = 2 * compute(serving)
@@ -168,6 +203,10 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
             continue
         if value != result.predicted and abs(value - logged.value) <= 2 * _NEAR * logged.value:
             return replace(result, reason=f"fits if the weights loaded are {name}: --quant {name}", met=value)
+    if log.engine == "sglang" and 0 < more <= _OTHERS:
+        return replace(
+            result, reason="SGLang prints how free memory fell: other programs on the device may have taken some"
+        )
     if log.settings.speculative and (result.difference or 0) < 0:
         return replace(result, reason="a draft model or prediction layers are loaded with it")
     if log.settings.other:

@@ -48,6 +48,8 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "language_model_only": ("language_model_only",),
     "swa_ratio": ("swa_full_tokens_ratio",),
     "mamba_ratio": ("mamba_full_memory_ratio",),
+    "state_dtype": ("mamba_ssm_cache_dtype", "mamba_ssm_dtype"),
+    "ktransformers": ("kt_method", "kt_weight_path"),
 }
 _KEYS: Final = {name: setting for setting, names in _NAMES.items() for name in names}
 _ABSENT: Final = frozenset({"", "none", "null", "auto", "{}", "false"})
@@ -56,7 +58,9 @@ _FLAG: Final = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]{0,60})(?:[ =]{1,4}(?!-)(
 _PAIR: Final = re.compile(r"\b([a-z][a-z_]{1,50})=('[^']{0,300}'|\"[^\"]{0,300}\"|(?!['\"])[^,\s)]{1,200})")
 _ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|(?!')[^,}\s]{1,200})")
 _SERVE: Final = re.compile(r"\bvllm serve\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})")
-_CONFIG: Final = re.compile(r"Initializing an? (?:V1 )?LLM (?:engine|server)[^\n]{0,80}? with config: ")
+_CONFIG: Final = re.compile(
+    r"Initializing an? (?:V1 )?LLM (?:engine|server)(?:[^\n]{0,80}? with config: |(?: \(v[^)\n]{1,60}\))? ?\.\.\. )"
+)
 _POOLING: Final = re.compile(
     r"pooler_config=PoolerConfig\(|(?:--task|--runner)[ =](?:embed|pooling|score|reward|classify)"
 )
@@ -85,6 +89,10 @@ _KERNEL: Final = re.compile(r"Using Flash ?Attention version (\d)")
 _SGLANG_END: Final = re.compile(r"max_total_num_tokens=\d{1,15}, [^\n]{0,300}")
 _ADVICE: Final = re.compile(r"(?:Replace gpu_memory_utilization config|Try (?:increasing|decreasing))[^\n]{0,400}")
 
+#: vLLM's and SGLang's names of types
+_STATE_DTYPES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+#: vLLM tells what Nemotron's config made of "auto"
+_STATES_IN: Final = re.compile(r"Updating mamba_ssm_cache_dtype to '(\w{1,12})'")
 #: more ranks than this are a slip or a forged log
 _MOST_RANKS: Final = 4096
 #: a dump of settings is one line; of a paste without line ends this much is read
@@ -102,7 +110,8 @@ class Settings:
     `mamba_ratio` are SGLang's `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`. `also`: what else may name the model.
     `draft_method` and `draft_model` are of speculative decoding, the latter None where the model drafts for itself. `hidden_ranks`:
     there are several tensor-parallel ranks, and the log does not tell how many. `capability` is the NVIDIA device's, `rocm`: it
-    is AMD's. `full_windows`: llama.cpp keeps every token in windowed layers. `skips_encoder`: vLLM does not profile the encoder."""
+    is AMD's. `full_windows`: llama.cpp keeps every token in windowed layers. `skips_encoder`: vLLM does not profile the encoder.
+    `state_dtype` is that of recurrent states, as safetensors call it."""
 
     model: str | None = None
     revision: str | None = None
@@ -150,6 +159,7 @@ class Settings:
     capability: int | None = None
     full_windows: bool = False
     skips_encoder: bool = False
+    state_dtype: str | None = None
 
 
 def read_settings(text: str, engine: str, since: int = 0) -> Settings:
@@ -188,6 +198,8 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
     for name, count in (("tp", seen.tp), ("pp", seen.pp), ("dp", seen.dp)):
         if count > 1 and name not in said and (name != "dp" or engine == "vllm"):
             said[name] = str(count)
+    if "state_dtype" not in said and (states := _STATES_IN.search(run)):
+        said["state_dtype"] = states[1]
     if seen.ep and "ep" not in said:
         said["ep"] = "true"
     whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
@@ -293,7 +305,8 @@ def _settings(said: dict[str, str]) -> Settings:
         file_type=said.get("file_type"),
         swa_ratio=_ratio(said.get("swa_ratio")),
         mamba_ratio=_ratio(said.get("mamba_ratio")),
-        other=tuple(name for name in ("offload", "lora") if flag(name)),
+        other=tuple(name for name in ("offload", "lora", "ktransformers") if flag(name)),
+        state_dtype=_STATE_DTYPES.get(said.get("state_dtype", "").removeprefix("torch.")),
         language_model_only=flag("language_model_only"),
     )
 

@@ -18,7 +18,15 @@ from hfmem.model.layers import RecurrentCache
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
 from hfmem.server_logs.parse import LogFacts
-from hfmem.server_logs.reasons import NO_CHECKPOINTS, alternatives, as_loaded, explained, weights_check
+from hfmem.server_logs.reasons import (
+    NO_CHECKPOINTS,
+    alternatives,
+    as_loaded,
+    assumed,
+    explained,
+    explained_further,
+    weights_check,
+)
 
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
@@ -75,6 +83,7 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
         blocks, capacity = log.smallest("num_blocks"), log.smallest("capacity_tokens")
         concurrency, longest = log.smallest("max_concurrency"), log.first("max_context")
         share = pool.slack / max(memory, 1)
+        settled: tuple[str, Serving] | None = None
         for name, reading, kind in (
             ("GPU blocks", blocks, "blocks"),
             ("KV cache tokens", capacity, "old tokens" if old else "tokens"),
@@ -86,6 +95,8 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
             compute = partial(_pool, read, memory=memory, kind=kind, dcp=log.settings.dcp)
             at = request if kind == "context" else serving
             item = explained(name, "count", reading, compute, at, alternatives(log, at), share)
+            item = explained_further(item, compute, reading, settled, log, share)
+            settled = settled or (assumed(item, log, at) if item.reason else None)
             if kind == "old tokens" and item.verdict == "differs" and release_of(log.version) is None:
                 newer = partial(compute, kind="tokens")
                 other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)
@@ -130,8 +141,11 @@ def _old_capacity(log: LogFacts) -> bool:
 def _pool(read: Model, serving: Serving, *, memory: int, kind: str, dcp: int = 1) -> float:
     from hfmem.memory.engines.vllm import layout, max_model_len, pool
 
+    whole = serving.context
+    if dcp > 1 and kind not in ("blocks", "old tokens"):  # ranks share out a request's tokens
+        serving = replace(serving, context=-(-whole // dcp))
     if kind == "context":
-        return max_model_len(read.architecture, serving, memory)
+        return max_model_len(read.architecture, serving, memory) * dcp
     if kind in ("blocks", "old tokens"):
         found = layout(read.architecture, serving)
         if not found.groups or not max(found.stage_block_bytes):
@@ -139,7 +153,9 @@ def _pool(read: Model, serving: Serving, *, memory: int, kind: str, dcp: int = 1
         blocks = memory // max(found.stage_block_bytes)
         return blocks if kind == "blocks" else blocks // len(found.groups) * found.plan.block_size * dcp
     held = pool(read.architecture, serving, memory)
-    return held.capacity_tokens if kind == "tokens" else held.max_concurrency
+    if kind == "concurrency":
+        return held.max_concurrency
+    return held.capacity_tokens if dcp == 1 else int(held.max_concurrency * whole)
 
 
 def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
@@ -147,7 +163,7 @@ def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     logged, context = log.first("needed_bytes"), log.first("needed_context")
     if logged is None or context is None:
         return None
-    at = replace(serving, context=int(context.value))
+    at = replace(serving, context=-(-int(context.value) // log.settings.dcp))
 
     def compute(tried: Serving) -> float:
         return engines.engine("vllm").cache(read.architecture, tried).bytes_per_rank

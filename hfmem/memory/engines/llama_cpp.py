@@ -235,6 +235,7 @@ def cell_bytes(
     slots: int = 1,
     unified: bool = False,
     ubatch: int = UBATCH,
+    full_only: bool = False,
 ) -> int:
     """Bytes of the cells of `context` tokens that `slots` sequences share, with types of their own for keys (`-ctk`) and values
     (`-ctv`), as the log sums them.
@@ -245,6 +246,7 @@ def cell_bytes(
         latent: how latent attention is kept: `compressed` (today), `transposed` (`mla = 1` of ik_llama.cpp: the latent once more,
             transposed), or `full` keys and values of every head (before MLA).
         windows: False: windowed layers keep every token, as before the two caches of `llama-kv-cache-iswa`.
+        full_only: without the layers that have a cache of their own for their windows.
 
     Raises:
         UnsupportedError: a type or kind of cache that llama.cpp does not have.
@@ -259,6 +261,8 @@ def cell_bytes(
     total = 0
     for layer in decoding_layers(arch):
         for kind in layer.caches:
+            if full_only and isinstance(kind, SlidingAttention | ChunkedAttention):
+                continue
             match kind:
                 case LatentAttention() if latent == "full":
                     width = kind.qk_nope_head_dim + kind.qk_rope_head_dim
@@ -269,6 +273,15 @@ def cell_bytes(
                     row = _row_bytes(kind, formats)
             total += _layer_bytes(kind, cells, row, formats)
     return total if unified else total * slots
+
+
+def state_cell_bytes(arch: Architecture) -> int:
+    """Bytes of one cell of `llama_memory_recurrent`: a sequence's states in all layers.
+
+    Raises:
+        UnsupportedError: states that llama.cpp does not have.
+    """
+    return sum(_state_bytes(kind, arch) for layer in decoding_layers(arch) for kind in layer.caches)
 
 
 def _pad(tokens: int) -> int:

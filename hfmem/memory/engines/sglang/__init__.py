@@ -242,20 +242,44 @@ def _window_limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> li
     return limits
 
 
-def token_pool_bytes(arch: Architecture, serving: Serving, tokens: int) -> tuple[int, int, int]:
+def token_pool_bytes(
+    arch: Architecture, serving: Serving, tokens: int, *, windowed: bool = False
+) -> tuple[int, int, int]:
     """Bytes of keys, of values, and of latents in a rank's pool of that many tokens, a page of padding included.
+
+    Args:
+        windowed: the pool of windowed layers, not that of the others.
 
     Raises:
         UnsupportedError: SGLang refuses the layout.
     """
-    return _token_pool(layout(arch, serving), tokens)
+    return _token_pool(layout(arch, serving), tokens, windowed)
 
 
-def _token_pool(plan: Layout, tokens: int) -> tuple[int, int, int]:
+def splits_windows(arch: Architecture, serving: Serving) -> bool:
+    """Whether windowed layers have a pool of their own.
+
+    Raises:
+        UnsupportedError: SGLang refuses the layout.
+    """
+    return layout(arch, serving).split
+
+
+def state_slot_bytes(arch: Architecture, serving: Serving) -> int:
+    """Bytes of one slot of states on a rank, in all layers.
+
+    Raises:
+        UnsupportedError: SGLang refuses the layout.
+    """
+    plan = layout(arch, serving)
+    return sum(plan.state(kind) * len(indices) for kind, indices in plan.kinds)
+
+
+def _token_pool(plan: Layout, tokens: int, windowed: bool = False) -> tuple[int, int, int]:
     padded = tokens + plan.page
     keys = values = latents = 0
     for kind, ids in plan.kinds:
-        if plan.windowed(kind):
+        if plan.windowed(kind) != windowed:
             continue
         size = len(ids) * plan.token_bytes(kind)
         match kind:

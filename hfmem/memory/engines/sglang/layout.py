@@ -60,6 +60,7 @@ class Layout:
     kinds: tuple[tuple[Cache, tuple[int, ...]], ...]
     split: bool
     drafts: tuple[tuple[Cache, tuple[int, ...]], ...] = ()
+    state_dtype: str | None = None
 
     def token_bytes(self, kind: Cache) -> int:
         """Bytes one token takes in one layer; 0 for states and layers without a cache."""
@@ -103,7 +104,7 @@ class Layout:
         if not isinstance(kind, RecurrentCache):
             return 0
         named = kind.state_dtype if isinstance(kind, DeltaNetState) else None  # the others' keys are not read
-        return state_bytes(kind, self.arch, "BF16", self.tp, named or "F32")
+        return state_bytes(kind, self.arch, "BF16", self.tp, self.state_dtype or named or "F32")
 
     def windowed(self, kind: Cache) -> bool:
         """Whether the layer's tokens live in the windowed pool."""
@@ -126,13 +127,19 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     Raises:
         UnsupportedError: a model, format or tensor-parallel size that it does not have.
     """
-    formats = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size)
+    formats = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size, serving.state_dtype)
     return _layout(arch, serving.attn_tp, serving.compute_capability, *formats)
 
 
 @remembered
 def _layout(
-    arch: Architecture, tp: int, capability: int, kv_dtype: str, declared: str | None, page_size: int | None
+    arch: Architecture,
+    tp: int,
+    capability: int,
+    kv_dtype: str,
+    declared: str | None,
+    page_size: int | None,
+    state_dtype: str | None,
 ) -> Layout:
     caches = _decoder_caches(arch)
     kinds = tuple(group_layers(caches).items())
@@ -167,7 +174,7 @@ def _layout(
         ),
     )
     drafting = _drafts(arch, len(caches))
-    return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split, drafting)
+    return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split, drafting, state_dtype)
 
 
 def _drafts(arch: Architecture, first: int) -> tuple[tuple[Cache, tuple[int, ...]], ...]:

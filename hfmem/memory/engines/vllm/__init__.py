@@ -120,7 +120,13 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
 
 def _structure(arch: Architecture, serving: Serving) -> _Structure:
     spans = None if caches_prefixes(arch, serving) else serving.context
-    held = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size, serving.compute_capability)
+    held = (
+        serving.kv_dtype,
+        serving.declared_kv_dtype,
+        serving.page_size,
+        serving.compute_capability,
+        serving.state_dtype,
+    )
     ahead = serving.speculative_tokens
     key = (id(arch), *held, ahead, serving.tp, serving.pp, serving.ep, spans, serving.language_model_only)
     if key not in _STRUCTURES:

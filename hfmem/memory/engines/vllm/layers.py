@@ -124,8 +124,9 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
         }
         return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, num_layers, block, fmt, compressed)
     ahead = serving.speculative_tokens
+    told = serving.state_dtype
     state_pages = [  # as the class tells them before its layers are asked: LFM2's leaves the draft's tokens out
-        state_bytes(cache, arch, dtype, serving.tp, ahead=0 if isinstance(cache, ShortConvState) else ahead)
+        state_bytes(cache, arch, dtype, serving.tp, told, ahead=0 if isinstance(cache, ShortConvState) else ahead)
         for cache in kinds
         if isinstance(cache, RecurrentCache)
     ]
@@ -142,7 +143,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
         if isinstance(held, RecurrentCache):
             # without prefix caching a state's page spans the whole sequence
             span = block if align else serving.context
-            size = state_bytes(held, arch, dtype, serving.tp, ahead=ahead)
+            size = state_bytes(held, arch, dtype, serving.tp, serving.state_dtype, ahead=ahead)
             padded = state_padded if state_padded != size else None
             if padded is not None and padded < size:
                 raise UnsupportedError(
