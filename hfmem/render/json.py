@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from hfmem.errors import HfmemError
-from hfmem.report import Report
+from hfmem.report import SCHEMA_VERSION, Report
 
 
 def to_dict(value: Any) -> Any:
@@ -26,6 +26,11 @@ def to_dict(value: Any) -> Any:
 def error_dict(model: str, error: HfmemError) -> dict[str, Any]:
     """What stands in the array for a model that failed."""
     return {"model": {"id": model}, "error": {"code": error.code, "message": error.message}}
+
+
+def versioned(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command prints that is no report, with the contract's `schema_version` first."""
+    return {"schema_version": SCHEMA_VERSION, **value}
 
 
 def report_dict(report: Report) -> dict[str, Any]:
