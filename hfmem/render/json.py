@@ -10,7 +10,6 @@ from typing import Any, Final
 from hfmem.errors import HfmemError
 from hfmem.report import SCHEMA_VERSION, Report
 
-
 #: parts of an engine's own memory that the contract names: null where the engine has none
 _RUNTIME: Final = ("activations_bytes", "cuda_graph_bytes", "engine_bytes")
 
