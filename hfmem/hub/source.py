@@ -94,7 +94,8 @@ def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFa
                 raise ModelNotFoundError(f"{ref.repo_id} is a {kind} on the Hub, not a model") from None
             raise type(error)(str(error) + _did_you_mean(ref)) from None
         if isinstance(error, NetworkError):
-            raise NetworkError(f"{error}, and {_nowhere(ref)}") from None
+            unnamed = ref.repo_id not in str(error)
+            raise NetworkError(f"{error}; {_nowhere(ref)}" if unnamed else f"{error}{_did_you_mean(ref)}") from None
         raise
 
 
