@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,7 @@ from hfmem.memory.cache import bytes_per_token
 from hfmem.memory.drafts import cache_with, joined, served_with, weights_with
 from hfmem.memory.engines.vllm.releases import GraphSizes, Release
 from hfmem.memory.expert_workspaces import ExpertFormat
-from hfmem.memory.layer_table import layer_runs
+from hfmem.memory.layer_table import LayerRun, layer_runs
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead
 from hfmem.memory.serving import ENGINES, Serving
@@ -79,10 +79,7 @@ def assemble(
     pool, told = _pool(served_with(architecture, drafter, serving), serving, cache)
     return Report(
         model=_model_info(read),
-        layers=tuple(
-            LayerRow(r.kind, r.count, r.num_kv_heads, r.head_dim, r.v_head_dim, r.window, r.state_bytes)
-            for r in layer_runs(architecture, alone)
-        ),
+        layers=_layer_rows(layer_runs(architecture, alone)),
         parameters=told_parameters(read),
         weights=told_weights(read),
         kv_cache=_kv_cache(read, serving, cache, ideal, drafter),
@@ -96,6 +93,18 @@ def assemble(
         draft=_draft(read, extras, serving, ranks, cache),
         host=_host(ranks, cache),
     )
+
+
+def _layer_rows(runs: Iterable[LayerRun]) -> tuple[LayerRow, ...]:
+    """Runs in layer order; neighbours of one kind and shape are one, be they of two towers."""
+    rows: list[LayerRow] = []
+    for run in runs:
+        shape = (run.num_kv_heads, run.head_dim, run.v_head_dim, run.window, run.state_bytes)
+        if rows and rows[-1] == LayerRow(run.kind, rows[-1].count, *shape):
+            rows[-1] = replace(rows[-1], count=rows[-1].count + run.count)
+        else:
+            rows.append(LayerRow(run.kind, run.count, *shape))
+    return tuple(rows)
 
 
 def _most_loaded(ranks: RankWeights, cache: CacheBytes, runtime_bytes: int) -> PerRank:

@@ -22,6 +22,9 @@ _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
 #: engines without kernels for Volta: vLLM 0.33's wheel begins at sm_75, SGLang 0.5.23 refuses less (`load_model_utils.py`)
 _NO_VOLTA: Final = frozenset({"vllm", "sglang"})
 
+#: every number of machines is tried with every layout over them, which takes a minute from here on
+MOST_DEVICES: Final = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -71,6 +74,8 @@ def plan(
     Raises:
         UsageError, SourceError, UnsupportedError: as `hfmem.estimate`.
     """
+    if max_devices > MOST_DEVICES:
+        raise UsageError(f"--max-gpus {max_devices:,}: layouts of at most {MOST_DEVICES:,} devices are looked through")
     base = configure(model, context=context, num_seqs=users, **settings)
     base = replace(base, tp_given=base.serving.tp > 1, pp_given=base.serving.pp > 1)
     found = [

@@ -21,6 +21,8 @@ from hfmem.records import dataclass
 _METADATA: Final = b'{"__metadata__":{'
 #: how much text is taken apart before runs that are known by then are looked for
 _PIECE: Final = 1 << 16
+#: how many more times runs may be looked for in vain than found, before a header is taken apart without
+_TRUST: Final = 24
 #: longer ones are the general parser's, which counts their values before it makes any
 _MAX_BYTES: Final = 32 << 20
 _WIDTH: Final = 10
@@ -58,14 +60,17 @@ def read_columns(text: bytes, known: Known) -> Columns | None:
     parts: list[Part] = []
     end = 0
     searching = True
+    trust = _TRUST
     while at < len(text):
-        found: tuple[Part, int, int] | None = known.runs.again(text, at, end)
+        found: tuple[Part, int, int] | None = known.runs.again(text, at, end) if trust > 0 else None
         if found is not None:
             searching = True
+            trust += 1
         else:  # what is unknown may stand before a run: it alone is taken apart then, and more of it where that was no run
-            upto = known.runs.ahead(text, at) if searching else None
+            trust -= 1
+            upto = known.runs.ahead(text, at) if searching and trust > 0 else None
             searching = upto is None
-            found = _listed(text, at, upto, end, known)
+            found = _listed(text, at, upto, end, known, learning=trust > 0)
         if found is None:
             return None
         part, at, end = found
@@ -80,7 +85,9 @@ def read_columns(text: bytes, known: Known) -> Columns | None:
     return Columns(parts, count, metadata, end, len(text))
 
 
-def _listed(text: bytes, at: int, upto: int | None, begin: int, known: Known) -> tuple[Listed, int, int] | None:
+def _listed(
+    text: bytes, at: int, upto: int | None, begin: int, known: Known, *, learning: bool
+) -> tuple[Listed, int, int] | None:
     """Entries `name":{…},"name":{…}` from `at` on, taken apart; the bytes of the first one's tensor are at `begin`.
 
     Those before the entry at `upto`, or else a good many. With them the place behind the last one and where its bytes end.
@@ -109,7 +116,8 @@ def _listed(text: bytes, at: int, upto: int | None, begin: int, known: Known) ->
     facts, sizes = list(map(_FACT, stored)), list(map(_SIZE, stored))
     if b"\n".join(cells[9::_WIDTH]) != _offsets(sizes, begin):
         return None
-    known.runs.learn(names, facts, sizes, kinds)
+    if learning:
+        known.runs.learn(names, facts, sizes, kinds)
     return Listed(names, facts), behind, begin + sum(sizes)
 
 

@@ -41,14 +41,16 @@ def _run(words: Sequence[str]) -> Any:
     """Do what `words` say; the status, None for 0."""
     from hfmem.cli import plain
 
-    if plain.wants_help(words):
+    asked = plain.help_wanted(words)
+    if asked is not None:
         import shutil
 
-        from hfmem.cli.help import root_help
+        from hfmem.cli.help import command_help, root_help
 
-        sys.stdout.write(root_help(shutil.get_terminal_size().columns))
+        columns = shutil.get_terminal_size().columns
+        sys.stdout.write(command_help(asked, columns) if asked else root_help(columns))
         return 0
-    if list(words) == ["--version"]:
+    if list(words) in (["--version"], ["version"]):
         from hfmem import __version__
 
         sys.stdout.write(f"hfmem {__version__}\n")

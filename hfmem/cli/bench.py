@@ -61,9 +61,9 @@ def bench(
         dry_run=dry_run,
     )
     if json:
-        from hfmem.render.json import to_dict
+        from hfmem.render.json import to_dict, versioned
 
-        write(json_text(to_dict(found)))
+        write(json_text(versioned(to_dict(found))))
         return
     from hfmem.render.bench import render_bench
 

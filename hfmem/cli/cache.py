@@ -23,8 +23,10 @@ def cache(
     if clear:
         store.clear()
     if json:
+        from hfmem.render.json import versioned
+
         rows = [{"id": name, "revision": commit, "bytes": size} for name, commit, size in entries]
-        write(json_text({"folder": str(store.root), "cleared": clear, "entries": rows}))
+        write(json_text(versioned({"folder": str(store.root), "cleared": clear, "entries": rows})))
         return
     size = format_bytes(sum(entry[2] for entry in entries))
     count = f"{len(entries):,} {'model' if len(entries) == 1 else 'models'}"

@@ -6,11 +6,13 @@ words, lists of words and flags, which need no conversion: they are handed on as
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from hfmem.cli.help import command_help, root_help
 from hfmem.cli.plain import DEFAULT, GROUP_OPTIONS
 
 
@@ -21,6 +23,10 @@ class PlainCommand(TyperCommand):
         """The parameters, `--help` included, none of which converts its value."""
         return [_plain(parameter) for parameter in super().get_params(ctx)]
 
+    def get_help(self, ctx: Any) -> str:
+        """The command's help, without its last line break."""
+        return command_help(ctx.info_name, shutil.get_terminal_size().columns).rstrip("\n")
+
 
 class ModelFirstGroup(TyperGroup):
     """`hfmem MODEL …` means `hfmem estimate MODEL …`."""
@@ -28,6 +34,10 @@ class ModelFirstGroup(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """The group's own options, `--help` included, none of which converts its value."""
         return [_plain(parameter) for parameter in super().get_params(ctx)]
+
+    def get_help(self, ctx: Any) -> str:
+        """The program's help, without its last line break."""
+        return root_help(shutil.get_terminal_size().columns).rstrip("\n")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command in front of a first word that is none."""

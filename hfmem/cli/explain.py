@@ -6,6 +6,7 @@ from typing import Annotated
 
 from hfmem.cli import options as o
 from hfmem.cli.output import json_text, say, show, write
+from hfmem.cli.params import OUTPUT
 from hfmem.cli.reading import read_for
 
 
@@ -20,7 +21,7 @@ def explain(
         str | None,
         o.Option("--device-memory", metavar="BYTES", help="Count devices of this size: 40GB, 80g [default: none]."),
     ] = None,
-    markdown: Annotated[bool, o.Option("--markdown", help="Print Markdown tables.")] = False,
+    markdown: Annotated[bool, o.Option("--markdown", help="Print Markdown tables.", section=OUTPUT)] = False,
     revision: o.Revision = None,
     json: o.Json = False,
     assume: o.Assume = None,
@@ -38,7 +39,7 @@ def explain(
     device_bytes = None if device is None else parse_memory(device, "--device-memory")
     from hfmem.api.estimates import explain as run
     from hfmem.render.explain import markdown_lines, text_lines
-    from hfmem.render.json import to_dict
+    from hfmem.render.json import to_dict, versioned
     from hfmem.render.lines import safe
 
     read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
@@ -54,7 +55,7 @@ def explain(
         device_bytes=device_bytes,
     )
     if json:
-        write(json_text(to_dict(told)))
+        write(json_text(versioned(to_dict(told))))
     elif markdown:
         write("".join(f"{safe(text)}\n" for text in markdown_lines(told)))
     else:

@@ -24,11 +24,11 @@ def files(
     """The files of a model by use: what is redundant, and what transformers, vLLM and llama.cpp would fetch."""
     from hfmem.api.download import files_report
     from hfmem.render.files import render_files
-    from hfmem.render.json import to_dict
+    from hfmem.render.json import to_dict, versioned
 
     with fetching(True, False, offline) as fetch:
         report = files_report(model, revision=revision, include=include or (), exclude=exclude or (), fetch=fetch)
     if json:
-        write(json_text(to_dict(report)))
+        write(json_text(versioned(to_dict(report))))
     else:
         show(render_files(report, names=names))

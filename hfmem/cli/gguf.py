@@ -17,7 +17,7 @@ def list_choices(
     table on stdout unless `json`."""
     from hfmem.api.gguf_choice import beside, choices
     from hfmem.render.gguf import render_choices
-    from hfmem.render.json import to_dict
+    from hfmem.render.json import to_dict, versioned
 
     try:
         found = choices(
@@ -35,9 +35,8 @@ def list_choices(
         found = choices(several)
     if not json:
         show(render_choices(several.place, found, beside=beside(several.listing)))
-    return {"model": {"id": several.place}, "choices": to_dict(found)}, any(
-        choice.fits is not False for choice in found
-    )
+    told = versioned({"model": {"id": several.place}, "choices": to_dict(found)})
+    return told, any(choice.fits is not False for choice in found)
 
 
 def _number(value: Any) -> int | None:

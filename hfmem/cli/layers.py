@@ -32,7 +32,7 @@ def layers(
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs = parse_count(batch, "--batch")
     from hfmem.api.estimates import layer_table
-    from hfmem.render.json import to_dict
+    from hfmem.render.json import to_dict, versioned
 
     read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
     table = layer_table(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=engine, merge=not runs)
@@ -44,7 +44,7 @@ def layers(
             "num_seqs": num_seqs,
             "layers": rows,
         }
-        write(json_text(found))
+        write(json_text(versioned(found)))
         return
     from hfmem.render.layers import layers_grid
 

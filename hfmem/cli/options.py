@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from hfmem.cli.params import Argument, Option
+from hfmem.cli.params import BESIDE, DEVICES, ENGINE, LLAMA_CPP, OUTPUT, READING, Argument, Option
 
 _MODEL_HELP = "org/name[@revision], a Hub URL, a local folder or file."
 
@@ -49,11 +49,14 @@ MaxNumSeqs = Annotated[
         "--max-num-seqs",
         metavar="N",
         help="The engine's limit: what vLLM's profiling run samples and captures [default: vLLM's, 256 or 1024 by device].",
+        section=ENGINE,
     ),
 ]
-Eager = Annotated[bool, Option("--enforce-eager", "--disable-cuda-graph", help="No CUDA graphs: nothing is captured.")]
+Eager = Annotated[
+    bool, Option("--enforce-eager", "--disable-cuda-graph", help="No CUDA graphs: nothing is captured.", section=ENGINE)
+]
 LanguageModelOnly = Annotated[
-    bool, Option("--language-model-only", help="vLLM: towers for images and sound are not loaded.")
+    bool, Option("--language-model-only", help="vLLM: towers for images and sound are not loaded.", section=ENGINE)
 ]
 KvDtype = Annotated[
     str,
@@ -74,10 +77,20 @@ Engine = Annotated[
         help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF: llama.cpp].",
     ),
 ]
-Tp = Annotated[str, Option("--tp", "--tensor-parallel-size", "--tp-size", metavar="N", help="Tensor-parallel ranks.")]
-Pp = Annotated[str, Option("--pp", "--pipeline-parallel-size", "--pp-size", metavar="N", help="Pipeline stages.")]
-Dp = Annotated[str, Option("--dp", "--data-parallel-size", "--dp-size", metavar="N", help="Data-parallel replicas.")]
-Ep = Annotated[bool, Option("--ep", "--enable-expert-parallel", help="Deal experts out whole over the ranks.")]
+Tp = Annotated[
+    str,
+    Option("--tp", "--tensor-parallel-size", "--tp-size", metavar="N", help="Tensor-parallel ranks.", section=DEVICES),
+]
+Pp = Annotated[
+    str, Option("--pp", "--pipeline-parallel-size", "--pp-size", metavar="N", help="Pipeline stages.", section=DEVICES)
+]
+Dp = Annotated[
+    str,
+    Option("--dp", "--data-parallel-size", "--dp-size", metavar="N", help="Data-parallel replicas.", section=DEVICES),
+]
+Ep = Annotated[
+    bool, Option("--ep", "--enable-expert-parallel", help="Deal experts out whole over the ranks.", section=DEVICES)
+]
 AttnDp = Annotated[
     str,
     Option(
@@ -86,6 +99,7 @@ AttnDp = Annotated[
         "--attention-data-parallel-size",
         metavar="N",
         help="SGLang's data-parallel attention: groups among the --tp ranks.",
+        section=DEVICES,
     ),
 ]
 BatchedTokens = Annotated[
@@ -95,14 +109,21 @@ BatchedTokens = Annotated[
         "--chunked-prefill-size",
         metavar="TOKENS",
         help="Tokens of one engine step [default: the engine's].",
+        section=ENGINE,
     ),
 ]
 PageSize = Annotated[
     str | None,
-    Option("--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: the engine's]."),
+    Option(
+        "--page-size",
+        "--block-size",
+        metavar="TOKENS",
+        help="Tokens of a cache page [default: the engine's].",
+        section=ENGINE,
+    ),
 ]
 PrefixCaching = Annotated[
-    bool, Option("--enable-prefix-caching", help="vLLM: cache prefixes of pure state-space models too.")
+    bool, Option("--enable-prefix-caching", help="vLLM: cache prefixes of pure state-space models too.", section=ENGINE)
 ]
 NoPrefixCaching = Annotated[
     bool,
@@ -112,19 +133,35 @@ NoPrefixCaching = Annotated[
         "--no-enable-prefix-caching",
         "--disable-radix-cache",
         help="vLLM, SGLang: no prefixes are cached: recurrent layers keep one state a sequence.",
+        section=ENGINE,
     ),
 ]
 KvMemory = Annotated[
     str | None,
-    Option("--kv-memory", metavar="BYTES", help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none]."),
+    Option(
+        "--kv-memory",
+        metavar="BYTES",
+        help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none].",
+        section=ENGINE,
+    ),
 ]
 SourceTokens = Annotated[
     str | None,
-    Option("--source-tokens", metavar="TOKENS", help="Encoder tokens a sequence [default: the encoder's maximum]."),
+    Option(
+        "--source-tokens",
+        metavar="TOKENS",
+        help="Encoder tokens a sequence [default: the encoder's maximum].",
+        section=ENGINE,
+    ),
 ]
 Overhead = Annotated[
     str | None,
-    Option("--overhead", metavar="PERCENT", help="Flat share of weights and cache instead of estimates, e.g. 10%."),
+    Option(
+        "--overhead",
+        metavar="PERCENT",
+        help="Flat share of weights and cache instead of estimates, e.g. 10%.",
+        section=ENGINE,
+    ),
 ]
 Gpu = Annotated[
     str | None,
@@ -169,23 +206,32 @@ Emit = Annotated[
         "--emit",
         metavar="KIND",
         help="Print how to launch it: vllm, sglang, llama.cpp, transformers, docker, k8s [default: none].",
+        section=OUTPUT,
     ),
 ]
 Lora = Annotated[
     str | None,
-    Option("--lora", metavar="ADAPTER", help="A LoRA adapter (PEFT repo or folder) to serve beside it."),
+    Option(
+        "--lora", metavar="ADAPTER", help="A LoRA adapter (PEFT repo or folder) to serve beside it.", section=BESIDE
+    ),
 ]
 MaxLoras = Annotated[
     str | None,
-    Option("--max-loras", metavar="N", help="Adapters at once that the engine keeps room for [default: 1]."),
+    Option(
+        "--max-loras", metavar="N", help="Adapters at once that the engine keeps room for [default: 1].", section=BESIDE
+    ),
 ]
 MaxLoraRank = Annotated[
     str | None,
-    Option("--max-lora-rank", metavar="N", help="vLLM's rank of that room [default: 16, or the adapter's]."),
+    Option(
+        "--max-lora-rank", metavar="N", help="vLLM's rank of that room [default: 16, or the adapter's].", section=BESIDE
+    ),
 ]
 Draft = Annotated[
     str | None,
-    Option("--draft", metavar="MODEL", help="A draft model, or mtp: the model's own prediction layers."),
+    Option(
+        "--draft", metavar="MODEL", help="A draft model, or mtp: the model's own prediction layers.", section=BESIDE
+    ),
 ]
 DraftTokens = Annotated[
     str | None,
@@ -204,36 +250,54 @@ Ngl = Annotated[
         "--n-gpu-layers",
         "--gpu-layers",
         metavar="N",
-        help="llama.cpp: layers on the devices, the output counted as one; max: as many as fit [default: all].",
+        help="Layers on the devices, the output counted as one; max: as many as fit [default: all].",
+        section=LLAMA_CPP,
     ),
 ]
 NCpuMoe = Annotated[
     str | None,
-    Option("--n-cpu-moe", "-ncmoe", metavar="N", help="llama.cpp: routed experts of the first N layers on the host."),
+    Option(
+        "--n-cpu-moe",
+        "-ncmoe",
+        metavar="N",
+        help="Routed experts of the first N layers on the host.",
+        section=LLAMA_CPP,
+    ),
 ]
 CacheTypeV = Annotated[
     str | None,
     Option(
-        "--cache-type-v", "-ctv", metavar="DTYPE", help="llama.cpp: the values' type [default: the keys', --kv-dtype]."
+        "--cache-type-v",
+        "-ctv",
+        metavar="DTYPE",
+        help="The values' type [default: the keys', --kv-dtype].",
+        section=LLAMA_CPP,
     ),
 ]
-SwaFull = Annotated[bool, Option("--swa-full", help="llama.cpp: windowed layers keep every token.")]
+SwaFull = Annotated[bool, Option("--swa-full", help="Windowed layers keep every token.", section=LLAMA_CPP)]
 KvUnified = Annotated[
-    bool, Option("--kv-unified", "-kvu", help="llama.cpp: one context for all sequences, not one each.")
+    bool,
+    Option("--kv-unified", "-kvu", help="One context for all sequences, not one each.", section=LLAMA_CPP),
 ]
-Revision = Annotated[str | None, Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].")]
-Json = Annotated[bool, Option("--json", help="Print JSON on stdout and nothing else there.")]
+Revision = Annotated[
+    str | None, Option("--revision", metavar="REV", help="Branch, tag or commit [default: main].", section=READING)
+]
+Json = Annotated[bool, Option("--json", help="Print JSON on stdout and nothing else there.", section=OUTPUT)]
 Format = Annotated[
     str | None,
-    Option("--format", metavar="KIND", help="table, json, markdown, csv or html [default: table]."),
+    Option("--format", metavar="KIND", help="table, json, markdown, csv or html [default: table].", section=OUTPUT),
 ]
-Exact = Annotated[bool, Option("--bytes", help="Print exact bytes instead of GiB.")]
-Strict = Annotated[bool, Option("--strict", help="Exit 4 when config and headers disagree.")]
+Exact = Annotated[bool, Option("--bytes", help="Print exact bytes instead of GiB.", section=OUTPUT)]
+Strict = Annotated[bool, Option("--strict", help="Exit 4 when config and headers disagree.", section=READING)]
 Assume = Annotated[
     str | None,
-    Option("--assume", metavar="MODEL_TYPE", help="Read the config as this model_type, whatever it says."),
+    Option(
+        "--assume", metavar="MODEL_TYPE", help="Read the config as this model_type, whatever it says.", section=READING
+    ),
 ]
-NoCache = Annotated[bool, Option("--no-cache", help="Neither read nor write stored facts.")]
-Refresh = Annotated[bool, Option("--refresh", help="Fetch again and replace stored facts.")]
-Offline = Annotated[bool, Option("--offline", help="No network: stored facts, local cache, catalogue.")]
-Verbose = Annotated[bool, Option("-v", "--verbose", help="Say on stderr what was fetched.")]
+NoCache = Annotated[bool, Option("--no-cache", help="Neither read nor write stored facts.", section=READING)]
+Refresh = Annotated[bool, Option("--refresh", help="Fetch again and replace stored facts.", section=READING)]
+Offline = Annotated[
+    bool, Option("--offline", help="No network: stored facts, local cache, catalogue.", section=READING)
+]
+Verbose = Annotated[bool, Option("-v", "--verbose", help="Say on stderr what was fetched.", section=READING)]

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
+
+#: what options are about, in the order in which help lists them
+SECTIONS: Final = (
+    "Options",
+    "Over several devices",
+    "The engine's settings",
+    "Beside the model",
+    "llama.cpp",
+    "Reading the model",
+    "Output",
+)
+OPTIONS, DEVICES, ENGINE, BESIDE, LLAMA_CPP, READING, OUTPUT = SECTIONS
 
 
 class Argument:
@@ -16,12 +28,12 @@ class Argument:
 
 
 class Option:
-    """A flag, or a flag with a word after it, under one or more names."""
+    """A flag, or a flag with a word after it, under one or more names; `section` is where help lists it."""
 
-    __slots__ = ("help", "metavar", "names")
+    __slots__ = ("help", "metavar", "names", "section")
 
-    def __init__(self, *names: str, metavar: str | None = None, help: str) -> None:
-        self.names, self.metavar, self.help = names, metavar, help
+    def __init__(self, *names: str, metavar: str | None = None, help: str, section: str = OPTIONS) -> None:
+        self.names, self.metavar, self.help, self.section = names, metavar, help, section
 
 
 #: the default of a parameter that has none

@@ -8,16 +8,16 @@ from hfmem.cli.output import show
 from hfmem.hub.pipeline import PipelineError
 
 
-def pipeline_rows(found: PipelineError, *, json: bool) -> dict[str, Any]:
+def pipeline_rows(error: PipelineError, *, json: bool) -> dict[str, Any]:
     """The pipeline as a JSON value; as a table on stdout unless `json`."""
-    from hfmem.render.json import to_dict
+    from hfmem.render.json import to_dict, versioned
     from hfmem.render.pipeline import render_pipeline
 
-    pipeline = found.pipeline
+    pipeline = error.pipeline
     if not json:
         show(render_pipeline(pipeline))
     parts = pipeline.components
-    return {
+    found = {
         "model": {"id": pipeline.id, "model_type": "diffusers", "architectures": [pipeline.kind]},
         "components": to_dict(parts),
         "parameters": {"total": sum(part.parameters or 0 for part in parts)},
@@ -25,3 +25,4 @@ def pipeline_rows(found: PipelineError, *, json: bool) -> dict[str, Any]:
         "kv_cache": None,
         "total_bytes": sum(part.bytes or 0 for part in parts),
     }
+    return versioned(found)

@@ -68,9 +68,17 @@ def read(
     return command, {p.name: found.get(p.name, [] if p.multiple else p.default) for p in known}
 
 
-def wants_help(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether `words` ask for the help of the program, and nothing else."""
-    return len(words) == 1 and words[0] in HELP and _COMPLETION not in environment
+def help_wanted(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> str | None:
+    """The command whose help `words` ask for, "" for that of the program; None where they ask for none, or Typer must be asked."""
+    if _COMPLETION in environment or not words:
+        return None
+    if words[0] == "help":
+        return words[1] if len(words) > 1 and words[1] in COMMANDS else ""
+    if words[0] in HELP:
+        return ""
+    if words[0] in GROUP_OPTIONS or not any(word in HELP for word in words):
+        return None
+    return words[0] if words[0] in COMMANDS else DEFAULT
 
 
 def _options(known: Sequence[Parameter], words: Sequence[str]) -> dict[str, Any] | None:

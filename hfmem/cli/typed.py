@@ -11,7 +11,7 @@ import typer
 
 from hfmem import __version__
 from hfmem.cli.command import ModelFirstGroup, PlainCommand
-from hfmem.cli.help import EPILOG, ROOT
+from hfmem.cli.help import ROOT
 from hfmem.cli.params import Option, parameters
 from hfmem.cli.plain import COMMANDS, load
 from hfmem.errors import UsageError
@@ -34,7 +34,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog=EPILOG, help=ROOT)
+@app.callback(help=ROOT)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")

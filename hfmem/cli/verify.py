@@ -60,7 +60,7 @@ def verify(
         "kv_dtype": kv_dtype,
     }
     from hfmem.hub.logfile import read_log
-    from hfmem.render.json import to_dict
+    from hfmem.render.json import to_dict, versioned
     from hfmem.render.verify import render_verification
     from hfmem.server_logs.verify import verify_log
 
@@ -79,6 +79,6 @@ def verify(
     if verbose:
         say_stats(found.model, found.stats)
     if json:
-        write(json_text({"schema_version": 1, **to_dict(found.result), "agrees": found.result.agrees}))
+        write(json_text(versioned({**to_dict(found.result), "agrees": found.result.agrees})))
     else:
         show(render_verification(found.result, found.notes))

@@ -16,18 +16,13 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Sequence
-from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from hfmem.errors import NetworkError
+from hfmem.hub.addresses import Address, open_socket, resolve
 from hfmem.records import dataclass
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-#: as `socket.getaddrinfo` lists them
-Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
-#: seconds that an address of a host may take to answer where there is another one
-_PATIENCE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +170,7 @@ class Pool:
         else:
             connection = http.client.HTTPConnection(host, port, timeout=timeout)
         # what http.client opens a socket by, made an attribute to be replaced
-        connection._create_connection = lambda *_: open_socket(self._addresses[host, port], until)  # type: ignore[attr-defined]
+        connection._create_connection = lambda *_: self._dial(host, port, until)  # type: ignore[attr-defined]
         try:
             connection.connect()
         except BaseException:
@@ -184,66 +179,18 @@ class Pool:
         plain = proxy is not None and origin.scheme == "http"
         return Connection(connection, connection.sock, plain, headers if plain else {})
 
+    def _dial(self, host: str, port: int, until: float) -> socket.socket:
+        """A connection to one of the host's addresses, which the next connections try first."""
+        known = self._addresses[host, port]
+        sock, address = open_socket(known, until)
+        self._addresses[host, port] = [address, *(other for other in known if other != address)]
+        return sock
+
     def _context(self) -> ssl.SSLContext:
         with self._lock:
             if self._tls is None:
                 self._tls = _tls_context()
             return self._tls
-
-
-def resolve(host: str, port: int, timeout: float) -> list[Address]:
-    """The host's addresses. The system's resolver cannot be interrupted, so that it is not waited for longer than this.
-
-    Raises:
-        OSError: it has none, or is too slow. UnicodeError: not the name of a host.
-    """
-    # as bytes: a string would be encoded by a codec that takes milliseconds to load
-    name = _ascii(host)
-    found: list[list[Address]] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def ask() -> None:
-        try:
-            found.append(list(socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM)))
-        except BaseException as error:
-            errors.append(error)
-        done.set()
-
-    threading.Thread(target=ask, daemon=True).start()
-    if not done.wait(timeout):
-        raise TimeoutError("resolving its name")
-    if errors:
-        raise errors[0]
-    return found[0]
-
-
-def open_socket(addresses: Sequence[Address], until: float) -> socket.socket:
-    """A connection to one of the addresses, in their order; the last one may take what is left of the time.
-
-    Raises:
-        OSError: none of them answers.
-    """
-    error: OSError = OSError("the name has no address")
-    for at, (family, kind, protocol, _, address) in enumerate(addresses):
-        left = max(until - time.monotonic(), 0.001)
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(left if at == len(addresses) - 1 else min(left, _PATIENCE))
-            sock.connect(address)
-            sock.settimeout(max(until - time.monotonic(), 0.001))
-            return sock
-        except OSError as failure:
-            sock.close()
-            error = failure
-        except BaseException:
-            sock.close()
-            raise
-    raise error
-
-
-def _ascii(host: str) -> bytes:
-    return host.encode("ascii") if host.isascii() else host.encode("idna")
 
 
 def _tls_context() -> ssl.SSLContext:

@@ -201,8 +201,10 @@ class Client:
                 headers["authorization"] = f"Bearer {token}"
             response = self._exchange(origin, url, headers, max_bytes, byte_range, timeout, tuple(hops), sink)
             location = response.headers.get("location")
-            if response.status not in _REDIRECT_STATUS or location is None:
+            if response.status not in _REDIRECT_STATUS:
                 return response
+            if location is None:
+                raise NetworkError(f"{shown(url)}: redirected to nowhere ({response.status} without Location)")
             if stop is not None and stop(response.headers):
                 return response
             hops.append(response.headers)

@@ -17,6 +17,9 @@ _OTHER_TYPES = {"datasets": "dataset", "spaces": "Space", "kernels": "kernel", "
 _FILE_ROUTES = frozenset({"blob", "resolve", "raw", "blame"})
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
 
+#: other files that a reference to a place inside a repo may name
+_OTHER_SUFFIXES = (".json", ".md", ".txt", ".py", ".model", ".onnx")
+
 # The rules of huggingface_hub's validate_repo_id: [namespace/]name, ASCII word characters, '-' and '.', at most 96 each.
 _REPO_ID = r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b"
 _SPECIAL_REF = r"refs/(?:pr/\d+|convert/[\w.\-]+)(?=/|$)"
@@ -171,7 +174,12 @@ def _from_uri(body: str, text: str) -> HubRef:
     before, at, after = body.partition("@")
     if at:
         special = re.match(_SPECIAL_REF, after, re.ASCII)
-        revision, slash, file = (special.group(), "", after[special.end() :]) if special else after.partition("/")
+        if special:
+            revision, file = special.group(), after[special.end() :]
+        elif text.startswith("hf://") or after.lower().endswith((*_WEIGHT_SUFFIXES, *_OTHER_SUFFIXES)):
+            revision, _, file = after.partition("/")
+        else:
+            revision, file = after, ""  # `org/name@feature/x`: a branch may hold slashes
         revision, _, variant = revision.partition(":")
         file = file.lstrip("/")
         if ":" in file:

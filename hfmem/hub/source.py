@@ -80,9 +80,7 @@ def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFa
         facts = _stored(ref, settings, store, _OFFLINE_FLAG if options.offline else _OFFLINE_ENVIRONMENT)
         if facts is not None:
             return facts
-        raise OfflineError(
-            f"offline mode, and {ref.repo_id} is in no cache here and not in the shipped catalogue" + _did_you_mean(ref)
-        )
+        raise OfflineError(f"offline mode, and {_nowhere(ref)}")
     try:
         return _load_live(ref, settings, store, options)
     except (AccessError, NetworkError, ModelNotFoundError) as error:
@@ -96,7 +94,8 @@ def _load_hub(ref: HubRef, settings: Settings, options: FetchOptions) -> ModelFa
                 raise ModelNotFoundError(f"{ref.repo_id} is a {kind} on the Hub, not a model") from None
             raise type(error)(str(error) + _did_you_mean(ref)) from None
         if isinstance(error, NetworkError):
-            raise type(error)(str(error) + _did_you_mean(ref)) from None
+            unnamed = ref.repo_id not in str(error)
+            raise NetworkError(f"{error}; {_nowhere(ref)}" if unnamed else f"{error}{_did_you_mean(ref)}") from None
         raise
 
 
@@ -212,6 +211,10 @@ def _reason(error: HfmemError, ref: HubRef) -> str | None:
             return "the Hub does not show the repo to an unknown user: `hf auth login` or HF_TOKEN for live data"
         case _:
             return None
+
+
+def _nowhere(ref: HubRef) -> str:
+    return f"{ref.repo_id} is in no cache here and not in the shipped catalogue{_did_you_mean(ref)}"
 
 
 def _did_you_mean(ref: HubRef) -> str:

@@ -131,6 +131,6 @@ def _rows(parameters: Mapping[str, Any], text: Mapping[str, Any], positions: int
         base = original if isinstance(original, int) else positions
         _check("factor", factor)
         return int(base * factor)
-    if stretched and (parameters.get("mrope_section") or text.get("model_type") in _MROPE):
+    if stretched and (parameters.get("mrope_section") or str(text.get("model_type")) in _MROPE):
         return positions * _MROPE_POSITIONS
     return positions

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 from hfmem.errors import HfmemError
-from hfmem.report import Report
+from hfmem.report import SCHEMA_VERSION, Report
+
+#: parts of an engine's own memory that the contract names: null where the engine has none
+_RUNTIME: Final = ("activations_bytes", "cuda_graph_bytes", "engine_bytes")
 
 
 def to_dict(value: Any) -> Any:
@@ -28,9 +31,15 @@ def error_dict(model: str, error: HfmemError) -> dict[str, Any]:
     return {"model": {"id": model}, "error": {"code": error.code, "message": error.message}}
 
 
+def versioned(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command prints that is no report, with the contract's `schema_version` first."""
+    return {"schema_version": SCHEMA_VERSION, **value}
+
+
 def report_dict(report: Report) -> dict[str, Any]:
     """The report by the JSON contract, `schema_version` first."""
     found: dict[str, Any] = to_dict(report)
+    found["runtime"] = {**dict.fromkeys(_RUNTIME), **found["runtime"]}
     return {"schema_version": found.pop("schema_version"), **found}
 
 

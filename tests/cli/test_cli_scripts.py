@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from pathlib import Path
 
 import pytest
 from commands import Run
@@ -78,3 +80,40 @@ def test_help_promises_only_what_the_command_does(run: Run) -> None:
         text = " ".join(run(command, "--help")[1].split())
         assert "max: the most" not in text
     assert "max: the most that fits" in " ".join(run("fit", "--help")[1].split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        LLAMA,
+        f"fit {LLAMA} --gpu h100",
+        f"plan {LLAMA} --gpu h100",
+        f"layers {LLAMA}",
+        f"explain {LLAMA}",
+        f"bench {LLAMA} --dry-run --gpu h200",
+    ],
+)
+def test_every_object_says_its_version_first(run: Run, words: str) -> None:
+    status, out, _ = run(*words.split(), "--ctx", "4k", *OFF.split(), "--json")
+    assert status == 0 and next(iter(json.loads(out).items())) == ("schema_version", 1)
+
+
+def test_other_objects_say_their_version(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for words in (["cache"], ["files", str(tmp_path)]):
+        assert json.loads(run(*words, "--json")[1])["schema_version"] == 1
+
+
+@pytest.mark.parametrize("words", ["--engine ideal", "--engine transformers", "--engine llama.cpp", "--overhead 10%"])
+def test_parts_of_the_contract_that_an_engine_lacks_are_null(run: Run, words: str) -> None:
+    found = json.loads(run(LLAMA, "--ctx", "4k", *words.split(), *OFF.split(), "--json")[1])["runtime"]
+    assert {"activations_bytes", "cuda_graph_bytes", "engine_bytes"} <= set(found)
+    assert found["cuda_graph_bytes"] is None
+
+
+def test_neighbouring_layers_of_one_shape_are_one_row(run: Run) -> None:
+    # its config: 24 layers of the text encoder, 24 of the speech encoder and twice 6 from text to units keep nothing
+    rows = json.loads(run("facebook/seamless-m4t-v2-large", "--ctx", "64", *OFF.split(), "--json")[1])["layers"]
+    shapes = [{name: value for name, value in row.items() if name != "count"} for row in rows]
+    assert all(a != b for a, b in itertools.pairwise(shapes))
+    assert [(row["kind"], row["count"]) for row in rows] == [("full", 24), ("cross", 24), ("none", 24 + 36)]

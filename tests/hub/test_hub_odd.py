@@ -60,7 +60,7 @@ def test_a_resolver_that_does_not_answer_and_a_stored_answer(
 
 def test_a_dead_address_before_a_living_one(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/m", {"config.json": CONFIG, "model.safetensors": shard([("w", "BF16", (4,))])})
-    monkeypatch.setattr("hfmem.hub.connection._PATIENCE", 0.2)
+    monkeypatch.setattr("hfmem.hub.addresses._PATIENCE", 0.2)
     usual = socket.getaddrinfo
 
     def getaddrinfo(*asked: Any) -> Any:

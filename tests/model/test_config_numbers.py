@@ -60,3 +60,12 @@ def test_a_scaling_that_is(run: Run, tmp_path: Any) -> None:
     scaling = {"rope_type": "yarn", "original_max_position_embeddings": 512, "factor": 4.0}
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"rope_scaling": scaling}))
     assert run(str(tmp_path), "--ctx", "512")[0] == 0
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, ["llama"]])
+def test_a_model_type_that_is_no_word(run: Run, tmp_path: Any, value: Any) -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}
+    config = LLAMA | {"model_type": value, "rope_scaling": scaling}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    status, _, err = run(str(tmp_path), "--ctx", "512", "--assume", "llama")
+    assert status == 0, err
