@@ -28,6 +28,9 @@ from hfmem_kernels.compile_only import MULTIPROCESSORS
 
 Compiler = Callable[[Shape, str], Compiled | None]
 
+#: what the table is of unless something else is asked for
+FAMILIES = ("sm80", "sm90", "sm100", "sm120")
+
 COLUMNS = (
     "tile", "warps", "registers", "spills", "shared KiB", "programs an SM", "in flight KiB", "copies of 16 bytes",
     "narrower copies", "instructions a token", "loads waited for", "barriers",
@@ -47,7 +50,9 @@ with Triton {triton} for {families}; nothing ran on a device and nothing was tim
 - *loads waited for*: loads of global memory in that loop which are no asynchronous copies; *barriers*: of all warps, in that loop.
 
 Each kernel comes with the launch configuration of its own launcher. A second kernel that only adds parts up is left out, as is
-the time to launch it. LMDeploy's tile is its page; it is compiled for its default of 64. A kernel without such a cache has no row.
+the time to launch it. LMDeploy's tile is its page; it is compiled for its default of 64. A kernel without such a cache has no row:
+of these peers none reads rows of 656 bytes in Triton. *A scale a token*: rows [K | scale | V | scale] as vLLM keeps them; LMDeploy
+keeps scales and zeros in tensors of their own.
 """
 
 
@@ -107,12 +112,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for package in PEERS:
         parser.add_argument(f"--{package}", type=Path, help=f"folder that holds {package}/")
-    parser.add_argument("--family", action="append", choices=sorted(MULTIPROCESSORS), help="default: all of them")
+    parser.add_argument(
+        "--family", action="append", choices=sorted(MULTIPROCESSORS), help=f"default: {', '.join(FAMILIES)}"
+    )
     parser.add_argument("--shape", help="a regular expression: only the shapes whose name it finds")
     parser.add_argument("--markdown", type=Path, help="write the tables there too")
     options = parser.parse_args(argv)
     folders = {package: getattr(options, package) for package in PEERS}
-    families = options.family or list(MULTIPROCESSORS)
+    families = options.family or FAMILIES
 
     kernels = found(folders)
     lines = []

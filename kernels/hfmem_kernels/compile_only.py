@@ -23,6 +23,8 @@ from triton.runtime.driver import driver
 
 TARGETS = {
     "sm80": GPUTarget("cuda", 80, 32),
+    "sm86": GPUTarget("cuda", 86, 32),
+    "sm89": GPUTarget("cuda", 89, 32),
     "sm90": GPUTarget("cuda", 90, 32),
     "sm100": GPUTarget("cuda", 100, 32),
     "sm120": GPUTarget("cuda", 120, 32),
@@ -44,6 +46,8 @@ class Multiprocessor:
 
 MULTIPROCESSORS = {
     "sm80": Multiprocessor(164 * 1024, 64, 32),
+    "sm86": Multiprocessor(100 * 1024, 48, 16),
+    "sm89": Multiprocessor(100 * 1024, 48, 24),
     "sm90": Multiprocessor(228 * 1024, 64, 32),
     "sm100": Multiprocessor(228 * 1024, 64, 32),
     "sm120": Multiprocessor(100 * 1024, 48, 24),

@@ -17,6 +17,7 @@ import torch
 
 from hfmem_kernels import _kernels, _launch, compile_only
 from hfmem_kernels._heuristics import LaunchConfig
+from hfmem_kernels.layout import CacheSpec, Layout, allocate
 
 
 def compile_job(job: dict[str, Any]) -> Any:
@@ -31,6 +32,12 @@ def compile_job(job: dict[str, Any]) -> Any:
     if shape["lora"]:
         k = torch.empty(shape["pages"], shape["page"], 1, 656 if dtype == torch.uint8 else shape["dim"], dtype=dtype)
         v, v_dim = k[..., : shape["lora"]], shape["lora"]
+    elif shape["scale"] == "token":
+        spec = CacheSpec(
+            shape["kv_heads"], shape["dim"], v_dim, shape["page"], job["dtype"], Layout(shape["layout"]), True
+        )
+        made = allocate(spec, shape["pages"], "cpu")
+        k, v = made.k, made.v
     elif shape["layout"] == "packed":
         both = torch.empty(shape["pages"], shape["page"], shape["kv_heads"], shape["dim"] + v_dim, dtype=dtype)
         k, v = both[..., : shape["dim"]], both[..., shape["dim"] :]
@@ -40,9 +47,9 @@ def compile_job(job: dict[str, Any]) -> Any:
         v = torch.empty(shape["pages"], shape["page"], shape["kv_heads"], v_dim, dtype=dtype, device=device)
         if shape["layout"] == "hnd":
             k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (k, v))
-    scale = None
-    if shape["scale"] != "none":
-        scale = torch.ones(k.shape[:3] if shape["scale"] == "token" else k.shape[2])
+    k_scale = v_scale = torch.ones(k.shape[2]) if shape["scale"] == "head" else None
+    if shape["scale"] == "token":  # in the rows, behind the elements
+        k_scale, v_scale = made.k_scale, made.v_scale
     batch, q_len, heads = 8, shape["q_len"], shape["heads"]
     lead = (batch * q_len,) if shape["varlen"] else (batch, q_len)
     q_dtype = dtype if dtype.itemsize > 1 else torch.bfloat16
@@ -54,7 +61,7 @@ def compile_job(job: dict[str, Any]) -> Any:
         out=torch.empty(*lead, heads, v_dim, dtype=q_dtype), lse=torch.empty(*lead, heads),
         workspace=_launch.Workspace(torch.zeros(1 << 16, dtype=torch.int32), torch.empty(1 << 24)), scale=0.1,
         window=shape["window"], softcap=shape["softcap"], sinks=vector if shape["sinks"] else None,
-        alibi_slopes=vector if shape["alibi"] else None, k_scale=scale, v_scale=scale, v_factor=1.0,
+        alibi_slopes=vector if shape["alibi"] else None, k_scale=k_scale, v_scale=v_scale, v_factor=1.0,
         kv_lora_rank=shape["lora"], config=LaunchConfig(**job["config"]), num_sms=132, warmup=True,
     )  # fmt: skip
 

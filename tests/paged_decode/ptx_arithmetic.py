@@ -7,6 +7,7 @@ are computed exactly, which is within their stated error. `.ftz` flushes subnorm
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 VIEWS: dict[str, Any] = {
     "b16": np.uint16, "u16": np.uint16, "s16": np.int16, "f16": np.float16, "b32": np.uint32, "u32": np.uint32,
     "s32": np.int32, "f32": np.float32, "b64": np.uint64, "u64": np.uint64, "s64": np.int64, "f64": np.float64,
-    "bf16": np.uint16, "f16x2": np.uint32, "bf16x2": np.uint32, "e4m3x2": np.uint16, "e5m2x2": np.uint16,
+    "bf16": np.uint16, "f16x2": np.uint32, "bf16x2": np.uint32, "f32x2": np.uint64, "e4m3x2": np.uint16, "e5m2x2": np.uint16,
     "pred": np.bool_, "u8": np.uint8, "s8": np.int8, "b8": np.uint8,
 }  # fmt: skip
 WIDER = {"s16": np.int32, "u16": np.uint32, "s32": np.int64, "u32": np.uint64}
@@ -121,14 +122,14 @@ def fused(a: Array, b: Array, c: Array) -> Array:
     return (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(np.float32)
 
 
-def smaller(a: Array, b: Array) -> Array:
-    """min: of a number and NaN the number."""
-    return np.fmin(a, b) if a.dtype.kind == "f" else np.minimum(a, b)
+def smaller(*values: Array) -> Array:
+    """min, of three from sm_100 on: of a number and NaN the number."""
+    return reduce(np.fmin if values[0].dtype.kind == "f" else np.minimum, values)
 
 
-def larger(a: Array, b: Array) -> Array:
-    """max: of a number and NaN the number."""
-    return np.fmax(a, b) if a.dtype.kind == "f" else np.maximum(a, b)
+def larger(*values: Array) -> Array:
+    """max, of three from sm_100 on: of a number and NaN the number."""
+    return reduce(np.fmax if values[0].dtype.kind == "f" else np.maximum, values)
 
 
 def count_bits(a: Array) -> Array:
@@ -193,6 +194,10 @@ def elementwise(name: str, kind: str, values: list[Array], ftz: bool) -> Array:
     if kind == "bf16x2":
         halves = (bf16_to_f32(v.view(np.uint16)) for v in values)
         return f32_to_bf16(function(*halves)).view(np.uint32)
+    if kind == "f32x2":
+        pairs = [np.ascontiguousarray(v).view(np.float32).reshape(-1, 2) for v in values]
+        both = flush(function(*map(flush, pairs))) if ftz else function(*pairs)
+        return np.ascontiguousarray(both).reshape(-1).view(np.uint64)
     if ftz and kind == "f32":
         return flush(function(*map(flush, values)))
     return function(*values)

@@ -20,7 +20,7 @@ NUM_SMS = 3
 
 
 def install(family: str) -> None:
-    """From now on this process compiles for `family` ("sm80", "sm90", …) and runs kernels on CPU tensors.
+    """From now on this process compiles for `family` ("sm80", "sm89", …) and runs kernels on CPU tensors.
 
     Raises:
         RuntimeError: Triton was imported before; it decides then whether it interprets.
@@ -34,10 +34,12 @@ def install(family: str) -> None:
     from triton.runtime.jit import JITFunction
 
     from hfmem_kernels import _launch, compile_only
-    from hfmem_kernels._heuristics import DeviceFacts
+    from hfmem_kernels._heuristics import DeviceFacts, family_of
 
-    driver.set_active(compile_only.AbsentDevice(compile_only.TARGETS[family]))
-    _launch.STAND_IN = DeviceFacts(family=family, num_sms=NUM_SMS, triton=_launch.triton_version())
+    target = compile_only.TARGETS[family]
+    driver.set_active(compile_only.AbsentDevice(target))
+    rows = family_of(divmod(target.arch, 10))  # sm_89 takes the table's rows for sm_86
+    _launch.STAND_IN = DeviceFacts(family=rows, num_sms=NUM_SMS, triton=_launch.triton_version())
     _launch.kernels_run_on = lambda device: True
     compile_only_run = JITFunction.run
     machines: dict[str, Any] = {}

@@ -164,6 +164,8 @@ def _warp_wide(i: Instruction) -> Step:
 
         return product
     if op == "redux":
+        if len(i.words) != 4:  # .abs, .NaN
+            raise ValueError(f"ptx: unknown: {i.text}")
         return lambda block, lanes: block.put(i.operands[0], reduce(i.words[2], block.get(i.operands[1], kind)), lanes)
 
     def exchange(block: Block, lanes: Array | None) -> None:

@@ -74,9 +74,12 @@ def shuffle(mode: str, value: Array, amount: Array, limits: Array) -> tuple[Arra
 REDUCE: dict[str, Any] = {
     "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
 }  # fmt: skip
+#: floating point, from sm_100 on: NaN counts only where every lane has it, so Triton gives it to lanes that are to be left out
+REDUCE_FLOAT: dict[str, Any] = {"min": np.fmin, "max": np.fmax}
 
 
 def reduce(operation: str, value: Array) -> Array:
     """redux.sync over all 32 lanes."""
-    result = REDUCE[operation].reduce(value.reshape(-1, 32), axis=1, dtype=value.dtype)
+    function = (REDUCE_FLOAT if value.dtype.kind == "f" else REDUCE)[operation]
+    result = function.reduce(value.reshape(-1, 32), axis=1, dtype=value.dtype)
     return np.repeat(result, 32)

@@ -33,30 +33,33 @@ def table_jobs() -> dict[str, dict[str, Any]]:
     """Rows of every family's table, with the widest head a row is for and as many query rows as it is for.
 
     sm90's rows for 16 query rows or heads of 128 and the commonest of the others; with HFMEM_COMPILE_ALL every row there is,
-    which takes four times as long.
+    which takes four times as long. Devices of one family that decode 8-bit elements in two ways, sm86 and sm89, are two targets.
     """
     everything = bool(os.environ.get("HFMEM_COMPILE_ALL"))
     jobs = {}
-    for family in ("sm80", "sm90", "sm100", "sm120", "gfx942"):
+    for target in ("sm80", "sm89", "sm90", "sm100", "sm120", "gfx942") + ("sm86",) * everything:
+        family = "sm86" if target == "sm89" else target
         for dtype, size in (("bfloat16", 2), ("float8_e4m3fn", 1)):
             for entry in table_entries(family, size, latent=False, triton=TRITON):
                 usual = entry.rows == 16 and entry.columns == 256
                 if everything or usual or (family == "sm90" and (entry.rows == 16 or entry.columns == 256)):
                     shape = {"dim": entry.columns // 2, "kv_heads": 2, "heads": 2 * entry.rows}
-                    name = f"{family}-{dtype}-{entry.rows}x{entry.columns}"
+                    name = f"{target}-{dtype}-{entry.rows}x{entry.columns}"
                     jobs[name] = {
-                        "target": family,
+                        "target": target,
+                        "family": family,
                         "dtype": dtype,
                         "config": asdict(config_of(entry, TRITON)),
                         "shape": shape,
                     }
         for dtype, size in (("bfloat16", 2), ("float8_e4m3fn", 1), ("uint8", 1)):
             for entry in table_entries(family, size, latent=True, packed=dtype == "uint8", triton=TRITON):
-                if everything or family == "sm90" or (entry.rows == 16 and dtype == "bfloat16"):
+                if everything or family == "sm90" or (entry.rows == 16 and dtype != "float8_e4m3fn"):
                     shape = {"dim": 576, "lora": 512, "heads": entry.rows, "page": 64}
-                    name = f"{family}-latent_{dtype}-{entry.rows}"
+                    name = f"{target}-latent_{dtype}-{entry.rows}"
                     jobs[name] = {
-                        "target": family,
+                        "target": target,
+                        "family": family,
                         "dtype": dtype,
                         "config": asdict(config_of(entry, TRITON)),
                         "shape": shape,
@@ -79,7 +82,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fp8": ("float8_e4m3fn", {}),
     "fp8_everything": ("float8_e4m3fn", EVERYTHING | {"scale": "head"}),
     "e5m2": ("float8_e5m2", {"scale": "head"}),
-    "int8_packed": ("int8", {"layout": "packed", "scale": "token"}),
+    "int8_token": ("int8", {"scale": "token"}),
+    "int8_token_packed": ("int8", {"layout": "packed", "scale": "token"}),
+    "fp8_token_packed": ("float8_e4m3fn", {"layout": "packed", "scale": "token"}),
 }
 
 
@@ -159,7 +164,7 @@ def test_table_row_fits_the_device(name: str, reports: dict[str, dict[str, Any]]
     config = LaunchConfig(**job["config"])
     assert report["spills"] == 0 and report.get("stack_bytes", 0) == 0, report
     shared = config.ctas_per_sm * (report["shared_bytes"] + SYSTEM_SHARED)
-    assert shared <= SHARED_BYTES[job["target"]] + (SYSTEM_SHARED if job["target"].startswith("gfx") else 0), report
+    assert shared <= SHARED_BYTES[job["family"]] + (SYSTEM_SHARED if job["target"].startswith("gfx") else 0), report
     if not job["target"].startswith("gfx"):
         assert report["registers"] <= config.max_registers, report
 
@@ -176,16 +181,20 @@ def test_table_row_reads_16_bytes_at_once(name: str, reports: dict[str, dict[str
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_variant(name: str, reports: dict[str, dict[str, Any]]) -> None:
-    """Other pages, layouts and features neither spill nor narrow the copies."""
+    """Other pages, layouts and features neither spill nor narrow the copies. Rows with their scale behind them, of 132 or 264
+    bytes, are 4- or 8-byte aligned: narrower copies, but copies, and what the loop waits for is five loads of page ids and scales.
+    """
     report = reports[name]
     assert "error" not in report, report
     assert report["spills"] == 0 and report["stack_bytes"] == 0, report
     config = LaunchConfig(**OTHERS[name]["config"])
     assert report["registers"] <= config.max_registers
     assert config.ctas_per_sm * (report["shared_bytes"] + SYSTEM_SHARED) <= SHARED_BYTES["sm90"]
-    assert report["wide_copies"] > 0 and report["byte_loads"] == 0, report
-    if name != "int8_packed":  # its rows of 264 bytes [K | scale | V | scale] are 8-byte aligned at best
-        assert report["narrow_copies"] == 0, report
+    assert report["byte_loads"] == 0, report
+    if "token" in name:
+        assert report["narrow_copies"] > 0 and report["loop_loads"] <= 5, report
+    else:
+        assert report["wide_copies"] > 0 and report["narrow_copies"] == 0, report
 
 
 #: cycles that a tile of 64 tokens in bf16, 32 KiB, takes an SM of an H200: 4,450 GB/s / 132 / 1.755 GHz = 19.2 bytes a cycle

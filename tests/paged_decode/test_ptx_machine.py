@@ -169,6 +169,17 @@ def test_an_unknown_instruction_is_named() -> None:
         ("cvt.rn.f16x2.f32 %r3, 0f40000000, 0f3F800000;", 0x40003C00),
         ("mov.b16 %h1, 0x38;\ncvt.rn.f16x2.e4m3x2 %r3, %h1;", 0x00003C00),  # 0x38 is 1.0 in e4m3
         ("mov.b32 %r2, 0f7FC00000;\nmax.f32 %r3, %r2, 0f3F800000;", 0x3F800000),  # of a number and NaN the number
+        ("max.f32 %r3, 0f3F800000, 0f40400000, 0fC0000000;", 0x40400000),
+        (
+            "mov.b32 %r2, 0f40400000;\nmov.b64 %a4, {0f40000000, %r2};\nfma.rn.f32x2 %a4, %a4, %a4, %a4;\nmov.b64 {%r3, _}, %a4;",
+            0x40C00000,
+        ),
+        (
+            "mov.b32 %r2, 0f40400000;\nmov.b64 %a4, {0f40000000, %r2};\nmul.f32x2 %a4, %a4, %a4;\nmov.b64 {_, %r3}, %a4;",
+            0x41100000,
+        ),
+        # lane 3 has 3 · 2^-149, every other NaN
+        ("setp.eq.u32 %p1, %r1, 3;\nselp.f32 %r2, %r1, 0f7FC00000, %p1;\nredux.sync.max.f32 %r3, %r2, -1;", 3),
     ],
 )
 def test_arithmetic(body: str, expected: int) -> None:

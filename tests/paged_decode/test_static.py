@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from hfmem_kernels.benchmarks.static import SHAPES, Compiled, Row
+from hfmem_kernels.benchmarks.static import SHAPES, Compiled, Row, Shape, caches
 from hfmem_kernels.benchmarks.static_peers import version_of
 from hfmem_kernels.compile_only import CudaReport
 
@@ -47,6 +47,22 @@ def test_bytes_in_flight() -> None:
     row = Row("hfmem", Compiled(REPORT, 64, 16), LLAMA, "sm90")
     assert row.bytes_in_flight == 3 * 64 * 256 * 2 * 3
     assert replace(row, compiled=Compiled(replace(REPORT, wide_copies=0), 64, 16)).bytes_in_flight == 0
+
+
+def test_bytes_of_a_token() -> None:
+    """K and V of 128 bytes with an fp32 scale each; 512 codes, four fp32 scales and 64 bf16 columns; 576 bf16 columns."""
+    sizes = {shape.name: shape.token_bytes for shape in SHAPES}
+    assert sizes["Llama-3.1-8B, int8, a scale a token"] == sizes["Llama-3.1-8B, e4m3, a scale a token"] == 264
+    assert sizes["MLA, 16 heads, 656 bytes"] == sizes["MLA, 128 heads, 656 bytes"] == 656
+    assert sizes["MLA, 16 heads"] == 1152 and sizes["MLA, 16 heads, e4m3"] == 576
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_caches_are_of_the_bytes_that_are_counted(shape: Shape) -> None:
+    """Four pages, each byte of them in one row."""
+    made = caches(shape)
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in made if t is not None}
+    assert sum(storages.values()) == 4 * shape.page * shape.kv_heads * shape.token_bytes
 
 
 def test_instructions_count_every_pass() -> None:

@@ -6,17 +6,21 @@ Needs a process in which Triton compiles, as `hfmem_kernels.compile_only` does; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from hfmem_kernels import _kernels, _launch
-from hfmem_kernels._heuristics import DecodeShape, select_config
-from hfmem_kernels.compile_only import CudaReport, pretend, read_cuda
+from hfmem_kernels._heuristics import DecodeShape, family_of, select_config
+from hfmem_kernels.compile_only import TARGETS, CudaReport, pretend, read_cuda
+from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout, allocate, latent_row_bytes, row_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One layer's decode call. `latent`: an MLA cache of head_dim columns whose first v_head_dim are the values."""
+    """One layer's decode call. `latent`: an MLA cache of head_dim columns whose first v_head_dim are the values; of dtype uint8:
+    rows of 656 bytes that carry their scales. `token_scales`: rows [K | scale | V | scale] of each token and head.
+    """
 
     name: str
     heads: int
@@ -28,14 +32,38 @@ class Shape:
     window: int = 0
     sinks: bool = False
     latent: bool = False
+    token_scales: bool = False
     batch: int = 8
     context: int = 32768
+
+    @property
+    def packed_latent(self) -> bool:
+        """Rows of 656 bytes."""
+        return self.latent and self.dtype == "uint8"
+
+    @property
+    def spec(self) -> CacheSpec:
+        """The cache, where it is none of latents."""
+        return CacheSpec(
+            self.kv_heads, self.head_dim, self.v_head_dim, self.page, self.dtype,
+            Layout.PACKED if self.token_scales else Layout.NHD, self.token_scales,
+        )  # fmt: skip
+
+    @property
+    def token_bytes(self) -> int:
+        """What is read for one token of one KV head, scales included."""
+        if not self.latent:
+            return row_bytes(self.spec)
+        kind = LatentFormat.FP8_DS if self.packed_latent else LatentFormat.PLAIN
+        return latent_row_bytes(self.v_head_dim, self.head_dim - self.v_head_dim, self.dtype, kind)
 
 
 SHAPES = (
     Shape("Llama-3.1-8B", 32, 8, 128, 128),
     Shape("Llama-3.1-8B, page 64", 32, 8, 128, 128, page=64),
     Shape("Llama-3.1-8B, e4m3", 32, 8, 128, 128, dtype="float8_e4m3fn"),
+    Shape("Llama-3.1-8B, e4m3, a scale a token", 32, 8, 128, 128, dtype="float8_e4m3fn", token_scales=True),
+    Shape("Llama-3.1-8B, int8, a scale a token", 32, 8, 128, 128, dtype="int8", token_scales=True),
     Shape("Llama-3.1-70B, TP 8", 8, 1, 128, 128),
     Shape("Qwen3-30B-A3B", 32, 4, 128, 128),
     Shape("Llama-2-7B", 32, 32, 128, 128),
@@ -44,6 +72,9 @@ SHAPES = (
     Shape("hybrid, page 528", 16, 2, 256, 256, page=528),
     Shape("MLA, 16 heads", 16, 1, 576, 512, page=64, latent=True),
     Shape("MLA, 128 heads", 128, 1, 576, 512, page=64, latent=True),
+    Shape("MLA, 16 heads, e4m3", 16, 1, 576, 512, page=64, latent=True, dtype="float8_e4m3fn"),
+    Shape("MLA, 16 heads, 656 bytes", 16, 1, 576, 512, page=64, latent=True, dtype="uint8"),
+    Shape("MLA, 128 heads, 656 bytes", 128, 1, 576, 512, page=64, latent=True, dtype="uint8"),
 )
 
 
@@ -72,8 +103,7 @@ class Row:
 
     @property
     def tile_bytes(self) -> int:
-        columns = self.shape.head_dim + (0 if self.shape.latent else self.shape.v_head_dim)
-        return self.compiled.tile * columns * int(getattr(torch, self.shape.dtype).itemsize)
+        return self.compiled.tile * self.shape.token_bytes
 
     @property
     def bytes_in_flight(self) -> int:
@@ -91,13 +121,23 @@ class Row:
         return self.compiled.report.loop_instructions * self.compiled.report.num_warps * passes / self.compiled.tile
 
 
-def caches(shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V [pages, page, kv_heads, dim]; few pages, as only strides count."""
-    dtype = getattr(torch, shape.dtype)
-    k = torch.empty(4, shape.page, shape.kv_heads, shape.head_dim, dtype=dtype)
+class Caches(NamedTuple):
+    """K and V [pages, page, kv_heads, dim], and with scales a token those [pages, page, kv_heads]."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
+
+
+def caches(shape: Shape) -> Caches:
+    """Few pages, as only strides count."""
     if shape.latent:
-        return k, k[..., : shape.v_head_dim]
-    return k, torch.empty(4, shape.page, shape.kv_heads, shape.v_head_dim, dtype=dtype)
+        width = shape.token_bytes if shape.packed_latent else shape.head_dim
+        k = torch.empty(4, shape.page, 1, width, dtype=getattr(torch, shape.dtype))
+        return Caches(k, k[..., : shape.v_head_dim])
+    made = allocate(shape.spec, 4, "cpu")
+    return Caches(made.k, made.v, made.k_scale, made.v_scale)
 
 
 def query(shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,20 +150,22 @@ def page_table(shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(shape.batch, pages, dtype=torch.int32), torch.zeros(shape.batch, dtype=torch.int32)
 
 
-def ours(shape: Shape, family: str) -> Compiled:
+def ours(shape: Shape, target: str) -> Compiled:
     """`paged_decode_attention` or `mla_decode_attention` as their table configures them."""
-    group = shape.heads // shape.kv_heads
-    k, v = caches(shape)
-    decode = DecodeShape(group, 1, shape.head_dim, shape.v_head_dim, k.element_size(), shape.latent)
-    config = select_config(decode, family, triton=_launch.triton_version())
+    made = caches(shape)
+    decode = DecodeShape(
+        shape.heads // shape.kv_heads, 1, shape.head_dim, shape.v_head_dim, made.k.element_size(), shape.latent,
+        shape.packed_latent, shape.token_scales,
+    )  # fmt: skip
+    config = select_config(decode, family_of(divmod(TARGETS[target].arch, 10)), triton=_launch.triton_version())
     q, out = query(shape)
     pages, lengths = page_table(shape)
-    pretend(family, _kernels.decode_kernel)
+    pretend(target, _kernels.decode_kernel)
     kernel = _launch.launch_decode(
-        q[:, None], k, v, pages, lengths, cu_q=None, max_q_len=1, out=out[:, None], lse=None,
+        q[:, None], made.k, made.v, pages, lengths, cu_q=None, max_q_len=1, out=out[:, None], lse=None,
         workspace=_launch.Workspace(torch.zeros(1 << 16, dtype=torch.int32), torch.empty(1 << 25)), scale=0.1,
         window=shape.window, softcap=0.0, sinks=torch.ones(shape.heads) if shape.sinks else None, alibi_slopes=None,
-        k_scale=None, v_scale=None, v_factor=1.0, kv_lora_rank=shape.v_head_dim if shape.latent else 0, config=config,
-        num_sms=132, warmup=True,
+        k_scale=made.k_scale, v_scale=made.v_scale, v_factor=1.0, kv_lora_rank=shape.v_head_dim if shape.latent else 0,
+        config=config, num_sms=132, warmup=True,
     )  # fmt: skip
     return Compiled(read_cuda(kernel), config.block_n, config.block_m)

@@ -137,24 +137,26 @@ def vllm_unified(root: Path) -> Callable[[Shape, str], Compiled | None]:
     def compile_shape(shape: Shape, family: str) -> Compiled | None:
         if shape.latent:
             return None
-        k, v = caches(shape)
+        k, v, k_scale, v_scale = caches(shape)
         q, out = query(shape)
         pages, lengths = page_table(shape)
         segments = 16
-        quantized = shape.dtype != "bfloat16"
-        one = torch.ones(1)
+        mode = {"bfloat16": "NONE", "float8_e4m3fn": "FP8_PER_TENSOR", "int8": "INT8_PER_TENSOR"}[shape.dtype]
+        if shape.token_scales:
+            mode = mode.replace("TENSOR", "TOKEN_HEAD")
+        one = torch.ones(1) if mode == "FP8_PER_TENSOR" else None
         pretend(family)
         with _recording() as collected:
             module.unified_attention(
                 q, k, v, out, torch.arange(shape.batch + 1, dtype=torch.int32), 1, lengths, shape.context, 0.1, True,
-                (shape.window - 1, 0) if shape.window else (-1, -1), pages, 0.0, None, one if quantized else None,
-                one if quantized else None, seq_threshold_3D=128 // shape.kv_heads,
+                (shape.window - 1, 0) if shape.window else (-1, -1), pages, 0.0, None, one, one,
+                seq_threshold_3D=128 // shape.kv_heads,
                 num_par_softmax_segments=segments,
                 softmax_segm_output=torch.empty(shape.batch, shape.heads, segments, shape.head_dim),
                 softmax_segm_max=torch.empty(shape.batch, shape.heads, segments),
                 softmax_segm_expsum=torch.empty(shape.batch, shape.heads, segments),
                 sinks=torch.ones(shape.heads) if shape.sinks else None,
-                kv_quant_mode=modes.FP8_PER_TENSOR if quantized else modes.NONE,
+                kv_quant_mode=modes[mode], k_scale_cache=k_scale, v_scale_cache=v_scale,
             )  # fmt: skip
         return _first(collected, "TILE_SIZE", "BLOCK_M")
 
@@ -166,9 +168,9 @@ def vllm_decode(root: Path) -> Callable[[Shape, str], Compiled | None]:
     module = importlib.import_module("vllm.v1.attention.ops.triton_decode_attention")
 
     def compile_shape(shape: Shape, family: str) -> Compiled | None:
-        if shape.window or shape.sinks:
+        if shape.window or shape.sinks or shape.token_scales or shape.packed_latent:
             return None
-        k, v = caches(shape)
+        k, v, _, _ = caches(shape)
         q, out = query(shape)
         pages, lengths = page_table(shape)
         logits = torch.empty(shape.batch, shape.heads, 4, shape.v_head_dim + 1)
@@ -192,7 +194,9 @@ def sglang_decode(root: Path) -> Callable[[Shape, str], Compiled | None]:
     module = importlib.import_module(real[0])
 
     def compile_shape(shape: Shape, family: str) -> Compiled | None:
-        k, v = (cache.flatten(0, 1) for cache in caches(shape))
+        if shape.token_scales or shape.packed_latent:
+            return None
+        k, v = (cache.flatten(0, 1) for cache in caches(shape)[:2])
         q, out = query(shape)
         splits = 8
         logits = torch.empty(shape.batch, shape.heads, splits, shape.v_head_dim)
@@ -222,23 +226,29 @@ def lmdeploy_paged(root: Path) -> Callable[[Shape, str], Compiled | None]:
     module = importlib.import_module(f"{ops}.pagedattention")
 
     def compile_shape(shape: Shape, family: str) -> Compiled | None:
-        if shape.page & (shape.page - 1):
+        if shape.page & (shape.page - 1) or shape.packed_latent or (shape.token_scales and shape.dtype != "int8"):
             return None
         capability = int(family.removeprefix("sm"))
         facts["compute_capability"] = (capability // 10, capability % 10)
         shape = shape if shape.latent else replace(shape, page=64)  # the size its engine takes by default
-        k, v = caches(shape)
+        k, v, _, _ = caches(replace(shape, token_scales=False))
+        scale = None
+        kind = policy.NONE
+        if (
+            shape.token_scales
+        ):  # its codes are unsigned, and scale and zero lie in a tensor of their own, of the model's type
+            k, v = k.view(torch.uint8), v.view(torch.uint8)
+            scale, kind = torch.ones(*k.shape[:3], 2, dtype=torch.bfloat16), policy.INT8
+        elif shape.dtype != "bfloat16":
+            scale, kind = torch.ones(1), policy.FP8
         q, _ = query(shape)
         pages, lengths = page_table(shape)
-        one = torch.ones(1)
-        quantized = shape.dtype != "bfloat16"
         pretend(family)
         with _recording() as collected:
             module.flash_attn_with_kvcache(
                 q, k, v, lengths, pages, softmax_scale=0.1, window_size=shape.window or None,
                 sinks=torch.ones(shape.heads) if shape.sinks else None,
-                k_scales_zeros=one if quantized else None, v_scales_zeros=one if quantized else None,
-                quant_policy=policy.FP8 if quantized else policy.NONE,
+                k_scales_zeros=scale, v_scales_zeros=scale, quant_policy=kind,
             )  # fmt: skip
         return _first(collected, "BLOCK_N", "BLOCK_H")
 
