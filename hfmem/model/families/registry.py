@@ -8,7 +8,8 @@ from typing import Any, Final, Literal, Protocol, cast
 
 from hfmem.errors import UnknownArchitectureError, UsageError
 from hfmem.model.architecture import Architecture, Note
-from hfmem.model.config import Config, in_transformers
+from hfmem.model.blocks import HIDDEN, LAYERS
+from hfmem.model.config import Config, class_keys, in_transformers
 from hfmem.model.families.common_types import COMMON
 from hfmem.model.families.draft_types import draft_head
 from hfmem.model.families.file_types import BY_FILES
@@ -79,10 +80,11 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     wanted = assume or model_type
     if wanted not in FAMILIES:
         raise UnknownArchitectureError(_refusal(data, file, wanted))
-    architecture = rule(wanted)(Config(data, file, model_type=wanted))
+    meant = data if assume is None else _part_meant(data, assume)
+    architecture = rule(wanted)(Config(meant, file, model_type=wanted))
     notes = architecture.notes
     if assume is not None and assume != model_type:
-        notes = (*notes, _assumption(data, file, model_type, assume))
+        notes = (*notes, _assumption(meant, file, model_type, assume))
     elif (own := _own_class(data, file, wanted)) is not None:
         notes = (*notes, own)
     return replace(
@@ -93,6 +95,29 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
         code=_code(data, wanted),
         image_prefix=_image_prefix(data),
     )
+
+
+#: where a wrapper's config may hold its text model's
+TEXT_PLACES: Final = ("text_config", "llm_config", "language_config", "language_model_config", "llm_cfg", "lm_config")
+
+
+def _part_meant(data: Mapping[str, Any], assume: str) -> Mapping[str, Any]:
+    """The part of a wrapper's config that an assumed type can speak of: its text model's, where that alone holds the sizes.
+
+    Read at the top level, a type whose class has a default for every size would be another model.
+    """
+
+    def sized(part: Mapping[str, Any]) -> bool:
+        return any(part.get(name) is not None for name in (*HIDDEN, *LAYERS))
+
+    if sized(data):
+        return data
+    for place in TEXT_PLACES:
+        part = data.get(place)
+        if isinstance(part, Mapping) and sized(part) and place not in class_keys(assume):
+            outer = {key: data[key] for key in ("dtype", "torch_dtype") if key in data}
+            return {**outer, **part, "architectures": part.get("architectures")}
+    return data
 
 
 def _image_prefix(data: Mapping[str, Any]) -> bool:
