@@ -149,9 +149,11 @@ def _ternary(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
 def _aqlm(config: Mapping[str, Any]) -> Scheme | None:
     keys = ("in_group_size", "out_group_size", "num_codebooks", "nbits_per_codebook")
     values = [config.get(key) for key in keys]
-    if not all(type(value) is int and value > 0 for value in values):
+    if not all(type(value) is int and 0 < value <= 1 << 16 for value in values):
         return None
     wide, high, books, bits = (int(value) for value in values if isinstance(value, int))
+    if bits > 16:  # codes have two bytes at most
+        return None
 
     def layout(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
         rows, columns = up(shape[-2], high), up(shape[-1], wide)

@@ -205,8 +205,8 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         case "bitnet":
             bits = 2
         case "hqq":
-            inner = config.get("quant_config", config)
-            params = inner.get("weight_quant_params", inner) if isinstance(inner, Mapping) else {}
+            inner = mapping(config.get("quant_config", config))
+            params = mapping(inner.get("weight_quant_params", inner))
             bits, group = bits or integer(params.get("nbits")), group or integer(params.get("group_size"))
         case "aqlm":
             bits = bits or _aqlm_bits(config)
