@@ -14,10 +14,23 @@ from hfmem.model.layers import FullAttention, Mamba2State, NoCache, ShortConvSta
 
 BF16 = {"dtype": "bfloat16", "tie_word_embeddings": False}
 PUZZLE: dict[str, Any] = {
-    "model_type": "nemotron_h_puzzle", "architectures": ["NemotronHPuzzleForCausalLM"], **BF16,
-    "hidden_size": 64, "vocab_size": 100, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-    "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "conv_kernel": 4,
-    "use_bias": False, "use_conv_bias": True, "num_experts_per_tok": 2, "moe_shared_expert_intermediate_size": 48,
+    "model_type": "nemotron_h_puzzle",
+    "architectures": ["NemotronHPuzzleForCausalLM"],
+    **BF16,
+    "hidden_size": 64,
+    "vocab_size": 100,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 8,
+    "n_groups": 2,
+    "conv_kernel": 4,
+    "use_bias": False,
+    "use_conv_bias": True,
+    "num_experts_per_tok": 2,
+    "moe_shared_expert_intermediate_size": 48,
     "block_configs": [
         {"block_type": "mamba"},
         {"block_type": "moe", "n_routed_experts": 8, "moe_intermediate_size": 32},
@@ -108,3 +121,17 @@ def test_youtu_llm_under_its_first_name() -> None:
     first = read_architecture({"model_type": "youtu_llm", "dtype": "bfloat16", **sizes, **ranks})
     now = read_architecture({"model_type": "youtu", "dtype": "bfloat16", **sizes, **ranks})
     assert first.tensors == now.tensors
+
+
+def test_a_refusal_says_where_the_sizes_are() -> None:
+    text = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
+    with pytest.raises(
+        UnknownArchitectureError, match="its 'llm_config' looks like llama. --assume llama to go on with that"
+    ):
+        read_architecture({"model_type": "foo", "llm_config": text, "vision_config": {}})
