@@ -131,7 +131,5 @@ def test_a_refusal_says_where_the_sizes_are() -> None:
         "num_attention_heads": 4,
         "vocab_size": 100,
     }
-    with pytest.raises(
-        UnknownArchitectureError, match="its 'llm_config' looks like llama. --assume llama to go on with that"
-    ):
+    with pytest.raises(UnknownArchitectureError, match="its 'llm_config' looks like llama"):
         read_architecture({"model_type": "foo", "llm_config": text, "vision_config": {}})
