@@ -37,10 +37,28 @@ def config_scheme(method: str, config: Mapping[str, Any]) -> Scheme | None:
 
 
 def _torchao(config: Mapping[str, Any]) -> Scheme | None:
+    return None if config.get("include_input_output_embeddings") else torchao_scheme(_torchao_kind(config))
+
+
+def _torchao_kind(config: Mapping[str, Any]) -> Any:
     kind = config.get("quant_type")
-    if isinstance(kind, Mapping) and "default" in kind:
-        kind = kind["default"]
-    if config.get("include_input_output_embeddings") or not isinstance(kind, Mapping):
+    return kind["default"] if isinstance(kind, Mapping) and "default" in kind else kind
+
+
+def torchao_by_name(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Configurations by module name, a pattern (`re:…`) or `_default`; None where one holds for all. Null: left as it was."""
+    kind = _torchao_kind(config)
+    data = kind.get("_data") if isinstance(kind, Mapping) else None
+    for key in ("fqn_to_config", "module_fqn_to_config"):
+        named = data.get(key) if isinstance(data, Mapping) else None
+        if isinstance(named, Mapping):
+            return named
+    return None
+
+
+def torchao_scheme(kind: Any) -> Scheme | None:
+    """The layout of one torchao configuration as config.json writes it: `{"_type": …, "_data": {…}}`."""
+    if not isinstance(kind, Mapping):
         return None
     name, data = kind.get("_type"), kind.get("_data")
     data = data if isinstance(data, Mapping) else {}

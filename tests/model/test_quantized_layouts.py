@@ -171,3 +171,23 @@ def test_a_head_that_gptq_packs() -> None:
     head = 1000 * 512 // 2 + 4 * 125 * 4 + 2 * 4 * 1000 + 4 * 512
     found = stored(section)
     assert found is not None and found[2] == head
+
+
+def test_torchao_by_module_name() -> None:
+    # as pytorch/Phi-4-mini-instruct-INT8-INT4 has it: the embedding by rows in 8 bits, linear layers by groups in 4, a byte each
+    rows = {"_type": "IntxWeightOnlyConfig", "_data": {"granularity": {"_type": "PerAxis", "_data": {"axis": 0}}}}
+    grain = {"_type": "PerGroup", "_data": {"group_size": 32}}
+    groups = {"_type": "Int8DynamicActivationIntxWeightConfig", "_data": {"weight_granularity": grain}}
+    named: dict[str, Any] = {"_default": groups, "model.embed_tokens": rows}
+
+    def section(key: str) -> dict[str, Any]:
+        kind = {"_type": "FqnToConfig", "_data": {key: named}}
+        return {"quant_method": "torchao", "quant_type": {"default": kind}, "include_input_output_embeddings": True}
+
+    embed, up = 1000 * 512 + 1000 * 3, 2 * (N + 3 * N // 32)
+    for key in ("fqn_to_config", "module_fqn_to_config"):
+        assert stored(section(key)) == (embed, up, TABLE)
+    named |= {"re:.*layers.1.*": None}
+    assert stored(section("fqn_to_config")) == (embed, up // 2 + MATRIX, TABLE)
+    del named["_default"]
+    assert stored(section("fqn_to_config")) == (embed, 2 * MATRIX, TABLE)

@@ -16,6 +16,7 @@ TEXT: Final[dict[str, str]] = {
     "maincoder": "llama:qwen3",
     "plm": "deepseek:plm",
     "youtu_llm": "deepseek:youtu_llm",
+    "iquest_q1": "iquest:iquest_q1",
     "yuan": "remote_hybrid:yuan",
     "plamo": "remote_dense:plamo1",
     "nemotron_h_puzzle": "nemotron_h:nemotron_h_puzzle",
