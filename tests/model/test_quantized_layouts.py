@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.quantization_config import parse_quantization
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.model.quantized import stored_as_said
@@ -191,3 +192,34 @@ def test_torchao_by_module_name() -> None:
     assert stored(section("fqn_to_config")) == (embed, up // 2 + MATRIX, TABLE)
     del named["_default"]
     assert stored(section("fqn_to_config")) == (embed, 2 * MATRIX, TABLE)
+
+
+def test_files_whose_modules_are_packed_in_two_ways() -> None:
+    # mlx-community/gpt-oss-20b-MXFP4-Q8: MXFP4 but for what the section names by number, affine 8 bits in groups of 64
+    every = "model.layers.{}."
+    section: dict[str, Any] = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+    section |= {f"model.layers.{i}.self_attn.q_proj": {"group_size": 64, "bits": 8} for i in range(2)}
+    said = parse_quantization({"config.json": {"quantization": section}})
+    layers = ((range(2),),)
+    files = [
+        TensorGroup(f"{every}self_attn.q_proj.weight", "U32", (1024, 128), layers),
+        TensorGroup(f"{every}self_attn.q_proj.scales", "BF16", (1024, 8), layers),
+        TensorGroup(f"{every}self_attn.q_proj.biases", "BF16", (1024, 8), layers),
+        TensorGroup(f"{every}mlp.up_proj.weight", "U32", (1024, 64), layers),
+        TensorGroup(f"{every}mlp.up_proj.scales", "U8", (1024, 16), layers),
+    ]
+    found = {group.pattern: (group.shape, group.bits, group.group_size) for group in logical_groups(files, said)}
+    assert found == {
+        f"{every}self_attn.q_proj.weight": ((1024, 512), 8, 64),
+        f"{every}mlp.up_proj.weight": ((1024, 512), 4, 32),
+    }
+    # Gemma's own files: 4 bits, and 2 by a pattern of numbers; one scale a row tells nothing of the width
+    gemma = {"quant_method": "gemma", "num_bits": 4, "module_quant_configs": {r"layers\.\d+\.mlp": {"num_bits": 2}}}
+    said = parse_quantization({"config.json": {"quantization_config": gemma}})
+    files = [
+        TensorGroup(f"{every}self_attn.q_proj.weight", "U8", (1024, 256), layers),
+        TensorGroup(f"{every}self_attn.q_proj.weight_scale", "F32", (1024, 1), layers),
+        TensorGroup(f"{every}mlp.up_proj.weight", "U8", (1024, 128), layers),
+        TensorGroup(f"{every}mlp.up_proj.weight_scale", "F32", (1024, 1), layers),
+    ]
+    assert [(group.shape, group.bits) for group in logical_groups(files, said)] == [((1024, 512), 4), ((1024, 512), 2)]
