@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hfmem.checkpoint import config_layouts as layouts
 from hfmem.checkpoint.config_compressed import compressed_scheme
-from hfmem.checkpoint.config_schemes import config_scheme
+from hfmem.checkpoint.config_schemes import config_scheme, torchao_by_name, torchao_scheme
 from hfmem.checkpoint.config_targets import Target, mapping, text
 from hfmem.checkpoint.schemes import Scheme
 from hfmem.records import replace
@@ -29,6 +29,8 @@ def own_layouts(
         targets: as read from the section.
     """
     match method:
+        case "torchao" if (named := torchao_by_name(config)) is not None:
+            return torchao_scheme(named.get("_default")), tuple(_torchao_targets(named))
         case "aqlm" | "bitnet" | "torchao":
             return config_scheme(method, config), targets
         case "compressed-tensors":
@@ -76,6 +78,13 @@ def _auto_round(
         return None, targets
     own = _each(targets, lambda t: layouts.packed_without_index(t.bits or bits, t.group_size or group))
     return layouts.packed_without_index(bits, group), own
+
+
+def _torchao_targets(named: Mapping[str, Any]) -> Iterator[Target]:
+    for name, kind in named.items():
+        if name != "_default":
+            scheme = torchao_scheme(kind)
+            yield Target(name, scheme.bits if scheme else None, None, None, scheme, plain=kind is None)
 
 
 def _each(targets: Iterable[Target], scheme: Any) -> tuple[Target, ...]:

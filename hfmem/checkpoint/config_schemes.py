@@ -37,10 +37,28 @@ def config_scheme(method: str, config: Mapping[str, Any]) -> Scheme | None:
 
 
 def _torchao(config: Mapping[str, Any]) -> Scheme | None:
+    return None if config.get("include_input_output_embeddings") else torchao_scheme(_torchao_kind(config))
+
+
+def _torchao_kind(config: Mapping[str, Any]) -> Any:
     kind = config.get("quant_type")
-    if isinstance(kind, Mapping) and "default" in kind:
-        kind = kind["default"]
-    if config.get("include_input_output_embeddings") or not isinstance(kind, Mapping):
+    return kind["default"] if isinstance(kind, Mapping) and "default" in kind else kind
+
+
+def torchao_by_name(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Configurations by module name, a pattern (`re:…`) or `_default`; None where one holds for all. Null: left as it was."""
+    kind = _torchao_kind(config)
+    data = kind.get("_data") if isinstance(kind, Mapping) else None
+    for key in ("fqn_to_config", "module_fqn_to_config"):
+        named = data.get(key) if isinstance(data, Mapping) else None
+        if isinstance(named, Mapping):
+            return named
+    return None
+
+
+def torchao_scheme(kind: Any) -> Scheme | None:
+    """The layout of one torchao configuration as config.json writes it: `{"_type": …, "_data": {…}}`."""
+    if not isinstance(kind, Mapping):
         return None
     name, data = kind.get("_type"), kind.get("_data")
     data = data if isinstance(data, Mapping) else {}
@@ -149,9 +167,11 @@ def _ternary(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
 def _aqlm(config: Mapping[str, Any]) -> Scheme | None:
     keys = ("in_group_size", "out_group_size", "num_codebooks", "nbits_per_codebook")
     values = [config.get(key) for key in keys]
-    if not all(type(value) is int and value > 0 for value in values):
+    if not all(type(value) is int and 0 < value <= 1 << 16 for value in values):
         return None
     wide, high, books, bits = (int(value) for value in values if isinstance(value, int))
+    if bits > 16:  # codes have two bytes at most
+        return None
 
     def layout(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
         rows, columns = up(shape[-2], high), up(shape[-1], wide)

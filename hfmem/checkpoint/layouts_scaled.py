@@ -65,6 +65,8 @@ def scaled(leaves: Leaves, module: str, said: Quantization | None) -> Layout | N
     if weight.dtype in _INT8 and weight.shape:
         if said and said.method == "bitnet":
             return layout(4, 1, 2, axis=0)
+        if said and said.method == "gemma" and weight.dtype == "U8" and (own := said.bits_of(module)) in (2, 4):
+            return layout(8 // own, 1, own)  # codes along a row, whose one scale tells nothing of their width
         rows = weight.shape[-2] if len(weight.shape) > 1 else 0
         if scale.dtype in _MICRO_SCALES and groups > 1:
             for size in (16, 32):

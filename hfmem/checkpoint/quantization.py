@@ -120,7 +120,11 @@ def logical_groups(
 
 
 def _logical(module: Module, said: Quantization | None) -> list[LogicalGroup]:
-    layout = recognize(module.leaves, module.base, said)
+    # sections speak of modules by number; tensors of one shape are stored alike, so the first one's name stands for all
+    name = module.base
+    for values in module.boxes[0]:
+        name = name.replace("{}", str(values[0]), 1)
+    layout = recognize(module.leaves, name, said)
     out: list[LogicalGroup] = []
     if layout is not None:
         parts = tuple(module.leaves[leaf] for leaf in layout.leaves)

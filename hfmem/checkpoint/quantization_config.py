@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from hfmem.checkpoint.config_layouts import blocks_of, quark_word
 from hfmem.checkpoint.config_methods import own_layouts
+from hfmem.checkpoint.config_schemes import torchao_by_name
 from hfmem.checkpoint.config_targets import (
     EVERY_LINEAR,
     Target,
@@ -205,8 +206,8 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         case "bitnet":
             bits = 2
         case "hqq":
-            inner = config.get("quant_config", config)
-            params = inner.get("weight_quant_params", inner) if isinstance(inner, Mapping) else {}
+            inner = mapping(config.get("quant_config", config))
+            params = mapping(inner.get("weight_quant_params", inner))
             bits, group = bits or integer(params.get("nbits")), group or integer(params.get("group_size"))
         case "aqlm":
             bits = bits or _aqlm_bits(config)
@@ -249,7 +250,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
     targets = targets or overrides(config)
     scheme, targets = own_layouts(method, config, bits, group if group and group > 0 else None, block, targets)
     bits = bits if bits is not None or scheme is None else scheme.bits
-    if method == "spqr" and targets:
+    if (method == "spqr" and targets) or (method == "torchao" and targets and _leaves_rest(config)):
         others_plain = True
     if method == "compressed-tensors" and not first and "sparsity_config" not in config:  # a cache's format alone
         others_plain = True
@@ -271,6 +272,11 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         only=blocks_of(config) if method == "auto-round" else (),
         head=method in ("gptq", "awq") and config.get("lm_head") is True,
     )
+
+
+def _leaves_rest(config: Mapping[str, Any]) -> bool:
+    """Whether torchao's configurations by name say nothing of the modules that they do not name, or that they stay."""
+    return (torchao_by_name(config) or {}).get("_default") is None
 
 
 def _method(file: str, config: Mapping[str, Any]) -> str | None:

@@ -113,7 +113,7 @@ def _chooser(said: Quantization, patterns_there: Sequence[str]) -> Callable[[str
     if not said.ignored and not said.targets and not only:
         return lambda module: default
     own = {target: scheme_of(said, target) for target in said.targets}
-    own = {target: _with_head(choice) if _names(target) else choice for target, choice in own.items()}
+    own = {target: _with_all(choice) if _names(target) else choice for target, choice in own.items()}
     whole = {target.match: target for target in reversed(said.targets) if not re.search(r"[*?]|^re:", target.match)}
     patterns = [target for target in said.targets if target.match not in whole]
 
@@ -134,7 +134,7 @@ def _inside(prefixes: Iterable[str], module: str) -> bool:
 
 
 def _names(target: Target) -> bool:
-    """Whether the target names modules one by one: a head among them is meant."""
+    """Whether the target names modules one by one: a table among them is meant."""
     return target.match != EVERY_LINEAR and not re.search(r"[*?]|^re:", target.match)
 
 
@@ -144,6 +144,14 @@ def _with_head(choice: Choice | None) -> Choice | None:
         return choice
     word, group_size = choice
     return replace(SCHEMES[word] if isinstance(word, str) else word, head=True), group_size
+
+
+def _with_all(choice: Choice | None) -> Choice | None:
+    """The same way to store weights, of an embedding or a head that is named, too."""
+    if choice is None or choice == _PLAIN:
+        return choice
+    word, group_size = choice
+    return replace(SCHEMES[word] if isinstance(word, str) else word, everything=True), group_size
 
 
 def _named(whole: Mapping[str, Target], parts: Sequence[str]) -> Target | None:

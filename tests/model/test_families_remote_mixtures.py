@@ -172,3 +172,30 @@ def test_a_hybrid_of_ling_saved_by_transformers() -> None:
     saved = data | {"head_dim": 8, "linear_head_dim": 64, "linear_num_heads": 4, "linear_conv_kernel_dim": 4}
     assert read_architecture(saved).tensors == read_architecture(data).tensors
     assert read_architecture(saved).caches() == read_architecture(data).caches()
+
+
+def test_iquest_q1() -> None:
+    # the sizes of SGLang's config class
+    data = config(
+        *("iquest_q1", 3072, 88, 48, 8),
+        head_dim=128,
+        vocab_size=160000,
+        dense_intermediate_size=12288,
+        intermediate_size=1536,
+        num_experts=256,
+        num_experts_per_tok=8,
+    )
+    arch = read_architecture(data)
+    attention = 2 * 3072 * 6144 + 2 * 3072 * 1024 + 2 * 128 + 8 * 128 + 3 * 3072
+    experts = 256 * 3 * 3072 * 1536 + 256 * 3072
+    total = 88 * attention + 3 * 3072 * 12288 + 87 * experts + 3072 + 2 * 160000 * 3072 + 3072
+    assert arch.expected_parameters() == total
+    windows = [isinstance(c, SlidingAttention) for c in arch.caches()]
+    assert windows == [False, *[False, True, True, True] * 21, *[False] * 3]
+    mtp = read_architecture(data | {"num_mtp_layers": 1}).expected_parameters() - total
+    assert mtp == attention + experts + 3072 + 2 * 3072 * 3072 + 3 * 3072
+    assert not any(
+        isinstance(c, SlidingAttention) for c in read_architecture(data | {"use_sliding_window": False}).caches()
+    )
+    with pytest.raises(ContradictionError, match="make 87 layers of 88"):
+        read_architecture(data | {"last_layers_types": ["full_attention"] * 2})

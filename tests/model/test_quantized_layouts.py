@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.quantization_config import parse_quantization
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.model.quantized import stored_as_said
@@ -171,3 +172,54 @@ def test_a_head_that_gptq_packs() -> None:
     head = 1000 * 512 // 2 + 4 * 125 * 4 + 2 * 4 * 1000 + 4 * 512
     found = stored(section)
     assert found is not None and found[2] == head
+
+
+def test_torchao_by_module_name() -> None:
+    # as pytorch/Phi-4-mini-instruct-INT8-INT4 has it: the embedding by rows in 8 bits, linear layers by groups in 4, a byte each
+    rows = {"_type": "IntxWeightOnlyConfig", "_data": {"granularity": {"_type": "PerAxis", "_data": {"axis": 0}}}}
+    grain = {"_type": "PerGroup", "_data": {"group_size": 32}}
+    groups = {"_type": "Int8DynamicActivationIntxWeightConfig", "_data": {"weight_granularity": grain}}
+    named: dict[str, Any] = {"_default": groups, "model.embed_tokens": rows}
+
+    def section(key: str) -> dict[str, Any]:
+        kind = {"_type": "FqnToConfig", "_data": {key: named}}
+        return {"quant_method": "torchao", "quant_type": {"default": kind}, "include_input_output_embeddings": True}
+
+    embed, up = 1000 * 512 + 1000 * 3, 2 * (N + 3 * N // 32)
+    for key in ("fqn_to_config", "module_fqn_to_config"):
+        assert stored(section(key)) == (embed, up, TABLE)
+    named |= {"re:.*layers.1.*": None}
+    assert stored(section("fqn_to_config")) == (embed, up // 2 + MATRIX, TABLE)
+    del named["_default"]
+    assert stored(section("fqn_to_config")) == (embed, 2 * MATRIX, TABLE)
+
+
+def test_files_whose_modules_are_packed_in_two_ways() -> None:
+    # mlx-community/gpt-oss-20b-MXFP4-Q8: MXFP4 but for what the section names by number, affine 8 bits in groups of 64
+    every = "model.layers.{}."
+    section: dict[str, Any] = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+    section |= {f"model.layers.{i}.self_attn.q_proj": {"group_size": 64, "bits": 8} for i in range(2)}
+    said = parse_quantization({"config.json": {"quantization": section}})
+    layers = ((range(2),),)
+    files = [
+        TensorGroup(f"{every}self_attn.q_proj.weight", "U32", (1024, 128), layers),
+        TensorGroup(f"{every}self_attn.q_proj.scales", "BF16", (1024, 8), layers),
+        TensorGroup(f"{every}self_attn.q_proj.biases", "BF16", (1024, 8), layers),
+        TensorGroup(f"{every}mlp.up_proj.weight", "U32", (1024, 64), layers),
+        TensorGroup(f"{every}mlp.up_proj.scales", "U8", (1024, 16), layers),
+    ]
+    found = {group.pattern: (group.shape, group.bits, group.group_size) for group in logical_groups(files, said)}
+    assert found == {
+        f"{every}self_attn.q_proj.weight": ((1024, 512), 8, 64),
+        f"{every}mlp.up_proj.weight": ((1024, 512), 4, 32),
+    }
+    # Gemma's own files: 4 bits, and 2 by a pattern of numbers; one scale a row tells nothing of the width
+    gemma = {"quant_method": "gemma", "num_bits": 4, "module_quant_configs": {r"layers\.\d+\.mlp": {"num_bits": 2}}}
+    said = parse_quantization({"config.json": {"quantization_config": gemma}})
+    files = [
+        TensorGroup(f"{every}self_attn.q_proj.weight", "U8", (1024, 256), layers),
+        TensorGroup(f"{every}self_attn.q_proj.weight_scale", "F32", (1024, 1), layers),
+        TensorGroup(f"{every}mlp.up_proj.weight", "U8", (1024, 128), layers),
+        TensorGroup(f"{every}mlp.up_proj.weight_scale", "F32", (1024, 1), layers),
+    ]
+    assert [(group.shape, group.bits) for group in logical_groups(files, said)] == [((1024, 512), 4), ((1024, 512), 2)]

@@ -14,6 +14,7 @@ from hfmem.model.blocks import attention as plain_attention
 from hfmem.model.blocks import full as full_attention
 from hfmem.model.blocks import gated_mlp, linear, norm, plain_mlp, read_dims
 from hfmem.model.config import Config
+from hfmem.model.draft import read_as
 from hfmem.model.inventory import Column, Component, Inventory, Replicated
 from hfmem.model.latent_blocks import Indexer, Latent, indexer, latent_attention, latent_dims, read_indexer, read_latent
 from hfmem.model.layers import Layer
@@ -247,6 +248,11 @@ def minicpm3(cfg: Config) -> Architecture:
 def youtu(cfg: Config) -> Architecture:
     """Youtu-LLM: DeepSeek's latent attention over a dense feed-forward in every layer."""
     return latent_stack(cfg, cfg).finish(cfg, "youtu")
+
+
+def youtu_llm(cfg: Config) -> Architecture:
+    """Youtu-LLM as first published, with code of its own."""
+    return read_as(youtu, cfg, "youtu")
 
 
 def plm(cfg: Config) -> Architecture:

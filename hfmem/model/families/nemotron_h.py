@@ -6,7 +6,8 @@ Source: transformers 5.23.0 `models/nemotron_h`; published names (`backbone.laye
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from hfmem.errors import ContradictionError, MissingKeyError
@@ -92,8 +93,12 @@ def _experts(inv: Inventory, cfg: Config, prefix: str, indices: Sequence[int], h
 
 def _mixers(inv: Inventory, cfg: Config, prefix: str, kinds: Sequence[str], d: Dims) -> None:
     """Each layer's norm and mixer."""
-    mixer = f"{prefix}.mixer"
     norm(inv, f"{prefix}.norm", range(len(kinds)), d.hidden)
+    _bodies(inv, cfg, f"{prefix}.mixer", kinds, d)
+
+
+def _bodies(inv: Inventory, cfg: Config, mixer: str, kinds: Sequence[str], d: Dims) -> None:
+    """The mixers of the layers whose kind is named ("": not among them)."""
     if recurrent := indices_of(kinds, "mamba"):
         mamba2(inv, mixer, recurrent, _mixer(cfg, d.hidden))
     bias = cfg.flag("attention_bias", default=False)
@@ -146,3 +151,62 @@ def nemotron_h(cfg: Config) -> Architecture:
     stack.layers = [Layer((caches[kind],)) for kind in kinds]
     stack.towers += [Layer((caches[kind],), "mtp") for kind in predicting]
     return stack.finish(cfg, "nemotron_h")
+
+
+def nemotron_h_puzzle(cfg: Config) -> Architecture:
+    """Nemotron-H cut by architecture search: `block_configs` names each layer's mixer and what differs in it from the config."""
+    layers = _block_configs(cfg, "block_configs")
+    d = _dims(cfg, len(layers))
+    stack = open_stack(cfg, cfg, d, embed="backbone.embeddings.weight", final_norm="backbone.norm_f")
+    caches = _puzzle(stack.inv, cfg, "backbone.layers.{}", layers, d)
+    if cfg.opt_int("num_nextn_predict_layers"):
+        run = _block_configs(cfg, "mtp_block_configs")
+        ends = [len(run) - 1]
+
+        def describe(part: Inventory) -> None:
+            _puzzle(part, cfg, "mtp.layers.{}", run, d)
+            linear(part, "mtp.layers.{}.eh_proj", [0], d.hidden, 2 * d.hidden, Component.MTP, Column())
+            norm(part, "mtp.layers.{}.enorm", [0], d.hidden)
+            norm(part, "mtp.layers.{}.hnorm", [0], d.hidden)
+            norm(part, "mtp.layers.{}.final_layernorm", ends, d.hidden)
+
+        as_mtp(stack.inv, describe)
+    experts = [part.opt_int("n_routed_experts") or 0 for kind, part in layers if kind == "moe"]
+    if experts:
+        stack.num_experts, stack.top_k = max(experts), cfg.opt_int("num_experts_per_tok")
+    stack.attention = any(kind == "attention" for kind, _ in layers)
+    stack.layers = [Layer((cache,)) for cache in caches]
+    return stack.finish(cfg, "nemotron_h")
+
+
+def _block_configs(cfg: Config, key: str) -> list[tuple[str, Config]]:
+    """Each layer's kind and the config as it holds there. Raises MissingKeyError, ContradictionError naming the key."""
+    found = []
+    for number, entry in enumerate(cfg.need_list(key)):
+        kind = entry.get("block_type") if isinstance(entry, Mapping) else None
+        if not isinstance(entry, Mapping) or not isinstance(kind, str):
+            raise ContradictionError(f"{cfg.file}: entry {number} of {key!r} names no 'block_type'")
+        cfg.choice(f"{key}.block_type", kind, WORDS)
+        found.append((kind, Config({**cfg.data, **entry}, cfg.file, cfg.model_type, cfg.used_defaults)))
+    return found
+
+
+def _puzzle(inv: Inventory, cfg: Config, prefix: str, layers: Sequence[tuple[str, Config]], d: Dims) -> list[Cache]:
+    """Norms and mixers of layers with configs of their own, alike ones together. Returns what each keeps."""
+    norm(inv, f"{prefix}.norm", range(len(layers)), d.hidden)
+    alike: dict[str, list[int]] = {}
+    for i, (kind, part) in enumerate(layers):
+        own = {key: value for key, value in part.data.items() if cfg.data.get(key) != value}
+        alike.setdefault(json.dumps([kind, own], sort_keys=True, default=str), []).append(i)
+    caches: dict[int, Cache] = {}
+    for where in alike.values():
+        kind, part = layers[where[0]]
+        dims = _dims(part, len(layers))
+        _bodies(inv, part, f"{prefix}.mixer", [kind if i in where else "" for i in range(len(layers))], dims)
+        kept: Cache = NoCache(kind)
+        if kind == "attention":
+            kept = full(dims)
+        elif kind == "mamba":
+            kept = _mixer(part, d.hidden).cache()
+        caches.update(dict.fromkeys(where, kept))
+    return [caches[i] for i in range(len(layers))]

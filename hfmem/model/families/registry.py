@@ -8,7 +8,8 @@ from typing import Any, Final, Literal, Protocol, cast
 
 from hfmem.errors import UnknownArchitectureError, UsageError
 from hfmem.model.architecture import Architecture, Note
-from hfmem.model.config import Config, in_transformers
+from hfmem.model.blocks import HIDDEN, LAYERS
+from hfmem.model.config import Config, class_keys, in_transformers
 from hfmem.model.families.common_types import COMMON
 from hfmem.model.families.draft_types import draft_head
 from hfmem.model.families.file_types import BY_FILES
@@ -79,10 +80,12 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     wanted = assume or model_type
     if wanted not in FAMILIES:
         raise UnknownArchitectureError(_refusal(data, file, wanted))
-    architecture = rule(wanted)(Config(data, file, model_type=wanted))
+    place = None if assume is None else _part_meant(data, assume)
+    meant = data if place is None else {**_outer_dtype(data), **data[place], "architectures": None}
+    architecture = rule(wanted)(Config(meant, file, model_type=wanted))
     notes = architecture.notes
     if assume is not None and assume != model_type:
-        notes = (*notes, _assumption(data, file, model_type, assume))
+        notes = (*notes, _assumption(meant, f"{file}: {place}" if place else file, model_type, assume))
     elif (own := _own_class(data, file, wanted)) is not None:
         notes = (*notes, own)
     return replace(
@@ -93,6 +96,27 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
         code=_code(data, wanted),
         image_prefix=_image_prefix(data),
     )
+
+
+#: where a wrapper's config may hold its text model's
+TEXT_PLACES: Final = ("text_config", "llm_config", "language_config", "language_model_config", "llm_cfg", "lm_config")
+
+
+def _part_meant(data: Mapping[str, Any], assume: str) -> str | None:
+    """The part of a wrapper's config that an assumed type can speak of: its text model's, where that alone holds the sizes.
+
+    Read at the top level, a type whose class has a default for every size would be another model.
+    """
+    place = None if _sized(data) else next((name for name in TEXT_PLACES if _sized(data.get(name))), None)
+    return None if place is None or place in class_keys(assume) else place
+
+
+def _sized(part: Any) -> bool:
+    return isinstance(part, Mapping) and any(part.get(name) is not None for name in (*HIDDEN, *LAYERS))
+
+
+def _outer_dtype(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: data[key] for key in ("dtype", "torch_dtype") if key in data}
 
 
 def _image_prefix(data: Mapping[str, Any]) -> bool:
@@ -138,6 +162,10 @@ def _refusal(data: Mapping[str, Any], file: str, model_type: str) -> str:
     if near is not None:
         differs = f" (differs in: {near.differences})" if near.differences else " (same keys)"
         hint = f"; nearest: {near.model_type}{differs}. --assume {near.model_type} to go on"
+    if near is not None and (place := _part_meant(data, near.model_type)) is not None:
+        kind = data[place].get("model_type")
+        kind = kind if isinstance(kind, str) and kind in FAMILIES else near.model_type
+        hint = f"; its {place!r} looks like {kind}. --assume {kind} to go on with that part alone"
     if not model_type:
         return f"{file}: neither 'model_type' nor 'architectures' says what this model is{hint}"
     return f'{file}: model_type "{model_type[:80]}" is not known{hint}'

@@ -46,6 +46,21 @@ def kormo(cfg: Config) -> Architecture:
     return m.close("kormo", full_layers(m.d))
 
 
+def plamo1(cfg: Config) -> Architecture:
+    """PLaMo 1: `n_shared_head` query heads share a key and a value head; one norm before both halves of a block.
+
+    Its own code repeats keys and values for every query head in the cache; engines keep them once.
+    """
+    shared, heads = cfg.positive("n_shared_head"), cfg.positive(*HEADS)
+    hidden = cfg.positive(*HIDDEN)
+    d = Dims(hidden, num_layers(cfg), heads, -(-heads // shared), hidden // heads)
+    m = Draft(cfg, d=d, layers="model.layers.layers.{}")
+    m.attention()
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms("norm")
+    return m.close("plamo", full_layers(d))
+
+
 def plamo3(cfg: Config) -> Architecture:
     """PLaMo 3: fused projections, four norms, windowed layers between full ones; always tied.
 

@@ -1,5 +1,5 @@
 """Decoders served by SGLang whose layers differ, with code published beside their weights: Jet-Nemotron, MiniCPM-SALA, Spark 2.5,
-Nanbeige's loops; and Baichuan-M1.
+Nanbeige's loops; Baichuan-M1 and Yuan 2.
 
 Source: SGLang 0.5.23 `models/{jet_nemotron,minicpm,spark2_5,nanbeige}.py` and `configs/…`, names as its loaders read them.
 """
@@ -146,6 +146,24 @@ def baichuan_m1(cfg: Config) -> Architecture:
         return Layer((cache, ShortConvState(2 * dims.num_kv_heads * dims.head_dim, taps)))
 
     return m.close("baichuan_m1", [kept(i) for i in m.every])
+
+
+def yuan(cfg: Config) -> Architecture:
+    """Yuan 2: Llama's block whose queries and keys see two convolutions over neighbouring tokens.
+
+    Beside its keys and values a layer keeps the last two tokens' inputs (IEITYuan/Yuan2-2B-hf `yuan_hf_model.py`).
+    """
+    cfg.choice("use_shareqk", str(cfg.flag("use_shareqk", default=False)).lower(), ("false",))
+    m = Draft(cfg)
+    hidden, half = m.d.hidden, m.d.hidden // 2
+    m.attention()
+    for name, out, columns in (("conv1", half, hidden), ("conv2", hidden, half)):
+        m.each(f"self_attn.lf_gate.{name}.weight", (out, columns, 2, 1), _PART)
+        m.each(f"self_attn.lf_gate.{name}.bias", (out,), _PART)
+    m.norms("self_attn.lf_gate.output_layernorm", *_PAIR)
+    m.gated(cfg.positive("intermediate_size"))
+    kept = Layer((blocks.full(m.d), ShortConvState(hidden, 3)))
+    return m.close("yuan", [kept] * m.d.num_layers)
 
 
 def nanbeige(cfg: Config) -> Architecture:

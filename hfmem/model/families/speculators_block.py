@@ -8,6 +8,7 @@ embedding and output table are the target's).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from hfmem.errors import ContradictionError, MissingKeyError
@@ -49,6 +50,11 @@ class _Block:
     def yes(self, key: str, default: bool) -> bool:
         """The same as a flag."""
         return (self.flash if self.flash.published(key) is not None else self.cfg).flag(key, default=default)
+
+    def word(self, key: str, usual: str, known: Sequence[str]) -> str:
+        """The same as one of the words that are known, `usual` where it is absent."""
+        part = self.flash if self.flash.published(key) is not None else self.cfg
+        return self.cfg.choice(key, part.opt_str(key) or usual, known)
 
     def _body(self) -> None:
         head, d = self.head, self.d
@@ -106,7 +112,7 @@ def dflash(cfg: Config) -> Architecture:
     """DFlash: embedding and output table are the target's, unless the config or the `speculators` format says otherwise."""
     block = _Block(cfg)
     block.output_if_its_own()
-    kind = block.cfg.choice("projector_type", block.said("projector_type") or "dflash", ("dflash", "domino"))
+    kind = block.word("projector_type", "dflash", ("dflash", "domino"))
     if kind == "domino":
         _domino(block)
     return block.close("dflash")
@@ -164,9 +170,7 @@ def _markov(block: _Block, rows: int) -> None:
     head, d, rank = block.head, block.d, block.number("markov_rank")
     head.once("markov_head.markov_w1", head.vocab, rank)
     head.once("markov_head.markov_w2", rows, rank)
-    kind = block.cfg.choice(
-        "markov_head_type", block.said("markov_head_type") or "vanilla", ("vanilla", "gated", "rnn")
-    )
+    kind = block.word("markov_head_type", "vanilla", ("vanilla", "gated", "rnn"))
     gates = {"gated": ("gate_proj", rank, d.hidden + rank), "rnn": ("joint_proj", 3 * rank, d.hidden + 2 * rank)}
     if kind in gates:
         name, out, columns = gates[kind]

@@ -8,7 +8,7 @@ the files' headers confirm it (`api.reading`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
@@ -18,13 +18,10 @@ from hfmem.model.families.multimodal import PLAIN, text_architecture, text_confi
 from hfmem.model.inventory import Inventory
 from hfmem.records import replace
 
-#: where a wrapper's config may hold its text model's
-_PLACES: Final = ("text_config", "llm_config", "language_config", "language_model_config", "llm_cfg", "lm_config")
-
 
 def wrapped(cfg: Config, model_type: str | None = None) -> Architecture:
     """The text model that the config holds, or (`model_type`) is itself, and whatever else the files do."""
-    text = text_config(cfg, *_PLACES, model_type=model_type)
+    text = text_config(cfg, *registry.TEXT_PLACES, model_type=model_type)
     inner = text_architecture(text)
     what = f"layers and cache are those of its {inner.model_type} text model, other parts weigh what the files hold"
     note = Note("parts_by_files", f"{cfg.file}: {what}")
@@ -36,12 +33,22 @@ def openpangu_vl(cfg: Config) -> Architecture:
     return wrapped(cfg, "PanguEmbedded")
 
 
+def youtu_vl(cfg: Config) -> Architecture:
+    """Youtu-VL: Youtu-LLM, whose keys stand at the top level, beside a SigLIP tower."""
+    return wrapped(cfg, "youtu")
+
+
+def dots_vlm(cfg: Config) -> Architecture:
+    """dots.vlm1: DeepSeek V3, whose keys stand at the top level, beside a tower of its own (SGLang 0.5.23 `dots_vlm.py`)."""
+    return wrapped(cfg, "deepseek_v3")
+
+
 def read_wrapped(data: Mapping[str, Any], file: str) -> Architecture | None:
     """A config of an unknown type by its text model; None where it holds none of a known type."""
     from hfmem.model.nearest import class_family
 
     model_type = data.get("model_type")
-    for place in _PLACES if isinstance(model_type, str) and model_type not in registry.FAMILIES else ():
+    for place in registry.TEXT_PLACES if isinstance(model_type, str) and model_type not in registry.FAMILIES else ():
         part = data.get(place)
         if not isinstance(part, Mapping):
             continue
