@@ -1,4 +1,4 @@
-"""`hfmem compare MODEL…`: models, formats or lengths side by side."""
+"""`hfmem compare MODEL…`: models, formats, lengths or engines side by side."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from itertools import product
 from typing import Annotated, Any
 
 from hfmem.cli import options as o
-from hfmem.cli.output import formatted, give, json_text, write
+from hfmem.cli.output import complain, formatted, give, json_text, write
 from hfmem.cli.reading import read_for
-from hfmem.errors import UsageError
+from hfmem.errors import UnsupportedError, UsageError
 
 
 def compare(
@@ -23,7 +23,7 @@ def compare(
     ctx: o.Lengths = None,
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
-    engine: o.Engine = None,
+    engine: o.Engines = None,
     revision: o.Revision = None,
     json: o.Json = False,
     format: o.Format = None,
@@ -32,8 +32,8 @@ def compare(
     refresh: o.Refresh = False,
     offline: o.Offline = False,
     verbose: o.Verbose = False,
-) -> None:
-    """Models, weight formats and lengths side by side."""
+) -> int:
+    """Models, weight formats, lengths and engines side by side."""
     from hfmem.units import parse_count
 
     kind = formatted(format, json)
@@ -44,23 +44,36 @@ def compare(
         formats = [word.strip() for word in quant.split(",") if word.strip()]
         if not formats:
             raise UsageError("--quant names no format (example: bf16,fp8,int4)")
+    engines = [None] if engine is None else [word.strip() for word in engine.split(",") if word.strip()]
+    if not engines:
+        raise UsageError("--engine names no engine (example: vllm,sglang)")
     from hfmem.api.estimates import estimate
     from hfmem.render.json import report_dict
 
     rows: list[tuple[str, Any]] = []
+    status = 0
     for model in models:
         read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
-        for name, context in product(formats, contexts):
-            report = estimate(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=engine, quant=name)
+        for name, context, rules in product(formats, contexts, engines):
+            try:
+                report = estimate(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=rules, quant=name)
+            except UnsupportedError as error:
+                if len(engines) == 1:
+                    raise
+                complain(f"{model} by the rules of {rules}: {error.message}")
+                status = error.exit_code
+                continue
             words = [model] if len(models) > 1 or name is None else []
             rows.append((" ".join([*words, *([name] if name else [])]), report))
     told = [{"label": label, **report_dict(report)} for label, report in rows]
     if kind == "json":
         write(json_text(told))
-        return
-    from hfmem.render.compare import compare_grid
+        return status
+    if rows:
+        from hfmem.render.compare import compare_grid
 
-    give(kind, compare_grid(rows), told, ", ".join(models))
+        give(kind, compare_grid(rows), told, ", ".join(models))
+    return status
 
 
 def _lengths(text: str) -> list[str]:

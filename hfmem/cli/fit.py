@@ -7,13 +7,12 @@ from typing import Annotated, Any
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
 from hfmem.cli.output import fetching, formatted, give, has_room_for_bars, json_text, say_stats, show, write
-from hfmem.cli.params import REQUIRED
 from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 from hfmem.records import replace
 
 
-@takes(SERVING, DEVICES, READING, gpu=(o.FitGpu, REQUIRED))
+@takes(SERVING, DEVICES, READING, gpu=(o.FitGpu, None))
 def fit(
     model: o.Model,
     lengths: Annotated[
@@ -38,6 +37,10 @@ def fit(
     --emit prints the launch command or manifest with these settings instead.
     """
     kind = formatted(format, json)
+    if settings["device"] is None:
+        raise UsageError(
+            "fit needs a device: --gpu h100, 8xh100, 4090, 80GiB, local (hfmem devices lists); hfmem plan tries all of them"
+        )
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
     settings["engine"] = settings["engine"] or engine_of(emit)

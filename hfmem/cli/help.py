@@ -63,9 +63,9 @@ def command_help(name: str, columns: int) -> str:
 
 
 def _usage(parameter: Parameter) -> str:
-    """An argument as the usage line has it: `MODEL `, `MODEL... `, `[SEARCH]... `; nothing for an option that can be left out."""
+    """An argument as the usage line has it: `MODEL `, `MODEL... `, `[SEARCH]... `; nothing for an option."""
     if isinstance(parameter.info, Option):
-        return f"{parameter.info.names[0]} {parameter.info.metavar} " if parameter.required else ""
+        return ""
     return f"{parameter.info.metavar}{'...' if parameter.multiple else ''} "
 
 

@@ -77,6 +77,14 @@ Engine = Annotated[
         help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF: llama.cpp].",
     ),
 ]
+Engines = Annotated[
+    str | None,
+    Option(
+        "--engine",
+        metavar="NAMES",
+        help="Rules of vllm, sglang, transformers, llama.cpp, ideal, one or several [default: vllm; GGUF: llama.cpp].",
+    ),
+]
 Tp = Annotated[
     str,
     Option("--tp", "--tensor-parallel-size", "--tp-size", metavar="N", help="Tensor-parallel ranks.", section=DEVICES),
@@ -169,7 +177,10 @@ Gpu = Annotated[
         "--gpu", metavar="NAME", help="Does it fit: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none]."
     ),
 ]
-FitGpu = Annotated[str, Option("--gpu", metavar="NAME", help="h100, 8xh100, 4090, 80GiB, local (hfmem devices lists).")]
+FitGpu = Annotated[
+    str | None,
+    Option("--gpu", metavar="NAME", help="Always needed: h100, 8xh100, 4090, 80GiB, local (hfmem devices lists)."),
+]
 PlanGpu = Annotated[
     str | None,
     Option(

@@ -18,7 +18,7 @@ COMMANDS = {
     "estimate": "Weights, KV cache and total (the default).",
     "fit": "Does it fit, and what would make it fit.",
     "plan": "The smallest layouts that serve a load.",
-    "compare": "Models and formats side by side.",
+    "compare": "Models, formats, lengths, engines side by side.",
     "layers": "What each layer keeps.",
     "explain": "The arithmetic, step by step.",
     "files": "What a download takes, and what is redundant.",

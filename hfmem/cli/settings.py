@@ -68,7 +68,7 @@ def takes(*groups: dict[str, tuple[Any, Any]], **own: tuple[Any, Any]) -> Callab
     """A decorator that adds the options of `groups` to a command, after its arguments and before its own options.
 
     The command receives the groups' settings as `settings`, in the api's words, and those of `READING` as `reading`. `own` replaces
-    an option of a group, with `REQUIRED` for one that has no default.
+    an option of a group.
     """
     options = {name: option for group in groups for name, option in group.items()} | own
     flags = {name: kind.__metadata__[0].names[0] for name, (kind, _) in options.items()}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from hfmem.errors import FormatError, NetworkError
-from hfmem.hub.connection import Connection, Origin, Pool, origin_of, shown
+from hfmem.hub.connection import Connection, Origin, Pool, origin_of, proxy_for, shown
 from hfmem.hub.facts import FetchStats
 from hfmem.hub.wire import (
     Decoder,
@@ -278,7 +278,9 @@ class Client:
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             if self.deadline.remaining() <= 0:
                 raise NetworkError(self.late(f"connecting to {origin}")) from None
-            raise TransientError(f"{origin} cannot be reached: {describe(error)}", connecting=True) from None
+            proxy = proxy_for(origin)
+            way = f" through the proxy {proxy.netloc.rpartition('@')[2]}" if proxy else ""
+            raise TransientError(f"{origin} cannot be reached{way}: {describe(error)}", connecting=True) from None
 
     def _send(
         self, connection: Connection, url: str, headers: dict[str, str], timeout: float

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hfmem.errors import AccessError, UsageError
+from hfmem.hub.reference import DEFAULT_ENDPOINT
 from hfmem.records import dataclass
 
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
@@ -53,7 +54,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         said = " ".join(f"{name}={env[name][:80]!r}" for name in names if name in env)
         raise UsageError(f"{said}: seconds must be a whole number") from None
 
-    endpoint = (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    endpoint = (env.get("HF_ENDPOINT") or constants.ENDPOINT or DEFAULT_ENDPOINT).rstrip("/")
     if not endpoint.startswith(("http://", "https://")):
         raise UsageError(f"HF_ENDPOINT={endpoint[:200]!r} must start with https:// or http://")
     offline = constants.HF_HUB_OFFLINE or is_true(env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE"))

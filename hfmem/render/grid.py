@@ -30,19 +30,33 @@ class Grid:
 
 
 def grid_lines(grid: Grid, width: int | None = None) -> list[Line]:
-    """Aligned columns, the first in bold, two blanks between them; where they are wider than `width`, one block a row."""
+    """Aligned columns, the first in bold, two blanks between them. Where they are wider than `width`, the first one's cells stand
+    on lines of their own; where that is not enough, each row is a block."""
     used = grid.used()
     widths = {column: max(len(row[column]) for row in (grid.head, *grid.rows)) for column in used}
     lines = [line((grid.title, "bold"), hang=2), line("")] if grid.title else []
-    if width is not None and sum(widths.values()) + 2 * (len(used) - 1) > width:
-        lines += [text for number in range(len(grid.rows)) for text in _block(grid, number)]
-    else:
+    wide = sum(widths.values()) + 2 * (len(used) - 1)
+    if width is None or wide <= width:
         lines += _columns(grid, widths)
+    elif wide - widths[0] <= width:
+        lines += _columns_below(grid, widths)
+    else:
+        lines += [text for number in range(len(grid.rows)) for text in _block(grid, number)]
     return [*lines, *(line((note, "dim"), hang=_indent(note) + 2) for note in grid.notes)]
 
 
 def _indent(text: str) -> int:
     return len(text) - len(text.lstrip())
+
+
+def _columns_below(grid: Grid, widths: Mapping[int, int]) -> Iterator[Line]:
+    """Columns but the first, whose cells stand above the rows that they are of."""
+    head, *rows = _columns(grid, {0: 0} | {column: width for column, width in widths.items() if column})
+    for number, text in enumerate((head, *rows)):
+        name = (grid.head, *grid.rows)[number][0]
+        if name and (number < 2 or name != grid.rows[number - 2][0]):
+            yield line((name, "bold"), hang=4)
+        yield line(*text.spans[2:], hang=None)  # without the first cell and the nothing before it
 
 
 def _columns(grid: Grid, widths: Mapping[int, int]) -> Iterator[Line]:

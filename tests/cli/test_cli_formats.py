@@ -122,3 +122,29 @@ def test_compare_counts_what_is_loaded(run: Run) -> None:
     assert half[-1] == full[-1]
     assert "weights: as they are loaded; bits each: as they are stored" in out
     assert "as they are loaded" not in run("compare", LLAMA, "--ctx", "8k", "--offline")[1]
+
+
+def test_a_table_too_wide_for_a_terminal() -> None:
+    from hfmem.render.grid import Grid, grid_lines
+
+    grid = Grid(
+        ("", "size", "", "length"),
+        (
+            ("org/a-model", "1.00", "=", "8,192"),
+            ("org/a-model", "12.00", "≈", "32,768"),
+            ("org/b", "3.00", "=", "8,192"),
+        ),
+        left=frozenset({0, 2}),
+    )
+    texts = {width: [line.text for line in grid_lines(grid, width)] for width in (31, 24, 12)}
+    assert texts[31][1] == "org/a-model   1.00  =   8,192"
+    # the names above the rows that they are of, and once
+    assert texts[24] == [
+        "   size     length",
+        "org/a-model",
+        "   1.00  =   8,192",
+        "  12.00  ≈  32,768",
+        "org/b",
+        "   3.00  =   8,192",
+    ]
+    assert texts[12][:3] == ["org/a-model", "  size    1.00  =", "  length  8,192"]

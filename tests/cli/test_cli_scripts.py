@@ -117,3 +117,15 @@ def test_neighbouring_layers_of_one_shape_are_one_row(run: Run) -> None:
     shapes = [{name: value for name, value in row.items() if name != "count"} for row in rows]
     assert all(a != b for a, b in itertools.pairwise(shapes))
     assert [(row["kind"], row["count"]) for row in rows] == [("full", 24), ("cross", 24), ("none", 24 + 36)]
+
+
+def test_engines_side_by_side(run: Run) -> None:
+    status, out, _ = run("compare", LLAMA, "--ctx", "8k", "--engine", "vllm,ideal", *OFF.split(), "--json")
+    assert status == 0 and [row["kv_cache"]["engine"] for row in json.loads(out)] == ["vllm", "ideal"]
+    status, out, err = run("compare", "facebook/bart-large-cnn", "--engine", "ideal,llama.cpp", *OFF.split(), "--json")
+    assert status == 4 and len(json.loads(out)) == 1 and err.count("\n") == 1 and "by the rules of llama.cpp" in err
+
+
+def test_fit_says_that_it_needs_a_device(run: Run) -> None:
+    status, out, err = run("fit", LLAMA, *OFF.split())
+    assert (status, out) == (2, "") and "--gpu h100" in err and "hfmem plan" in err and err.count("\n") == 1

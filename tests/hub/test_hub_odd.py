@@ -237,3 +237,8 @@ def test_messages_hold_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ModelNotFoundError, match=r"at http://127") as missing:
             load_model("org/unheard-of", options=FRESH)
         assert "secret" not in str(missing.value)
+
+
+def test_a_redirect_to_nowhere() -> None:
+    with serve(lambda handler: reply(handler, 302)) as url, pytest.raises(NetworkError, match="redirected to nowhere"):
+        client(url).get(url + "/x", max_bytes=10)

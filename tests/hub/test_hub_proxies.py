@@ -168,3 +168,10 @@ def test_certificates(tmp_path: Path, proxy: tuple[str, type[Proxy]], monkeypatc
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hfmem.hub.http.BACKOFF", 0.005)
+    monkeypatch.setenv("http_proxy", "http://somebody:secret@127.0.0.1:9")  # the discard port: nothing listens there
+    with pytest.raises(NetworkError, match=r"^hub\.example cannot be reached through the proxy 127\.0\.0\.1:9: "):
+        client("http://hub.example").get("http://hub.example/x", max_bytes=10)

@@ -98,3 +98,10 @@ def test_no_token_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
     assert find_token() is None
+
+
+def test_an_empty_endpoint_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "")  # as it is where HF_ENDPOINT is set to nothing
+    assert read_settings({"HF_ENDPOINT": ""}).endpoint == "https://huggingface.co"
