@@ -96,8 +96,8 @@ def test_windows_and_chunks_stop_growing() -> None:
 
 
 def test_an_unfinished_group_waits_to_be_compressed() -> None:
-    """DeepSeek V4 (`modeling_deepseek_v4.py`): 7 tokens at 4 to 1 are a row and its key, and 3 tokens' values and gates, twice as wide
-    where groups overlap; the overlapped group's are kept whole, in one half."""
+    """DeepSeek V4 (`modeling_deepseek_v4.py`): 7 tokens at 4 to 1 are a row and its key, and 3 tokens' values and gates, twice
+    as wide where groups overlap; the overlapped group's are kept whole, in one half."""
     shape = {"num_heads": 64, "head_dim": 512, "window": 128, "ratio": 4, "index_head_dim": 128}
     window, row, pending = 7 * 512 * 2, (512 + 128) * 2, 3 * 2 * (512 + 128) * 2
     assert layer_bytes(CompressedAttention(**shape), 7, "bf16", "BF16") == window + row + pending
