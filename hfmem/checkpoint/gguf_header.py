@@ -66,11 +66,6 @@ class GgufHeader:
         value = self.keys.get("general.architecture")
         return value if isinstance(value, str) else None
 
-    def model_keys(self) -> dict[str, Value]:
-        """Keys of the architecture itself, its prefix taken off: exactly that prefix, never one that merely ends alike."""
-        prefix = f"{self.architecture}."
-        return {key.removeprefix(prefix): value for key, value in self.keys.items() if key.startswith(prefix)}
-
     @property
     def file_type(self) -> str | None:
         """The label of `general.file_type`, such as `Q4_K_M`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from hfmem.checkpoint.tensors import Box, TensorGroup
@@ -47,23 +47,11 @@ def index_names(index: Index) -> tuple[TensorGroup, ...]:
     return group_facts(names, [("U8", (0,))] * len(names))
 
 
-def expected_groups(
-    architecture: Architecture, matcher: Matcher, names: Sequence[TensorGroup] | None, size: int | None
-) -> tuple[TensorGroup, ...]:
-    """The inventory, restricted to what an index names where its names are the inventory's, else to what a total size allows."""
+def expected_groups(architecture: Architecture, matcher: Matcher, size: int | None) -> tuple[TensorGroup, ...]:
+    """The inventory, and of what a file may leave out or repeat as much as makes up a total size of `size` bytes."""
     everything = synthesise(architecture)
-    if names:
-        groups = synthesise(architecture, names=names)
-        if 2 * sum(g.count for g in groups) > sum(g.count for g in names):
-            return groups
-        # packed or foreign names: an optional part (a stored MTP layer) counts if any of its modules is named
-        owners = [matcher.owner(g.pattern, g.boxes) for g in names]
-        modules = {item.core.rpartition(".")[0] for item in owners if item is not None}
-        left_out = {i.pattern for i in matcher.expected if i.spec.optional and i.core.rpartition(".")[0] not in modules}
-        return tuple(group for group in everything if group.pattern not in left_out)
     if size is None:
         return everything
-    # what a file may leave out or repeat: the size tells which it is, if it tells anything
     optional = frozenset(i.pattern for i in matcher.expected if i.spec.optional and i.spec.tied_to is None)
     tied = tuple(
         TensorGroup(i.pattern, architecture.dtype, i.spec.shape, i.boxes)

@@ -113,7 +113,6 @@ def count_parameters(
     checkpoint: Checkpoint | None = None,
     *,
     logical: Sequence[TensorGroup] | None = None,
-    names: Sequence[TensorGroup] | None = None,
     total_size: int | None = None,
     summary: Mapping[str, int] | None = None,
     quantization: Quantization | None = None,
@@ -124,7 +123,6 @@ def count_parameters(
         architecture: the family's reading of the config; None where no family covers the model (then names classify tensors).
         checkpoint: all tensors, from headers. Exact.
         logical: what the checkpoint's tensors stand for once unpacked; left out, what their layout tells (`logical_groups`).
-        names: the tensors that an index names (`index_names`), where headers are out of reach.
         total_size: the size of all tensors, as an index gives it.
         summary: the Hub's count of stored elements by dtype, where headers are out of reach.
         quantization: how the config says that weights are packed, for their size where nothing else tells it.
@@ -145,7 +143,7 @@ def count_parameters(
             raise MissingFileError("no tensor headers to count, and no architecture that says what to expect")
         what = f"what a {architecture.model_type} stores is told by its files' headers alone"
         raise MissingFileError(f"{what}, and none are at hand")
-    return _without_headers(architecture, locator, names, total_size, summary, quantization)
+    return _without_headers(architecture, locator, total_size, summary, quantization)
 
 
 def _unpacked(checkpoint: Checkpoint) -> Sequence[TensorGroup]:
@@ -220,7 +218,6 @@ def _empty() -> dict[str, int]:
 def _without_headers(
     architecture: Architecture,
     locator: Locator,
-    names: Sequence[TensorGroup] | None,
     total_size: int | None,
     summary: Mapping[str, int] | None,
     quantization: Quantization | None,
@@ -229,7 +226,7 @@ def _without_headers(
     summarized = {code: count for code, count in (summary or {}).items() if code in BITS and count > 0}
     known = sum(num_bytes(code, count) for code, count in summarized.items()) or total_size
     evidence = "hub-summary" if summarized else "index" if known else "config"
-    plain = expected_groups(architecture, locator.matcher, names, None if quantization else known)
+    plain = expected_groups(architecture, locator.matcher, None if quantization else known)
     if known and quantization is None and (code := uniform_dtype(plain, known, architecture.dtype)):
         plain = tuple(TensorGroup(g.pattern, code, g.shape, g.boxes) for g in plain)
     by_component, active = tally(plain, locator)
@@ -248,7 +245,7 @@ def _without_headers(
     if known and known != derived:
         by_dtype = by_dtype if summarized else _explain(by_dtype, known)
         bytes_by_component = _scaled(bytes_by_component, derived, known)
-        if quantization is None and not _only_buffers_differ(plain, names, known - derived):
+        if quantization is None:
             message = (
                 f"the {'Hub summary' if summarized else 'index'} gives {known:,} bytes of weights, the config's inventory "
                 f"{derived:,}; the former is used"
@@ -269,13 +266,6 @@ def _derived_size(quantization: Quantization, converted: bool) -> Note:
     )
     message += ": this is the size before quantization"
     return Note("quantized_size_unknown", message)
-
-
-def _only_buffers_differ(groups: Iterable[TensorGroup], names: Iterable[TensorGroup] | None, more: int) -> bool:
-    """Whether all that an index names beyond the inventory are buffers, whose bytes then are what it has more."""
-    named = {(g.pattern, g.boxes) for g in groups}
-    rest = [g for g in names or () if (g.pattern, g.boxes) not in named]
-    return more > 0 and bool(rest) and all(is_buffer_name(g.pattern, g.shape) for g in rest)
 
 
 def _explain(by_dtype: Mapping[str, int], known: int) -> dict[str, int]:

@@ -149,6 +149,17 @@ def test_fewer_bits_are_fewer_bytes() -> None:
     assert iq == sorted(iq, reverse=True)
 
 
+def test_the_middle_of_a_feed_forward_is_narrower_in_iq3_xs() -> None:
+    """`llama-quant.cpp`: gate and up of layers n/8 to 7n/8 in IQ3_XXS (98 bytes of 256), of the others in IQ3_S (110)."""
+    made = convert(llama(), "iq3_xs")
+    for name in ("gate_proj", "up_proj"):
+        kinds = Counter[str]()
+        for group in made:
+            if name in group.pattern:
+                kinds[group.dtype] += group.count
+        assert kinds == {"IQ3_XXS": 24, "IQ3_S": 8}
+
+
 def test_a_tied_head_is_stored_once_in_a_gguf() -> None:
     model = llama(layers=2, hidden=512, kv=128, wide=1024, vocab=4096)
     embedding = next(g for g in convert(model, "q4_k_m", tied=True) if g.pattern == "model.embed_tokens.weight")

@@ -34,6 +34,7 @@ from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
+    CompressedAttention,
     CrossAttention,
     FullAttention,
     KimiDeltaState,
@@ -92,6 +93,20 @@ def test_windows_and_chunks_stop_growing() -> None:
     assert ideal(gemma_3_27b(), 131072) == 8192 * (10 * 131072 + 52 * 1024)
     # 12 full and 36 chunked layers of 4096 bytes a token
     assert ideal(llama_4_scout(), 131072) == 4096 * (12 * 131072 + 36 * 8192)
+
+
+def test_an_unfinished_group_waits_to_be_compressed() -> None:
+    """DeepSeek V4 (`modeling_deepseek_v4.py`): 7 tokens at 4 to 1 are a row and its key, and 3 tokens' values and gates, twice
+    as wide where groups overlap; the overlapped group's are kept whole, in one half."""
+    shape = {"num_heads": 64, "head_dim": 512, "window": 128, "ratio": 4, "index_head_dim": 128}
+    window, row, pending = 7 * 512 * 2, (512 + 128) * 2, 3 * 2 * (512 + 128) * 2
+    assert layer_bytes(CompressedAttention(**shape), 7, "bf16", "BF16") == window + row + pending
+    overlapped = 4 * 2 * (512 + 128) * 2
+    wide = CompressedAttention(**shape, overlap=True)
+    assert layer_bytes(wide, 7, "bf16", "BF16") == window + row + 2 * pending + overlapped
+    # keys that are made of the compressed rows wait for nothing
+    keyed = CompressedAttention(**shape, keys_from_rows=True)
+    assert layer_bytes(keyed, 7, "bf16", "BF16") == window + row + 3 * 2 * 512 * 2
 
 
 def test_quantized_formats_carry_their_scales() -> None:

@@ -148,6 +148,12 @@ def test_fp32_checkpoints_are_served_in_bf16() -> None:
     assert rank_weights(arch, stored, Serving(10, engine="transformers")).bytes == 2 * 16_060_522_496
 
 
+def test_a_bf16_tensor_among_fp32_ones_changes_nothing() -> None:
+    arch = replace(read_architecture(dict(LLAMA, torch_dtype="float32")), dtype="F32")
+    stored = [replace(g, dtype="BF16") if g.pattern == "model.norm.weight" else g for g in groups(arch, "F32")]
+    assert rank_weights(arch, stored, Serving(10)).bytes == 16_060_522_496
+
+
 def test_padded_vocabulary() -> None:
     arch = read_architecture(dict(LLAMA, vocab_size=65000))
     own = rank_weights(arch, groups(arch), Serving(10)).parameters

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from llama_by_hand import ATTENTION, CONFIG, EMBEDDING, LAYERS, MLP, NORM, TOTAL, arch, checkpoint, files
 
-from hfmem.checkpoint.index import parse_index
 from hfmem.checkpoint.quantization_config import Quantization, parse_quantization
-from hfmem.model.expected import index_names, synthesise
+from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
+from hfmem.model.inventory import Component
 from hfmem.model.parameters import (
     count_parameters,
     stored_dtype,
     with_stored_dtype,
 )
+from hfmem.records import replace
 
 
 def test_config_alone() -> None:
@@ -85,12 +84,9 @@ def test_a_total_size_that_does_not_fit_is_used_and_said() -> None:
     assert [note.code for note in report.notes] == ["weights_size_differs"]
 
 
-def test_an_index_says_what_is_stored() -> None:
-    names = {name: "model.safetensors" for name, _, _ in files(head=False)}
-    index = parse_index(
-        json.dumps({"metadata": {"total_size": 2 * (TOTAL - EMBEDDING)}, "weight_map": names}).encode(), "i"
-    )
-    report = count_parameters(arch(), names=index_names(index), total_size=index.total_size)
+def test_a_total_size_tells_of_a_head_that_is_not_stored() -> None:
+    optional = [replace(s, optional=True) if s.component is Component.LM_HEAD else s for s in arch().tensors]
+    report = count_parameters(replace(arch(), tensors=tuple(optional)), total_size=2 * (TOTAL - EMBEDDING))
     assert report.total == TOTAL - EMBEDDING  # the config says untied, the files hold no head
     assert not report.notes
 

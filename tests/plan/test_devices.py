@@ -11,7 +11,7 @@ import pytest
 
 from hfmem.cli import main
 from hfmem.errors import UsageError
-from hfmem.plan.devices import catalogue, find_device, search_devices
+from hfmem.plan.devices import catalogue, find_device, plain_memory, search_devices
 from hfmem.plan.local import local_devices
 
 GIB = 1 << 30
@@ -213,3 +213,12 @@ def test_the_command_lists_and_searches(capsys: pytest.CaptureFixture[str]) -> N
         main(["devices"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(catalogue()) + 2
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(24 << 30, "24 GiB"), (48 * 10**9, "48 GB"), (10**9, "1 GB"), ((24 << 30) + (1 << 29), "24.50 GiB")],
+)
+def test_a_size_is_named_in_its_own_unit(size: int, name: str) -> None:
+    device = plain_memory(size)
+    assert (device.name, device.memory_bytes) == (name, size)

@@ -48,3 +48,11 @@ def test_three_sequences_need_the_drafts_room_too(pair: tuple[Model, Model]) -> 
     for pool, verdict in ((need, "tight"), (need - 1, "does-not-fit")):
         found = estimate(pair[0], draft=pair[1], kv_memory_bytes=pool, **asked).fit  # type: ignore[arg-type]
         assert found is not None and found.verdict == verdict
+
+
+def test_the_report_tells_what_drafts(pair: tuple[Model, Model]) -> None:
+    draft = estimate(pair[0], draft=pair[1], context=32768, tp=4).draft
+    assert draft is not None
+    assert (draft.id, draft.parameters) == ("meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400)  # its card: 1.24 B
+    assert draft.kv_cache_bytes_per_rank == 32768 * DRAFT
+    assert estimate(pair[0], context=32768, tp=4).draft is None

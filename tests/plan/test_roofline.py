@@ -15,7 +15,7 @@ from hfmem.api.planning import plan, speed
 from hfmem.cli import main
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions
-from hfmem.model.layers import IndexedAttention, Layer
+from hfmem.model.layers import IndexedAttention, LatentAttention, Layer
 from hfmem.plan.devices import find_device, plain_memory
 from hfmem.plan.roofline import Roofline
 
@@ -74,6 +74,26 @@ def test_an_indexer_bounds_what_a_query_works_on(llama: Model) -> None:
     # a prompt's first 2,048 tokens look at all before them
     looked_at = 2048 * 2049 // 2 + (8192 - 2048) * 2048
     assert indexed(2048).prefill_operations == 2 * (8192 * (MATRICES - HEAD) + HEAD) + attention * looked_at
+
+
+def test_latents_are_unfolded_for_a_prompt(llama: Model) -> None:
+    layer = Layer((LatentAttention(16, 512, 64, qk_nope_head_dim=128, v_head_dim=96),))
+    model = replace(llama, architecture=replace(llama.architecture, layers=(layer,) * 32))
+    found = bounds(model, context=8192, num_seqs=4, device="h100")
+    # one token: 16 heads against rows of 512 + 64, and the scores times the 512
+    assert found.decode_operations == 4 * (2 * MATRICES + 8192 * 32 * 2 * 16 * (512 + 64 + 512))
+    # a prompt: q·k over 128 + 64, scores·v over 96
+    heads = 32 * 2 * 16 * (128 + 64 + 96)
+    assert found.prefill_operations == 2 * (8192 * (MATRICES - HEAD) + HEAD) + heads * 8192 * 8193 // 2
+
+
+def test_layers_of_one_part_are_reduced_once() -> None:
+    """Nemotron-H 56B: each of 118 layers is a Mamba 2 block, an attention or a feed-forward, with one row-parallel projection."""
+    found = bounds(
+        read_model("nvidia/Nemotron-H-56B-Base-8K", fetch=OFFLINE), context=8192, num_seqs=8, device="8xh100"
+    )
+    hidden, logits = 8 * 8192 * 2, 8 * 131_072 * 2
+    assert found.decode_link_bytes == (118 + 1) * hidden * 2 * 7 // 8 + logits * 7 // 8
 
 
 def test_tensor_parallelism_shares_bytes_and_adds_collectives(llama: Model) -> None:

@@ -36,6 +36,17 @@ def test_what_is_reserved(settings: dict[str, Any], reserved: int) -> None:
     assert share == Fraction(round(1000 * (81_920 - reserved) / 81_920), 1000)
 
 
+def test_latent_attention_reserves_for_its_graphs_whatever_their_number() -> None:
+    """1.5 GiB (`memory_hook.py`) in the place of the captured prefills."""
+    share = static_fraction(MEMORY, Serving(4096, engine="sglang"), ServedModel(latent=True))
+    assert share == Fraction(round(1000 * (81_920 - (PREFILL + 128 + 256 * 2 + 1536)) / 81_920), 1000)
+    reserved = 512 + 2048 * 3 // 2 + 128 + 48 * 2 + 1536
+    small = static_fraction(
+        32 << 30, Serving(4096, engine="sglang", max_num_batched_tokens=2048), ServedModel(latent=True)
+    )
+    assert small == Fraction(round(1000 * (32_768 - reserved) / 32_768), 1000)
+
+
 def test_a_small_device_keeps_what_it_needs() -> None:
     reserved = 512 + 2048 * 3 // 2 + 128 + 48 * 2 + FEW_GRAPHS
     share = static_fraction(32 << 30, Serving(4096, engine="sglang", max_num_batched_tokens=2048), ServedModel())
