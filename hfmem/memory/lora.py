@@ -46,6 +46,7 @@ _EMBEDDING: Final = frozenset(
             "mixtral",
             "nemotron",
             "nemotron_h",
+            "nemotron_h_puzzle",
             "nemotron-nas",
         ),
         *("phimoe", "qwen3", "qwen3_moe", "solar"),

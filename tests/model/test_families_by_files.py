@@ -72,3 +72,11 @@ def test_types_that_generate_are_not_among_them() -> None:
     spoken_at_once = {"vits", "fastspeech2_conformer_with_hifigan"}  # all of the speech in one pass, nothing kept
     for task in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "TEXT_TO_WAVEFORM"):
         assert not (BY_FILES.keys() - spoken_at_once) & getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES").keys()
+
+
+def test_a_type_without_a_cache_does_not_stand_for_a_class_that_writes() -> None:
+    with pytest.raises(
+        UnknownArchitectureError, match='FooForCausalLM writes text, which no model of the type "resnet" does'
+    ):
+        read_architecture({"model_type": "resnet", "architectures": ["FooForCausalLM"]})
+    assert read_architecture({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}).caches() == ()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError
+import hfmem
+from hfmem.errors import ContradictionError, MissingKeyError, UnknownArchitectureError, UnsupportedError
 from hfmem.memory.cache import bytes_per_token
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Component
@@ -133,3 +136,26 @@ def test_a_refusal_says_where_the_sizes_are() -> None:
     }
     with pytest.raises(UnknownArchitectureError, match="its 'llm_config' looks like llama"):
         read_architecture({"model_type": "foo", "llm_config": text, "vision_config": {}})
+
+
+def test_who_serves_them(tmp_path: Path) -> None:
+    # registries: vLLM 0.33.0 `registry.py`, SGLang 0.5.23 `models/*.py` (EntryClass), llama.cpp `conversion/`
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
+    data = {"model_type": "yuan", "architectures": ["YuanForCausalLM"], "max_position_embeddings": 128, **BF16, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    for engine, words in (
+        ("vllm", "vLLM 0.33 does not serve yuan models"),
+        ("sglang", "no state pool for yuan models"),
+        ("llama.cpp", "llama.cpp has no yuan models"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            hfmem.estimate(str(tmp_path), context=64, engine=engine)
+    (tmp_path / "config.json").write_text(json.dumps(PUZZLE | {"max_position_embeddings": 128}))
+    for engine in ("vllm", "sglang", "llama.cpp"):
+        assert hfmem.estimate(str(tmp_path), context=64, engine=engine).kv_cache.bytes > 0

@@ -69,6 +69,7 @@ _COMPRESSORS: Final[dict[int, tuple[int, int]]] = {4: (8, 2), 128: (128, 1)}
 #: families without an implementation
 _NOT_SERVED: Final = frozenset(
     {
+        *("Klear", "baichuan_m1", "bailing_moe_linear", "iquest_q1", "xverse_moe", "yuan"),
         "gigachat3_5",
         "whisper",
         "moonshine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final, Literal, Protocol, cast
@@ -19,6 +20,10 @@ from hfmem.records import replace
 
 #: classes that published configs call by another family's model_type, and their own (xai-org/grok-2: GIT's)
 _MISNAMED: Final = {"Grok1ForCausalLM": "grok-1", "Grok1ModelForCausalLM": "grok-1"}
+
+
+#: classes that generate, and so keep a cache
+_WRITES: Final = re.compile(r"ForCausalLM|LMHeadModel")
 
 
 class Family(Protocol):
@@ -80,6 +85,11 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     wanted = assume or model_type
     if wanted not in FAMILIES:
         raise UnknownArchitectureError(_refusal(data, file, wanted))
+    if assume is None and wanted in BY_FILES and isinstance(first, str) and _WRITES.search(first):
+        words = (
+            f'{first[:80]} writes text, which no model of the type "{wanted}" does; its layers and cache are not known'
+        )
+        raise UnknownArchitectureError(f"{file}: {words}")
     place = None if assume is None else _part_meant(data, assume)
     meant = data if place is None else {**_outer_dtype(data), **data[place], "architectures": None}
     architecture = rule(wanted)(Config(meant, file, model_type=wanted))

@@ -88,6 +88,7 @@ _STATES: Final[dict[str, bool]] = {
     "minicpm_sala": False,
     "minicpmv4_6": True,
     "nemotron_h": True,
+    "nemotron_h_puzzle": True,
     "qwen3_5": True,
     "qwen3_5_moe": True,
     "qwen3_5_moe_text": True,

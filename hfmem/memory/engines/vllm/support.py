@@ -75,7 +75,7 @@ _CROSS_ATTENTION: Final = frozenset({"whisper", "cohere_asr", "nemotron_parse"})
 _NOT_SERVED: Final = frozenset(
     {
         *("gpt_neo", "mpt", "bamba", "codegen", "openai-gpt", "cpmant", "blt", "git", "bark"),
-        *("xlnet", "moshi", "musicgen_melody", "musicgen_melody_decoder"),
+        *("xlnet", "moshi", "musicgen_melody", "musicgen_melody_decoder", "bailing_moe_linear", "baichuan_m1", "yuan"),
         # published code that SGLang has a class for
         *("sdar", "sdar_moe", "llada2_moe", "jet_nemotron", "minicpm_sala", "spark2_5", "gigachat3_5"),
     }
