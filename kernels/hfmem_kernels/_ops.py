@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 
@@ -26,7 +27,8 @@ def values_of(config: LaunchConfig) -> list[int]:
 
 def config_of(values: Sequence[int]) -> LaunchConfig:
     """The configuration of `values_of`."""
-    return LaunchConfig(*(kind(value) for kind, value in zip(_TYPES, values, strict=True)))
+    typed: list[Any] = [kind(value) for kind, value in zip(_TYPES, values, strict=True)]
+    return LaunchConfig(*typed)
 
 
 def _split(
