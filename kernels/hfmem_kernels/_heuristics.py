@@ -21,7 +21,8 @@ class LaunchConfig:
     the edges of shares keep at least that far from the edges of items, or lie on them. max_pieces: most programs for each
     item on average, 0 for any number. lockstep: work on a sequence's KV heads side by side, not one after the other
     (`_kernels_schedule`). piece_cost: how many tiles a program could read in the time it takes to turn to another item.
-    cut: with 16 query rows, take columns in parts, whose products do not wait for each other (`scores_of`).
+    cut: with 16 query rows, take columns in parts, whose products do not wait for each other (`scores_of`). convert: decode e4m3
+    and e5m2 by the conversion of sm_89 and later where there is one, not by integer arithmetic (`decode_pair`).
     """
 
     block_m: int
@@ -38,6 +39,7 @@ class LaunchConfig:
     lockstep: bool = True
     piece_cost: int = 0
     cut: bool = True
+    convert: bool = True
 
     @property
     def max_registers(self) -> int:

@@ -188,11 +188,15 @@ def arrive(
 ):  # fmt: skip
     """After `store_piece`: the last program of an item to arrive merges its pieces. Counters are left as they were: zero.
 
-    partials, states, counters: where the item's slots begin. Up to ONE_LEVEL pieces are merged at once, more in two levels (groups
-    of 16 or 32, then the groups), so that one program never reads hundreds of partials. The tree depends on `num_pieces` alone.
+    partials, states, counters: where the item's slots begin. Up to ONE_LEVEL pieces are merged at once, more in two levels, groups
+    and then the groups, so that one program never reads hundreds of partials. Groups of 8 for up to 64 pieces, of 16 for up to 256,
+    then of 32: about as many as there are groups, which takes the fewest steps. The tree depends on `num_pieces` alone.
     """
     ONE_SHIFT: tl.constexpr = 6 if ONE_LEVEL == 64 else 5 if ONE_LEVEL == 32 else 4
-    shift = tl.where(num_pieces <= ONE_LEVEL, ONE_SHIFT, tl.where(num_pieces <= 256, 4, 5))
+    shift = tl.where(num_pieces <= 256, 4, 5)
+    if ONE_LEVEL < 64:
+        shift = tl.where(num_pieces <= 64, 3, shift)
+    shift = tl.where(num_pieces <= ONE_LEVEL, ONE_SHIFT, shift)
     fan = 1 << shift
     num_groups = (num_pieces + fan - 1) >> shift
     start = (index >> shift) << shift

@@ -96,7 +96,7 @@ def merge_constants(rows: int, v_columns: int, config: LaunchConfig) -> dict[str
     they are that small, else 4.
 
     A step takes a round trip through L2 and its sums, some 0.7 µs on an H200, a second level a barrier and an atomic more, some
-    1.5 µs. So up to four steps are one level: two take a step or four for each group of 16 pieces, and one for the groups.
+    1.5 µs. So up to four steps are one level: in two, groups of 8 pieces take a step or two, and so do the groups (`arrive`).
     """
     most = (64 if config.max_registers > 200 else 32) * 32 * config.num_warps
     fan = next((n for n in (16, 8) if n * rows * v_columns <= most), 4)
@@ -369,7 +369,7 @@ def launch_decode(
         "BLOCK_B": block_b, "ONE_SCAN": batch <= block_b or config.split_tiles > 0, "SPLIT_TILES": config.split_tiles,
         "MIN_TILES": config.min_tiles, "SNAP": config.snap_tiles, "MAX_PIECES": config.max_pieces,
         "PIECE_COST": config.piece_cost, **merge_step,
-        "DECODER": decoder_of(q.device), "PAGES": pages_a_tile(page_size, config.block_n, window),
+        "DECODER": min(decoder_of(q.device), 2 if config.convert else 1), "PAGES": pages_a_tile(page_size, config.block_n, window),
         "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
         "SAME_SCALES": scale_strides(k_scale)[:2] == scale_strides(v_scale)[:2],
         "WIDE_SCALES": max(scale_extent(k_scale), scale_extent(v_scale)) >= 2**31,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from hfmem_kernels._register import nothing, op
 from hfmem_kernels._validate import fail
 
 _FIELDS = tuple(field.name for field in fields(LaunchConfig))
+_TYPES = tuple(bool if field.type == "bool" else int for field in fields(LaunchConfig))
 
 
 def values_of(config: LaunchConfig) -> list[int]:
@@ -25,25 +27,8 @@ def values_of(config: LaunchConfig) -> list[int]:
 
 def config_of(values: Sequence[int]) -> LaunchConfig:
     """The configuration of `values_of`."""
-    block_m, block_n, warps, stages, ctas, min_tiles, split_tiles, pairs, cap, snap, pieces, lockstep, cost, cut = (
-        values
-    )
-    return LaunchConfig(
-        block_m,
-        block_n,
-        warps,
-        stages,
-        ctas,
-        min_tiles,
-        split_tiles,
-        bool(pairs),
-        cap,
-        snap,
-        pieces,
-        bool(lockstep),
-        cost,
-        bool(cut),
-    )
+    typed: list[Any] = [kind(value) for kind, value in zip(_TYPES, values, strict=True)]
+    return LaunchConfig(*typed)
 
 
 def _split(

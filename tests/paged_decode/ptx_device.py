@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import struct
 from typing import Any
 
@@ -62,8 +63,8 @@ class _Loaded:
         from ptx_machine import prepare
         from ptx_text import parse
 
-        if "wgmma." in compiled.asm["ptx"]:
-            pytest.skip("the PTX machine has no wgmma (64 query rows on sm_90)")
+        if re.search(r"\b(wgmma|tcgen05)\.", compiled.asm["ptx"]):
+            pytest.skip("the PTX machine has no wgmma and no tcgen05 (64 query rows on sm_90 and sm_100)")
         self.program = parse(compiled.asm["ptx"])
         self.steps = prepare(self.program)
         self.types = list(compiled.src.signature.values())

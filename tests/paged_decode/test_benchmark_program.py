@@ -39,9 +39,9 @@ def test_the_order_of_a_core_run() -> None:
     names = [each.name for each in program.items_of("core")]
     assert len(set(names)) == len(names)
     kinds = [isinstance(each, Experiment) for each in program.items_of("core")]
-    assert kinds[:10] == [False] * 10 and kinds[10:20] == [True] * 10 and not any(kinds[20:-5]) and all(kinds[-5:])
-    assert names[:20] == [each.name for each in program.items_of("quick")]
-    assert len(experiments(quick=True)) == 10 and len(experiments()) == 15
+    assert kinds[:10] == [False] * 10 and kinds[10:24] == [True] * 14 and not any(kinds[24:-5]) and all(kinds[-5:])
+    assert names[:24] == [each.name for each in program.items_of("quick")]
+    assert len(experiments(quick=True)) == 14 and len(experiments()) == 19
 
 
 def test_compiling_ahead_does_every_job_once_and_survives_what_fails() -> None:
@@ -71,11 +71,13 @@ def test_the_questions_that_the_first_run_answers() -> None:
     assert asked == {
         "page ids: carried or loaded in the loop",
         "fp8: pairs as int16 or single bytes",
+        "fp8: conversions or integer arithmetic",
         "heads of a sequence: side by side or in turn",
         "scores: in parts or one product, or 64 rows by wgmma",
         "scores: in parts or one product",
         "what it costs to turn to another item",
         "programs a multiprocessor",
+        "most pieces of an item",
         "t0: what a call costs before it reads",
     }
 

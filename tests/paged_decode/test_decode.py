@@ -135,6 +135,12 @@ def test_quantized_caches(cache_dtype: str, scales: str, pairs: bool, device: st
     check(Case((40, 0, 19), cache_dtype=cache_dtype, scales=scales, head_dim=32), device, replace(SMALL, pairs=pairs))
 
 
+def test_e4m3_by_integer_arithmetic(device: str) -> None:
+    """What devices before sm_89 do, asked of later ones, too; the interpreter does nothing else."""
+    case = Case((40, 0, 19), cache_dtype="float8_e4m3fn", scales="head", head_dim=32)
+    check(case, device, replace(SMALL, convert=False))
+
+
 @pytest.mark.parametrize("page_size", [8, 33, 64])
 @pytest.mark.parametrize("features", [{}, {"window": 20, "q_len": 2}], ids=["all", "window"])
 def test_int8_rows_behind_the_last_key(page_size: int, features: dict[str, Any], device: str) -> None:
@@ -207,7 +213,8 @@ def test_lockstep_divides_the_items_and_leaves_few_programs_idle() -> None:
 
 @pytest.mark.parametrize("num_heads", [2, 16])
 def test_fixed_split_with_merge_in_two_levels(num_heads: int, device: str) -> None:
-    """Rows of 1 and 16 heads of 16 and of 128 columns: 69 pieces are more than one level's 64, 21 more than its 16."""
+    """Rows of 1 and 16 heads of 16 and of 128 columns: 69 pieces, more than one level's 64, in groups of 16; 21, more than its 16,
+    in groups of 8, the last of 5."""
     config = replace(SMALL, block_n=16, split_tiles=1)
     dim, tokens = (16, 1100) if num_heads == 2 else (128, 330)
     check(Case((tokens,), num_heads=num_heads, num_kv_heads=1, head_dim=dim, dtype="float32"), device, config)

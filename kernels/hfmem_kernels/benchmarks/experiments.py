@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,6 +19,7 @@ from hfmem_kernels.benchmarks.inputs import Inputs
 from hfmem_kernels.benchmarks.ours import Launch, override
 from hfmem_kernels.benchmarks.rows import Row, uniform
 from hfmem_kernels.benchmarks.shapes import shape
+from hfmem_kernels.layout import LatentFormat
 
 #: prepares a variant of a row on its inputs
 Prepare = Callable[[Inputs], Launch]
@@ -113,8 +114,12 @@ def experiments(*, quick: bool = False) -> list[Experiment]:
     narrow = wide.in_fp8()
     small, middle = Row(llama, uniform(1, K)), Row(llama, uniform(1, 32 * K))
     uneven = Row(shape("qwen2-7b"), uniform(8, 32 * K))
-    latent = Row(shape("deepseek-v3-tp8"), uniform(64, 8 * K), page_size=64)
+    mla = shape("deepseek-v3-tp8")
+    latent = Row(mla, uniform(64, 8 * K), page_size=64)
+    packed = replace(latent, latent_format=LatentFormat.FP8_DS)
+    alone = Row(mla, uniform(1, 8 * K), page_size=64), Row(shape("llama-3.1-70b-tp8"), uniform(1, 8 * K))
     as_is = ("as it is", _as_is)
+    arithmetic = ("integer arithmetic", _changed(convert=False))
     one_product = ("one product", _changed(cut=False))
     rows_64 = (
         ("64 rows, 64 tokens", _changed(block_m=64)),
@@ -124,6 +129,8 @@ def experiments(*, quick: bool = False) -> list[Experiment]:
         Experiment("page ids: carried or loaded in the loop", wide,
                    (as_is, *BARE), tuple(name for name, _ in BARE)),
         Experiment("fp8: pairs as int16 or single bytes", narrow, (as_is, ("single bytes", _changed(pairs=False)))),
+        Experiment("fp8: conversions or integer arithmetic", narrow, (as_is, arithmetic)),
+        Experiment("fp8: conversions or integer arithmetic", packed, (as_is, arithmetic, *_tiles((64, 4, 3, 2), (32, 4, 4, 2)))),
         Experiment("heads of a sequence: side by side or in turn", wide, (as_is, ("in turn", _changed(lockstep=False)))),
         Experiment("scores: in parts or one product, or 64 rows by wgmma", wide, (as_is, one_product, *rows_64)),
         Experiment("scores: in parts or one product", narrow, (as_is, one_product)),
@@ -132,6 +139,8 @@ def experiments(*, quick: bool = False) -> list[Experiment]:
                    (as_is, *((f"{n} tiles", _changed(piece_cost=n)) for n in (0, 2, 6)))),
         Experiment("programs a multiprocessor", wide, (as_is, *_programs(1, 2, 3, 4))),
         Experiment("programs a multiprocessor", narrow, (as_is, *_programs(1, 2, 3, 4))),
+        *(Experiment("most pieces of an item", each, (as_is, *((f"{n} pieces", _changed(max_pieces=n)) for n in (8, 16, 32))))
+          for each in alone),
         Experiment("t0: what a call costs before it reads", small,
                    (as_is, ("one token", _empty_sequences), *_programs(1, 2), one_product, *rows_64,
                     ("no least share", _changed(min_tiles=1)), ("4 tiles at least", _changed(min_tiles=4))), ("one token",)),
