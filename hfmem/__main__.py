@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     in flight after Ctrl-C. What was registered with `atexit` runs all the same. With words of its own (`argv`) this is a call
     inside another program, and raises SystemExit; so it does under a tracer or profiler, which has more to do.
     """
-    if argv is not None or sys.gettrace() is not None or sys.getprofile() is not None:
+    if argv is not None or _watched():
         cli.main(argv)
     # the collector would look at all that was read again and again, and hardly anything here is ever garbage
     gc.set_threshold(100_000, 50, 100)
@@ -36,6 +36,13 @@ def main(argv: list[str] | None = None) -> NoReturn:
             with suppress(OSError, ValueError):  # closed meanwhile; `cli.main` has told what could not be written
                 stream.flush()
         os._exit(end.code or 0)
+
+
+def _watched() -> bool:
+    """Whether a tracer or profiler looks on: by the old hooks or, as cProfile does from Python 3.12 on, by `sys.monitoring`."""
+    monitoring = getattr(sys, "monitoring", None)
+    tools = [] if monitoring is None else [monitoring.get_tool(number) for number in range(6)]
+    return sys.gettrace() is not None or sys.getprofile() is not None or any(name is not None for name in tools)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hfmem.dtypes import canonical
+from hfmem.dtypes import BLOCKS, canonical
 from hfmem.errors import UnsupportedError, UsageError
 
 #: canonical KV format → its bits per element, before scales
@@ -26,15 +26,8 @@ KV_BITS: Final[dict[str, int]] = {
     "iq4_nl": 4,
 }
 
-#: llama.cpp's block types → elements and bytes of a block (`ggml-common.h`)
-GGML_BLOCKS: Final[dict[str, tuple[int, int]]] = {
-    "q8_0": (32, 34),
-    "q5_1": (32, 24),
-    "q5_0": (32, 22),
-    "q4_1": (32, 20),
-    "q4_0": (32, 18),
-    "iq4_nl": (32, 18),
-}
+#: llama.cpp's block types for a cache → elements and bytes of a block
+GGML_BLOCKS: Final = {name: BLOCKS[name.upper()] for name in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")}
 
 _ALIASES: Final[dict[str, str]] = {
     "bfloat16": "bf16",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, assert_type
 
+from hfmem.memory.cache import source_tokens
 from hfmem.memory.formats import resolve_kv_dtype
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
@@ -223,8 +224,7 @@ def _pair_operations(kind: Cache, *, decoding: bool) -> tuple[int, int | None]:
 
 def _attention_operations(kind: Cache, serving: Serving) -> int:
     if isinstance(kind, CrossAttention):
-        source = serving.source_tokens if serving.source_tokens is not None else kind.source_tokens or 0
-        return 4 * kind.num_heads * kind.head_dim * source
+        return 4 * kind.num_heads * kind.head_dim * source_tokens(kind, serving.source_tokens)
     each, window = _pair_operations(kind, decoding=True)
     return each * (serving.context if window is None else min(serving.context, window))
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory.cache import bytes_per_token, held_tokens, layer_bytes, state_bytes_per_seq, state_tensors
 from hfmem.memory.engines import cache_or_none, engine, pooling_engine
-from hfmem.memory.formats import canonical_kv_dtype, resolve_kv_dtype, vector_bytes
+from hfmem.memory.formats import GGML_BLOCKS, canonical_kv_dtype, resolve_kv_dtype, vector_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -120,6 +120,22 @@ def test_quantized_formats_carry_their_scales() -> None:
     assert bytes_per_token(deepseek_v3(), "fp8") == 61 * 576
     # a latent row is two vectors, compressed and rotary, each with its scale
     assert bytes_per_token(deepseek_v3(), "int8") == 61 * (512 + 4 + 64 + 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "halves", "bits", "high_bits"),
+    [
+        ("q8_0", 1, 8, 0),
+        ("q5_1", 2, 4, 1),
+        ("q5_0", 1, 4, 1),
+        ("q4_1", 2, 4, 0),
+        ("q4_0", 1, 4, 0),
+        ("iq4_nl", 1, 4, 0),
+    ],
+)
+def test_llama_cpps_blocks(name: str, halves: int, bits: int, high_bits: int) -> None:
+    """`ggml-common.h`: 32 elements behind a scale, and a minimum in the `_1` types, of two bytes each; fifth bits apart."""
+    assert GGML_BLOCKS[name] == (32, 2 * halves + 32 * bits // 8 + 32 * high_bits // 8)
 
 
 def test_state_does_not_follow_the_kv_dtype() -> None:

@@ -246,6 +246,8 @@ def test_devices_that_an_engine_does_not_speak_of(llama: Model) -> None:
     assert "device_engine" not in codes(device="m3-max-64gb", engine="llama.cpp")
     assert "device_engine" not in codes(device="48GiB")
     assert "device_dtype" in codes(device="t4", engine="vllm")  # Turing has no bf16
+    said = estimate(llama, context=1024, device="t4", engine="vllm").warnings
+    assert any("compute capability 7.5" in warning.message for warning in said)
     assert "device_dtype" not in codes(device="l4", engine="vllm")
 
 

@@ -228,6 +228,10 @@ def test_several_machines(engine: str) -> None:
         subprocess.run(["bash", "-n", "-c", container["args"][0]], check=True)
     text = emit(engine, wide)
     assert "ray start --head" in text if engine == "vllm" else "--nnodes 2" in text
+    three = emit(engine, launch(engine=engine, tp=8, pp=3, gpus_per_node=8))
+    assert (
+        "# on each of the other 2:" if engine == "vllm" else "# on each of the 3 machines, RANK from 0 to 2"
+    ) in three
     subprocess.run(["bash", "-n", "-c", text], check=True)
     with pytest.raises(UsageError, match="one machine"):
         emit("docker", wide)

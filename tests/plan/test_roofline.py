@@ -202,7 +202,9 @@ def test_a_chunk_begins_anew() -> None:
     """Llama 4 Scout: of 48 layers 36 look back to the start of a chunk of 8,192 tokens, 12 to the start; 40 heads × 128."""
     scout = read_model("meta-llama/Llama-4-Scout-17B-16E-Instruct", fetch=OFFLINE)
     work = {n: bounds(scout, context=n, device="8xh100").prefill_operations for n in (8191, 8192, 8193, 8194)}
-    last, second = work[8192] - work[8191], work[8194] - work[8193]  # of a chunk, and of the next one
+    # the last token of a chunk, the first and the second of the next one
+    last, first, second = (work[n] - work[n - 1] for n in (8192, 8193, 8194))
+    assert first - last == 2 * 40 * 256 * (12 * 1 + 36 * (1 - 8192))
     assert second - last == 2 * 40 * 256 * (12 * 2 + 36 * (2 - 8192))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hfmem.memory.serving import Serving
-from hfmem.plan.sglang_share import ServedModel, static_fraction
+from hfmem.plan.sglang_share import ServedModel, _prefill_sizes, chunk_tokens, static_fraction
 
 MEMORY = 80 << 30
 #: sizes of captured prefills up to 8192 tokens, and up to 2048: 8 MiB each
@@ -45,6 +45,27 @@ def test_latent_attention_reserves_for_its_graphs_whatever_their_number() -> Non
         32 << 30, Serving(4096, engine="sglang", max_num_batched_tokens=2048), ServedModel(latent=True)
     )
     assert small == Fraction(round(1000 * (32_768 - reserved) / 32_768), 1000)
+
+
+@pytest.mark.parametrize(
+    ("gib", "chunk", "few", "many"),
+    [
+        (16, 2048, 8, 8),
+        (24, 4096, 48, 160),
+        (48, 4096, 32, 160),
+        (141, 8192, 256, 512),
+        (192, 16384, 512, 512),
+    ],
+)
+def test_the_device_decides_chunk_and_batch(gib: int, chunk: int, few: int, many: int) -> None:
+    """`_handle_gpu_memory_settings`: the devices that its comments name (4080, 4090, L40, H200), and a B200."""
+    assert chunk_tokens(gib << 30) == chunk
+    captured = len(_prefill_sizes(chunk)) * 8
+    for tp, batch in ((1, few), (4, many)):
+        reserved = 512 + chunk * 3 // 2 + tp * 128 + batch * 2 + captured
+        share = static_fraction(gib << 30, Serving(4096, engine="sglang", tp=tp), ServedModel())
+        floor = 10 * 1024 if gib > 60 else 0
+        assert share == Fraction(round(1000 * (gib * 1024 - max(reserved, floor)) / (gib * 1024)), 1000)
 
 
 def test_a_small_device_keeps_what_it_needs() -> None:
