@@ -289,7 +289,7 @@ def _kv_cache(read: Model, serving: Serving, cache: CacheBytes, ideal: CacheByte
         bytes_per_rank=cache.bytes_per_rank,
         ideal_bytes=ideal.bytes,
         bytes_per_token=bytes_per_token(
-            joined(read.architecture, drafter) if drafter else read.architecture, cache.kv_dtype
+            joined(read.architecture, drafter, serving.engine) if drafter else read.architecture, cache.kv_dtype
         ),
         state_bytes_per_seq=cache.state_bytes_per_seq,
         engines=columns,

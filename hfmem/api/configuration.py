@@ -259,7 +259,7 @@ def _placed(found: Configuration, given: _Settings) -> Configuration:
     if serving.engine == "sglang":
         from hfmem.plan.sglang_share import served_model
 
-        target = replace(target, model=served_model(found.read.architecture, found.read.facts.config))
+        target = replace(target, model=served_model(found.read.architecture))
     placed = found.place(target, tp, pp).serve(attn_dp=groups)
     placed = replace(placed, tp_given=serving.tp > 1, pp_given=serving.pp > 1)
     return _taken(placed) if tp * pp > 1 else placed

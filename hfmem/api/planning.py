@@ -128,7 +128,7 @@ def _smallest(
     serving = base.serving
     target = Target(device, 1)
     if serving.engine == "sglang":
-        target = replace(target, model=served_model(base.read.architecture, base.read.facts.config))
+        target = replace(target, model=served_model(base.read.architecture))
     unit = serving.dp * (serving.tp if base.tp_given else 1) * (serving.pp if base.pp_given else 1)
     most = min(most, there_are or most, node if device.vendor == "apple" else most)
     for count in sorted({*device_counts(node, most), *([unit] if unit <= most else [])}):

@@ -39,7 +39,7 @@ DRAFT: Final = "draft"
 #: tokens proposed at once where nobody says how many: of prediction layers, and of a smaller model
 DRAFTED_BY_MTP: Final = 1
 DRAFTED: Final = 5
-#: model types whose first prediction layer alone is loaded (`mimo_v2_mtp.py`; SGLang `configs/model_config.py`)
+#: model types of whose prediction layers vLLM loads the first alone (`mimo_v2_mtp.py`)
 _FIRST_ALONE: Final = frozenset({"mimo_v2", "mimo_v2_flash", "mimo_v2_omni"})
 #: SGLang's own (`_auto_choose_speculative_params`: three steps and the last token, verified together)
 _DRAFTED_IN_SGLANG: Final = 4
@@ -83,14 +83,14 @@ def drafting(serving: Serving, draft: Architecture, declared_kv_dtype: str | Non
 
 def served_with(arch: Architecture, drafter: Drafter | None, serving: Serving) -> Architecture:
     """The model whose cache an engine plans: with the layers of what drafts after its own, where they share one pool."""
-    return arch if drafter is None or serving.engine not in IN_TARGETS_POOL else joined(arch, drafter)
+    return arch if drafter is None or serving.engine not in IN_TARGETS_POOL else joined(arch, drafter, serving.engine)
 
 
 @remembered
-def joined(arch: Architecture, drafter: Drafter) -> Architecture:
+def joined(arch: Architecture, drafter: Drafter, engine: str) -> Architecture:
     """The model with the layers of what drafts after its own."""
     own = prediction_layers(arch) if drafter.own else _decoder(drafter.architecture)
-    own = own[:1] if drafter.own and arch.model_type in _FIRST_ALONE else own
+    own = own[:1] if drafter.own and _first_alone(arch, engine) else own
     kept, stack = tuple(layer for layer in arch.layers if layer.stack != "mtp"), PREDICT if drafter.own else DRAFT
     return replace(arch, layers=(*kept, *(Layer(layer.caches, stack) for layer in own)))
 
@@ -218,7 +218,13 @@ def with_predictions(arch: Architecture, serving: Serving) -> Architecture:
     """The model as vLLM loads it where its own prediction layers draft: they are weights and layers like the others."""
     if not any(spec.component is Component.MTP for spec in arch.tensors):
         return arch
-    return replace(_predicting(arch, serving.engine), layers=joined(arch, Drafter(arch, (), own=True)).layers)
+    return replace(
+        _predicting(arch, serving.engine), layers=joined(arch, Drafter(arch, (), own=True), serving.engine).layers
+    )
+
+
+def _first_alone(arch: Architecture, engine: str) -> bool:
+    return engine == "vllm" and arch.model_type in _FIRST_ALONE
 
 
 @remembered
@@ -234,7 +240,7 @@ def _loaded(spec: TensorSpec, arch: Architecture, engine: str) -> Iterator[Tenso
         yield spec
         return
     axis = spec.layer_axis
-    if arch.model_type in _FIRST_ALONE and engine in IN_TARGETS_POOL and axis is not None:
+    if _first_alone(arch, engine) and axis is not None:
         first = min(box[axis].start for box in spec.boxes)
         later = tuple(
             (*b[:axis], range(max(b[axis].start, first + 1), b[axis].stop), *b[axis + 1 :]) for b in spec.boxes

@@ -30,7 +30,8 @@ class Architecture:
     parts that `tensors` does not list, so that only its files tell what it weighs. `code` is where there is a class for
     transformers to run: its own, the repository's (`auto_map`), or only in other engines. `text_type` is the type of the text
     model inside a wrapper, empty for none, `vision_heads` the heads of its image encoder where the config tells. `image_prefix`:
-    the config says that the tokens of an image see each other.
+    the config says that the tokens of an image see each other. `vision_size`: layers and hidden size of its `vision_config`, as
+    far as that names them.
     """
 
     family: str
@@ -60,6 +61,7 @@ class Architecture:
     text_type: str = ""
     vision_heads: int | None = None
     image_prefix: bool = False
+    vision_size: tuple[int | None, int | None] | None = None
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

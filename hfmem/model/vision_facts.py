@@ -8,18 +8,15 @@ from typing import Any
 from hfmem.model.config import Config
 
 
-def vision_size(config: Mapping[str, Any], layers: int, hidden: int) -> tuple[int, int] | None:
-    """`num_hidden_layers` and `hidden_size` of `vision_config`; None for a model without one.
-
-    Args:
-        layers, hidden: what the engine assumes where the part has no key of that name (Qwen's says `depth`).
-    """
-    part = Config(config).opt_sub("vision_config")
-    if part is None:
+def vision_size(data: Mapping[str, Any]) -> tuple[int | None, int | None] | None:
+    """`num_hidden_layers` and `hidden_size` of `vision_config`, the class's where it leaves them out; None for one that has no key
+    of that name (Qwen's says `depth`) or no number there that a model could have. None for a model without that part."""
+    if not isinstance(data.get("vision_config"), Mapping):
         return None
-    return _whole(part, "num_hidden_layers", layers), _whole(part, "hidden_size", hidden)
+    part = Config(data).opt_sub("vision_config")
+    return None if part is None else (_whole(part, "num_hidden_layers"), _whole(part, "hidden_size"))
 
 
-def _whole(part: Config, name: str, otherwise: int) -> int:
+def _whole(part: Config, name: str) -> int | None:
     value = part.lookup(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 20 else otherwise
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 20 else None

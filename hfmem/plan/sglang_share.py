@@ -6,15 +6,13 @@ Read from SGLang 0.5.23: `srt/arg_groups/memory_hook.py` (`handle_gpu_memory_set
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Final
+from typing import Final
 
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component
 from hfmem.model.layers import CompressedAttention, KimiDeltaState, LatentAttention, SparseLatentAttention
-from hfmem.model.vision_facts import vision_size
 from hfmem.records import dataclass
 from hfmem.units import MIB
 
@@ -65,17 +63,18 @@ class ServedModel:
     vision: tuple[int, int] | None = None
 
 
-def served_model(arch: Architecture, config: Mapping[str, Any]) -> ServedModel:
-    """What the share depends on of a model, `config` being its config.json."""
+def served_model(arch: Architecture) -> ServedModel:
+    """What the share depends on of a model. SGLang takes ViT-L's size where `vision_config` has no key that it reads."""
     caches = arch.caches()
     towers = any(spec.component is Component.VISION for spec in arch.tensors)
     delta = any(isinstance(cache, KimiDeltaState) for cache in caches)
     compressed = any(isinstance(cache, CompressedAttention) for cache in caches)
+    layers, hidden = arch.vision_size or (None, None)
     captured = not towers or not _CAPTURED.isdisjoint(arch.architectures)
     return ServedModel(
         latent=any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in caches),
         captures_prefill=captured and not compressed and not (delta and not arch.model_type.startswith("glm5_next")),
-        vision=vision_size(config, _VIT_LAYERS, _VIT_HIDDEN) if towers else None,
+        vision=(layers or _VIT_LAYERS, hidden or _VIT_HIDDEN) if towers and arch.vision_size else None,
     )
 
 

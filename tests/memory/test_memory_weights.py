@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from example_architectures import build, one
@@ -17,6 +18,7 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.shares import Sharding, share
 from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
+from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Replicated, Row, Split, TensorSpec, Vocab
 from hfmem.model.layers import FullAttention
@@ -331,3 +333,27 @@ def test_vllm_embeds_without_berts_pooler() -> None:
     assert found[0].parameters == 559_015_936
     # vLLM pads words, positions and types to multiples of 64: 46, 62 and 63 rows
     assert found[1].bytes - found[0].bytes == 2 * (1024 * 1024 + 1024 - (46 + 62 + 63) * 1024)
+
+
+@pytest.mark.parametrize(
+    ("settings", "copies"),
+    [
+        ({"dp": 8}, 1),  # eight replicas on one machine share the host's table
+        ({"dp": 9}, 2),
+        ({"tp": 2, "dp": 8}, 2),  # four replicas of two ranks on each machine
+        ({"tp": 2, "pp": 2, "dp": 8}, 4),
+        ({"tp": 16, "dp": 3}, 3),  # a replica is larger than a machine
+    ],
+)
+def test_replicas_of_a_machine_share_a_table_of_the_host(settings: dict[str, Any], copies: int) -> None:
+    """vLLM's `resolve_dp_shared_memory`: machines are taken to have eight devices. A table of 1,000 × 64 in 16 bits."""
+    config = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 4, "vocab_size": 512,
+              "num_attention_heads": 16, "num_key_value_heads": 16, "dtype": "bfloat16"}  # fmt: skip
+    plain = read_architecture(config)
+    pattern = "model.layers.{}.engram.embed.weight"
+    table = TensorSpec(
+        pattern, (1000, 64), ((range(1, 2),),), Component.EMBEDDING, Replicated(), optional=True, layer_axis=0
+    )
+    arch = replace(plain, tensors=(*plain.tensors, table))
+    found = rank_weights(arch, tuple(synthesise(arch)), Serving(64, **settings))
+    assert found.host_bytes == copies * 1000 * 64 * 2

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from hfmem.api.estimates import read_model
+from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
 from hfmem.memory.engines.vllm import layout, pool
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.expected import synthesise
+from hfmem.model.families.registry import read_architecture
 
 #: model, max_model_len, max_num_batched_tokens, settings, bytes of the pool on each rank; then vLLM's: tokens of a block, bytes of
 #: one on each stage, (blocks, tokens, concurrency), parameters on a rank of each stage
@@ -75,3 +77,39 @@ def test_pool(
     assert (held.num_pages, held.capacity_tokens) == (blocks, tokens)
     assert held.max_concurrency == pytest.approx(concurrency, abs=1e-9)
     assert rank_weights(arch, synthesise(arch), serving).stage_parameters == parameters
+
+
+#: EXAONE 4.0's shape, in eight layers
+EXAONE = {
+    "model_type": "exaone4", "hidden_size": 5120, "intermediate_size": 1024, "num_hidden_layers": 8, "vocab_size": 102_400,
+    "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131_072,
+    "sliding_window": 4096, "sliding_window_pattern": "LLLG", "dtype": "bfloat16",
+    "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kv_dtype", "capability", "held"),
+    [("fp8", 89, (873_813, 7_281_775)), ("fp8_e5m2", 89, (873_813, 7_281_775))],
+)
+def test_windowed_pages_that_flashinfer_takes_no_part_of(kv_dtype: str, capability: int, held: tuple[int, int]) -> None:
+    """Pages of 48 tokens, at most 32 of which are a block of FlashInfer's: the windowed layers' pages are padded."""
+    serving = Serving(1000, tp=4, pp=2, kv_dtype=kv_dtype, page_size=48, compute_capability=capability,
+                      max_num_batched_tokens=2048)  # fmt: skip
+    answer = pool(read_architecture(EXAONE), serving, 20 << 30)
+    assert (answer.num_pages, answer.capacity_tokens) == held
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_falcon_keeps_its_cache_in_sixteen_bits(capability: int) -> None:
+    """`falcon.py` builds its attention without the cache's settings: 71 heads share one of 64, in 32 layers."""
+    model = read_model("tiiuae/falcon-7b-instruct", fetch=FetchOptions(offline=True, no_cache=True))
+    found = layout(model.architecture, Serving(2048, kv_dtype="fp8", compute_capability=capability))
+    assert found.stage_block_bytes == (32 * 16 * 2 * 64 * 2,)
+
+
+def test_scales_of_each_head_need_fp8_of_the_device() -> None:
+    model = read_model("meta-llama/Llama-3.1-8B-Instruct", fetch=FetchOptions(offline=True, no_cache=True))
+    with pytest.raises(UnsupportedError, match=r"8\.9 or later"):
+        layout(model.architecture, Serving(2048, kv_dtype="fp8_per_token_head", compute_capability=80))
+    assert layout(model.architecture, Serving(2048, kv_dtype="fp8_per_token_head", compute_capability=89)).groups

@@ -16,6 +16,7 @@ from hfmem.model.families.draft_types import draft_head
 from hfmem.model.families.file_types import BY_FILES
 from hfmem.model.families.multimodal_types import MULTIMODAL
 from hfmem.model.families.text_types import TEXT
+from hfmem.model.vision_facts import vision_size
 from hfmem.records import replace
 
 #: classes that published configs call by another family's model_type, and their own (xai-org/grok-2: GIT's)
@@ -105,6 +106,7 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
         notes=notes,
         code=_code(data, wanted),
         image_prefix=_image_prefix(data),
+        vision_size=vision_size(data),
     )
 
 

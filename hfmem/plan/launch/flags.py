@@ -124,6 +124,9 @@ def _sglang(launch: Launch) -> list[str]:
         words += ["--speculative-algorithm", "NEXTN"]
     elif launch.draft is not None:
         words += ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", reference(launch.draft)]
+    if launch.draft_tokens is not None:  # given together or not at all
+        words += ["--speculative-num-steps", str(launch.draft_tokens), "--speculative-eagle-topk", "1"]
+        words += ["--speculative-num-draft-tokens", str(launch.draft_tokens + 1)]
     return words
 
 
@@ -141,8 +144,11 @@ def _llama_cpp(launch: Launch) -> list[str]:
     words += ["--swa-full"] if told.swa_full else []
     words += ["--kv-unified"] if told.unified else []
     words += _set("--lora", launch.lora)
-    if launch.draft is not None:
+    if launch.draft == "mtp":
+        words += ["--spec-type", "draft-mtp"]
+    elif launch.draft is not None:
         words += _gguf("--spec-draft-model", "--spec-draft-hf", launch.draft, None)
+    words += _set("--spec-draft-n-max", launch.draft_tokens)
     return words
 
 

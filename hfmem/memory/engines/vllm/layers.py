@@ -50,6 +50,8 @@ _EXPANDS_LATENT: Final = frozenset({"minicpm3"})
 #: models of classes without attention, which cache prefixes only where the user asks (`is_prefix_caching_supported`)
 _ATTENTION_FREE: Final = frozenset({"mamba", "mamba2", "falcon_mamba"})
 
+#: model types whose attention is built without the cache's settings, so that it keeps the model's dtype (`falcon.py`)
+_PLAIN_CACHE: Final = frozenset({"falcon", "RefinedWeb", "RefinedWebModel"})
 #: model types whose prediction layers are built without the cache's settings, so that they keep the model's dtype
 #: (`exaone_moe_mtp.py`)
 _PLAIN_PREDICTIONS: Final = frozenset({"exaone_moe"})
@@ -60,6 +62,7 @@ _HYBRID_MLA_BLOCK: Final = 128
 #: bytes of a packed latent row: fp8 content, scales and rotary part (FlashMLA's layout)
 _FP8_DS_MLA: Final = 656
 _HOPPER: Final = 90
+_ADA: Final = 89
 #: models whose cache is fp8 on devices 10.x unless told otherwise (`models/config.py`: `GlmMoeDsaForCausalLM`,
 #: `Glm5NextModelConfig`)
 _FP8_ON_BLACKWELL: Final = frozenset({"glm_moe_dsa", "glm5_next", "glm5_next_text"})
@@ -106,6 +109,11 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     kinds = tuple(dict.fromkeys(as_held.values()))
     if fmt in GGML_BLOCKS:
         raise UnsupportedError(f"vLLM has no {fmt} cache: that is llama.cpp's")
+    whole = resolve_kv_dtype(dtype, "auto", None)
+    if arch.model_type in _PLAIN_CACHE:
+        fmt = whole
+    if fmt == "fp8_per_token_head" and serving.compute_capability < _ADA:
+        raise UnsupportedError("vLLM's fp8 cache with scales for each token and head needs a device of 8.9 or later")
     compressed = any(isinstance(cache, CompressedAttention) for cache in kinds)
     if compressed and serving.kv_dtype == "auto":
         fmt = "fp8"  # the packed layout is the only one of the default backend
@@ -153,7 +161,6 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
             specs[cache] = (StateSpec(span, size, pages, (held,), padded),)
         else:
             specs[cache] = tuple(_attention_specs(arch, held, fmt, block, serving.tp, serving.compute_capability))
-    whole = resolve_kv_dtype(dtype, "auto", None)
     plain = _PLAIN_PREDICTIONS if fmt != whole else frozenset()
     members = []
     for position, (layer, cache) in enumerate(caches):
@@ -259,7 +266,7 @@ def _attention_specs(
             yield _head_spec(Kind.FULL, heads, d, dv, fmt, block, tp)
         case SlidingAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv, window=window):
             window += arch.model_type in _WINDOW_WITHOUT_SELF
-            yield _head_spec(Kind.SLIDING, heads, d, dv, fmt, block, tp, window)
+            yield _head_spec(Kind.SLIDING, heads, d, dv, fmt, _windowed_block(block, fmt, capability), tp, window)
         case ChunkedAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv, chunk=chunk):
             yield _head_spec(Kind.CHUNKED, heads, d, dv, fmt, block, tp, chunk)
         case CrossAttention(num_kv_heads=heads, head_dim=d):
@@ -286,6 +293,16 @@ def _attention_specs(
             return
         case _:
             _assert_recurrent(cache)
+
+
+def _windowed_block(block: int, fmt: str, capability: int) -> int:
+    """Tokens of a windowed layer's page: those asked for, or the largest block of FlashInfer's within them, which are powers of
+    two; others divide any page of whole 16 (`_largest_kernel_block_within`). A page that is none is FlashInfer's only where no
+    other backend has the format: FlashAttention has fp8 on Hopper."""
+    flashinfer = fmt in ("fp8_e5m2", "nvfp4") or (fmt == "fp8" and capability // 10 != 9)
+    if not flashinfer or block < 16 or block & (block - 1) == 0:
+        return block
+    return min(1 << (block.bit_length() - 1), 64)
 
 
 def _assert_recurrent(cache: RecurrentCache) -> None:

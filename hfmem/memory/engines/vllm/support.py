@@ -13,7 +13,7 @@ from hfmem.memory.engines.vllm.classes import has_stages
 from hfmem.memory.shares import in_image_attention
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Row
-from hfmem.model.layers import CcaState, CrossAttention, MatrixMemoryState, RgLruState, RwkvState
+from hfmem.model.layers import CcaState, CrossAttention, FullAttention, MatrixMemoryState, RgLruState, RwkvState
 
 #: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`); without RWForCausalLM, Falcon's old name, whose
 #: checkpoints load as FalconForCausalLM
@@ -101,6 +101,8 @@ _ONE_STAGE: Final = frozenset(
         *("alice_ai", "domyn_edge", "dory", "iquestloopcoder"),
     )
 )
+#: model types that vLLM reads with DeepSeek V3's config class, whatever their attention (`transformers_utils/config.py`)
+_READ_AS_LATENT: Final = frozenset({"kimi_k2"})
 #: model types whose vLLM class refuses to be split over ranks
 _ONE_RANK: Final = frozenset({"dory"})
 
@@ -119,6 +121,10 @@ def check_model(arch: Architecture) -> None:
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"vLLM 0.33 does not serve {arch.model_type} models")
     caches = arch.caches()
+    if arch.model_type in _READ_AS_LATENT and any(isinstance(cache, FullAttention) for cache in caches):
+        raise UnsupportedError(
+            f"vLLM 0.33 builds {arch.model_type} models with latent attention, which this one has not"
+        )
     if any(isinstance(cache, RwkvState | RgLruState | CcaState | MatrixMemoryState) for cache in caches):
         raise UnsupportedError(f"vLLM 0.33 has no state cache for {arch.model_type} models")
     if any(isinstance(cache, CrossAttention) for cache in caches) and arch.model_type not in _CROSS_ATTENTION:
