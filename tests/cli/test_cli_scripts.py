@@ -144,3 +144,15 @@ def test_one_row_that_cannot_be_given_leaves_the_others(run: Run, words: str, co
 def test_fit_says_that_it_needs_a_device(run: Run) -> None:
     status, out, err = run("fit", LLAMA, *OFF.split())
     assert (status, out) == (2, "") and "--gpu h100" in err and "hfmem plan" in err and err.count("\n") == 1
+
+
+def test_on_apple_the_rules_are_llama_cpps(run: Run) -> None:
+    for words, engine in (([], "llama.cpp"), (["--engine", "vllm"], "vllm")):
+        words = ["fit", LLAMA, "--gpu", "m3-max-64gb", "--ctx", "8k", *words, *OFF.split(), "--json"]
+        status, out, _ = run(*words)
+        found = json.loads(out)
+        assert status == 0 and found["kv_cache"]["engine"] == engine
+        assert [w["code"] for w in found["warnings"]].count("engine_fallback") == (engine == "llama.cpp")
+    # an engine that llama.cpp cannot stand in for
+    found = json.loads(run("facebook/bart-large-cnn", "--gpu", "m3-max-64gb", *OFF.split(), "--json")[1])
+    assert found["kv_cache"]["engine"] == "transformers"
