@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hfmem.api.extras import Extras
     from hfmem.memory.result import CacheBytes
     from hfmem.memory.weights import RankWeights
+    from hfmem.plan.devices import Device
     from hfmem.plan.fit import Scale
     from hfmem.plan.target import Target
     from hfmem.report import Report, RuntimeItem
@@ -30,6 +31,8 @@ DEFAULT_CONTEXT: Final = 8192
 #: whose rules hold when no engine is named: the first of these that serves the model
 DEFAULT_ENGINES: Final = ("vllm", "transformers", "ideal")
 _GGUF_ENGINES: Final = ("llama.cpp", "ideal")
+#: of devices that vLLM's rules are not read for
+_APPLE_ENGINES: Final = ("llama.cpp", "transformers", "ideal")
 #: what a solver word asks for, by the setting it stands in for
 UNKNOWNS: Final[dict[str, str]] = {
     "context": "max",
@@ -137,7 +140,8 @@ def configure(model: str | Model, **settings: Any) -> Configuration:
     quant, dtype = given.take("quant"), given.take("dtype")
     read = in_format(original, quant, dtype)
     unknown = given.unknown()
-    serving, notes = _serving(read, given, local=unknown == "gpu_layers")
+    apple = _is_apple(settings.get("device"))
+    serving, notes = _serving(read, given, local=unknown == "gpu_layers", apple=apple)
     extras = _extras(read, given, notes, reading["fetch"])
     if extras is not None and extras.drafter is not None:
         serving = replace(serving, speculative_tokens=extras.drafter.tokens(serving.engine))
@@ -184,9 +188,22 @@ class _Settings:
             raise TypeError(f"no setting is called {next(iter(self._left))!r}")
 
 
-def _serving(read: Model, given: _Settings, *, local: bool) -> tuple[Serving, list[Note]]:
-    """What is served how, before devices: the engine resolved (`local`: llama.cpp's settings are asked for), the context the
-    model's own where none is given."""
+def _is_apple(device: str | Device | None) -> bool:
+    """Whether the device that was named is Apple's.
+
+    Raises:
+        UsageError: it is not known.
+    """
+    if isinstance(device, str):
+        from hfmem.plan.devices import find_device
+
+        device = find_device(device).device
+    return device is not None and device.vendor == "apple"
+
+
+def _serving(read: Model, given: _Settings, *, local: bool, apple: bool) -> tuple[Serving, list[Note]]:
+    """What is served how, before devices: the engine resolved (`local`: llama.cpp's settings are asked for; `apple`: on such a
+    device), the context the model's own where none is given."""
     notes: list[Note] = []
     context = given.take("context")
     if context is None:
@@ -219,7 +236,7 @@ def _serving(read: Model, given: _Settings, *, local: bool) -> tuple[Serving, li
         llama_cpp=llama_cpp,
     )
     if engine is None:
-        serving, note = default_engine(read, serving)
+        serving, note = default_engine(read, serving, apple=apple)
         notes += [note] if note else []
     return serving, notes
 
@@ -298,11 +315,11 @@ def is_gguf(read: Model) -> bool:
     return read.facts.checkpoint is not None and read.facts.checkpoint.format == "gguf"
 
 
-def default_engine(read: Model, serving: Serving) -> tuple[Serving, Note | None]:
-    """`serving` under the first of `DEFAULT_ENGINES` (of a GGUF model: llama.cpp, or the model's own need) that serves the
-    model, and why it is not vLLM. An engine that serves it, only not in this layout or format, is kept, and refuses."""
+def default_engine(read: Model, serving: Serving, *, apple: bool = False) -> tuple[Serving, Note | None]:
+    """`serving` under the first of `DEFAULT_ENGINES` that serves the model (for GGUF files and on `apple` devices llama.cpp comes
+    first), and why it is not vLLM. An engine that serves it, only not in this layout or format, is kept, and refuses."""
     refusal = ""
-    names = _GGUF_ENGINES if is_gguf(read) else DEFAULT_ENGINES
+    names = _GGUF_ENGINES if is_gguf(read) else _APPLE_ENGINES if apple else DEFAULT_ENGINES
     for name in names:
         tried = replace(serving, engine=name)
         plain = Serving(serving.context, engine=name, source_tokens=serving.source_tokens)
@@ -312,6 +329,7 @@ def default_engine(read: Model, serving: Serving) -> tuple[Serving, Note | None]
             refusal = refusal or error.message
             continue
         if name == names[0]:
-            return tried, None
+            why = "by the rules of llama.cpp, because vLLM's are not read for devices of apple"
+            return tried, Note("engine_fallback", why) if names is _APPLE_ENGINES else None
         return tried, Note("engine_fallback", f"by the rules of {name}, because {names[0]} refuses: {refusal}")
     return serving, None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import product
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, formatted, give, json_text, write
 from hfmem.cli.reading import read_for
-from hfmem.errors import UnsupportedError, UsageError
+from hfmem.errors import HfmemError, UsageError
+
+if TYPE_CHECKING:
+    from hfmem.report import Report
 
 
 def compare(
@@ -48,31 +52,44 @@ def compare(
     if not engines:
         raise UsageError("--engine names no engine (example: vllm,sglang)")
     from hfmem.api.estimates import estimate
-    from hfmem.render.json import report_dict
+    from hfmem.render.json import error_dict, report_dict
 
-    rows: list[tuple[str, Any]] = []
+    asked = list(product(formats, contexts, engines))
+    rows: list[tuple[str, Report]] = []
+    told: list[dict[str, Any]] = []
     status = 0
+
+    def failed(error: HfmemError, model: str, words: Sequence[str]) -> int:
+        """What one row leaves that cannot be given, where there are others."""
+        if isinstance(error, UsageError) or len(models) * len(asked) == 1:
+            raise error
+        where = " ".join(words)
+        complain(error if where in error.message else f"{where}: {error.message}")
+        told.append({"label": " ".join(words), **error_dict(model, error)})
+        return error.exit_code
+
     for model in models:
-        read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
-        for name, context, rules in product(formats, contexts, engines):
+        try:
+            read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
+        except HfmemError as error:
+            status = max(status, failed(error, model, [model]))
+            continue
+        for name, context, rules in asked:
+            words = [model] if len(models) > 1 or name is None else []
+            label = " ".join([*words, *([name] if name else [])])
             try:
                 report = estimate(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=rules, quant=name)
-            except UnsupportedError as error:
-                if len(engines) == 1:
-                    raise
-                complain(f"{model} by the rules of {rules}: {error.message}")
-                status = error.exit_code
+            except HfmemError as error:
+                status = max(status, failed(error, model, [label, *([rules] if rules else [])]))
                 continue
-            words = [model] if len(models) > 1 or name is None else []
-            rows.append((" ".join([*words, *([name] if name else [])]), report))
-    told = [{"label": label, **report_dict(report)} for label, report in rows]
+            rows.append((label, report))
+            told.append({"label": label, **report_dict(report)})
     if kind == "json":
         write(json_text(told))
-        return status
-    if rows:
+    elif rows:
         from hfmem.render.compare import compare_grid
 
-        give(kind, compare_grid(rows), told, ", ".join(models))
+        give(kind, compare_grid(rows), [row for row in told if "error" not in row], ", ".join(models))
     return status
 
 

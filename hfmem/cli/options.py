@@ -74,7 +74,7 @@ Engine = Annotated[
     Option(
         "--engine",
         metavar="NAME",
-        help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF: llama.cpp].",
+        help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF, Apple: llama.cpp].",
     ),
 ]
 Engines = Annotated[
@@ -82,7 +82,7 @@ Engines = Annotated[
     Option(
         "--engine",
         metavar="NAMES",
-        help="Rules of vllm, sglang, transformers, llama.cpp, ideal, one or several [default: vllm; GGUF: llama.cpp].",
+        help="Rules of vllm, sglang, transformers, llama.cpp, ideal, one or several [default: vllm; GGUF, Apple: llama.cpp].",
     ),
 ]
 Tp = Annotated[

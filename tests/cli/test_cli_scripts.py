@@ -19,7 +19,7 @@ OFF = "--offline --no-cache"
         (f"nobody/nothing {OFF} --json", 3, "offline"),
         (f"fit nobody/nothing --gpu h100 {OFF} --json", 3, "offline"),
         (f"layers nobody/nothing {OFF} --format json", 3, "offline"),
-        (f"compare {LLAMA} nobody/nothing {OFF} --format=json", 3, "offline"),
+        (f"compare nobody/nothing {OFF} --format=json", 3, "offline"),
         (f"{LLAMA} --ctx many {OFF} --json", 2, "usage"),
         (f"fit {LLAMA} {OFF} --json", 2, "usage"),
         (f"plan {LLAMA} --nope {OFF} --json", 2, "usage"),
@@ -122,10 +122,37 @@ def test_neighbouring_layers_of_one_shape_are_one_row(run: Run) -> None:
 def test_engines_side_by_side(run: Run) -> None:
     status, out, _ = run("compare", LLAMA, "--ctx", "8k", "--engine", "vllm,ideal", *OFF.split(), "--json")
     assert status == 0 and [row["kv_cache"]["engine"] for row in json.loads(out)] == ["vllm", "ideal"]
-    status, out, err = run("compare", "facebook/bart-large-cnn", "--engine", "ideal,llama.cpp", *OFF.split(), "--json")
-    assert status == 4 and len(json.loads(out)) == 1 and err.count("\n") == 1 and "by the rules of llama.cpp" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (f"{LLAMA} nobody/nothing", 3),
+        ("nobody/nothing facebook/bart-large-cnn", 3),
+        ("facebook/bart-large-cnn --engine ideal,llama.cpp", 4),
+    ],
+)
+def test_one_row_that_cannot_be_given_leaves_the_others(run: Run, words: str, code: int) -> None:
+    status, out, err = run("compare", *words.split(), "--ctx", "1k", *OFF.split(), "--json")
+    rows = json.loads(out)
+    assert status == code and sorted("error" in row for row in rows) == [False, True] and err.count("\n") == 1
+    status, out, _ = run("compare", *words.split(), "--ctx", "1k", *OFF.split())
+    assert status == code and "bits each" in out
+    assert run("compare", *words.split(), "--ctx", "many", *OFF.split())[0] == 2
 
 
 def test_fit_says_that_it_needs_a_device(run: Run) -> None:
     status, out, err = run("fit", LLAMA, *OFF.split())
     assert (status, out) == (2, "") and "--gpu h100" in err and "hfmem plan" in err and err.count("\n") == 1
+
+
+def test_on_apple_the_rules_are_llama_cpps(run: Run) -> None:
+    for words, engine in (([], "llama.cpp"), (["--engine", "vllm"], "vllm")):
+        words = ["fit", LLAMA, "--gpu", "m3-max-64gb", "--ctx", "8k", *words, *OFF.split(), "--json"]
+        status, out, _ = run(*words)
+        found = json.loads(out)
+        assert status == 0 and found["kv_cache"]["engine"] == engine
+        assert [w["code"] for w in found["warnings"]].count("engine_fallback") == (engine == "llama.cpp")
+    # an engine that llama.cpp cannot stand in for
+    found = json.loads(run("facebook/bart-large-cnn", "--gpu", "m3-max-64gb", *OFF.split(), "--json")[1])
+    assert found["kv_cache"]["engine"] == "transformers"
