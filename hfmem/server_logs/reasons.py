@@ -93,14 +93,30 @@ def assumed(item: Check, log: LogFacts, serving: Serving) -> tuple[str, Serving]
 
 
 def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
-    """Assumptions to try where a line differs, the likely first."""
+    """Assumptions to try where a line differs, the likely first; then another format of the cache and schedule together."""
     if log.settings.hidden_ranks:
         yield from _more_ranks(serving)
+    yield from _cache_formats(serving)
+    yield from _schedules(log, serving)
+    yield from layouts_to_try(log, serving)
+    if serving.page_size is None:
+        for page in (32, 64, 128):
+            yield f"fits with pages of {page} tokens: --page-size {page}", replace(serving, page_size=page)
+    for reason, tried in _cache_formats(serving):
+        for more, both in _schedules(log, tried):
+            yield f"{reason}; {more}", both
+
+
+def _cache_formats(serving: Serving) -> Iterator[tuple[str, Serving]]:
     if serving.kv_dtype == "auto":
         for name in ("fp8", "bf16"):
             yield f"fits if the cache is {name}: --kv-dtype {name}", replace(serving, kv_dtype=name)
     else:
         yield "fits if the cache is in the model's dtype: --kv-dtype auto", replace(serving, kv_dtype="auto")
+
+
+def _schedules(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
+    """What states, windows and steps keep, where the log does not say."""
     if serving.compute_capability > NO_CHECKPOINTS:
         reason = "fits without the states' prefill checkpoints, as in earlier releases and before Hopper"
         yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
@@ -120,10 +136,6 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
                 f"fits with steps of {tokens} tokens: --max-num-batched-tokens {tokens}",
                 replace(serving, max_num_batched_tokens=tokens),
             )
-    yield from layouts_to_try(log, serving)
-    if serving.page_size is None:
-        for page in (32, 64, 128):
-            yield f"fits with pages of {page} tokens: --page-size {page}", replace(serving, page_size=page)
 
 
 def _more_ranks(serving: Serving) -> Iterator[tuple[str, Serving]]:
