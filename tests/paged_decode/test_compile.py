@@ -54,7 +54,8 @@ def table_jobs() -> dict[str, dict[str, Any]]:
                     }
         for dtype, size in (("bfloat16", 2), ("float8_e4m3fn", 1), ("uint8", 1)):
             for entry in table_entries(family, size, latent=True, packed=dtype == "uint8", triton=TRITON):
-                if everything or family == "sm90" or (entry.rows == 16 and dtype != "float8_e4m3fn"):
+                usual = entry.rows == 16 and dtype != "float8_e4m3fn" and target != "sm89"  # whose rows are sm120's
+                if everything or usual or family == "sm90":
                     shape = {"dim": 576, "lora": 512, "heads": entry.rows, "page": 64}
                     name = f"{target}-latent_{dtype}-{entry.rows}"
                     jobs[name] = {
