@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hfmem.checkpoint.canonical import _TRUST, Known
+from hfmem.checkpoint.canonical import Known
 from hfmem.checkpoint.safetensors import parse_header
 
 PER_LAYER = 20
