@@ -41,5 +41,4 @@ def test_runs_that_end_early() -> None:
     assert found.tensors == {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in expected.items()}
     sixths = sum(2 * (9 + layer % 7) for layer in range(layers))
     assert found.data_bytes == layers * (PER_LAYER - 1) * 16 + sixths
-    assert looked[0] < layers // 4, "it went on looking for runs that are none"
-    assert layers // 4 > _TRUST
+    assert looked[0] < 100, "it went on looking for runs that are none"  # 285 times, where nothing stops it
