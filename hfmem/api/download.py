@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hfmem.checkpoint.file_groups import Fetch, FileGroup, fetches, group_files, select, total
 from hfmem.hub import FetchOptions
-from hfmem.hub.listing import list_files
+from hfmem.hub.listing import FileList, list_files
 from hfmem.records import dataclass
 
 
@@ -44,7 +44,11 @@ def files_report(
     Raises:
         UsageError: the reference cannot be used. SourceError: the place cannot be read.
     """
-    found = list_files(model, revision=revision, options=fetch)
+    return described(list_files(model, revision=revision, options=fetch), include, exclude)
+
+
+def described(found: FileList, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> FilesReport:
+    """What there is to say of files that were listed; `include` and `exclude` as `files_report` takes them."""
     files = select(found.files, include, exclude)
     groups = group_files(files, found.components)
     programs = fetches(files)

@@ -23,7 +23,7 @@ _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
 _NO_VOLTA: Final = frozenset({"vllm", "sglang"})
 
 #: every number of machines is tried with every layout over them, which takes a minute from here on
-MOST_DEVICES: Final = 1024
+MOST_PLANNED: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ def plan(
     Raises:
         UsageError, SourceError, UnsupportedError: as `hfmem.estimate`.
     """
-    if max_devices > MOST_DEVICES:
-        raise UsageError(f"--max-gpus {max_devices:,}: layouts of at most {MOST_DEVICES:,} devices are looked through")
+    if max_devices > MOST_PLANNED:
+        raise UsageError(f"--max-gpus {max_devices:,}: layouts of at most {MOST_PLANNED:,} devices are looked through")
     base = configure(model, context=context, num_seqs=users, **settings)
     base = replace(base, tp_given=base.serving.tp > 1, pp_given=base.serving.pp > 1)
     found = [

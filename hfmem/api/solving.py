@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hfmem.api.configuration import DEFAULT_CONTEXT, Configuration
+from hfmem.model.architecture import Note
 from hfmem.plan.layouts import all_layouts
 from hfmem.records import replace
 
@@ -35,9 +36,18 @@ def solved(found: Configuration, unknown: str) -> Configuration:
         case "gpu_layers":
             return found.serve(llama_cpp=replace(serving.llama_cpp, gpu_layers=scale.max_gpu_layers(serving)))
         case "utilization":
-            return replace(found, target=replace(found.target, utilization=scale.min_utilization(serving)))
+            share = scale.min_utilization(serving)
+            if share is None:
+                return _unsolved(found, "no --utilization is enough, be it the whole device")
+            return replace(found, target=replace(found.target, utilization=share))
         case _:
-            return fewest_devices(found) or found
+            most = min(MOST_DEVICES, found.target.most or MOST_DEVICES)
+            return fewest_devices(found) or _unsolved(found, f"no number of devices up to {most} is enough")
+
+
+def _unsolved(found: Configuration, why: str) -> Configuration:
+    """`found` as it was asked for, with a warning."""
+    return replace(found, notes=(*found.notes, Note("no_solution", why)))
 
 
 def fewest_devices(found: Configuration, more_than: int = 0) -> Configuration | None:

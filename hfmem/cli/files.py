@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, json_text, show, write
+from hfmem.cli.output import fetching, json_text, say_stats, show, write
+from hfmem.cli.params import READING
 
 
 def files(
@@ -19,15 +20,22 @@ def files(
     names: Annotated[bool, o.Option("--names", help="List every file.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,
-    offline: o.Offline = False,
+    offline: Annotated[
+        bool, o.Option("--offline", help="No network: local folders and files only.", section=READING)
+    ] = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """The files of a model by use: what is redundant, and what transformers, vLLM and llama.cpp would fetch."""
-    from hfmem.api.download import files_report
+    from hfmem.api.download import described
+    from hfmem.hub.listing import list_files
     from hfmem.render.files import render_files
     from hfmem.render.json import to_dict, versioned
 
     with fetching(True, False, offline) as fetch:
-        report = files_report(model, revision=revision, include=include or (), exclude=exclude or (), fetch=fetch)
+        found = list_files(model, revision=revision, options=fetch)
+    report = described(found, include or (), exclude or ())
+    if verbose:
+        say_stats(model, found.stats)
     if json:
         write(json_text(versioned(to_dict(report))))
     else:

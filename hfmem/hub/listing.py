@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import assert_never
 
 from hfmem.errors import MissingFileError, ModelNotFoundError, OfflineError
+from hfmem.hub.facts import FetchStats
 from hfmem.hub.files import MAX_CONFIG_BYTES, parse_object
 from hfmem.hub.options import FetchOptions
 from hfmem.hub.reference import HubRef, LocalPath, parse_reference, with_revision
@@ -25,6 +26,7 @@ class FileList:
     revision: str | None
     files: dict[str, int | None]
     components: tuple[str, ...] = ()
+    stats: FetchStats = FetchStats()
 
 
 def list_files(ref_text: str, *, revision: str | None = None, options: FetchOptions | None = None) -> FileList:
@@ -77,7 +79,7 @@ def _remote(ref: HubRef, options: FetchOptions) -> FileList:
         data = repo.read(_PIPELINE, MAX_CONFIG_BYTES) if _PIPELINE in tree and folders else None
     finally:
         client.close()
-    return FileList(ref.repo_id, "hub", ref.revision, tree, _components(data, ref.repo_id))
+    return FileList(ref.repo_id, "hub", ref.revision, tree, _components(data, ref.repo_id), client.stats())
 
 
 def _components(data: bytes | None, label: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ OFF = "--offline --no-cache"
         (f"{LLAMA} --ctx many {OFF} --json", 2, "usage"),
         (f"fit {LLAMA} {OFF} --json", 2, "usage"),
         (f"plan {LLAMA} --nope {OFF} --json", 2, "usage"),
+        (f"plan {LLAMA} --max-gpus 1025 {OFF} --json", 2, "usage"),
         (f"{LLAMA} --tp 3 {OFF} --json", 4, "unsupported"),
         (f"{LLAMA} --assume lama {OFF} --json", 2, "usage"),
     ],
@@ -156,3 +157,19 @@ def test_on_apple_the_rules_are_llama_cpps(run: Run) -> None:
     # an engine that llama.cpp cannot stand in for
     found = json.loads(run("facebook/bart-large-cnn", "--gpu", "m3-max-64gb", *OFF.split(), "--json")[1])
     assert found["kv_cache"]["engine"] == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--gpu h100 --ctx 8k --batch 100000 --utilization min", "no --utilization is enough"),
+        ("--gpu t4 --ctx 8k --batch 100000 --num-gpus min", "no number of devices up to 64 is enough"),
+    ],
+)
+def test_what_no_share_and_no_number_can_do_is_said(run: Run, words: str, said: str) -> None:
+    # 100,000 sequences of 8,192 tokens × 128 KiB are 100,000 GiB
+    status, out, _ = run("fit", LLAMA, *words.split(), *OFF.split(), "--json")
+    warnings = {warning["code"]: warning["message"] for warning in json.loads(out)["warnings"]}
+    assert status == 1 and warnings["no_solution"].startswith(said)
+    fitting = words.replace("100000", "1")
+    assert "no_solution" not in run("fit", LLAMA, *fitting.split(), *OFF.split(), "--json")[1]

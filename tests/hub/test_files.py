@@ -141,6 +141,13 @@ def test_the_command(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None
     assert code == 0 and "onnx/model.onnx_data" in out and "llama.cpp     fetches nothing" in out
 
 
+def test_what_listing_took(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.add("org/m", blobs(LLAMA))
+    code, _, err = run(capsys, "files", "org/m", "-v")
+    sent = sum(entry.sent for entry in hub.requests())
+    assert code == 0 and err.startswith(f"org/m: 1 request, {sent:,} bytes read in ") and err.count("\n") == 1
+
+
 def test_one_of_several_ggufs_is_needed(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     hub.add("org/g", blobs({"m-Q4_K_M.gguf": 400, "m-Q8_0.gguf": 800, "mmproj-F16.gguf": 50}))
     report = json.loads(run(capsys, "files", "org/g", "--json")[1])
