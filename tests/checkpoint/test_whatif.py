@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,6 +75,13 @@ def test_sizes_of_llama_3_8b_by_hand() -> None:
     assert size(convert(model, "nvfp4")) == REST + LINEAR // 2 + LINEAR // 16 + 8 * 7 * 32
     assert size(convert(model, "mxfp4")) == REST + LINEAR // 2 + LINEAR // 32
     assert size(convert(model, "awq")) == REST + LINEAR // 2 + LINEAR // 128 * 2 + LINEAR // 128 // 2
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMES))
+def test_a_scheme_s_name_says_its_bits(name: str) -> None:
+    told = re.search(r"(?:int|[nm]x?v?fp|nf|fp)(\d)", name)
+    if told is not None:
+        assert SCHEMES[name].bits == int(told[1])
 
 
 def test_files_that_were_published() -> None:

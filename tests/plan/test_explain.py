@@ -269,6 +269,20 @@ def test_packed_experts_and_scales_are_told(capsys: pytest.CaptureFixture[str]) 
     assert "several parameters are packed in one element" in text
     fp8 = run(capsys, "deepseek-ai/DeepSeek-V3", "--offline", "--ctx", "4k")
     assert "buffers, scales or tied copies are stored too" in fp8  # block scales in F32
+    assert "multi-token-prediction layers do not run in plain decoding" in fp8
+
+
+def test_windows_heads_and_scales_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Gemma 3 27B: 62 layers of 16 heads for 32, every sixth of them full; int8 has a scale of 4 bytes for each vector of 128."""
+    text = run(capsys, "google/gemma-3-27b-it", "--offline", "--ctx", "32k", "--kv-dtype", "int8")
+    assert "10 layers × 2 (K and V) × 16 heads × (128 × 1 byte + 4 of scales)" in text
+    naive, needed = 2 * 62 * 32 * 128 * 32768, 2 * 16 * (128 + 4) * (10 * 32768 + 52 * 1024)
+    told = f"{naive / needed:.1f} × too much: 16 K/V heads serve 32 heads in 62 layers; 52 layers keep 1,024 tokens at most"
+    assert told in " ".join(text.split())
+    plain = run(capsys, "google/gemma-3-27b-it", "--offline", "--ctx", "32k")
+    assert "16 heads × 128 × 2 bytes" in plain
+    packed = run(capsys, "google/gemma-3-27b-it", "--offline", "--ctx", "32k", "--kv-dtype", "nvfp4")
+    assert "(128 × 4 bits + 8 of scales)" in packed
 
 
 def test_the_engine_is_one_that_serves_the_model() -> None:
