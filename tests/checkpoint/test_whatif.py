@@ -79,9 +79,9 @@ def test_sizes_of_llama_3_8b_by_hand() -> None:
 
 @pytest.mark.parametrize("name", sorted(SCHEMES))
 def test_a_scheme_s_name_says_its_bits(name: str) -> None:
-    told = re.search(r"(?:int|[nm]x?v?fp|nf|fp)(\d)", name)
+    told = re.search(r"(?:int|[nm]x?v?fp|nf|fp)(\d)|(\d)bit", name)
     if told is not None:
-        assert SCHEMES[name].bits == int(told[1])
+        assert SCHEMES[name].bits == int(told[1] or told[2])
 
 
 def test_files_that_were_published() -> None:
