@@ -174,6 +174,12 @@ def test_a_tied_head_is_stored_once_in_a_gguf() -> None:
     assert embedding.dtype == "Q6_K"
     untied = {g.pattern: g.dtype for g in convert(model, "q4_k_m")}
     assert (untied["model.embed_tokens.weight"], untied["lm_head.weight"]) == ("Q4_K", "Q6_K")
+    # `llama-quant.cpp`: Q5_K for the head of IQ1 to IQ3_XXS, Q6_K from IQ3_XS on
+    heads = {
+        name: next(g.dtype for g in convert(model, name) if g.pattern == "lm_head.weight")
+        for name in ("iq2_xs", "iq3_xxs", "iq3_xs")
+    }
+    assert heads == {"iq2_xs": "Q5_K", "iq3_xxs": "Q5_K", "iq3_xs": "Q6_K"}
 
 
 def test_rows_that_do_not_fill_a_block_fall_back() -> None:
