@@ -193,10 +193,8 @@ def _type(model: _Model, role: Role, group: LogicalGroup, layer: int, layers: in
             pass
     if base == "MXFP4":
         return base if is_expert(group.pattern) else "Q8_0"
-    if ftype in _SMALL_IQ or (ftype == "IQ3_XXS" and role is Role.V):
-        better = _small_iq(model, role, layer, layers)
-        if better or ftype in _SMALL_IQ:
-            return better or base
+    if ftype in _SMALL_IQ:
+        return _small_iq(model, role, layer, layers) or base
     match role:
         case Role.V:
             return _value(model, base, layer, layers)
@@ -239,8 +237,6 @@ def _embedding(base: str, ftype: str) -> str:
 
 def _small_iq(model: _Model, role: Role, layer: int, layers: int) -> str | None:
     ftype = model.file_type
-    if ftype == "IQ3_XXS":
-        return None
     larger = ftype in ("IQ2_S", "IQ2_M")
     if role is Role.V:
         return "Q4_K" if model.grouping >= 4 or model.num_experts >= 4 else "IQ3_S" if larger else "Q2_K"

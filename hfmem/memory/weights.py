@@ -12,14 +12,14 @@ from fractions import Fraction
 from typing import Final, Literal
 
 from hfmem.checkpoint.logical import LogicalGroup
-from hfmem.checkpoint.tensors import Box, TensorGroup
+from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.dtypes import BITS, num_bytes
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.fused import AS_STORED, FusedProjections, fused_projections
 from hfmem.memory.loaded import HeldTensors, rounding
 from hfmem.memory.model_classes import (
     BUFFER_PARAMETERS,
-    FUSED_BIAS,
     HOSTED,
     NOT_SERVED,
     SINK_HEADS,
@@ -36,8 +36,7 @@ from hfmem.memory.stages import Stages, stages_of
 from hfmem.memory.torch_allocator import Allocated
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
-from hfmem.model.layers import SharedCache
-from hfmem.model.matching import Expected, count_boxes, intersect, matcher_of
+from hfmem.model.matching import Expected, matcher_of
 from hfmem.model.names import core
 from hfmem.records import dataclass, replace
 
@@ -170,12 +169,17 @@ def _as_stored(groups: Iterable[TensorGroup]) -> tuple[TensorGroup, ...]:
     return tuple(found)
 
 
-def _loaded(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -> bool:
-    """Whether an engine makes room for the tensor."""
-    if _only_predicts(spec) or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
-        return False
-    if engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER)):
-        return False
+def _passed_over(spec: TensorSpec, serving: Serving, fused: FusedProjections) -> bool:
+    """Whether the engine loads no such tensor: what it does not serve or read, what only predicts, what the settings leave out."""
+    if _only_predicts(spec) or _left_out(spec, serving) or fused.left_out(spec):
+        return True
+    if serving.engine in _PADS and spec.pattern.startswith(NOT_SERVED):
+        return True
+    return serving.engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER))
+
+
+def _has_room(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -> bool:
+    """Whether the engine makes room for a tensor that it does not pass over, stored or not."""
     if spec.buffer:
         counted = engine in _PADS and not (engine == "vllm" and through_transformers(arch))
         return counted and spec.pattern.endswith(BUFFER_PARAMETERS)
@@ -195,24 +199,13 @@ def _only_predicts(spec: TensorSpec) -> bool:
 def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, serving: Serving) -> list[int]:
     engine = serving.engine
     totals = [Fraction(0)] * stages.count
-    biases = {s.pattern for s in arch.tensors if s.pattern.endswith("_proj.bias")}
-    values = _boxes_by_pattern(arch, ".v_proj.weight")
-    picked = {s.pattern.partition("v_experts.")[0] for s in arch.tensors if ".v_experts." in s.pattern}
-    unused = _sharing_layers(arch) if engine in _PADS else frozenset()
+    fused = fused_projections(arch) if engine in _PADS else AS_STORED
     for spec in arch.tensors:
-        loaded = _loaded(arch, spec, stages, engine) and not _only_in(spec, unused)
-        loaded = loaded and not _left_out(spec, serving)
+        loaded = not _passed_over(spec, serving, fused) and _has_room(arch, spec, stages, engine)
         part = _share(spec, sharding) if loaded else Fraction(0)
         if loaded and engine == "vllm":
             part = padded_share(arch, spec, sharding, part)
-        size = spec.elements * part
-        if loaded and engine in _PADS and spec.pattern.endswith(".k_proj.weight"):
-            if arch.model_type in FUSED_BIAS and _fused_bias(spec.pattern, biases):
-                size += spec.shape[0] * _share(spec, sharding)
-            stem = spec.pattern.removesuffix("k_proj.weight")
-            # where keys are the values too (Gemma 4), the fused projection holds them twice
-            if stem in values and stem not in picked and count_boxes(intersect(spec.boxes, values[stem])) == 0:
-                size *= 2
+        size = (spec.elements + fused.bias(spec)) * fused.copies(spec) * part
         for stage, count in enumerate(stages.counts(spec, spec.boxes, spec.layer_axis)):
             totals[stage] += count * size
     return [-(-total.numerator // total.denominator) for total in totals]
@@ -223,33 +216,6 @@ def _left_out(spec: TensorSpec, serving: Serving) -> bool:
     return (serving.language_model_only and spec.component is Component.VISION) or (
         serving.pooling and spec.component is Component.LM_HEAD
     )
-
-
-def _boxes_by_pattern(arch: Architecture, suffix: str) -> dict[str, tuple[Box, ...]]:
-    """Which tensors there are with this ending, by what stands before its last two words."""
-    found: dict[str, tuple[Box, ...]] = {}
-    for spec in arch.tensors:
-        if spec.pattern.endswith(suffix):
-            stem = spec.pattern.removesuffix(suffix.removeprefix("."))
-            found[stem] = (*found.get(stem, ()), *spec.boxes)
-    return found
-
-
-def _sharing_layers(arch: Architecture) -> frozenset[int]:
-    """Layers that attend over another layer's cache: their stored k and v are not loaded."""
-    return frozenset(
-        index
-        for index, layer in enumerate(layer for layer in arch.layers if layer.stack == "decoder")
-        if layer.caches and all(isinstance(cache, SharedCache) for cache in layer.caches)
-    )
-
-
-def _only_in(spec: TensorSpec, layers: frozenset[int]) -> bool:
-    """Whether a tensor that a file may leave out belongs to these layers alone."""
-    axis = spec.layer_axis
-    if not layers or not spec.optional or axis is None or spec.component not in (Component.ATTENTION, Component.NORM):
-        return False
-    return all(index in layers for box in spec.boxes for index in box[axis])
 
 
 def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
@@ -266,12 +232,6 @@ def _share(spec: TensorSpec, sharding: Sharding) -> Fraction:
     return share(spec, sharding)
 
 
-def _fused_bias(pattern: str, biases: set[str]) -> bool:
-    """Whether the fused projection has a bias for k although the checkpoint stores none (Whisper): q's and v's are there."""
-    stem = pattern.removesuffix("k_proj.weight")
-    return f"{stem}q_proj.bias" in biases and f"{stem}k_proj.bias" not in biases
-
-
 def _held(
     arch: Architecture,
     groups: Sequence[TensorGroup],
@@ -286,6 +246,7 @@ def _held(
     matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
+    fused = fused_projections(arch) if engine in _PADS else AS_STORED
     for group in groups:
         for match in matcher.assign(group.pattern, group.boxes):
             expected = match.expected or matcher.owner(group.pattern, match.boxes)
@@ -296,12 +257,14 @@ def _held(
             spec = expected.spec
             if match.expected is not None and (spec.tied_to is not None or spec.pattern == stages.dropped):
                 continue
-            if _only_predicts(spec) or (engine in _PADS and spec.pattern.startswith(NOT_SERVED)):
-                continue
-            if _left_out(spec, serving) or (engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER))):
+            if _passed_over(spec, serving, fused):
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
+            if match.expected is not None:
+                size += num_bytes(_held_dtype(group, target), fused.bias(spec))
+            if match.expected is not None or _same_module(group.pattern, expected):
+                size *= fused.copies(spec)
             if match.expected is None and not _same_module(group.pattern, expected):
                 spec = replace(spec, split=Replicated())  # a neighbour in the same layer, whose split is not known
             finer = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,6 +75,13 @@ def test_sizes_of_llama_3_8b_by_hand() -> None:
     assert size(convert(model, "nvfp4")) == REST + LINEAR // 2 + LINEAR // 16 + 8 * 7 * 32
     assert size(convert(model, "mxfp4")) == REST + LINEAR // 2 + LINEAR // 32
     assert size(convert(model, "awq")) == REST + LINEAR // 2 + LINEAR // 128 * 2 + LINEAR // 128 // 2
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMES))
+def test_a_scheme_s_name_says_its_bits(name: str) -> None:
+    told = re.search(r"(?:int|[nm]x?v?fp|nf|fp)(\d)|(\d)bit", name)
+    if told is not None:
+        assert SCHEMES[name].bits == int(told[1] or told[2])
 
 
 def test_files_that_were_published() -> None:
@@ -166,6 +174,12 @@ def test_a_tied_head_is_stored_once_in_a_gguf() -> None:
     assert embedding.dtype == "Q6_K"
     untied = {g.pattern: g.dtype for g in convert(model, "q4_k_m")}
     assert (untied["model.embed_tokens.weight"], untied["lm_head.weight"]) == ("Q4_K", "Q6_K")
+    # `llama-quant.cpp`: Q5_K for the head of IQ1 to IQ3_XXS, Q6_K from IQ3_XS on
+    heads = {
+        name: next(g.dtype for g in convert(model, name) if g.pattern == "lm_head.weight")
+        for name in ("iq2_xs", "iq3_xxs", "iq3_xs")
+    }
+    assert heads == {"iq2_xs": "Q5_K", "iq3_xxs": "Q5_K", "iq3_xs": "Q6_K"}
 
 
 def test_rows_that_do_not_fill_a_block_fall_back() -> None:

@@ -76,7 +76,10 @@ def test_pool(
     held = pool(arch, serving, memory)
     assert (held.num_pages, held.capacity_tokens) == (blocks, tokens)
     assert held.max_concurrency == pytest.approx(concurrency, abs=1e-9)
-    assert rank_weights(arch, synthesise(arch), serving).stage_parameters == parameters
+    ranks = rank_weights(arch, synthesise(arch), serving)
+    assert ranks.stage_parameters == parameters
+    if name == "google/gemma-4-31B":  # keys that are the values too are held twice; but for a few buffers all is bf16
+        assert 0 <= ranks.bytes - 2 * parameters[0] < 10_000
 
 
 #: EXAONE 4.0's shape, in eight layers

@@ -7,7 +7,9 @@ from fractions import Fraction
 
 import pytest
 
+from hfmem.api.estimates import layer_table, read_model
 from hfmem.cli import main
+from hfmem.hub import FetchOptions
 from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -248,3 +250,43 @@ def test_command_counts_overhead_and_devices(capsys: pytest.CaptureFixture[str])
     told = json.loads(run(capsys, "meta-llama/Llama-2-13b-hf", "--offline", *words))
     (devices,) = (part for part in told["sections"][-1]["steps"] if part["unit"] == "GPUs")
     assert devices["result"] == 3
+
+
+def test_an_encoder_is_told_apart_from_its_decoder(capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "openai/whisper-large-v3-turbo", "--offline")
+    # of a decoder layer: q, k, v and o of self and cross attention, all but k with a bias
+    size = 4 * (8 * 1280 * 1280 + 6 * 1280)
+    _, _, decoder = text.partition("Attention, 4 decoder layers\n")
+    assert f"= {size:,} parameters" in decoder.splitlines()[1]
+    assert decoder.splitlines()[2].strip() == "multi-head attention: each of the 20 heads has its own K and V of 64"
+
+
+def test_packed_experts_and_scales_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """gpt-oss 20B: 24 layers of 32 experts, 3 × 2,880 × 2,880 numbers of 4 bits each, and a byte of scale for 32 of them."""
+    numbers = 24 * 32 * 3 * 2880 * 2880
+    text = run(capsys, "openai/gpt-oss-20b", "--offline", "--ctx", "4k")
+    assert f"{numbers // 2 + numbers // 32:,} × 1 byte" in text
+    assert "several parameters are packed in one element" in text
+    fp8 = run(capsys, "deepseek-ai/DeepSeek-V3", "--offline", "--ctx", "4k")
+    assert "buffers, scales or tied copies are stored too" in fp8  # block scales in F32
+    assert "multi-token-prediction layers do not run in plain decoding" in fp8
+
+
+def test_windows_heads_and_scales_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Gemma 3 27B: 62 layers of 16 heads for 32, every sixth of them full; int8 has a scale of 4 bytes for each vector of 128."""
+    text = run(capsys, "google/gemma-3-27b-it", "--offline", "--ctx", "32k", "--kv-dtype", "int8")
+    assert "10 layers × 2 (K and V) × 16 heads × (128 × 1 byte + 4 of scales)" in text
+    naive, needed = 2 * 62 * 32 * 128 * 32768, 2 * 16 * (128 + 4) * (10 * 32768 + 52 * 1024)
+    told = f"{naive / needed:.1f} × too much: 16 K/V heads serve 32 heads in 62 layers; 52 layers keep 1,024 tokens at most"
+    assert told in " ".join(text.split())
+    plain = run(capsys, "google/gemma-3-27b-it", "--offline", "--ctx", "32k")
+    assert "16 heads × 128 × 2 bytes" in plain
+    packed = run(capsys, "google/gemma-3-27b-it", "--offline", "--ctx", "32k", "--kv-dtype", "nvfp4")
+    assert "(128 × 4 bits + 8 of scales)" in packed
+
+
+def test_the_engine_is_one_that_serves_the_model() -> None:
+    t5 = read_model("google-t5/t5-small", fetch=FetchOptions(offline=True, no_cache=True))
+    assert layer_table(t5).serving.engine == "transformers"  # vLLM 0.33 has no T5
+    asked = layer_table(t5, engine="vllm")
+    assert asked.serving.engine == "vllm" and asked.engine is None

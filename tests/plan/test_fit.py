@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from llama_on_devices import GIB, LLAMA, PAGE, TOKEN, WEIGHTS
 
-from hfmem.api.estimates import Model, estimate
+from hfmem.api.estimates import Model, estimate, read_model
 from hfmem.cli import main
 from hfmem.errors import UnsupportedError, UsageError
+from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
 from hfmem.plan.devices import plain_memory
 from hfmem.plan.sglang_share import ServedModel, static_fraction
@@ -236,6 +237,16 @@ def test_the_word_max(capsys: pytest.CaptureFixture[str], llama: Model) -> None:
     assert found["kv_cache"]["context"] == found["fit"]["max_context"] > 8192
     status, out, _ = run(capsys, LLAMA, "--offline", "--gpu", "4090", "--ctx", "8k", "--batch", "max", "--json")
     assert json.loads(out)["kv_cache"]["num_seqs"] == json.loads(out)["fit"]["max_num_seqs"] > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "said"),
+    [("meta-llama/Meta-Llama-3-8B", 9000, "is not set"), ("meta-llama/Llama-3.1-8B-Instruct", 140_000, "is set")],
+)
+def test_a_context_beyond_the_models_says_whether_it_is_stretched(name: str, context: int, said: str) -> None:
+    report = estimate(read_model(name, fetch=FetchOptions(offline=True, no_cache=True)), context=context)
+    (message,) = [warning.message for warning in report.warnings if warning.code == "context_exceeds_positions"]
+    assert message.endswith(f"(rope_scaling {said})")
 
 
 def test_devices_that_an_engine_does_not_speak_of(llama: Model) -> None:

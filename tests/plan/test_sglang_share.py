@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from hfmem.api.estimates import read_model
+from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
-from hfmem.plan.sglang_share import ServedModel, _prefill_sizes, chunk_tokens, static_fraction
+from hfmem.plan.sglang_share import ServedModel, _prefill_sizes, chunk_tokens, served_model, static_fraction
 
 MEMORY = 80 << 30
 #: sizes of captured prefills up to 8192 tokens, and up to 2048: 8 MiB each
@@ -83,3 +85,16 @@ def test_vision_encoders(tower: tuple[int, int], factor: float) -> None:
     serving = Serving(4096, engine="sglang")
     whole = static_fraction(MEMORY, serving, ServedModel())
     assert float(static_fraction(MEMORY, serving, ServedModel(vision=tower))) == pytest.approx(float(whole) * factor)
+
+
+def test_what_a_model_changes() -> None:
+    """Prefill is captured of text models, and of few multimodal classes; latents and the vision encoder count for themselves."""
+
+    def served(name: str) -> ServedModel:
+        model = read_model(name, fetch=FetchOptions(offline=True, no_cache=True))
+        return served_model(model.architecture)
+
+    assert served("meta-llama/Llama-3.1-8B-Instruct") == ServedModel()
+    assert served("deepseek-ai/DeepSeek-V3") == ServedModel(latent=True)
+    # SigLIP of 27 layers and 1,152 (its config)
+    assert served("google/gemma-3-27b-it") == ServedModel(captures_prefill=False, vision=(27, 1152))
