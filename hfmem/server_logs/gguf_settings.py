@@ -6,6 +6,8 @@ import re
 from typing import Final
 
 _GGUF_FILE: Final = re.compile(r"tensors from (\S{1,400}?\.gguf)")
+#: what a page or a writer of JSON puts around a line
+_AROUND: Final = " `\"'}|"
 _GGUF_NAME: Final = re.compile(r"general\.name(?: +str)? += +([^\n]{1,100}?)\s*(?:\n|$|llama_|llm_|print_info)")
 _GGUF_CTX: Final = re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:] +(\d{1,9})")
 _GGUF_SEQS: Final = re.compile(r"\bn_seq_max +[=:] +(\d{1,9})")
@@ -39,7 +41,7 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
     """llama.cpp says what it runs with once a context is made; the model is the last that was loaded before."""
     for pattern in (_GGUF_NAME, _GGUF_FILE):
         if names := pattern.findall(before) or pattern.findall(text)[:1]:
-            said["model"] = names[-1].strip()
+            said["model"] = names[-1].strip(_AROUND)
             break
     for pattern, setting in (
         (_GGUF_CTX, "context"),
@@ -52,8 +54,8 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
         said["slots"] = slots[-1]
     if cells := _GGUF_CELLS.findall(text):
         _put_cells(said, cells)
-    if types := _GGUF_TYPE.findall(before):
-        said["file_type"] = types[-1]
+    if types := _GGUF_TYPE.findall(before) or _GGUF_TYPE.findall(text)[:1]:
+        said["file_type"] = types[-1].strip(_AROUND)
     if flash := _GGUF_FLASH.findall(text):
         said["flash"] = flash[-1]
     if types := _GGUF_TYPES.findall(text):

@@ -46,9 +46,23 @@ _ESCAPED: Final = (
 )
 
 
+#: colours as terminals and writers of JSON spell the character that begins them
+_SPELLED: Final = re.compile(r"(?:\^\[|\\x1[bB]|\\u001[bB]|\\033|\u241b)\[[\d;]{0,20}m")
+#: what stands for the end of a line where it was lost
+_LINE_ENDS: Final = re.compile(r"[\u23ce\u21b5]|<br ?/?>")
+#: so many of `\n` as two characters, and no end of a line, are a string as a program prints it
+_PRINTED: Final = 4
+
+
 def clean(text: str) -> str:
     """`text` without colours, control characters and entities, cut to what a start-up log can be."""
-    text = CONTROL.sub("", ANSI.sub("", text[:MAX_CHARACTERS])).replace("\r", "")
+    text = text[:MAX_CHARACTERS]
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
+        if "\n" not in text and text.count("\\n") >= _PRINTED:
+            text = text.replace("\\n", "\n")
+    text = CONTROL.sub("", ANSI.sub("", _SPELLED.sub("", text))).replace("\r", "")
+    text = _LINE_ENDS.sub("\n", text).replace("\u00a0", " ").replace("\\_", "_")
     for escaped, character in _ESCAPED:
         text = text.replace(escaped, character)
     return text

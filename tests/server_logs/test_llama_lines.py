@@ -166,3 +166,14 @@ def test_buffers_of_a_fitting_pass_are_empty() -> None:
     )
     assert [r.value for r in log.readings["cache_bytes"]] == [2048 * MIB]
     assert [r.value for r in filled(log, "device_weights_bytes")] == [round(15339.44 * MIB)]
+
+
+@pytest.mark.parametrize("form", ["{}", "- `{}`", "| {} |", '{{"a":1,"fields":"{}"}}'])
+def test_a_name_in_what_stands_around_it(form: str) -> None:
+    lines = (
+        "llama_model_loader: - kv   2: general.name str = Qwen3 8B",
+        "print_info: file type   = Q4_K - Medium",
+        "llama_kv_cache: size =  512.00 MiB (  4096 cells,  32 layers,  1/1 seqs), K (f16):  256.00 MiB",
+    )
+    told = parse_log("\n".join(form.format(line) for line in lines)).settings
+    assert (told.model, told.file_type) == ("Qwen3 8B", "Q4_K - Medium")

@@ -88,6 +88,9 @@ def test_engines_side_by_side() -> None:
         ("[gpu_model_runner.py:1347] Model loading took 14.2474 GiB", 8),  # 0.8.5
         ("[gpu_worker.py:306] Available KV cache memory: 109.86 GiB", 10),  # a build after 0.10.2
         ("[gpu_worker.py:436] Available KV cache memory: 26.87 GiB", 19),  # 0.19.1
+        ("[kv_cache_utils.py:1286] GPU KV cache size: 1,470,588 tokens", 12),
+        ("[kv_cache_utils.py:1291] GPU KV cache size: 1,470,588 tokens", 13),
+        ("[kv_cache_utils.py:1316] GPU KV cache size: 1,470,588 tokens", 18),
         ("[kv_cache_utils.py:1733] GPU KV cache size: 1,470,588 tokens", 22),
         ("for consumed memory", 27),
         ("Available KV cache memory: 26.87 GiB", None),

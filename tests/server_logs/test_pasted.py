@@ -126,6 +126,11 @@ def test_what_drafts_is_not_what_is_served() -> None:
         'time="2026-05-01T10:00:00Z" level=info msg="{}"',
         "{}\\n",
         "{}\r",
+        "^[[0;36m{}^[[0m",
+        "\\x1b[0;36m{}\\x1b[0m",
+        "\\u001b[36m{}\\u001b[0m",
+        "\u241b[36m{}\u241b[0m",
+        "`{}`",
     ],
 )
 def test_what_stands_around_lines(form: str) -> None:
@@ -135,6 +140,31 @@ def test_what_stands_around_lines(form: str) -> None:
         "INFO [kv_cache_utils.py:1319] GPU KV cache size: 163,568 tokens",
     )
     found = compare("\n".join(map(form.format, lines)))
+    assert found["KV cache tokens"].verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\n", "\u23ce"),
+        ("\n", " \u21b5 "),
+        ("\n", "<br>"),
+        ("\n", "<br/>\r\n"),
+        ("\n", "\r"),
+        ("\n", "\\n"),
+        (" ", "\u00a0"),
+        ("_", "\\_"),
+    ],
+)
+def test_characters_that_a_page_put_in(old: str, new: str) -> None:
+    lines = (
+        "INFO Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3-VL-8B-Instruct', max_seq_len=4096",
+        "INFO [gpu_model_runner.py:1] Model loading took 16.7 GiB memory and 1 seconds",
+        "INFO [gpu_worker.py:436] Available KV cache memory: 22.46 GiB",
+        "INFO [kv_cache_utils.py:1319] GPU KV cache size: 163,568 tokens",
+        "INFO ready",
+    )
+    found = compare("\n".join(lines).replace(old, new))
     assert found["KV cache tokens"].verdict == "equal"
 
 

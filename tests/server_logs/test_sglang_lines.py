@@ -1,0 +1,82 @@
+"""SGLang's pools, states and weights in its lines, by arithmetic from the models' configs."""
+
+from __future__ import annotations
+
+import pytest
+from verified_logs import OFFLINE, by_name, compare
+
+from hfmem.server_logs.parse import parse_log
+from hfmem.server_logs.verify import verify_log
+
+_GPT_OSS = "python -m sglang.launch_server --model-path openai/gpt-oss-20b --context-length 32768\n"
+#: 12 layers of each kind, 8 heads of 64 in two bytes: K of a token, as V
+_TOKEN = 12 * 8 * 64 * 2
+_LLAMA = "python -m sglang.launch_server --model-path meta-llama/Llama-3.1-8B-Instruct\n"
+_LOADED = "Load weight end. type=LlamaForCausalLM, dtype=torch.bfloat16, avail mem=63.40 GB"
+
+
+def test_two_pools_the_windowed_first() -> None:
+    """The windows' pool of 100,000 tokens stands first; a slot beside the tokens is allocated with each."""
+    found = compare(
+        _GPT_OSS + "KV Cache is allocated. #tokens: 100000, K size: 1.14 GB, V size: 1.14 GB\n"
+        "KV Cache is allocated. #tokens: 200000, K size: 2.29 GB, V size: 2.29 GB\n"
+    )
+    for name in ("K of the token pool", "V of the token pool"):
+        assert 0 < (found[name].predicted or 0) - 200_000 * _TOKEN <= 256 * _TOKEN
+        assert 0 < (found[f"{name}, windowed"].predicted or 0) - 100_000 * _TOKEN <= 256 * _TOKEN
+        assert {found[name].verdict, found[f"{name}, windowed"].verdict} == {"equal"}
+
+
+def test_the_sum_of_two_pools() -> None:
+    found = compare(_GPT_OSS + "SWAKVPool mem usage: 6.87 GB, swa size: 100000, full size: 200000\n")
+    assert found["token pools"].verdict == "equal"
+
+
+@pytest.mark.parametrize("flag", ["", " --mamba-ssm-dtype float32"])
+def test_states_of_every_slot_and_one(flag: str) -> None:
+    """Qwen3.5-27B: 48 layers of 48 heads of 128 by 128 in fp32, and 3 columns of 10,240 in bf16, for 124 + 1 slots."""
+    states, columns = 125 * 48 * 48 * 128 * 128 * 4 / 2**30, 125 * 48 * 3 * 10_240 * 2 / 2**30
+    text = (
+        f"python -m sglang.launch_server --model-path Qwen/Qwen3.5-27B{flag}\n"
+        f"Mamba Cache is allocated. max_mamba_cache_size: 124, conv_state size: {columns:.2f}GB, ssm_state size: {states:.2f}GB\n"
+    )
+    assert compare(text)["recurrent states"].verdict == "equal"
+
+
+def test_states_in_a_type_that_the_log_does_not_tell() -> None:
+    states, columns = 125 * 48 * 48 * 128 * 128 * 2 / 2**30, 125 * 48 * 3 * 10_240 * 2 / 2**30
+    line = f"Mamba Cache is allocated. max_mamba_cache_size: 124, conv_state size: {columns:.2f}GB, ssm_state size: {states:.2f}GB\n"
+    start = "python -m sglang.launch_server --model-path Qwen/Qwen3.5-27B"
+    assert compare(f"{start} --mamba-ssm-dtype bfloat16\n{line}")["recurrent states"].verdict == "equal"
+    item = compare(f"{start}\n{line}")["recurrent states"]
+    assert item.verdict == "differs" and item.reason == "fits if states are bfloat16: --mamba-ssm-dtype bfloat16"
+
+
+def test_weights_by_how_free_memory_fell() -> None:
+    """A release that prints no "mem usage": before less after."""
+    found = compare(f"{_LLAMA}Load weight begin. avail mem=78.43 GB\n{_LOADED}\n")
+    assert found["weights"].verdict == "equal"
+    assert abs(found["weights"].logged - 15.03 * 2**30) < 2**20
+
+
+@pytest.mark.parametrize(
+    ("taken", "reason"),
+    [
+        ("15.32", "SGLang prints how free memory fell, with what else was taken while loading"),
+        ("16.97", "SGLang prints how free memory fell: other programs on the device may have taken some"),
+        ("27.50", None),
+    ],
+)
+def test_memory_that_others_took_meanwhile(taken: str, reason: str | None) -> None:
+    item = compare(f"{_LLAMA}{_LOADED}, mem usage={taken} GB.\n")["weights"]
+    assert (item.verdict, item.reason) == ("differs", reason)
+
+
+def test_experts_on_the_host() -> None:
+    text = (
+        "python -m sglang.launch_server --model-path Qwen/Qwen3-30B-A3B --kt-method AMXINT4\n"
+        "Load weight end. type=Qwen3MoeForCausalLM, avail mem=5.64 GB, mem usage=16.41 GB.\n"
+    )
+    assert parse_log(text).settings.other == ("ktransformers",)
+    item = by_name(verify_log(text, fetch=OFFLINE).result)["weights"]
+    assert item.reason == "ktransformers is on, which is not computed here"
