@@ -116,3 +116,12 @@ def test_scales_of_each_head_need_fp8_of_the_device() -> None:
     with pytest.raises(UnsupportedError, match=r"8\.9 or later"):
         layout(model.architecture, Serving(2048, kv_dtype="fp8_per_token_head", compute_capability=80))
     assert layout(model.architecture, Serving(2048, kv_dtype="fp8_per_token_head", compute_capability=89)).groups
+
+
+@pytest.mark.parametrize(("pp", "held"), [(1, (10_082, 92_075, 11.239687848)), (2, (18_724, 149_645, 18.267317073))])
+def test_models_that_pool_schedule_no_step_ahead(pp: int, held: tuple[int, int, float]) -> None:
+    """Gemma 2 as a classifier, from vLLM's own code: scheduling is not asynchronous, and windows are kept beside one step less."""
+    config = dict(read_model("google/gemma-2-2b-it", fetch=FetchOptions(offline=True, no_cache=True)).facts.config)
+    arch = read_architecture(config | {"architectures": ["Gemma2ForSequenceClassification"]})
+    answer = pool(arch, Serving(8192, pp=pp, max_num_batched_tokens=2048), 8 << 30)
+    assert (answer.num_pages, answer.capacity_tokens, round(answer.max_concurrency, 9)) == held

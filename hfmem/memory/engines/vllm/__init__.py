@@ -13,7 +13,7 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import source_tokens, token_bytes
-from hfmem.memory.engines.vllm.classes import batched_tokens
+from hfmem.memory.engines.vllm.classes import batched_tokens, pools
 from hfmem.memory.engines.vllm.groups import Group, group_layers
 from hfmem.memory.engines.vllm.layers import Plan, caches_prefixes, plan_layers
 from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, ceil_div, request_pages
@@ -113,8 +113,9 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
         UnsupportedError: vLLM refuses the model or the layout.
     """
     batched = batched_tokens(arch, serving)
-    # asynchronous scheduling keeps one batch more in flight than there are pipeline stages
-    limits = Limits(serving.context, (serving.steps_in_flight or serving.pp + 1) * batched, batched)
+    # asynchronous scheduling, of all but models that pool, keeps one batch more in flight than there are pipeline stages
+    steps = serving.steps_in_flight or serving.pp + (not pools(arch, serving))
+    limits = Limits(serving.context, steps * batched, batched)
     return Layout(_structure(arch, serving), limits)
 
 
