@@ -45,7 +45,8 @@ def test_states_of_every_slot_and_one(flag: str) -> None:
 
 def test_states_in_a_type_that_the_log_does_not_tell() -> None:
     states, columns = 125 * 48 * 48 * 128 * 128 * 2 / 2**30, 125 * 48 * 3 * 10_240 * 2 / 2**30
-    line = f"Mamba Cache is allocated. max_mamba_cache_size: 124, conv_state size: {columns:.2f}GB, ssm_state size: {states:.2f}GB\n"
+    sizes = f"conv_state size: {columns:.2f}GB, ssm_state size: {states:.2f}GB"
+    line = f"Mamba Cache is allocated. max_mamba_cache_size: 124, {sizes}\n"
     start = "python -m sglang.launch_server --model-path Qwen/Qwen3.5-27B"
     assert compare(f"{start} --mamba-ssm-dtype bfloat16\n{line}")["recurrent states"].verdict == "equal"
     item = compare(f"{start}\n{line}")["recurrent states"]
