@@ -194,7 +194,9 @@ def test_a_name_in_what_stands_around_it(form: str) -> None:
     ],
 )
 def test_models_by_the_names_of_their_files(file: str) -> None:
-    log = f"llama_model_loader: loaded meta data with 20 key-value pairs and 399 tensors from {file} (version GGUF V3)\n"
+    log = (
+        f"llama_model_loader: loaded meta data with 20 key-value pairs and 399 tensors from {file} (version GGUF V3)\n"
+    )
     log += "llama_kv_cache: size =  576.00 MiB (  4096 cells,  36 layers,  1/1 seqs), K (f16):  288.00 MiB\n"
     found = verify_log(log, fetch=FetchOptions(offline=True, no_cache=True))
     assert found.model == "Qwen/Qwen3-8B"
