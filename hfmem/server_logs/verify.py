@@ -21,7 +21,12 @@ from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.settings import Settings
 
 #: words at the end of a GGUF's own name that are not part of the model's
-_GGUF_WORDS = re.compile(r"(?i)([\s_-]*(bf16|safetensors|qat|gguf|q\d\w*))+$|^unsloth[_-]|'")
+_GGUF_WORDS = re.compile(
+    r"(?i)([\s_.-]+(bf16|f16|f32|safetensors|qat|gguf|ud|i1|imatrix|mxfp4(_moe)?|i?q\d\w*|\d{5}-of-\d{5}))+$|^unsloth[_-]|'"
+)
+#: folders before a file's name, and its maker's name joined to it
+_FOLDERS = re.compile(r"^.*[/\\]")
+_MAKER = re.compile(r"^[A-Za-z0-9-]{2,30}_(?=[A-Za-z])")
 _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 #: of a longer log the rest is traffic
 _SEARCHED = 4 << 20
@@ -133,15 +138,17 @@ def _named(name: str, revision: str | None, assume: str | None, fetch: FetchOpti
 
 def _references(name: str) -> Iterator[str]:
     seen = set()
-    names = [*model_names(name), _GGUF_WORDS.sub("", name)]
+    file = _GGUF_WORDS.sub("", _GGUF_WORDS.sub("", _FOLDERS.sub("", name)))
+    names = [*model_names(name), _GGUF_WORDS.sub("", name), file, _MAKER.sub("", file)]
     tails = {_key(known.rpartition("/")[2]): known for known in catalog_names()}
     for candidate in names:
-        if _REPO.fullmatch(candidate) or (candidate == name.strip() and "/" in name):
+        if candidate not in seen and (_REPO.fullmatch(candidate) or (candidate == name.strip() and "/" in name)):
             seen.add(candidate)
             yield candidate
     for candidate in names:
         known = tails.get(_key(candidate.rpartition("/")[2]))
         if known is not None and known not in seen:
+            seen.add(known)
             yield known
 
 

@@ -14,6 +14,7 @@ from hfmem.server_logs.gguf_settings import build_told
 from hfmem.server_logs.llama_cpp import build_of, llama_checks
 from hfmem.server_logs.llama_weights import filled
 from hfmem.server_logs.parse import parse_log
+from hfmem.server_logs.verify import verify_log
 from hfmem.units import MIB
 
 #: gpt-oss-20b's caches: 12 layers of each kind, 8 heads of 64
@@ -177,3 +178,26 @@ def test_a_name_in_what_stands_around_it(form: str) -> None:
     )
     told = parse_log("\n".join(form.format(line) for line in lines)).settings
     assert (told.model, told.file_type) == ("Qwen3 8B", "Q4_K - Medium")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "Qwen3-8B-UD-Q5_K_M.gguf",
+        "Qwen3-8B-ud-q5km.gguf",
+        "qwen3-8b-f16.gguf",
+        "Qwen3-8B-IQ4_XS.gguf",
+        "/models/Qwen3-8B-Q4_K_M-00001-of-00002.gguf",
+        "C:\\models\\Qwen3-8B-Q8_0.gguf",
+        "Qwen_Qwen3-8B-Q4_K_L.gguf",
+        "unsloth_Qwen3-8B-GGUF_Qwen3-8B-Q4_K_M.gguf",
+    ],
+)
+def test_models_by_the_names_of_their_files(file: str) -> None:
+    log = (
+        f"llama_model_loader: loaded meta data with 20 key-value pairs and 399 tensors from {file} (version GGUF V3)\n"
+    )
+    log += "llama_kv_cache: size =  576.00 MiB (  4096 cells,  36 layers,  1/1 seqs), K (f16):  288.00 MiB\n"
+    found = verify_log(log, fetch=FetchOptions(offline=True, no_cache=True))
+    assert found.model == "Qwen/Qwen3-8B"
+    assert found.result.checks[0].verdict == "equal"

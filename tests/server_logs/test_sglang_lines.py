@@ -32,24 +32,23 @@ def test_the_sum_of_two_pools() -> None:
     assert found["token pools"].verdict == "equal"
 
 
-@pytest.mark.parametrize("flag", ["", " --mamba-ssm-dtype float32"])
-def test_states_of_every_slot_and_one(flag: str) -> None:
-    """Qwen3.5-27B: 48 layers of 48 heads of 128 by 128 in fp32, and 3 columns of 10,240 in bf16, for 124 + 1 slots."""
-    states, columns = 125 * 48 * 48 * 128 * 128 * 4 / 2**30, 125 * 48 * 3 * 10_240 * 2 / 2**30
-    text = (
-        f"python -m sglang.launch_server --model-path Qwen/Qwen3.5-27B{flag}\n"
-        f"Mamba Cache is allocated. max_mamba_cache_size: 124, conv_state size: {columns:.2f}GB, ssm_state size: {states:.2f}GB\n"
-    )
-    assert compare(text)["recurrent states"].verdict == "equal"
+def _states(flag: str, width: int) -> str:
+    """Qwen3.5-27B: 48 layers of 48 heads of 128 by 128, and 3 columns of 10,240 in bf16, for 124 slots and one more."""
+    states, columns = (125 * 48 * count / 2**30 for count in (48 * 128 * 128 * width, 3 * 10_240 * 2))
+    sizes = f"conv_state size: {columns:.2f}GB, ssm_state size: {states:.2f}GB"
+    start = f"python -m sglang.launch_server --model-path Qwen/Qwen3.5-27B{flag}"
+    return f"{start}\nMamba Cache is allocated. max_mamba_cache_size: 124, {sizes}\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "width"), [("", 4), (" --mamba-ssm-dtype float32", 4), (" --mamba-ssm-dtype bfloat16", 2)]
+)
+def test_states_of_every_slot_and_one(flag: str, width: int) -> None:
+    assert compare(_states(flag, width))["recurrent states"].verdict == "equal"
 
 
 def test_states_in_a_type_that_the_log_does_not_tell() -> None:
-    states, columns = 125 * 48 * 48 * 128 * 128 * 2 / 2**30, 125 * 48 * 3 * 10_240 * 2 / 2**30
-    sizes = f"conv_state size: {columns:.2f}GB, ssm_state size: {states:.2f}GB"
-    line = f"Mamba Cache is allocated. max_mamba_cache_size: 124, {sizes}\n"
-    start = "python -m sglang.launch_server --model-path Qwen/Qwen3.5-27B"
-    assert compare(f"{start} --mamba-ssm-dtype bfloat16\n{line}")["recurrent states"].verdict == "equal"
-    item = compare(f"{start}\n{line}")["recurrent states"]
+    item = compare(_states("", 2))["recurrent states"]
     assert item.verdict == "differs" and item.reason == "fits if states are bfloat16: --mamba-ssm-dtype bfloat16"
 
 
