@@ -2,6 +2,7 @@
 
 Read from vLLM 0.33.0 (`QKVParallelLinear` in `models/gemma3n.py`, `gemma4.py`, `whisper.py`): layers that attend over another
 layer's cache have a query projection alone; where keys are the values too they are held twice; a bias of q and v has room for k's.
+SGLang 0.5.23 (`gemma3n_causal.py`, `gemma4_causal.py`) gives every layer all three, those that share a cache as well.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from hfmem.model.matching import count_boxes, intersect
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
 
+_FUSING: Final = ("vllm", "sglang")
 _KEYS: Final = ".k_proj.weight"
 _VALUES: Final = ".v_proj.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class FusedProjections:
-    """One model's: `sharing` are the layers without keys and values of their own, `values` the boxes of stored value projections by
+    """One model's: `sharing` are the layers whose keys and values are not loaded, `values` the boxes of stored value projections by
     what stands before their name, `picked` the stems whose values are experts, `biased` those with room for a bias that is not
     stored."""
 
@@ -59,10 +61,13 @@ AS_STORED: Final = FusedProjections(frozenset(), {}, frozenset(), frozenset())
 
 
 @remembered
-def fused_projections(arch: Architecture) -> FusedProjections:
-    """What fused projections make of the model's keys and values."""
+def fused_projections(arch: Architecture, engine: str) -> FusedProjections:
+    """What fused projections make of the model's keys and values; an engine other than vLLM and SGLang holds what is stored."""
+    if engine not in _FUSING:
+        return AS_STORED
     stems = {spec.pattern.partition("v_experts.")[0] for spec in arch.tensors if ".v_experts." in spec.pattern}
-    return FusedProjections(_sharing_layers(arch), _boxes_of_values(arch), frozenset(stems), _biased(arch))
+    sharing = _sharing_layers(arch) if engine == "vllm" else frozenset[int]()
+    return FusedProjections(sharing, _boxes_of_values(arch), frozenset(stems), _biased(arch))
 
 
 def _boxes_of_values(arch: Architecture) -> dict[str, tuple[Box, ...]]:

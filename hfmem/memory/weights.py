@@ -16,7 +16,7 @@ from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.dtypes import BITS, num_bytes
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.releases import Release
-from hfmem.memory.fused import AS_STORED, FusedProjections, fused_projections
+from hfmem.memory.fused import FusedProjections, fused_projections
 from hfmem.memory.loaded import HeldTensors, rounding
 from hfmem.memory.model_classes import (
     BUFFER_PARAMETERS,
@@ -199,7 +199,7 @@ def _only_predicts(spec: TensorSpec) -> bool:
 def _parameters(arch: Architecture, stages: Stages, sharding: Sharding, serving: Serving) -> list[int]:
     engine = serving.engine
     totals = [Fraction(0)] * stages.count
-    fused = fused_projections(arch) if engine in _PADS else AS_STORED
+    fused = fused_projections(arch, engine)
     for spec in arch.tensors:
         loaded = not _passed_over(spec, serving, fused) and _has_room(arch, spec, stages, engine)
         part = _share(spec, sharding) if loaded else Fraction(0)
@@ -246,7 +246,7 @@ def _held(
     matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
-    fused = fused_projections(arch) if engine in _PADS else AS_STORED
+    fused = fused_projections(arch, engine)
     for group in groups:
         for match in matcher.assign(group.pattern, group.boxes):
             expected = match.expected or matcher.owner(group.pattern, match.boxes)

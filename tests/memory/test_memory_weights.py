@@ -335,6 +335,23 @@ def test_vllm_embeds_without_berts_pooler() -> None:
     assert found[1].bytes - found[0].bytes == 2 * (1024 * 1024 + 1024 - (46 + 62 + 63) * 1024)
 
 
+def test_sglang_holds_projections_of_layers_that_share_a_cache() -> None:
+    """SGLang 0.5.23's `gemma4_causal.py` makes queries, keys and values one projection in every layer; vLLM makes queries alone
+    where a layer attends over another's cache."""
+    config = {
+        "model_type": "gemma4_text", "architectures": ["Gemma4ForCausalLM"], "dtype": "bfloat16", "hidden_size": 256,
+        "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+        "global_head_dim": 128, "vocab_size": 1024, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 3,
+        "sliding_window": 128, "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 2,
+    }  # fmt: skip
+    arch = read_architecture(config)
+    vllm, sglang = (rank_weights(arch, groups(arch), Serving(10, engine=engine)) for engine in ("vllm", "sglang"))
+    # keys and values of two layers of 2 × 64 and one of 2 × 128, and a norm of each layer's keys
+    shared = 2 * 256 * (2 * 2 * 64 + 2 * 128) + 2 * 64 + 128
+    assert sglang.parameters - vllm.parameters == shared
+    assert sglang.bytes - vllm.bytes == 2 * shared
+
+
 @pytest.mark.parametrize(
     ("settings", "copies"),
     [
