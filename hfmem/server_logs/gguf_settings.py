@@ -28,6 +28,7 @@ _GGUF_FORMS: Final = (
     (re.compile(r"sched_reserve: graph(?: \(pp bs=\d{1,6}, tg bs=\d{1,6}\))?: nodes ="), 11000),
     (re.compile(r"\bn_outputs_max +[=:]"), 9500),
     (re.compile(r"\bsched_reserve: graph nodes +="), 8500),
+    (re.compile(r"\bllama_context: +\S{1,40} compute buffer size ="), 7000),
     (re.compile(r"llama_new_context_with_model:|llama_init_from_model:|\bllm_load_|: graph nodes +="), 5000),
 )
 

@@ -29,6 +29,7 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "key_type": ("cache_type_k", "ctk"),
     "value_type": ("cache_type_v", "ctv"),
     "context": ("max_model_len", "max_seq_len", "context_length", "context_len", "ctx_size", "c"),
+    "ubatch": ("ubatch_size", "ub"),
     "tp": ("tensor_parallel_size", "tp_size", "tp"),
     "pp": ("pipeline_parallel_size", "pp_size", "pp"),
     "dp": ("data_parallel_size", "dp_size", "dp"),

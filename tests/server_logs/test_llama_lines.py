@@ -90,6 +90,22 @@ def test_a_hosts_compute_buffer_is_no_devices() -> None:
     assert "compute_buffer_bytes" not in parse_log(text).readings
 
 
+def test_micro_batches_by_the_command() -> None:
+    text = "llama-server -b 2048 {} 1024\nllama_context: n_ctx = 512\nsched_reserve: CUDA0 compute buffer size = 1.00 MiB\n"
+    for flag in ("--ubatch-size", "-ub"):
+        assert parse_log(text.format(flag)).settings.ubatch == 1024
+    # what the context says it has comes first
+    assert parse_log(text.format("-ub") + "llama_context: n_ubatch      = 512\n").settings.ubatch == 512
+
+
+def test_an_old_builds_line_tells_it() -> None:
+    """Before `sched_reserve` logits of every token of a micro-batch were reserved: 512 × (152,064 + 3584) × 4 B of Qwen2.5-7B."""
+    text = "load_tensors: offloaded 29/29 layers to GPU\nllama_context:      CUDA0 compute buffer size =   304.00 MiB\n"
+    told = verify_log(text, "Qwen/Qwen2.5-7B-Instruct", fetch=FetchOptions(offline=True))
+    (found,) = [item for item in told.checks if item.what == "compute buffer"]
+    assert found.predicted == 512 * (152_064 + 3584) * 4 and found.verdict == "equal"
+
+
 def test_a_comma_before_three_digits_divides_thousands() -> None:
     text = "load_tensors:  CUDA0 model buffer size = {} MiB\nllama_context: n_ctx = 512\n"
     for said, size in (("21,574", 21574), ("1,5", 1.5), ("215,74", 215.74)):
