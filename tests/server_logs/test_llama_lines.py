@@ -102,7 +102,7 @@ def test_an_old_builds_line_tells_it() -> None:
     """Before `sched_reserve` logits of every token of a micro-batch were reserved: 512 × (152,064 + 3584) × 4 B of Qwen2.5-7B."""
     text = "load_tensors: offloaded 29/29 layers to GPU\nllama_context:      CUDA0 compute buffer size =   304.00 MiB\n"
     told = verify_log(text, "Qwen/Qwen2.5-7B-Instruct", fetch=FetchOptions(offline=True))
-    (found,) = [item for item in told.checks if item.what == "compute buffer"]
+    (found,) = [item for item in told.result.checks if item.what == "compute buffer"]
     assert found.predicted == 512 * (152_064 + 3584) * 4 and found.verdict == "equal"
 
 
