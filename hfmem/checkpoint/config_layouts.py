@@ -13,7 +13,7 @@ from math import prod
 from typing import Any, Final
 
 from hfmem.checkpoint.config_targets import Target, integer, mapping, positive, text
-from hfmem.checkpoint.schemes import SCHEMES, Scheme, groups_of, stack, up
+from hfmem.checkpoint.schemes import SCHEMES, Scheme, gptq_layout, groups_of, stack, up
 from hfmem.records import replace
 
 _Stored = tuple[str, str, tuple[int, ...]]
@@ -195,17 +195,9 @@ def packed_without_index(bits: int | None, group: int | None) -> Scheme | None:
     """AutoRound's packing of GPTQ's codes: no `g_idx`, inputs are in their order."""
     if bits not in (2, 3, 4, 8):
         return None
-
-    def layout(shape: Shape, size: int | None) -> tuple[_Stored, ...]:
-        out, inputs = shape[-2:]
-        groups = groups_of(shape, group)[-1]
-        return (
-            ("qweight", "I32", stack(shape, up(inputs * bits, 32), out)),
-            ("qzeros", "I32", stack(shape, groups, up(out * bits, 32))),
-            ("scales", "F16", stack(shape, groups, out)),
-        )
-
-    return Scheme(f"auto-round-{bits}-{group}", "auto-round", bits, group, layout, "GPTQ's codes in order")
+    return Scheme(
+        f"auto-round-{bits}-{group}", "auto-round", bits, group, gptq_layout(bits, index=False), "GPTQ's codes in order"
+    )
 
 
 def blocks_of(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -83,16 +83,18 @@ def _int4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
     return ("weight_packed", "I32", packed), ("weight_scale", "BF16", scale), ("weight_shape", "I64", stack(shape, 2))
 
 
-def _gptq(bits: int) -> _Layout:
+def gptq_layout(bits: int, *, index: bool = True) -> _Layout:
+    """GPTQ's codes, zeros and scales of a matrix; `index`: and each input's group, which is left out where inputs are in order."""
+
     def layout(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
         out, inputs = shape[-2:]
         groups = groups_of(shape, group)[-1]
-        return (
+        stored: tuple[_Stored, ...] = (
             ("qweight", "I32", stack(shape, up(inputs * bits, 32), out)),
             ("qzeros", "I32", stack(shape, groups, up(out * bits, 32))),
             ("scales", "F16", stack(shape, groups, out)),
-            ("g_idx", "I32", stack(shape, inputs)),
         )
+        return (*stored, ("g_idx", "I32", stack(shape, inputs))) if index else stored
 
     return layout
 
@@ -172,9 +174,9 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
         Scheme("int8", "compressed-tensors", 8, None, _int8, "INT8, one bf16 scale a row (W8A8)"),
         Scheme("bnb-int8", "bitsandbytes", 8, None, _bnb8, "bitsandbytes LLM.int8"),
         Scheme("int4", "compressed-tensors", 4, 128, _int4, "INT4, groups of 128, symmetric (W4A16)"),
-        Scheme("gptq", "gptq", 4, 128, _gptq(4), "GPTQ, 4 bit, groups of 128"),
-        Scheme("gptq-int3", "gptq", 3, 128, _gptq(3), "GPTQ, 3 bit, groups of 128"),
-        Scheme("gptq-int8", "gptq", 8, 128, _gptq(8), "GPTQ, 8 bit, groups of 128"),
+        Scheme("gptq", "gptq", 4, 128, gptq_layout(4), "GPTQ, 4 bit, groups of 128"),
+        Scheme("gptq-int3", "gptq", 3, 128, gptq_layout(3), "GPTQ, 3 bit, groups of 128"),
+        Scheme("gptq-int8", "gptq", 8, 128, gptq_layout(8), "GPTQ, 8 bit, groups of 128"),
         Scheme("awq", "awq", 4, 128, _awq, "AWQ, 4 bit, groups of 128"),
         Scheme("nf4", "bitsandbytes", 4, 64, _nf4, "bitsandbytes NF4, blocks of 64"),
         Scheme("nf4-double", "bitsandbytes", 4, 64, _nf4_double, "bitsandbytes NF4 with double quantization"),
