@@ -106,9 +106,13 @@ def fp4_share(spec: TensorSpec, sharding: Sharding, capability: int, release: Re
     return Fraction(_up(own, step) * _up(hidden, wide), own * hidden)
 
 
-def zeros_copies(spec: TensorSpec, pattern: str, sharding: Sharding, capability: int, release: Release) -> int:
-    """How often the bytes of an AWQ file's zero points are held: on Hopper Machete keeps each of four bits as a scaled half."""
-    if not pattern.endswith(".qzeros") or isinstance(spec.split, ExpertSplit) or len(spec.shape) < 2:
+def zeros_copies(spec: TensorSpec, code_rows: int | None, sharding: Sharding, capability: int, release: Release) -> int:
+    """How often the bytes of an AWQ file's zero points are held: on Hopper Machete keeps each of four bits as a scaled half.
+
+    Args:
+        code_rows: of the matrix's codes. AWQ packs a row's; GPTQ, whose zero points such kernels do not read, packs rows.
+    """
+    if isinstance(spec.split, ExpertSplit) or len(spec.shape) < 2 or code_rows != spec.shape[-1]:
         return 1
     if capability // 10 != _HOPPER or release.minor < _AWQ_BY_KERNEL:
         return 1

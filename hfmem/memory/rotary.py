@@ -50,8 +50,10 @@ _TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config"
 
 
 def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture, engine: str = "vllm") -> int:
-    """Bytes of all tables; 0 where neither the config nor its class names a rotary embedding. SGLang keeps them in fp32, and adds no
-    rows for images."""
+    """Bytes of all tables; 0 where neither the config nor its class names a rotary embedding.
+
+    SGLang keeps them in fp32, and adds no rows for images.
+    """
     text = _text(config)
     named = any(text.get(key) for key in ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base"))
     if not named and _type(arch, text) not in _ROTATES:

@@ -42,6 +42,8 @@ from hfmem.records import dataclass, replace
 
 #: devices of one machine, where nothing else is known
 _RANKS_OF_HOST: Final = 8
+#: names of the codes of weights that are packed
+_CODES: Final = (".weight", ".qweight")
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
@@ -245,7 +247,7 @@ def _held(
     capability = serving.compute_capability
     kernel = kernel_of(engine, capability, release) if packed and engine in _PADS else None
     gated = any(isinstance(spec.split, ExpertSplit) and "gate" in spec.pattern for spec in arch.tensors)
-    codes = {core(group.pattern) for group in groups if group.dtype == "U8"} if engine == "vllm" else set()
+    codes = {core(group.pattern): group for group in groups if engine == "vllm" and group.pattern.endswith(_CODES)}
     matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
@@ -281,8 +283,10 @@ def _held(
             part = finer or _group_share(group, spec, sharding, match.expected is not None)
             if engine == "vllm" and finer is None:
                 part = padded_share(arch, spec, sharding, part)
-                size *= zeros_copies(spec, group.pattern, sharding, capability, release)
-                if group.elements > 1 and f"{core(group.pattern).rpartition('.')[0]}.weight" in codes:
+                module, _, leaf = core(group.pattern).rpartition(".")
+                if leaf == "qzeros" and (packed_codes := codes.get(f"{module}.qweight")) is not None:
+                    size *= zeros_copies(spec, packed_codes.shape[0], sharding, capability, release)
+                if group.elements > 1 and (own := codes.get(f"{module}.weight")) is not None and own.dtype == "U8":
                     part *= fp4_share(spec, sharding, capability, release, gated=gated)
             if kernel is not None:
                 padded = held_share(group.pattern, arch, sharding, kernel)

@@ -246,8 +246,8 @@ def _capability(run: str) -> int | None:
         return int(told[1]) * 10 + int(told[2])
     if told := _ARCH.search(run):
         return int(told[1])
-    if told := next((number for pattern, number in _KERNELS if pattern.search(run)), None):
-        return told
+    if named := next((number for pattern, number in _KERNELS if pattern.search(run)), None):
+        return named
     return _BLACKWELL if _PLAIN_FP8 in run else None
 
 
