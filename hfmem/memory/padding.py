@@ -1,6 +1,8 @@
-"""Where vLLM's classes pad a rank's share of a matrix beyond what the checkpoint holds.
+"""Where vLLM's classes and kernels hold more of a matrix on a rank than the checkpoint's share.
 
-Read from vLLM 0.33.0: `fused_moe/oracle/fp8.py`, `models/kimi_k3/nvidia/{model,kda}.py`. Experts in MXFP4: `mxfp4.py`.
+Read from vLLM 0.33.0: `fused_moe/oracle/fp8.py`, `models/kimi_k3/nvidia/{model,kda}.py`; from 0.14, 0.17, 0.20 to 0.31 and 0.33:
+`quantization/utils/flashinfer_fp4_moe.py` (`prepare_nvfp4_moe_layer_for_fi_or_cutlass`); from 0.17 to 0.31:
+`quantization/{awq_marlin,auto_awq}.py` and `kernels/linear/mixed_precision/machete.py`. Experts in MXFP4: `mxfp4.py`.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from math import gcd
 from typing import Final
 
 from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.shares import Sharding, block_size
 from hfmem.model.architecture import Architecture
-from hfmem.model.inventory import Column, ExpertSplit, TensorSpec
+from hfmem.model.inventory import Column, ExpertSplit, Row, TensorSpec
 from hfmem.model.layers import KimiDeltaState
 
 _KIMI_K3: Final = "kimi_k3"
@@ -20,6 +23,15 @@ _KIMI_K3: Final = "kimi_k3"
 _LEAST_EXPERT_ROWS: Final = 256
 #: rows that Kimi K3's joint projection of delta attention is padded to a multiple of
 _JOINT_ROWS: Final = 16
+
+#: rows that the kernels of NVFP4 want of an expert without a gate; of one with a gate, and columns, TensorRT-LLM's, and from when
+_FP4_ROWS: Final = 128
+_FP4_GATED_ROWS, _FP4_GATED_RELEASE = 64, 28
+_FP4_COLUMNS, _FP4_COLUMNS_RELEASE = 256, 20
+#: the first release that looks for a kernel for AWQ's dense layers (0.17's takes Marlin), and what Machete wants of a matrix
+_AWQ_BY_KERNEL: Final = 19
+_HOPPER: Final = 9
+_MACHETE_ROWS, _MACHETE_COLUMNS = 128, 64
 
 #: the smallest block of fp8 that vLLM cuts the file's blocks into
 _LEAST_BLOCK: Final = 32
@@ -75,3 +87,40 @@ def padded_share(arch: Architecture, spec: TensorSpec, sharding: Sharding, part:
         rows = 4 * heads * state.head_k_dim + state.head_k_dim + heads
         return Fraction(heads + -rows % _JOINT_ROWS, state.num_heads)
     return part
+
+
+def fp4_share(spec: TensorSpec, sharding: Sharding, capability: int, release: Release, *, gated: bool) -> Fraction:
+    """What an expert in NVFP4 takes on a device that computes in it, to what the file holds of it: its rank's rows, and under
+    TensorRT-LLM's kernels (compute capability 10.x) its columns, are padded to what the kernel wants."""
+    generation = capability // 10
+    if not isinstance(spec.split, ExpertSplit) or len(spec.shape) < 2 or generation not in (10, 12):
+        return Fraction(1)
+    out, inputs = spec.shape[-2:]
+    inner, hidden = (out, inputs) if isinstance(spec.split.inner, Column) else (inputs, out)
+    own = inner if sharding.expert_parallel else -(-inner // sharding.expert_ranks)
+    step, wide = 1 if gated else _FP4_ROWS, 1
+    if generation == 10:
+        if gated and release.minor >= _FP4_GATED_RELEASE:
+            step = _FP4_GATED_ROWS
+        wide = _FP4_COLUMNS if release.minor >= _FP4_COLUMNS_RELEASE else 1
+    return Fraction(_up(own, step) * _up(hidden, wide), own * hidden)
+
+
+def zeros_copies(spec: TensorSpec, code_rows: int | None, sharding: Sharding, capability: int, release: Release) -> int:
+    """How often the bytes of an AWQ file's zero points are held: on Hopper Machete keeps each of four bits as a scaled half.
+
+    Args:
+        code_rows: of the matrix's codes. AWQ packs a row's; GPTQ, whose zero points such kernels do not read, packs rows.
+    """
+    if isinstance(spec.split, ExpertSplit) or len(spec.shape) < 2 or code_rows != spec.shape[-1]:
+        return 1
+    if capability // 10 != _HOPPER or release.minor < _AWQ_BY_KERNEL:
+        return 1
+    rows, columns = spec.shape[-2:]
+    own = (rows // sharding.tp, columns) if isinstance(spec.split, Column) else (rows, columns)
+    own = (rows, columns // sharding.tp) if isinstance(spec.split, Row) else own
+    return 1 if own[0] % _MACHETE_ROWS or own[1] % _MACHETE_COLUMNS else 4
+
+
+def _up(size: int, step: int) -> int:
+    return -(-size // step) * step

@@ -30,14 +30,33 @@ _MROPE: Final = frozenset({"qwen3_vl_text", "qwen3_vl_moe_text"})
 #: scalings whose table holds `factor` times the positions before scaling
 _STRETCHED: Final = frozenset({"yarn", "linear", "dynamic", "deepseek_yarn"})
 _MOST_SCALED: Final = 1 << 20
+#: types whose classes rotate though a config says nothing of it, and the part of a head that they rotate then (transformers 5.23.0,
+#: `models/*/configuration_*.py`; ChatGLM's from vLLM's `models/chatglm.py`)
+_ROTATES: Final[Mapping[str, float]] = {
+    **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "starcoder2"), 1.0),
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3_text", "gemma3n_text", "cohere", "cohere2", "olmo", "olmo2", "olmoe"), 1.0
+    ),
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "dbrx", "phi3", "phimoe", "granite", "granitemoe"), 1.0
+    ),
+    **dict.fromkeys(("chatglm", "glm4_moe", "phi", "persimmon"), 0.5),
+    **dict.fromkeys(("gpt_neox", "stablelm"), 0.25),
+}
+#: … whose windowed layers rotate otherwise than full ones, said or not
+_TWO_TABLES: Final = frozenset({"gemma3_text", "gemma3n_text"})
 #: words that name the part of a nested config that the language model reads
 _TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config")
 
 
 def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture, engine: str = "vllm") -> int:
-    """Bytes of all tables; 0 where the config names no rotary embedding. SGLang keeps them in fp32, and adds no rows for images."""
+    """Bytes of all tables; 0 where neither the config nor its class names a rotary embedding.
+
+    SGLang keeps them in fp32, and adds no rows for images.
+    """
     text = _text(config)
-    if not any(text.get(key) for key in ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")):
+    named = any(text.get(key) for key in ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base"))
+    if not named and _type(arch, text) not in _ROTATES:
         return 0
     positions = arch.max_position_embeddings or 0
     if compressed := _compressed(arch, text, positions):
@@ -45,7 +64,9 @@ def rotary_table_bytes(config: Mapping[str, Any], arch: Architecture, engine: st
     sglang = engine == "sglang"
     width = 4 if sglang else 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
     return sum(
-        _rows(parameters, text, positions, stretched=not sglang) * int(head * _partial(parameters, text)) * width
+        _rows(parameters, text, positions, stretched=not sglang)
+        * int(head * _partial(parameters, text, _type(arch, text)))
+        * width
         for head, parameters in _kinds(arch, text)
     )
 
@@ -57,6 +78,10 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(inner, Mapping):
             return _text(inner) if any(isinstance(inner.get(word), Mapping) for word in _TEXT) else inner
     return config
+
+
+def _type(arch: Architecture, text: Mapping[str, Any]) -> str:
+    return str(text.get("model_type") or arch.model_type)
 
 
 def _kinds(arch: Architecture, text: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -78,7 +103,7 @@ def _kinds(arch: Architecture, text: Mapping[str, Any]) -> Iterator[tuple[int, M
     named = named if isinstance(named, Mapping) else {}
     by_kind = {key: value for key, value in named.items() if isinstance(value, Mapping)}
     common: Mapping[str, Any] = {} if by_kind else named
-    apart = bool(by_kind) or "rope_local_base_freq" in text
+    apart = bool(by_kind) or "rope_local_base_freq" in text or _type(arch, text) in _TWO_TABLES
     if full:
         yield full, by_kind.get("full_attention", common)
     if windowed and (apart or windowed != full):
@@ -99,7 +124,7 @@ def _compressed(arch: Architecture, text: Mapping[str, Any], positions: int) -> 
     return 4 * width * (rows * any(ratio > 1 for ratio in ratios) + positions * any(ratio <= 1 for ratio in ratios))
 
 
-def _partial(parameters: Mapping[str, Any], text: Mapping[str, Any]) -> float:
+def _partial(parameters: Mapping[str, Any], text: Mapping[str, Any], kind: str) -> float:
     for key in ("partial_rotary_factor", "rotary_pct"):
         for part in (parameters, text):
             value = part.get(key)
@@ -107,7 +132,7 @@ def _partial(parameters: Mapping[str, Any], text: Mapping[str, Any]) -> float:
                 _check(key, value)
                 # Gemma 4's global layers rotate a part, with a table as wide as the head (`gemma4_rope.py`)
                 return 1.0 if parameters.get("rope_type") == "proportional" else float(value)
-    return 1.0
+    return _ROTATES.get(kind, 1.0)
 
 
 def _check(key: str, value: float) -> None:

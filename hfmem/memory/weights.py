@@ -28,7 +28,7 @@ from hfmem.memory.model_classes import (
     through_transformers,
 )
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
-from hfmem.memory.padding import padded_share, refined_scales
+from hfmem.memory.padding import fp4_share, padded_share, refined_scales, zeros_copies
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, in_image_attention, share
@@ -42,6 +42,8 @@ from hfmem.records import dataclass, replace
 
 #: devices of one machine, where nothing else is known
 _RANKS_OF_HOST: Final = 8
+#: names of the codes of weights that are packed
+_CODES: Final = (".weight", ".qweight")
 #: engines that pad vocabularies
 _PADS: Final = frozenset({"vllm", "sglang"})
 #: vLLM and SGLang compute fp32 checkpoints in bf16
@@ -242,7 +244,10 @@ def _held(
 ) -> Iterator[HeldTensors]:
     engine = serving.engine
     packed = arch.model_type in PADDED_BY_DEVICE and any(is_packed(group.pattern, group.dtype) for group in groups)
-    kernel = kernel_of(engine, serving.compute_capability, release) if packed and engine in _PADS else None
+    capability = serving.compute_capability
+    kernel = kernel_of(engine, capability, release) if packed and engine in _PADS else None
+    gated = any(isinstance(spec.split, ExpertSplit) and "gate" in spec.pattern for spec in arch.tensors)
+    codes = {core(group.pattern): group for group in groups if engine == "vllm" and group.pattern.endswith(_CODES)}
     matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
@@ -278,6 +283,11 @@ def _held(
             part = finer or _group_share(group, spec, sharding, match.expected is not None)
             if engine == "vllm" and finer is None:
                 part = padded_share(arch, spec, sharding, part)
+                module, _, leaf = core(group.pattern).rpartition(".")
+                if leaf == "qzeros" and (packed_codes := codes.get(f"{module}.qweight")) is not None:
+                    size *= zeros_copies(spec, packed_codes.shape[0], sharding, capability, release)
+                if group.elements > 1 and (own := codes.get(f"{module}.weight")) is not None and own.dtype == "U8":
+                    part *= fp4_share(spec, sharding, capability, release, gated=gated)
             if kernel is not None:
                 padded = held_share(group.pattern, arch, sharding, kernel)
                 part = part if padded is None else padded

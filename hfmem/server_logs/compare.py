@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from hfmem.plan.devices import Device
 
 #: what a reason names as a flag of this command
-_FLAG: Final = re.compile(r": (--(?:tp|pp|ep|kv-dtype|quant|page-size|max-num-batched-tokens))\b ?([^\s;]*)")
+_FLAG: Final = re.compile(
+    r": (--(?:tp|pp|ep|kv-dtype|quant|page-size|max-num-batched-tokens|language-model-only))\b ?([^\s;]*)"
+)
 
 
 def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verification:

@@ -99,12 +99,18 @@ _FORMS: Final[tuple[tuple[str, int], ...]] = (
     (r"Asynchronous scheduling is|enable_return_routed_experts=", 16),
     (r"structured_outputs_config=", 11),
 )
+#: what the V0 engine alone prints (0.6 to 0.9, `worker/worker.py`, `executor/executor_base.py`), and what such a log is taken for
+_V0: Final = re.compile(r"PyTorch activation peak memory takes|# (?:GPU|CUDA|cuda) blocks: ")
+_V1: Final = re.compile(r"Available KV cache memory: |GPU KV cache size: ")
+_V0_FORM: Final = 7
 #: releases so near in one message agree
 _NEAR: Final = 2
 
 
 def release_told(text: str) -> int | None:
     """N of the release 0.N by what `text` prints, about; None: nothing tells."""
+    if _V0.search(text) and not _V1.search(text):
+        return _V0_FORM
     least = next((minor for pattern, minor in _FORMS if re.search(pattern, text)), None)
     found = [_nearest(int(match[1]), table) for pattern, table in _LINES if (match := pattern.search(text))]
     found = [minor for minor in found if least is None or minor >= least - _NEAR]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final
 
 from hfmem.server_logs.patterns import (
@@ -82,6 +83,10 @@ def _unfolded(rows: list[str]) -> Iterator[tuple[str, int]]:
     """The rows and their numbers; those that a terminal of one width broke are whole again."""
     width = max(map(len, rows), default=0)
     full = sum(len(row) == width for row in rows) if width in _WIDTHS else 0
+    # lines of one length that each begin as a log's do are whole already
+    full -= (
+        sum(len(row) == width and _HEAD.search(after[:200]) is not None for row, after in pairwise(rows)) if full else 0
+    )
     wrapped = full >= _FULL_LINES and full * 8 >= len(rows) - rows.count("")
     parts: list[str] = []
     first = 1
@@ -93,6 +98,8 @@ def _unfolded(rows: list[str]) -> Iterator[tuple[str, int]]:
             continue
         yield "".join(parts), first
         parts.clear()
+    if parts:
+        yield "".join(parts), first
 
 
 def _joined(rows: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:

@@ -70,7 +70,7 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("file_bytes", rf"(?:model size|file size) +=\s{{1,8}}{SIZE}"),
 )
 COUNTS: Final[tuple[tuple[str, str], ...]] = (
-    ("num_blocks", rf"# (?:GPU|cuda) blocks: {COUNT}"),
+    ("num_blocks", rf"# (?:GPU|CUDA|cuda|rocm|xpu) blocks: {COUNT}"),
     ("capacity_tokens", rf"GPU KV cache size: {COUNT} tokens"),
     ("capacity_tokens", rf"stored in KV cache \({COUNT}\)"),
     ("pool_tokens", rf"KV Cache is allocated\.[^\n]{{0,60}}?#tokens: {COUNT}"),
@@ -118,7 +118,10 @@ ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
         r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:|llama_memory_"
         r"|load_tensors: |sched_reserve: ",
     ),
-    ("vllm", r"LLM (?:engine|server) \(v|GPU KV cache size|# GPU blocks|Available KV cache memory|model weights take"),
+    (
+        "vllm",
+        r"LLM (?:engine|server) \(v|GPU KV cache size|# (?:GPU|CUDA|cuda) blocks|Available KV cache memory|model weights take",
+    ),
     ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
     ("vllm", r"kv cache memory in use|gpu_model_runner|vllm serve|vLLM API server"),
     ("sglang", r"sglang"),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: a number this near needs no explanation
 _NEAR: Final = 0.01
+#: devices that compute in NVFP4
+_BLACKWELL: Final = ((100, "B200 and kin"), (120, "RTX devices of Blackwell"))
 #: a device whose kernels export no states during prefill (`hfmem.memory.engines.vllm.states`)
 NO_CHECKPOINTS: Final = 89
 _SIZES: Final = (2, 4, 8, 16)
@@ -152,6 +154,14 @@ def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Servi
     if serving.compute_capability > NO_CHECKPOINTS:
         reason = "fits on devices before Hopper, whose kernels pad experts otherwise"
         yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
+    if serving.engine == "vllm" and not serving.language_model_only:
+        yield "fits without the encoder: --language-model-only", replace(serving, language_model_only=True)
+    for capability, name in _BLACKWELL:
+        if serving.compute_capability < capability and serving.engine == "vllm":
+            yield (
+                f"fits on {name}, whose kernels pad experts otherwise",
+                replace(serving, compute_capability=capability),
+            )
     if not serving.ep and serving.num_ranks > 1:
         yield "fits if experts are dealt out whole: --ep", replace(serving, ep=True)
 

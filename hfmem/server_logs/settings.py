@@ -81,6 +81,17 @@ _LOGGED: Final = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d \d\d:\d\d")
 _STORED: Final = re.compile(r"Using KV cache dtype: torch\.(\w{1,30})")
 _CAPABILITY: Final = re.compile(r"Device capability (\d{1,2})\.(\d)\b")
 _ARCH: Final = re.compile(r"\barch=sm_?(\d{2,3})\b")
+#: kernels that are for one generation of devices: of NVFP4's experts and matrices, and Machete
+_KERNELS: Final = (
+    (re.compile(r"'FLASHINFER_TRTLLM' NvFp4 MoE"), 100),
+    (
+        re.compile(
+            r"'(?:FLASHINFER|VLLM)_CUTLASS' NvFp4 MoE|flashinfer-cutlass for NVFP4|CUTLASS kernels for ModelOptNvFp4"
+        ),
+        120,
+    ),
+    (re.compile(r"\bMacheteLinearKernel\b"), 90),
+)
 #: FlashInfer's sparse latent attention with a plain fp8 cache is that of devices 10.x alone (`platforms/cuda.py`)
 _PLAIN_FP8, _BLACKWELL = "Using standard fp8 KV cache format", 100
 _ROCM: Final = re.compile(r"\[rocm\.py:|\bHIP[_ ]|\bgfx\d{3,4}\b|(?<![/\w])ROCm\b|-ROCm\b")
@@ -235,6 +246,8 @@ def _capability(run: str) -> int | None:
         return int(told[1]) * 10 + int(told[2])
     if told := _ARCH.search(run):
         return int(told[1])
+    if named := next((number for pattern, number in _KERNELS if pattern.search(run)), None):
+        return named
     return _BLACKWELL if _PLAIN_FP8 in run else None
 
 

@@ -130,6 +130,8 @@ def _old_capacity(log: LogFacts) -> bool:
             return False
     elif release is not None:
         return release.minor < _NEW_CAPACITY
+    elif (log.form or _V1) < _V1:
+        return True
     tokens, concurrency, context = (
         log.smallest(name) for name in ("capacity_tokens", "max_concurrency", "concurrency_context")
     )
@@ -139,23 +141,23 @@ def _old_capacity(log: LogFacts) -> bool:
 
 
 def _pool(read: Model, serving: Serving, *, memory: int, kind: str, dcp: int = 1) -> float:
-    from hfmem.memory.engines.vllm import layout, max_model_len, pool
+    from hfmem.memory.engines.vllm import layout, max_model_len
 
     whole = serving.context
     if dcp > 1 and kind not in ("blocks", "old tokens"):  # ranks share out a request's tokens
         serving = replace(serving, context=-(-whole // dcp))
     if kind == "context":
         return max_model_len(read.architecture, serving, memory) * dcp
-    if kind in ("blocks", "old tokens"):
-        found = layout(read.architecture, serving)
-        if not found.groups or not max(found.stage_block_bytes):
-            raise UnsupportedError(f"{read.architecture.model_type} models keep no cache between tokens")
-        blocks = memory // max(found.stage_block_bytes)
-        return blocks if kind == "blocks" else blocks // len(found.groups) * found.plan.block_size * dcp
-    held = pool(read.architecture, serving, memory)
-    if kind == "concurrency":
-        return held.max_concurrency
-    return held.capacity_tokens if dcp == 1 else int(held.max_concurrency * whole)
+    found = layout(read.architecture, serving)
+    if not found.groups or not max(found.stage_block_bytes):
+        raise UnsupportedError(f"{read.architecture.model_type} models keep no cache between tokens")
+    blocks = memory // max(found.stage_block_bytes)
+    if kind == "blocks":
+        return blocks
+    if kind == "old tokens":
+        return blocks // len(found.groups) * found.plan.block_size * dcp
+    concurrency = blocks / found.request_blocks  # below one too: a refusal says how many fit
+    return concurrency if kind == "concurrency" else int(concurrency * whole)
 
 
 def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
@@ -207,7 +209,7 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     if log.first("num_blocks") is not None and log.first("capacity_tokens") is None:
         return  # V0, whose profiling run these estimates do not describe
     release = release_by_form(log)
-    if release.minor < _V1:
+    if release.minor < _V1 or (log.form or _V1) < _V1:
         return  # likewise
     device = _as_logged(device, log)
     serving = _stepped(serving, log, release, device)

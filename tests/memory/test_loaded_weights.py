@@ -120,7 +120,10 @@ def llama_like(positions: int = 131_072) -> Architecture:
         ({"rope_theta": 5e5}, 131_072, 32),  # 131,072 × 128 × 2 B
         ({"rope_theta": 1e4, "partial_rotary_factor": 0.5}, 131_072, 16),
         ({"text_config": {"rope_theta": 1e4}}, 131_072, 32),
-        ({"vocab_size": 128_256}, 131_072, 0),
+        ({"model_type": "opt"}, 131_072, 0),
+        # what the class rotates by although the config leaves it out, like vicuna's and TinyLlama's
+        ({"model_type": "llama"}, 131_072, 32),
+        ({"model_type": "gpt_neox"}, 131_072, 8),
         # images' positions: four times the text's. Qwen2.5-VL-7B: 128,000 × 4 × 128 × 2 B, of 15.6271 GiB logged
         ({"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, 128_000, 125),
         # a quarter of Qwen3.5's heads, four times 262,144 positions (here heads of 128)
@@ -151,6 +154,13 @@ def test_rotary_tables_by_kind_of_layer() -> None:
     arch = replace(build("gemma3", layers, hidden_size=3840), max_position_embeddings=131_072)
     assert rotary_table_bytes({"rope_theta": 1e6}, arch) == 64 * MIB
     assert rotary_table_bytes({"text_config": {"rope_theta": 1e6, "rope_local_base_freq": 1e4}}, arch) == 128 * MIB
+
+
+def test_two_rotary_tables_of_gemma3_whatever_its_config_says() -> None:
+    """gemma-3-1b-it, whose facts hold no base: 2 × 32,768 × 256 × 2 B of the 1.9148 GiB that vLLM 0.13 logs."""
+    layers = (*one(FullAttention(4, 1, 256, 256), 4), *one(SlidingAttention(4, 1, 256, 256, window=512), 22))
+    arch = replace(build("gemma3_text", layers, hidden_size=1152), max_position_embeddings=32_768)
+    assert rotary_table_bytes({"model_type": "gemma3_text"}, arch) == 32 * MIB
 
 
 def test_rotary_table_of_proportional_scaling() -> None:

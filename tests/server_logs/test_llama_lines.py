@@ -217,3 +217,16 @@ def test_models_by_the_names_of_their_files(file: str) -> None:
     found = verify_log(log, fetch=FetchOptions(offline=True, no_cache=True))
     assert found.model == "Qwen/Qwen3-8B"
     assert found.result.checks[0].verdict == "equal"
+
+
+def test_states_to_roll_back_to_that_a_line_does_not_count() -> None:
+    """Qwen3.5-27B drafting six tokens with a line cut short: 7 × 149.62 MiB."""
+    text = (
+        "llama_kv_cache: size = 16384.00 MiB (262144 cells, 16 layers)\n"
+        "llama_memory_recurrent: size = 1047.38 MiB (1 cells, 64 layers)\n"
+    )
+    found = verify_log(text, "Qwen/Qwen3.5-27B", fetch=FetchOptions(offline=True, no_cache=True)).result
+    item = next(item for item in found.checks if item.what == "recurrent states")
+    assert item.reason == (
+        "fits with 6 states of each sequence to roll back to, as where a draft proposes as many tokens"
+    )

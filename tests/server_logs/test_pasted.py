@@ -213,3 +213,19 @@ def test_a_draft_s_context_of_llama_cpp() -> None:
         + context.format("272.00", 1, "136.00", "136.00")
     )
     assert parse_log(text).readings["cache_bytes"][0].value == 4352 * 2**20
+
+
+def test_lines_of_one_length_are_no_wrapped_line() -> None:
+    """Four ranks print a line each, all of the same length: no terminal broke them, and the last is not lost."""
+    line = "(VllmWorker rank={} pid=10{}) INFO 04-29 01:07:41 [gpu_model_runner.py:1347] Model loading took 14.2474 GiB and 5 s"
+    rows = [line.format(rank, rank) for rank in range(4)]
+    assert len(set(map(len, rows))) == 1
+    kept, numbers = relevant("\n".join(rows))
+    assert kept.split("\n") == rows and numbers == [1, 2, 3, 4]
+    assert len(parse_log("\n".join(rows)).readings["weights_bytes"]) == 4
+
+
+def test_the_end_of_a_wrapped_line_that_fills_the_terminal_is_kept() -> None:
+    row = "Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3-8B', max_seq_len=8192,"
+    wide = "GPU KV cache size: 1,024 tokens ".ljust(len(row), ".")
+    assert "1,024 tokens" in relevant("\n".join([row] * 4 + [wide]))[0]

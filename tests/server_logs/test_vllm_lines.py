@@ -8,7 +8,7 @@ from verified_logs import compare
 from hfmem.memory.serving import Serving
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.reasons import alternatives
-from hfmem.units import MIB
+from hfmem.units import GIB, MIB
 
 _START = (
     "INFO Initializing a V1 LLM engine (v0.{minor}.0) with config: "
@@ -62,3 +62,31 @@ def test_a_format_and_a_schedule_together_come_last() -> None:
     assert pairs == list(range(pairs[0], len(reasons))) and len(set(reasons)) == len(reasons)
     assert all(reasons[at].startswith("fits if the cache is ") for at in pairs)
     assert not any("--tp" in reasons[at] or "--page-size" in reasons[at] for at in pairs)
+
+
+def test_the_first_engine_tells_blocks_that_hold_less_than_one_request() -> None:
+    """Llama 3.1 8B on an L4 under V0: 2356 blocks of 16 tokens in 4.60 GiB, 0.29 of a request; its profile is another's."""
+    text = (
+        "INFO 03-25 21:32:47 model_runner.py:1116] Loading model weights took 14.9888 GB\n"
+        "INFO worker.py:266] model weights take 14.99GiB; non_torch_memory takes 0.05GiB; PyTorch activation peak memory "
+        "takes 0.22GiB; the rest of the memory reserved for KV Cache is 4.60GiB.\n"
+        "INFO executor_base.py:108] # CUDA blocks: 2356, # CPU blocks: 2048\n"
+        "INFO executor_base.py:113] Maximum concurrency for 131072 tokens per request: 0.29x\n"
+        "ERROR The model's max seq len (131072) is larger than the maximum number of tokens that can be stored in KV cache (37696)."
+    )
+    found = compare(text, "meta-llama/Llama-3.1-8B")
+    for name in ("weights", "GPU blocks", "KV cache tokens", "maximum concurrency"):
+        assert found[name].verdict == "equal", name
+    assert not {"peak activation", "non-torch memory", "memory left for the cache"} & set(found)
+
+
+def test_weights_without_the_encoder_are_told() -> None:
+    """What is missing is the tower of Qwen2.5-VL-3B, 668,684,288 parameters by hand, which the paste does not say was left out."""
+    model = "Qwen/Qwen2.5-VL-3B-Instruct"
+    block = 3 * 1280 * 1281 + 1280 * 1281 + 3 * 1280 * 3420 + 2 * 3420 + 1280 + 2 * 1280
+    merger = 1280 + 5120 * 5121 + 2048 * 5121
+    tower = 3 * 2 * 14 * 14 * 1280 + 32 * block + merger
+    whole = compare("vllm: Model loading took 7.16 GiB", model)["weights"]
+    assert whole.reason is None and whole.predicted is not None
+    less = compare(f"vllm: Model loading took {(whole.predicted - tower * 2) / GIB:.2f} GiB", model)["weights"]
+    assert less.reason == "fits without the encoder: --language-model-only"
