@@ -119,11 +119,12 @@ def _part_meant(data: Mapping[str, Any], assume: str) -> str | None:
 
     Read at the top level, a type whose class has a default for every size would be another model.
     """
-    place = None if _sized(data) else next((name for name in TEXT_PLACES if _sized(data.get(name))), None)
+    place = None if sized(data) else next((name for name in TEXT_PLACES if sized(data.get(name))), None)
     return None if place is None or place in class_keys(assume) else place
 
 
-def _sized(part: Any) -> bool:
+def sized(part: Any) -> bool:
+    """Whether a part of a config says how wide or deep a model is."""
     return isinstance(part, Mapping) and any(part.get(name) is not None for name in (*HIDDEN, *LAYERS))
 
 
