@@ -117,5 +117,5 @@ def test_a_text_part_of_an_unknown_type_is_read_the_same_way(tmp_path: Path) -> 
 
 def test_without_files_it_stays_a_refusal(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(NOVEL))
-    with pytest.raises(UnknownArchitectureError, match="nearest: llama .* --assume llama to go on$"):
+    with pytest.raises(UnknownArchitectureError, match=r"nearest: llama .* --assume llama to go on$"):
         hfmem.estimate(str(tmp_path))

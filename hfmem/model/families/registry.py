@@ -19,8 +19,15 @@ from hfmem.model.families.text_types import TEXT
 from hfmem.model.vision_facts import vision_size
 from hfmem.records import replace
 
-#: classes that published configs call by another family's model_type, and their own (xai-org/grok-2: GIT's)
-_MISNAMED: Final = {"Grok1ForCausalLM": "grok-1", "Grok1ModelForCausalLM": "grok-1"}
+#: classes that published configs call by another family's model_type (xai-org/grok-2: GIT's; speech models: their text model's),
+#: and their own
+_MISNAMED: Final = {
+    "Grok1ForCausalLM": "grok-1",
+    "Grok1ModelForCausalLM": "grok-1",
+    "FunASRForConditionalGeneration": "funasr",
+    "FireRedASR2ForConditionalGeneration": "fireredasr2",
+    "MiMoV2ASRForCausalLM": "mimo_v2_asr",
+}
 
 
 #: classes that generate, and so keep a cache

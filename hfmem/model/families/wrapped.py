@@ -1,29 +1,19 @@
 """Wrappers around a text model whose family is known, beside parts that no rule lists: an image or audio tower of another kind.
 
 The text model gives layers and cache; what the rest weighs is what the files hold. `wrapped` is the rule of types whose class is
-known to run its text model unchanged, `TEXT_OF` lists those whose config does not say of which type that is. What a config of an
-unknown type may be read as says `unnamed`.
+known to run its text model unchanged; `multimodal_types.TEXT_OF` lists those whose config does not say of which type that is. What
+a config of an unknown type may be read as says `unnamed`.
 """
 
 from __future__ import annotations
-
-from typing import Final
 
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
 from hfmem.model.families import registry
 from hfmem.model.families.multimodal import PLAIN, text_architecture, text_config, wrap
+from hfmem.model.families.multimodal_types import TEXT_OF
 from hfmem.model.inventory import Inventory
 from hfmem.records import replace
-
-#: wrapper → its text model's type, where the config keeps that model's keys at the top level or names no type beside them.
-#: Source: vLLM 0.33.0 `model_executor/models/{openpangu_vl,funaudiochat,moss_audio}.py`, SGLang 0.5.23 `srt/models/dots_vlm.py`,
-#: llama.cpp `conversion/youtuvl.py`
-TEXT_OF: Final[dict[str, str]] = {
-    "openpangu_vl": "PanguEmbedded",
-    "youtu_vl": "youtu",
-    "dots_vlm": "deepseek_v3",
-}
 
 
 def wrapped(cfg: Config, model_type: str | None = None) -> Architecture:
