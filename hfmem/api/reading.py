@@ -112,7 +112,7 @@ def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
     from hfmem.model.parameters import count_parameters, with_stored_dtype
 
     quantization = _said_quantization(facts)
-    architecture, refusal = _architecture(facts, assume)
+    architecture = _architecture(facts, assume, quantization)
     notes = [Note(code, message) for code, message in facts.warnings]
     checkpoint = facts.checkpoint
     packing: QuantizationSummary | None = None
@@ -128,14 +128,10 @@ def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
             unpacked = logical_groups(checkpoint, quantization)
             logical, packing = unpacked, summarize(unpacked, quantization)
         parameters = count_parameters(architecture, checkpoint, logical=logical)
-        if (
-            facts.source != "catalog" or assume is not None or refusal is not None
-        ):  # its entries were checked when they were made
+        if facts.source != "catalog" or assume is not None:  # its entries were checked when they were made
             from hfmem.model.crosscheck import check, contradictions
 
             found = check(architecture, checkpoint, logical)
-            if refusal is not None and (worst := contradictions(found)):
-                raise UnknownArchitectureError(f"{refusal}; read as its text part says, {worst[0].message}")
             if strict and (worst := contradictions(found)):
                 raise ContradictionError(f"{facts.repo_id}: {worst[0].message}")
             notes += found
@@ -169,30 +165,24 @@ def _read_base(
     return replace(base, adapter=adapter, facts=replace(base.facts, notice=told))
 
 
-def _architecture(facts: ModelFacts, assume: str | None) -> tuple[Architecture, UnknownArchitectureError | None]:
-    """From config.json, or from a GGUF file's own keys.
-
-    A type that no rule covers is read by the text model that its config holds, if the files can confirm that; the refusal that
-    stands if they do not comes with it.
-    """
+def _architecture(facts: ModelFacts, assume: str | None, quantization: Quantization | None) -> Architecture:
+    """From config.json, or from a GGUF file's own keys; a type that no rule covers by what its files can confirm."""
     if facts.checkpoint is not None and facts.checkpoint.format == "gguf":
         from hfmem.model.families.gguf import read_gguf
 
         if assume is not None:
             raise UsageError("--assume reads a config.json as another type: a GGUF file says itself what it is")
-        return read_gguf(facts.config, facts.checkpoint, facts.config_file), None
+        return read_gguf(facts.config, facts.checkpoint, facts.config_file)
     from hfmem.model.families.registry import read_architecture
 
     try:
-        return read_architecture(facts.config, facts.config_file, assume), None
+        return read_architecture(facts.config, facts.config_file, assume)
     except UnknownArchitectureError as refusal:
         if assume is not None or facts.checkpoint is None:
             raise
-        from hfmem.model.families.wrapped import read_wrapped  # for types that no rule covers only
+        from hfmem.api.confirming import confirmed  # for types that no rule covers only
 
-        if (found := read_wrapped(facts.config, facts.config_file)) is None:
-            raise
-        return found, refusal
+        return confirmed(facts, facts.checkpoint, quantization, refusal)
 
 
 def _said_quantization(facts: ModelFacts) -> Quantization | None:

@@ -261,3 +261,13 @@ def test_dory_keeps_keys_of_every_round() -> None:
     assert last.layers[2].caches == (window,)
     with pytest.raises(ContradictionError, match="are not 8"):
         read_architecture(BASE | MODELS["dory"] | {"n_output_layers": 3})
+
+
+def test_xllm_is_k2_horizon_under_other_keys() -> None:
+    horizon = BASE | MODELS["k2_horizon"] | {"query_key_norm": False}
+    first = {key: value for key, value in horizon.items() if not key.startswith(("mova_", "attention_gate"))}
+    first |= {"model_type": "xllm", "num_values": 8, "num_values_per_tok": 2, "apply_attn_gate": True}
+    assert read_architecture(first).tensors == read_architecture(horizon).tensors
+    dense = read_architecture(BASE | {"model_type": "xllm", "attention_bias": True})
+    block = 2 * (512 * 512 + 512) + 2 * (256 * 512 + 256) + 3 * 512 * 768 + 2 * 512
+    assert dense.expected_parameters() == 2 * 32000 * 512 + 8 * block + 512

@@ -1,6 +1,7 @@
 """K2 Horizon: experts in attention's values (MoVA) and in the feed-forward, an output gate, norms in groups.
 
-Source: vLLM 0.33.0 `model_executor/models/k2_horizon.py`; names as its loader reads them.
+Source: vLLM 0.33.0 `model_executor/models/k2_horizon.py`; names as its loader reads them. What first files call `xllm`: SGLang
+0.5.23 `srt/models/xllm.py`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,14 @@ def k2_horizon(cfg: Config) -> Architecture:
     stack.intermediate = cfg.opt_int("intermediate_size")
     stack.layers = [Layer((full(d),))] * d.num_layers
     return stack.finish(cfg, "k2_horizon")
+
+
+def xllm(cfg: Config) -> Architecture:
+    """K2 Horizon under the keys of its first files, dense ones among them: what says nothing of experts has none."""
+    data = {"num_experts": 0, **cfg.data, "mova_num_experts": cfg.opt_int("num_values") or 0}
+    data["mova_num_experts_per_tok"] = cfg.opt_int("num_values_per_tok")
+    data["attention_gate_func"] = "silu" if cfg.flag("apply_attn_gate", default=False) else None
+    return k2_horizon(Config(data, cfg.file, cfg.model_type, cfg.used_defaults))
 
 
 def _mova(inv: Inventory, cfg: Config, layers: Sequence[int], d: Dims, count: int, *, bias: bool) -> None:

@@ -4,6 +4,30 @@ from __future__ import annotations
 
 from typing import Final
 
+#: wrapper → its text model's type, where the config keeps that model's keys at the top level or names no type beside them.
+#: Source: vLLM 0.33.0 `model_executor/models/{openpangu_vl,funaudiochat,moss_audio,funasr,fireredasr2,kanana_v}.py`, SGLang 0.5.23
+#: `srt/models/{dots_vlm,nvila,jet_vlm,points_v15_chat,deepseek_janus_pro,bailing_mm,sarashina2_vision,mimo_v2_asr}.py`, llama.cpp
+#: `conversion/youtuvl.py`
+TEXT_OF: Final[dict[str, str]] = {
+    "openpangu_vl": "PanguEmbedded",
+    "youtu_vl": "youtu",
+    "dots_vlm": "deepseek_v3",
+    "funaudiochat": "qwen2",
+    "funasr": "qwen3",
+    "fireredasr2": "qwen2",
+    "moss_audio": "qwen3",
+    "kanana-1.5-v": "llama",
+    "nvila": "qwen2",
+    "nvila_lite": "qwen2",
+    "jet_vlm": "jet_nemotron",
+    "pointsv1.5_chat": "qwen2",
+    "multi_modality": "llama",
+    "bailingmm": "bailing_moe_v2",
+    "bailingmm_moe_v2_lite": "bailing_moe_v2",
+    "sarashina2_vision": "llama",
+    "mimo_v2_asr": "mimo",
+}
+
 MULTIMODAL: Final[dict[str, str]] = {
     "git": "files_cached:git",
     "kosmos-2": "files_cached:kosmos",
@@ -15,7 +39,11 @@ MULTIMODAL: Final[dict[str, str]] = {
     "pp_formulanet": "files_cached:pp_formulanet",
     "pp_chart2table": "got_ocr:got_ocr2",
     "step5_vl": "step5:step5_vl",
-    "openpangu_vl": "wrapped:openpangu_vl",
+    **dict.fromkeys(TEXT_OF, "wrapped:told"),
+    "openvla": "remote_multimodal:openvla",
+    "alpamayo2_super": "remote_multimodal:alpamayo",
+    "bagel": "remote_multimodal:bagel",
+    "moss_vl": "remote_multimodal:moss_vl",
     "pix2struct": "pix2struct:pix2struct",
     "moonshine_streaming": "moonshine_streaming:moonshine_streaming",
     "moshi": "moshi:moshi",

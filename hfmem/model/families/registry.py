@@ -19,8 +19,15 @@ from hfmem.model.families.text_types import TEXT
 from hfmem.model.vision_facts import vision_size
 from hfmem.records import replace
 
-#: classes that published configs call by another family's model_type, and their own (xai-org/grok-2: GIT's)
-_MISNAMED: Final = {"Grok1ForCausalLM": "grok-1", "Grok1ModelForCausalLM": "grok-1"}
+#: classes that published configs call by another family's model_type (xai-org/grok-2: GIT's; speech models: their text model's),
+#: and their own
+_MISNAMED: Final = {
+    "Grok1ForCausalLM": "grok-1",
+    "Grok1ModelForCausalLM": "grok-1",
+    "FunASRForConditionalGeneration": "funasr",
+    "FireRedASR2ForConditionalGeneration": "fireredasr2",
+    "MiMoV2ASRForCausalLM": "mimo_v2_asr",
+}
 
 
 #: classes that generate, and so keep a cache
@@ -119,11 +126,12 @@ def _part_meant(data: Mapping[str, Any], assume: str) -> str | None:
 
     Read at the top level, a type whose class has a default for every size would be another model.
     """
-    place = None if _sized(data) else next((name for name in TEXT_PLACES if _sized(data.get(name))), None)
+    place = None if sized(data) else next((name for name in TEXT_PLACES if sized(data.get(name))), None)
     return None if place is None or place in class_keys(assume) else place
 
 
-def _sized(part: Any) -> bool:
+def sized(part: Any) -> bool:
+    """Whether a part of a config says how wide or deep a model is."""
     return isinstance(part, Mapping) and any(part.get(name) is not None for name in (*HIDDEN, *LAYERS))
 
 

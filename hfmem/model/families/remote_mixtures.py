@@ -54,21 +54,30 @@ def smallthinker(cfg: Config) -> Architecture:
     return m.close("smallthinker", caches, intermediate=width)
 
 
-def _sparse(cfg: Config, num_layers: int) -> list[int]:
-    """Every `decoder_sparse_step`-th layer that `mlp_only_layers` does not name."""
+def _qwen3_moe(cfg: Config) -> tuple[Draft, list[int], int, int]:
+    """Qwen3-MoE's block with a bias that steers the choice of experts: the draft, its sparse layers, experts, experts a token.
+
+    Every `decoder_sparse_step`-th layer that `mlp_only_layers` does not name is sparse.
+    """
+    m = Draft(cfg)
+    bias = cfg.flag("attention_bias", default=False)
+    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     dense, step = cfg.numbers("mlp_only_layers") or [], cfg.opt_int("decoder_sparse_step") or 1
-    return [i for i in range(num_layers) if i not in dense and (i + 1) % step == 0]
+    sparse = [i for i in m.every if i not in dense and (i + 1) % step == 0]
+    m.gated(cfg.positive("intermediate_size"), layers=others(m.d.num_layers, sparse))
+    width, count, top_k = (
+        cfg.positive("moe_intermediate_size"),
+        cfg.positive(*EXPERTS),
+        cfg.positive("num_experts_per_tok"),
+    )
+    m.experts("mlp", width, count, top_k, layers=sparse, correction="expert_bias")
+    m.norms(*_PAIR)
+    return m, sparse, count, top_k
 
 
 def grove_moe(cfg: Config) -> Architecture:
     """GroveMoE: Qwen3-MoE whose experts share a small expert, two by two."""
-    m = Draft(cfg)
-    bias = cfg.flag("attention_bias", default=False)
-    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
-    sparse = _sparse(cfg, m.d.num_layers)
-    m.gated(cfg.positive("intermediate_size"), layers=others(m.d.num_layers, sparse))
-    count, top_k = cfg.positive(*EXPERTS), cfg.positive("num_experts_per_tok")
-    m.experts("mlp", cfg.positive("moe_intermediate_size"), count, top_k, layers=sparse, correction="expert_bias")
+    m, sparse, count, top_k = _qwen3_moe(cfg)
     groups = count // _GROVE_GROUP  # a token's experts lie in as many of them at most
     blocks.routed_experts(
         m.inv,
@@ -81,25 +90,17 @@ def grove_moe(cfg: Config) -> Architecture:
         router=None,
         stem="chunk_experts",
     )
-    m.norms(*_PAIR)
     return m.close("grove_moe", full_layers(m.d), intermediate=cfg.opt_int("intermediate_size"))
 
 
 def klear(cfg: Config) -> Architecture:
-    """Klear: Qwen3-MoE's attention, a correction bias, shared experts and two coefficients that weigh them against the others."""
-    m = Draft(cfg)
-    bias = cfg.flag("attention_bias", default=False)
-    m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
-    sparse = _sparse(cfg, m.d.num_layers)
-    m.gated(cfg.positive("intermediate_size"), layers=others(m.d.num_layers, sparse))
-    width, count = cfg.positive("moe_intermediate_size"), cfg.positive(*EXPERTS)
-    m.experts("mlp", width, count, cfg.positive("num_experts_per_tok"), layers=sparse, correction="expert_bias")
+    """Klear: Qwen3-MoE's block, shared experts and two coefficients that weigh them against the others."""
+    m, sparse, _, _ = _qwen3_moe(cfg)
     shared = cfg.opt_int("n_shared_experts")
     if shared:
-        m.gated(width * shared, "mlp.shared_experts", layers=sparse)
+        m.gated(cfg.positive("moe_intermediate_size") * shared, "mlp.shared_experts", layers=sparse)
         part = Component.EXPERTS
         m.linear("mlp.coefficient", 2, m.d.hidden, Replicated(), bias=True, component=part, layers=sparse)
-    m.norms(*_PAIR)
     return m.close("klear", full_layers(m.d), intermediate=cfg.opt_int("intermediate_size"))
 
 

@@ -58,6 +58,7 @@ TEXT: Final[dict[str, str]] = {
     "dory": "dory:dory",
     "alice_ai": "alice:alice_ai",
     "k2_horizon": "k2_horizon:k2_horizon",
+    "xllm": "k2_horizon:xllm",
     "ernie": "encoders:bert",
     "megatron-bert": "encoders:bert",
     "big_bird": "encoders:bert",
