@@ -12,8 +12,9 @@ from hfmem.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FilesReport:
-    """The files of one place, of the commit `revision`. `num_files` and `bytes` are of what `include` and `exclude` leave, as `groups` and `fetches` are.
+    """The files of one place, of the commit `revision`.
 
+    `num_files` and `bytes` are of what `include` and `exclude` leave, as `groups` and `fetches` are.
     `redundant_bytes` are of the groups that repeat the weights. `bytes` are None where a size is not known.
     """
 

@@ -30,7 +30,7 @@ def render_bench(answer: BenchAnswer, width: int | None = None) -> list[Line]:
     ]
     if not plan.shapes:
         return lines + _beside_lines(plan) + _dry_lines(answer)
-    head = _HEAD
+    head: tuple[str, ...] = _HEAD
     rows = [_row(shape, plan.num_seqs) for shape in plan.shapes]
     total: tuple[str, ...] = ("total", "", "", "", "", format_bytes(plan.cache_bytes))
     if answer.measured is not None:
