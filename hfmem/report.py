@@ -89,6 +89,17 @@ class KvCache:
     grade: Grade = "derived"
 
 
+#: report words for the keys of `runtime`
+RUNTIME_WORDS: Mapping[str, str] = {
+    "activations_bytes": "activations",
+    "cuda_graph_bytes": "CUDA graphs",
+    "engine_bytes": "libraries",
+    "context_bytes": "context",
+    "overhead_bytes": "overhead",
+    "lora_bytes": "LoRA",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeItem:
     """One estimated part of an engine's own memory, per rank: the estimate, its band, and where it is from."""

@@ -12,8 +12,9 @@ from hfmem.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FilesReport:
-    """The files of one place. `num_files` and `bytes` are of what `include` and `exclude` leave, as `groups` and `fetches` are.
+    """The files of one place, of the commit `revision`.
 
+    `num_files` and `bytes` are of what `include` and `exclude` leave, as `groups` and `fetches` are.
     `redundant_bytes` are of the groups that repeat the weights. `bytes` are None where a size is not known.
     """
 
@@ -36,7 +37,7 @@ def files_report(
     exclude: Sequence[str] = (),
     fetch: FetchOptions | None = None,
 ) -> FilesReport:
-    """The files that `model` (as `estimate` takes it) consists of, by one request.
+    """The files that `model` (as `estimate` takes it) consists of, by one request and one for the commit.
 
     Args:
         include, exclude: patterns as `hf download` takes them.

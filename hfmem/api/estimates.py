@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from hfmem.api.configuration import DEFAULT_CONTEXT, DEFAULT_ENGINES, configure, default_engine
 from hfmem.api.reading import Model, in_format, read_model
+from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
 from hfmem.memory import engines
 from hfmem.memory.layer_table import LayerRun, layer_runs, merged
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
 from hfmem.records import dataclass
-from hfmem.report import Report
+from hfmem.report import Report, RuntimeItem
 
 if TYPE_CHECKING:
     from hfmem.plan.devices import Device
@@ -153,15 +155,33 @@ def explain(
 
     read, serving = _on_one_rank(model, context, num_seqs, kv_dtype, engine)
     held = None if serving.engine == "ideal" else engines.cache_or_none(serving.engine, read.architecture, serving)
+    loaded, on_host, runtime = _beside_cache(read, serving)
     return explain_steps(
         read.facts.repo_id,
         read.architecture,
         read.parameters,
         serving,
         engine=held,
+        loaded_bytes=loaded,
+        host_bytes=on_host,
+        runtime=None if overhead is not None else runtime,
         overhead=overhead or Fraction(0),
         device_bytes=device_bytes,
     )
+
+
+def _beside_cache(read: Model, serving: Serving) -> tuple[int | None, int, Mapping[str, RuntimeItem]]:
+    """What the engine loads of the weights, what of them and the cache lies in the host's memory, and what it takes beside them;
+    nothing where it refuses the model."""
+    from hfmem.api.assembly import runtime_items
+    from hfmem.memory.weights import rank_weights
+
+    try:
+        cache = engines.engine(serving.engine).cache(read.architecture, serving)
+        ranks = rank_weights(read.architecture, read.parameters.groups, serving)
+        return ranks.all_ranks_bytes, ranks.host_bytes + cache.host_bytes, runtime_items(read, serving, ranks, cache)
+    except UnsupportedError:
+        return None, 0, {}
 
 
 def _on_one_rank(

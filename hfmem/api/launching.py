@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hfmem.api.configuration import Configuration, is_gguf
-from hfmem.errors import UnsupportedError
+from hfmem.errors import UnsupportedError, UsageError
+from hfmem.memory import engines
 from hfmem.plan.launch import Launch, emit
 from hfmem.report import Report
 
@@ -22,7 +23,7 @@ def launch_text(
         place: how the model was named, for one that is no Hub repository. revision: as it was asked for.
 
     Raises:
-        UsageError: no such kind, or one that does not run the engine or the layout.
+        UsageError: no such kind, or one that does not run the engine or the layout; an engine that does not run on Apple's devices.
         UnsupportedError: the report says that it does not fit.
     """
     fit = report.fit
@@ -30,8 +31,17 @@ def launch_text(
         raise UnsupportedError(f"{report.model.id} does not fit {fit.num_devices} × {fit.device}")
     serving, local = found.serving, report.model.source == "local"
     device = None if found.target is None else found.target.device
+    vendors = engines.engine(serving.engine).VENDORS
+    remark = ""
+    if device is not None and device.vendor not in ("any", *vendors):
+        known = (
+            f"{serving.engine}'s rules are read for devices of {' and '.join(sorted(vendors))}, not of {device.vendor}"
+        )
+        if device.vendor == "apple":
+            raise UsageError(f"{known}: --emit llama.cpp")
+        remark = f"# {known}\n"
     positions = found.read.architecture.max_position_embeddings
-    return emit(
+    return remark + emit(
         kind,
         Launch(
             model=place if local and place else report.model.id,

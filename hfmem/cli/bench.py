@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from hfmem.cli import options as o
-from hfmem.cli.output import json_text, show, write
+from hfmem.cli.output import json_text, show, terminal_columns, write
 from hfmem.cli.params import Option
 from hfmem.cli.reading import read_for
 
@@ -67,4 +67,4 @@ def bench(
         return
     from hfmem.render.bench import render_bench
 
-    show(render_bench(found))
+    show(render_bench(found, terminal_columns()))

@@ -23,6 +23,7 @@ from hfmem.hub.addresses import Address, open_socket, resolve
 from hfmem.records import dataclass
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_MAX_INFORMATIONAL = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,18 @@ def shown(url: str) -> str:
     scheme, slashes, rest = place.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"[:200]
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """A response after those that only inform, such as 103 Early Hints; `http.client` skips 100 alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MAX_INFORMATIONAL):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 102 <= status <= 199:  # 101 would speak another protocol from here on
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("it answers without an end and never finally")
 
 
 @dataclass(slots=True, eq=False)
@@ -169,6 +182,7 @@ class Pool:
                 connection.set_tunnel(origin.host, origin.port, headers)
         else:
             connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        connection.response_class = FinalResponse
         # what http.client opens a socket by, made an attribute to be replaced
         connection._create_connection = lambda *_: self._dial(host, port, until)  # type: ignore[attr-defined]
         try:

@@ -298,7 +298,7 @@ class Client:
         except (http.client.InvalidURL, UnicodeError):
             raise NetworkError(f"{shown(url)!r} is not a web address") from None
         started = connection.http.getresponse()
-        if started.status < 200:  # http.client skips 100 alone
+        if started.status < 200:
             raise http.client.HTTPException(f"it answered {started.status}")
         return started
 

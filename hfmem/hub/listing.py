@@ -1,25 +1,31 @@
-"""The files of a repository or a folder with their sizes, by one request."""
+"""The files of a repository or a folder with their sizes, by one request; one more, at the same time, tells the commit."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from hfmem.errors import MissingFileError, ModelNotFoundError, OfflineError
+from hfmem.errors import MissingFileError, ModelNotFoundError, OfflineError, SourceError
 from hfmem.hub.facts import FetchStats
 from hfmem.hub.files import MAX_CONFIG_BYTES, parse_object
 from hfmem.hub.options import FetchOptions
 from hfmem.hub.reference import HubRef, LocalPath, parse_reference, with_revision
 from hfmem.hub.settings import read_settings
+from hfmem.hub.store import is_commit
 from hfmem.records import dataclass
 
+if TYPE_CHECKING:
+    from hfmem.hub.remote import RemoteFiles
+
 _PIPELINE = "model_index.json"
+_ANY = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
 class FileList:
-    """`files` maps each path to its size, None where it is not known; `components` are a diffusers pipeline's folders."""
+    """`revision` is the commit, None where none is known. `files` maps each path to its size, None where it is not known;
+    `components` are a diffusers pipeline's folders."""
 
     place: str
     source: str
@@ -69,17 +75,32 @@ def _remote(ref: HubRef, options: FetchOptions) -> FileList:
     client = open_client(options, quick=False)
     try:
         from hfmem.hub.remote import RemoteFiles
+        from hfmem.hub.workers import Task
 
-        revision = ref.revision or "main"
-        repo = RemoteFiles(client, read_settings().endpoint, ref.repo_id, revision)
+        settings = read_settings()
+        repo = RemoteFiles(client, settings.endpoint, ref.repo_id, ref.revision or "main")
+        asked = Task(client, lambda: _commit(repo, settings.etag_timeout))
         tree = repo.tree()
         if not tree:
             raise MissingFileError(f"{ref.repo_id} has no files")
         folders = {name.partition("/")[0] for name in tree if "/" in name}
         data = repo.read(_PIPELINE, MAX_CONFIG_BYTES) if _PIPELINE in tree and folders else None
+        commit = asked.result()
     finally:
         client.close()
-    return FileList(ref.repo_id, "hub", ref.revision, tree, _components(data, ref.repo_id), client.stats())
+    return FileList(ref.repo_id, "hub", commit, tree, _components(data, ref.repo_id), client.stats())
+
+
+def _commit(repo: RemoteFiles, timeout: float) -> str | None:
+    """The commit of the repo's revision: answers for a file name it, also where there is no such file; those for lists do not."""
+    if is_commit(repo.revision):
+        return repo.revision
+    try:
+        response = repo.client.get(repo.url(_ANY), max_bytes=1, byte_range=(0, 1), timeout=timeout, retries=0)
+    except SourceError:
+        return None
+    commit = response.header("x-repo-commit")
+    return commit if is_commit(commit) else None
 
 
 def _components(data: bytes | None, label: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass
-from hfmem.units import MIB
+from hfmem.units import MIB, format_bytes
 
 #: hidden states live beside gate, up and their product: attention's output, the residual before and after it, and the normed input
 #: (a bf16 CodeLlama 7B and Granite 3.3 8B on H100s under 0.19, a Llama 3.1 8B on an A100); where ranks add up, two (Qwen2.5-32B at
@@ -89,10 +89,9 @@ def peak(
     forward = forward_bytes(arch, tokens, tp, experts=experts) + blas
     kept = workspace_bytes(arch, tokens, tp, experts=experts) if keeps_workspaces else 0
     sampling = tokens * arch.hidden_size * width + sampler.live_bytes(arch, seqs) + kept + blas
-    text = Peak(forward, 0.75, 1.5, f"forward pass: {tokens} tokens × widest live tensors")
+    text = Peak(forward, 0.75, 1.5, f"forward pass: {tokens:,} tokens × widest live tensors")
     if sampling >= forward:
-        source = f"sampling: {seqs} sequences × {arch.vocab_size} logits × {sampler.bytes_per_logit} B"
-        text = Peak(sampling, 0.8, 1.25, source)
+        text = Peak(sampling, 0.8, 1.25, _sampling_words(arch, seqs, sampler, sampling, kept))
     if encoder is None:
         return text
     inputs = encoder.output_bytes(arch.hidden_size) + encoder.pixel_bytes  # both are alive until the run ends
@@ -104,6 +103,14 @@ def peak(
     return Peak(
         seen, 0.5 if encoder.known else 0.1, 1.6, f"vision encoder: {encoder.patches} patches × widest live tensors"
     )
+
+
+def _sampling_words(arch: Architecture, seqs: int, sampler: Sampler, total: int, kept: int) -> str:
+    """What the bytes live while tokens are sampled are, so that they add up."""
+    logits = seqs * arch.vocab_size * sampler.bytes_per_logit
+    words = f"sampling: {seqs:,} sequences × {arch.vocab_size:,} logits × {sampler.bytes_per_logit} B"
+    workspaces = f", {format_bytes(kept)} of workspaces of experts" if kept else ""
+    return f"{words}{workspaces}, {format_bytes(total - logits - kept)} of hidden states and masks"
 
 
 def forward_bytes(arch: Architecture, tokens: int, tp: int, *, experts: ExpertFormat = "plain") -> int:

@@ -61,8 +61,8 @@ def compute_buffer(
     if told.cpu_moe_layers or told.gpu_layers is not None:  # weights of the host that a large batch copies over
         high = 3.5
     if inner > logits:
-        return Buffer(inner, low, high, f"{tokens} tokens × activations and mask of {cells} cells")
-    return Buffer(logits, 0.9, high, f"{rows} tokens × (vocabulary + hidden size) in fp32")
+        return Buffer(inner, low, high, f"{tokens:,} tokens × activations and mask of {cells:,} cells")
+    return Buffer(logits, 0.9, high, f"{rows:,} tokens × (vocabulary + hidden size) in fp32")
 
 
 def _feed_forward(arch: Architecture) -> int:

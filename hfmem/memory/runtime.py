@@ -287,7 +287,7 @@ def _engine(
         source = f"NCCL and library buffers {'over NVLink' if linked else 'over PCIe'}, from server logs"
     counts = counted_seqs * (4 * arch.vocab_size + -(-arch.vocab_size // 32) * 4)
     if counts:
-        source += f"; counts of {counted_seqs} sequences × {arch.vocab_size} words"
+        source += f"; counts of {counted_seqs:,} sequences × {arch.vocab_size:,} words"
     low, middle, high = (size + counts for size in sizes)
     return Estimate(middle, low, high, source)
 

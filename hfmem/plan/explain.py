@@ -6,6 +6,7 @@ the naive cache formula (every head, every layer, the whole context) says someth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 from hfmem.dtypes import BITS
@@ -18,6 +19,7 @@ from hfmem.plan.explain_cache import at_context, per_token
 from hfmem.plan.explain_parameters import parameter_steps
 from hfmem.plan.steps import Section, Step, bytes_of
 from hfmem.records import dataclass
+from hfmem.report import RUNTIME_WORDS, RuntimeItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ def explain(
     serving: Serving,
     *,
     engine: CacheBytes | None = None,
+    loaded_bytes: int | None = None,
+    host_bytes: int = 0,
+    runtime: Mapping[str, RuntimeItem] | None = None,
     overhead: Fraction = Fraction(0),
     device_bytes: int | None = None,
 ) -> Explanation:
@@ -44,6 +49,8 @@ def explain(
     Args:
         model: what to call it.
         engine: an engine's cache for the same serving configuration, to show beside the model's own need.
+        loaded_bytes: what the engine loads of the weights. host_bytes: of weights and cache, what lies in the host's memory.
+        runtime: the rest of what it takes, by the report's keys.
         overhead: a flat share of weights and cache on top (the articles' 10 %: `Fraction(1, 10)`).
         device_bytes: memory of one device, to count how many are needed by the sum alone.
     """
@@ -56,7 +63,9 @@ def explain(
         at_context(arch, serving, cache, engine),
     ]
     held = engine.bytes if engine is not None else cache.bytes
-    total = _total(parameters.weights_bytes, held, engine, overhead, device_bytes)
+    total = _total(
+        parameters.weights_bytes, loaded_bytes, held, engine, runtime or {}, (overhead, host_bytes), device_bytes
+    )
     sections.append(total)
     return Explanation(model, tuple(sections), total.result)
 
@@ -89,17 +98,37 @@ def _weights(parameters: ParameterReport) -> list[Step]:
 
 
 def _total(
-    weights: int, cache: int, engine: CacheBytes | None, overhead: Fraction, device_bytes: int | None
+    stored: int,
+    loaded: int | None,
+    cache: int,
+    engine: CacheBytes | None,
+    runtime: Mapping[str, RuntimeItem],
+    flat: tuple[Fraction, int],
+    device_bytes: int | None,
 ) -> Section:
+    """`flat`: the share, and the bytes in the host's memory, which it is not taken of."""
+    overhead, on_host = flat
+    weights = stored if loaded is None else loaded
     total = weights + cache
     name = "Weights + cache" + (f" as {engine.engine} holds it" if engine is not None else "")
-    steps = [Step(name, f"{weights:,} + {cache:,}", total, "bytes", None, total)]
+    differ = None if weights == stored else f"weights as they are loaded: {weights:,} bytes for {stored:,} stored"
+    steps = [Step(name, f"{weights:,} + {cache:,}", total, "bytes", differ, total)]
+    for key, item in runtime.items():
+        total += item.bytes
+        title = RUNTIME_WORDS.get(key, key.removesuffix("_bytes"))
+        band = f"between {item.low:,} and {item.high:,} bytes" if item.low != item.high else None
+        steps.append(
+            Step(f"{title[:1].upper()}{title[1:]}, {item.grade}", item.source, item.bytes, "bytes", band, total)
+        )
     if overhead:
-        extra = -(-total * overhead.numerator // overhead.denominator)
+        base = total - on_host
+        extra = -(-base * overhead.numerator // overhead.denominator)
         percent = f"{float(overhead * 100):g} %"
         total += extra
         note = "activations, temporary buffers, fragmentation: a flat rule, not a measurement"
-        steps.append(Step(f"Overhead of {percent}", f"{percent} × {weights + cache:,}", extra, "bytes", note, total))
+        if on_host:
+            note += f"; without the {on_host:,} bytes in the host's memory"
+        steps.append(Step(f"Overhead of {percent}", f"{percent} × {base:,}", extra, "bytes", note, total))
     if device_bytes:
         count = -(-total // device_bytes)
         note = "by the sum alone: what an engine may use of a device and how tensors split decide in the end"

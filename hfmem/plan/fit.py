@@ -296,7 +296,8 @@ def _device_notes(report: Report, device: Device) -> list[ReportWarning]:
     vendors = engines.engine(engine).VENDORS
     if device.vendor not in ("any", *vendors):
         makers = " and ".join(sorted(vendors))
-        text = f"the rules of {engine} are read for devices of {makers}, not of {device.vendor}: --engine llama.cpp may fit better"
+        other = "llama.cpp" if device.vendor in engines.engine("llama.cpp").VENDORS else "ideal"
+        text = f"the rules of {engine} are read for devices of {makers}, not of {device.vendor}: --engine {other} may fit better"
         return [ReportWarning("device_engine", text)]
     old = device.compute_capability is not None and device.compute_capability < 80
     if old and engine in ("vllm", "sglang") and report.model.dtype == "bfloat16":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfmem.plan.bench import beside_bytes
+from hfmem.render.grid import Grid, grid_lines
 from hfmem.render.lines import Line, line
 from hfmem.units import format_bytes
 
@@ -12,11 +13,11 @@ if TYPE_CHECKING:
     from hfmem.api.bench import BenchAnswer, Bound, Measurement
     from hfmem.plan.bench import AttentionShape, BenchPlan
 
-_HEAD = ("layers", "attention", "heads", "reads", "pages", "cache")
+_HEAD = ("attention", "layers", "heads", "reads", "pages", "cache")
 
 
-def render_bench(answer: BenchAnswer) -> list[Line]:
-    """The layers' caches, then the bounds, or the times beside them."""
+def render_bench(answer: BenchAnswer, width: int | None = None) -> list[Line]:
+    """The layers' caches, then the bounds, or the times beside them; a table that fits in `width`."""
     plan = answer.plan
     sequences = "1 sequence" if plan.num_seqs == 1 else f"{plan.num_seqs:,} sequences"
     rank = f" · one rank of {answer.tp}" if answer.tp > 1 else ""
@@ -29,19 +30,16 @@ def render_bench(answer: BenchAnswer) -> list[Line]:
     ]
     if not plan.shapes:
         return lines + _beside_lines(plan) + _dry_lines(answer)
-    rows = [_HEAD, *(_row(shape, plan.num_seqs) for shape in plan.shapes)]
-    rows.append(("total", "", "", "", "", format_bytes(plan.cache_bytes)))
+    head: tuple[str, ...] = _HEAD
+    rows = [_row(shape, plan.num_seqs) for shape in plan.shapes]
+    total: tuple[str, ...] = ("total", "", "", "", "", format_bytes(plan.cache_bytes))
     if answer.measured is not None:
-        rows[0] = (*rows[0], "a layer", "GB/s")
-        for number, kind in enumerate(answer.measured.kinds, start=1):
+        head, total = (*head, "a layer", "GB/s"), (*total, "", "")
+        for number, kind in enumerate(answer.measured.kinds):
             rate = f"{kind.read_bytes / kind.layer_seconds / 1e9:,.0f}"
             rows[number] = (*rows[number], f"{kind.layer_seconds * 1e6:,.1f} µs", rate)
-        rows[-1] = (*rows[-1], "", "")
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for number, row in enumerate(rows):
-        sized = enumerate(zip(row, widths, strict=True))
-        cells = [f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}" for column, (cell, width) in sized]
-        lines.append(line(("  " + "  ".join(cells), "bold" if number in (0, len(rows) - 1) else ""), hang=None))
+    grid = Grid(head, (*rows, total), emphasized=frozenset({len(rows)}))
+    lines += grid_lines(grid, width)
     lines += _beside_lines(plan)
     return lines + (
         _dry_lines(answer) if answer.measured is None else [line(""), *_measured_lines(answer, answer.measured)]
@@ -78,8 +76,8 @@ def _beside_lines(plan: BenchPlan) -> list[Line]:
 def _row(shape: AttentionShape, num_seqs: int) -> tuple[str, ...]:
     size = f"{shape.head_dim}" if shape.head_dim == shape.v_head_dim else f"{shape.head_dim}:{shape.v_head_dim}"
     return (
-        str(shape.count) if shape.count == shape.readers else f"{shape.count} + {shape.readers - shape.count} shared",
         shape.kind,
+        str(shape.count) if shape.count == shape.readers else f"{shape.count} + {shape.readers - shape.count} shared",
         f"{shape.num_heads} / {shape.num_kv_heads} × {size}",
         f"{shape.tokens:,} tokens",
         f"{num_seqs * shape.pages:,}",

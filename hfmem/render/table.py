@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from hfmem.dtypes import dtype_word
 from hfmem.memory.serving import ENGINES
 from hfmem.render.grid import Grid
 from hfmem.render.lines import Line, Span, line
-from hfmem.report import Grade, Report, RuntimeItem
+from hfmem.report import RUNTIME_WORDS, Grade, Report, RuntimeItem
 from hfmem.units import GIB, format_bytes, format_count, format_gb
 
 _MARKS: dict[Grade, Span] = {"exact": ("=", "green"), "derived": ("≈", "cyan"), "estimated": ("~", "yellow")}
@@ -16,16 +14,6 @@ _BAR_WIDTH = 20
 #: an engine's item below this would read 0.00 GiB: it is in the total and in JSON, not in a row
 _LEAST_SHOWN = GIB // 200
 _INDENT = 34  # where the text beside a number begins without bars
-
-#: report words for the keys of `runtime`
-RUNTIME_WORDS: Mapping[str, str] = {
-    "activations_bytes": "activations",
-    "cuda_graph_bytes": "CUDA graphs",
-    "engine_bytes": "libraries",
-    "context_bytes": "context",
-    "overhead_bytes": "overhead",
-    "lora_bytes": "LoRA",
-}
 
 
 def render_report(report: Report, *, bars: bool = False, exact: bool = False) -> list[Line]:

@@ -19,6 +19,7 @@ from hfmem.hub import FetchOptions
 from hfmem.model.inventory import Component
 from hfmem.plan.bench import read_bytes
 from hfmem.render.bench import render_bench
+from hfmem.render.lines import wrap
 from hfmem.units import format_bytes
 
 LLAMA = "meta-llama/Llama-3.1-8B"
@@ -107,8 +108,8 @@ def test_what_is_shown_of_windows_and_recurrent_layers(run: Run) -> None:
     assert "left out" not in out  # its 27 vision blocks run before the first token
     rows = [line.split() for line in out.splitlines()[3:5]]
     assert rows == [
-        ["52", "window", "32", "/", "16", "×", "128", "1,024", "tokens", "64", "416", "MiB"],
-        ["10", "full", "32", "/", "16", "×", "128", "8,192", "tokens", "512", "640", "MiB"],
+        ["window", "52", "32", "/", "16", "×", "128", "1,024", "tokens", "64", "416", "MiB"],
+        ["full", "10", "32", "/", "16", "×", "128", "8,192", "tokens", "512", "640", "MiB"],
     ]
 
 
@@ -180,6 +181,9 @@ def test_what_a_run_shows(llama: Model) -> None:
     small: BenchAnswer = replace(answer, plan=bench(llama, context=64, dry_run=True).plan)
     shown = "\n".join(line.text for line in render_bench(small))
     assert "part of them stays in it" in shown and "bytes more than predicted" in shown
+    for width in (40, 60, 80, 100):
+        narrow = [piece for item in render_bench(answer, width) for piece in wrap(item, width)]
+        assert max(len(item.text) for item in narrow) <= width
 
 
 def test_what_no_kernel_reads_is_named_with_its_bytes(run: Run) -> None:

@@ -159,6 +159,25 @@ def test_on_apple_the_rules_are_llama_cpps(run: Run) -> None:
     assert found["kv_cache"]["engine"] == "transformers"
 
 
+def test_no_command_for_devices_that_an_engine_does_not_run_on(run: Run) -> None:
+    for engine in ("vllm", "sglang"):
+        status, out, err = run("fit", LLAMA, "--gpu", "m3-max-64gb", "--ctx", "8k", "--emit", engine, *OFF.split())
+        assert (status, out) == (2, "") and "not of apple: --emit llama.cpp" in err and err.count("\n") == 1
+    status, out, _ = run("fit", LLAMA, "--gpu", "m3-max-64gb", "--ctx", "8k", "--emit", "llama.cpp", *OFF.split())
+    assert status == 0 and "llama-server" in out
+    status, out, _ = run("fit", LLAMA, "--gpu", "max-1550", "--ctx", "8k", "--emit", "vllm", *OFF.split())
+    assert status == 0 and out.startswith(
+        "# vllm's rules are read for devices of amd and nvidia, not of intel\nvllm serve"
+    )
+
+
+@pytest.mark.parametrize(("device", "engine"), [("m3-max-64gb", "llama.cpp"), ("tpu-v5e", "ideal")])
+def test_an_engine_is_named_whose_rules_hold_on_the_device(run: Run, device: str, engine: str) -> None:
+    out = run("fit", LLAMA, "--gpu", device, "--ctx", "8k", "--engine", "vllm", *OFF.split(), "--json")[1]
+    said = {warning["code"]: warning["message"] for warning in json.loads(out)["warnings"]}
+    assert f"--engine {engine} may fit better" in said["device_engine"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

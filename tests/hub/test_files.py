@@ -1,4 +1,4 @@
-"""`hfmem files`: groups, what repeats, who fetches what, in one request."""
+"""`hfmem files`: groups, what repeats, who fetches what, in one request and one for the commit."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_the_command(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None
     hub.add("org/m", blobs(LLAMA))
     code, out, err = run(capsys, "files", "org/m", "--json")
     report = json.loads(out)
-    assert (code, err, len(hub.requests())) == (0, "", 1)
+    assert (code, err, len(hub.requests())) == (0, "", 2)
     assert report["bytes"] == sum(size or 0 for size in LLAMA.values()) and report["num_files"] == len(LLAMA)
     fetched = report["fetches"]["transformers"]
     assert fetched["bytes"] == 8 * GB + 855 + 184 + 23_950 + 73 + 9_000_000 + 50_500
@@ -145,7 +145,7 @@ def test_what_listing_took(hub: HubServer, capsys: pytest.CaptureFixture[str]) -
     hub.add("org/m", blobs(LLAMA))
     code, _, err = run(capsys, "files", "org/m", "-v")
     sent = sum(entry.sent for entry in hub.requests())
-    assert code == 0 and err.startswith(f"org/m: 1 request, {sent:,} bytes read in ") and err.count("\n") == 1
+    assert code == 0 and err.startswith(f"org/m: 2 requests, {sent:,} bytes read in ") and err.count("\n") == 1
 
 
 def test_one_of_several_ggufs_is_needed(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,3 +173,19 @@ def test_pipelines_and_errors(hub: HubServer, tmp_path: Path, capsys: pytest.Cap
     assert run(capsys, "files", str(tmp_path / "gone"))[0] == 3
     (tmp_path / "a.gguf").write_bytes(b"x" * 10)
     assert json.loads(run(capsys, "files", str(tmp_path), "--json")[1])["bytes"] == 10
+
+
+def test_the_commit_is_told_where_the_hub_tells_it(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    commit = hub.add("org/m", blobs(LLAMA)).commit
+    hub.add("org/g", blobs({"m-Q4_K_M.gguf": 400}))  # the answer for a file that is not there names the commit too
+    assert json.loads(run(capsys, "files", "org/m", "--json")[1])["revision"] == commit
+    assert json.loads(run(capsys, "files", "org/m", "--revision", "main", "--json")[1])["revision"] == commit
+    assert json.loads(run(capsys, "files", "org/g", "--json")[1])["revision"] == hub.repos["org/g"].commit
+    hub.clear()
+    assert json.loads(run(capsys, "files", f"org/m@{commit}", "--json")[1])["revision"] == commit
+    assert len(hub.requests()) == 1
+    hub.commit_header = False
+    assert json.loads(run(capsys, "files", "org/m", "--revision", "main", "--json")[1])["revision"] is None
+    hub.faults.append(lambda handler: "/resolve/" in handler.path and (handler.answer(503, b"", {}) or True))
+    code, out, _ = run(capsys, "files", "org/m", "--json")
+    assert code == 0 and json.loads(out)["num_files"] == len(LLAMA)

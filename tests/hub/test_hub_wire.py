@@ -19,6 +19,7 @@ from hfmem.hub.http import Deadline, Response
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKS = OK + b"transfer-encoding: chunked\r\n\r\n"
+HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
 
 
 @contextmanager
@@ -102,6 +103,15 @@ def test_headers() -> None:
 
 
 @pytest.mark.parametrize(
+    "before", [HINTS, HINTS * 3, b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + HINTS]
+)
+def test_answers_that_only_inform_are_skipped(before: bytes) -> None:
+    response = get(before + OK + b"content-length: 1\r\n\r\na")
+    assert (response.status, response.body) == (200, b"a")
+    assert "link" not in response.headers  # a hint is none of the answer's headers
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"",
@@ -111,7 +121,9 @@ def test_headers() -> None:
         b"HTTP/1.1 20 OK\r\n\r\n",
         b"HTTP/1.1 2000 OK\r\n\r\n",
         b"HTTP/1.1 101 Switching\r\n\r\n",
-        b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK + b"content-length: 1\r\n\r\na",
+        HINTS,
+        HINTS * 1000 + OK + b"content-length: 1\r\n\r\na",
+        b"HTTP/1.1 103 Early Hints\r\n" + b"a: b\r\n" * 20_000,
         CHUNKS + b"\r\n\r\n",
         CHUNKS + b"-1\r\n",
         CHUNKS + b"0x3g\r\nabc\r\n0\r\n\r\n",

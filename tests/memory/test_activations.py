@@ -11,11 +11,12 @@ from example_architectures import build, one
 
 from hfmem.api.reading import read_model
 from hfmem.hub import FetchOptions
-from hfmem.memory.activations import forward_bytes
+from hfmem.memory.activations import Sampler, forward_bytes, peak
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.expert_workspaces import ExpertFormat, keeps_workspaces, workspace_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.layers import Cache, CompressedAttention, FullAttention, LatentAttention, SlidingAttention
+from hfmem.units import format_bytes
 
 TOKENS, HIDDEN, INNER = 1024, 2048, 64
 
@@ -123,3 +124,20 @@ def test_whose_workspaces_stay(experts: ExpertFormat, capability: int, minor: in
     arch = build("x", one(FullAttention(4, 4, 16, 16), 2))
     serving = Serving(8192, tp=2, ep=ep, compute_capability=capability)
     assert keeps_workspaces(arch, serving, Release(minor), experts) is stay
+
+
+def test_what_is_said_of_the_peak_adds_up() -> None:
+    """1,024 × 128,256 logits of 6 bytes are 788 M; beside them hidden states of 8,192 tokens and of the last of each sequence,
+    twice, 132 rows of masked logits, and cuBLAS's 32 MiB."""
+    arch = replace(
+        build("llama", one(FullAttention(32, 8, 128, 128), 32), hidden_size=4096),
+        vocab_size=128256,
+        intermediate_size=14336,
+    )
+    sampler = Sampler(6, masks=True)
+    found = peak(arch, tokens=8192, seqs=1024, tp=8, sampler=sampler)
+    logits = 1024 * 128256 * 6
+    rest = 8192 * 4096 * 2 + 2 * 1024 * 4096 * 2 + 132 * 128256 * 4 + (32 << 20)
+    assert found.bytes == logits + rest
+    words = "sampling: 1,024 sequences × 128,256 logits × 6 B"
+    assert found.source == f"{words}, {format_bytes(rest)} of hidden states and masks"

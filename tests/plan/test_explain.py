@@ -290,3 +290,29 @@ def test_the_engine_is_one_that_serves_the_model() -> None:
     assert layer_table(t5).serving.engine == "transformers"  # vLLM 0.33 has no T5
     asked = layer_table(t5, engine="vllm")
     assert asked.serving.engine == "vllm" and asked.engine is None
+
+
+@pytest.mark.parametrize("engine", [None, "ideal", "vllm", "sglang", "transformers", "llama.cpp"])
+@pytest.mark.parametrize("words", [(), ("--overhead", "10%")])
+@pytest.mark.parametrize("model", ["meta-llama/Meta-Llama-3-8B", "google/gemma-3-27b-it", "openai-community/gpt2"])
+def test_the_sum_is_the_estimates(
+    model: str, words: tuple[str, ...], engine: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two ways to one number; and the steps of the sum add up to it."""
+    words = (
+        model,
+        "--ctx",
+        "1000",
+        "--batch",
+        "3",
+        *words,
+        *(("--engine", engine) if engine else ()),
+        "--offline",
+        "--json",
+    )
+    told = json.loads(run(capsys, *words))
+    with pytest.raises(SystemExit):
+        main(list(words))
+    assert told["total_bytes"] == json.loads(capsys.readouterr().out)["total_bytes"]
+    steps = told["sections"][-1]["steps"]
+    assert sum(step["result"] for step in steps) == told["total_bytes"] == steps[-1]["running"]
