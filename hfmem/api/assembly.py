@@ -154,12 +154,11 @@ def runtime_estimates(
     """The engine's estimates for the model on `device`, under `release`'s rules where it is vLLM's; `graphs` and `encoder_tokens`:
     what it captures and profiles, where a log says so."""
     rounding = ranks.rounding
-    beside = kept_beside(read.facts.config, read.architecture, read.parameters.groups, serving, release)
+    beside = kept_beside(read.architecture, read.parameters.groups, serving, release)
     extra = LoadedExtra(beside, rounding.block_bytes, rounding.segment_bytes)
     return estimate_runtime(
         read.architecture,
         serving,
-        config=read.facts.config,
         extra=extra,
         host=None if device is None else Host(device.memory_bytes, device.name, _linked(device)),
         release=release,

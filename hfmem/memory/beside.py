@@ -9,8 +9,8 @@ backend for latent attention does).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory.cache import decoding_layers
@@ -32,16 +32,15 @@ _PLAIN: Final = frozenset({"BF16", "F16", "F32"})
 
 
 def kept_beside(
-    config: Mapping[str, Any],
     arch: Architecture,
     groups: Iterable[TensorGroup],
     serving: Serving,
     release: Release | None = None,
 ) -> int:
     """Bytes on a rank, tables of rotations among them."""
-    found = rotary_table_bytes(config, arch, serving.engine)
+    found = rotary_table_bytes(arch, serving.engine)
     if serving.engine == "vllm":
-        found += _deepstack(config, arch, serving)
+        found += _deepstack(arch, serving)
     caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
     latents = [cache for cache in caches if isinstance(cache, LatentAttention | SparseLatentAttention)]
     if latents:
@@ -49,12 +48,11 @@ def kept_beside(
     return found
 
 
-def _deepstack(config: Mapping[str, Any], arch: Architecture, serving: Serving) -> int:
-    vision = config.get("vision_config")
-    inner = vision.get("deepstack_visual_indexes") if isinstance(vision, Mapping) else None
-    if arch.model_type not in _DEEPSTACK or not isinstance(inner, list) or serving.language_model_only:
+def _deepstack(arch: Architecture, serving: Serving) -> int:
+    tower = arch.vision_tower
+    if arch.model_type not in _DEEPSTACK or tower is None or serving.language_model_only:
         return 0
-    return batched_tokens(arch, serving) * arch.hidden_size * len(inner) * 2
+    return batched_tokens(arch, serving) * arch.hidden_size * tower.inner_outputs * 2
 
 
 def _latent(

@@ -1,16 +1,15 @@
 """The largest batch of images that vLLM runs through a vision encoder while it profiles memory.
 
 Read from vLLM 0.33.0, `multimodal/encoder_budget.py` (`MultiModalBudget`) and the processors in `model_executor/models/`: as
-many of
-the largest item as the budget holds, which is the tokens of one step or one item, whichever is more. What one item may be is a
-fact of the model's processor; where it is not known the budget is taken to be filled, and `known` says so.
+many of the largest item as the budget holds, which is the tokens of one step or one item, whichever is more. What one item may be
+is a fact of the model's processor; where it is not known the budget is taken to be filled, and `known` says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
+from hfmem.model.vision_facts import VisionTower
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
 
@@ -33,8 +32,8 @@ _TOKENS: Final[dict[str, int]] = {
 _MERGE: Final = 2
 #: activations that keep one more copy of the wide layer: x · sigmoid(1.702 x) is not one kernel
 _UNFUSED: Final = frozenset({"quick_gelu"})
-#: model type → the tower's activation where the config leaves it to its class
-_ACTIVATIONS: Final = {"qwen2_vl": "quick_gelu"}
+#: InternVL's tiles where the config does not say how many
+_TILES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,69 +74,37 @@ class EncoderProfile:
 
 
 @remembered
-def encoder_profile(config: Mapping[str, Any], budget: int, held: int | None = None) -> EncoderProfile | None:
-    """The profiling run of a model with a vision tower; None where the config describes none.
+def encoder_profile(tower: VisionTower, budget: int, held: int | None = None) -> EncoderProfile:
+    """The profiling run of a model with a vision tower.
 
     Args:
         budget: tokens of one step (`max_num_batched_tokens`).
         held: tokens of the encoder's cache, as vLLM logs them. A video may ask for more of them than its dummy fills.
     """
-    thinker = config.get("thinker_config")
-    config = thinker if isinstance(thinker, Mapping) else config
-    vision = config.get("vision_config")
-    if not isinstance(vision, Mapping):
-        return None
-    number = _reader(vision)
-    hidden = number("hidden_size", "embed_dim", "width")
-    if not hidden:
-        return None
-    if isinstance(vision.get("embed_dim"), int) and isinstance(vision.get("mlp_ratio"), int | float):
-        hidden = vision["embed_dim"]  # Qwen2-VL's `hidden_size` is the language model's
-    ratio = vision.get("mlp_ratio")
-    inner = number("intermediate_size", "mlp_dim") or int(hidden * (ratio if isinstance(ratio, int | float) else 4))
-    activation = str(vision.get("hidden_act") or _ACTIVATIONS.get(str(config.get("model_type")), ""))
-    gated = activation == "silu" or str(config.get("model_type")) in ("qwen2_5_vl", "pixtral", "mistral3")
-    copies = 3 if gated or activation in _UNFUSED else 2
-    item, patches, known = _largest_item(config, vision)
+    copies = 3 if tower.gated or tower.activation in _UNFUSED else 2
+    item, patches, known = _largest_item(tower)
     items = max(budget // item, 1) if item else 1
     tokens = item * items if item else budget
     batch = patches * items if item else tokens * _MERGE**2
-    inner_layers = vision.get("deepstack_visual_indexes")
-    deep, patch, frames = (
-        len(inner_layers) if isinstance(inner_layers, list) else 0,
-        number("patch_size"),
-        number("temporal_patch_size"),
-    )
-    pixels = 3 * patch**2 * max(frames, 1)
-    return EncoderProfile(held or tokens, batch, hidden, inner, copies, known, deep, pixels)
+    pixels = 3 * tower.patch_size**2 * max(tower.patch_frames, 1)
+    return EncoderProfile(held or tokens, batch, tower.hidden, tower.inner, copies, known, tower.inner_outputs, pixels)
 
 
-def _reader(vision: Mapping[str, Any]) -> Callable[..., int]:
-    def number(*keys: str) -> int:
-        return next((value for key in keys if isinstance(value := vision.get(key), int) and value > 0), 0)
-
-    return number
-
-
-def _largest_item(config: Mapping[str, Any], vision: Mapping[str, Any]) -> tuple[int, int, bool]:
+def _largest_item(tower: VisionTower) -> tuple[int, int, bool]:
     """(tokens, patches, whether that is known) of one image; 0 tokens: not known."""
-    number = _reader(vision)
-    kind = str(config.get("model_type") or "")
-    patch, image = number("patch_size"), number("image_size")
-    grid = (image // patch) ** 2 if patch and image else 0
-    merge = number("spatial_merge_size") or _MERGE
-    given = config.get("mm_tokens_per_image")
-    if isinstance(given, int) and grid:  # Gemma 3: one size of image
-        return given, grid, True
+    kind, grid = tower.model_type, tower.patches_per_image
+    merge = tower.merge or _MERGE
+    if tower.tokens_per_image is not None and grid:  # Gemma 3: one size of image
+        return tower.tokens_per_image, grid, True
     if kind in _TOKENS:
         return _TOKENS[kind], _TOKENS[kind] * merge**2, True
     if kind in ("mistral3", "pixtral") and grid:
-        own = config.get("spatial_merge_size")
-        merge = own if isinstance(own, int) else merge
+        merge = merge if tower.projector_merge is None else tower.projector_merge
         return grid // merge**2, grid, True
-    tiles = config.get("max_dynamic_patch")
-    if grid and (isinstance(tiles, int) or kind.startswith("internvl")):  # tiles and a thumbnail, four patches a token
-        count = (tiles if isinstance(tiles, int) else 12) + 1
+    if grid and (
+        tower.most_tiles is not None or kind.startswith("internvl")
+    ):  # tiles and a thumbnail, four patches a token
+        count = (_TILES if tower.most_tiles is None else tower.most_tiles) + 1
         return count * grid // 4, count * grid, True
     if kind == "llava" and grid:
         return grid, grid + 1, True

@@ -8,9 +8,9 @@ a share of weights and cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from hfmem.memory import engines
 from hfmem.memory.activations import Peak, Sampler, forward_bytes, peak
@@ -102,7 +102,6 @@ def estimate_runtime(
     arch: Architecture,
     serving: Serving,
     *,
-    config: Mapping[str, Any] | None = None,
     extra: LoadedExtra | None = None,
     host: Host | None = None,
     ubatch: int | None = None,
@@ -116,7 +115,6 @@ def estimate_runtime(
     """Runtime memory of the most loaded rank, by name.
 
     Args:
-        config: the model's config.json, for its vision encoder.
         extra: what the loaded weights take beside themselves.
         host: the device, which decides defaults.
         ubatch, build, outputs: llama.cpp's micro-batch, and of its build (`hfmem.memory.compute_buffer`).
@@ -145,7 +143,6 @@ def estimate_runtime(
             return _server(
                 arch,
                 serving,
-                config,
                 extra or LoadedExtra(),
                 host or Host(),
                 release or Release(),
@@ -164,7 +161,6 @@ def engine_seqs(serving: Serving, host: Host, release: Release) -> int:
 def _server(
     arch: Architecture,
     serving: Serving,
-    config: Mapping[str, Any] | None,
     extra: LoadedExtra,
     host: Host,
     release: Release,
@@ -177,7 +173,8 @@ def _server(
     else:
         tokens, pooling = serving.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS, serving.pooling
     sees = not serving.language_model_only and encoder_tokens != 0 and _has_tower(arch)
-    encoder = encoder_profile(config, tokens, encoder_tokens) if sees and config is not None else None
+    tower = arch.vision_tower if sees else None
+    encoder = None if tower is None else encoder_profile(tower, tokens, encoder_tokens)
     step = _Step(
         tokens,
         engine_seqs(serving, host, release),

@@ -7,6 +7,8 @@ from typing import Literal
 
 from hfmem.model.inventory import Component, TensorSpec
 from hfmem.model.layers import Cache, Layer
+from hfmem.model.rotary import Rotations
+from hfmem.model.vision_facts import VisionTower
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
 
@@ -31,7 +33,8 @@ class Architecture:
     transformers to run: its own, the repository's (`auto_map`), or only in other engines. `text_type` is the type of the text
     model inside a wrapper, empty for none, `vision_heads` the heads of its image encoder where the config tells. `image_prefix`:
     the config says that the tokens of an image see each other. `vision_size`: layers and hidden size of its `vision_config`, as
-    far as that names them.
+    far as that names them. `vision_tower`: what `vision_config` says of an encoder of images, `rotations` what the text model's
+    part says of rotary embeddings; None where it says nothing.
     """
 
     family: str
@@ -62,6 +65,8 @@ class Architecture:
     vision_heads: int | None = None
     image_prefix: bool = False
     vision_size: tuple[int | None, int | None] | None = None
+    vision_tower: VisionTower | None = None
+    rotations: Rotations | None = None
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

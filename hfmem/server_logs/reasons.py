@@ -196,7 +196,7 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
             ranks.bytes
             + (ranks.rounding.segment_bytes if by_free_memory else ranks.rounding.block_bytes)
             + (_HIP if by_free_memory and log.engine == "vllm" else 0)
-            + kept_beside(model.facts.config, arch, groups, tried, release)
+            + kept_beside(arch, groups, tried, release)
         )
 
     from hfmem.api.reading import in_format

@@ -6,10 +6,18 @@ from typing import Any
 
 import pytest
 
-from hfmem.memory.encoder import encoder_profile
+from hfmem.errors import ContradictionError
+from hfmem.memory.encoder import EncoderProfile, encoder_profile
+from hfmem.model.vision_facts import vision_tower
 from hfmem.units import GIB
 
 CLIP = {"hidden_size": 1024, "intermediate_size": 4096, "image_size": 336, "patch_size": 14, "hidden_act": "quick_gelu"}
+
+
+def profile(config: dict[str, Any], budget: int) -> EncoderProfile:
+    tower = vision_tower(config, "config.json")
+    assert tower is not None
+    return encoder_profile(tower, budget)
 
 
 @pytest.mark.parametrize(
@@ -25,8 +33,8 @@ CLIP = {"hidden_size": 1024, "intermediate_size": 4096, "image_size": 336, "patc
 )
 def test_the_largest_item(config: dict[str, Any], tokens: int, patches: int) -> None:
     """As many of it as a step of 2,048 tokens holds, and one where it is larger."""
-    found = encoder_profile(config, 2048)
-    assert found is not None and found.known
+    found = profile(config, 2048)
+    assert found.known
     assert (found.tokens, found.patches) == (tokens, patches)
 
 
@@ -39,10 +47,75 @@ def test_towers_whose_inner_layers_are_read_too() -> None:
         "spatial_merge_size": 2,
         "patch_size": 16,
     }
-    deep = encoder_profile(
+    deep = profile(
         {"model_type": "qwen3_vl_moe", "vision_config": vision | {"deepstack_visual_indexes": [8, 16, 24]}}, 8192
     )
-    flat = encoder_profile({"model_type": "qwen3_vl_moe", "vision_config": vision}, 8192)
-    assert deep is not None and flat is not None
+    flat = profile({"model_type": "qwen3_vl_moe", "vision_config": vision}, 8192)
     assert flat.live_bytes(1) == 65_536 * (2 * 1152 + 2 * 4304) * 2
     assert 0.85 * 4.4 * GIB < deep.live_bytes(1) < 1.15 * 4.4 * GIB
+
+
+def test_the_encoders_largest_image() -> None:
+    """Qwen2-VL-2B on 16 GB: peaks of 2.36 and 2.65 GiB. 16,384 tokens are 65,536 patches; 1280 wide, 4 × 1280 inside."""
+    vision = {
+        "embed_dim": 1280,
+        "hidden_size": 1536,
+        "mlp_ratio": 4,
+        "hidden_act": "quick_gelu",
+        "spatial_merge_size": 2,
+    }
+    found = profile({"model_type": "qwen2_vl", "vision_config": vision}, 2048)
+    assert (found.tokens, found.patches) == (16_384, 65_536)
+    assert found.live_bytes(1) == 65_536 * (2 * 1280 + 3 * 5120) * 2
+    assert 0.85 * 2.36 * GIB < found.live_bytes(1) < 2.65 * GIB
+
+
+@pytest.mark.parametrize(
+    ("config", "budget", "tokens", "patches"),
+    [
+        # Gemma 3 at 8,192 tokens: as many images of 256 tokens, 896 / 14 patches a side
+        (
+            {"mm_tokens_per_image": 256, "vision_config": {"hidden_size": 1152, "image_size": 896, "patch_size": 14}},
+            8192,
+            8192,
+            32 * 4096,
+        ),
+        # Mistral Small 3.1: 1540 / 14 a side, four patches a token
+        (
+            {
+                "model_type": "mistral3",
+                "spatial_merge_size": 2,
+                "vision_config": {"hidden_size": 1024, "image_size": 1540, "patch_size": 14},
+            },
+            8192,
+            2 * 3025,
+            2 * 12_100,
+        ),
+        # InternVL: 12 tiles and the whole, 32 × 32 patches and 256 tokens each
+        (
+            {
+                "model_type": "internvl_chat",
+                "vision_config": {"hidden_size": 1024, "image_size": 448, "patch_size": 14},
+            },
+            2048,
+            3328,
+            13_312,
+        ),
+        ({"model_type": "unheard_of", "vision_config": {"hidden_size": 1024}}, 2048, 2048, 8192),
+    ],
+)
+def test_encoder_budgets(config: dict[str, Any], budget: int, tokens: int, patches: int) -> None:
+    found = profile(config, budget)
+    assert (found.tokens, found.patches) == (tokens, patches)
+    assert found.known == (config.get("model_type") != "unheard_of")
+
+
+def test_no_encoder() -> None:
+    assert vision_tower({"model_type": "llama"}, "config.json") is None
+    assert vision_tower({"model_type": "clip", "vision_config": {"patch_size": 14}}, "config.json") is None
+
+
+@pytest.mark.parametrize("ratio", [float("nan"), float("inf"), -4, 0])
+def test_a_ratio_that_no_model_has_is_refused(ratio: float) -> None:
+    with pytest.raises(ContradictionError, match="'mlp_ratio'"):
+        vision_tower({"vision_config": {"hidden_size": 1280, "mlp_ratio": ratio}}, "config.json")

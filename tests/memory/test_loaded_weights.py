@@ -23,6 +23,7 @@ from hfmem.memory.torch_allocator import allocate
 from hfmem.memory.weights import held_tensors, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import CompressedAttention, FullAttention, Layer, SlidingAttention
+from hfmem.model.rotary import read_rotations
 from hfmem.units import GIB, MIB
 
 OFFLINE = FetchOptions(offline=True, no_cache=True)
@@ -36,7 +37,11 @@ def loaded_gib(read: Model, serving: Serving, release: Release) -> float:
     arch, groups = read.architecture, read.parameters.groups
     size = rank_weights(arch, groups, serving).bytes
     blocks = rounding(tuple(held_tensors(arch, groups, serving)), size, max_split=release.max_split).block_bytes
-    return (size + blocks + rotary_table_bytes(read.facts.config, arch)) / GIB
+    return (size + blocks + rotary_table_bytes(arch)) / GIB
+
+
+def tables_of(config: dict[str, Any], arch: Architecture) -> int:
+    return rotary_table_bytes(replace(arch, rotations=read_rotations(config, "config.json", arch.model_type)))
 
 
 def test_blocks_of_the_caching_allocator() -> None:
@@ -145,22 +150,22 @@ def llama_like(positions: int = 131_072) -> Architecture:
     ],
 )
 def test_rotary_table(config: dict[str, Any], positions: int, mib: int) -> None:
-    assert rotary_table_bytes(config, llama_like(positions)) == mib * MIB
+    assert tables_of(config, llama_like(positions)) == mib * MIB
 
 
 def test_rotary_tables_by_kind_of_layer() -> None:
     """Gemma 3: windowed layers rotate on a base of their own, so there are two tables of 131,072 × 256 × 2 B."""
     layers = (*one(FullAttention(16, 8, 256, 256), 1), *one(SlidingAttention(16, 8, 256, 256, window=1024), 5))
     arch = replace(build("gemma3", layers, hidden_size=3840), max_position_embeddings=131_072)
-    assert rotary_table_bytes({"rope_theta": 1e6}, arch) == 64 * MIB
-    assert rotary_table_bytes({"text_config": {"rope_theta": 1e6, "rope_local_base_freq": 1e4}}, arch) == 128 * MIB
+    assert tables_of({"rope_theta": 1e6}, arch) == 64 * MIB
+    assert tables_of({"text_config": {"rope_theta": 1e6, "rope_local_base_freq": 1e4}}, arch) == 128 * MIB
 
 
 def test_two_rotary_tables_of_gemma3_whatever_its_config_says() -> None:
     """gemma-3-1b-it, whose facts hold no base: 2 × 32,768 × 256 × 2 B of the 1.9148 GiB that vLLM 0.13 logs."""
     layers = (*one(FullAttention(4, 1, 256, 256), 4), *one(SlidingAttention(4, 1, 256, 256, window=512), 22))
     arch = replace(build("gemma3_text", layers, hidden_size=1152), max_position_embeddings=32_768)
-    assert rotary_table_bytes({"model_type": "gemma3_text"}, arch) == 32 * MIB
+    assert tables_of({"model_type": "gemma3_text"}, arch) == 32 * MIB
 
 
 def test_rotary_table_of_proportional_scaling() -> None:
@@ -174,7 +179,7 @@ def test_rotary_table_of_proportional_scaling() -> None:
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     }
-    assert rotary_table_bytes({"rope_parameters": kinds}, arch) == 192 * MIB
+    assert tables_of({"rope_parameters": kinds}, arch) == 192 * MIB
 
 
 @pytest.mark.parametrize(("ratios", "tables"), [((0, 4, 128), 2), ((4, 128), 1)])
@@ -184,6 +189,6 @@ def test_rotary_tables_of_compressed_attention(ratios: tuple[int, ...], tables: 
     arch = replace(arch, max_position_embeddings=1_048_576)
     yarn = {"type": "yarn", "factor": 16, "original_max_position_embeddings": 65_536}
     config = {"rope_theta": 1e4, "compress_rope_theta": 1.6e5, "qk_rope_head_dim": 64, "rope_scaling": yarn}
-    assert rotary_table_bytes(config, arch) == tables * 1_048_576 * 64 * 4
+    assert tables_of(config, arch) == tables * 1_048_576 * 64 * 4
     nested = {"main": {"rope_type": "default"}, "compress": {**yarn, "rope_type": "yarn"}}
-    assert rotary_table_bytes({"qk_rope_head_dim": 64, "rope_parameters": nested}, arch) == tables * 1_048_576 * 64 * 4
+    assert tables_of({"qk_rope_head_dim": 64, "rope_parameters": nested}, arch) == tables * 1_048_576 * 64 * 4

@@ -107,7 +107,7 @@ def test_what_servers_logged(
     read: Model = request.getfixturevalue(size)
     serving = Serving(4096, tp=tp, compute_capability=capability)
     ranks = rank_weights(read.architecture, read.parameters.groups, serving, Release(minor))
-    found = ranks.bytes + ranks.rounding.block_bytes + rotary_table_bytes(read.facts.config, read.architecture)
+    found = ranks.bytes + ranks.rounding.block_bytes + rotary_table_bytes(read.architecture)
     assert abs(found / GIB - logged) <= 0.0025 * logged
 
 

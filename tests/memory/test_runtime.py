@@ -12,7 +12,6 @@ from example_architectures import build, deepseek_v3, llama_3_8b, one
 from hfmem.api.reading import Model, read_model
 from hfmem.hub import FetchOptions
 from hfmem.memory.activations import Sampler, forward_bytes, peak
-from hfmem.memory.encoder import encoder_profile
 from hfmem.memory.engines.vllm.releases import Release, release_of
 from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead, together
 from hfmem.memory.serving import Serving
@@ -107,7 +106,6 @@ def test_images_of_the_profiling_run_stay() -> None:
         runtime(
             read.architecture,
             replace(serving, language_model_only=alone),
-            config=read.facts.config,
             release=Release(19),
         )
         for alone in (False, True)
@@ -125,72 +123,9 @@ def test_workspaces_of_experts() -> None:
     assert abs(packed - 1.13 * GIB) < 0.05 * GIB
 
 
-def test_the_encoders_largest_image() -> None:
-    """Qwen2-VL-2B on 16 GB: peaks of 2.36 and 2.65 GiB. 16,384 tokens are 65,536 patches; 1280 wide, 4 × 1280 inside."""
-    vision = {
-        "embed_dim": 1280,
-        "hidden_size": 1536,
-        "mlp_ratio": 4,
-        "hidden_act": "quick_gelu",
-        "spatial_merge_size": 2,
-    }
-    found = encoder_profile({"model_type": "qwen2_vl", "vision_config": vision}, 2048)
-    assert found is not None
-    assert (found.tokens, found.patches) == (16_384, 65_536)
-    assert found.live_bytes(1) == 65_536 * (2 * 1280 + 3 * 5120) * 2
-    assert 0.85 * 2.36 * GIB < found.live_bytes(1) < 2.65 * GIB
-
-
-@pytest.mark.parametrize(
-    ("config", "budget", "tokens", "patches"),
-    [
-        # Gemma 3 at 8,192 tokens: as many images of 256 tokens, 896 / 14 patches a side
-        (
-            {"mm_tokens_per_image": 256, "vision_config": {"hidden_size": 1152, "image_size": 896, "patch_size": 14}},
-            8192,
-            8192,
-            32 * 4096,
-        ),
-        # Mistral Small 3.1: 1540 / 14 a side, four patches a token
-        (
-            {
-                "model_type": "mistral3",
-                "spatial_merge_size": 2,
-                "vision_config": {"hidden_size": 1024, "image_size": 1540, "patch_size": 14},
-            },
-            8192,
-            2 * 3025,
-            2 * 12_100,
-        ),
-        # InternVL: 12 tiles and the whole, 32 × 32 patches and 256 tokens each
-        (
-            {
-                "model_type": "internvl_chat",
-                "vision_config": {"hidden_size": 1024, "image_size": 448, "patch_size": 14},
-            },
-            2048,
-            3328,
-            13_312,
-        ),
-        ({"model_type": "unheard_of", "vision_config": {"hidden_size": 1024}}, 2048, 2048, 8192),
-    ],
-)
-def test_encoder_budgets(config: dict[str, Any], budget: int, tokens: int, patches: int) -> None:
-    found = encoder_profile(config, budget)
-    assert found is not None
-    assert (found.tokens, found.patches) == (tokens, patches)
-    assert found.known == (config.get("model_type") != "unheard_of")
-
-
 def test_no_encoder() -> None:
-    assert encoder_profile({"model_type": "llama"}, 8192) is None
-    read = catalogue("Qwen/Qwen3-VL-4B-Instruct")
-    items = [
-        runtime(read.architecture, Serving(8192, language_model_only=alone), config=read.facts.config)[
-            "activations_bytes"
-        ]
-        for alone in (False, True)
-    ]
+    arch = catalogue("Qwen/Qwen3-VL-4B-Instruct").architecture
+    items = [runtime(arch, Serving(8192, language_model_only=alone))["activations_bytes"] for alone in (False, True)]
     assert "encoder" in items[0].source and "encoder" not in items[1].source
     assert items[0].bytes > items[1].bytes
 

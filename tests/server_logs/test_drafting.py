@@ -118,7 +118,7 @@ def test_a_quantized_projection_of_latents_is_kept_twice() -> None:
 
     def beside(dtype: str, minor: int) -> int:
         group = TensorGroup("model.layers.{}.self_attn.kv_b_proj.weight", dtype, (32768, 512), ((range(61),),))
-        return kept_beside({}, arch, [group], serving, Release(minor))
+        return kept_beside(arch, [group], serving, Release(minor))
 
     assert beside("BF16", 26) == chosen
     assert beside("F8_E4M3", 26) == chosen + 61 * 32768 * 512 * 2 // 4

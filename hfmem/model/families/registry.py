@@ -16,7 +16,8 @@ from hfmem.model.families.draft_types import draft_head
 from hfmem.model.families.file_types import BY_FILES
 from hfmem.model.families.multimodal_types import MULTIMODAL
 from hfmem.model.families.text_types import TEXT
-from hfmem.model.vision_facts import vision_size
+from hfmem.model.rotary import read_rotations
+from hfmem.model.vision_facts import vision_size, vision_tower
 from hfmem.records import replace
 
 #: classes that published configs call by another family's model_type (xai-org/grok-2: GIT's; speech models: their text model's),
@@ -89,7 +90,7 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     head = draft_head(data, file) if assume is None else None
     if head is not None:
         architecture = _load(head)(Config(data, file, model_type=model_type))
-        return replace(architecture, dtype_given=names_dtype(data), code="elsewhere")
+        return replace(with_common_facts(architecture, data, file), code="elsewhere")
     wanted = assume or model_type
     if wanted not in FAMILIES:
         raise UnknownArchitectureError(_refusal(data, file, wanted))
@@ -107,13 +108,22 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     elif (own := _own_class(data, file, wanted)) is not None:
         notes = (*notes, own)
     return replace(
-        architecture,
+        with_common_facts(architecture, data, file),
         assumed=assume if assume != model_type else None,
-        dtype_given=names_dtype(data),
         notes=notes,
         code=_code(data, wanted),
+    )
+
+
+def with_common_facts(architecture: Architecture, data: Mapping[str, Any], file: str) -> Architecture:
+    """An architecture by a family's rule, and what configs say in the same words whatever the family."""
+    return replace(
+        architecture,
+        dtype_given=names_dtype(data),
         image_prefix=_image_prefix(data),
         vision_size=vision_size(data),
+        vision_tower=vision_tower(data, file),
+        rotations=read_rotations(data, file, architecture.model_type),
     )
 
 

@@ -52,7 +52,8 @@ def candidates(data: Mapping[str, Any], file: str) -> Iterator[Architecture]:
         return
     code: Literal["remote", "elsewhere"] = "remote" if isinstance(data.get("auto_map"), Mapping) else "elsewhere"
     for kind, arch in _readings(data, model_type, file):
-        yield replace(arch, model_type=model_type, assumed=kind, dtype_given=registry.names_dtype(data), code=code)
+        arch = registry.with_common_facts(arch, data, file)
+        yield replace(arch, model_type=model_type, assumed=kind, code=code)
 
 
 def _readings(data: Mapping[str, Any], model_type: str, file: str) -> Iterator[tuple[str, Architecture]]:
