@@ -113,7 +113,7 @@ def test_what_vllm_refuses(model: str, told: dict[str, Any], words: str) -> None
 def test_settings_of_vllm_alone() -> None:
     for told in ({"dcp": 2}, {"one_kind_of_page": True}, {"synchronous": True}):
         with pytest.raises(UsageError, match="only vLLM"):
-            Serving(1, engine="sglang", tp=2, **told)  # type: ignore[arg-type]
+            Serving(1, engine="sglang", tp=2, **told)
     with pytest.raises(UsageError, match="state dtype 'fp8'"):
         Serving(1, state_dtype="fp8")
 
