@@ -115,7 +115,7 @@ class RuntimeItem:
 class Parallelism:
     """How the model is laid out: tensor, pipeline and data parallel sizes, and whether experts are dealt out whole (`ep`).
 
-    `attn_dp` are SGLang's groups of data-parallel attention among the `tp` ranks.
+    `attn_dp` are SGLang's groups of data-parallel attention among the `tp` ranks, `dcp` vLLM's that share out tokens.
     """
 
     tp: int
@@ -124,6 +124,7 @@ class Parallelism:
     dp: int
     num_ranks: int
     attn_dp: int = 1
+    dcp: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,8 +255,8 @@ OPEN_MATCHES = {
     "memory.engines.vllm.layers": {
         "_as_held": "as the layer says",
         "_attention_specs": "ends in a function of recurrent kinds",
-        "_kernel_block": "the smallest block of every backend",
     },
+    "memory.engines.vllm.blocks": {"_kernel_block": "the smallest block of every backend"},
     "memory.engines.vllm.states": {"request_states": "the last two"},
     "memory.drafts": {"prediction_layers": "kept as the decoder's last one"},
     "memory.cache": {"constant_bytes": "ends in state_tensors, which the type checker proves whole"},

@@ -84,7 +84,9 @@ def assemble(
         weights=told_weights(read),
         kv_cache=_kv_cache(read, serving, cache, ideal, drafter),
         runtime=runtime,
-        parallelism=Parallelism(serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks, serving.attn_dp),
+        parallelism=Parallelism(
+            serving.tp, serving.pp, serving.ep, serving.dp, serving.num_ranks, serving.attn_dp, serving.dcp
+        ),
         per_rank=per_rank,
         total_bytes=ranks.all_ranks_bytes + cache.bytes + runtime_bytes * serving.num_ranks,
         engine_pool=pool,

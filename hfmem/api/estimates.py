@@ -36,12 +36,16 @@ def estimate(
     dp: int = 1,
     ep: bool = False,
     attn_dp: int = 1,
+    dcp: int = 1,
     max_num_batched_tokens: int | None = None,
     max_num_seqs: int | None = None,
     eager: bool = False,
     language_model_only: bool = False,
     page_size: int | None = None,
     enable_prefix_caching: bool | None = None,
+    state_dtype: str | None = None,
+    one_kind_of_page: bool = False,
+    synchronous: bool = False,
     kv_memory_bytes: int | None = None,
     source_tokens: int | None = None,
     overhead: Fraction | float | None = None,
@@ -78,9 +82,11 @@ def estimate(
         engine: `vllm`, `sglang`, `transformers`, `llama.cpp`, or `ideal` for the model's own need. None: vLLM's rules, or
             transformers' for a model that vLLM does not serve.
         tp, pp, dp: tensor, pipeline and data parallel sizes; ep: experts are dealt out whole. attn_dp: SGLang's groups of
-            data-parallel attention among the `tp` ranks.
+            data-parallel attention among the `tp` ranks. dcp: vLLM's, that share out a sequence's tokens.
         max_num_batched_tokens, max_num_seqs, page_size: the engine's settings; None: its defaults.
         enable_prefix_caching: of vLLM and SGLang, whose recurrent layers then keep more states; None: their default.
+        state_dtype: `bf16`, `fp16` or `fp32` for recurrent states; None: the engine's own.
+        one_kind_of_page, synchronous: vLLM without its hybrid cache manager, without asynchronous scheduling.
         eager: without CUDA graphs. language_model_only: without the towers for images and sound.
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
         source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.

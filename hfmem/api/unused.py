@@ -16,6 +16,7 @@ _OF_SERVERS: Final[dict[str, str]] = {
     "enable_prefix_caching": "prefix caching",
     "kv_memory_bytes": "--kv-memory",
     "eager": "--enforce-eager",
+    "state_dtype": "--state-dtype",
 }
 _SERVERS: Final = frozenset({"vllm", "sglang"})
 

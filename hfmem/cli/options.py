@@ -110,6 +110,17 @@ AttnDp = Annotated[
         section=DEVICES,
     ),
 ]
+Dcp = Annotated[
+    str,
+    Option(
+        "--dcp",
+        "--decode-context-parallel-size",
+        "-dcp",
+        metavar="N",
+        help="vLLM's decode context parallelism: ranks among --tp that share out tokens.",
+        section=DEVICES,
+    ),
+]
 BatchedTokens = Annotated[
     str | None,
     Option(
@@ -143,6 +154,29 @@ NoPrefixCaching = Annotated[
         help="vLLM, SGLang: no prefixes are cached: recurrent layers keep one state a sequence.",
         section=ENGINE,
     ),
+]
+StateDtype = Annotated[
+    str | None,
+    Option(
+        "--state-dtype",
+        "--mamba-ssm-cache-dtype",
+        "--mamba-ssm-dtype",
+        metavar="DTYPE",
+        help="vLLM, SGLang: recurrent states in bf16, fp16 or fp32 [default: the engine's].",
+        section=ENGINE,
+    ),
+]
+OneKind = Annotated[
+    bool,
+    Option(
+        "--disable-hybrid-kv-cache-manager",
+        help="vLLM: windowed layers keep every token.",
+        section=ENGINE,
+    ),
+]
+Synchronous = Annotated[
+    bool,
+    Option("--no-async-scheduling", help="vLLM: no step is scheduled before the last one is done.", section=ENGINE),
 ]
 KvMemory = Annotated[
     str | None,

@@ -24,10 +24,14 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "dp": (o.Dp, "1"),
     "ep": (o.Ep, False),
     "attn_dp": (o.AttnDp, "1"),
+    "dcp": (o.Dcp, "1"),
     "max_num_batched_tokens": (o.BatchedTokens, None),
     "page_size": (o.PageSize, None),
     "prefix_caching": (o.PrefixCaching, False),
     "no_prefix_caching": (o.NoPrefixCaching, False),
+    "state_dtype": (o.StateDtype, None),
+    "one_kind_of_page": (o.OneKind, False),
+    "synchronous": (o.Synchronous, False),
     "eager": (o.Eager, False),
     "language_model_only": (o.LanguageModelOnly, False),
     "source_tokens": (o.SourceTokens, None),
@@ -122,6 +126,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         ("pp", "--pp"),
         ("dp", "--dp"),
         ("attn_dp", "--attn-dp"),
+        ("dcp", "--dcp"),
         ("max_num_batched_tokens", "--max-num-batched-tokens"),
         ("page_size", "--page-size"),
         ("source_tokens", "--source-tokens"),
@@ -142,7 +147,8 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         share = asked["utilization"]
         found["utilization"] = "min" if share.lower() == "min" else parse_share(share, "--utilization")
     same = ("kv_dtype", "engine", "ep", "quant", "dtype", "lora", "draft", "swa_full", "eager", "language_model_only")
-    return found | {name: asked.get(name) for name in same}
+    told = ("state_dtype", "one_kind_of_page", "synchronous")
+    return found | {name: asked.get(name) for name in (*same, *told)}
 
 
 def engine_of(emit: str | None) -> str | None:

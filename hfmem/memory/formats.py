@@ -60,6 +60,9 @@ _FROM_MODEL: Final[dict[str, str]] = {
     "F8_E5M2": "fp8_e5m2",
 }
 
+#: floating types of recurrent states → their names in safetensors
+STATE_DTYPES: Final = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
+
 #: bytes of one fp32 scale
 SCALE_BYTES: Final = 4
 
@@ -77,6 +80,18 @@ def canonical_kv_dtype(name: str) -> str:
     if word not in KV_BITS:
         raise UsageError(f"KV dtype {name!r} is not known (auto, {', '.join(KV_BITS)})")
     return word
+
+
+def canonical_state_dtype(name: str) -> str:
+    """The name in safetensors of a floating type that engines keep recurrent states in.
+
+    Raises:
+        UsageError: they have none of that name.
+    """
+    word = canonical_kv_dtype(name)
+    if word not in STATE_DTYPES:
+        raise UsageError(f"state dtype {name!r} is not one of {', '.join(STATE_DTYPES)}")
+    return STATE_DTYPES[word]
 
 
 def kv_dtype_of_model(dtype: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hfmem.errors import UsageError
-from hfmem.memory.formats import canonical_kv_dtype
+from hfmem.memory.formats import canonical_kv_dtype, canonical_state_dtype
 from hfmem.records import dataclass, replace
 
 #: the name that `--engine` takes → the engine's module, in the order in which a report shows them
@@ -43,6 +43,8 @@ class LlamaCpp:
             object.__setattr__(self, "value_dtype", canonical_kv_dtype(self.value_dtype))
 
 
+#: settings that only vLLM has
+_VLLMS: Final = ("language_model_only", "dcp", "one_kind_of_page", "synchronous")
 #: nothing set
 LLAMA_CPP: Final = LlamaCpp()
 
@@ -72,6 +74,9 @@ class Serving:
     `max_num_batched_tokens` where that is not told. `speculative_tokens` are those a draft proposes at once, for which vLLM keeps a
     state each. `state_dtype` is that of recurrent states as a server was told it (vLLM's `--mamba-ssm-cache-dtype`, SGLang's
     `--mamba-ssm-dtype`), by its name in safetensors.
+
+    vLLM's: `dcp` groups among the `tp` ranks hold a token each in turn (decode context parallelism); `one_kind_of_page`: windowed
+    layers keep every token (`--disable-hybrid-kv-cache-manager`); `synchronous`: no step is scheduled before the last one is done.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -104,9 +109,12 @@ class Serving:
     device_batched_tokens: int | None = None
     speculative_tokens: int = 0
     state_dtype: str | None = None
+    dcp: int = 1
+    one_kind_of_page: bool = False
+    synchronous: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp"):
+        for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp", "dcp"):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
@@ -122,8 +130,10 @@ class Serving:
             raise UsageError(
                 f"attn_dp is SGLang's: {self.engine} has --dp" if self.engine == "vllm" else "attn_dp is SGLang's"
             )
-        if self.language_model_only and self.engine != "vllm":
-            raise UsageError(f"language_model_only: only vLLM has that setting, not {self.engine}")
+        for name in _VLLMS:
+            value = getattr(self, name)
+            if self.engine != "vllm" and (value is True or (value is not False and value > 1)):
+                raise UsageError(f"{name}: only vLLM has that setting, not {self.engine}")
         if self.tp % self.attn_dp:
             raise UsageError(
                 f"{self.attn_dp} groups of data-parallel attention do not share {self.tp} tensor-parallel ranks"
@@ -133,16 +143,18 @@ class Serving:
                 name for name in LLAMA_CPP.__match_args__ if getattr(self.llama_cpp, name) != getattr(LLAMA_CPP, name)
             ]
             raise UsageError(f"{', '.join(names)}: only llama.cpp has that setting, not {self.engine}")
+        if self.state_dtype is not None:
+            object.__setattr__(self, "state_dtype", canonical_state_dtype(self.state_dtype))
         object.__setattr__(self, "kv_dtype", canonical_kv_dtype(self.kv_dtype))
         if self.declared_kv_dtype is not None:
             object.__setattr__(self, "declared_kv_dtype", canonical_kv_dtype(self.declared_kv_dtype))
 
     def alone(self, engine: str) -> Serving:
         """The same load under another engine's rules on one rank, with that engine's defaults."""
-        own = self.language_model_only and engine == "vllm"
-        return replace(
-            self, engine=engine, tp=1, pp=1, dp=1, ep=False, attn_dp=1, llama_cpp=LLAMA_CPP, language_model_only=own
-        )
+        plain = replace(self, tp=1, pp=1, dp=1, ep=False, attn_dp=1, dcp=1, llama_cpp=LLAMA_CPP)
+        if engine == "vllm":
+            return replace(plain, engine=engine)
+        return replace(plain, engine=engine, language_model_only=False, one_kind_of_page=False, synchronous=False)
 
     @property
     def num_ranks(self) -> int:

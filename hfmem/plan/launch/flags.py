@@ -40,6 +40,9 @@ ON_THE_FLY: Final = frozenset({"fp8"})
 #: `dtype` words → vLLM's and SGLang's; fp32 weights they load in 16 bits where nothing is said
 _DTYPES: Final[dict[str, str]] = {"bf16": "bfloat16", "fp16": "float16"}
 
+#: the same of recurrent states
+_STATES: Final[dict[str, str]] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
 
 def arguments(launch: Launch) -> list[str]:
     """The engine's arguments after the program, unquoted.
@@ -69,6 +72,7 @@ def _vllm(launch: Launch) -> list[str]:
         ("--tensor-parallel-size", launch.tp),
         ("--pipeline-parallel-size", launch.pp),
         ("--data-parallel-size", launch.dp),
+        ("--decode-context-parallel-size", launch.dcp),
     ):
         words += _set(flag, size if size > 1 else None)
     words += ["--enable-expert-parallel"] if launch.ep else []
@@ -81,6 +85,9 @@ def _vllm(launch: Launch) -> list[str]:
     words += _set("--kv-cache-memory-bytes", launch.kv_memory_bytes)
     words += _set("--max-num-batched-tokens", launch.max_num_batched_tokens)
     words += _set("--block-size", launch.page_size)
+    words += _set("--mamba-ssm-cache-dtype", _STATES.get(launch.state_dtype or ""))
+    words += ["--disable-hybrid-kv-cache-manager"] if launch.one_kind_of_page else []
+    words += ["--no-async-scheduling"] if launch.synchronous else []
     match launch.enable_prefix_caching:
         case True:
             words.append("--enable-prefix-caching")
@@ -116,6 +123,7 @@ def _sglang(launch: Launch) -> list[str]:
     words += _set("--max-total-tokens", launch.pool_tokens)
     words += _set("--chunked-prefill-size", launch.max_num_batched_tokens)
     words += _set("--page-size", launch.page_size)
+    words += _set("--mamba-ssm-dtype", _STATES.get(launch.state_dtype or ""))
     words += ["--disable-radix-cache"] if launch.enable_prefix_caching is False else []
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-paths", f"adapter={launch.lora}"]

@@ -36,6 +36,10 @@ class Launch:
     quant: str | None = None
     dtype: str | None = None
     attn_dp: int = 1
+    dcp: int = 1
+    state_dtype: str | None = None
+    one_kind_of_page: bool = False
+    synchronous: bool = False
     kv_memory_bytes: int | None = None
     pool_tokens: int | None = None
     lora: str | None = None

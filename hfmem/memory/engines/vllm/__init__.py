@@ -14,10 +14,11 @@ from typing import Final
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import source_tokens, token_bytes
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
-from hfmem.memory.engines.vllm.groups import Group, group_layers
+from hfmem.memory.engines.vllm.groups import Group, group_layers, one_kind
 from hfmem.memory.engines.vllm.layers import Plan, caches_prefixes, plan_layers
-from hfmem.memory.engines.vllm.specs import Limits, PagedSpec, Spec, StateSpec, ceil_div, request_pages
+from hfmem.memory.engines.vllm.specs import HOLDS_ALL, Limits, PagedSpec, Spec, StateSpec, ceil_div, request_pages
 from hfmem.memory.engines.vllm.support import (
+    check_context_ranks,
     check_encoder,
     check_experts,
     check_heads,
@@ -114,8 +115,8 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     """
     batched = batched_tokens(arch, serving)
     # asynchronous scheduling, of all but models that pool, keeps one batch more in flight than there are pipeline stages
-    steps = serving.steps_in_flight or serving.pp + (not pools(arch, serving))
-    limits = Limits(serving.context, steps * batched, batched)
+    steps = serving.steps_in_flight or serving.pp + (not serving.synchronous and not pools(arch, serving))
+    limits = Limits(serving.context, steps * batched, batched, serving.dcp)
     return Layout(_structure(arch, serving), limits)
 
 
@@ -127,6 +128,8 @@ def _structure(arch: Architecture, serving: Serving) -> _Structure:
         serving.page_size,
         serving.compute_capability,
         serving.state_dtype,
+        serving.dcp,
+        serving.one_kind_of_page,
     )
     ahead = serving.speculative_tokens
     key = (id(arch), *held, ahead, serving.tp, serving.pp, serving.ep, spans, serving.language_model_only)
@@ -145,8 +148,10 @@ def _read_structure(arch: Architecture, serving: Serving) -> _Structure:
         check_encoder(arch, serving.tp)
     if serving.ep:
         check_experts(arch)
+    check_context_ranks(arch, serving)
     plan = plan_layers(arch, serving)
-    groups = group_layers(plan.members, plan.block_outermost)
+    members = one_kind(plan.members) if serving.one_kind_of_page else plan.members
+    groups = group_layers(members, plan.block_outermost)
     stages = list(pipeline_stages(plan.num_layers, serving.pp) if serving.pp > 1 else (range(plan.num_layers),))
     stages[-1] = range(stages[-1].start, max((layer for layer, _ in plan.caches), default=0) + 1)  # with what drafts
     layers: dict[Cache, dict[int, None]] = {}
@@ -218,7 +223,8 @@ def _layer_group(
     size = sum(count * pages[group] * spec.page_bytes for group, spec, count in specs)
     state = sum(count * spec.state_bytes for _, spec, count in specs if isinstance(spec, StateSpec))
     paged = [(spec, count) for _, spec, count in specs if isinstance(spec, PagedSpec)]
-    held = (min(request_pages(spec, limits) * spec.block_size, limits.max_model_len) for spec, _ in paged)
+    ranks = {spec: limits.dcp if spec.kind in HOLDS_ALL else 1 for spec, _ in paged}
+    held = (min(request_pages(spec, limits) * spec.block_size * ranks[spec], limits.max_model_len) for spec, _ in paged)
     tokens = max(held, default=0)
     # every layer of the kind has the same specs, whatever groups they lie in
     rows = sum(count * (spec.slots * spec.content_bytes // spec.tokens_per_state) for spec, count in paged)
@@ -226,7 +232,9 @@ def _layer_group(
     if isinstance(kind, CrossAttention):
         tokens = limits.encoder_tokens
         state = source_tokens(kind, serving.source_tokens) * len(layers) * token_bytes(kind, found.plan.kv_dtype)
-    return LayerGroup(kind, layers, serving.tp * rows // max(len(layers), 1), tokens, serving.tp * size, state)
+    return LayerGroup(
+        kind, layers, serving.tp // serving.dcp * rows // max(len(layers), 1), tokens, serving.tp * size, state
+    )
 
 
 def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequence[int]) -> Pool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.specs import (
@@ -22,6 +23,9 @@ from hfmem.memory.engines.vllm.specs import (
     same_uniform_type,
 )
 from hfmem.records import dataclass, replace
+
+#: kinds that keep a window of the tokens
+_WINDOWED: Final = frozenset({Kind.SLIDING, Kind.SLIDING_MLA, Kind.CHUNKED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,24 @@ def group_layers(members: Sequence[Member], block_outermost: bool) -> tuple[Grou
     return _equal_groups(unified)
 
 
+def one_kind(members: Sequence[Member]) -> tuple[Member, ...]:
+    """Members without the hybrid cache manager: where not all need the same pages, windowed and chunked layers beside full ones
+    keep every token (`unify_hybrid_kv_cache_specs`).
+
+    Raises:
+        UnsupportedError: pages that are of several kinds even then.
+    """
+    if all(same_uniform_type(members[0].spec, member.spec) for member in members):
+        return tuple(members)
+    blocks = {member.spec.block_size for member in members if member.spec.kind in HOLDS_ALL}
+    promoted = tuple(_held_whole(member, blocks) for member in members) if blocks else tuple(members)
+    if not all(same_uniform_type(promoted[0].spec, member.spec) for member in promoted):
+        raise UnsupportedError(
+            "vLLM needs its hybrid cache manager for this model: its layers keep several kinds of pages"
+        )
+    return promoted
+
+
 def _windows_held_whole(members: Sequence[Member]) -> tuple[Member, ...] | None:
     """The fallback for windows beside latents whose pages cannot be made equal: windowed layers keep every token, so that all share
     one group; None where that does not help (`_try_get_full_allocation_fallback_groups`)."""
@@ -88,10 +110,11 @@ def _windows_held_whole(members: Sequence[Member]) -> tuple[Member, ...] | None:
 
 def _held_whole(member: Member, blocks: set[int]) -> Member:
     spec = member.spec
-    if not isinstance(spec, PagedSpec) or spec.kind is not Kind.SLIDING:
+    if not isinstance(spec, PagedSpec) or spec.kind not in _WINDOWED:
         return member
     block = next(iter(blocks)) if len(blocks) == 1 else spec.block_size
-    whole = replace(spec, kind=Kind.FULL, block_size=block, page_padded=None)
+    kind = Kind.MLA if spec.kind is Kind.SLIDING_MLA else Kind.FULL
+    whole = replace(spec, kind=kind, block_size=block, page_padded=None)
     if spec.page_padded is not None:
         whole = replace(whole, page_padded=max(spec.page_padded, whole.content_page_bytes))
     return replace(member, spec=whole)

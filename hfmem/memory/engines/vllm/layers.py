@@ -8,18 +8,18 @@ Read from vLLM 0.33.0 as it runs on NVIDIA GPUs, Hopper unless said: the attenti
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import lcm
 from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.cache import decoding_layers
-from hfmem.memory.engines.vllm.compressed import V41, V41_BLOCK, v4_specs, v41_specs
+from hfmem.memory.engines.vllm.blocks import DEFAULT_BLOCK, block_size, hybrid_block
+from hfmem.memory.engines.vllm.compressed import V41, v4_specs, v41_specs
 from hfmem.memory.engines.vllm.groups import Member
 from hfmem.memory.engines.vllm.paged_convs import PAGED_CONVOLUTIONS, paged_members
 from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
-from hfmem.memory.engines.vllm.states import checkpoint_alignment, request_states, state_bytes
-from hfmem.memory.engines.vllm.step5 import STEP5, step5_block, step5_specs
-from hfmem.memory.engines.vllm.support import kv_heads_per_rank
+from hfmem.memory.engines.vllm.states import request_states, state_bytes
+from hfmem.memory.engines.vllm.step5 import STEP5, step5_specs
+from hfmem.memory.engines.vllm.support import kv_heads_per_rank, pipeline_stages
 from hfmem.memory.formats import GGML_BLOCKS, KV_BITS, SCALE_BYTES, resolve_kv_dtype
 from hfmem.memory.model_classes import through_transformers
 from hfmem.memory.serving import Serving
@@ -58,7 +58,6 @@ _PLAIN_PREDICTIONS: Final = frozenset({"exaone_moe"})
 
 _BF16_BYTES: Final = 2
 _FP32_BYTES: Final = 4
-_HYBRID_MLA_BLOCK: Final = 128
 #: bytes of a packed latent row: fp8 content, scales and rotary part (FlashMLA's layout)
 _FP8_DS_MLA: Final = 656
 _HOPPER: Final = 90
@@ -112,19 +111,27 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     whole = resolve_kv_dtype(dtype, "auto", None)
     if arch.model_type in _PLAIN_CACHE:
         fmt = whole
+    if serving.compute_capability < _ADA and fmt == "fp8" and any(isinstance(kind, LatentAttention) for kind in kinds):
+        raise UnsupportedError("vLLM's fp8 cache of latents needs a device of compute capability 8.9 or later")
     if fmt == "fp8_per_token_head" and serving.compute_capability < _ADA:
         raise UnsupportedError("vLLM's fp8 cache with scales for each token and head needs a device of 8.9 or later")
     compressed = any(isinstance(cache, CompressedAttention) for cache in kinds)
     if compressed and serving.kv_dtype == "auto":
         fmt = "fp8"  # the packed layout is the only one of the default backend
     sparse = any(isinstance(cache, SparseLatentAttention) for cache in kinds)
-    if sparse and serving.kv_dtype == "auto" and serving.compute_capability // 10 == 12:
+    if sparse and serving.kv_dtype == "auto" and serving.compute_capability // 10 == 12 and serving.dcp == 1:
         fmt = "fp8"  # likewise of the one sparse backend of devices 12.x
+    if sparse and serving.dcp > 1 and serving.compute_capability // 10 == 9 and fmt != "fp8":
+        raise UnsupportedError(
+            "vLLM's decode context parallelism of sparse latent attention on Hopper needs an fp8 cache"
+        )
+    if sparse and serving.compute_capability < _HOPPER:
+        raise UnsupportedError("vLLM's sparse latent attention needs a device of compute capability 9.0 or later")
     own = {arch.model_type, arch.text_type} & _FP8_ON_BLACKWELL
     if own and serving.kv_dtype == "auto" and serving.compute_capability // 10 == 10:
         fmt = "fp8"
     if arch.model_type in PAGED_CONVOLUTIONS:
-        block = _block_size(arch, kinds, fmt, serving)
+        block = block_size(arch, kinds, fmt, serving)
         paged: dict[Cache, tuple[Spec, ...]] = {
             cache: tuple(_attention_specs(arch, cache, fmt, block, serving.tp, serving.compute_capability))
             for cache in kinds
@@ -140,12 +147,14 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     ]
     attention = next((cache for cache in kinds if _is_attention(cache)), None)
     align = bool(state_pages) and caches_prefixes(arch, serving)
-    block = _block_size(arch, kinds, fmt, serving)
+    block = block_size(arch, kinds, fmt, serving)
     state_padded = None
     if state_pages and attention is not None:
         token = _row_bytes(arch, attention, fmt, serving.tp)
-        block = _hybrid_block(block, max(state_pages), token, attention, arch, align, serving)
+        block = hybrid_block(block, max(state_pages), token, attention, arch, align, serving)
         state_padded = block * token
+    apart = _stages_of_states(layers, num_layers, serving.pp) if state_padded is not None else frozenset()
+    lonely = (serving.page_size or DEFAULT_BLOCK) if align else serving.context
     specs: dict[Cache, tuple[Spec, ...]] = {}
     for cache, held in as_held.items():
         if isinstance(held, RecurrentCache):
@@ -167,8 +176,27 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
         found = specs[cache]
         if arch.model_type in plain and layers[layer].stack == "predict":
             found = tuple(_attention_specs(arch, as_held[cache], whole, block, serving.tp, serving.compute_capability))
+        if layer in apart:
+            found = tuple(
+                replace(s, block_size=lonely, page_padded=None) if isinstance(s, StateSpec) else s for s in found
+            )
         members += [Member(layer, position, spec) for spec in found]
     return Plan(_wider(members, layers, ahead), caches, num_layers, block, fmt, compressed or arch.model_type in STEP5)
+
+
+def _stages_of_states(layers: Sequence[Layer], num_layers: int, pp: int) -> frozenset[int]:
+    """Layers of pipeline stages without attention, whose worker has no page to fit its states to: they keep their own size
+    (`update_block_size_for_backend` returns early there)."""
+    if pp == 1:
+        return frozenset()
+    *stages, last = pipeline_stages(num_layers, pp)
+    found = (*stages, range(last.start, len(layers)))
+    return frozenset(
+        index
+        for stage in found
+        if not any(_is_attention(cache) for index in stage for cache in layers[index].caches)
+        for index in stage
+    )
 
 
 def _wider(members: Sequence[Member], layers: Sequence[Layer], ahead: int) -> tuple[Member, ...]:
@@ -315,74 +343,3 @@ def _head_spec(
     heads = kv_heads_per_rank(num_kv_heads, tp)
     slots, content = _content(fmt, head, head_v)
     return PagedSpec(kind, block, heads * slots, content, (heads, head, head_v, fmt), window=window)
-
-
-#: types whose image tokens see each other (`model_arch_config_convertor.py`), beside Gemma 4 where its config says so
-_IMAGE_PREFIX: Final = frozenset({"gemma3", "molmo2", "moondream3", "paligemma"})
-_IMAGE_PREFIX_BLOCK: Final = 64
-
-
-def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool) -> int:
-    """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16.
-
-    Dense latent attention: FlashInfer's kernel on data-centre Blackwell, Triton's on Ampere, Ada and consumer Blackwell; on Hopper
-    FlashAttention's, and FlashMLA's for an fp8 cache. A block that the user chose is Triton's where these do not take it.
-    Heads of 512 (Gemma 4): FlashAttention 4 reads an fp8 cache on Hopper in tiles of 64 (`flash_attn.py`).
-    """
-    block = 16
-    for cache in kinds:
-        match cache:
-            case CompressedAttention():
-                block = max(block, 256)
-            case IndexedAttention():
-                block = max(block, 128)
-            case SparseLatentAttention():
-                block = max(block, 64)
-            case FullAttention(head_dim=512) if capability // 10 == 9 and fmt == "fp8":
-                block = max(block, 64)
-            case LatentAttention() if chosen:
-                pass
-            case LatentAttention() if capability // 10 == 10:
-                block = max(block, 32)
-            case LatentAttention(kv_lora_rank=512, qk_rope_head_dim=64) if capability == 90 and fmt == "fp8":
-                block = max(block, 64)
-            case _:
-                pass
-    return block
-
-
-def _block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
-    if arch.model_type in V41:
-        if serving.compute_capability // 10 != 9:
-            raise UnsupportedError("hfmem knows vLLM's cache of DeepSeek V4.1 as Hopper GPUs hold it only")
-        if serving.page_size not in (None, V41_BLOCK):
-            raise UnsupportedError(f"hfmem knows vLLM's cache of DeepSeek V4.1 in pages of {V41_BLOCK} tokens only")
-        return V41_BLOCK
-    if arch.model_type in STEP5:
-        return step5_block(serving, fmt)
-    kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None)
-    if serving.compute_capability // 10 == 10 and _sees_images(arch, kinds):
-        kernel = max(kernel, _IMAGE_PREFIX_BLOCK)
-    if serving.page_size is None:
-        return kernel
-    if serving.page_size % kernel:
-        raise UnsupportedError(f"vLLM's kernels for this model take pages in multiples of {kernel} tokens")
-    return serving.page_size
-
-
-def _sees_images(arch: Architecture, kinds: tuple[Cache, ...]) -> bool:
-    """Whether vLLM runs the model on Triton and FlashInfer together on data-centre Blackwell (`triton_flashinfer.py`)."""
-    heads = {c.head_dim for c in kinds if isinstance(c, FullAttention | SlidingAttention)}
-    return (arch.image_prefix or arch.model_type in _IMAGE_PREFIX) and bool(heads) and heads <= {256, 512}
-
-
-def _hybrid_block(
-    block: int, state: int, token: int, attention: Cache, arch: Architecture, align: bool, serving: Serving
-) -> int:
-    """The attention block whose page covers a state's page (`_align_hybrid_block_size`)."""
-    step = block
-    if isinstance(attention, LatentAttention):
-        step = max(step, _HYBRID_MLA_BLOCK)
-    if align:
-        step = lcm(step, checkpoint_alignment(arch, serving.compute_capability))
-    return max(block, step * ceil_div(state, step * token))

@@ -89,11 +89,12 @@ Spec = PagedSpec | StateSpec
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What admission reckons with: a request of `max_model_len` tokens, `in_flight_tokens` scheduled but not settled, and
-    `encoder_tokens` of encoder output."""
+    `encoder_tokens` of encoder output, its tokens shared out over `dcp` ranks."""
 
     max_model_len: int
     in_flight_tokens: int
     encoder_tokens: int
+    dcp: int = 1
 
 
 def ceil_div(value: int, divisor: int) -> int:
@@ -111,7 +112,7 @@ def request_pages(spec: Spec, limits: Limits) -> int:
         return spec.request_pages
     match spec.kind:
         case Kind.FULL | Kind.MLA:
-            return ceil_div(limits.max_model_len, spec.block_size)
+            return ceil_div(ceil_div(limits.max_model_len, limits.dcp), spec.block_size)
         case Kind.SLIDING | Kind.SLIDING_MLA:
             tokens = min((spec.window or 1) - 1 + limits.in_flight_tokens, limits.max_model_len)
             return ceil_div(tokens, spec.block_size) + 1

@@ -10,10 +10,23 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.classes import has_stages
+from hfmem.memory.serving import Serving
 from hfmem.memory.shares import in_image_attention
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Row
-from hfmem.model.layers import CcaState, CrossAttention, FullAttention, MatrixMemoryState, RgLruState, RwkvState
+from hfmem.model.layers import (
+    CcaState,
+    ChunkedAttention,
+    CompressedAttention,
+    CrossAttention,
+    FullAttention,
+    LatentAttention,
+    MatrixMemoryState,
+    RgLruState,
+    RwkvState,
+    SlidingAttention,
+    SparseLatentAttention,
+)
 
 #: class name → last version that had it (`_PREVIOUSLY_SUPPORTED_MODELS`); without RWForCausalLM, Falcon's old name, whose
 #: checkpoints load as FalconForCausalLM
@@ -182,6 +195,33 @@ def check_experts(arch: Architecture) -> None:
     if not arch.num_experts:
         raise UnsupportedError(
             "Number of experts in the model must be greater than 0 when expert parallelism is enabled."
+        )
+
+
+def check_context_ranks(arch: Architecture, serving: Serving) -> None:
+    """Refuse decode context parallelism that vLLM does not have: of windows, or of more ranks than hold one head's copies.
+
+    Raises:
+        UnsupportedError: with vLLM's condition (`verify_with_parallel_config`, `SlidingWindowSpec`).
+    """
+    dcp, tp, caches = serving.dcp, serving.tp, arch.caches()
+    if dcp == 1:
+        return
+    if tp % dcp:
+        raise UnsupportedError(f"vLLM wants tp_size={tp} divisible by dcp_size={dcp}")
+    if any(isinstance(cache, SlidingAttention | ChunkedAttention | CompressedAttention) for cache in caches):
+        raise UnsupportedError("vLLM's decode context parallelism does not support sliding windows")
+    if any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in caches):
+        return
+    heads, kv_heads = arch.num_attention_heads or 0, arch.num_kv_heads or arch.num_attention_heads or 1
+    if tp <= kv_heads or dcp > tp // kv_heads:
+        raise UnsupportedError(
+            f"vLLM's decode context parallelism ({dcp}) needs as many tensor-parallel ranks ({tp}) for each of the "
+            f"model's {kv_heads} KV heads"
+        )
+    if heads // kv_heads % dcp:
+        raise UnsupportedError(
+            f"vLLM wants the query heads of a KV head ({heads // kv_heads}) divisible by decode context parallel size ({dcp})"
         )
 
 
