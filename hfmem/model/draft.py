@@ -241,11 +241,12 @@ class Draft:
         head: bool = True,
         head_bias: bool = False,
         intermediate: int | None = None,
+        head_rows: int | None = None,
     ) -> Architecture:
         """Add the last norm and the head that the published class has, and put the architecture together.
 
         A bare `…Model` has no head and writes its tensors without the root's name. `intermediate` is the `intermediate_size` to
-        report (default: the first feed-forward's).
+        report (default: the first feed-forward's), `head_rows` the head's where it has no row for each word.
         """
         if final:
             blocks.norm(self.inv, self._final, None, self.d.hidden, bias=self.norm_bias)
@@ -254,7 +255,7 @@ class Draft:
                 self.inv.add(name, shape, Component.OTHER)
         elif head:
             tied_to = f"{self._embed}.weight" if self.tied else None
-            blocks.lm_head(self.inv, f"{self._head}.weight", self.vocab, self.width, tied_to)
+            blocks.lm_head(self.inv, f"{self._head}.weight", head_rows or self.vocab, self.width, tied_to)
             if head_bias:
                 self.inv.add(f"{self._head}.bias", (self.vocab,), Component.LM_HEAD)
         if len(caches) != self.d.num_layers:

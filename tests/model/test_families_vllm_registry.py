@@ -95,6 +95,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "dory": {
         "model_type": "dory",
+        "layer_types": ["sliding_attention", "mlp"] * 3 + ["full_attention", "mlp"],  # vLLM's own where there are none
         "sliding_window": 1024,
         "n_input_layers": 2,
         "n_recurrent_layers": 4,

@@ -1,6 +1,6 @@
 """transformers' dynamic cache: what it holds during decoding.
 
-Read from transformers 5.23.0: `cache_utils.py` (`DynamicLayer`, `DynamicSlidingWindowLayer`, `DynamicIndexedLayer`,
+Read from transformers 5.24.0: `cache_utils.py` (`DynamicLayer`, `DynamicSlidingWindowLayer`, `DynamicIndexedLayer`,
 `LinearAttentionLayer`, `EncoderDecoderCache`) and the models' own states (`modeling_recurrent_gemma.py`, `modeling_rwkv.py`,
 `modeling_minimax.py`, `modeling_falcon.py`).
 """
@@ -53,15 +53,15 @@ from hfmem.model.layers import (
 )
 
 NAME: Final = "transformers"
-VERSION: Final = "5.23.0"
+VERSION: Final = "5.24.0"
 VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel"})
 RUNTIME: Final = "forward"
 WEIGHT_FORMATS: Final = (("bf16", 16), ("int8", 8), ("nf4", 4))
 CACHE_FORMATS: Final[tuple[str, ...]] = ()
 
 _WINDOW_IS_A_MASK: Final = frozenset({"gpt_neo"})
-#: models whose short convolutions run in fp32 (`modeling_inkling.py`)
-_FP32_CONV: Final = frozenset({"inkling", "inkling_text", "inkling2_text"})
+#: text models whose short convolutions run in fp32 (`modeling_inkling.py`, `modeling_inkling2.py`, `modeling_inkling2_loop.py`)
+_FP32_CONV: Final = frozenset({"inkling", "inkling_text", "inkling2_text", "inkling2_loop_text"})
 _DTYPES: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
@@ -90,7 +90,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         held = _as_cached(arch, kind)
         tokens = decode_tokens(held, serving.context, serving.source_tokens)
         per_token = token_bytes(held, fmt)
-        state = _state_bytes(held, "F32" if arch.model_type in _FP32_CONV else arch.dtype)
+        state = _state_bytes(held, "F32" if (arch.text_type or arch.model_type) in _FP32_CONV else arch.dtype)
         constant = tokens * per_token if isinstance(held, CrossAttention) else state
         growing = 0 if isinstance(held, CrossAttention) else tokens * per_token
         if isinstance(held, CompressedAttention):

@@ -49,7 +49,10 @@ def jais2(cfg: Config) -> Architecture:
 
 
 def apertus(cfg: Config) -> Architecture:
-    """Apertus: q and k normalised per head, a feed-forward without gate whose xIELU keeps two parameters and two buffers."""
+    """Apertus: q and k normalised per head, a feed-forward without gate whose xIELU keeps two parameters and two buffers.
+
+    1.5's head has rows for words alone (`output_vocab_size`), its embedding for image and sound codes too.
+    """
     m = Draft(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
@@ -60,7 +63,7 @@ def apertus(cfg: Config) -> Architecture:
         for name in ("beta", "eps"):
             m.each(f"mlp.act_fn.{name}", (), Component.MLP, buffer=True)
     m.norms("attention_layernorm", "feedforward_layernorm")
-    return m.close("apertus", full_layers(m.d))
+    return m.close("apertus", full_layers(m.d), head_rows=cfg.opt_int("output_vocab_size"))
 
 
 def nanochat(cfg: Config) -> Architecture:

@@ -1,6 +1,6 @@
 """Model types whose weights only their files tell and which keep no cache, for `registry.FAMILIES`: `by_files.by_files` reads them.
 
-Source: transformers 5.23.0 `models/auto/modeling_auto.py`: types mapped to tasks without generation, none of whose classes makes a
+Source: transformers 5.24.0 `models/auto/modeling_auto.py`: types mapped to tasks without generation, none of whose classes makes a
 cache on its way to an output; and encoders that are published without the model around them.
 """
 
@@ -39,7 +39,7 @@ _AUDIO: Final = (
     "granite_speech5_encoder higgs_audio_v2_tokenizer lasr_ctc lasr_encoder mimi neucodec nemotron3_diarization "
     "parakeet_encoder pe_audio pe_audio_encoder pe_audio_video pe_audio_video_encoder sew sew-d fastspeech2_conformer "
     "fastspeech2_conformer_with_hifigan vits speecht5_hifigan unispeech unispeech-sat univnet vibevoice_acoustic_tokenizer "
-    "wav2vec2-bert wav2vec2-conformer xcodec xcodec2"
+    "wav2vec2-bert wav2vec2-conformer wavtokenizer wavtokenizer_encoder xcodec xcodec2"
 )
 _SERIES: Final = "patchtsmixer patchtst timesfm timesfm2_5"
 

@@ -1,6 +1,7 @@
-"""HunYuan-VL and HunyuanOCR: a vision transformer with biases, convolutions that merge patches, HunYuan's dense decoder.
+"""HunYuan-VL and HunyuanOCR: a vision transformer with biases, convolutions that merge patches, HunYuan's dense decoder. Hunyuan V4
+has the same tower before its own decoder.
 
-Source: transformers 5.23.0 `models/hunyuan_vl/modeling_hunyuan_vl.py`; names as published.
+Source: transformers 5.24.0 `models/{hunyuan_vl,hy_v4_vl}/` and their checkpoint renames; names as published.
 """
 
 from __future__ import annotations
@@ -16,8 +17,35 @@ from hfmem.model.inventory import Inventory
 def hunyuan_vl(cfg: Config) -> Architecture:
     """Text under its own names (its keys at the top level in the first configs), the tower under `vit`."""
     text, inner = text_part(cfg)
-    inv = Inventory()
-    seen, hidden = cfg.sub("vision_config"), inner.hidden_size
+    inv, seen, hidden = Inventory(), cfg.sub("vision_config"), inner.hidden_size
+    width, merge, count = _tower(inv, seen)
+    at = tower(inv, "vit.perceive.")
+    at.norm("before_rms", width, bias=False)
+    at.conv("proj.0", 2 * width, width, (merge, merge))
+    at.conv("proj.2", 4 * width, 2 * width, (1, 1))
+    at.linear("mlp", hidden, 4 * width)
+    at.norm("after_rms", hidden, bias=False)
+    at.tensor("image_newline", (4 * width,))
+    for leaf in ("image_begin", "image_end", "image_sep"):
+        at.tensor(leaf, (hidden,))
+    return wrap(cfg, text, inner, "hunyuan_vl", PLAIN, inv, tower_layers(count))
+
+
+def hy_v4_vl(cfg: Config) -> Architecture:
+    """Hunyuan V4 with the tower, whose convolutions end in the text model's width."""
+    text, inner = text_part(cfg)
+    inv, seen = Inventory(), cfg.sub("vision_config")
+    width, merge, count = _tower(inv, seen)
+    at, out = tower(inv, "vit.perceive."), seen.positive("out_hidden_size")
+    at.norm("norm", width, bias=False)
+    at.conv("proj.0", width * merge**2, width, (merge, merge))
+    at.conv("proj.2", out, width * merge**2, (1, 1))
+    at.tensor("image_newline", (out,))
+    return wrap(cfg, text, inner, "hy_v4_vl", PLAIN, inv, tower_layers(count))
+
+
+def _tower(inv: Inventory, seen: Config) -> tuple[int, int, int]:
+    """The transformer under `vit`: its width, how many patches a side are merged, its depth."""
     width, count, merge = (
         seen.positive("hidden_size"),
         seen.positive("num_hidden_layers"),
@@ -35,13 +63,4 @@ def hunyuan_vl(cfg: Config) -> Architecture:
     block.linear("mlp.dense_h_to_4h", inside, width, split=COLUMN)
     block.linear("mlp.dense_4h_to_h", width, inside, split=ROW)
     block.norms(("input_layernorm", "post_attention_layernorm"), width)
-    at = part.at("perceive.")
-    at.norm("before_rms", width, bias=False)
-    at.conv("proj.0", 2 * width, width, (merge, merge))
-    at.conv("proj.2", 4 * width, 2 * width, (1, 1))
-    at.linear("mlp", hidden, 4 * width)
-    at.norm("after_rms", hidden, bias=False)
-    at.tensor("image_newline", (4 * width,))
-    for leaf in ("image_begin", "image_end", "image_sep"):
-        at.tensor(leaf, (hidden,))
-    return wrap(cfg, text, inner, "hunyuan_vl", PLAIN, inv, tower_layers(count))
+    return width, merge, count

@@ -16,6 +16,7 @@ from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Row, Vocab
 from hfmem.model.layers import FullAttention, Layer, ShortConvState, SlidingAttention
 
+ROOT = "model.llm."
 _FULL, _SLIDING = "hybrid", "hybrid_sliding"
 
 
@@ -29,7 +30,7 @@ def inkling2_text(cfg: Config) -> Architecture:
     kinds = hybrid_kinds(cfg, count)
     window, kernel = cfg.positive("sliding_window_size", "sliding_window"), cfg.positive("conv_kernel_size")
     inv = Inventory()
-    model = Part(inv, "model.llm.")
+    model = Part(inv, ROOT)
     model.tensor("embed.weight", (vocab, hidden), Component.EMBEDDING, Vocab())
     model.norm("embed_norm", hidden, bias=False)
     for kind, d, extent in ((_FULL, wide, cfg.positive("rel_extent")), (_SLIDING, narrow, window)):

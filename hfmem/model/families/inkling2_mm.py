@@ -37,4 +37,4 @@ def inkling2(cfg: Config) -> Architecture:
     merged = width * seen.positive("spatial_merge_size") ** 2
     tower(inv).linear("model.visual.proj_in", wide, merged, split=COLUMN, bias=bias)
     tower(inv).linear("model.visual.proj_out", inner.hidden_size, wide, split=ROW, bias=bias)
-    return wrap(cfg, text, inner, "inkling2", PLAIN, inv, tower_layers(count))
+    return wrap(cfg, text, inner, inner.family, PLAIN, inv, tower_layers(count))

@@ -105,7 +105,7 @@ def fast_conformer(part: Part, cfg: Config, names: Names | None = None, *, strea
     return count
 
 
-def _lstm(part: Part, width: int, layers: int) -> None:
+def lstm(part: Part, width: int, layers: int) -> None:
     """PyTorch's LSTM: four gates in one matrix, two biases."""
     for i in range(layers):
         for leaf in ("weight_ih", "weight_hh"):
@@ -132,7 +132,7 @@ def parakeet(cfg: Config) -> Architecture:
         part = Part(inv, "decoder.", Component.OTHER)
         Part(inv, component=Component.OTHER).linear("encoder_projector", hidden, width)
         part.tensor("embedding.weight", (vocab, hidden), Component.EMBEDDING)
-        _lstm(part.at("lstm."), hidden, cfg.positive("num_decoder_layers"))
+        lstm(part.at("lstm."), hidden, cfg.positive("num_decoder_layers"))
         part.linear("decoder_projector", hidden, hidden)
         steps = len(cfg.opt_list("durations") or (0, 1, 2, 3, 4)) if cfg.model_type == "parakeet_tdt" else 0
         top.linear("joint.head", vocab + steps, hidden)

@@ -218,12 +218,16 @@ def minicpm(cfg: Config) -> Architecture:
 
 
 def exaone(cfg: Config) -> Architecture:
-    """EXAONE 3, 3.5, Deep (`modeling_exaone.py`): Llama's block under GPT-2's names, gate `c_fc_0` and up `c_fc_1`."""
+    """EXAONE 3, 3.5, Deep (`modeling_exaone.py`): Llama's block under GPT-2's names, gate `c_fc_0` and up `c_fc_1`.
+
+    Biases are transformers 5.24's, which reads the type with Llama's class.
+    """
     m = Draft(cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f")
-    attn = "attn.attention"
-    m.attention(attn, names=("q_proj", "k_proj", "v_proj", "out_proj"))
+    attn, bias = "attn.attention", cfg.flag("attention_bias", default=False)
+    m.attention(attn, names=("q_proj", "k_proj", "v_proj", "out_proj"), qkv_bias=bias, o_bias=bias)
     m.each(f"{attn}.rotary.inv_freq", (m.d.head_dim // 2,), Component.OTHER, buffer=True)
-    m.gated(cfg.positive("intermediate_size"), names=("c_fc_0", "c_fc_1", "c_proj"))
+    mlp_bias = cfg.flag("mlp_bias", default=False)
+    m.gated(cfg.positive("intermediate_size"), names=("c_fc_0", "c_fc_1", "c_proj"), bias=mlp_bias)
     m.norms("ln_1", "ln_2")
     return m.close("exaone", full_layers(m.d))
 
