@@ -2,7 +2,8 @@
 
 Source: compressed-tensors 0.13 `compressors/{pack_quantized,naive_quantized,nvfp4,mxfp4,mxfp8}/base.py` (names and codes) and
 `quantization/lifecycle/initialize.py` (scales: one a tensor, row, group or block, in the model's dtype; a zero point where the
-weights are not symmetric; scales of inputs where these are static).
+weights are not symmetric; scales of inputs where these are static). Weights of which two in four are zero: 0.9.4
+`compressors/sparse_quantized_compressors/marlin_24.py` and `compressors/sparse_compressors/sparse_24_bitmask.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ _FP4: Final = {"nvfp4-pack-quantized": "F8_E4M3", "mxfp4-pack-quantized": "U8"}
 _WHOLE: Final = ("float-quantized", "int-quantized", "naive-quantized", "mxfp8-quantized")
 
 
-def compressed_scheme(group: Mapping[str, Any], stored: str | None) -> Scheme | None:
-    """The layout of a group's weights. None: a format that is not known (`marlin-24`, sparse ones), or too little said of it.
+def compressed_scheme(group: Mapping[str, Any], stored: str | None, *, sparse: bool = False) -> Scheme | None:
+    """The layout of a group's weights. None: a format that is not known, or too little said of it.
 
     Args:
         group: an entry of `config_groups`.
         stored: the section's own `format`, for groups that name none.
+        sparse: the section's sparsity is `sparse-24-bitmask`.
     """
     weights, inputs = group.get("weights"), group.get("input_activations")
     own = group.get("format")
@@ -33,6 +35,12 @@ def compressed_scheme(group: Mapping[str, Any], stored: str | None) -> Scheme | 
         return None
     bits, kind = weights.get("num_bits"), weights.get("type", "int")
     strategy, size = _strategy(weights)
+    if word == "marlin-24":
+        symmetric = weights.get("symmetric") is not False
+        usable = bits in (4, 8) and symmetric and (strategy, size) in (("group", 128), ("channel", None)) and not sparse
+        return _marlin_24(bits, size) if usable else None
+    if sparse and word not in ("float-quantized", "int-quantized", "naive-quantized"):
+        return None
     known = word == _PACKED or word in _FP4 or word in _WHOLE
     if type(bits) is not int or not 1 <= bits <= 8 or not known or strategy is None:
         return None
@@ -43,6 +51,8 @@ def compressed_scheme(group: Mapping[str, Any], stored: str | None) -> Scheme | 
 
     def layout(shape: Shape, group_size: int | None) -> tuple[_Stored, ...]:
         out = [*_codes(word, bits, kind, shape)]
+        if sparse:
+            out = [*_bitmask(out[0][1], shape)]
         scales = _scales(strategy, shape, size)
         exponents = {"mxfp8-quantized": "U8", **_FP4}
         out.append(("weight_scale", exponents.get(word, "BF16"), scales))
@@ -57,10 +67,59 @@ def compressed_scheme(group: Mapping[str, Any], stored: str | None) -> Scheme | 
             out.append(("weight_g_idx", "I32", stack(shape, shape[-1])))
         return (*out, *_of_inputs(inputs, shape))
 
-    name = f"compressed-{word}-{bits}-{strategy}-{symmetric}-{grouped}"
+    name = f"compressed-{word}-{bits}-{strategy}-{symmetric}-{grouped}-{sparse}"
     what = "the layout that compressed-tensors names"
     span = size if isinstance(size, int) else None
     return Scheme(name, "compressed-tensors", bits, span, layout, what, head=True)
+
+
+def halved(config: Mapping[str, Any]) -> bool | None:
+    """Whether a section's weights are stored as the two in four that are not zero; None: where it does not say it of all alike."""
+    said = config.get("sparsity_config")
+    if not isinstance(said, Mapping) or said.get("format") in (None, "dense"):
+        return False
+    names, left = said.get("targets"), said.get("ignore")
+    whole = isinstance(names, list) and "Linear" in names
+    alike = (
+        not config.get("config_groups")
+        or not left
+        or sorted(map(str, left)) == sorted(map(str, config.get("ignore") or ()))
+    )
+    return True if said.get("format") == "sparse-24-bitmask" and whole and alike else None
+
+
+def _bitmask(code: str, shape: Shape) -> tuple[_Stored, ...]:
+    masks = (*shape[:-1], up(shape[-1], 8))
+    return (
+        ("compressed", code, (*shape[:-1], shape[-1] // 2)),
+        ("bitmask", "U8", masks),
+        ("shape", "I64", stack(shape, 2, 1)),
+    )
+
+
+def _halves(shape: Shape, group_size: int | None) -> tuple[_Stored, ...]:
+    return _bitmask("BF16", shape)
+
+
+#: weights that are pruned and not quantized
+HALVES: Final = Scheme("compressed-halves", "compressed-tensors", 16, None, _halves, "two weights in four", head=True)
+
+
+def _marlin_24(bits: Any, size: Any) -> Scheme:
+    """Codes of the half that is not zero in tiles of 16 inputs, where they stand in two bits each, scales in half precision."""
+    span = size if isinstance(size, int) else None
+
+    def layout(shape: Shape, group_size: int | None) -> tuple[_Stored, ...]:
+        rows, columns = shape[-2:]
+        return (
+            ("weight_packed", "I32", stack(shape, columns // 32, rows * 16 * bits // 32)),
+            ("scale_packed", "F16", stack(shape, up(columns, span or columns), rows)),
+            ("meta", "I16", stack(shape, columns // 32, rows * 2)),
+        )
+
+    return Scheme(
+        f"marlin-24-{bits}", "compressed-tensors", bits, span, layout, "Marlin's, two weights in four", head=True
+    )
 
 
 def _strategy(weights: Mapping[str, Any]) -> tuple[str | None, int | tuple[int, int] | None]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hfmem.checkpoint import config_layouts as layouts
-from hfmem.checkpoint.config_compressed import compressed_scheme
-from hfmem.checkpoint.config_schemes import config_scheme, torchao_by_name, torchao_scheme
+from hfmem.checkpoint.config_compressed import HALVES, compressed_scheme, halved
+from hfmem.checkpoint.config_schemes import config_scheme, torchao_by_name, torchao_scheme, vptq_targets
 from hfmem.checkpoint.config_targets import Target, mapping, text
 from hfmem.checkpoint.schemes import Scheme
 from hfmem.records import replace
@@ -35,7 +35,10 @@ def own_layouts(
             return config_scheme(method, config), targets
         case "compressed-tensors":
             groups = [entry for entry in mapping(config.get("config_groups")).values() if isinstance(entry, Mapping)]
-            return (compressed_scheme(groups[0], text(config.get("format"))) if groups else None), targets
+            sparse = halved(config)
+            if not groups or sparse is None:
+                return (HALVES if sparse else None), targets
+            return compressed_scheme(groups[0], text(config.get("format")), sparse=sparse), targets
         case "mlx":
             mode = text(config.get("mode"))
             return layouts.mlx(bits, group, mode), _each(
@@ -56,6 +59,8 @@ def own_layouts(
             return layouts.fp_quant(config), targets
         case "spqr":
             return None, layouts.spqr_targets(config)
+        case "vptq":
+            return None, vptq_targets(config)
         case "gemma":
             return layouts.gemma(config)
         case "metal":

@@ -1,8 +1,9 @@
-"""Layouts that config.json alone names: torchao's tensors, BitNet, AQLM. `--quant` does not offer them.
+"""Layouts that config.json alone names: torchao's tensors, BitNet, AQLM, VPTQ. `--quant` does not offer them.
 
 torchao: what 0.18.0 stores for each configuration class (its safetensors support flattens a weight into `_weight_qdata`,
 `_weight_scale` …), and `quantize_/workflows/int4/int4_tile_packed_to_4d_tensor.py`. BitNet and AQLM: transformers 5.23.0
-`integrations/bitnet.py` and the `aqlm` package's `QuantizedLinear`.
+`integrations/bitnet.py` and the `aqlm` package's `QuantizedLinear`. VPTQ: 0.0.5 `vptq/layers/vqlinear.py` as transformers 5.24.0
+builds it (`integrations/vptq.py`: packed indices).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from hfmem.checkpoint.config_targets import Target, mapping
 from hfmem.checkpoint.schemes import Scheme, groups_of, stack, up
 
 #: leaf, dtype and shape of one stored tensor
@@ -182,3 +184,50 @@ def _aqlm(config: Mapping[str, Any]) -> Scheme | None:
         )
 
     return Scheme(f"aqlm-{books}x{bits}g{wide}x{high}", "aqlm", bits, None, layout, "AQLM")
+
+
+def vptq_targets(config: Mapping[str, Any]) -> tuple[Target, ...]:
+    """VPTQ's section has an entry for each module by name; what it does not name stayed as it was."""
+    entries = mapping(config.get("config_for_layers"))
+    schemes: dict[str, Scheme | None] = {}
+    out = []
+    for name, said in entries.items():
+        key = repr(sorted(mapping(said).items(), key=str))
+        scheme = schemes.setdefault(key, _vptq(mapping(said)))
+        out.append(Target(name, scheme.bits if scheme else None, None, None, scheme))
+    return tuple(out)
+
+
+def _vptq(said: Mapping[str, Any]) -> Scheme | None:
+    """Indices of centroids of vectors along the outputs, a residual's beside them in one code; columns that stand out apart.
+
+    Pairs are those of the outlying columns and of the rest.
+    """
+    pairs = [said.get(key) for key in ("vector_lens", "num_centroids", "num_res_centroids")]
+    if not all(isinstance(p, list) and len(p) == 2 and all(type(v) is int and v >= -1 for v in p) for p in pairs):
+        return None
+    (far_length, length), (far, near), (_, residual) = (pair for pair in pairs if isinstance(pair, list))
+    sizes = [said.get(key) for key in ("group_num", "group_size", "outlier_size")]
+    if not all(type(v) is int and v >= 0 for v in sizes) or length < 1 or near < 1:
+        return None
+    groups, span, apart = (value for value in sizes if isinstance(value, int))
+    codes = near.bit_length() - 1 + (residual.bit_length() - 1 if residual > 0 else 0)
+
+    def layout(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+        rows, columns = shape[-2:]
+        out: list[_Stored] = [("indices", "I32", stack(shape, groups, up(rows, length), up(span * codes, 32)))]
+        tables = [("centroids", (groups, near * length))]
+        if residual > 0:
+            tables.append(("res_centroids", (groups, residual * length)))
+        if far_length > 1 and far > 0:
+            tables.append(("outlier_centroids", (1, far * far_length)))
+            out.append(("outlier_indices", "I16", stack(shape, 1, up(rows, far_length), apart)))
+        out += [(f"{name}.weight", "BF16", stack(shape, *size)) for name, size in tables]
+        if said.get("enable_norm") is True:
+            out += [(name, "BF16", stack(shape, columns)) for name in ("weight_scale", "weight_bias")]
+        if said.get("enable_perm") is True:
+            out.append(("perm", "I16", stack(shape, columns)))
+        return tuple(out)
+
+    bits = max(codes // length, 1)
+    return Scheme(f"vptq-{sorted(map(str, said.items()))}", "vptq", bits, None, layout, "VPTQ")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hfmem.checkpoint.config_compressed import compressed_scheme
+from hfmem.checkpoint.config_compressed import compressed_scheme, halved
 from hfmem.checkpoint.schemes import Scheme
 from hfmem.records import dataclass
 
@@ -56,10 +56,10 @@ def config_groups(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[T
     groups = [group for group in groups if isinstance(group.get("weights"), Mapping)]
     if not groups:
         return {}, ()
-    targets = []
+    targets, sparse = [], halved(config)
     for group in groups:
         weights, names = group["weights"], group.get("targets")
-        scheme = compressed_scheme(group, text(config.get("format")))
+        scheme = None if sparse is None else compressed_scheme(group, text(config.get("format")), sparse=sparse)
         for name in names if isinstance(names, list) else ():
             bits, size = integer(weights.get("num_bits")), positive(weights.get("group_size"))
             targets.append(Target(str(name), bits, size, text(group.get("format")), scheme))

@@ -238,6 +238,9 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         ),
         (),
     )
+    pruned = mapping(config.get("sparsity_config")).get("ignore")
+    if not ignored and not first and isinstance(pruned, list):  # pruned alone: what stayed whole is said there
+        ignored = tuple(str(item) for item in pruned)
     ignored += tuple(f"re:{name[2:]}" for name in mapping(config.get("dynamic")) if name.startswith("-:"))
     mixed = (algorithm or "").upper() == "MIXED_PRECISION"
     if mixed and method == "modelopt":  # each module by name, with its format; the groups say bits alone
@@ -250,7 +253,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
     targets = targets or overrides(config)
     scheme, targets = own_layouts(method, config, bits, group if group and group > 0 else None, block, targets)
     bits = bits if bits is not None or scheme is None else scheme.bits
-    if (method == "spqr" and targets) or (method == "torchao" and targets and _leaves_rest(config)):
+    if (method in ("spqr", "vptq") and targets) or (method == "torchao" and targets and _leaves_rest(config)):
         others_plain = True
     if method == "compressed-tensors" and not first and "sparsity_config" not in config:  # a cache's format alone
         others_plain = True

@@ -112,7 +112,7 @@ def test_compressed_tensors_at_the_edges() -> None:
         "config_groups": {},
     }
     assert stored(cache) == (TABLE, 2 * MATRIX, TABLE)
-    assert stored(section | {"format": "marlin-24"}) is None
+    assert stored(section | {"format": "dense-of-its-own"}) is None
     assert stored(compressed("float-quantized", {"num_bits": 8, "type": "float", "strategy": "block"})) is None
 
 
