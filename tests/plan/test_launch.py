@@ -78,9 +78,7 @@ def test_caching_of_prefixes_is_said_as_it_is_asked_for() -> None:
 
 
 def test_llama_cpp_on_one_device_and_on_two() -> None:
-    one, two = (
-        words(emit("llama.cpp", launch(engine="llama.cpp", quant="q4_k_m", num_devices=count))) for count in (1, 2)
-    )
+    one, two = (words(emit("llama.cpp", launch(engine="llama.cpp", quant="q4_k_m", pp=count))) for count in (1, 2))
     assert "--split-mode" not in one and two[two.index("--split-mode") + 1] == "layer"
     assert "--n-cpu-moe" not in one and one[one.index("--n-gpu-layers") + 1] == "999"  # more than any model has
     moved = LlamaCpp(gpu_layers=20, cpu_moe_layers=6)
