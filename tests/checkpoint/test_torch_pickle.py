@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_files import archive, facts, saved
 
 from hfmem.checkpoint.torch_pickle import merge_torch, read_torch
 from hfmem.errors import ContradictionError, FormatError
+
+torch = pytest.importorskip("torch")
 
 NAMES = {
     torch.float64: "F64",

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_files import archive, facts, saved
 
 from hfmem.checkpoint.pickle_facts import Unpickler
 from hfmem.errors import ContradictionError, FormatError, HfmemError
+
+torch = pytest.importorskip("torch")
 
 
 def test_zips_of_other_kinds() -> None:

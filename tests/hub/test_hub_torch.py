@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hub_server import Blob, HubServer
 from small_llama import LLAMA, PARAMETERS, llama_tensors
 
@@ -16,6 +15,8 @@ from hfmem.api.estimates import estimate
 from hfmem.cli import main
 from hfmem.errors import FormatError, HfmemError
 from hfmem.hub import FetchOptions, load_model
+
+torch = pytest.importorskip("torch")
 
 FRESH = FetchOptions(no_cache=True)
 State = dict[str, torch.Tensor]

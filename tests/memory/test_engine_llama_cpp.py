@@ -58,6 +58,12 @@ def test_contexts_are_rounded_to_256_cells() -> None:
     assert held(llama_3_8b(), 257, 3) == 3 * 131_072 * 512
 
 
+def test_replicas_hold_what_one_holds() -> None:
+    # four sequences on two replicas: two of 256 cells on each
+    found = engine("llama.cpp").cache(llama_3_8b(), Serving(256, 4, engine="llama.cpp", dp=2))
+    assert (found.bytes, found.bytes_per_rank) == (4 * 131_072 * 256, 2 * 131_072 * 256)
+
+
 def test_auto_is_f16_whatever_the_model() -> None:
     arch = build("any", one(FullAttention(8, 8, 64, 64), 1), dtype="F32")
     assert held(arch, 256) == 8 * 128 * 2 * 256

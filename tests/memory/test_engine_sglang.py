@@ -11,6 +11,7 @@ from example_architectures import (
     deepseek_v4_flash,
     deepseek_v32,
     gemma_3_27b,
+    lfm2,
     llama_3_8b,
     one,
     qwen3_next,
@@ -139,6 +140,18 @@ def test_states_have_spare_slots_and_fp32() -> None:
     # three slots a request and two that track where prefixes end, one for padding
     assert result.bytes == 2 * 1000 * 24_576 + (5 * 2 + 1) * state
     assert result.state_bytes_per_seq == state
+    assert {group.tokens for group in result.layer_groups} == {1000, 0}  # a state holds no rows
+
+
+def test_states_of_models_that_track_no_prefixes() -> None:
+    """Three slots a request and no more (`MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO`; LFM2 has no `mamba_track` slots)."""
+    result = sglang.cache(lfm2(), Serving(100, 2))
+    rows = sum(len(group.layers) * group.bytes_per_token for group in result.layer_groups)
+    assert result.bytes == 2 * 100 * rows + (3 * 2 + 1) * result.state_bytes_per_seq
+
+
+def test_a_sequence_on_all_ranks() -> None:
+    assert sglang.cache(llama_3_8b(), Serving(1001, tp=8)).bytes_per_seq == 1001 * 131_072
 
 
 def test_pool_divides_states_from_tokens() -> None:

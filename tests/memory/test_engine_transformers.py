@@ -42,6 +42,8 @@ def held(arch: Architecture, context: int, num_seqs: int = 1) -> int:
         (lfm2(), 122_880),
         (whisper_large_v3(), 245_760_000),
         (build("rwkv", one(RwkvState(768, 5), 12), dtype="BF16"), 12 * 768 * (2 * 2 + 3 * 4)),
+        # shifts of two tokens in the model's dtype, a matrix of 64 × 64 a head in fp32
+        (build("rwkv7", one(RwkvState(2048, 2, 32, 64), 24)), 24 * (2 * 2048 * 2 + 32 * 64 * 64 * 4)),
         (build("recurrent_gemma", one(RgLruState(2560, 4), 18)), 18 * 2560 * (3 * 2 + 4)),
         (build("minimax", one(LinearAttentionState(64, 128), 70)), 146_800_640),
     ],

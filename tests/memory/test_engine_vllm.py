@@ -180,6 +180,13 @@ def test_only_some_classes_read_the_state_dtype() -> None:
     assert request(build("qwen3_5", layers), 512) != request(build("minicpmv4_6", layers), 512)
 
 
+def test_nvfp4_takes_keys_and_values_of_one_size() -> None:
+    arch = build("x", one(FullAttention(8, 8, 192, 128), 1))
+    assert vllm.cache(arch, Serving(16, kv_dtype="fp8")).bytes == 8 * (192 + 128) * 16
+    with pytest.raises(UnsupportedError, match="keys and values of one size"):
+        vllm.cache(arch, Serving(16, kv_dtype="nvfp4"))
+
+
 def test_quantized_pages() -> None:
     per_head = {"bf16": 512, "fp8": 256, "int8": 256 + 8, "int4": 128 + 8, "nvfp4": 2 * (64 + 8)}
     for fmt, size in per_head.items():

@@ -60,6 +60,7 @@ def test_groups_of_equal_length_or_one_more() -> None:
 def test_approximate_gcd() -> None:
     assert _approximate_gcd([43, 21, 20], 21) == 22
     assert _approximate_gcd([10, 20, 30], 1) == 10
+    assert _approximate_gcd([7, 7], 1) == 7  # the largest value itself, which pads nothing
 
 
 def test_pool_is_logged_as_vllm_logs_it() -> None:

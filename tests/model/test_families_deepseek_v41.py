@@ -133,6 +133,14 @@ def test_tables_are_the_hosts_in_vllm_only() -> None:
     assert served.all_ranks_bytes == served.bytes + stored
 
 
+@pytest.mark.parametrize(
+    ("capability", "page", "what"), [(100, None, "Hopper"), (80, None, "Hopper"), (90, 32, "pages of 64")]
+)
+def test_other_devices_and_pages_are_refused(capability: int, page: int | None, what: str) -> None:
+    with pytest.raises(UnsupportedError, match=what):
+        engine("vllm").cache(model(), Serving(512, engine="vllm", compute_capability=capability, page_size=page))
+
+
 def test_sources_keep_rows_for_the_layers_after_them() -> None:
     window = CompressedAttention(16, 512, 128, 0)
     pairs = CompressedAttention(16, 512, 128, 2, 128, keys_from_rows=True, index_topk=512)

@@ -62,6 +62,36 @@ def test_sglang_and_llama_cpp_flags() -> None:
     assert "--model" in words(emit("llama.cpp", launch(engine="llama.cpp", model="/m/x.gguf")))
 
 
+def test_caching_of_prefixes_is_said_as_it_is_asked_for() -> None:
+    """Off by the engines' own words; left to their default where nobody says (`--enable-prefix-caching` is vLLM's alone)."""
+    flags = {
+        name: [
+            [word for word in words(emit(name, launch(engine=name, enable_prefix_caching=asked))) if "cach" in word]
+            for asked in (None, True, False)
+        ]
+        for name in ("vllm", "sglang")
+    }
+    assert flags == {
+        "vllm": [[], ["--enable-prefix-caching"], ["--disable-prefix-caching"]],
+        "sglang": [[], [], ["--disable-radix-cache"]],
+    }
+
+
+def test_llama_cpp_on_one_device_and_on_two() -> None:
+    one, two = (words(emit("llama.cpp", launch(engine="llama.cpp", quant="q4_k_m", pp=count))) for count in (1, 2))
+    assert "--split-mode" not in one and two[two.index("--split-mode") + 1] == "layer"
+    assert "--n-cpu-moe" not in one and one[one.index("--n-gpu-layers") + 1] == "999"  # more than any model has
+    moved = LlamaCpp(gpu_layers=20, cpu_moe_layers=6)
+    found = words(emit("llama.cpp", launch(engine="llama.cpp", quant="q4_k_m", llama_cpp=moved)))
+    assert found[found.index("--n-cpu-moe") + 1] == "6" and found[found.index("--n-gpu-layers") + 1] == "20"
+
+
+def test_one_sequence_sets_no_limit() -> None:
+    for name, flag in (("vllm", "--max-num-seqs"), ("sglang", "--max-running-requests")):
+        assert flag not in words(emit(name, launch(engine=name, num_seqs=1)))
+        assert flag in words(emit(name, launch(engine=name, num_seqs=2)))
+
+
 def test_limits_and_what_is_left_out() -> None:
     found = words(emit("vllm", launch(num_seqs=1, max_num_seqs=64, eager=True, language_model_only=True)))
     assert found[found.index("--max-num-seqs") + 1] == "64"
