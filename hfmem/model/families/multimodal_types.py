@@ -86,6 +86,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "paddleocr_vl_text": "dense:ernie4_5",
     "Keye": "paddleocr_vl:keye",
     "KeyeVL1_5": "paddleocr_vl:keye",
+    "moondream1": "moondream:moondream2",
     "moondream3": "moondream:moondream3",
     "molmo2": "molmo:molmo2",
     "molmo2_text": "molmo:molmo2_text",
