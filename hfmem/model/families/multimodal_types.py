@@ -44,6 +44,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "alpamayo2_super": "remote_multimodal:alpamayo",
     "bagel": "remote_multimodal:bagel",
     "moss_vl": "remote_multimodal:moss_vl",
+    "qwen3_tts": "qwen3_tts:qwen3_tts",
     "pix2struct": "pix2struct:pix2struct",
     "moonshine_streaming": "moonshine_streaming:moonshine_streaming",
     "moshi": "moshi:moshi",
