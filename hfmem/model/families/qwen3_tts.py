@@ -7,6 +7,7 @@ repository, or a folder, of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 from hfmem.errors import ContradictionError
@@ -82,7 +83,7 @@ def _speaker(part: Part, given: Config | None, cfg: Config) -> None:
         raise ContradictionError(f"{speaker.file}: 'enc_channels' and 'enc_kernel_sizes' differ in length")
     scale, squeezed = speaker.positive("enc_res2net_scale"), speaker.positive("enc_se_channels")
     part.conv("blocks.0.conv", channels[0], speaker.positive("mel_dim"), (kernels[0],))
-    for i, (before, out) in enumerate(zip(channels[:-2], channels[1:-1], strict=True), 1):
+    for i, (before, out) in enumerate(pairwise(channels[:-1]), 1):
         block = part.at(f"blocks.{i}.")
         block.conv("tdnn1.conv", out, before, (1,))
         block.at("res2net_block.blocks.{}.", range(scale - 1)).conv("conv", out // scale, out // scale, (kernels[i],))
