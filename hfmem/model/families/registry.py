@@ -28,6 +28,7 @@ _MISNAMED: Final = {
     "FunASRForConditionalGeneration": "funasr",
     "FireRedASR2ForConditionalGeneration": "fireredasr2",
     "MiMoV2ASRForCausalLM": "mimo_v2_asr",
+    "HunyuanImage3ForCausalMM": "hunyuan_image_3_moe",
 }
 
 
