@@ -58,6 +58,7 @@ TEXT: Final[dict[str, str]] = {
     "dory": "dory:dory",
     "alice_ai": "alice:alice_ai",
     "k2_horizon": "k2_horizon:k2_horizon",
+    "muse_glimmer_assistant": "speculators_kin:muse_glimmer_assistant",
     "xllm": "k2_horizon:xllm",
     "ernie": "encoders:bert",
     "megatron-bert": "encoders:bert",
