@@ -43,6 +43,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "openvla": "remote_multimodal:openvla",
     "alpamayo2_super": "remote_multimodal:alpamayo",
     "bagel": "remote_multimodal:bagel",
+    "cogvlm": "remote_multimodal:cogvlm",
     "moss_vl": "remote_multimodal:moss_vl",
     "qwen3_tts": "qwen3_tts:qwen3_tts",
     "lfm2_audio": "remote_speech:lfm2_audio",

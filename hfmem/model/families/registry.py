@@ -25,6 +25,9 @@ from hfmem.records import replace
 _MISNAMED: Final = {
     "Grok1ForCausalLM": "grok-1",
     "Grok1ModelForCausalLM": "grok-1",
+    "JinaBertModel": "jina_bert",
+    "JinaBertForMaskedLM": "jina_bert",
+    "JinaBertForSequenceClassification": "jina_bert",
     "FunASRForConditionalGeneration": "funasr",
     "FireRedASR2ForConditionalGeneration": "fireredasr2",
     "MiMoV2ASRForCausalLM": "mimo_v2_asr",
