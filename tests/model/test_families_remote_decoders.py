@@ -9,7 +9,7 @@ import pytest
 from hfmem.errors import ContradictionError, UnknownArchitectureError
 from hfmem.memory.cache import bytes_per_token
 from hfmem.model.families.registry import read_architecture
-from hfmem.model.layers import FullAttention, SlidingAttention
+from hfmem.model.layers import FullAttention, NoCache, SlidingAttention
 
 #: the sizes of Motif 3
 MOTIF_3: dict[str, Any] = {
@@ -201,3 +201,40 @@ def test_neobert() -> None:
 def test_kimi2_pcl_of_a_trillion_is_not_guessed() -> None:
     with pytest.raises(UnknownArchitectureError, match="'group_query_attention' is true beside 'kv_lora_rank'"):
         read_architecture({"model_type": "kimi_k2", "group_query_attention": True, "kv_lora_rank": 512})
+
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 9024,
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [
+        ("llama", {"architectures": ["LlamaBidirectionalModel"]}),
+        ("llama_bidirec", {"architectures": ["LlamaBidirectionalForSequenceClassification"]}),
+        ("qwen3", {"architectures": ["VoyageQwen3BidirectionalEmbedModel"]}),
+        ("bidirectional_pplx_qwen3", {"architectures": ["PPLXQwen3Model"]}),
+        ("qwen2", {"architectures": ["Qwen2ForCausalLM"], "is_causal": False}),
+        ("lfm2", {"architectures": ["Lfm2BidirectionalModel"], "layer_types": ["conv", "full_attention"] * 2}),
+    ],
+)
+def test_decoders_used_as_encoders_keep_nothing(model_type: str, said: dict[str, Any]) -> None:
+    # vLLM 0.33.0 gives these classes, and configs with `is_causal` false, attention of encoders only
+    arch = read_architecture(SMALL | {"model_type": model_type, "conv_L_cache": 3} | said)
+    assert bytes_per_token(arch) == 0 and arch.num_hidden_layers == 4
+    assert {cache.role for cache in arch.caches() if isinstance(cache, NoCache)} == {"encoder"}
+    assert len(arch.caches()) == 4
+
+
+def test_causal_ones_keep_theirs() -> None:
+    for said in ({}, {"is_causal": True}):
+        assert bytes_per_token(read_architecture(SMALL | {"model_type": "qwen2"} | said)) == 4 * 2 * 4 * 64 * 2

@@ -61,6 +61,8 @@ TEXT: Final[dict[str, str]] = {
     "muse_glimmer_assistant": "speculators_kin:muse_glimmer_assistant",
     "xllm": "k2_horizon:xllm",
     "Motif": "motif:motif",
+    "llama_bidirec": "llama:llama",
+    "bidirectional_pplx_qwen3": "llama:qwen3",
     "ouro": "remote_dense:ouro",
     "codeshell": "remote_gpt:codeshell",
     "gpt_refact": "remote_gpt:refact",
