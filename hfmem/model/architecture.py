@@ -6,10 +6,10 @@ from fractions import Fraction
 from typing import Literal
 
 from hfmem.model.inventory import Component, TensorSpec
-from hfmem.model.layers import Cache, Layer
+from hfmem.model.layers import Cache, Layer, NoCache
 from hfmem.model.rotary import Rotations
 from hfmem.model.vision_facts import VisionTower
-from hfmem.records import dataclass
+from hfmem.records import dataclass, replace
 from hfmem.remembered import remembered
 
 
@@ -97,3 +97,10 @@ class Architecture:
             if not s.buffer and s.tied_to is None:
                 totals[s.component] = totals.get(s.component, 0) + s.count * s.elements
         return totals
+
+
+def without_cache(architecture: Architecture) -> Architecture:
+    """The same model with its decoder used as an encoder: every token sees every other, and nothing is kept."""
+    encoder = Layer((NoCache("encoder"),), stack="encoder")
+    layers = tuple(encoder if layer.stack == "decoder" else layer for layer in architecture.layers)
+    return replace(architecture, layers=layers)

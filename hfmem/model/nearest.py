@@ -235,10 +235,12 @@ def _relevant(keys: Iterable[str]) -> set[str]:
 def class_family(data: Mapping[str, Any], candidates: Iterable[str]) -> str | None:
     """The model_type that the first class in `architectures` belongs to: `GPTNeoXForCausalLM` is `gpt_neox`'s.
 
-    Configs of the `mamba_ssm` package name neither; their `ssm_cfg` is its own.
+    Configs of the `mamba_ssm` package name neither; their `ssm_cfg` is its own. VoxCPM's say `architecture`.
     """
     if "ssm_cfg" in data:
         return "mamba_ssm"
+    if (said := data.get("architecture")) in ("voxcpm", "voxcpm2"):
+        return str(said)
     classes = data.get("architectures")
     first = classes[0] if isinstance(classes, list) and classes else None
     if not isinstance(first, str):

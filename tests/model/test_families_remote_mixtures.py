@@ -199,3 +199,28 @@ def test_iquest_q1() -> None:
     )
     with pytest.raises(ContradictionError, match="make 87 layers of 88"):
         read_architecture(data | {"last_layers_types": ["full_attention"] * 2})
+
+
+def test_hunyuan_image_3() -> None:
+    # its class: q, k, v in one matrix, experts with gate and up in one, a shared one; lists say the same of every layer
+    data = config(
+        *("hunyuan", 256, 3, 4, 2),
+        architectures=["HunyuanImage3ForCausalMM"],
+        attention_head_dim=64,
+        intermediate_size=96,
+        moe_intermediate_size=[96] * 3,
+        num_experts=8,
+        moe_topk=[2] * 3,
+        num_shared_expert=[1] * 3,
+        use_mixed_mlp_moe=True,
+        use_qk_norm=True,
+        vocab_size=1000,
+    )
+    arch = read_architecture(data)
+    layer = ATTENTION + 2 * 64 + EXPERTS + 3 * 256 * 96 + 2 * 256
+    assert arch.expected_parameters() == 3 * layer + TABLES
+    assert arch.active_parameters() == 3 * (layer - 6 * 3 * 256 * 96) + TABLES
+    assert arch.partial and bytes_per_token(arch) == 3 * 2 * 2 * 64 * 2
+    dense = read_architecture(data | {"moe_layer_num_skipped": 1, "intermediate_size": 512})
+    first = ATTENTION + 2 * 64 + 3 * 256 * 512 + 2 * 256
+    assert dense.expected_parameters() == first + 2 * layer + TABLES

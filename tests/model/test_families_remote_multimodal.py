@@ -126,6 +126,18 @@ def test_moss_vl_attends_over_images_in_some_layers() -> None:
         read_architecture({"model_type": "moss_vl", "text_config": text | {"cross_attention_layers": [4]}})
 
 
+def test_moondream_2_says_nothing_of_its_sizes() -> None:
+    data = {"model_type": "moondream1", "architectures": ["HfMoondream"], "config": {}, "dtype": "bfloat16"}
+    arch = read_architecture(data)
+    assert arch.expected_parameters() == 1_927_237_104  # vikhyatk/moondream2, by the Hub
+    block = 3 * 2048 * 2048 + 3 * 2048 + 2048 * 2048 + 2048 + 2 * 2048 * 8192 + 8192 + 2048 + 2 * 2048
+    shorter = read_architecture(data | {"config": {"text": {"n_layers": 20}}})
+    assert arch.expected_parameters() - shorter.expected_parameters() == 4 * block
+    assert bytes_per_token(arch) == 24 * 2 * 2048 * 2
+    with pytest.raises(ContradictionError, match="files of 2024"):
+        read_architecture(data | {"text_config": {"model_type": "phi"}})
+
+
 Tensor = tuple[str, str, tuple[int, ...]]
 
 

@@ -181,7 +181,7 @@ def test_domino_and_dflash_2() -> None:
 
 
 def test_other_heads_are_no_llama() -> None:
-    for name in ("QwenDFlareDraftModel", "LiLiCorrDraftModel", "CosyVoice3Eagle3LlamaForCausalLM"):
+    for name in ("QwenDFlareDraftModel", "MuseSparkDSparkModel", "CosyVoice3Eagle3LlamaForCausalLM"):
         with pytest.raises(UnknownArchitectureError, match=f"{name} drafts for another model"):
             read_architecture(EAGLE3 | {"architectures": [name]})
     assert "LlamaForCausalLM" not in DRAFT_CLASSES

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hfmem.errors import MissingKeyError
+from hfmem.errors import MissingKeyError, UnknownArchitectureError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.blocks import attention as plain_attention
 from hfmem.model.blocks import full as full_attention
@@ -149,6 +149,11 @@ def kimi_k2(cfg: Config) -> Architecture:
     """Kimi K2: DeepSeek V3's class. Published too with `group_query_attention` in place of the latent (Kimi2-PCL)."""
     if cfg.published("group_query_attention") is True and cfg.published("kv_lora_rank") is None:
         return _grouped_query(cfg).finish(cfg, "kimi_k2")
+    if (
+        cfg.published("group_query_attention") is True
+    ):  # the 1T one: its modeling code and its converter differ on a head's width
+        words = "'group_query_attention' is true beside 'kv_lora_rank': how wide its keys and values are is not known"
+        raise UnknownArchitectureError(f"{cfg.file}: {words}")
     return latent_stack(cfg, cfg).finish(cfg, "kimi_k2")
 
 

@@ -46,6 +46,14 @@ DRAFT_CLASSES: Final[dict[str, str]] = {
     "DFlash2DraftModel": _DFLASH2,
     "DFlash2BeamDraftModel": _DFLASH2,
     "MiniMaxDFlash2DraftModel": _DFLASH2,
+    "Qwen3XPressModel": "speculators_refined:xpress",
+    "DFlashQwen3XPressModel": "speculators_refined:xpress",
+    "LiLiCorrDraftModel": "speculators_refined:lilicorr",
+    "DFlashLagunaForCausalLM": "speculators_kin:laguna_dflash",
+    "Gemma4DSparkModel": "speculators_kin:gemma4_dspark",
+    "K3DSparkModel": "speculators_kin:k3_dspark",
+    "MuseGlimmerAssistantModel": "speculators_kin:muse_glimmer_assistant",
+    "DFlashMuseGlimmerAssistantModel": "speculators_kin:muse_glimmer_assistant",
 }
 #: `speculators_model_type` → rule
 _FORMATS: Final[dict[str, str]] = {"eagle3": _EAGLE3, "peagle": _EAGLE3, "dflash": _DFLASH, "dspark": _DSPARK}

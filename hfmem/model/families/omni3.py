@@ -35,7 +35,7 @@ def _tower(part: Part, cfg: Config) -> int:
     return count
 
 
-def _stack(inv: Inventory, prefix: str, cfg: Config, rule: str) -> None:
+def text_stack(inv: Inventory, prefix: str, cfg: Config, rule: str) -> None:
     """Another text model's layers under `prefix`, without embedding and head; counted as `OTHER`."""
     part = Part(inv, prefix, Component.OTHER)
     for spec in text_architecture(cfg, rule).tensors:
@@ -58,7 +58,7 @@ def _talker(inv: Inventory, cfg: Config) -> None:
         text.positive("intermediate_size"),
         text.positive("num_hidden_layers"),
     )
-    _stack(inv, "talker.", text, "qwen3_moe")
+    text_stack(inv, "talker.", text, "qwen3_moe")
     shared = text.positive("shared_expert_intermediate_size")
     block = part.at("model.layers.{}.mlp.", range(count))
     vision.gated(block.at("shared_expert."), hidden, shared, bias=False)
@@ -69,7 +69,7 @@ def _talker(inv: Inventory, cfg: Config) -> None:
         at = part.at(f"{name}.")
         at.linear("linear_fc1", inner, given, split=COLUMN)
         at.linear("linear_fc2", hidden, inner, split=ROW)
-    _stack(inv, "talker.code_predictor.", codes, "qwen3")
+    text_stack(inv, "talker.code_predictor.", codes, "qwen3")
     groups, width, vocab = (
         codes.positive("num_code_groups") - 1,
         codes.positive("hidden_size"),

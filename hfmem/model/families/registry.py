@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, Final, Literal, Protocol, cast
 
 from hfmem.errors import UnknownArchitectureError, UsageError
-from hfmem.model.architecture import Architecture, Note
+from hfmem.model.architecture import Architecture, Note, without_cache
 from hfmem.model.blocks import HIDDEN, LAYERS
 from hfmem.model.config import Config, class_keys, in_transformers
 from hfmem.model.families.common_types import COMMON
@@ -25,9 +25,13 @@ from hfmem.records import replace
 _MISNAMED: Final = {
     "Grok1ForCausalLM": "grok-1",
     "Grok1ModelForCausalLM": "grok-1",
+    "JinaBertModel": "jina_bert",
+    "JinaBertForMaskedLM": "jina_bert",
+    "JinaBertForSequenceClassification": "jina_bert",
     "FunASRForConditionalGeneration": "funasr",
     "FireRedASR2ForConditionalGeneration": "fireredasr2",
     "MiMoV2ASRForCausalLM": "mimo_v2_asr",
+    "HunyuanImage3ForCausalMM": "hunyuan_image_3_moe",
 }
 
 
@@ -107,6 +111,8 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
         notes = (*notes, _assumption(meant, f"{file}: {place}" if place else file, model_type, assume))
     elif (own := _own_class(data, file, wanted)) is not None:
         notes = (*notes, own)
+    if _looks_both_ways(data):
+        architecture = without_cache(architecture)
     return replace(
         with_common_facts(architecture, data, file),
         assumed=assume if assume != model_type else None,
@@ -147,6 +153,15 @@ def sized(part: Any) -> bool:
 
 def _outer_dtype(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: data[key] for key in ("dtype", "torch_dtype") if key in data}
+
+
+def _looks_both_ways(data: Mapping[str, Any]) -> bool:
+    """Whether a decoder's layers are used as an encoder's: by `is_causal`, which engines read, or by the name of type or class."""
+    parts = [data, *(part for name in TEXT_PLACES if isinstance(part := data.get(name), Mapping))]
+    if any(part.get("is_causal") is False for part in parts):
+        return True
+    words = [data.get("architectures"), *(part.get("model_type") for part in parts)]
+    return any("bidirec" in str(word).lower() for word in words)
 
 
 def _image_prefix(data: Mapping[str, Any]) -> bool:

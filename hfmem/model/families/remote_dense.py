@@ -1,5 +1,5 @@
 """Dense decoders of vLLM's registry that transformers has no class for: Step 1, Tele-FLM, TeleChat 3, PLaMo 3, RNJ-1, IQuest Loop
-Coder, Domyn Edge.
+Coder, Domyn Edge; Ouro (dropped after vLLM 0.26).
 
 Their code is published beside their weights. Source: vLLM 0.33.0 `model_executor/models/{step1,teleflm,plamo3,rnj1,
 iquest_loopcoder,domyn_edge}.py`, names as its loaders read them; TeleChat 3 is vLLM's `LlamaForCausalLM`.
@@ -125,6 +125,23 @@ def iquest_loop(cfg: Config) -> Architecture:
     window = 64 if cfg.published("loop_window_size") is None else cfg.positive("loop_window_size")
     kept: list[Cache] = [blocks.full(d), *[blocks.sliding(d, window)] * (loops - 1)]
     return m.close("iquest_loop", [Layer(tuple(kept))] * d.num_layers)
+
+
+def ouro(cfg: Config) -> Architecture:
+    """Ouro: all layers run `total_ut_steps` times, each round over keys and values of its own; norms before and after both halves.
+
+    Source: ByteDance/Ouro-2.6B `modeling_ouro.py`.
+    """
+    m = Draft(cfg)
+    if cfg.flag("use_sliding_window", default=False):
+        raise ContradictionError(f"{cfg.file}: 'use_sliding_window' is true, and no published Ouro has windows")
+    m.attention()
+    m.gated(cfg.positive("intermediate_size"))
+    m.norms(*_PAIR, *(f"{name}_2" for name in _PAIR))
+    gate = Part(m.inv, "model.early_exit_gate.", Component.OTHER)
+    gate.tensor("weight", (1, m.d.hidden))
+    gate.tensor("bias", (1,))
+    return m.close("ouro", [Layer((blocks.full(m.d),) * cfg.positive("total_ut_steps"))] * m.d.num_layers)
 
 
 def domyn_edge(cfg: Config) -> Architecture:

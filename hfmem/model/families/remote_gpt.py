@@ -1,7 +1,7 @@
-"""Decoders of GPT's time or shape with code of their own: OpenELM, Jais, TeleChat, the first OLMo.
+"""Decoders of GPT's time or shape with code of their own: OpenELM, Jais, TeleChat, the first OLMo, CodeShell, Refact.
 
 Sources: apple/OpenELM `modeling_openelm.py`; inceptionai/jais-13b `modeling_jais.py`; Tele-AI/TeleChat2 and vLLM 0.33.0
-`telechat2.py`; allenai/OLMo-7B `hf_olmo`.
+`telechat2.py`; allenai/OLMo-7B `hf_olmo`; of CodeShell and Refact llama.cpp `conversion/{codeshell,refact}.py`.
 """
 
 from __future__ import annotations
@@ -136,3 +136,32 @@ def hf_olmo(cfg: Config) -> Architecture:
     if affine:
         m.norms("attn_norm", "ff_norm")
     return m.close("olmo", full_layers(m.d), final=affine, intermediate=both // 2)
+
+
+def codeshell(cfg: Config) -> Architecture:
+    """CodeShell: GPT-2's names over ordinary linear layers, `num_query_groups` KV heads in `c_attn`, rotary positions."""
+    hidden, heads = cfg.positive("n_embd"), cfg.positive("n_head")
+    groups = cfg.positive("num_query_groups") if cfg.flag("group_query_attention", default=True) else heads
+    d = Dims(hidden, num_layers(cfg), heads, groups, hidden // heads)
+    cfg.choice("position_embedding_type", cfg.opt_str("position_embedding_type") or "", ("rope",))
+    at = "transformer"
+    m = Draft(cfg, d=d, layers=f"{at}.h.{{}}", embed=f"{at}.wte", final=f"{at}.ln_f", norm_bias=True, untold_tie=True)
+    m.qkv("attn.c_attn", bias=True)
+    m.linear("attn.c_proj", hidden, hidden, Row(), bias=True)
+    m.plain(cfg.opt_int("n_inner") or 4 * hidden, "mlp", ("c_fc", "c_proj"), bias=True)
+    m.norms("ln_1", "ln_2")
+    return m.close("codeshell", full_layers(d))
+
+
+def refact(cfg: Config) -> Architecture:
+    """Refact 1.6B: one KV head for all, a gate beside the up-projection, no biases; positions by ALiBi."""
+    hidden, heads = cfg.positive("n_embd"), cfg.positive("n_head")
+    d = Dims(hidden, num_layers(cfg), heads, 1, hidden // heads)
+    m = Draft(cfg, d=d, layers="transformer.h.{}", embed="transformer.wte", final="ln_f", tied=False)
+    width = 256 * -(-int(2 * 4 * hidden / 3) // 256)
+    m.linear("attn.q", hidden, hidden, Column())
+    m.linear("attn.kv", 2 * d.head_dim, hidden, Column((d.head_dim, d.head_dim), (1, 1)))
+    m.linear("attn.c_proj", hidden, hidden, Row())
+    m.fused_gated(width, "mlp.gate_up_proj", "mlp.c_proj")
+    m.norms("ln_1", "ln_2")
+    return m.close("refact", full_layers(d))

@@ -1,19 +1,22 @@
-"""Decoders with experts and code of their own: DeepSeek-MoE (V1), Arctic, Hunyuan-Large.
+"""Decoders with experts and code of their own: DeepSeek-MoE (V1), Arctic, Hunyuan-Large, HunyuanImage 3.
 
 Sources: deepseek-ai/deepseek-moe-16b-base `modeling_deepseek.py`; Snowflake/snowflake-arctic-base `modeling_arctic.py`;
-tencent/Tencent-Hunyuan-Large `modeling_hunyuan.py`.
+tencent/Tencent-Hunyuan-Large `modeling_hunyuan.py`; Tencent-Hunyuan/HunyuanImage-3.0 `hunyuan_image_3/hunyuan.py`.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from hfmem.model import blocks
-from hfmem.model.architecture import Architecture
+from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
 from hfmem.model.draft import Draft
 from hfmem.model.families.moe import uniform
-from hfmem.model.inventory import Column, Row
+from hfmem.model.inventory import Column, Component, ExpertSplit, Row
 from hfmem.model.layer_lists import full_layers, others
 from hfmem.model.layers import Layer, SharedCache
+from hfmem.records import replace
 
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 
@@ -82,3 +85,37 @@ def hunyuan(cfg: Config) -> Architecture:
     m.norms(*_PAIR)
     caches = [Layer((SharedCache(i - i % factor) if i % factor else blocks.full(d),)) for i in m.every]
     return m.close("hunyuan", caches, intermediate=width)
+
+
+def hunyuan_image(cfg: Config) -> Architecture:
+    """HunyuanImage 3: Hunyuan's experts, gate and up in one matrix, over text and the patches of pictures that it draws.
+
+    Encoders, projections and the autoencoder beside them weigh what the files hold.
+    """
+    d = blocks.read_dims(cfg)
+    m = Draft(cfg, d=d, embed="model.wte", final="model.ln_f")
+    bias, skipped = cfg.flag("attention_bias", default=False), cfg.opt_int("moe_layer_num_skipped") or 0
+    m.qkv("self_attn.qkv_proj", bias=bias)
+    m.linear("self_attn.o_proj", d.hidden, d.num_heads * d.head_dim, Row(), bias=bias)
+    if cfg.flag("use_qk_norm", default=False):
+        m.norms("self_attn.query_layernorm", "self_attn.key_layernorm", size=d.head_dim)
+    count, top_k, sparse = uniform(cfg, "num_experts"), uniform(cfg, "moe_topk"), m.every[skipped:]
+    width = uniform(cfg, "moe_intermediate_size" if cfg.published("moe_intermediate_size") else "intermediate_size")
+    both, share = Column((width, width), (None, None)), Fraction(top_k, count)
+    for name, shape, split in (
+        ("gate_and_up_proj", (2 * width, d.hidden), ExpertSplit(1, both)),
+        ("down_proj", (d.hidden, width), ExpertSplit(1, Row())),
+    ):
+        at = m.at(f"mlp.experts.{{}}.{name}.weight")
+        m.inv.each(at, sparse, shape, Component.EXPERTS, split, inner=count, active=share)
+    m.each("mlp.gate.wg.weight", (count, d.hidden), Component.EXPERTS, sparse)
+    m.moe = (count, top_k)
+    dense = [(cfg.positive("intermediate_size"), "mlp", m.every[:skipped])]
+    if cfg.flag("use_mixed_mlp_moe", default=False):
+        dense.append((width * uniform(cfg, "num_shared_expert"), "mlp.shared_mlp", sparse))
+    for wide, at, layers in dense:
+        m.fused_gated(wide, f"{at}.gate_and_up_proj", f"{at}.down_proj", layers=layers)
+    m.norms(*_PAIR)
+    arch = m.close("hunyuan_image", full_layers(d), intermediate=width)
+    note = Note("parts_by_files", f"{cfg.file}: encoders and the autoencoder weigh what the files hold")
+    return replace(arch, partial=True, notes=(*arch.notes, note))

@@ -1,7 +1,9 @@
-"""Multimodal models without a class in transformers that change or wrap their text model: OpenVLA, Alpamayo 2, BAGEL, MOSS-VL.
+"""Multimodal models without a class in transformers that change or wrap their text model: OpenVLA, Alpamayo 2, BAGEL, MOSS-VL,
+CogVLM.
 
 Source: vLLM 0.33.0 `model_executor/models/{openvla,alpamayo2_super,bagel}.py`, SGLang 0.5.23 `srt/models/moss_vl.py`; what BAGEL's
-file holds beside: ByteDance-Seed/Bagel `modeling/bagel/{bagel,qwen2_navit}.py`.
+file holds beside: ByteDance-Seed/Bagel `modeling/bagel/{bagel,qwen2_navit}.py`; of CogVLM THUDM/cogvlm-chat-hf and
+THUDM/cogvlm2-llama3-chat-19B `modeling_cogvlm.py`.
 """
 
 from __future__ import annotations
@@ -172,3 +174,20 @@ def moss_vl(cfg: Config) -> Architecture:
     inner = m.close("moss_vl", [image if i in cross else layer for i, layer in enumerate(full_layers(m.d))])
     arch = wrap(cfg, text, inner, "moss_vl", PLAIN, Inventory(), notes=[_rest(cfg, inner)])
     return replace(arch, partial=True)
+
+
+def cogvlm(cfg: Config) -> Architecture:
+    """CogVLM 1 and 2: every layer has a second attention and feed-forward for the tokens of images, over one cache."""
+    d, kv = blocks.read_dims(cfg), cfg.opt_int("num_multi_query_heads")  # CogVLM 2 alone shares keys, and names them so
+    d = d if kv is None else replace(d, num_kv_heads=kv)
+    if d.num_heads % d.num_kv_heads:
+        raise ContradictionError(f"{cfg.file}: {d.num_heads} attention heads cannot share {kv} KV heads")
+    m = Draft(cfg, d=d)
+    for kind in ("language", "vision"):
+        m.qkv(f"self_attn.{kind}_expert_query_key_value", bias=kv is not None and kind == "vision")
+        m.linear(f"self_attn.{kind}_expert_dense", d.hidden, d.num_heads * d.head_dim, ROW)
+        m.gated(cfg.positive("intermediate_size"), f"mlp.{kind}_mlp")
+    m.norms("input_layernorm", "post_attention_layernorm")
+    arch = m.close("cogvlm", full_layers(d))
+    note = Note("parts_by_files", f"{cfg.file}: the image tower weighs what the files hold")
+    return replace(arch, partial=True, notes=(*arch.notes, note))

@@ -14,7 +14,7 @@ from typing import Any, Final
 from hfmem.errors import ContradictionError, MissingKeyError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import read_dims, sliding
+from hfmem.model.blocks import Dims, read_dims, sliding
 from hfmem.model.config import Config
 from hfmem.model.families.speculators import DraftHead, draft_caches, gqa, rest_of_layers
 from hfmem.model.inventory import Component, Replicated
@@ -23,14 +23,14 @@ from hfmem.model.layers import Layer
 _PART: Final = "dflash_config"
 
 
-class _Block:
+class Block:
     """DFlash's body: Qwen3 layers over masked positions, which read keys and values made of the target's hidden states."""
 
     def __init__(self, cfg: Config) -> None:
         self.head = DraftHead(cfg)
         self.cfg = self.head.cfg
         self.flash = Config(self.head.part(_PART), f"{self.cfg.file}: {_PART}", "", self.cfg.used_defaults)
-        self.d = read_dims(self.cfg)
+        self.d = self._dims()
         self._body()
         self.caches = self._caches()
 
@@ -47,6 +47,10 @@ class _Block:
             )
         return (self.flash if self.flash.published(key) is not None else self.cfg).positive(key)
 
+    def ratio(self, key: str) -> float:
+        """The same as a positive number."""
+        return (self.flash if self.flash.published(key) is not None else self.cfg).positive_float(key)
+
     def yes(self, key: str, default: bool) -> bool:
         """The same as a flag."""
         return (self.flash if self.flash.published(key) is not None else self.cfg).flag(key, default=default)
@@ -56,6 +60,9 @@ class _Block:
         part = self.flash if self.flash.published(key) is not None else self.cfg
         return self.cfg.choice(key, part.opt_str(key) or usual, known)
 
+    def _dims(self) -> Dims:
+        return read_dims(self.cfg)
+
     def _body(self) -> None:
         head, d = self.head, self.d
         gqa(head, d, range(d.num_layers), d.hidden, self.cfg.flag("attention_bias", default=False))
@@ -64,11 +71,14 @@ class _Block:
         rest_of_layers(head, d.num_layers)
         if self.said("conv_kernel_size"):
             self._convolutions(self.number("conv_kernel_size"), self.number("conv_group_size"))
-        count = head.states(_PART, "target_layer_ids", "dspark_target_layer_ids") or d.num_layers
         if self.said("use_aux_hidden_state") is not False:
-            head.once("fc", d.hidden, count * head.target)
+            head.once("fc", d.hidden, self.joined() * head.target)
         head.norm("hidden_norm")
         head.norm("norm")
+
+    def joined(self) -> int:
+        """How many of the target's layers the head joins: as many as it has itself where no list says."""
+        return self.head.states(_PART, "target_layer_ids", "dspark_target_layer_ids") or self.d.num_layers
 
     def _convolutions(self, taps: int, group: int) -> None:
         """DFlash 2's: over the block, around attention and around the feed-forward, coefficients for `group` channels together."""
@@ -110,7 +120,7 @@ class _Block:
 
 def dflash(cfg: Config) -> Architecture:
     """DFlash: embedding and output table are the target's, unless the config or the `speculators` format says otherwise."""
-    block = _Block(cfg)
+    block = Block(cfg)
     block.output_if_its_own()
     kind = block.word("projector_type", "dflash", ("dflash", "domino"))
     if kind == "domino":
@@ -120,13 +130,13 @@ def dflash(cfg: Config) -> Architecture:
 
 def domino(cfg: Config) -> Architecture:
     """Domino: DFlash whose logits a recurrent unit over the block's tokens before corrects, through a low-rank table."""
-    block = _Block(cfg)
+    block = Block(cfg)
     block.output_if_its_own()
     _domino(block)
     return block.close("dflash")
 
 
-def _domino(block: _Block) -> None:
+def _domino(block: Block) -> None:
     d, state, rank = block.d, block.number("gru_hidden_dim"), block.number("emb_dim")
     for name, columns in (("ih", d.hidden), ("hh", state)):  # three gates
         block.head.inv.add(f"prefix_gru.weight_{name}_l0", (3 * state, columns), Component.OTHER, Replicated())
@@ -136,7 +146,7 @@ def _domino(block: _Block) -> None:
 
 def dflash2(cfg: Config) -> Architecture:
     """DFlash 2: DFlash with convolutions over the block, and tables that score one candidate token after another."""
-    block = _Block(cfg)
+    block = Block(cfg)
     block.output_if_its_own()
     rank = block.number("selector_rank")
     for name in ("predecessor", "successor"):
@@ -149,23 +159,23 @@ def dflash2(cfg: Config) -> Architecture:
 
 def dspark(cfg: Config) -> Architecture:
     """DSpark in a file with both tables: DFlash with a low-rank bias by the token before and a head that tells how sure it is."""
-    block = _Block(cfg)
+    block = Block(cfg)
     head = block.head
     if not head.embeds:  # the dense checkpoints hold both tables
         head.embeds = True
         blocks.embedding(head.inv, "embed_tokens.weight", head.vocab, head.hidden)
-    _markov(block, head.output() if block.has_output(True) else head.vocab)
+    markov(block, head.output() if block.has_output(True) else head.vocab)
     return block.close("dspark")
 
 
 def dspark_shared(cfg: Config) -> Architecture:
     """DSpark as SpecForge trains it and SGLang serves it: embedding and output table are the target's."""
-    block = _Block(cfg)
-    _markov(block, block.head.vocab)
+    block = Block(cfg)
+    markov(block, block.head.vocab)
     return block.close("dspark")
 
 
-def _markov(block: _Block, rows: int) -> None:
+def markov(block: Block, rows: int) -> None:
     """The bias by the token before, with what tells how much of it counts, and the confidence head."""
     head, d, rank = block.head, block.d, block.number("markov_rank")
     head.once("markov_head.markov_w1", head.vocab, rank)
