@@ -10,11 +10,11 @@ rule) makes it None, and the general parser says what it is.
 from __future__ import annotations
 
 import json
-from itertools import accumulate, chain
+from itertools import accumulate
 from operator import itemgetter
 from typing import Final
 
-from hfmem.checkpoint.runs import NEXT, Fact, Listed, Part, Runs
+from hfmem.checkpoint.runs import NEXT, Fact, Listed, Part, Runs, are_distinct
 from hfmem.dtypes import BITS
 from hfmem.records import dataclass
 
@@ -79,8 +79,9 @@ def read_columns(text: bytes, known: Known) -> Columns | None:
             break
         at += 2
     count = sum(map(len, parts))
-    names = set(chain.from_iterable(part.names for part in parts))
-    if at != len(text) - 1 or end > _MAX_U64 or len(names) != count or b"__metadata__" in names:
+    if at != len(text) - 1 or end > _MAX_U64 or not are_distinct(parts):
+        return None
+    if any(isinstance(part, Listed) and b"__metadata__" in part.names for part in parts):
         return None
     return Columns(parts, count, metadata, end, len(text))
 

@@ -63,7 +63,6 @@ class Fold:
         self._kinds: dict[tuple[bytes, Fact], _Members] = {}
         #: the same of runs that were met before, by their identity
         self._runs: dict[int, tuple[Run, list[_Kind]]] = {}
-        self._batches = 0
 
     def add(self, names: Sequence[bytes], facts: Sequence[Fact]) -> None:
         """Names in UTF-8 with their facts; quick where equal facts are one object.
@@ -76,8 +75,7 @@ class Fold:
         self.add_parts([Listed(names, facts)])
 
     def add_parts(self, parts: Iterable[Part]) -> None:
-        """The tensors of a header, among which no name occurs twice."""
-        self._batches += 1
+        """The tensors of a header."""
         for part in parts:
             if isinstance(part, Again):
                 self._add_again(part)
@@ -116,9 +114,9 @@ class Fold:
         """All that was added, kinds in order of first appearance. `unique`: that no name occurs twice is known.
 
         Raises:
-            ContradictionError: a name occurs in two batches.
+            ContradictionError: a name occurs twice.
         """
-        if self._batches > 1 and not unique:
+        if not unique:
             of_key: dict[bytes, list[_Members]] = {}
             for (key, _), members in self._kinds.items():
                 of_key.setdefault(key, []).append(members)
@@ -180,7 +178,7 @@ def group_names(names: Sequence[bytes], facts: Sequence[Fact]) -> tuple[TensorGr
     """
     fold = Fold()
     fold.add(names, facts)
-    return fold.groups()
+    return fold.groups(unique=True)
 
 
 def _check_rows(key: bytes, parts: Sequence[_Members]) -> None:

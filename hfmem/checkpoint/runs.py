@@ -8,7 +8,7 @@ step. Nothing is guessed by that, for text that equals a right header's is right
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -29,18 +29,21 @@ _AHEAD: Final = 8
 _MUCH: Final = 1 << 13
 #: more entries than any layer has; a text that is made up could have a run of everything
 _MOST_KNOWN: Final = 100_000
+#: up to how many starts of names are compared one by one
+_FEW: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Tensors that follow each other in a header and whose names start alike. `rests` and `texts` are the names behind that start.
 
-    `tails` are their entries' text from there to the offsets, `sizes` their bytes.
+    `tails` are their entries' text from there to the offsets, `forms` the same as `%` takes it, `sizes` their bytes.
     """
 
     rests: Sequence[bytes]
     texts: Sequence[str]
     tails: Sequence[str]
+    forms: Sequence[str]
     facts: Sequence[Fact]
     sizes: Sequence[int]
 
@@ -126,7 +129,8 @@ class Runs:
             found = _as_texts(tails)
             known, first = self._at.get(found[0], (None, 0))
             if known is None or known.tails[first : first + len(found)] != found:
-                run = Run(rests, _as_texts(rests), found, facts[at:end], sizes[at:end])
+                forms = [tail.replace("%", "%%") for tail in found]
+                run = Run(rests, _as_texts(rests), found, forms, facts[at:end], sizes[at:end])
                 self._at.update((tail, (run, place)) for place, tail in enumerate(found))
             at = end
 
@@ -140,28 +144,26 @@ class Runs:
         if head is None or where is None:
             return None
         run, first = where
-        separator = ',"' + head[0].decode("ascii")
         start, done, step = head.end(), first, _SHORTEST
         place = start
+        between = f'%d,%d]}},"{head[0].decode("ascii")}'  # a head holds no percent sign
+        separator = between[7:].encode("ascii")
         # in growing steps, so that what is written in vain is not much longer than what was right
         while done < len(run.tails):
-            sizes = run.sizes[done : done + step]
-            marks = [str(mark) for mark in accumulate(sizes, initial=begin)]
-            entries = [
-                f"{tail}{first_byte},{end}]}}"
-                for tail, first_byte, end in zip(run.tails[done : done + step], marks, marks[1:], strict=False)
-            ]
-            expected = separator.join(entries)
-            same = len(entries)
-            if not text.startswith(expected.encode("ascii"), start):
-                same = _equal(text, start, entries, separator)
-                expected = separator.join(entries[:same])
+            marks = list(accumulate(run.sizes[done : done + step], initial=begin))
+            offsets = [0] * (2 * len(marks) - 2)
+            offsets[::2], offsets[1::2] = marks[:-1], marks[1:]
+            form = between.join(run.forms[done : done + step]) + between[:7]
+            expected = (form % tuple(offsets)).encode("ascii")
+            same = len(marks) - 1
+            if not text.startswith(expected, start):
+                same, expected = _equal(text, start, expected, separator)
             if not same:
                 break
-            begin = int(marks[same])
+            begin = marks[same]
             place = start + len(expected)
             done += same
-            if same < len(entries) or not text.startswith(separator.encode("ascii"), place):
+            if same < len(marks) - 1 or not text.startswith(separator, place):
                 break
             start = place + len(separator)
             step *= 2
@@ -189,9 +191,9 @@ def _as_texts(lines: Sequence[bytes]) -> list[str]:
     return b"\n".join(lines).decode("ascii").split("\n")
 
 
-def _equal(text: bytes, start: int, entries: Sequence[str], separator: str) -> int:
-    """How many of `entries` the text has from `start` on, where it has not all of them."""
-    expected = separator.join(entries).encode("ascii")
+def _equal(text: bytes, start: int, expected: bytes, separator: bytes) -> tuple[int, bytes]:
+    """How many of the entries in `expected`, with `separator` between them, the text has from `start` on, where it has not all of
+    them; and these entries."""
     low, high = 0, len(expected)
     while low < high:
         middle = (low + high + 1) // 2
@@ -199,5 +201,31 @@ def _equal(text: bytes, start: int, entries: Sequence[str], separator: str) -> i
             low = middle
         else:
             high = middle - 1
-    followed = expected.count(separator.encode("ascii"), 0, low)  # with its quote it stands between two entries only
-    return followed + (len(separator.join(entries[: followed + 1])) <= low)
+    # with its quote the separator stands between two entries only; what was equal may end in the midst of one
+    end = expected.rfind(separator, 0, low + len(separator))
+    return (0, b"") if end < 0 else (expected.count(separator, 0, end) + 1, expected[:end])
+
+
+def are_distinct(parts: Iterable[Part]) -> bool:
+    """Whether no name occurs twice in `parts`. Names that start differently differ, and of the others the rests are compared: a run
+    has them once for all its stretches, so that hardly anything is made anew."""
+    rests: dict[bytes, set[bytes]] = {}
+    names: list[bytes] = []
+    count = 0
+    for part in parts:
+        count += len(part)
+        if isinstance(part, Again):
+            rests.setdefault(part.head, set()).update(part.run.rests[part.first : part.end])
+        else:
+            names += part.names
+    others = set(names)  # those that start as no run does
+    if len(others) != len(names):
+        return False
+    heads = tuple(rests)
+    if len(heads) < _FEW:
+        names = [name for name in names if name.startswith(heads)] if heads else []
+    for name, head in zip(names, map(re.compile(_HEAD).match, names), strict=True):
+        if head is not None and head[0] in rests:
+            rests[head[0]].add(name[head.end() :])
+            others.remove(name)
+    return count == len(others) + sum(map(len, rests.values()))

@@ -13,6 +13,7 @@ from typing import Any, Final
 from hfmem.checkpoint.canonical import Known, plain_text, read_columns
 from hfmem.checkpoint.file_size import file_size, padded_bytes
 from hfmem.checkpoint.grouping import Fold
+from hfmem.checkpoint.runs import Part, are_distinct
 from hfmem.checkpoint.safetensors import header_of
 from hfmem.checkpoint.safetensors_entries import load
 from hfmem.checkpoint.tensors import Checkpoint
@@ -33,6 +34,7 @@ class ShardStream:
     def __init__(self, what: str) -> None:
         self._what = what
         self._fold = Fold()
+        self._parts: list[Part] = []
         self._known = Known()
         #: bytes of each shard's file
         self._files: dict[str, int] = {}
@@ -78,7 +80,7 @@ class ShardStream:
         root = self._end()
         index = root.get("index")
         checkpoint = Checkpoint(
-            groups=self._fold.groups(),
+            groups=self._fold.groups(unique=are_distinct(self._parts)),
             format="safetensors",
             num_files=len(self._files),
             file_bytes=sum(self._files.values()),
@@ -108,6 +110,7 @@ class ShardStream:
         if name is None or columns is None:
             return False
         self._fold.add_parts(columns.parts)
+        self._parts += columns.parts
         self._count += columns.count
         if self._count > _MAX_TENSORS:
             raise FormatError(f"{self._what}: more tensors than any checkpoint has")
@@ -137,6 +140,7 @@ class ShardStream:
                 raise ContradictionError(f"{self._what}: the key {name!r} occurs twice")
             header = header_of(value, name, None)
             self._fold.add_parts(header.parts)
+            self._parts += header.parts
             self._note(name, file_size(header), header.metadata)
         assert isinstance(root, dict)
         return root

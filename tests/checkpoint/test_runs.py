@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hfmem.checkpoint import canonical
 from hfmem.checkpoint.canonical import Known, read_columns
 from hfmem.checkpoint.grouping import Fold, group_facts
-from hfmem.checkpoint.runs import Again
+from hfmem.checkpoint.runs import Again, Listed, Run, are_distinct
 from hfmem.checkpoint.safetensors import parse_header
 from hfmem.errors import ContradictionError
 
@@ -150,3 +150,31 @@ def test_names_of_a_run() -> None:
     assert header.text_names() == [name for name, _, _ in rows]
     assert header.tensors == {name: (dtype, tuple(shape)) for name, dtype, shape in rows}
     assert json.loads(text_of(rows))["model.layers.4.norm"]["shape"] == [8]
+
+
+@given(st.data())
+def test_names_that_occur_twice_are_found_in_any_parts(data: st.DataObject) -> None:
+    rests = data.draw(st.lists(st.sampled_from([b"a.w", b"b.w", b"1.w", b"2.w", b"c"]), min_size=1, max_size=6))
+    texts = [rest.decode() for rest in rests]
+    facts = [("U8", (1,))] * len(rests)
+    runs = [Run(rests, texts, texts, texts, facts, [1] * len(rests)), Run(rests[1:], texts, texts, texts, facts, [1])]
+    heads = [b"m.0.", b"m.1.", b"m.10.", b"layers.0."]
+    parts: list[Listed | Again] = []
+    for _ in range(data.draw(st.integers(0, 5))):
+        if data.draw(st.booleans()):
+            run = data.draw(st.sampled_from(runs))
+            first = data.draw(st.integers(0, len(run.rests)))
+            end = data.draw(st.integers(first, len(run.rests)))
+            parts.append(Again(data.draw(st.sampled_from(heads)), run, first, end))
+        else:
+            starts = st.sampled_from([*heads, b"", b"m.", b"norm."])
+            names = data.draw(st.lists(st.tuples(starts, st.sampled_from(rests)).map(b"".join), max_size=3))
+            parts.append(Listed(names, facts[:1] * len(names)))
+    names = [name for part in parts for name in part.names]
+    assert are_distinct(parts) == (len(set(names)) == len(names))
+
+
+def test_a_percent_sign_is_a_character_as_any_other() -> None:
+    names = [f"experts.{expert}.100%d%%s.w" for expert in range(20)]
+    first, second = ([(f"layers.{number}.{name}", "BF16", (4,)) for name in names] for number in (0, 1))
+    assert num_again(second, taught(first)) == len(second)
