@@ -51,9 +51,8 @@ def test_scalings_of_the_rotary_table(run: Run, tmp_path: Any, where: str, value
     text = json.dumps(LLAMA | {"rope_scaling": scaling}).replace(f'"{where}": 0.5', f'"{where}": {value}')
     (tmp_path / "config.json").write_text(text)
     status, _, err = run(str(tmp_path), "--ctx", "512")
-    assert (
-        status == 4 and err.startswith(f"error: config.json: rotary embeddings: '{where}' is ") and err.count("\n") == 1
-    )
+    named = f"error: {tmp_path / 'config.json'}: rotary embeddings: '{where}' is "
+    assert status == 4 and err.startswith(named) and err.count("\n") == 1
 
 
 def test_a_scaling_that_is(run: Run, tmp_path: Any) -> None:
