@@ -220,7 +220,7 @@ def test_a_wrapper_that_does_not_name_its_text_model(tmp_path: Path, name: str) 
 def test_ovis_1_names_its_text_model(tmp_path: Path) -> None:
     # AIDC-AI/Ovis1.6 and Ovis2: any text model under `llm.`, an image tokenizer and its table beside it
     config = {"model_type": "ovis", "architectures": ["Ovis"], "dtype": "bfloat16"}
-    files = decoder("llm.model.", "llm.lm_head", bias=True, norms=False) + [("vte.weight", "BF16", (16, 64))]
+    files = [*decoder("llm.model.", "llm.lm_head", bias=True, norms=False), ("vte.weight", "BF16", (16, 64))]
     report = hfmem.estimate(
         folder(tmp_path, config | {"llm_config": SMALL | {"model_type": "qwen2"}}, files), context=10
     )
