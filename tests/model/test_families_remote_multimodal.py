@@ -217,6 +217,18 @@ def test_a_wrapper_that_does_not_name_its_text_model(tmp_path: Path, name: str) 
     assert "parts_by_files" in codes and not codes & {"missing_tensors", "unexpected_tensors", "layers_mismatch"}
 
 
+def test_ovis_1_names_its_text_model(tmp_path: Path) -> None:
+    # AIDC-AI/Ovis1.6 and Ovis2: any text model under `llm.`, an image tokenizer and its table beside it
+    config = {"model_type": "ovis", "architectures": ["Ovis"], "dtype": "bfloat16"}
+    files = [*decoder("llm.model.", "llm.lm_head", bias=True, norms=False), ("vte.weight", "BF16", (16, 64))]
+    report = hfmem.estimate(
+        folder(tmp_path, config | {"llm_config": SMALL | {"model_type": "qwen2"}}, files), context=10
+    )
+    layer = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 2 * 64 + 128
+    assert report.parameters.total == 2 * 6400 + 2 * layer + 64 + 16 * 64
+    assert report.kv_cache.bytes_per_token == 2 * 2 * 2 * 16 * 2
+
+
 def test_such_a_wrapper_needs_its_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nvila", "text_config": SMALL}))
     with pytest.raises(MissingFileError, match="headers alone"):

@@ -272,3 +272,13 @@ def test_xllm_is_k2_horizon_under_other_keys() -> None:
     dense = read_architecture(BASE | {"model_type": "xllm", "attention_bias": True})
     block = 2 * (512 * 512 + 512) + 2 * (256 * 512 + 256) + 3 * 512 * 768 + 2 * 512
     assert dense.expected_parameters() == 2 * 32000 * 512 + 8 * block + 512
+
+
+def test_a_window_of_minimax_m2_holds_in_every_layer() -> None:
+    # vLLM's own specs of this config: one request of 8,192 tokens takes what one of 512 and a batch beside it does
+    data = BASE | {"model_type": "minimax_m2", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 512}
+    arch = read_architecture(data | {"num_hidden_layers": 4, "intermediate_size": 256})
+    assert arch.caches() == (SlidingAttention(8, 4, 64, 64, 512),) * 4
+    for context, cached in ((512, 2_162_688), (8192, 33_619_968), (32768, 69_271_552)):
+        serving = Serving(context=context, num_seqs=1, engine="vllm", max_num_batched_tokens=8192)
+        assert engine("vllm").cache(arch, serving).bytes_per_rank == cached

@@ -15,6 +15,7 @@ from hfmem.model.config import Config
 from hfmem.model.families.multimodal import WHOLE, text_config, tower, tower_layers, wrap
 from hfmem.model.families.vision import clip_blocks
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
+from hfmem.model.layer_lists import windowed_layers
 from hfmem.model.layers import IndexedAttention, Layer, LinearAttentionState
 from hfmem.model.stack import Stack, indices_of, layer_kinds, open_stack
 from hfmem.records import replace
@@ -72,7 +73,10 @@ def minimax(cfg: Config) -> Architecture:
 
 
 def minimax_m2(cfg: Config) -> Architecture:
-    """MiniMax M2: grouped-query attention, experts in every layer. A norm over all heads of q and k, or over each."""
+    """MiniMax M2: grouped-query attention, experts in every layer. A norm over all heads of q and k, or over each.
+
+    A window, which no published one has, holds in every layer: transformers 5.23.0 and vLLM 0.33.0 both take it so.
+    """
     d = read_dims(cfg)
     stack = open_stack(cfg, cfg, d)
     kind = cfg.choice("qk_norm_type", cfg.opt_str("qk_norm_type") or "per_layer", ("per_layer", "per_head"))
@@ -81,7 +85,7 @@ def minimax_m2(cfg: Config) -> Architecture:
     attention(stack.inv, f"{LAYER}.self_attn", range(d.num_layers), d, qk_norm=how)
     _norms(stack.inv, d)
     _mixtral_experts(stack, cfg, range(d.num_layers), bias="e_score_correction_bias")
-    stack.layers = [Layer((full(d),))] * d.num_layers
+    stack.layers = windowed_layers(cfg, d)
     return stack.finish(cfg, "minimax_m2")
 
 

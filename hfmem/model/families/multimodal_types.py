@@ -40,6 +40,7 @@ MULTIMODAL: Final[dict[str, str]] = {
     "pp_chart2table": "got_ocr:got_ocr2",
     "step5_vl": "step5:step5_vl",
     **dict.fromkeys(TEXT_OF, "wrapped:told"),
+    "ovis": "wrapped:wrapped",
     "openvla": "remote_multimodal:openvla",
     "alpamayo2_super": "remote_multimodal:alpamayo",
     "bagel": "remote_multimodal:bagel",
