@@ -18,7 +18,7 @@ MAX_COUNT: Final = 1 << 40
 #: longer numbers are no sizes, and Python refuses to read those of some thousand digits
 _MAX_DIGITS: Final = 40
 
-_COUNT = r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?)"
+_COUNT = r"(\d+(?:[_,]\d{3})*|\d+\.\d+)([km]?|e\d{1,2})"
 _MEMORY = r"(\d+(?:\.\d+)?)\s*([a-z]*)"
 _MEMORY_UNITS: Final[dict[str, int]] = {
     "": 1,
@@ -40,7 +40,7 @@ _MEMORY_UNITS: Final[dict[str, int]] = {
 
 
 def parse_count(text: str, what: str = "count") -> int:
-    """A positive number of tokens or sequences: `"131072"`, `"128k"` (× 1024), `"1m"` (× 1024²), `"1.5k"`.
+    """A positive number of tokens or sequences: `"131072"`, `"128k"` (× 1024), `"1m"` (× 1024²), `"1.5k"`, `"1e6"` (a million).
 
     Raises:
         UsageError: not a positive whole number, or above 2^40.
@@ -51,7 +51,8 @@ def parse_count(text: str, what: str = "count") -> int:
     digits, suffix = match.groups()
     if len(digits) > _MAX_DIGITS:
         raise UsageError(f"{what} {text[:_MAX_DIGITS]}… is beyond 2^40")
-    scale = {"": 1, "k": 1 << 10, "m": 1 << 20}[suffix.lower()]
+    suffix = suffix.lower()
+    scale = int(10 ** int(suffix[1:])) if suffix.startswith("e") else {"": 1, "k": 1 << 10, "m": 1 << 20}[suffix]
     if "." in digits:
         whole, fraction = digits.split(".")
         scaled = int(whole + fraction) * scale

@@ -76,11 +76,23 @@ def convert(
     )
 
 
+#: what people mean who say how many bits alone: for GGUF files, and for an engine that reads safetensors
+_MEANT: Final = {
+    "q4": ("q4_k_m", "int4"),
+    "4": ("int4", "nf4", "q4_k_m"),
+    "q5": ("q5_k_m",),
+    "q6": ("q6_k",),
+    "q8": ("q8_0", "int8"),
+    "8": ("int8", "fp8", "q8_0"),
+}
+
+
 def _unknown(target: str) -> str:
     from difflib import get_close_matches  # for refusals only
 
-    near = get_close_matches(target.lower(), [*names(), *ALIASES], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names()[:12])} …"
+    meant = _MEANT.get(target.lower().replace("-", "").replace("bit", ""), ())
+    near = meant or get_close_matches(target.lower(), [*names(), *ALIASES], n=1)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names()[:12])} …"
     return f"no format called {target!r} ({hint})"
 
 

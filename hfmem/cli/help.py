@@ -14,7 +14,7 @@ ROOT = (
 )
 _EXAMPLES = (
     "hfmem meta-llama/Meta-Llama-3-8B --ctx 128k",
-    "hfmem Qwen/Qwen2.5-7B-Instruct mistralai/Mistral-7B-v0.1 --ctx 32k --batch 8 --json",
+    "hfmem Qwen/Qwen2.5-7B mistralai/Mistral-7B-v0.1 --ctx 32k --batch 8 --json",
     "hfmem fit ./my-checkout --gpu 2xh100 --kv-dtype fp8",
 )
 _ROOT_OPTIONS = "--version, -h, --help, --install-completion, --show-completion"

@@ -56,7 +56,13 @@ def test_compare_says_the_length_of_each_row(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("ctx", "lengths"),
-    [("8k,32k,128k", [8192, 32768, 131_072]), ("131,072", [131_072]), ("1k, 4096,", [1024, 4096]), ("8k", [8192])],
+    [
+        ("8k,32k,128k", [8192, 32768, 131_072]),
+        ("131,072", [131_072]),
+        ("1k, 4096,", [1024, 4096]),
+        ("8k", [8192]),
+        ("1.6e3,1.6e5,1E6", [1600, 160_000, 10**6]),
+    ],
 )
 def test_memory_by_context(run: Run, ctx: str, lengths: list[int]) -> None:
     """Llama 3 8B keeps 2 × 8 × 128 × 2 B × 32 layers = 128 KiB a token."""
