@@ -123,6 +123,23 @@ def test_formats_of_quark() -> None:
     assert stored(section | own) == (4 * (256 * 512 + 4), 4 * (512 * 1024 + 4 * 512), PLAIN["head"])
     weight |= {"dtype": "fp4", "qscheme": "per_group", "group_size": 32, "scale_format": "e8m0"}
     assert stored(section) == (4 * (256 * 512 * 17 // 32), 4 * (512 * 1024 * 17 // 32), PLAIN["head"])
+    said_of = parse_quantization({"config.json": {"quantization_config": section}})
+    assert said_of is not None and said_of.algorithm == "mxfp4"
+    assert stored(section | {"exclude": []}) == (
+        *(4 * (256 * 512 * 17 // 32), 4 * (512 * 1024 * 17 // 32)),
+        PLAIN["head"] // 2 * 17 // 32,
+    )
+    weight["scale_format"] = "float32"  # another layout, which is not known
+    assert stored(section) is None
+
+
+def test_exceptions_name_what_lies_inside_them() -> None:
+    section = {"quant_method": "fp8", "modules_to_not_convert": ["vision_tower", "model.layers.0"]}
+    said = parse_quantization({"config.json": {"quantization_config": section}})
+    assert said is not None
+    assert said.ignores("model.vision_tower.blocks.0.q_proj") and said.ignores("vision_tower.blocks.0.q_proj")
+    assert said.ignores("model.layers.0.mlp") and not said.ignores("model.layers.01.mlp")
+    assert not said.ignores("model.vision_towers.blocks.0.q_proj")
 
 
 def test_bits_without_a_known_layout_are_no_size() -> None:

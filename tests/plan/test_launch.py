@@ -12,24 +12,15 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from launches import launch, words
 
 from hfmem.cli import main
 from hfmem.errors import UsageError
 from hfmem.memory.serving import LlamaCpp
-from hfmem.plan.launch import KINDS, Launch, emit
+from hfmem.plan.launch import KINDS, emit
 from hfmem.plan.launch.flags import arguments
 
 LLAMA = "meta-llama/Meta-Llama-3-8B"
-BASE = Launch(model="org/name", revision=None, engine="vllm", context=8192, num_seqs=16)
-
-
-def launch(**changes: Any) -> Launch:
-    return Launch(**{**{name: getattr(BASE, name) for name in BASE.__match_args__}, **changes})
-
-
-def words(text: str) -> list[str]:
-    """What a POSIX shell makes of the command, comments left out."""
-    return shlex.split(text.replace(" \\\n  ", " "), comments=True)
 
 
 def test_vllm_flags() -> None:
@@ -60,36 +51,6 @@ def test_sglang_and_llama_cpp_flags() -> None:
     assert found[found.index("--ctx-size") + 1] == "16384"  # shared by two slots
     assert found[found.index("--cache-type-k") + 1] == found[found.index("--cache-type-v") + 1] == "q8_0"
     assert "--model" in words(emit("llama.cpp", launch(engine="llama.cpp", model="/m/x.gguf")))
-
-
-def test_caching_of_prefixes_is_said_as_it_is_asked_for() -> None:
-    """Off by the engines' own words; left to their default where nobody says (`--enable-prefix-caching` is vLLM's alone)."""
-    flags = {
-        name: [
-            [word for word in words(emit(name, launch(engine=name, enable_prefix_caching=asked))) if "cach" in word]
-            for asked in (None, True, False)
-        ]
-        for name in ("vllm", "sglang")
-    }
-    assert flags == {
-        "vllm": [[], ["--enable-prefix-caching"], ["--disable-prefix-caching"]],
-        "sglang": [[], [], ["--disable-radix-cache"]],
-    }
-
-
-def test_llama_cpp_on_one_device_and_on_two() -> None:
-    one, two = (words(emit("llama.cpp", launch(engine="llama.cpp", quant="q4_k_m", pp=count))) for count in (1, 2))
-    assert "--split-mode" not in one and two[two.index("--split-mode") + 1] == "layer"
-    assert "--n-cpu-moe" not in one and one[one.index("--n-gpu-layers") + 1] == "999"  # more than any model has
-    moved = LlamaCpp(gpu_layers=20, cpu_moe_layers=6)
-    found = words(emit("llama.cpp", launch(engine="llama.cpp", quant="q4_k_m", llama_cpp=moved)))
-    assert found[found.index("--n-cpu-moe") + 1] == "6" and found[found.index("--n-gpu-layers") + 1] == "20"
-
-
-def test_one_sequence_sets_no_limit() -> None:
-    for name, flag in (("vllm", "--max-num-seqs"), ("sglang", "--max-running-requests")):
-        assert flag not in words(emit(name, launch(engine=name, num_seqs=1)))
-        assert flag in words(emit(name, launch(engine=name, num_seqs=2)))
 
 
 def test_limits_and_what_is_left_out() -> None:
@@ -273,9 +234,9 @@ def test_several_machines(engine: str) -> None:
 
 def test_what_cannot_be_emitted() -> None:
     with pytest.raises(UsageError, match="is not one of"):
-        emit("podman", BASE)
+        emit("podman", launch())
     with pytest.raises(UsageError, match="goes with --engine sglang"):
-        emit("sglang", BASE)
+        emit("sglang", launch())
     with pytest.raises(UsageError, match="not transformers"):
         emit("docker", launch(engine="transformers"))
     with pytest.raises(UsageError, match="has no int4 cache"):

@@ -1,0 +1,67 @@
+"""Settings that are said to an engine, and those that are left to its default."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from launches import launch, words
+
+from hfmem.memory.serving import LlamaCpp
+from hfmem.plan.launch import emit
+
+
+def test_caching_of_prefixes_is_said_as_it_is_asked_for() -> None:
+    """Off by the engines' own words; left to their default where nobody says (`--enable-prefix-caching` is vLLM's alone)."""
+    flags = {
+        name: [
+            [word for word in words(emit(name, launch(engine=name, enable_prefix_caching=asked))) if "cach" in word]
+            for asked in (None, True, False)
+        ]
+        for name in ("vllm", "sglang")
+    }
+    assert flags == {
+        "vllm": [[], ["--enable-prefix-caching"], ["--disable-prefix-caching"]],
+        "sglang": [[], [], ["--disable-radix-cache"]],
+    }
+
+
+def test_llama_cpp_on_one_device_and_on_two() -> None:
+    one, two = (words(emit("llama.cpp", launch(engine="llama.cpp", quant="q4_k_m", pp=count))) for count in (1, 2))
+    assert "--split-mode" not in one and two[two.index("--split-mode") + 1] == "layer"
+    assert "--n-cpu-moe" not in one and one[one.index("--n-gpu-layers") + 1] == "999"  # more than any model has
+    moved = LlamaCpp(gpu_layers=20, cpu_moe_layers=6)
+    found = words(emit("llama.cpp", launch(engine="llama.cpp", quant="q4_k_m", llama_cpp=moved)))
+    assert found[found.index("--n-cpu-moe") + 1] == "6" and found[found.index("--n-gpu-layers") + 1] == "20"
+
+
+def test_drafts_and_adapters() -> None:
+    """A model that drafts and one's own prediction layers are told apart; so is a model with an adapter from one without."""
+
+    def said(engine: str, **more: Any) -> list[str]:
+        quant = "q4_k_m" if engine == "llama.cpp" else None
+        bare = words(emit(engine, launch(engine=engine, quant=quant)))
+        return words(emit(engine, launch(engine=engine, quant=quant, **more)))[len(bare) :]
+
+    other, own = {"draft": "org/draft", "draft_tokens": 4}, {"draft": "mtp", "draft_tokens": 3}
+    flag, config = said("vllm", **other)
+    assert (flag, json.loads(config)) == ("--speculative-config", {"model": "org/draft", "num_speculative_tokens": 4})
+    assert json.loads(said("vllm", **own)[1]) == {"method": "mtp", "num_speculative_tokens": 3}
+    steps = ["--speculative-num-steps", "4", "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "5"]
+    alone = ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", "org/draft"]
+    assert said("sglang", **other) == [*alone, *steps]
+    assert said("sglang", draft="mtp") == ["--speculative-algorithm", "NEXTN"]
+    assert said("vllm", lora="org/lora", max_lora_rank=32) == [
+        *("--enable-lora", "--lora-modules", "adapter=org/lora", "--max-lora-rank", "32")
+    ]
+    for draft, line in (("org/draft", "assistant = AutoModelForCausalLM.from_pretrained('org/draft'"), ("mtp", None)):
+        script = emit("transformers", launch(engine="transformers", draft=draft, lora="org/lora"))
+        assert (line in script) if line else ("assistant" not in script)
+        assert "model.load_adapter('org/lora')" in script
+    assert "load_adapter" not in emit("transformers", launch(engine="transformers"))
+
+
+def test_one_sequence_sets_no_limit() -> None:
+    for name, flag in (("vllm", "--max-num-seqs"), ("sglang", "--max-running-requests")):
+        assert flag not in words(emit(name, launch(engine=name, num_seqs=1)))
+        assert flag in words(emit(name, launch(engine=name, num_seqs=2)))
