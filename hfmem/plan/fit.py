@@ -314,7 +314,7 @@ def _device_notes(report: Report, device: Device) -> list[ReportWarning]:
         text = f"the rules of {engine} are read for devices of {makers}, not of {device.vendor}: --engine {other} may fit better"
         return [ReportWarning("device_engine", text)]
     old = device.compute_capability is not None and device.compute_capability < 80
-    if old and engine in ("vllm", "sglang") and report.model.dtype == "bfloat16":
+    if old and engines.engine(engine).OLDEST is not None and report.model.dtype == "bfloat16":
         text = f"{device.name} (compute capability {(device.compute_capability or 0) / 10:.1f}) computes no bf16: --dtype half"
         return [ReportWarning("device_dtype", text)]
     return []

@@ -39,6 +39,11 @@ VENDORS: Final = frozenset({"nvidia", "amd"})
 RUNTIME: Final = "server"
 WEIGHT_FORMATS: Final = (("bf16", 16), ("fp8", 8), ("int4", 4))
 CACHE_FORMATS: Final = ("fp8",)
+OWN_CLASSES: Final = True
+HALVES_FP32: Final = True
+DRAFTS_IN_POOL: Final = True
+#: compute capability at which its wheel begins
+OLDEST: Final = 75
 
 
 @dataclass(frozen=True, slots=True)
