@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UsageError
+from hfmem.memory import engines
 from hfmem.memory.drafts import Drafter
 from hfmem.memory.lora import Adapter, rank_to_reserve, read_adapter, reserved_bytes
 from hfmem.memory.result import CacheBytes
@@ -59,7 +60,7 @@ class Extras:
 
     def _lora(self, adapter: Adapter, serving: Serving) -> tuple[int, str]:
         count = f"{self.max_loras} adapter{'' if self.max_loras == 1 else 's'}"
-        if serving.engine not in ("vllm", "sglang"):
+        if not engines.is_server(serving.engine):
             return adapter.bytes * self.max_loras, f"{count} of rank {adapter.rank}, as stored"
         modules = frozenset(adapter.target_modules) if serving.engine == "sglang" else None
         rank = self._rank(adapter, serving)
@@ -87,7 +88,7 @@ class Extras:
             adapter.bytes,
             adapter.base_model,
             self.max_loras,
-            self._rank(adapter, serving) if serving.engine in ("vllm", "sglang") else None,
+            self._rank(adapter, serving) if engines.is_server(serving.engine) else None,
             self._lora(adapter, serving)[0],
         )
 

@@ -19,8 +19,6 @@ from hfmem.report import Report
 
 #: architectures that those engines do not run on although the maker is in the list
 _NOT_RUN: Final = ("gaudi", "sm_87", "gfx906", "gfx1030")
-#: engines without kernels for Volta: vLLM 0.33's wheel begins at sm_75, SGLang 0.5.23 refuses less (`load_model_utils.py`)
-_NO_VOLTA: Final = frozenset({"vllm", "sglang"})
 
 #: every number of machines is tried with every layout over them, which takes a minute from here on
 MOST_PLANNED: Final = 1024
@@ -89,7 +87,9 @@ def plan(
 
 
 def _runs(architecture: str, engine: str) -> bool:
-    return not architecture.startswith(_NOT_RUN) and not (architecture == "sm_70" and engine in _NO_VOLTA)
+    return not architecture.startswith(_NOT_RUN) and not (
+        architecture == "sm_70" and (engines.engine(engine).OLDEST or 0) > 70
+    )
 
 
 def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[tuple[Device, int | None], ...]:

@@ -120,7 +120,7 @@ def _memory(found: Configuration) -> Iterator[_Change]:
         text = "a larger pool" if load.pool_fits_device else "a smaller pool"
         if 0 < need <= room:
             yield _Change("kv_memory", {"kv_memory_bytes": need}, text, found.serve(kv_memory_bytes=need))
-    elif serving.engine in ("vllm", "sglang"):
+    elif engines.is_server(serving.engine):
         share = found.scale().min_utilization(serving)
         if share is not None and target.share(serving) < share <= _SAFE_SHARE:
             changed = replace(found, target=replace(target, utilization=share))
@@ -172,7 +172,9 @@ def _formats(found: Configuration) -> Iterator[_Change]:
 
 def _too_old(found: Configuration) -> bool:
     capability = None if found.target is None else found.target.device.compute_capability
-    return found.serving.engine in ("vllm", "sglang") and capability is not None and capability < _EIGHT_BITS
+    return (
+        engines.engine(found.serving.engine).OLDEST is not None and capability is not None and capability < _EIGHT_BITS
+    )
 
 
 def _host(found: Configuration) -> Iterator[_Change]:
@@ -205,7 +207,7 @@ def _devices(found: Configuration) -> Iterator[_Change]:
     if more is None:
         return
     yield _Change("devices", _layout(more), "more devices", more)
-    if more.serving.pp > 1 and not found.pp_given and found.serving.engine in ("vllm", "sglang"):
+    if more.serving.pp > 1 and not found.pp_given and engines.is_server(found.serving.engine):
         wide = fewest_devices(replace(found.serve(pp=1), pp_given=True), target.num_devices)
         if wide is not None:
             yield _Change("devices", _layout(wide), "more devices, every tensor cut over all of them", wide)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from hfmem.memory import engines
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.layers import CrossAttention
@@ -18,7 +19,6 @@ _OF_SERVERS: Final[dict[str, str]] = {
     "eager": "--enforce-eager",
     "state_dtype": "--state-dtype",
 }
-_SERVERS: Final = frozenset({"vllm", "sglang"})
 
 _UNSET: Final = Serving(1)
 
@@ -28,7 +28,7 @@ SETTING_UNUSED: Final = "setting_unused"
 
 def unused_settings(architecture: Architecture, serving: Serving) -> Iterator[Note]:
     """A note for each setting that the engine, or the model, has no use for."""
-    if serving.engine not in _SERVERS:
+    if not engines.is_server(serving.engine):
         for name, flag in _OF_SERVERS.items():
             if getattr(serving, name) != getattr(_UNSET, name):
                 yield Note(SETTING_UNUSED, f"{flag} changes nothing under the rules of {serving.engine}")

@@ -31,8 +31,6 @@ from hfmem.model.layers import (
 from hfmem.records import dataclass, replace
 from hfmem.remembered import remembered
 
-#: engines whose last pipeline stage drafts alone, with the target's embedding and head, out of the target's pool
-IN_TARGETS_POOL: Final = frozenset({"vllm", "sglang"})
 #: the stacks of what drafts among its target's layers: its own prediction layers, another model's
 PREDICT: Final = "predict"
 DRAFT: Final = "draft"
@@ -78,12 +76,16 @@ def drafting(serving: Serving, draft: Architecture, declared_kv_dtype: str | Non
         speculative_tokens=0,
         ep=serving.ep and serving.engine == "vllm" and bool(draft.num_experts),
     )
-    return replace(own, pp=1) if serving.engine in IN_TARGETS_POOL else own
+    return replace(own, pp=1) if engines.engine(serving.engine).DRAFTS_IN_POOL else own
 
 
 def served_with(arch: Architecture, drafter: Drafter | None, serving: Serving) -> Architecture:
     """The model whose cache an engine plans: with the layers of what drafts after its own, where they share one pool."""
-    return arch if drafter is None or serving.engine not in IN_TARGETS_POOL else joined(arch, drafter, serving.engine)
+    return (
+        arch
+        if drafter is None or not engines.engine(serving.engine).DRAFTS_IN_POOL
+        else joined(arch, drafter, serving.engine)
+    )
 
 
 @remembered
@@ -109,7 +111,7 @@ def cache_with(arch: Architecture, drafter: Drafter | None, serving: Serving) ->
     """
     rules = engines.engine(serving.engine)
     found = rules.cache(served_with(arch, drafter, serving), serving)
-    if drafter is None or serving.engine in IN_TARGETS_POOL:
+    if drafter is None or engines.engine(serving.engine).DRAFTS_IN_POOL:
         return found
     if drafter.own:
         layers = prediction_layers(arch)
@@ -236,7 +238,7 @@ def _predicting(arch: Architecture, engine: str) -> Architecture:
 def _loaded(spec: TensorSpec, arch: Architecture, engine: str) -> Iterator[TensorSpec]:
     """A prediction layer's tensor as one that is loaded, unless the target's embedding or head serves in its place."""
     table = len(spec.shape) == 2 and spec.shape[0] == arch.vocab_size
-    if spec.component is not Component.MTP or (table and engine in IN_TARGETS_POOL):
+    if spec.component is not Component.MTP or (table and engines.engine(engine).DRAFTS_IN_POOL):
         yield spec
         return
     axis = spec.layer_axis

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hfmem.checkpoint.tensors import Box
+from hfmem.memory import engines
 from hfmem.memory.model_classes import FUSED_BIAS
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, TensorSpec
@@ -19,7 +20,6 @@ from hfmem.model.matching import count_boxes, intersect
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
 
-_FUSING: Final = ("vllm", "sglang")
 _KEYS: Final = ".k_proj.weight"
 _VALUES: Final = ".v_proj.weight"
 
@@ -62,8 +62,8 @@ AS_STORED: Final = FusedProjections(frozenset(), {}, frozenset(), frozenset())
 
 @remembered
 def fused_projections(arch: Architecture, engine: str) -> FusedProjections:
-    """What fused projections make of the model's keys and values; an engine other than vLLM and SGLang holds what is stored."""
-    if engine not in _FUSING:
+    """What fused projections make of the model's keys and values; an engine without classes of its own holds what is stored."""
+    if not engines.engine(engine).OWN_CLASSES:
         return AS_STORED
     stems = {spec.pattern.partition("v_experts.")[0] for spec in arch.tensors if ".v_experts." in spec.pattern}
     sharing = _sharing_layers(arch) if engine == "vllm" else frozenset[int]()

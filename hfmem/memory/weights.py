@@ -15,6 +15,7 @@ from hfmem.checkpoint.logical import LogicalGroup
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.dtypes import BITS, num_bytes
 from hfmem.errors import UnsupportedError
+from hfmem.memory import engines
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.fused import FusedProjections, fused_projections
 from hfmem.memory.loaded import HeldTensors, rounding
@@ -44,10 +45,6 @@ from hfmem.records import dataclass, replace
 _RANKS_OF_HOST: Final = 8
 #: names of the codes of weights that are packed
 _CODES: Final = (".weight", ".qweight")
-#: engines that pad vocabularies
-_PADS: Final = frozenset({"vllm", "sglang"})
-#: vLLM and SGLang compute fp32 checkpoints in bf16
-_DOWNCASTS: Final = frozenset({"vllm", "sglang"})
 #: what SGLang shares out within a group of data-parallel attention, as it does an image encoder's attention
 #: (`layers/attention/vision.py`); the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
@@ -114,7 +111,7 @@ def rank_weights(
         idle_bytes=used["idle"],
         rounding=(
             rounding(tensors, stage_bytes[heaviest], max_split=release.max_split)
-            if serving.engine in _PADS
+            if engines.engine(serving.engine).OWN_CLASSES
             else Allocated(0, 0)
         ),
     )
@@ -151,9 +148,11 @@ def _layout(arch: Architecture, serving: Serving) -> tuple[Stages, Sharding]:
         expert_parallel=serving.ep,
         num_experts=arch.num_experts,
         whole=(*kept_whole(arch, serving.engine), *(HOSTED if serving.engine == "vllm" else ()))
-        if serving.engine in _PADS
+        if engines.engine(serving.engine).OWN_CLASSES
         else (),
-        vocab_padding=VOCAB_PADDING if serving.engine in _PADS and arch.model_type not in UNPADDED_VOCAB else 1,
+        vocab_padding=VOCAB_PADDING
+        if engines.engine(serving.engine).OWN_CLASSES and arch.model_type not in UNPADDED_VOCAB
+        else 1,
     )
     if serving.engine == "sglang" and serving.ep and (arch.num_experts or 0) % tp:
         raise UnsupportedError(f"SGLang deals {arch.num_experts} experts out evenly: not over {tp} ranks")
@@ -175,7 +174,7 @@ def _passed_over(spec: TensorSpec, serving: Serving, fused: FusedProjections) ->
     """Whether the engine loads no such tensor: what it does not serve or read, what only predicts, what the settings leave out."""
     if _only_predicts(spec) or _left_out(spec, serving) or fused.left_out(spec):
         return True
-    if serving.engine in _PADS and spec.pattern.startswith(NOT_SERVED):
+    if engines.engine(serving.engine).OWN_CLASSES and spec.pattern.startswith(NOT_SERVED):
         return True
     return serving.engine == "vllm" and (spec.unread or spec.pattern.startswith(_POOLER))
 
@@ -183,7 +182,7 @@ def _passed_over(spec: TensorSpec, serving: Serving, fused: FusedProjections) ->
 def _has_room(arch: Architecture, spec: TensorSpec, stages: Stages, engine: str) -> bool:
     """Whether the engine makes room for a tensor that it does not pass over, stored or not."""
     if spec.buffer:
-        counted = engine in _PADS and not (engine == "vllm" and through_transformers(arch))
+        counted = engines.engine(engine).OWN_CLASSES and not (engine == "vllm" and through_transformers(arch))
         return counted and spec.pattern.endswith(BUFFER_PARAMETERS)
     if spec.component is Component.LM_HEAD and engine == "vllm":
         if len(spec.shape) == 1:
@@ -245,12 +244,12 @@ def _held(
     engine = serving.engine
     packed = arch.model_type in PADDED_BY_DEVICE and any(is_packed(group.pattern, group.dtype) for group in groups)
     capability = serving.compute_capability
-    kernel = kernel_of(engine, capability, release) if packed and engine in _PADS else None
+    kernel = kernel_of(engine, capability, release) if packed and engines.engine(engine).OWN_CLASSES else None
     gated = any(isinstance(spec.split, ExpertSplit) and "gate" in spec.pattern for spec in arch.tensors)
     codes = {core(group.pattern): group for group in groups if engine == "vllm" and group.pattern.endswith(_CODES)}
     matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
-    downcast = _target_dtype(arch, groups) if engine in _DOWNCASTS else None
+    downcast = _target_dtype(arch, groups) if engines.engine(engine).HALVES_FP32 else None
     fused = fused_projections(arch, engine)
     for group in groups:
         for match in matcher.assign(group.pattern, group.boxes):
@@ -273,7 +272,7 @@ def _held(
             if match.expected is None and not _same_module(group.pattern, expected):
                 spec = replace(spec, split=Replicated())  # a neighbour in the same layer, whose split is not known
             finer = None
-            if match.expected is None and engine in _PADS and not isinstance(spec.split, Replicated):
+            if match.expected is None and engines.engine(engine).OWN_CLASSES and not isinstance(spec.split, Replicated):
                 routed = isinstance(spec.split, ExpertSplit)
                 ranks = sharding.expert_ranks if routed else sharding.tp
                 if not (routed and sharding.expert_parallel):

@@ -14,20 +14,21 @@ from math import comb
 from typing import Final
 
 from hfmem.dtypes import BITS
+from hfmem.memory import engines
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Row, TensorSpec
 
-#: engines that compute in half precision whatever the checkpoint holds
-_HALF: Final = frozenset({"vllm", "sglang"})
 _MIXERS: Final = frozenset({Component.ATTENTION})
 _FEED_FORWARD: Final = frozenset({Component.MLP, Component.EXPERTS})
 
 
 def link_bytes(arch: Architecture, serving: Serving, tokens: int, logits: int) -> int:
     """Bytes a rank sends while `tokens` tokens of its replica pass all layers, `logits` of which get logits."""
-    width = 2 if serving.engine in _HALF or arch.dtype not in ("F32", "F64") else BITS[arch.dtype] // 8
+    width = (
+        2 if engines.engine(serving.engine).HALVES_FP32 or arch.dtype not in ("F32", "F64") else BITS[arch.dtype] // 8
+    )
     row = arch.hidden_size * width
     between_stages = (serving.pp - 1) * tokens * row
     if serving.engine in BY_LAYER:

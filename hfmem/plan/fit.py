@@ -187,18 +187,32 @@ class Scale:
     def fits(self, serving: Serving) -> bool:
         """Whether `serving` fits, by the middle of the estimates; False also where the engine refuses it."""
         try:
-            if self._hopeless(serving):
+            # what costs least to say comes first: a search over layouts asks this thousands of times
+            spare = self._room(serving) * serving.num_ranks - self._whole(serving)
+            if spare < 0 or self._cache(serving) > spare or self._too_heavy(serving):
                 return False
             return self.weigh(serving).cache_fits
         except UnsupportedError:
             return False
 
     def _hopeless(self, serving: Serving) -> bool:
-        """Whether the weights alone are too large: the answer to most layouts of a search, and the cheapest."""
-        room = min(self.target.usable_bytes(serving), self.target.free_bytes())
-        # no layout leaves its fullest rank less than an even share of what one device would hold
-        whole = self.weights(replace(serving, tp=1, pp=1, dp=1, attn_dp=1)).bytes
-        return whole > room * serving.num_ranks or self.weights(serving).bytes > room
+        """Whether the weights alone are too large, for all ranks together or for the fullest."""
+        return self._whole(serving) > self._room(serving) * serving.num_ranks or self._too_heavy(serving)
+
+    def _too_heavy(self, serving: Serving) -> bool:
+        return self.weights(serving).bytes > self._room(serving)
+
+    def _cache(self, serving: Serving) -> int:
+        """The cache on all devices together."""
+        cache = cache_with(self.architecture, self.drafter, on_device(serving, self.target.device))
+        return cache.bytes - cache.host_bytes
+
+    def _room(self, serving: Serving) -> int:
+        return min(self.target.usable_bytes(serving), self.target.free_bytes())
+
+    def _whole(self, serving: Serving) -> int:
+        """Weights on one device: no layout leaves its fullest rank less than an even share of them."""
+        return self.weights(replace(serving, tp=1, pp=1, dp=1, attn_dp=1, dcp=1)).bytes
 
     def max_context(self, serving: Serving) -> int | None:
         """The longest context at which the sequences fit; 0: none does, None: the cache does not grow with it."""
@@ -300,7 +314,7 @@ def _device_notes(report: Report, device: Device) -> list[ReportWarning]:
         text = f"the rules of {engine} are read for devices of {makers}, not of {device.vendor}: --engine {other} may fit better"
         return [ReportWarning("device_engine", text)]
     old = device.compute_capability is not None and device.compute_capability < 80
-    if old and engine in ("vllm", "sglang") and report.model.dtype == "bfloat16":
+    if old and engines.engine(engine).OLDEST is not None and report.model.dtype == "bfloat16":
         text = f"{device.name} (compute capability {(device.compute_capability or 0) / 10:.1f}) computes no bf16: --dtype half"
         return [ReportWarning("device_dtype", text)]
     return []

@@ -25,7 +25,10 @@ LLAMA = "meta-llama/Meta-Llama-3-8B"
 #: K and V of 8 heads × 128 in 32 layers, 2 bytes each
 TOKEN = 2 * 8 * 128 * 32 * 2
 #: facts that every engine states, as `Engine` names them
-FACTS = ("NAME", "VERSION", "VENDORS", "RUNTIME", "WEIGHT_FORMATS", "CACHE_FORMATS", "cache")
+FACTS = (
+    *("NAME", "VERSION", "VENDORS", "RUNTIME", "WEIGHT_FORMATS", "CACHE_FORMATS"),
+    *("OWN_CLASSES", "HALVES_FP32", "DRAFTS_IN_POOL", "OLDEST", "cache"),
+)
 
 
 @pytest.fixture
@@ -44,6 +47,10 @@ def paged(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         RUNTIME="none",
         WEIGHT_FORMATS=(("bf16", 16), ("fp8", 8)),
         CACHE_FORMATS=("fp8",),
+        OWN_CLASSES=False,
+        HALVES_FP32=False,
+        DRAFTS_IN_POOL=False,
+        OLDEST=None,
         cache=cache,
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)

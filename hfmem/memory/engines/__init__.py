@@ -24,7 +24,10 @@ class Engine(Protocol):
 
     `VERSION` says what the rules were read from, `VENDORS` whose devices they speak of, `RUNTIME` how its runtime is estimated.
     `WEIGHT_FORMATS` are those it serves, widest first (name as `--quant` takes it, bits of a weight), `CACHE_FORMATS` its caches of
-    less than 16 bits: what is suggested where a model does not fit.
+    less than 16 bits: what is suggested where a model does not fit. `OWN_CLASSES`: it builds models from classes of its own, which
+    fuse projections and pad vocabularies; `HALVES_FP32`: fp32 checkpoints are computed in 16 bits; `DRAFTS_IN_POOL`: what drafts is
+    on the last pipeline stage, with the target's embedding and head, out of the target's pool. `OLDEST` is the NVIDIA compute
+    capability that its kernels begin at, None where it does not mind.
     """
 
     NAME: str
@@ -33,6 +36,10 @@ class Engine(Protocol):
     RUNTIME: RuntimeRule
     WEIGHT_FORMATS: tuple[tuple[str, int], ...]
     CACHE_FORMATS: tuple[str, ...]
+    OWN_CLASSES: bool
+    HALVES_FP32: bool
+    DRAFTS_IN_POOL: bool
+    OLDEST: int | None
 
     def cache(self, arch: Architecture, serving: Serving) -> CacheBytes:
         """Bytes of the cache. Raises UnsupportedError with the engine's reason where it refuses."""
@@ -58,6 +65,11 @@ def engine(name: str) -> Engine:
     except KeyError:
         raise UsageError(f"engine {name!r} is not one of {', '.join(ENGINES)}") from None
     return cast(Engine, import_module(module))
+
+
+def is_server(name: str) -> bool:
+    """Whether it takes a share of the device, profiles a step and reserves room before anybody asks."""
+    return engine(name).RUNTIME == "server"
 
 
 def pooling_engine(name: str) -> PoolingEngine | None:

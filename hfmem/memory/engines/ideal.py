@@ -24,6 +24,10 @@ VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel", "google"})
 RUNTIME: Final = "none"
 WEIGHT_FORMATS: Final = (("bf16", 16), ("fp8", 8), ("int4", 4))
 CACHE_FORMATS: Final = ("fp8",)
+OWN_CLASSES: Final = False
+HALVES_FP32: Final = False
+DRAFTS_IN_POOL: Final = False
+OLDEST: Final = None
 
 
 def cache(arch: Architecture, serving: Serving) -> CacheBytes:

@@ -43,6 +43,10 @@ VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel"})
 RUNTIME: Final = "compute buffer"
 WEIGHT_FORMATS: Final = (("bf16", 16), ("q8_0", 8), ("q4_k_m", 4))
 CACHE_FORMATS: Final = ("q8_0", "q4_0")
+OWN_CLASSES: Final = False
+HALVES_FP32: Final = False
+DRAFTS_IN_POOL: Final = False
+OLDEST: Final = None
 
 #: cells that the context and a windowed cache are rounded up to
 _PAD: Final = 256

@@ -58,6 +58,10 @@ VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel"})
 RUNTIME: Final = "forward"
 WEIGHT_FORMATS: Final = (("bf16", 16), ("int8", 8), ("nf4", 4))
 CACHE_FORMATS: Final[tuple[str, ...]] = ()
+OWN_CLASSES: Final = False
+HALVES_FP32: Final = False
+DRAFTS_IN_POOL: Final = False
+OLDEST: Final = None
 
 _WINDOW_IS_A_MASK: Final = frozenset({"gpt_neo"})
 #: text models whose short convolutions run in fp32 (`modeling_inkling.py`, `modeling_inkling2.py`, `modeling_inkling2_loop.py`)

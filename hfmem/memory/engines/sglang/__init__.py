@@ -32,6 +32,11 @@ VENDORS: Final = frozenset({"nvidia", "amd"})
 RUNTIME: Final = "server"
 WEIGHT_FORMATS: Final = (("bf16", 16), ("fp8", 8), ("int4", 4))
 CACHE_FORMATS: Final = ("fp8",)
+OWN_CLASSES: Final = True
+HALVES_FP32: Final = True
+DRAFTS_IN_POOL: Final = True
+#: compute capability less than which it refuses (`load_model_utils.py`)
+OLDEST: Final = 75
 
 #: `--swa-full-tokens-ratio`, `--mamba-full-memory-ratio`, `--chunked-prefill-size` on Hopper, SGLANG_SWA_EVICTION_INTERVAL
 _SWA_RATIO: Final = 0.8

@@ -29,7 +29,7 @@ from hfmem.memory.engines.vllm.support import (
 from hfmem.memory.result import CacheBytes, LayerGroup, Pool, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import Cache, CrossAttention
+from hfmem.model.layers import Cache, CrossAttention, RecurrentCache
 from hfmem.records import dataclass, replace
 from hfmem.units import GIB
 
@@ -39,18 +39,30 @@ VENDORS: Final = frozenset({"nvidia", "amd"})
 RUNTIME: Final = "server"
 WEIGHT_FORMATS: Final = (("bf16", 16), ("fp8", 8), ("int4", 4))
 CACHE_FORMATS: Final = ("fp8",)
+OWN_CLASSES: Final = True
+HALVES_FP32: Final = True
+DRAFTS_IN_POOL: Final = True
+#: compute capability at which its wheel begins
+OLDEST: Final = 75
+
+
+@dataclass(frozen=True, slots=True)
+class _Grouping:
+    """What of a layout neither context nor pipeline stages change. `kept` is each kind of cache with its layers and, by group, its
+    specs and how many layers have them; `page_specs` are the specs of each group that may need different numbers of pages."""
+
+    plan: Plan
+    groups: tuple[Group, ...]
+    page_specs: tuple[tuple[Spec, ...], ...]
+    kept: tuple[tuple[Cache, tuple[int, ...], tuple[tuple[int, Spec, int], ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Structure:
-    """What of a layout no context changes. `kept` is each kind of cache with its layers and, by group, its specs and how many
-    layers have them; `page_specs` are the specs of each group that may need different numbers of pages."""
+    """A grouping over pipeline stages."""
 
-    plan: Plan
-    groups: tuple[Group, ...]
+    grouping: _Grouping
     stage_block_bytes: tuple[int, ...]
-    page_specs: tuple[tuple[Spec, ...], ...]
-    kept: tuple[tuple[Cache, tuple[int, ...], tuple[tuple[int, Spec, int], ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +75,12 @@ class Layout:
     @property
     def plan(self) -> Plan:
         """Every layer's specs."""
-        return self.structure.plan
+        return self.structure.grouping.plan
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The layers that share page tables."""
-        return self.structure.groups
+        return self.structure.grouping.groups
 
     @property
     def stage_block_bytes(self) -> tuple[int, ...]:
@@ -77,7 +89,7 @@ class Layout:
 
     def group_pages(self, limits: Limits) -> tuple[int, ...]:
         """Blocks one request holds in each group."""
-        return tuple(max(request_pages(spec, limits) for spec in specs) for specs in self.structure.page_specs)
+        return tuple(max(request_pages(spec, limits) for spec in specs) for specs in self.structure.grouping.page_specs)
 
     @property
     def request_blocks(self) -> int:
@@ -102,9 +114,12 @@ class PoolTooSmallError(UnsupportedError):
         )
 
 
-#: structures by architecture (kept alive by its entry) and what else decides them: a search asks for the same one again and again
+#: structures, and the groupings in them, by architecture (kept alive by its entry) and what else decides them: a search asks for
+#: the same one again and again
 _STRUCTURES: dict[tuple[object, ...], tuple[Architecture, _Structure]] = {}
-_MOST_STRUCTURES: Final = 64
+_GROUPINGS: dict[tuple[object, ...], tuple[Architecture, _Grouping]] = {}
+_MOST_STRUCTURES: Final = 1024
+_MOST_GROUPINGS: Final = 64
 
 
 def layout(arch: Architecture, serving: Serving) -> Layout:
@@ -131,29 +146,36 @@ def _structure(arch: Architecture, serving: Serving) -> _Structure:
         serving.dcp,
         serving.one_kind_of_page,
     )
-    ahead = serving.speculative_tokens
-    key = (id(arch), *held, ahead, serving.tp, serving.pp, serving.ep, spans, serving.language_model_only)
-    if key not in _STRUCTURES:
+    key = (id(arch), *held, serving.speculative_tokens, serving.tp, spans, serving.language_model_only)
+    whole = (*key, serving.pp, serving.ep)
+    if whole not in _STRUCTURES:
         if len(_STRUCTURES) >= _MOST_STRUCTURES:
             _STRUCTURES.clear()
-        _STRUCTURES[key] = (arch, _read_structure(arch, serving))
-    return _STRUCTURES[key][1]
+        check_model(arch)
+        check_ranks(arch, serving.tp, serving.pp)
+        check_heads(arch, serving.tp)
+        if not serving.language_model_only:
+            check_encoder(arch, serving.tp)
+        if serving.ep:
+            check_experts(arch)
+        check_context_ranks(arch, serving)
+        staged = serving.pp if any(isinstance(cache, RecurrentCache) for cache in arch.kinds()) else None
+        _STRUCTURES[whole] = (arch, _over_stages(_grouping(arch, serving, (*key, staged)), serving.pp))
+    return _STRUCTURES[whole][1]
 
 
-def _read_structure(arch: Architecture, serving: Serving) -> _Structure:
-    check_model(arch)
-    check_ranks(arch, serving.tp, serving.pp)
-    check_heads(arch, serving.tp)
-    if not serving.language_model_only:
-        check_encoder(arch, serving.tp)
-    if serving.ep:
-        check_experts(arch)
-    check_context_ranks(arch, serving)
+def _grouping(arch: Architecture, serving: Serving, key: tuple[object, ...]) -> _Grouping:
+    if key not in _GROUPINGS:
+        if len(_GROUPINGS) >= _MOST_GROUPINGS:
+            _GROUPINGS.clear()
+        _GROUPINGS[key] = (arch, _read_grouping(arch, serving))
+    return _GROUPINGS[key][1]
+
+
+def _read_grouping(arch: Architecture, serving: Serving) -> _Grouping:
     plan = plan_layers(arch, serving)
     members = one_kind(plan.members) if serving.one_kind_of_page else plan.members
     groups = group_layers(members, plan.block_outermost)
-    stages = list(pipeline_stages(plan.num_layers, serving.pp) if serving.pp > 1 else (range(plan.num_layers),))
-    stages[-1] = range(stages[-1].start, max((layer for layer, _ in plan.caches), default=0) + 1)  # with what drafts
     layers: dict[Cache, dict[int, None]] = {}
     counts: dict[Cache, dict[tuple[int, Spec], int]] = {}
     for index, group in enumerate(groups):
@@ -162,10 +184,9 @@ def _read_structure(arch: Architecture, serving: Serving) -> _Structure:
             layers.setdefault(kind, {})[layer] = None
             held = counts.setdefault(kind, {})
             held[index, member.spec] = held.get((index, member.spec), 0) + 1
-    return _Structure(
+    return _Grouping(
         plan,
         groups,
-        tuple(_stage_bytes(groups, stage) for stage in stages),
         tuple(tuple(dict.fromkeys(member.spec for member in group.members)) for group in groups),
         tuple(
             (kind, tuple(sorted(layers[kind])), tuple((*key, count) for key, count in counts[kind].items()))
@@ -174,11 +195,24 @@ def _read_structure(arch: Architecture, serving: Serving) -> _Structure:
     )
 
 
-def _stage_bytes(groups: tuple[Group, ...], stage: range) -> int:
-    """Bytes of a block on one stage: the widest group's pages of the layers that run there, in whole strides."""
-    here = [[member.spec for member in group.members if member.layer in stage] for group in groups]
-    stride = lcm(*{spec.stride for specs in here for spec in specs if isinstance(spec, PagedSpec)})
-    return ceil_div(max((sum(spec.page_bytes for spec in specs) for specs in here), default=0), stride) * stride
+def _over_stages(grouping: _Grouping, pp: int) -> _Structure:
+    """Bytes of a block on each stage: the widest group's pages of the layers that run there, in whole strides."""
+    plan = grouping.plan
+    stages = list(pipeline_stages(plan.num_layers, pp) if pp > 1 else (range(plan.num_layers),))
+    end = max((layer for layer, _ in plan.caches), default=0) + 1
+    stages[-1] = range(stages[-1].start, end)  # with what drafts
+    widest, strides = [0] * len(stages), [1] * len(stages)
+    stage_of = [index for index, stage in enumerate(stages) for _ in stage]
+    for group in grouping.groups:
+        here = [0] * len(stages)
+        for member in group.members:
+            stage, spec = stage_of[member.layer], member.spec
+            here[stage] += spec.page_bytes
+            if isinstance(spec, PagedSpec) and spec.stride > 1:
+                strides[stage] = lcm(strides[stage], spec.stride)
+        widest = [max(pair) for pair in zip(widest, here, strict=True)]
+    sizes = (ceil_div(size, stride) * stride for size, stride in zip(widest, strides, strict=True))
+    return _Structure(grouping, tuple(sizes))
 
 
 def cache(arch: Architecture, serving: Serving) -> CacheBytes:
@@ -208,7 +242,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
 def _layer_groups(found: Layout, serving: Serving) -> tuple[LayerGroup, ...]:
     """Bytes of one request by cache: pages held × page bytes over all ranks; blocks that groups leave unused are not in it."""
     pages = found.group_pages(found.limits)
-    return tuple(_layer_group(*entry, pages, found, serving) for entry in found.structure.kept)
+    return tuple(_layer_group(*entry, pages, found, serving) for entry in found.structure.grouping.kept)
 
 
 def _layer_group(
