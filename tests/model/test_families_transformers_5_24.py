@@ -210,3 +210,19 @@ def test_exaone_with_biases() -> None:
     assert plain == 7_818_448_896
     biased = read_architecture({"model_type": "exaone", "attention_bias": True, "mlp_bias": True}).expected_parameters()
     assert biased == plain + 32 * (2 * 4096 + 2 * 1024 + 2 * 14_336 + 4096)
+
+
+@pytest.mark.parametrize(("heads", "width", "kept"), [(4, 32, 17_664), (2, 48, 26_496)])
+def test_imagegpt_keeps_its_pixels(heads: int, width: int, kept: int) -> None:
+    # measured: keys and values of three layers; what the model weighs its files tell
+    config = {
+        "model_type": "imagegpt",
+        "vocab_size": 50,
+        "n_embd": width,
+        "n_layer": 3,
+        "n_head": heads,
+        "dtype": "float32",
+    }
+    arch = read_architecture(config)
+    assert cached(arch) == kept
+    assert arch.partial

@@ -1,7 +1,7 @@
 """Models used little whose weights their files tell (`by_files`) and whose decoder keeps keys and values by a rule.
 
-Source: transformers 5.23.0 `models/{git,kosmos2,kosmos2_5,idefics,udop,speecht5,bark,pp_formulanet}`: which of their layers write
-a cache, and how wide. Image and audio positions that stand in the decoder's sequence count as tokens of the context.
+Source: transformers 5.24.0 `models/{git,imagegpt,kosmos2,kosmos2_5,idefics,udop,speecht5,bark,pp_formulanet}`: which of their
+layers write a cache, and how wide. Image and audio positions that stand in the decoder's sequence count as tokens of the context.
 """
 
 from __future__ import annotations
@@ -43,6 +43,13 @@ def git(cfg: Config) -> Architecture:
     hidden = cfg.positive("hidden_size")
     heads = read_heads(cfg, hidden, "num_attention_heads")
     return _alone(cfg, cfg, "git", heads, hidden, cfg.positive("num_hidden_layers"))
+
+
+def imagegpt(cfg: Config) -> Architecture:
+    """ImageGPT: GPT-2's layers over the pixels of an image."""
+    hidden = cfg.positive("n_embd", "hidden_size")
+    heads = read_heads(cfg, hidden, "n_head")
+    return _alone(cfg, cfg, "imagegpt", heads, hidden, cfg.positive("n_layer", "num_hidden_layers"))
 
 
 def kosmos(cfg: Config) -> Architecture:

@@ -30,6 +30,7 @@ TEXT_OF: Final[dict[str, str]] = {
 
 MULTIMODAL: Final[dict[str, str]] = {
     "git": "files_cached:git",
+    "imagegpt": "files_cached:imagegpt",
     "kosmos-2": "files_cached:kosmos",
     "kosmos-2.5": "files_cached:kosmos",
     "idefics": "files_cached:idefics",
