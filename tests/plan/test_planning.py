@@ -67,7 +67,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 
 def test_a_search_over_many_devices_cuts_few_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 4,000 sequences of 32,768 tokens × 96 KiB (48 layers × 4 heads × 128 × 2 × 2 bytes) are 12.9 TB and 256 devices of 48 GB 12.3 TB:
+    # 4,000 sequences of 32,768 tokens × 96 KiB (48 layers × 4 heads × 128 × 2 × 2 bytes) are 12.9 TB, 256 devices of 48 GB 12.3 TB:
     # that is told from the sums, and no layout (there are some hundred) has its weights cut
     cut: list[tuple[int, int]] = []
 
