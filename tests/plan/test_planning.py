@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,9 @@ from hfmem.api.estimates import Model, read_model
 from hfmem.api.planning import plan
 from hfmem.cli import main
 from hfmem.hub import FetchOptions
+from hfmem.memory.drafts import weights_with
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import RankWeights
 from hfmem.plan.devices import plain_memory
 from hfmem.plan.solver import crossing, largest
 from hfmem.plan.target import Target
@@ -60,6 +64,22 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         main([*words, "--offline"])
     out, err = capsys.readouterr()
     return int(left.value.code or 0), out, err
+
+
+def test_a_search_over_many_devices_cuts_few_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 4,000 sequences of 32,768 tokens × 96 KiB (48 layers × 4 heads × 128 × 2 × 2 bytes) are 12.9 TB, 256 devices of 48 GB 12.3 TB:
+    # that is told from the sums, and no layout (there are some hundred) has its weights cut
+    cut: list[tuple[int, int]] = []
+
+    def counted(arch: Any, groups: Any, drafter: Any, serving: Serving) -> RankWeights:
+        cut.append((serving.tp, serving.pp))
+        return weights_with(arch, groups, drafter, serving)
+
+    monkeypatch.setattr("hfmem.plan.fit.weights_with", counted)
+    model = read_model("Qwen/Qwen3-30B-A3B", fetch=FetchOptions(offline=True, no_cache=True))
+    found = plan(model, users=4000, context=32_768, devices="l40s", max_devices=256)
+    assert not found.layouts
+    assert set(cut) == {(1, 1)}
 
 
 def test_a_number_before_a_device_is_the_most_of_it(capsys: pytest.CaptureFixture[str]) -> None:
