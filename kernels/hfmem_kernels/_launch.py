@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hfmem_kernels._heuristics import DeviceFacts, LaunchConfig, family_of, next_power_of_2
+from hfmem_kernels.layout import SPLIT_ROW_BYTES, SPLIT_SCALE_BYTES
 
 #: fewest latent columns that are read once for keys and values: a quarter of them in pairs are the 16 that tensor cores take.
 #: Fewer, which only small test models have, are read as keys and again as values
@@ -228,6 +229,14 @@ def rows_of(cache: torch.Tensor, pairs: bool) -> Rows:
     return Rows(base, page // unit, token // unit, head // unit, dim, beyond // unit, unit)
 
 
+def data_rows(cache: torch.Tensor) -> torch.Tensor:
+    """uint8 rows [pages, page, 1, bytes] as they lie: those of 584 bytes are 576 of each token and, behind all of a page, its scales."""
+    if cache.shape[-1] != SPLIT_ROW_BYTES:
+        return cache
+    row = SPLIT_ROW_BYTES - SPLIT_SCALE_BYTES
+    return cache.as_strided((*cache.shape[:3], row), (cache.stride(0), row, row, 1), cache.storage_offset())
+
+
 def extent(cache: torch.Tensor, rows: Rows) -> int:
     """Units from the first row of a cache to past its last; below 2^31 the kernel's row offsets fit 32 bits."""
     pages, tokens, heads, _ = cache.shape
@@ -311,18 +320,20 @@ def launch_decode(
     kv_lora_rank: int,
     config: LaunchConfig,
     num_sms: int,
+    by_slot: bool = False,
     warmup: bool = False,
 ) -> Any:
     """Launch (or, with `warmup`, only compile) the decode kernel.
 
     q, out: [batch, q_len, heads, dim], or [tokens, heads, dim] with `cu_q` [batch + 1]; caches [pages, page, kv heads, dim].
+    by_slot: `page_table` lists the slots of each sequence's tokens, one a token, and `seq_lens` says how many.
     """
     from hfmem_kernels._kernels import decode_kernel
 
     batch = seq_lens.shape[0]
     _, page_size, num_kv_heads, head_dim = k_cache.shape
     latent = kv_lora_rank >= SMALLEST_LATENT
-    packed_latent = k_cache.dtype == torch.uint8
+    packed_latent = k_cache.shape[-1] if k_cache.dtype == torch.uint8 else 0
     v_head_dim = kv_lora_rank or v_cache.shape[-1]
     group = q.shape[-2] // num_kv_heads
     m_blocks = -(-group * max_q_len // config.block_m)
@@ -331,7 +342,7 @@ def launch_decode(
     pairs = kind != PLAIN and config.pairs and pairs_possible(k_cache, v_cache)
     cut = config.cut and config.block_m == 16
     columns = Columns.of(head_dim, v_head_dim, pairs=pairs, latent=latent, cut=cut)
-    capacity = page_table.shape[1] * page_size
+    capacity = page_table.shape[1] * (1 if by_slot else page_size)
     max_tokens = min(capacity, window + max_q_len - 1) if window else capacity
     split = plan_split(config, batch * items, max_tokens, num_sms, columns.dv)
 
@@ -340,7 +351,9 @@ def launch_decode(
     rows = config.block_m if m_blocks > 1 else min(config.block_m, next_power_of_2(group * max_q_len))
     merge_step = merge_constants(rows, columns.dv, config)
 
-    k_rows = rows_of(k_cache, pairs or packed_latent)
+    if packed_latent:
+        k_cache = v_cache = data_rows(k_cache)
+    k_rows = rows_of(k_cache, pairs or packed_latent > 0)
     v_rows = k_rows if latent else rows_of(v_cache, pairs)
     state_floats = split.num_slots * config.block_m * 2
     varlen = cu_q is not None
@@ -369,11 +382,12 @@ def launch_decode(
         "BLOCK_B": block_b, "ONE_SCAN": batch <= block_b or config.split_tiles > 0, "SPLIT_TILES": config.split_tiles,
         "MIN_TILES": config.min_tiles, "SNAP": config.snap_tiles, "MAX_PIECES": config.max_pieces,
         "PIECE_COST": config.piece_cost, **merge_step,
-        "DECODER": min(decoder_of(q.device), 2 if config.convert else 1), "PAGES": pages_a_tile(page_size, config.block_n, window),
+        "DECODER": min(decoder_of(q.device), 2 if config.convert else 1),
+        "PAGES": -1 if by_slot else pages_a_tile(page_size, config.block_n, window),
         "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
         "SAME_SCALES": scale_strides(k_scale)[:2] == scale_strides(v_scale)[:2],
         "WIDE_SCALES": max(scale_extent(k_scale), scale_extent(v_scale)) >= 2**31,
-        "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "CUT": cut,
+        "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= (2**30 if packed_latent else 2**31), "CUT": cut,
         "PACKED_LATENT": packed_latent,
     }  # fmt: skip
     return run(decode_kernel, (split.num_programs,), arguments, constants, config, warmup)
