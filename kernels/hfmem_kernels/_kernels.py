@@ -14,6 +14,7 @@ from hfmem_kernels._kernels_attend import attend
 from hfmem_kernels._kernels_common import key_range, num_tiles, query_span
 from hfmem_kernels._kernels_latent import attend_latent
 from hfmem_kernels._kernels_merge import arrive, load_sinks, normaliser, store_piece, store_result
+from hfmem_kernels._kernels_nvfp4 import attend_nvfp4_latent
 from hfmem_kernels._kernels_packed import attend_packed_latent
 from hfmem_kernels._kernels_schedule import first_unit, piece_at, pieces_of, slot_of
 
@@ -103,7 +104,13 @@ def decode_kernel(
                 q_row0, count, b, head, m_block, out_ptr, lse_ptr, sob, sot, soh, slb, slt, slh, GROUP, BLOCK_M, BLOCK_M
             )
             sink = load_sinks(sinks_ptr, q_head, row_mask, HAS_SINKS)  # early: at the end somebody would wait for it
-            if PACKED_LATENT > 0:
+            if PACKED_LATENT == 352:
+                acc, m, norm = attend_nvfp4_latent(
+                    q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, b, m_block, q_row0, count, lo, hi, tile,
+                    tile_stop, window, scale, sqb, sqt, sqh, sqd, skp, skt, GROUP, PAGE, UNIT_K, HAS_WINDOW, BLOCK_M,
+                    BLOCK_N, DECODER, PAGES, WIDE, CUT,
+                )  # fmt: skip
+            elif PACKED_LATENT > 0:
                 acc, m, norm = attend_packed_latent(
                     q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, b, m_block, q_row0, count, lo, hi, tile,
                     tile_stop, window, scale, sqb, sqt, sqh, sqd, skp, skt, GROUP, PAGE, UNIT_K, HAS_WINDOW, BLOCK_M,

@@ -107,7 +107,9 @@ def _half_codes(x):
     """fp32 → e2m1 codes, rounded to nearest, ties to even codes, and saturated."""
     size = tl.abs(x)
     code = (size > 0.25).to(tl.int32) + (size >= 0.75).to(tl.int32) + (size > 1.25).to(tl.int32)
-    code += (size >= 1.75).to(tl.int32) + (size > 2.5).to(tl.int32) + (size >= 3.5).to(tl.int32) + (size > 5.0).to(tl.int32)
+    code += (
+        (size >= 1.75).to(tl.int32) + (size > 2.5).to(tl.int32) + (size >= 3.5).to(tl.int32) + (size > 5.0).to(tl.int32)
+    )
     return code | ((x.to(tl.int32, bitcast=True) >> 28) & 8)
 
 

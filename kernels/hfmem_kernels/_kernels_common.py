@@ -145,8 +145,8 @@ def load_id(ids_ptr, page, last, PAGE: tl.constexpr, GUARDED: tl.constexpr):
 
 
 # How many pages a tile may touch, known when the kernel is compiled: 1 (pages are multiples of tiles, which begin at their edges),
-# 2 (a page is no smaller than a tile), 0 (more, or it is not known); -1: what is listed are slots, page · PAGE + place of each token,
-# anywhere, negative ones of nothing (`_kernels_slots`).
+# 2 (a page is no smaller than a tile), 0 (more, or it is not known); -1: what is listed are slots of single tokens, page · PAGE +
+# place, negative ones of nothing (`_kernels_slots`).
 #
 # Positions behind the last key count as the last key: its row is there, it was asked for anyway, and what it scores is hidden.
 # A mask instead would cost every row of every tile three instructions more, and would be false in the last tile alone.

@@ -9,6 +9,8 @@ A row is GROUPS chunks of codes, each with a scale, and rotary columns in bf16 w
 Tuples hold what there is of each chunk: the loops over them are unrolled.
 """
 
+# ruff: noqa: RUF005 — Triton joins tuples by +, it does not unpack them
+# mypy: disable-error-code=assignment
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ ROWS_584 = tl.constexpr(584)
 
 
 @triton.jit
-def _queries(q_rows, stride_d, row_mask, shrink, GROUPS: tl.constexpr, WIDTH: tl.constexpr, DK: tl.constexpr, CUT: tl.constexpr):
+def _queries(
+    q_rows, stride_d, row_mask, shrink, GROUPS: tl.constexpr, WIDTH: tl.constexpr, DK: tl.constexpr, CUT: tl.constexpr
+):
     """Even and, with CUT negated (`scores_of`), odd columns of each chunk, in fp16 after scaling."""
     low = ()
     high = ()
@@ -57,7 +61,7 @@ def _load_codes(rows, ids, PAGES: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.
 
 @triton.jit
 def _four_scales(rows, BLOCK_N: tl.constexpr, TOGETHER: tl.constexpr):
-    """The fp32 scales of a row's four chunks. TOGETHER: its 16 bytes in one load, no gain with 32 query rows, which spill on sm_80."""
+    """The fp32 scales of a row's four chunks. TOGETHER: in one load, no gain with 32 query rows, which spill on sm_80."""
     if TOGETHER:
         even, odd = tl.split(tl.reshape(tl.load(rows[:, None] + tl.arange(0, 4)[None, :]), [BLOCK_N, 2, 2]))
         s0, s2 = tl.split(even)
@@ -170,7 +174,9 @@ def attend_packed_latent(
         rope = load_listed(rope_ptr + units * UNIT, 1, rope_cols, 0, True, ids, PAGES)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
-        scores = scores_of(q_low[0], q_high[0], codes[0], BLOCK_M, BLOCK_N, E4M3, True, DECODER, CUT) * scales[0][None, :]
+        scores = (
+            scores_of(q_low[0], q_high[0], codes[0], BLOCK_M, BLOCK_N, E4M3, True, DECODER, CUT) * scales[0][None, :]
+        )
         for group in tl.static_range(1, GROUPS):
             part = scores_of(q_low[group], q_high[group], codes[group], BLOCK_M, BLOCK_N, E4M3, True, DECODER, CUT)
             scores += part * scales[group][None, :]
@@ -186,7 +192,13 @@ def attend_packed_latent(
             # p is divided by a power of two within the largest scale, so what is left of a scale is at most 2
             share = scales[group] * inverse
             even, odd = add_values(
-                p * share[None, :], codes[group], low[group] * alpha[:, None], high[group] * alpha[:, None], E4M3, True, DECODER
+                p * share[None, :],
+                codes[group],
+                low[group] * alpha[:, None],
+                high[group] * alpha[:, None],
+                E4M3,
+                True,
+                DECODER,
             )
             new_low = new_low + (even,)
             new_high = new_high + (odd,)

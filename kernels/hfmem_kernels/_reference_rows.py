@@ -65,22 +65,22 @@ def unpack(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         latent, rope = table[halves], floats(rank // 2, rope_dim, torch.float8_e4m3fn)
         block = torch.arange(rank // NVFP4_GROUP, device=rows.device)
         scales = floats(rank // 2 + rope_dim, len(block), torch.float8_e4m3fn)[:, 8 * (block % 4) + block // 4]
-    groups = latent.view(len(rows), scales.shape[1], -1)
+    groups = latent.view(len(rows), scales.shape[1], rank // scales.shape[1])
     return torch.cat([(groups * scales[:, :, None]).flatten(1), rope], dim=1)
 
 
 def pack(latent: torch.Tensor, rope: torch.Tensor, latent_format: LatentFormat) -> torch.Tensor:
-    """latent [tokens, rank] and rope [tokens, rope dim] in fp32 → uint8 rows [tokens, bytes], the scales found as engines find them.
+    """latent [tokens, rank] and rope [tokens, rope dim] → uint8 rows [tokens, bytes], scales found as engines find them.
 
     A scale is that with which a group's largest magnitude is the format's largest: rounded up to a power of two for FP8_V4 (where
     it is that of 1e-4 at least), rounded to e4m3 for NVFP4_DS (2^-9 at least).
     """
 
     def bytes_of(values: torch.Tensor) -> torch.Tensor:
-        return values.contiguous().view(torch.uint8).view(len(latent), -1)
+        return values.contiguous().view(torch.uint8).flatten(1)
 
     width = {LatentFormat.FP8_DS: LATENT_GROUP, LatentFormat.FP8_V4: SPLIT_GROUP}.get(latent_format, NVFP4_GROUP)
-    groups = latent.float().view(len(latent), -1, width)
+    groups = latent.float().view(len(latent), latent.shape[1] // width, width)
     biggest = groups.abs().amax(dim=-1)
     if latent_format is LatentFormat.FP8_DS:
         scale = torch.where(biggest > 0, biggest / 448.0, torch.ones_like(biggest))

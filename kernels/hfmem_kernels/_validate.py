@@ -140,7 +140,9 @@ def check_latent(q: torch.Tensor, cache: torch.Tensor, kv_lora_rank: int) -> Lat
     check_device("cache", cache, q.device)
     width = q.shape[-1]
     if kv_lora_rank < 16 or kv_lora_rank & (kv_lora_rank - 1) or not 0 <= width - kv_lora_rank <= kv_lora_rank:
-        fail("kv_lora_rank", f"a power of two, at least half of q's {width} columns and not more than they", kv_lora_rank)
+        fail(
+            "kv_lora_rank", f"a power of two, at least half of q's {width} columns and not more than they", kv_lora_rank
+        )
     if cache.dtype == torch.uint8:
         latent_format = check_packed_rows(cache)
         columns = sum(latent_format.columns)
@@ -164,7 +166,11 @@ def check_packed_rows(cache: torch.Tensor) -> LatentFormat:
     page, token, byte = cache.stride()
     if latent_format is LatentFormat.FP8_V4:
         if byte != 1 or token != cache.shape[2] or page % 16 or page < cache.shape[1] * token or cache.data_ptr() % 16:
-            fail("cache", "whole pages at multiples of 16 bytes (`layout.latent_view`)", f"strides {list(cache.stride())}")
+            fail(
+                "cache",
+                "whole pages at multiples of 16 bytes (`layout.latent_view`)",
+                f"strides {list(cache.stride())}",
+            )
     elif byte != 1 or page % 16 or token % 16 or cache.storage_offset() % 16:
         fail("cache", "adjacent bytes and rows at multiples of 16", f"strides {list(cache.stride())}")
     return latent_format
@@ -174,10 +180,11 @@ def check_slots(slots: torch.Tensor, lengths: torch.Tensor, q: torch.Tensor) -> 
     """int32 lists of slots [tokens, most] with adjacent columns, int32 lengths [tokens]."""
     check_shape("q", q, ["tokens", "heads", "dim"])
     check_dtype("q", q, QUERY_DTYPES)
-    for name, tensor, expected in (("slots", slots, [q.shape[0], "most"]), ("lengths", lengths, [q.shape[0]])):
+    for name, tensor in (("slots", slots), ("lengths", lengths)):
         check_device(name, tensor, q.device)
         check_dtype(name, tensor, [torch.int32])
-        check_shape(name, tensor, expected)
+    check_shape("slots", slots, [q.shape[0], "most"])
+    check_shape("lengths", lengths, [q.shape[0]])
     if slots.shape[1] > 1 and slots.stride(1) != 1:
         fail("slots", "adjacent columns (stride 1)", f"stride {slots.stride(1)}")
     if not lengths.is_contiguous():

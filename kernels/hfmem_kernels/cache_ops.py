@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from hfmem_kernels import _validate
+from hfmem_kernels._addresses import cache_format, scale_mode, scale_strides
 from hfmem_kernels._heuristics import LaunchConfig, next_power_of_2
-from hfmem_kernels._launch import cache_format, decoder_of, require_triton, run, scale_mode, scale_strides
+from hfmem_kernels._launch import decoder_of, require_triton, run
 from hfmem_kernels._reference import gather
 from hfmem_kernels._reference_rows import pack, store_rows
 from hfmem_kernels._register import nothing, op
