@@ -209,8 +209,6 @@ def refusal(plan: BenchPlan) -> str | None:
         return f"no kernel reads a {plan.kv_dtype} cache (--kv-dtype {', '.join(_FORMATS)})"
     if latent and _FORMATS[plan.kv_dtype][1] == "token":
         return f"no kernel reads latent rows in {plan.kv_dtype}"
-    if any(shape.op == "mla_decode" and shape.sinks for shape in plan.shapes):
-        return "no kernel reads latent rows with sinks"
     return None
 
 

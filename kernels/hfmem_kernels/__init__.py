@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from hfmem_kernels._heuristics import LaunchConfig
     from hfmem_kernels._launch import Workspace
     from hfmem_kernels.cache_ops import gather_kv, move_pages, write_kv, write_latent
+    from hfmem_kernels.latent_decode import mla_decode_attention, sparse_mla_decode_attention
     from hfmem_kernels.merge import merge_attention
-    from hfmem_kernels.paged_decode import allocate_workspace, mla_decode_attention, paged_decode_attention
+    from hfmem_kernels.paged_decode import allocate_workspace, paged_decode_attention
 
 __all__ = [
     "LaunchConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "mla_decode_attention",
     "move_pages",
     "paged_decode_attention",
+    "sparse_mla_decode_attention",
     "write_kv",
     "write_latent",
 ]
@@ -34,9 +36,10 @@ _HOME = {
     "allocate_workspace": "paged_decode",
     "gather_kv": "cache_ops",
     "merge_attention": "merge",
-    "mla_decode_attention": "paged_decode",
+    "mla_decode_attention": "latent_decode",
     "move_pages": "cache_ops",
     "paged_decode_attention": "paged_decode",
+    "sparse_mla_decode_attention": "latent_decode",
     "write_kv": "cache_ops",
     "write_latent": "cache_ops",
 }

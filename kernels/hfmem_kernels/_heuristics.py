@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from hfmem_kernels.layout import SPLIT_ROW_BYTES
+
 
 def next_power_of_2(n: int) -> int:
     """Smallest power of two that is at least `n`."""
@@ -49,6 +51,7 @@ class LaunchConfig:
 
 #: Triton as (major, minor): the latest that the table was compiled with, which is also the first that 64 rows do not spill with
 NEWEST = ROOMY = (3, 9)
+BEFORE_ROOMY = (3, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,9 @@ class DeviceFacts:
 
 @dataclass(frozen=True, slots=True)
 class DecodeShape:
-    """What of a call decides its configuration. `element_bytes`: of a cache element; `latent`: an MLA cache, `packed`: of rows
-    that carry their scales; `token_scales`: a scale for each token and head.
+    """What of a call decides its configuration. `element_bytes`: of a cache element; `latent`: an MLA cache, `packed`: the bytes
+    of its rows if they carry their scales, else 0, `listed`: read by lists of slots; `token_scales`: a scale for each token and
+    head.
     """
 
     group: int
@@ -72,8 +76,9 @@ class DecodeShape:
     v_head_dim: int
     element_bytes: int
     latent: bool = False
-    packed: bool = False
+    packed: int = 0
     token_scales: bool = False
+    listed: bool = False
 
 
 #: families → shared memory of one multiprocessor in bytes (CUDA programming guide, table of compute capabilities; CDNA3 ISA: LDS)
@@ -212,24 +217,37 @@ _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
     "gfx942": {2: _CDNA_16, 1: _CDNA_16},
     "interpreter": {2: (Entry(64, 2048, 32, 4, 2, 1),), 1: (Entry(64, 2048, 32, 4, 2, 1),)},
 }
-# MLA: keys and values are one tile, columns are not counted twice; 1: 8-bit elements, 0: rows of 656 bytes (`fp8_ds_mla`)
+# MLA: keys and values are one tile, columns are not counted twice; 1: 8-bit elements; 656, 584, 352: rows of as many bytes, which
+# carry their scales (`LatentFormat`), the last two in blocks of 16 query rows alone: more spill
+_KINDS = (2, 1, 656, 584, 352)
 _LATENT_WIDE: dict[int, tuple[Entry, ...]] = {
     2: (Entry(16, 1024, 64, 8, 3, 1), Entry(32, 1024, 128, 8, 2, 1)),
     1: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 64, 8, 3, 1)),
-    0: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 32, 8, 4, 1)),
+    656: (Entry(16, 1024, 32, 4, 4, 2), Entry(32, 1024, 32, 8, 4, 1)),
+    584: (Entry(16, 1024, 32, 4, 4, 2),),
+    352: (Entry(16, 1024, 32, 4, 4, 2),),
 }
 _LATENT_AMPERE = (Entry(16, 1024, 32, 8, 3, 1), Entry(32, 1024, 32, 8, 3, 1))
 _LATENT_NARROW = (Entry(16, 1024, 32, 4, 2, 1), Entry(32, 1024, 32, 8, 2, 1))
+
+
+def _for_kinds(entries: tuple[Entry, ...]) -> dict[int, tuple[Entry, ...]]:
+    """The same rows for every kind, those of 16 query rows alone for 584 and 352 bytes."""
+    return {kind: entries if kind not in (584, 352) else entries[:1] for kind in _KINDS}
+
+
 _LATENT: dict[str, dict[int, tuple[Entry, ...]]] = {
-    "sm80": dict.fromkeys((0, 1, 2), _LATENT_AMPERE),
-    "sm86": dict.fromkeys((0, 1, 2), _LATENT_NARROW),
+    # eight warps on tiles of 32 tokens would copy chunks of 64 bytes by 8
+    "sm80": _for_kinds(_LATENT_AMPERE) | dict.fromkeys((584, 352), (Entry(16, 1024, 32, 4, 3, 1),)),
+    "sm86": _for_kinds(_LATENT_NARROW),
     # rows of 656 bytes: tiles of 64 tokens and two programs take 68.6 instructions a token instead of 83.4, and half the barriers,
-    # with as many bytes in flight; before 3.9 they spill (39). Nobody has timed them
-    "sm90": _LATENT_WIDE | {0: (*_LATENT_WIDE[0], Entry(16, 1024, 64, 4, 3, 2, since=ROOMY))},
+    # with as many bytes in flight; before 3.9 they spill (39). Those of 584 take 79.8 instead of 94.4; with lists of slots they
+    # spill (31), and keep 32 tokens (`select_config`). Nobody has timed any of them
+    "sm90": _LATENT_WIDE | {n: (*_LATENT_WIDE[n], Entry(16, 1024, 64, 4, 3, 2, since=ROOMY)) for n in (656, 584)},
     "sm100": _LATENT_WIDE,
-    "sm120": dict.fromkeys((0, 1, 2), _LATENT_NARROW),
-    "gfx942": dict.fromkeys((0, 1, 2), (Entry(32, 1024, 16, 4, 2, 1),)),
-    "interpreter": dict.fromkeys((0, 1, 2), (Entry(32, 1024, 32, 4, 2, 1),)),
+    "sm120": _for_kinds(_LATENT_NARROW),
+    "gfx942": dict.fromkeys(_KINDS, (Entry(32, 1024, 16, 4, 2, 1),)),
+    "interpreter": dict.fromkeys(_KINDS, (Entry(32, 1024, 32, 4, 2, 1),)),
 }
 #: most programs for each item of an MLA cache: one program reads what the others leave, 32 KiB each with 16 heads, and more
 #: would take longer over that than they save
@@ -245,12 +263,12 @@ FIXED_SPLIT_TOKENS = 512
 
 
 def table_entries(
-    family: str, element_bytes: int, *, latent: bool, packed: bool = False, triton: tuple[int, int] = NEWEST
+    family: str, element_bytes: int, *, latent: bool, packed: int = 0, triton: tuple[int, int] = NEWEST
 ) -> tuple[Entry, ...]:
     """The rows that `select_config` chooses from with that Triton."""
     if element_bytes == 4:
         return _FLOAT32
-    rows = _LATENT[family][0 if packed else element_bytes] if latent else _TABLE[family][element_bytes]
+    rows = _LATENT[family][packed or element_bytes] if latent else _TABLE[family][element_bytes]
     latest: dict[tuple[int, int], Entry] = {}
     for entry in sorted((e for e in rows if e.since <= triton), key=lambda e: e.since):
         latest[entry.rows, entry.columns] = entry
@@ -288,7 +306,8 @@ def select_config(
     """
     rows = max(16, next_power_of_2(shape.group * shape.max_q_len))
     columns = shape.head_dim if shape.latent else next_power_of_2(shape.head_dim) + next_power_of_2(shape.v_head_dim)
-    entries = table_entries(family, shape.element_bytes, latent=shape.latent, packed=shape.packed, triton=triton)
+    known = min(triton, BEFORE_ROOMY) if shape.listed and shape.packed == SPLIT_ROW_BYTES else triton
+    entries = table_entries(family, shape.element_bytes, latent=shape.latent, packed=shape.packed, triton=known)
     wide_enough = [e for e in entries if e.columns >= columns]
     if not wide_enough:
         raise ValueError(

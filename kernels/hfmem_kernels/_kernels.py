@@ -12,8 +12,10 @@ import triton.language as tl
 
 from hfmem_kernels._kernels_attend import attend
 from hfmem_kernels._kernels_common import key_range, num_tiles, query_span
-from hfmem_kernels._kernels_latent import attend_latent, attend_packed_latent
+from hfmem_kernels._kernels_latent import attend_latent
 from hfmem_kernels._kernels_merge import arrive, load_sinks, normaliser, store_piece, store_result
+from hfmem_kernels._kernels_nvfp4 import attend_nvfp4_latent
+from hfmem_kernels._kernels_packed import attend_packed_latent
 from hfmem_kernels._kernels_schedule import first_unit, piece_at, pieces_of, slot_of
 
 
@@ -59,7 +61,7 @@ def decode_kernel(
     `s??` are strides: q, k, v, page table (p), out, lse, k scales (s), v scales (v), by batch, token, head, page, dim.
     HEADS: items of a sequence, KV heads × blocks of query rows; LOCKSTEP of them side by side (`_kernels_schedule`).
     ROWS, CHUNK, FAN: query rows, columns and pieces of one step of a merge. ONE_LEVEL: most pieces of a merge in one go.
-    CUT: scores are those of parts of the columns (`scores_of`).
+    CUT: scores are those of parts of the columns (`scores_of`). PACKED_LATENT: bytes of a row that carries its scales, or 0.
     """
     FIRST: tl.constexpr = 0 if SPLIT_TILES > 0 else 1  # slots of an item's pieces (`slot_of`)
     STRIDE: tl.constexpr = 1 if SPLIT_TILES > 0 else 2 * LOCKSTEP
@@ -102,11 +104,17 @@ def decode_kernel(
                 q_row0, count, b, head, m_block, out_ptr, lse_ptr, sob, sot, soh, slb, slt, slh, GROUP, BLOCK_M, BLOCK_M
             )
             sink = load_sinks(sinks_ptr, q_head, row_mask, HAS_SINKS)  # early: at the end somebody would wait for it
-            if PACKED_LATENT:
-                acc, m, norm = attend_packed_latent(
+            if PACKED_LATENT == 352:
+                acc, m, norm = attend_nvfp4_latent(
                     q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, b, m_block, q_row0, count, lo, hi, tile,
                     tile_stop, window, scale, sqb, sqt, sqh, sqd, skp, skt, GROUP, PAGE, UNIT_K, HAS_WINDOW, BLOCK_M,
                     BLOCK_N, DECODER, PAGES, WIDE, CUT,
+                )  # fmt: skip
+            elif PACKED_LATENT > 0:
+                acc, m, norm = attend_packed_latent(
+                    q_ptr, k_ptr, page_table_ptr + b.to(tl.int64) * spb, b, m_block, q_row0, count, lo, hi, tile,
+                    tile_stop, window, scale, sqb, sqt, sqh, sqd, skp, skt, GROUP, PAGE, UNIT_K, HAS_WINDOW, BLOCK_M,
+                    BLOCK_N, DECODER, PAGES, WIDE, CUT, PACKED_LATENT,
                 )  # fmt: skip
             elif LATENT:
                 acc, m, norm = attend_latent(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hfmem_kernels._kernels_common import E4M3, E5M2, LN2, LOG2E, PLAIN
+from hfmem_kernels._kernels_common import E4M3, E5M2, LN2, LOG2E, PLAIN, decode_low
 
 
 @triton.jit
@@ -97,25 +97,83 @@ def write_kernel(
 
 
 @triton.jit
+def _codes(x, scale):
+    """e4m3 codes of groups [groups, columns] over their scales."""
+    return encode(tl.div_rn(x, x * 0.0 + scale[:, None]), E4M3)
+
+
+@triton.jit
+def _half_codes(x):
+    """fp32 → e2m1 codes, rounded to nearest, ties to even codes, and saturated."""
+    size = tl.abs(x)
+    code = (size > 0.25).to(tl.int32) + (size >= 0.75).to(tl.int32) + (size > 1.25).to(tl.int32)
+    code += (
+        (size >= 1.75).to(tl.int32) + (size > 2.5).to(tl.int32) + (size >= 3.5).to(tl.int32) + (size > 5.0).to(tl.int32)
+    )
+    return code | ((x.to(tl.int32, bitcast=True) >> 28) & 8)
+
+
+@triton.jit
+def _write_656(latent, sld, rope, row):
+    """[512 e4m3 | an fp32 scale for each 128 | 64 bf16]."""
+    groups = tl.arange(0, 4)
+    cols = groups[:, None] * 128 + tl.arange(0, 128)[None, :]
+    x = tl.load(latent + cols * sld).to(tl.float32)
+    biggest = tl.max(tl.abs(x), 1)
+    scale = tl.where(biggest > 0.0, tl.div_rn(biggest, biggest * 0.0 + 448.0), 1.0)
+    tl.store(row + cols, _codes(x, scale))
+    tl.store((row + 512).to(tl.pointer_type(tl.float32)) + groups, scale)
+    tl.store((row + 528).to(tl.pointer_type(tl.bfloat16)) + tl.arange(0, 64), rope.to(tl.bfloat16))
+
+
+@triton.jit
+def _write_584(latent, sld, rope, row, eight):
+    """[448 e4m3 | 64 bf16], and at `eight` a ue8m0 scale for each 64: the power of two that is no smaller than largest / 448."""
+    groups = tl.arange(0, 8)
+    cols = groups[:, None] * 64 + tl.arange(0, 64)[None, :]
+    x = tl.load(latent + cols * sld, mask=cols < 448, other=0.0).to(tl.float32)
+    biggest = tl.maximum(tl.max(tl.abs(x), 1), 1e-4)
+    bits = tl.div_rn(biggest, biggest * 0.0 + 448.0).to(tl.int32, bitcast=True)
+    exponent = (bits >> 23) + ((bits & 0x7FFFFF) != 0).to(tl.int32)
+    tl.store(row + cols, _codes(x, (exponent << 23).to(tl.float32, bitcast=True)), mask=cols < 448)
+    tl.store(eight + groups, tl.where(groups < 7, exponent, 0).to(tl.uint8))
+    tl.store((row + 448).to(tl.pointer_type(tl.bfloat16)) + tl.arange(0, 64), rope.to(tl.bfloat16))
+
+
+@triton.jit
+def _write_352(latent, sld, rope, row):
+    """[512 e2m1 | 64 e4m3 | an e4m3 scale for each 16 of the first, that of block s at byte 8 · (s mod 4) + s div 4]."""
+    blocks = tl.arange(0, 32)
+    pairs = blocks[:, None] * 8 + tl.arange(0, 8)[None, :]
+    even = tl.load(latent + 2 * pairs * sld).to(tl.float32)
+    odd = tl.load(latent + (2 * pairs + 1) * sld).to(tl.float32)
+    biggest = tl.maximum(tl.max(tl.abs(even), 1), tl.max(tl.abs(odd), 1))
+    code = encode(tl.maximum(tl.div_rn(biggest, biggest * 0.0 + 6.0), 0.001953125), E4M3)
+    scale = (decode_low(code.to(tl.uint16), E4M3).to(tl.float32) * 256.0)[:, None]
+    halves = _half_codes(tl.div_rn(even, even * 0.0 + scale)) | (_half_codes(tl.div_rn(odd, odd * 0.0 + scale)) << 4)
+    tl.store(row + pairs, halves.to(tl.uint8))
+    tl.store(row + 256 + tl.arange(0, 64), encode(rope, E4M3))
+    tl.store(row + 320 + 8 * (blocks % 4) + blocks // 4, code)
+
+
+@triton.jit
 def write_packed_latent_kernel(
     latent_ptr, rope_ptr, bytes_ptr, slots_ptr, slt, sld, srt, srd, sp, st,
-    PAGE: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, DECODER: tl.constexpr,
+    PAGE: tl.constexpr, ROWS: tl.constexpr, DECODER: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tokens): an `fp8_ds_mla` row, [RANK e4m3 | a scale for each 128 | ROPE bf16]."""
+    """Grid (tokens): a row of ROWS bytes that carries its scales (`LatentFormat`)."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots_ptr + token)
     if slot >= 0:
-        row = bytes_ptr + (slot // PAGE) * sp + (slot % PAGE) * st
-        groups = tl.arange(0, RANK // 128)
-        cols = groups[:, None] * 128 + tl.arange(0, 128)[None, :]
-        x = tl.load(latent_ptr + token * slt + cols * sld).to(tl.float32)
-        biggest = tl.max(tl.abs(x), 1)
-        scale = tl.where(biggest > 0.0, tl.div_rn(biggest, biggest * 0.0 + 448.0), 1.0)
-        tl.store(row + cols, encode(tl.div_rn(x, x * 0.0 + scale[:, None]), E4M3))
-        tl.store((row + RANK).to(tl.pointer_type(tl.float32)) + groups, scale)
-        d = tl.arange(0, ROPE)
-        rope = tl.load(rope_ptr + token * srt + d * srd).to(tl.float32).to(tl.bfloat16)
-        tl.store((row + RANK + RANK // 32).to(tl.pointer_type(tl.bfloat16)) + d, rope)
+        page = bytes_ptr + (slot // PAGE) * sp
+        latent = latent_ptr + token * slt
+        rope = tl.load(rope_ptr + token * srt + tl.arange(0, 64) * srd).to(tl.float32)
+        if ROWS == 584:
+            _write_584(latent, sld, rope, page + (slot % PAGE) * 576, page + PAGE * 576 + (slot % PAGE) * 8)
+        elif ROWS == 352:
+            _write_352(latent, sld, rope, page + (slot % PAGE) * st)
+        else:
+            _write_656(latent, sld, rope, page + (slot % PAGE) * st)
 
 
 @triton.jit

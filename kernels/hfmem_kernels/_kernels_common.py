@@ -145,7 +145,8 @@ def load_id(ids_ptr, page, last, PAGE: tl.constexpr, GUARDED: tl.constexpr):
 
 
 # How many pages a tile may touch, known when the kernel is compiled: 1 (pages are multiples of tiles, which begin at their edges),
-# 2 (a page is no smaller than a tile), 0 (more, or it is not known).
+# 2 (a page is no smaller than a tile), 0 (more, or it is not known); -1: what is listed are slots of single tokens, page · PAGE +
+# place, negative ones of nothing (`_kernels_slots`).
 #
 # Positions behind the last key count as the last key: its row is there, it was asked for anyway, and what it scores is hidden.
 # A mask instead would cost every row of every tile three instructions more, and would be false in the last tile alone.
@@ -153,8 +154,9 @@ def load_id(ids_ptr, page, last, PAGE: tl.constexpr, GUARDED: tl.constexpr):
 def load_ids(ids_ptr, t0, last, offsets, PAGE: tl.constexpr, PAGES: tl.constexpr, GUARDED: tl.constexpr):
     """Page ids of the tile that begins at t0: its one or two, scalar, or one a token. GUARDED: there may be no key at all."""
     t = t0 if PAGES > 0 else t0 + offsets
-    page = (t.to(tl.uint32) // PAGE).to(tl.int32)
-    first = load_id(ids_ptr, page, last, PAGE, GUARDED)
+    A_PAGE: tl.constexpr = 1 if PAGES < 0 else PAGE
+    page = (t.to(tl.uint32) // A_PAGE).to(tl.int32)
+    first = load_id(ids_ptr, page, last, A_PAGE, GUARDED)
     second = first
     if PAGES > 1:
         second = load_id(ids_ptr, page + 1, last, PAGE, GUARDED)
@@ -178,6 +180,9 @@ def rows_of(
         if PAGES > 1:
             jump = (second - first) * stride_page - (first * 0 + PAGE) * stride_token
             rows += tl.where(start + inside >= PAGE, jump, 0)
+    elif PAGES < 0:
+        slot = tl.maximum(first, 0).to(tl.uint32)
+        rows = (slot // PAGE).to(first.dtype) * stride_page + (slot % PAGE).to(first.dtype) * stride_token
     else:
         place = ((t0 + offsets).to(tl.uint32) % PAGE).to(first.dtype) * stride_token
         if CLAMP:

@@ -11,15 +11,23 @@ from typing import Any
 
 import torch
 
+from hfmem_kernels._addresses import (
+    PLAIN,
+    cache_format,
+    data_rows,
+    extent,
+    pages_a_tile,
+    pairs_possible,
+    rows_of,
+    scale_extent,
+    scale_mode,
+    scale_strides,
+)
 from hfmem_kernels._heuristics import DeviceFacts, LaunchConfig, family_of, next_power_of_2
 
 #: fewest latent columns that are read once for keys and values: a quarter of them in pairs are the 16 that tensor cores take.
 #: Fewer, which only small test models have, are read as keys and again as values
 SMALLEST_LATENT = 128
-
-#: how a cache element is decoded; the numbers are those of `_kernels_common`
-PLAIN, E4M3, E5M2, INT8 = range(4)
-_FORMATS = {torch.float8_e4m3fn: E4M3, torch.float8_e5m2: E5M2, torch.int8: INT8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +122,6 @@ def lockstep_of(items: int, programs: int) -> int:
     return max(n for n in range(1, items + 1) if items % n == 0 and (n == 1 or programs % n * 16 < programs))
 
 
-def cache_format(cache: torch.Tensor) -> int:
-    """The element format of a cache tensor."""
-    return _FORMATS.get(cache.dtype, PLAIN)
-
-
 def interpreting() -> bool:
     """Whether Triton runs kernels in its interpreter, on CPU tensors."""
     import triton
@@ -178,62 +181,6 @@ def device_facts(device: torch.device) -> DeviceFacts:
     return _facts[index]
 
 
-def _byte_view(cache: torch.Tensor) -> torch.Tensor:
-    return cache.view(torch.uint8) if cache_format(cache) != PLAIN else cache
-
-
-def pairs_possible(*caches: torch.Tensor) -> bool:
-    """Whether 8-bit caches can be read as uint16: adjacent columns, and every row at an even address."""
-    return all(
-        c.stride(-1) == 1
-        and c.shape[-1] % 2 == 0
-        and c.data_ptr() % 2 == 0
-        and all(s % 2 == 0 for s in c.stride()[:-1])
-        for c in caches
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A cache as the kernel addresses it: `base` 16-byte aligned where possible, strides and offset in units of elements."""
-
-    base: torch.Tensor
-    page: int
-    token: int
-    head: int
-    dim: int
-    offset: int
-    unit: int
-
-
-def rows_of(cache: torch.Tensor, pairs: bool) -> Rows:
-    """Strides of [page, token, head, dim] for the kernel; `pairs`: in uint16.
-
-    Rows that begin inside others (V behind K, or behind a scale) are addressed from the last 16-byte boundary before them: the
-    compiler knows the alignment of a pointer only if it is 16.
-    """
-    view = _byte_view(cache)
-    page, token, head, dim = view.stride()
-    if pairs:
-        view = view.view(torch.uint16)
-        page, token, head = page // 2, token // 2, head // 2
-    size = view.element_size()
-    beyond = view.data_ptr() % 16 // size
-    if beyond > view.storage_offset() or view.device.type == "meta":
-        beyond = 0
-    unit = 16 // size
-    while unit > 1 and any(x % unit for x in (page, token, head, beyond)):
-        unit //= 2
-    base = view.as_strided((1,), (1,), view.storage_offset() - beyond) if beyond else view
-    return Rows(base, page // unit, token // unit, head // unit, dim, beyond // unit, unit)
-
-
-def extent(cache: torch.Tensor, rows: Rows) -> int:
-    """Units from the first row of a cache to past its last; below 2^31 the kernel's row offsets fit 32 bits."""
-    pages, tokens, heads, _ = cache.shape
-    return (pages - 1) * rows.page + (tokens - 1) * rows.token + (heads - 1) * rows.head + rows.offset + 1
-
-
 def current(device: torch.device) -> AbstractContextManager[object]:
     """Makes a GPU the current device, which is the one that Triton asks about and launches on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -256,36 +203,6 @@ def decoder_of(device: torch.device) -> int:
     if device.type == "cuda":
         _decoders[device] = decoder
     return decoder
-
-
-def pages_a_tile(page_size: int, block_n: int, window: int) -> int:
-    """How many pages a tile may touch: 1, 2, or 0 for more. Without a window the first tile begins where the first page does."""
-    if page_size < block_n:
-        return 0
-    return 1 if page_size % block_n == 0 and not window else 2
-
-
-def scale_mode(k_scale: torch.Tensor | None) -> int:
-    """0: none, 1: one a tensor or a head, 2: one a token and head."""
-    if k_scale is None:
-        return 0
-    return 2 if k_scale.dim() == 3 else 1
-
-
-def scale_strides(scale: torch.Tensor | None) -> list[int]:
-    """Strides [page, token, head] of scales, zero where they do not vary."""
-    if scale is None:
-        return [0, 0, 0]
-    if scale.dim() == 3:
-        return list(scale.stride())
-    return [0, 0, 0 if scale.numel() == 1 else scale.stride(0)]
-
-
-def scale_extent(scale: torch.Tensor | None) -> int:
-    """Elements from the first scale of tokens to past the last; below 2^31 their offsets fit 32 bits. 1 for other scales."""
-    if scale is None or scale.dim() != 3:
-        return 1
-    return sum((n - 1) * stride for n, stride in zip(scale.shape, scale.stride(), strict=True)) + 1
 
 
 def launch_decode(
@@ -311,18 +228,20 @@ def launch_decode(
     kv_lora_rank: int,
     config: LaunchConfig,
     num_sms: int,
+    by_slot: bool = False,
     warmup: bool = False,
 ) -> Any:
     """Launch (or, with `warmup`, only compile) the decode kernel.
 
     q, out: [batch, q_len, heads, dim], or [tokens, heads, dim] with `cu_q` [batch + 1]; caches [pages, page, kv heads, dim].
+    by_slot: `page_table` lists the slots of each sequence's tokens, one a token, and `seq_lens` says how many.
     """
     from hfmem_kernels._kernels import decode_kernel
 
     batch = seq_lens.shape[0]
     _, page_size, num_kv_heads, head_dim = k_cache.shape
     latent = kv_lora_rank >= SMALLEST_LATENT
-    packed_latent = k_cache.dtype == torch.uint8
+    packed_latent = k_cache.shape[-1] if k_cache.dtype == torch.uint8 else 0
     v_head_dim = kv_lora_rank or v_cache.shape[-1]
     group = q.shape[-2] // num_kv_heads
     m_blocks = -(-group * max_q_len // config.block_m)
@@ -331,7 +250,7 @@ def launch_decode(
     pairs = kind != PLAIN and config.pairs and pairs_possible(k_cache, v_cache)
     cut = config.cut and config.block_m == 16
     columns = Columns.of(head_dim, v_head_dim, pairs=pairs, latent=latent, cut=cut)
-    capacity = page_table.shape[1] * page_size
+    capacity = page_table.shape[1] * (1 if by_slot else page_size)
     max_tokens = min(capacity, window + max_q_len - 1) if window else capacity
     split = plan_split(config, batch * items, max_tokens, num_sms, columns.dv)
 
@@ -340,7 +259,9 @@ def launch_decode(
     rows = config.block_m if m_blocks > 1 else min(config.block_m, next_power_of_2(group * max_q_len))
     merge_step = merge_constants(rows, columns.dv, config)
 
-    k_rows = rows_of(k_cache, pairs or packed_latent)
+    if packed_latent:
+        k_cache = v_cache = data_rows(k_cache)
+    k_rows = rows_of(k_cache, pairs or packed_latent > 0)
     v_rows = k_rows if latent else rows_of(v_cache, pairs)
     state_floats = split.num_slots * config.block_m * 2
     varlen = cu_q is not None
@@ -369,11 +290,12 @@ def launch_decode(
         "BLOCK_B": block_b, "ONE_SCAN": batch <= block_b or config.split_tiles > 0, "SPLIT_TILES": config.split_tiles,
         "MIN_TILES": config.min_tiles, "SNAP": config.snap_tiles, "MAX_PIECES": config.max_pieces,
         "PIECE_COST": config.piece_cost, **merge_step,
-        "DECODER": min(decoder_of(q.device), 2 if config.convert else 1), "PAGES": pages_a_tile(page_size, config.block_n, window),
+        "DECODER": min(decoder_of(q.device), 2 if config.convert else 1),
+        "PAGES": -1 if by_slot else pages_a_tile(page_size, config.block_n, window),
         "SAME_STRIDES": (k_rows.page, k_rows.token, k_rows.unit) == (v_rows.page, v_rows.token, v_rows.unit),
         "SAME_SCALES": scale_strides(k_scale)[:2] == scale_strides(v_scale)[:2],
         "WIDE_SCALES": max(scale_extent(k_scale), scale_extent(v_scale)) >= 2**31,
-        "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= 2**31, "CUT": cut,
+        "WIDE": max(extent(k_cache, k_rows), extent(v_cache, v_rows)) >= (2**30 if packed_latent else 2**31), "CUT": cut,
         "PACKED_LATENT": packed_latent,
     }  # fmt: skip
     return run(decode_kernel, (split.num_programs,), arguments, constants, config, warmup)

@@ -35,13 +35,13 @@ def _split(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
     cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
     alibi_slopes: torch.Tensor | None, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, v_factor: float,
-    kv_lora_rank: int, config: Sequence[int],
+    kv_lora_rank: int, by_slot: bool, config: Sequence[int],
 ) -> Split:  # fmt: skip
     """Grid and workspace of a call."""
     chosen = config_of(config)
     kv_heads = k_cache.shape[2]
     m_blocks = -(-(q.shape[-2] // kv_heads) * max_q_len // chosen.block_m)
-    capacity = page_table.shape[1] * k_cache.shape[1]
+    capacity = page_table.shape[1] * (1 if by_slot else k_cache.shape[1])
     tokens = min(capacity, window + max_q_len - 1) if window else capacity
     v_dim = kv_lora_rank or v_cache.shape[-1]
     dv = Columns.of(q.shape[-1], v_dim, pairs=chosen.pairs, latent=bool(kv_lora_rank)).dv
@@ -78,7 +78,7 @@ def _run(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
     cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
     alibi_slopes: torch.Tensor | None, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, v_factor: float,
-    kv_lora_rank: int, config: Sequence[int], out: torch.Tensor, lse: torch.Tensor | None, workspace: Workspace,
+    kv_lora_rank: int, by_slot: bool, config: Sequence[int], out: torch.Tensor, lse: torch.Tensor | None, workspace: Workspace,
 ) -> None:  # fmt: skip
     if q.numel() == 0 or seq_lens.numel() == 0:
         return
@@ -89,7 +89,7 @@ def _run(
         q, k_cache, v_cache, page_table, seq_lens, cu_q=cu_q, max_q_len=max_q_len, out=out, lse=lse,
         workspace=workspace, scale=scale, window=window, softcap=softcap, sinks=sinks, alibi_slopes=alibi_slopes,
         k_scale=k_scale, v_scale=v_scale, v_factor=v_factor, kv_lora_rank=kv_lora_rank, config=config_of(config),
-        num_sms=device_facts(q.device).num_sms,
+        num_sms=device_facts(q.device).num_sms, by_slot=by_slot,
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def _paged_decode_fake(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
     cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
     alibi_slopes: torch.Tensor | None, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, v_factor: float,
-    kv_lora_rank: int, config: Sequence[int], want_lse: bool,
+    kv_lora_rank: int, by_slot: bool, config: Sequence[int], want_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     out = q.new_empty(*q.shape[:-1], kv_lora_rank or v_cache.shape[-1])
     return out, q.new_empty(q.shape[:-1] if want_lse else (0,), dtype=torch.float32)
@@ -108,14 +108,14 @@ def paged_decode(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
     cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
     alibi_slopes: torch.Tensor | None, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, v_factor: float,
-    kv_lora_rank: int, config: Sequence[int], want_lse: bool,
+    kv_lora_rank: int, by_slot: bool, config: Sequence[int], want_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Returns out and lse; lse is empty without `want_lse`."""
     out = q.new_empty(*q.shape[:-1], kv_lora_rank or v_cache.shape[-1])
     lse = q.new_empty(q.shape[:-1] if want_lse else (0,), dtype=torch.float32)
     arguments = (
         q, k_cache, v_cache, page_table, seq_lens, cu_q, max_q_len, scale, window, softcap, sinks, alibi_slopes,
-        k_scale, v_scale, v_factor, kv_lora_rank, config,
+        k_scale, v_scale, v_factor, kv_lora_rank, by_slot, config,
     )  # fmt: skip
     _run(*arguments, out, lse if want_lse else None, workspace_for(*arguments))
     return out, lse
@@ -126,11 +126,11 @@ def paged_decode_out(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
     cu_q: torch.Tensor | None, max_q_len: int, scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
     alibi_slopes: torch.Tensor | None, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, v_factor: float,
-    kv_lora_rank: int, config: Sequence[int], out: torch.Tensor, lse: torch.Tensor | None, counters: torch.Tensor,
+    kv_lora_rank: int, by_slot: bool, config: Sequence[int], out: torch.Tensor, lse: torch.Tensor | None, counters: torch.Tensor,
     partials: torch.Tensor,
 ) -> None:  # fmt: skip
     """Writes out and lse in place and allocates nothing."""
     _run(
         q, k_cache, v_cache, page_table, seq_lens, cu_q, max_q_len, scale, window, softcap, sinks, alibi_slopes,
-        k_scale, v_scale, v_factor, kv_lora_rank, config, out, lse, Workspace(counters, partials),
+        k_scale, v_scale, v_factor, kv_lora_rank, by_slot, config, out, lse, Workspace(counters, partials),
     )  # fmt: skip

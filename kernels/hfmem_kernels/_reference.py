@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hfmem_kernels.layout import SCALE_BYTES
-
-#: columns of an `fp8_ds_mla` row that share one scale
-LATENT_GROUP = 128
+from hfmem_kernels._reference_rows import rows_at, unpack
 
 
 def gather(cache: torch.Tensor, pages: torch.Tensor, start: int, stop: int) -> torch.Tensor:
@@ -28,15 +25,17 @@ def dequantize(rows: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtyp
     return values * (scale[None, :, None] if scale.dim() == 1 else scale[:, :, None])
 
 
-def unpack_latent(rows: torch.Tensor, kv_lora_rank: int, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 rows [tokens, 656] → [tokens, 576]: each 128 latent columns times their scale, then the rotary columns."""
-    groups = kv_lora_rank // LATENT_GROUP
-    end = kv_lora_rank + groups * SCALE_BYTES
-    rows = rows.contiguous()
-    latent = rows[:, :kv_lora_rank].view(torch.float8_e4m3fn).to(dtype).view(-1, groups, LATENT_GROUP)
-    scales = rows[:, kv_lora_rank:end].contiguous().view(torch.float32).to(dtype)
-    rope = rows[:, end:].contiguous().view(torch.bfloat16).to(dtype)
-    return torch.cat([(latent * scales[:, :, None]).flatten(1), rope], dim=1)
+def slots_of(pages: torch.Tensor, page_size: int, start: int, stop: int) -> torch.Tensor:
+    """Where tokens start … stop - 1 of the sequence with these page ids are: page · page size + place, int64."""
+    positions = torch.arange(start, stop, device=pages.device)
+    return pages[positions // page_size].long() * page_size + positions % page_size
+
+
+def latents(cache: torch.Tensor, slots: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """Rows [tokens, 1, columns] of an MLA cache in any format, dequantized."""
+    rows = rows_at(cache, slots)
+    values = unpack(rows, dtype) if rows.dtype == torch.uint8 else rows.to(dtype)
+    return dequantize(values[:, None, :], scale, dtype)
 
 
 def attend(
@@ -114,13 +113,12 @@ def decode(
         rows = slice(q_starts[b], q_starts[b + 1])
         length = min(max(length, 0), capacity)
         start = max(0, length - (rows.stop - rows.start) + 1 - window) if window else 0
-        keys = gather(k_cache, page_table[b], start, length)
         if kv_lora_rank:
-            latent = unpack_latent(keys, kv_lora_rank, dtype) if keys.dtype == torch.uint8 else keys.to(dtype)
-            k = dequantize(latent[:, None, :], k_scale, dtype)
+            k = latents(k_cache, slots_of(page_table[b], k_cache.shape[1], start, length), k_scale, dtype)
             v = k[..., :kv_lora_rank]
         else:
             assert v_cache is not None
+            keys = gather(k_cache, page_table[b], start, length)
             values = gather(v_cache, page_table[b], start, length)
             k = dequantize(keys, _rows_of(k_scale, page_table[b], start, length), dtype)
             v = dequantize(values, _rows_of(v_scale, page_table[b], start, length), dtype)
@@ -129,6 +127,33 @@ def decode(
             sinks=sinks, alibi_slopes=alibi_slopes,
         )  # fmt: skip
     return out.view(*q.shape[:-1], v_dim), lse.view(q.shape[:-1])
+
+
+def decode_listed(
+    q: torch.Tensor,
+    cache: torch.Tensor,
+    slots: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    scale: float,
+    kv_lora_rank: int,
+    sinks: torch.Tensor | None = None,
+    cache_scale: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of each token of q [tokens, heads, dim] to the slots that are listed for it; arguments as `sparse_mla_decode`."""
+    out = torch.zeros(*q.shape[:-1], kv_lora_rank, dtype=dtype, device=q.device)
+    lse = torch.full(q.shape[:-1], float("-inf"), dtype=dtype, device=q.device)
+    for token, length in enumerate(lengths.tolist()):
+        listed = slots[token, : min(max(length, 0), slots.shape[1])]
+        k = latents(cache, listed[listed >= 0], cache_scale, dtype)
+        row = q[token : token + 1].to(dtype)
+        attended = attend(
+            row, k, k[..., :kv_lora_rank], seq_len=len(k), start=0, scale=scale, window=0, softcap=0.0, sinks=sinks,
+            alibi_slopes=None,
+        )  # fmt: skip
+        out[token], lse[token] = attended[0][0], attended[1][0]
+    return out, lse
 
 
 def _rows_of(scale: torch.Tensor | None, pages: torch.Tensor, start: int, stop: int) -> torch.Tensor | None:

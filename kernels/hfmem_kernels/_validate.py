@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hfmem_kernels.layout import LatentFormat, latent_row_bytes
+from hfmem_kernels.layout import PACKED_ROWS, LatentFormat
 
 QUERY_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 QUANTIZED = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
@@ -139,20 +139,56 @@ def check_latent(q: torch.Tensor, cache: torch.Tensor, kv_lora_rank: int) -> Lat
     """An MLA cache against the queries; returns its format."""
     check_device("cache", cache, q.device)
     width = q.shape[-1]
-    if kv_lora_rank < 16 or kv_lora_rank & (kv_lora_rank - 1) or not 0 < width - kv_lora_rank <= kv_lora_rank:
-        fail("kv_lora_rank", f"a power of two, more than half and less than q's {width} columns", kv_lora_rank)
+    if kv_lora_rank < 16 or kv_lora_rank & (kv_lora_rank - 1) or not 0 <= width - kv_lora_rank <= kv_lora_rank:
+        fail(
+            "kv_lora_rank", f"a power of two, at least half of q's {width} columns and not more than they", kv_lora_rank
+        )
     if cache.dtype == torch.uint8:
-        if kv_lora_rank != 512 or width != 576:
-            fail("q", "576 columns, 512 of them latent, for a uint8 (fp8_ds_mla) cache", f"{width}, {kv_lora_rank}")
+        latent_format = check_packed_rows(cache)
+        columns = sum(latent_format.columns)
+        if kv_lora_rank != 512 or width != columns:
+            name = f"a uint8 ({latent_format.value}) cache"
+            fail("q", f"{columns} columns, 512 of them of values, for {name}", f"{width}, {kv_lora_rank}")
         check_dtype("q", q, [torch.bfloat16])
-        row = latent_row_bytes(512, 64, "", LatentFormat.FP8_DS)
-        check_shape("cache", cache, ["pages", "page size", row])
-        if cache.stride(2) != 1 or any(s % 16 for s in cache.stride()[:2]) or cache.storage_offset() % 16:
-            fail("cache", "adjacent bytes and rows at multiples of 16", f"strides {list(cache.stride())}")
-        return LatentFormat.FP8_DS
+        return latent_format
     check_dtype("cache", cache, [q.dtype, *QUANTIZED, torch.uint8])
     check_shape("cache", cache, ["pages", "page size", width])
     return LatentFormat.PLAIN
+
+
+def check_packed_rows(cache: torch.Tensor) -> LatentFormat:
+    """uint8 rows that carry their scales; their width says which."""
+    check_shape("cache", cache, ["pages", "page size", "bytes"])
+    if cache.shape[2] not in PACKED_ROWS:
+        widths = " or ".join(map(str, PACKED_ROWS))
+        fail("cache", f"shape [pages, page size, {widths}]", f"shape {list(cache.shape)}")
+    latent_format = PACKED_ROWS[cache.shape[2]]
+    page, token, byte = cache.stride()
+    if latent_format is LatentFormat.FP8_V4:
+        if byte != 1 or token != cache.shape[2] or page % 16 or page < cache.shape[1] * token or cache.data_ptr() % 16:
+            fail(
+                "cache",
+                "whole pages at multiples of 16 bytes (`layout.latent_view`)",
+                f"strides {list(cache.stride())}",
+            )
+    elif byte != 1 or page % 16 or token % 16 or cache.storage_offset() % 16:
+        fail("cache", "adjacent bytes and rows at multiples of 16", f"strides {list(cache.stride())}")
+    return latent_format
+
+
+def check_slots(slots: torch.Tensor, lengths: torch.Tensor, q: torch.Tensor) -> None:
+    """int32 lists of slots [tokens, most] with adjacent columns, int32 lengths [tokens]."""
+    check_shape("q", q, ["tokens", "heads", "dim"])
+    check_dtype("q", q, QUERY_DTYPES)
+    for name, tensor in (("slots", slots), ("lengths", lengths)):
+        check_device(name, tensor, q.device)
+        check_dtype(name, tensor, [torch.int32])
+    check_shape("slots", slots, [q.shape[0], "most"])
+    check_shape("lengths", lengths, [q.shape[0]])
+    if slots.shape[1] > 1 and slots.stride(1) != 1:
+        fail("slots", "adjacent columns (stride 1)", f"stride {slots.stride(1)}")
+    if not lengths.is_contiguous():
+        fail("lengths", "a contiguous tensor", f"stride {lengths.stride(0)}")
 
 
 def check_outputs(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from hfmem_kernels import _validate
+from hfmem_kernels._addresses import cache_format, scale_mode, scale_strides
 from hfmem_kernels._heuristics import LaunchConfig, next_power_of_2
-from hfmem_kernels._launch import cache_format, decoder_of, require_triton, run, scale_mode, scale_strides
-from hfmem_kernels._reference import LATENT_GROUP, gather
+from hfmem_kernels._launch import decoder_of, require_triton, run
+from hfmem_kernels._reference import gather
+from hfmem_kernels._reference_rows import pack, store_rows
 from hfmem_kernels._register import nothing, op
-from hfmem_kernels.layout import SCALE_BYTES, LatentFormat
 
 _CONFIG = LaunchConfig(block_m=16, block_n=16, num_warps=1, num_stages=1, ctas_per_sm=8)
 
@@ -77,8 +78,8 @@ def write_latent(
 ) -> None:
     """Store new tokens in an MLA cache: latent [tokens, rank] and rope [tokens, rope dim] side by side in one row.
 
-    cache: as in `mla_decode_attention`. uint8 rows get e4m3 codes with a scale for each 128 columns, and the rotary part in
-    bf16; other 8-bit caches divide by `cache_scale`. `slot_mapping` and what is raised: as `write_kv`.
+    cache: as in `mla_decode_attention`. uint8 rows get codes and scales as their format says (`LatentFormat`); other 8-bit caches
+    divide by `cache_scale`. `slot_mapping` and what is raised: as `write_kv`.
     """
     _validate.check_dtype("latent", latent, _validate.QUERY_DTYPES)
     _validate.check_shape("latent", latent, ["tokens", "rank"])
@@ -95,12 +96,17 @@ def write_latent(
             k_scale=cache_scale, v_scale=cache_scale, impl=impl,
         )  # fmt: skip
         return
-    q_like = latent.new_empty(1, 1, latent.shape[1] + rope.shape[1], dtype=torch.bfloat16)
-    assert _validate.check_latent(q_like, cache, latent.shape[1]) is LatentFormat.FP8_DS
+    _validate.check_device("cache", cache, latent.device)
+    latent_format = _validate.check_packed_rows(cache)
+    if (latent.shape[1], rope.shape[1]) != latent_format.columns:
+        rank, turned = latent_format.columns
+        expected = f"{rank} columns, and {turned} of rope, for {latent_format.value}"
+        _validate.fail("latent", expected, f"{latent.shape[1]}, {rope.shape[1]}")
     if cache_scale is not None:
         _validate.fail("cache_scale", "None for rows that carry their scales", cache_scale)
     if impl == "reference":
-        _write_packed_reference(latent, rope, cache, slot_mapping)
+        kept = slot_mapping >= 0
+        store_rows(cache, slot_mapping[kept], pack(latent[kept], rope[kept], latent_format))
         return
     require_triton(impl, latent)
     write_latent_op(latent, rope, cache, slot_mapping)
@@ -171,20 +177,6 @@ def _write_reference(
     cache.view(torch.uint8)[pages, places] = _round(values, cache.dtype).view(torch.uint8)
 
 
-def _write_packed_reference(latent: torch.Tensor, rope: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:
-    kept = slots >= 0
-    rank = latent.shape[1]
-    end = rank + rank // LATENT_GROUP * SCALE_BYTES
-    groups = latent[kept].float().view(-1, rank // LATENT_GROUP, LATENT_GROUP)
-    biggest = groups.abs().amax(dim=-1)
-    scale = torch.where(biggest > 0, biggest / 448.0, torch.ones_like(biggest))
-    codes = _round(groups / scale[..., None], torch.float8_e4m3fn).view(torch.uint8).flatten(1)
-    tail = rope[kept].to(torch.bfloat16).contiguous().view(torch.uint8)
-    rows = torch.cat([codes, scale.view(torch.uint8), tail], dim=1)
-    assert rows.shape[1] == end + 2 * rope.shape[1]
-    cache[slots[kept] // cache.shape[1], slots[kept] % cache.shape[1]] = rows
-
-
 @op("write_kv", mutates=("k_cache", "v_cache", "k_scale", "v_scale"), fake=nothing)
 def write_kv_op(
     k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slot_mapping: torch.Tensor,
@@ -218,10 +210,5 @@ def write_latent_op(latent: torch.Tensor, rope: torch.Tensor, cache: torch.Tenso
     if latent.shape[0] == 0:
         return
     arguments = [latent, rope, cache, slot_mapping, *latent.stride(), *rope.stride(), *cache.stride()[:2]]
-    constants = {
-        "PAGE": cache.shape[1],
-        "RANK": latent.shape[1],
-        "ROPE": rope.shape[1],
-        "DECODER": decoder_of(latent.device),
-    }
+    constants = {"PAGE": cache.shape[1], "ROWS": cache.shape[2], "DECODER": decoder_of(latent.device)}
     run(write_packed_latent_kernel, (latent.shape[0],), arguments, constants, _CONFIG, warmup=False)

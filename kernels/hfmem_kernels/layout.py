@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: bytes of one scale; engines keep them in fp32
 SCALE_BYTES = 4
 
+#: DeepSeek V4's rows: all of a token, what of that are the scales behind a page's rows, what pages are multiples of
+SPLIT_ROW_BYTES, SPLIT_SCALE_BYTES, SPLIT_PAGE_UNIT = 584, 8, 576
+
 #: dtype names of cache elements → bytes
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1, "float8_e5m2": 1, "int8": 1}
 
@@ -51,10 +54,24 @@ class CacheSpec:
 
 
 class LatentFormat(Enum):
-    """Rows of an MLA cache: one latent head and the rotary part of the key; values are the latent itself."""
+    """Rows of an MLA cache: one latent head and the rotary part of the key; values are the latent itself, V4's the whole row.
+
+    Sources: the comments of vLLM 0.33, `flashmla_sparse.py`, and SGLang 0.5.23, `deepseek_v4_memory_pool.py`.
+    """
 
     PLAIN = "plain"  #: [latent | rope] in one dtype
     FP8_DS = "fp8_ds_mla"  #: [latent e4m3 | one fp32 scale per 128 of it | rope bf16]: 656 bytes for 512 + 64
+    #: [latent e4m3 | rope bf16], and behind all such rows of a page [one ue8m0 scale per 64 of the latent | a byte of nothing] of
+    #: each token: 584 bytes for 448 + 64, in pages of whole 576 bytes
+    FP8_V4 = "fp8_ds_mla_v4"
+    #: [latent e2m1, the even column in the low half of a byte | rope e4m3 | one e4m3 scale per 16 of the latent, that of block s at
+    #: byte 8 · (s mod 4) + s div 4]: 352 bytes for 512 + 64
+    NVFP4_DS = "nvfp4_ds_mla"
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """Latent and rotary columns of a row, those of a format that carries its scales."""
+        return (448, 64) if self is LatentFormat.FP8_V4 else (512, 64)
 
 
 def row_bytes(spec: CacheSpec) -> int:
@@ -69,10 +86,29 @@ def page_bytes(spec: CacheSpec) -> int:
 
 
 def latent_row_bytes(kv_lora_rank: int, rope_dim: int, dtype: str, latent_format: LatentFormat) -> int:
-    """Bytes of one token of an MLA layer (FP8_DS: FlashMLA's and vLLM's row for DeepSeek V3.2)."""
-    if latent_format is LatentFormat.FP8_DS:
-        return kv_lora_rank + -(-kv_lora_rank // 128) * SCALE_BYTES + rope_dim * 2
-    return (kv_lora_rank + rope_dim) * ELEMENT_BYTES[dtype]
+    """Bytes of one token of an MLA layer (FP8_DS: FlashMLA's and vLLM's row for DeepSeek V3.2).
+
+    `kv_lora_rank`: columns that the format stores as its latent, so DeepSeek V4's 448 of 512.
+    """
+    match latent_format:
+        case LatentFormat.FP8_DS:
+            return kv_lora_rank + -(-kv_lora_rank // 128) * SCALE_BYTES + rope_dim * 2
+        case LatentFormat.FP8_V4:
+            return kv_lora_rank + rope_dim * 2 + kv_lora_rank // 64 + 1
+        case LatentFormat.NVFP4_DS:
+            return kv_lora_rank // 2 + rope_dim + kv_lora_rank // 16
+        case LatentFormat.PLAIN:
+            return (kv_lora_rank + rope_dim) * ELEMENT_BYTES[dtype]
+
+
+#: bytes of a row that carries its scales → its format
+PACKED_ROWS = {latent_row_bytes(*f.columns, "", f): f for f in LatentFormat if f is not LatentFormat.PLAIN}
+
+
+def latent_page_bytes(page_size: int, row: int, latent_format: LatentFormat) -> int:
+    """Bytes of one page of an MLA layer whose tokens take `row` bytes each."""
+    unit = SPLIT_PAGE_UNIT if latent_format is LatentFormat.FP8_V4 else 1
+    return -(-page_size * row // unit) * unit
 
 
 def num_pages(num_tokens: int, page_size: int) -> int:
@@ -154,13 +190,22 @@ def allocate_latent(
     latent_format: LatentFormat,
     device: torch.device | str,
 ) -> torch.Tensor:
-    """A zeroed MLA cache: [pages, page_size, kv_lora_rank + rope_dim] in `dtype`, or uint8 rows [pages, page_size, 656]."""
+    """A zeroed MLA cache: [pages, page_size, kv_lora_rank + rope_dim] in `dtype`, or uint8 rows [pages, page_size, bytes].
+
+    FP8_V4: the shape says how many bytes a token has, not where they are; pages are `latent_page_bytes` apart.
+    """
     import torch
 
     width = latent_row_bytes(kv_lora_rank, rope_dim, dtype, latent_format)
-    if latent_format is LatentFormat.FP8_DS:
-        return torch.zeros(pages, page_size, width, dtype=torch.uint8, device=device)
-    return torch.zeros(pages, page_size, kv_lora_rank + rope_dim, dtype=getattr(torch, dtype), device=device)
+    if latent_format is LatentFormat.PLAIN:
+        return torch.zeros(pages, page_size, kv_lora_rank + rope_dim, dtype=getattr(torch, dtype), device=device)
+    page = latent_page_bytes(page_size, width, latent_format)
+    return latent_view(torch.zeros(pages, page, dtype=torch.uint8, device=device), page_size, width)
+
+
+def latent_view(pages: torch.Tensor, page_size: int, width: int) -> torch.Tensor:
+    """uint8 pages [pages, bytes] of `width` bytes a token as the ops take them: [pages, page_size, width]; nothing is copied."""
+    return pages.as_strided((pages.shape[0], page_size, width), (pages.stride(0), width, 1), pages.storage_offset())
 
 
 def paged_view(flat: torch.Tensor, page_size: int) -> torch.Tensor:

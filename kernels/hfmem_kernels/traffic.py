@@ -79,11 +79,15 @@ def latent_traffic(
     latent_format: LatentFormat = LatentFormat.PLAIN,
     q_len: int = 1,
 ) -> Traffic:
-    """One step over an MLA cache: all heads read the same row, keys of rank + rope columns, values of rank columns."""
+    """One step over an MLA cache: all heads read the same row, keys of rank + rope columns, values of rank columns.
+
+    DeepSeek V4's rows (FP8_V4) are values as a whole: rank 512 and no rope, whatever columns the format stores as which.
+    """
     rows = len(seq_lens) * q_len * num_heads
     pairs = sum(visible_pairs(n, q_len) for n in seq_lens)
+    columns = latent_format.columns if latent_format is LatentFormat.FP8_V4 else (kv_lora_rank, rope_dim)
     return Traffic(
-        kv_bytes=sum(seq_lens) * latent_row_bytes(kv_lora_rank, rope_dim, dtype, latent_format),
+        kv_bytes=sum(seq_lens) * latent_row_bytes(*columns, dtype, latent_format),
         query_bytes=rows * (kv_lora_rank + rope_dim) * 2,
         output_bytes=rows * kv_lora_rank * 2,
         table_bytes=_table_bytes(seq_lens, page_size, q_len, None),

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from hfmem_kernels._calls import Impl
 from hfmem_kernels.cache_ops import write_kv
-from hfmem_kernels.paged_decode import Impl, paged_decode_attention
+from hfmem_kernels.paged_decode import paged_decode_attention
 
 #: with more new tokens than this in some sequence a step is a prefill, which transformers' own attention does
 MAX_QUERIES = 8

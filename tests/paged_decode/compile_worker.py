@@ -17,7 +17,7 @@ import torch
 
 from hfmem_kernels import _kernels, _launch, compile_only
 from hfmem_kernels._heuristics import LaunchConfig
-from hfmem_kernels.layout import CacheSpec, Layout, allocate
+from hfmem_kernels.layout import SPLIT_ROW_BYTES, CacheSpec, LatentFormat, Layout, allocate, allocate_latent
 
 
 def compile_job(job: dict[str, Any]) -> Any:
@@ -25,12 +25,15 @@ def compile_job(job: dict[str, Any]) -> Any:
     compile_only.pretend(job["target"], _kernels.decode_kernel)
     shape = {
         "heads": 32, "kv_heads": 8, "dim": 128, "v_dim": 0, "page": 16, "q_len": 1, "layout": "nhd", "window": 0,
-        "softcap": 0.0, "sinks": False, "alibi": False, "varlen": False, "scale": "none", "lora": 0, "pages": 4,
+        "softcap": 0.0, "sinks": False, "alibi": False, "varlen": False, "scale": "none", "lora": 0, "pages": 4, "row": 0,
+        "slots": False,
     } | job["shape"]  # fmt: skip
     dtype = getattr(torch, job["dtype"])
     v_dim = shape["v_dim"] or shape["dim"]
     if shape["lora"]:
-        k = torch.empty(shape["pages"], shape["page"], 1, 656 if dtype == torch.uint8 else shape["dim"], dtype=dtype)
+        k = torch.empty(shape["pages"], shape["page"], 1, shape["row"] or shape["dim"], dtype=dtype)
+        if shape["row"] == SPLIT_ROW_BYTES:
+            k = allocate_latent(shape["pages"], shape["page"], 448, 64, "", LatentFormat.FP8_V4, "cpu")[:, :, None]
         v, v_dim = k[..., : shape["lora"]], shape["lora"]
     elif shape["scale"] == "token":
         spec = CacheSpec(
@@ -62,7 +65,7 @@ def compile_job(job: dict[str, Any]) -> Any:
         workspace=_launch.Workspace(torch.zeros(1 << 16, dtype=torch.int32), torch.empty(1 << 24)), scale=0.1,
         window=shape["window"], softcap=shape["softcap"], sinks=vector if shape["sinks"] else None,
         alibi_slopes=vector if shape["alibi"] else None, k_scale=k_scale, v_scale=v_scale, v_factor=1.0,
-        kv_lora_rank=shape["lora"], config=LaunchConfig(**job["config"]), num_sms=132, warmup=True,
+        kv_lora_rank=shape["lora"], by_slot=shape["slots"], config=LaunchConfig(**job["config"]), num_sms=132, warmup=True,
     )  # fmt: skip
 
 

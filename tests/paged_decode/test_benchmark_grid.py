@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hfmem_kernels.benchmarks import grid
@@ -24,6 +26,7 @@ CONFIGS = {
     "qwen3-next": (16, 2, 256, 256, None, False),
     "deepseek-v3-tp8": (16, 1, 576, 512, None, False),
     "deepseek-v3": (128, 1, 576, 512, None, False),
+    "deepseek-v4-flash-tp4": (16, 1, 512, 512, None, True),
 }
 
 
@@ -36,7 +39,7 @@ def test_shapes_are_those_of_the_configs(name: str) -> None:
     s = shape(name)
     assert (s.num_heads, s.num_kv_heads, s.head_dim, s.v_head_dim, s.window, s.sinks) == CONFIGS[name]
     # DeepSeek-V3: qk_nope_head_dim 128 + qk_rope_head_dim 64
-    assert s.scale == pytest.approx((192 if s.latent else s.head_dim) ** -0.5)
+    assert s.scale == pytest.approx((192 if name.startswith("deepseek-v3") else s.head_dim) ** -0.5)
 
 
 def test_bytes_by_hand() -> None:
@@ -51,6 +54,12 @@ def test_bytes_by_hand() -> None:
     assert windowed.pages == 2 * 65 and windowed.traffic.kv_bytes == 2 * 1024 * 8 * 2 * 256 * 2
     latent = Row(shape("deepseek-v3"), uniform(1, 64), page_size=64, latent_format=LatentFormat.FP8_DS)
     assert latent.cache_bytes == latent.traffic.kv_bytes == 64 * 656
+    # DeepSeek V4: pages of whole 576 bytes, 64 · 584 = 64.9 of them; 65 tokens take two pages
+    v4 = Row(shape("deepseek-v4-flash-tp4"), uniform(1, 65), page_size=64, latent_format=LatentFormat.FP8_V4)
+    assert (v4.cache_bytes, v4.traffic.kv_bytes, v4.traffic.flops) == (2 * 65 * 576, 65 * 584, 2 * 65 * 16 * 1024)
+    # 3 of 100 tokens: two pages are kept, three rows and a list of three slots and a length are read
+    picked = replace(v4, mix=uniform(1, 3), kept=100, listed=True)
+    assert (picked.cache_bytes, picked.traffic.kv_bytes, picked.traffic.table_bytes) == (2 * 65 * 576, 3 * 584, 16)
 
 
 def test_mixes() -> None:

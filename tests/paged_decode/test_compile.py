@@ -52,12 +52,14 @@ def table_jobs() -> dict[str, dict[str, Any]]:
                         "config": asdict(config_of(entry, TRITON)),
                         "shape": shape,
                     }
-        for dtype, size in (("bfloat16", 2), ("float8_e4m3fn", 1), ("uint8", 1)):
-            for entry in table_entries(family, size, latent=True, packed=dtype == "uint8", triton=TRITON):
+        for dtype, size in (("bfloat16", 2), ("float8_e4m3fn", 1), ("uint8", 656), ("uint8", 584), ("uint8", 352)):
+            packed = size if dtype == "uint8" else 0
+            for entry in table_entries(family, size, latent=True, packed=packed, triton=TRITON):
                 usual = entry.rows == 16 and dtype != "float8_e4m3fn" and target != "sm89"  # whose rows are sm120's
                 if everything or usual or family == "sm90":
-                    shape = {"dim": 576, "lora": 512, "heads": entry.rows, "page": 64}
-                    name = f"{target}-latent_{dtype}-{entry.rows}"
+                    columns = 512 if packed == 584 else 576
+                    shape = {"dim": columns, "lora": 512, "heads": entry.rows, "page": 64, "row": packed}
+                    name = f"{target}-latent_{dtype}{packed or ''}-{entry.rows}"
                     jobs[name] = {
                         "target": target,
                         "family": family,
@@ -87,6 +89,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "int8_token_packed": ("int8", {"layout": "packed", "scale": "token"}),
     "fp8_token_packed": ("float8_e4m3fn", {"layout": "packed", "scale": "token"}),
 }
+#: lists of slots in pages of 64; rows by their bytes, as far as they carry their scales
+LISTED: dict[str, tuple[str, int]] = {
+    "bf16": ("bfloat16", 0),
+    "656": ("uint8", 656),
+    "584": ("uint8", 584),
+    "352": ("uint8", 352),
+}
 
 
 def variant_jobs() -> dict[str, dict[str, Any]]:
@@ -99,6 +108,21 @@ def variant_jobs() -> dict[str, dict[str, Any]]:
         )  # fmt: skip
         config = asdict(select_config(decode, "sm90", triton=TRITON))
         jobs[name] = {"target": "sm90", "dtype": dtype, "config": config, "shape": shape}
+    for name, (dtype, row) in LISTED.items():
+        columns = 512 if row == 584 else 576
+        decode = DecodeShape(16, 1, columns, 512, getattr(torch, dtype).itemsize, True, row, listed=True)
+        config = asdict(select_config(decode, "sm90", triton=TRITON))
+        shape = {
+            "dim": columns,
+            "lora": 512,
+            "heads": 16,
+            "kv_heads": 1,
+            "page": 64,
+            "row": row,
+            "slots": True,
+            "sinks": True,
+        }
+        jobs[f"slots_{name}"] = {"target": "sm90", "dtype": dtype, "config": config, "shape": shape}
     return jobs
 
 
@@ -192,7 +216,9 @@ def test_variant(name: str, reports: dict[str, dict[str, Any]]) -> None:
     assert report["registers"] <= config.max_registers
     assert config.ctas_per_sm * (report["shared_bytes"] + SYSTEM_SHARED) <= SHARED_BYTES["sm90"]
     assert report["byte_loads"] == 0, report
-    if "token" in name:
+    if name in ("slots_656", "slots_584", "slots_352"):
+        assert report["wide_copies"] > report["narrow_copies"], report
+    elif "token" in name:
         assert report["narrow_copies"] > 0 and report["loop_loads"] <= 5, report
     else:
         assert report["wide_copies"] > 0 and report["narrow_copies"] == 0, report

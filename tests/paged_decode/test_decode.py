@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from hfmem_kernels import _launch, testing
+from hfmem_kernels import _addresses, _launch, testing
 from hfmem_kernels._heuristics import LaunchConfig
 from hfmem_kernels._launch import Workspace, lockstep_of
 from hfmem_kernels.layout import Layout
@@ -151,8 +151,8 @@ def test_int8_rows_behind_the_last_key(page_size: int, features: dict[str, Any],
 def test_scales_beyond_32_bits(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """Offsets in 64 bits, as for scales that span 2^31 elements; such a tensor's extent is counted to its last element."""
     far = torch.empty_strided((3, 2, 2), (2**30, 4, 1), device="meta")
-    assert _launch.scale_extent(far) == 2 * 2**30 + 4 + 1 + 1
-    assert _launch.scale_extent(None) == _launch.scale_extent(torch.ones(8)) == 1
+    assert _addresses.scale_extent(far) == 2 * 2**30 + 4 + 1 + 1
+    assert _addresses.scale_extent(None) == _addresses.scale_extent(torch.ones(8)) == 1
     monkeypatch.setattr(_launch, "scale_extent", lambda scale: 2**31)
     check(Case((40, 19), cache_dtype="int8", scales="token", head_dim=32), device)
 

@@ -22,6 +22,7 @@ from hfmem_kernels import (
     merge_attention,
     mla_decode_attention,
     paged_decode_attention,
+    sparse_mla_decode_attention,
     testing,
 )
 from hfmem_kernels.cache_ops import write_kv, write_latent
@@ -206,24 +207,25 @@ def latent_inputs(heads: int, q_len: int, kind: str) -> tuple[torch.Tensor, ...]
     """Queries, a cache whose foreign rows are NaN, page table, lengths."""
     lengths = (4097, 0, 63, 900) if DEVICE == "cuda" else (MOST_EXECUTED, 0, 63, 129)
     table = layout.page_table(list(lengths), 64, random.Random(0).sample(range(90), 90), DEVICE)
-    latent_format = LatentFormat.FP8_DS if kind == "fp8_ds_mla" else LatentFormat.PLAIN
+    latent_format = LatentFormat(kind) if kind.endswith(("_mla", "_v4")) else LatentFormat.PLAIN
+    rank = 448 if latent_format is LatentFormat.FP8_V4 else 512
     dtype = "float8_e4m3fn" if kind == "e4m3" else "bfloat16"
-    cache = layout.allocate_latent(90, 64, 512, 64, dtype, latent_format, DEVICE)
+    cache = layout.allocate_latent(90, 64, rank, 64, dtype, latent_format, DEVICE)
     cache.view(torch.uint8).fill_(0xFF)  # NaN in bf16, fp32 and e4m3
     slots = [int(table[b, t // 64]) * 64 + t % 64 for b, n in enumerate(lengths) for t in range(n)]
-    latent, rope = torch.randn(len(slots), 512, device=DEVICE), torch.randn(len(slots), 64, device=DEVICE)
+    latent, rope = torch.randn(len(slots), rank, device=DEVICE), torch.randn(len(slots), 64, device=DEVICE)
     scale = 0.02 if kind == "e4m3" else None
     write_latent(latent, rope, cache, torch.tensor(slots, device=DEVICE), cache_scale=scale)
-    q = torch.randn(4, q_len, heads, 576, device=DEVICE).to(torch.bfloat16) * 0.1
+    q = torch.randn(4, q_len, heads, rank + 64, device=DEVICE).to(torch.bfloat16) * 0.1
     return q, cache, table, torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
 
 
 @gpu
 @pytest.mark.parametrize("heads", [16, 20, 128])
 @pytest.mark.parametrize("q_len", [1, 2])
-@pytest.mark.parametrize("kind", ["bf16", "e4m3", "fp8_ds_mla"])
+@pytest.mark.parametrize("kind", ["bf16", "e4m3", "fp8_ds_mla", "fp8_ds_mla_v4", "nvfp4_ds_mla"])
 def test_latent(heads: int, q_len: int, kind: str) -> None:
-    """All three rows against the reference in fp32, which reads the very same bytes."""
+    """All rows against the reference in fp32, which reads the very same bytes."""
     inputs = latent_inputs(heads, q_len, kind)
     options = {"scale": 192**-0.5, "cache_scale": 0.02 if kind == "e4m3" else None, "return_lse": True}
     out, lse = mla_decode_attention(*inputs, **options)  # type: ignore[arg-type]
@@ -231,6 +233,26 @@ def test_latent(heads: int, q_len: int, kind: str) -> None:
     torch.testing.assert_close(out.float(), expected.float(), rtol=2**-6, atol=2**-6 * float(expected.abs().max()))
     torch.testing.assert_close(lse, expected_lse, rtol=1e-3, atol=1e-3)
     assert not out[1].any() and bool((lse[1] == float("-inf")).all())
+
+
+@gpu
+@pytest.mark.parametrize("heads", [16, 128])
+@pytest.mark.parametrize("kind", ["bf16", "e4m3", "fp8_ds_mla", "fp8_ds_mla_v4", "nvfp4_ds_mla"])
+def test_lists_of_slots(heads: int, kind: str) -> None:
+    """Some tokens of each sequence in any order with gaps between them, and sinks, against the reference in fp32."""
+    q, cache, table, lengths = latent_inputs(heads, 1, kind)
+    slots = torch.full((4, 600), -1, dtype=torch.int32)
+    for b, length in enumerate(lengths.tolist()):
+        for place, t in enumerate(random.Random(b).sample(range(length), min(length, 500))):
+            slots[b, place + place // 8] = int(table[b, t // 64]) * 64 + t % 64
+    counts = torch.tensor([600, 0, 300, 600], dtype=torch.int32, device=DEVICE)
+    options = {"scale": 192**-0.5, "cache_scale": 0.02 if kind == "e4m3" else None, "return_lse": True}
+    arguments = (q[:, 0], cache, slots.to(DEVICE), counts)
+    options |= {"sinks": torch.linspace(-4, 4, heads, device=DEVICE)}
+    out, lse = sparse_mla_decode_attention(*arguments, **options)  # type: ignore[arg-type]
+    expected, expected_lse = sparse_mla_decode_attention(*arguments, **options, impl="reference")  # type: ignore[arg-type]
+    torch.testing.assert_close(out.float(), expected.float(), rtol=2**-6, atol=2**-6 * float(expected.abs().max()))
+    torch.testing.assert_close(lse, expected_lse, rtol=1e-3, atol=1e-3)
 
 
 @gpu

@@ -7,14 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hfmem_kernels import _reference, layout, testing
+from hfmem_kernels import _reference, layout, merge_attention, testing
 from hfmem_kernels._heuristics import LaunchConfig
 from hfmem_kernels.cache_ops import write_latent
+from hfmem_kernels.latent_decode import mla_decode_attention, sparse_mla_decode_attention
 from hfmem_kernels.layout import LatentFormat
-from hfmem_kernels.paged_decode import mla_decode_attention
 
 SMALL = LaunchConfig(block_m=16, block_n=32, num_warps=4, num_stages=2, ctas_per_sm=1)
 SCALE = 192**-0.5
+
+
+def columns_of(latent_format: LatentFormat) -> tuple[int, int]:
+    """Latent and rotary columns: DeepSeek V4's are 448 and 64, all others' 512 and 64."""
+    return (448, 64) if latent_format is LatentFormat.FP8_V4 else (512, 64)
 
 
 def build(
@@ -28,21 +33,48 @@ def build(
 ) -> tuple[torch.Tensor, ...]:
     """Queries, a cache written by the reference writer with NaN in every slot of nobody, page table and lengths."""
     generator = torch.Generator().manual_seed(1)
+    rank, turned = columns_of(latent_format)
     pages = [layout.num_pages(n, page_size) for n in seq_lens]
     order = torch.randperm(sum(pages) + 1, generator=generator).tolist()
     table = layout.page_table(list(seq_lens), page_size, order, "cpu")
-    cache = layout.allocate_latent(sum(pages) + 1, page_size, 512, 64, dtype, latent_format, "cpu")
-    cache.view(torch.uint8).fill_(0xFF)  # NaN in bf16, fp16, fp32 and fp8
+    cache = layout.allocate_latent(sum(pages) + 1, page_size, rank, turned, dtype, latent_format, device)
+    # NaN in bf16, fp16, fp32 and fp8, and in what lies between pages; no NaN has a place in ue8m0
+    cache.view(torch.uint8).fill_(0xFF)
     tokens = sum(seq_lens)
-    latent = torch.randn(tokens, 512, generator=generator) * torch.logspace(-2, 1, 512)
-    rope = torch.randn(tokens, 64, generator=generator)
+    latent = torch.randn(tokens, rank, generator=generator) * torch.logspace(-2, 1, rank)
+    rope = torch.randn(tokens, turned, generator=generator)
     slots = [
         int(table[b, t // page_size]) * page_size + t % page_size for b, n in enumerate(seq_lens) for t in range(n)
     ]
-    write_latent(latent, rope, cache, torch.tensor(slots), impl="reference")
-    q = (torch.randn(len(seq_lens), q_len, heads, 576, generator=generator) * 0.1).to(torch.bfloat16)
+    stored = (t.to(device) for t in (latent, rope))
+    write_latent(*stored, cache, torch.tensor(slots, device=device), impl="reference")
+    q = (torch.randn(len(seq_lens), q_len, heads, rank + turned, generator=generator) * 0.1).to(torch.bfloat16)
     lengths = torch.tensor(seq_lens, dtype=torch.int32)
-    return tuple(t.to(device) for t in (q, cache, table, lengths))
+    return q.to(device), cache, table.to(device), lengths.to(device)
+
+
+def compare(
+    found: tuple[torch.Tensor, torch.Tensor],
+    expected: tuple[torch.Tensor, torch.Tensor],
+    q: torch.Tensor,
+    keys: list[torch.Tensor],
+    operand: str,
+) -> None:
+    """Within the bounds of fp32 sums. keys: what each sequence's queries see, dequantized [tokens, columns]."""
+    (out, lse), (right, right_lse) = found, expected
+    # Σ p·|latent|: |out| of the same weights cannot be had from the latent cache, the largest value stands for each column
+    largest = torch.stack([k[:, :512].abs().amax(0) if len(k) else k.new_zeros(512) for k in keys])
+    logit = SCALE * float(q.double().abs().sum(-1).amax()) * max(float(k.abs().amax()) for k in keys if len(k))
+    tokens = max(len(k) for k in keys)
+    rounding = testing.Rounding(operand, "bfloat16", 576, tokens, logit, float(largest.max()))
+    spread = largest.view(len(keys), *(1,) * (right.dim() - 2), 512).expand_as(right)
+    bound, lse_bound = testing.bounds(right, right_lse, spread, rounding)
+    assert bool(((out.double() - right).abs() <= bound).all())
+    empty = torch.isinf(right_lse)
+    assert torch.equal(torch.isinf(lse), empty) and not out[empty].any()
+    assert bool(((lse.double() - right_lse).abs()[~empty] <= lse_bound[~empty]).all())
+    # the mean error is far below the bound: a column mixed up with another would not be
+    assert float((out.double() - right).abs().mean()) < 2**-8 * float(right.abs().mean())
 
 
 def check(
@@ -51,38 +83,20 @@ def check(
     operand: str,
     window: int = 0,
     cache_scale: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> None:
     q, cache, table, lengths = tensors
-    out, lse = mla_decode_attention(
-        q,
-        cache,
-        table,
-        lengths,
-        scale=SCALE,
-        window=window or None,
-        cache_scale=cache_scale,
-        config=config,
+    found = mla_decode_attention(
+        q, cache, table, lengths, scale=SCALE, window=window or None, sinks=sinks, cache_scale=cache_scale, config=config,
         return_lse=True,
-    )
+    )  # fmt: skip
+    assert isinstance(found, tuple)
     scale = None if cache_scale is None else torch.tensor(cache_scale, dtype=torch.float32, device=q.device)
-    keywords = {"scale": SCALE, "window": window, "kv_lora_rank": 512, "dtype": torch.float64}
-    expected, expected_lse = _reference.decode(q, cache, None, table, lengths, k_scale=scale, **keywords)  # type: ignore[arg-type]
-    # Σ p·|latent|: |out| of the same weights cannot be had from the latent cache, the largest value stands for each column
-    rows = [_reference.gather(cache, table[b], 0, int(n)) for b, n in enumerate(lengths)]
-    unpacked = [
-        _reference.unpack_latent(r, 512, torch.float64) if r.dtype == torch.uint8 else r.double() * (cache_scale or 1.0)
-        for r in rows
-    ]
-    largest = torch.stack([u[:, :512].abs().amax(0) if len(u) else u.new_zeros(512) for u in unpacked])
-    logit = SCALE * float(q.double().abs().sum(-1).amax()) * max(float(u.abs().amax()) for u in unpacked if len(u))
-    rounding = testing.Rounding(operand, "bfloat16", 576, int(lengths.max()), logit, float(largest.max()))
-    bound, lse_bound = testing.bounds(expected, expected_lse, largest[:, None, None, :].expand_as(expected), rounding)
-    assert bool(((out.double() - expected).abs() <= bound).all())
-    empty = torch.isinf(expected_lse)
-    assert torch.equal(torch.isinf(lse), empty) and not out[empty].any()
-    assert bool(((lse.double() - expected_lse).abs()[~empty] <= lse_bound[~empty]).all())
-    # the mean error is far below the bound: a column mixed up with another would not be
-    assert float((out.double() - expected).abs().mean()) < 2**-8 * float(expected.abs().mean())
+    keywords = {"scale": SCALE, "window": window, "sinks": sinks, "kv_lora_rank": 512, "dtype": torch.float64}
+    expected = _reference.decode(q, cache, None, table, lengths, k_scale=scale, **keywords)  # type: ignore[arg-type]
+    slots = [_reference.slots_of(table[b], cache.shape[1], 0, int(n)) for b, n in enumerate(lengths)]
+    keys = [_reference.latents(cache, each, scale, torch.float64)[:, 0] for each in slots]
+    compare(found, expected, q, keys, operand)
 
 
 @pytest.mark.parametrize("latent_format", LatentFormat)
@@ -99,6 +113,82 @@ def test_large_pages_and_window(latent_format: LatentFormat, cut: bool, device: 
     check(tensors, replace(SMALL, cut=cut), "bfloat16", window=40)
 
 
+@pytest.mark.parametrize("latent_format", [LatentFormat.PLAIN, LatentFormat.FP8_V4])
+def test_sinks(latent_format: LatentFormat, device: str) -> None:
+    """Heads whose sink outweighs every key, and one with none to speak of; an empty sequence sees its sinks alone."""
+    tensors = build((45, 0), latent_format, "bfloat16", 16, 1, 16, device)
+    check(tensors, SMALL, "bfloat16", sinks=torch.linspace(-20, 20, 16, device=device))
+
+
+def listed(tensors: tuple[torch.Tensor, ...], picks: list[list[int]], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slots of the tokens that each sequence's query is to see, -1 of nothing; behind a list stands what must not be read."""
+    _, cache, table, _ = tensors
+    slots = torch.full((len(picks), max(map(len, picks)) + 3), 1 << 30, dtype=torch.int32)
+    for b, chosen in enumerate(picks):
+        at = [-1 if t < 0 else int(table[b, t // cache.shape[1]]) * cache.shape[1] + t % cache.shape[1] for t in chosen]
+        slots[b, : len(at)] = torch.tensor(at, dtype=torch.int32)
+    return slots.to(device), torch.tensor([len(each) for each in picks], dtype=torch.int32, device=device)
+
+
+@pytest.mark.parametrize("page_size", [16, 24], ids=["page16", "page24"])
+@pytest.mark.parametrize("latent_format", LatentFormat)
+def test_lists_of_slots(latent_format: LatentFormat, page_size: int, device: str) -> None:
+    """Any order, gaps (rows of nobody are NaN), a list of gaps alone, an empty one; 24 is no power of two."""
+    tensors = build((75, 40, 33, 20), latent_format, "bfloat16", 16, 1, page_size, device)
+    q, cache = tensors[0][:, 0], tensors[1]
+    if latent_format is LatentFormat.PLAIN:
+        assert bool(cache.isnan().any())
+    picks = [[74, 3, -1, 50, 51, 52, -1, 0, *range(10, 49)], [-1, -1], [], [-7, 19, 2]]
+    slots, lengths = listed(tensors, picks, device)
+    options = {"scale": SCALE, "sinks": torch.zeros(16, device=device), "return_lse": True}
+    found = sparse_mla_decode_attention(q, cache, slots, lengths, config=SMALL, **options)  # type: ignore[arg-type]
+    assert isinstance(found, tuple)
+    keys = [
+        _reference.latents(cache, slots[b, : len(p)][slots[b, : len(p)] >= 0], None, torch.float64)[:, 0]
+        for b, p in enumerate(picks)
+    ]
+    expected = [
+        _reference.attend(
+            q[b : b + 1].double(), k[:, None], k[:, None, :512], seq_len=len(k), start=0, scale=SCALE, window=0, softcap=0.0,
+            sinks=torch.zeros(16, device=device), alibi_slopes=None,
+        )
+        for b, k in enumerate(keys)
+    ]  # fmt: skip
+    compare(found, (torch.cat([e[0] for e in expected]), torch.cat([e[1] for e in expected])), q, keys, "bfloat16")
+
+
+def test_a_list_of_all_tokens_is_the_sequence(device: str) -> None:
+    """In their order, whatever the page: bit for bit what the page table gives."""
+    tensors = build((45, 33), LatentFormat.FP8_V4, "bfloat16", 16, 1, 16, device)
+    slots, lengths = listed(tensors, [list(range(45)), list(range(33))], device)
+    by_page = mla_decode_attention(*tensors, scale=SCALE, config=SMALL)
+    by_slot = sparse_mla_decode_attention(tensors[0][:, 0], tensors[1], slots, lengths, scale=SCALE, config=SMALL)
+    assert isinstance(by_page, torch.Tensor) and isinstance(by_slot, torch.Tensor)
+    assert torch.equal(by_page[:, 0], by_slot)
+
+
+def test_a_window_and_a_list_of_another_cache_under_one_softmax(device: str) -> None:
+    """DeepSeek V4's layers: the newest tokens in one cache, compressed rows in another, sinks counted once."""
+    near = build((45, 33), LatentFormat.FP8_V4, "bfloat16", 16, 1, 16, device)
+    far = build((40, 20), LatentFormat.FP8_V4, "bfloat16", 16, 1, 64, device)
+    slots, lengths = listed(far, [[39, 0, 7], list(range(20))], device)
+    sinks = torch.linspace(-2, 2, 16, device=device)
+    options = {"scale": SCALE, "config": SMALL, "return_lse": True}
+    first = mla_decode_attention(*near, window=20, sinks=sinks, **options)  # type: ignore[arg-type]
+    second = sparse_mla_decode_attention(near[0][:, 0], far[1], slots, lengths, **options)  # type: ignore[arg-type]
+    out, lse = merge_attention(torch.stack([first[0][:, 0], second[0]]), torch.stack([first[1][:, 0], second[1]]))
+    for b, (n, chosen) in enumerate(((45, [39, 0, 7]), (33, list(range(20))))):
+        window = _reference.slots_of(near[2][b], 16, n - 20, n)
+        picked = _reference.slots_of(far[2][b], 64, 0, 40)[torch.tensor(chosen, device=device)]
+        k = torch.cat([_reference.latents(c, s, None, torch.float64) for c, s in ((near[1], window), (far[1], picked))])
+        right, right_lse = _reference.attend(
+            near[0][b].double(), k, k, seq_len=len(k), start=0, scale=SCALE, window=0, softcap=0.0, sinks=sinks,
+            alibi_slopes=None,
+        )  # fmt: skip
+        torch.testing.assert_close(out[b].double(), right[0], rtol=2**-6, atol=2**-7 * float(right.abs().max()))
+        torch.testing.assert_close(lse[b].double(), right_lse[0], rtol=0, atol=2e-3)
+
+
 def test_rows_of_656_bytes_in_blocks_of_32(device: str) -> None:
     """Their scales are loaded one by one, those of blocks of 16 together."""
     tensors = build((33,), LatentFormat.FP8_DS, "bfloat16", 20, 1, 16, device)
@@ -111,10 +201,10 @@ def test_fixed_split(latent_format: LatentFormat, device: str) -> None:
     check(tensors, replace(SMALL, block_n=16, split_tiles=1), "bfloat16")
 
 
-@pytest.mark.parametrize(("rank", "rope"), [(16, 8), (64, 16), (128, 64), (256, 32)])
+@pytest.mark.parametrize(("rank", "rope"), [(16, 8), (64, 16), (128, 64), (256, 32), (128, 0)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
 def test_other_ranks(rank: int, rope: int, dtype: str, device: str) -> None:
-    """MiniCPM3's 256 + 32, and the few columns of small test models."""
+    """MiniCPM3's 256 + 32, the few columns of small test models, and rows that are values as a whole, as V4's in bf16."""
     generator = torch.Generator().manual_seed(2)
     cache = torch.randn(4, 16, rank + rope, generator=generator).to(torch.bfloat16).to(getattr(torch, dtype)).to(device)
     q = (torch.randn(2, 8, rank + rope, generator=generator) * 0.3).to(torch.bfloat16).to(device)

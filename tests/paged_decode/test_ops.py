@@ -27,7 +27,7 @@ def op_arguments(inputs: testing.Inputs, **changes: Any) -> tuple[Any, ...]:
     config = select_config(DecodeShape(2, inputs.case.q_len, 64, 64, 2), "interpreter")
     values = {
         "cu_q": None, "max_q_len": inputs.case.q_len, "scale": 0.125, "window": 0, "softcap": 0.0, "sinks": None,
-        "alibi_slopes": None, "k_scale": None, "v_scale": None, "v_factor": 1.0, "kv_lora_rank": 0,
+        "alibi_slopes": None, "k_scale": None, "v_scale": None, "v_factor": 1.0, "kv_lora_rank": 0, "by_slot": False,
         "config": _ops.values_of(config),
     }  # fmt: skip
     return (*inputs.positional, *(values | changes).values())

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hfmem_kernels import _kernels_common as common
+from hfmem_kernels import _kernels_nvfp4 as nvfp4
 
 MASK = 0xFFFFFFFF
 
@@ -50,9 +51,9 @@ def convert_e4m3(pair: int) -> int:
     return bits_of(high) << 16 | bits_of(low)
 
 
-def execute(ptx: str, word: int) -> tuple[int, int]:
-    """Run the instructions on $2 = word; returns $0 and $1."""
-    registers: dict[str, int] = {"$2": word}
+def execute(ptx: str, word: int, results: int = 2) -> tuple[int, ...]:
+    """Run the instructions on the word that follows the results, $2 after $0 and $1; returns those."""
+    registers: dict[str, int] = {f"${results}": word}
 
     def value(name: str) -> int:
         return registers[name] if name in registers else int(name, 0)
@@ -92,7 +93,7 @@ def execute(ptx: str, word: int) -> tuple[int, int]:
             case _:
                 raise AssertionError(f"not emulated: {op}")
         registers[target] = result
-    return registers["$0"], registers["$1"]
+    return tuple(registers[f"${number}"] for number in range(results))
 
 
 PROGRAMS = {
@@ -117,6 +118,19 @@ def test_every_byte_in_every_place(name: str) -> None:
             even, odd = execute(program.value, int.from_bytes(bytes(quad), "little"))
             decoded = [half(even), half(odd), half(even >> 16), half(odd >> 16)]
             assert decoded == [truth[b] * factor for b in quad]
+
+
+def test_every_e2m1_code_in_every_place() -> None:
+    """OCP microscaling formats 1.0: e2m1 is 0, 0.5, 1, 1.5, 2, 3, 4, 6 and the same with a sign; it comes out times 2**-14."""
+    magnitudes = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    for code in range(16):
+        for place in range(8):
+            codes = [(code * 5 + 3 * other + 1) % 16 for other in range(8)]
+            codes[place] = code
+            word = sum(c << (4 * i) for i, c in enumerate(codes))
+            planes = execute(nvfp4.PTX_E2M1.value, word, 4)
+            decoded = [half(planes[i % 4] >> (16 * (i // 4))) for i in range(8)]
+            assert decoded == [magnitudes[c & 7] * (-1 if c & 8 else 1) * 2.0**-14 for c in codes]
 
 
 def test_the_emulator_sees_a_wrong_constant() -> None:

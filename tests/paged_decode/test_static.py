@@ -62,7 +62,9 @@ def test_caches_are_of_the_bytes_that_are_counted(shape: Shape) -> None:
     """Four pages, each byte of them in one row."""
     made = caches(shape)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in made if t is not None}
-    assert sum(storages.values()) == 4 * shape.page * shape.kv_heads * shape.token_bytes
+    # DeepSeek V4's pages of 64 tokens are 65 times 576 bytes, 64 · 584 and what is missing to a multiple
+    page = 65 * 576 if shape.token_bytes == 584 else shape.page * shape.kv_heads * shape.token_bytes
+    assert sum(storages.values()) == 4 * page
 
 
 def test_instructions_count_every_pass() -> None:

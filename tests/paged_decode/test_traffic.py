@@ -40,6 +40,11 @@ def test_latent() -> None:
     assert plain.flops == 2 * 4096 * 128 * (576 + 512)
     packed = traffic.latent_traffic(512, 64, 128, [4096], page_size=64, latent_format=LatentFormat.FP8_DS)
     assert packed.kv_bytes == 4096 * 656
+    halves = traffic.latent_traffic(512, 64, 128, [4096], page_size=64, latent_format=LatentFormat.NVFP4_DS)
+    assert halves.kv_bytes == 4096 * 352 and halves.flops == packed.flops
+    # DeepSeek V4: 512 columns of keys that are values, too
+    v4 = traffic.latent_traffic(512, 0, 64, [100], page_size=64, latent_format=LatentFormat.FP8_V4)
+    assert (v4.kv_bytes, v4.query_bytes, v4.flops) == (100 * 584, 64 * 512 * 2, 2 * 100 * 64 * 1024)
 
 
 def test_empty_sequences() -> None:

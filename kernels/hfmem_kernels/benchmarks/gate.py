@@ -59,10 +59,9 @@ def oracle(inputs: Inputs, index: int, b: int, head: int, length: int) -> Answer
             return _reference.gather(scale, pages, start, length)[:, head : head + 1]
         return scale[head : head + 1]
 
-    if row.latent_format is LatentFormat.FP8_DS:
-        assert each.latent is not None
-        rows = _reference.gather(each.latent, pages, start, length)
-        k = _reference.unpack_latent(rows, shape.v_head_dim, dtype)[:, None, :]
+    if each.latent is not None:
+        slots = pages[:length] if row.listed else _reference.slots_of(pages, row.page_size, start, length)
+        k = _reference.latents(each.latent, slots, scale_of(each.k_scale), dtype)
         v = k[..., : shape.v_head_dim]
     else:
         keys = _reference.gather(each.k[:, :, head : head + 1], pages, start, length)
@@ -92,7 +91,7 @@ def oracle(inputs: Inputs, index: int, b: int, head: int, length: int) -> Answer
 
 def _operand(row: Row) -> str:
     """The format in which weights enter the second product: as in `testing.error_budget`; packed latents have scales of tokens."""
-    if row.latent_format is LatentFormat.FP8_DS or row.scales == "token":
+    if row.latent_format is not LatentFormat.PLAIN or row.scales == "token":
         return "bfloat16"
     return row.dtype if row.dtype == row.query_dtype else "float16"
 

@@ -43,6 +43,9 @@ def quick_grid() -> list[Row]:
 def core_grid() -> list[Row]:
     """Every target and every shape once."""
     llama, mla = shape("llama-3.1-8b"), shape("deepseek-v3-tp8")
+    v4 = shape("deepseek-v4-flash-tp4")
+    # what the indexers of DeepSeek V3.2 and V4 Flash pick of 32k: 2,048 tokens, and 512 of 8k rows that stand for four tokens each
+    listed = Row(mla, uniform(64, 2 * K), page_size=64, kept=32 * K, listed=True)
     rows = quick_grid()
     head = rows[0]
     one_long = Row(llama, uniform(64, 3056))
@@ -72,6 +75,11 @@ def core_grid() -> list[Row]:
         replace(head, q_len=8, baseline=head.name),
         replace(qwen2, q_len=2, baseline=qwen2.name),
         Row(mla, uniform(64, 8 * K), page_size=64, latent_format=LatentFormat.FP8_DS),
+        replace(listed, latent_format=LatentFormat.FP8_DS),
+        Row(v4, uniform(64, 8 * K), page_size=64, latent_format=LatentFormat.FP8_V4),
+        Row(v4, uniform(64, 512), page_size=64, latent_format=LatentFormat.FP8_V4, kept=8 * K, listed=True),
+        Row(mla, uniform(64, 8 * K), page_size=64, latent_format=LatentFormat.NVFP4_DS),
+        listed,
         Row(mla, uniform(1, 8 * K), page_size=64),
         replace(head, dtype="float8_e5m2", scales="tensor", baseline=head.name),
         replace(head, dtype="float8_e4m3fn", scales="head", baseline=head.name),
@@ -109,6 +117,14 @@ def smoke_grid() -> list[Row]:
         Row(llama, tiny, page_size=1).in_fp8(),
         Row(llama, tiny, q_len=2, layout=Layout.PACKED),
         Row(shape("deepseek-v3-tp8"), Mix("2 tiny", (33, 5)), page_size=64),
+        Row(
+            shape("deepseek-v4-flash-tp4"),
+            Mix("2 tiny", (33, 5)),
+            page_size=16,
+            latent_format=LatentFormat.FP8_V4,
+            kept=48,
+            listed=True,
+        ),
     ]
 
 

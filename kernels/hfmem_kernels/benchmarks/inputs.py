@@ -13,7 +13,7 @@ from functools import cached_property
 
 import torch
 
-from hfmem_kernels import _reference, layout
+from hfmem_kernels import _reference, _reference_rows, layout
 from hfmem_kernels.benchmarks.rows import Row
 from hfmem_kernels.layout import LatentFormat
 
@@ -100,16 +100,9 @@ def build(
     where = torch.device(device)
     generator = torch.Generator(where).manual_seed(zlib.crc32(row.name.encode()))
     shape, total = row.shape, max(1, row.pages)
-    order = torch.randperm(total, generator=generator, device=where).to(torch.int32)
-    width = max(1, *(layout.num_pages(length, row.page_size) for length in row.mix.lengths), 1)
-    table = torch.zeros(len(row.mix.lengths), width, dtype=torch.int32, device=where)
-    start = 0
-    for index, length in enumerate(row.mix.lengths):
-        first, count = row.first_page(length), row.pages_of(length)
-        table[index, first : first + count] = order[start : start + count]
-        start += count
+    table = _listed_slots(row, generator) if row.listed else _page_ids(row, generator)
     if most_pages is not None and most_pages < total:
-        table %= most_pages
+        table %= most_pages * (row.page_size if row.listed else 1)
     dtype = getattr(torch, row.query_dtype)
 
     def query() -> torch.Tensor:
@@ -128,17 +121,42 @@ def build(
     )
 
 
+def _page_ids(row: Row, generator: torch.Generator) -> torch.Tensor:
+    """A page table [batch, most pages] in which the pages are shuffled."""
+    device = generator.device
+    order = torch.randperm(max(1, row.pages), generator=generator, device=device).to(torch.int32)
+    width = max(1, *(layout.num_pages(length, row.page_size) for length in row.mix.lengths), 1)
+    table = torch.zeros(len(row.mix.lengths), width, dtype=torch.int32, device=device)
+    start = 0
+    for index, length in enumerate(row.mix.lengths):
+        first, count = row.first_page(length), row.pages_of(length)
+        table[index, first : first + count] = order[start : start + count]
+        start += count
+    return table
+
+
+def _listed_slots(row: Row, generator: torch.Generator) -> torch.Tensor:
+    """Lists [batch, longest] of slots, each sequence's picked anywhere among the tokens that are kept of it, in shuffled pages."""
+    device, size = generator.device, row.page_size
+    order = torch.randperm(row.pages, generator=generator, device=device).view(len(row.mix.lengths), -1)
+    table = torch.zeros(len(row.mix.lengths), max(1, *row.mix.lengths, 1), dtype=torch.int32, device=device)
+    for index, length in enumerate(row.mix.lengths):
+        picked = torch.randperm(row.kept, generator=generator, device=device)[:length]
+        table[index, :length] = (order[index, picked // size] * size + picked % size).to(torch.int32)
+    return table
+
+
 def allocate(row: Row, device: torch.device | str, most_pages: int | None = None) -> CacheSet:
     """One layer's cache, empty: exactly the row's `cache_bytes`, and at least one page; or `most_pages` of it."""
     pages, s = max(1, min(row.pages, most_pages or row.pages)), row.shape
     if s.latent:
-        rope = s.head_dim - s.v_head_dim
         rows = layout.allocate_latent(
-            pages, row.page_size, s.v_head_dim, rope, row.dtype, row.latent_format, torch.device(device)
+            pages, row.page_size, *row.latent_columns, row.dtype, row.latent_format, torch.device(device)
         )
+        if row.latent_format is not LatentFormat.PLAIN:
+            return CacheSet(rows, rows, latent=rows)
         wide = rows[:, :, None, :]
-        values = rows if row.latent_format is LatentFormat.FP8_DS else wide[..., : s.v_head_dim]
-        return CacheSet(rows if row.latent_format is LatentFormat.FP8_DS else wide, values, latent=rows)
+        return CacheSet(wide, wide[..., : s.v_head_dim], latent=rows)
     cache = layout.allocate(row.spec, pages, device)
     return CacheSet(cache.k, cache.v, cache.k_scale, cache.v_scale)
 
@@ -170,7 +188,7 @@ def _fill(cache: torch.Tensor, scale: torch.Tensor | float | None, generator: to
 
 def fill(row: Row, each: CacheSet, generator: torch.Generator) -> CacheSet:
     """Random values in an allocated cache, and the scales they are to be multiplied by."""
-    if row.latent_format is LatentFormat.FP8_DS:
+    if row.latent_format is not LatentFormat.PLAIN:
         assert each.latent is not None
         _fill_packed(row, each.latent, generator)
         return each
@@ -196,16 +214,13 @@ def fill(row: Row, each: CacheSet, generator: torch.Generator) -> CacheSet:
 
 
 def _fill_packed(row: Row, cache: torch.Tensor, generator: torch.Generator) -> None:
-    """Rows of 656 bytes: codes, scales, rotary columns."""
-    rank, device = row.shape.v_head_dim, cache.device
-    groups = rank // _reference.LATENT_GROUP
-    end = rank + groups * layout.SCALE_BYTES
-    step = max(1, CHUNK // (row.page_size * row.shape.head_dim))
-    for start in range(0, cache.shape[0], step):
-        part = cache[start : start + step]
-        codes = torch.randn(*part.shape[:2], rank, generator=generator, device=device) * (448 / LARGEST)
-        part[..., :rank] = codes.to(torch.float8_e4m3fn).view(torch.uint8)
-        scales = torch.rand(*part.shape[:2], groups, generator=generator, device=device)
-        part[..., rank:end] = ((1 + scales) * (LARGEST / 448)).view(torch.uint8)
-        turned = torch.randn(*part.shape[:2], row.shape.head_dim - rank, generator=generator, device=device)
-        part[..., end:] = turned.to(torch.bfloat16).view(torch.uint8)
+    """Rows that carry their scales: normal numbers, packed as the writer packs them."""
+    rank, rope = row.latent_columns
+    pages = max(1, CHUNK // (row.page_size * (rank + rope)))
+    for start in range(0, cache.shape[0], pages):
+        part = cache[start : start + pages]
+        tokens = part.shape[0] * row.page_size
+        latent = torch.randn(tokens, rank, generator=generator, device=cache.device)
+        turned = torch.randn(tokens, rope, generator=generator, device=cache.device)
+        slots = torch.arange(tokens, device=cache.device)
+        _reference_rows.store_rows(part, slots, _reference_rows.pack(latent, turned, row.latent_format))

@@ -7,7 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from hfmem_kernels import allocate_workspace, mla_decode_attention, paged_decode_attention
+from hfmem_kernels import (
+    allocate_workspace,
+    mla_decode_attention,
+    paged_decode_attention,
+    sparse_mla_decode_attention,
+)
 from hfmem_kernels._heuristics import DecodeShape, LaunchConfig, select_config
 from hfmem_kernels._launch import device_facts
 from hfmem_kernels.benchmarks.inputs import Inputs
@@ -21,7 +26,7 @@ Launch = Callable[[int], torch.Tensor]
 def default_config(row: Row, device: torch.device) -> LaunchConfig:
     """The configuration that the op would choose."""
     s = row.shape
-    packed = row.latent_format is not LatentFormat.PLAIN
+    packed = row.token_row_bytes if row.latent_format is not LatentFormat.PLAIN else 0
     size = 1 if row.dtype.startswith(("float8", "int8")) or packed else 2
     group = s.num_heads if s.latent else s.group
     shape = DecodeShape(
@@ -33,6 +38,7 @@ def default_config(row: Row, device: torch.device) -> LaunchConfig:
         latent=s.latent,
         packed=packed,
         token_scales=row.scales == "token",
+        listed=row.listed,
     )
     facts = device_facts(device)
     return select_config(shape, facts.family, triton=facts.triton)
@@ -48,10 +54,17 @@ def prepare(inputs: Inputs, config: LaunchConfig | None = None, seq_lens: torch.
 
     def launch(index: int) -> torch.Tensor:
         each, out = inputs.sets[index], outs[index]
-        if each.latent is not None:
+        if each.latent is not None and row.listed:
+            sparse_mla_decode_attention(
+                inputs.queries[index][:, 0], each.latent, inputs.page_table, lengths, scale=row.shape.scale,
+                kv_lora_rank=row.shape.v_head_dim, sinks=inputs.sinks, cache_scale=each.k_scale, out=out[:, 0],
+                workspace=workspace, config=chosen,
+            )  # fmt: skip
+        elif each.latent is not None:
             mla_decode_attention(
                 inputs.queries[index], each.latent, inputs.page_table, lengths, scale=row.shape.scale,
-                kv_lora_rank=row.shape.v_head_dim, cache_scale=each.k_scale, out=out, workspace=workspace, config=chosen,
+                kv_lora_rank=row.shape.v_head_dim, window=row.shape.window, sinks=inputs.sinks, cache_scale=each.k_scale,
+                out=out, workspace=workspace, config=chosen,
             )  # fmt: skip
         else:
             paged_decode_attention(

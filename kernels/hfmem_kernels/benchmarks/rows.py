@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hfmem_kernels.benchmarks.shapes import Shape
-from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout, latent_row_bytes, num_pages, row_bytes
+from hfmem_kernels.layout import (
+    CacheSpec,
+    LatentFormat,
+    Layout,
+    latent_page_bytes,
+    latent_row_bytes,
+    num_pages,
+    row_bytes,
+)
 from hfmem_kernels.traffic import Traffic, decode_traffic, latent_traffic, visible_tokens
 
 #: short names in the rows' names and tables
@@ -30,6 +38,7 @@ class Row:
     """One measurement. `scales`: "none", "tensor", "head" or "token"; `baseline`: the name of the row it is compared with.
 
     `kept`: tokens that the cache holds of each sequence where a step reads fewer, picked anywhere (`page_size` 1); 0: it reads all.
+    `listed`: they are picked by lists of slots, in pages of any size (latent rows only).
     """
 
     shape: Shape
@@ -42,6 +51,7 @@ class Row:
     latent_format: LatentFormat = LatentFormat.PLAIN
     baseline: str | None = None
     kept: int = 0
+    listed: bool = False
 
     @property
     def name(self) -> str:
@@ -53,6 +63,7 @@ class Row:
         parts += [self.layout.value] if self.layout is not Layout.NHD else []
         parts += [f"q{self.q_len}"] if self.q_len > 1 else []
         parts += [f"of {count_name(self.kept)}"] if self.kept else []
+        parts += ["listed"] if self.listed else []
         return " ".join(parts)
 
     def in_fp8(self, baseline: str | None = None) -> Row:
@@ -77,13 +88,14 @@ class Row:
         """Bytes and operations of the step."""
         s, lengths = self.shape, list(self.mix.lengths)
         if s.latent:
-            rank = s.v_head_dim
             return latent_traffic(
-                rank,
-                s.head_dim - rank,
+                s.v_head_dim,
+                s.head_dim - s.v_head_dim,
                 s.num_heads,
                 lengths,
-                page_size=self.page_size,
+                page_size=1
+                if self.listed
+                else self.page_size,  # a list has an entry a token, as tables of single tokens do
                 dtype=self.dtype,
                 latent_format=self.latent_format,
                 q_len=self.q_len,
@@ -93,10 +105,17 @@ class Row:
     @property
     def token_row_bytes(self) -> int:
         """Bytes of one cached token, all KV heads."""
+        if self.shape.latent:
+            return latent_row_bytes(*self.latent_columns, self.dtype, self.latent_format)
+        return self.shape.num_kv_heads * row_bytes(self.spec)
+
+    @property
+    def latent_columns(self) -> tuple[int, int]:
+        """The columns that an MLA row stores as its latent, and the rotary ones."""
         s = self.shape
-        if s.latent:
-            return latent_row_bytes(s.v_head_dim, s.head_dim - s.v_head_dim, self.dtype, self.latent_format)
-        return s.num_kv_heads * row_bytes(self.spec)
+        if self.latent_format is LatentFormat.PLAIN:
+            return s.v_head_dim, s.head_dim - s.v_head_dim
+        return self.latent_format.columns
 
     @property
     def pages(self) -> int:
@@ -116,6 +135,8 @@ class Row:
     @property
     def cache_bytes(self) -> int:
         """Bytes of one copy of the cache."""
+        if self.shape.latent:
+            return self.pages * latent_page_bytes(self.page_size, self.token_row_bytes, self.latent_format)
         return self.pages * self.page_size * self.token_row_bytes
 
     @property

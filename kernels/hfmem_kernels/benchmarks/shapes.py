@@ -60,6 +60,7 @@ SOURCES: dict[str, Source] = {
     "qwen3-next": Source("Qwen/Qwen3-Next-80B-A3B-Instruct"),
     "deepseek-v3-tp8": Source("deepseek-ai/DeepSeek-V3", tp=8),
     "deepseek-v3": Source("deepseek-ai/DeepSeek-V3"),
+    "deepseek-v4-flash-tp4": Source("deepseek-ai/DeepSeek-V4-Flash", tp=4),
 }
 
 
@@ -74,14 +75,20 @@ def shape(name: str) -> Shape:
     from hfmem.hub.catalog import load_catalog_entry
     from hfmem.memory.serving import Serving
     from hfmem.model.families.registry import read_architecture
-    from hfmem.model.layers import LatentAttention, SparseLatentAttention
-    from hfmem.plan.bench import bench_plan
+    from hfmem.model.layers import CompressedAttention, LatentAttention, SparseLatentAttention
+    from hfmem.plan.bench import bench_plan, sink_layers
 
     source = SOURCES[name]
     facts = load_catalog_entry(source.model)
     if facts is None:
         raise LookupError(f"{source.model}: not in the catalogue")
     architecture = read_architecture(facts.config)
+    for each in architecture.caches():
+        if isinstance(each, CompressedAttention):  # window and compressed rows are alike, and values as a whole
+            return Shape(
+                name, source.model, source.tp, len(architecture.layers), each.num_heads // source.tp, 1, each.head_dim,
+                each.head_dim, each.head_dim, sinks=bool(sink_layers(architecture)), latent=True,
+            )  # fmt: skip
     plan = bench_plan(architecture, Serving(context=1 << 20, tp=source.tp, kv_dtype="bf16"))
     found = [each for each in plan.shapes if (each.window is not None) == source.windowed]
     if len(found) != 1:

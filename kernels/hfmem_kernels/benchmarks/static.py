@@ -13,13 +13,14 @@ import torch
 from hfmem_kernels import _kernels, _launch
 from hfmem_kernels._heuristics import DecodeShape, family_of, select_config
 from hfmem_kernels.compile_only import TARGETS, CudaReport, pretend, read_cuda
-from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout, allocate, latent_row_bytes, row_bytes
+from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout, allocate, allocate_latent, latent_row_bytes, row_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """One layer's decode call. `latent`: an MLA cache of head_dim columns whose first v_head_dim are the values; of dtype uint8:
-    rows of 656 bytes that carry their scales. `token_scales`: rows [K | scale | V | scale] of each token and head.
+    rows that carry their scales, in the format `rows`; `listed`: read by lists of slots. `token_scales`: rows
+    [K | scale | V | scale] of each token and head.
     """
 
     name: str
@@ -33,12 +34,14 @@ class Shape:
     sinks: bool = False
     latent: bool = False
     token_scales: bool = False
+    rows: LatentFormat = LatentFormat.FP8_DS
+    listed: bool = False
     batch: int = 8
     context: int = 32768
 
     @property
     def packed_latent(self) -> bool:
-        """Rows of 656 bytes."""
+        """Rows that carry their scales."""
         return self.latent and self.dtype == "uint8"
 
     @property
@@ -54,8 +57,9 @@ class Shape:
         """What is read for one token of one KV head, scales included."""
         if not self.latent:
             return row_bytes(self.spec)
-        kind = LatentFormat.FP8_DS if self.packed_latent else LatentFormat.PLAIN
-        return latent_row_bytes(self.v_head_dim, self.head_dim - self.v_head_dim, self.dtype, kind)
+        if self.packed_latent:
+            return latent_row_bytes(*self.rows.columns, "", self.rows)
+        return latent_row_bytes(self.v_head_dim, self.head_dim - self.v_head_dim, self.dtype, LatentFormat.PLAIN)
 
 
 SHAPES = (
@@ -75,6 +79,31 @@ SHAPES = (
     Shape("MLA, 16 heads, e4m3", 16, 1, 576, 512, page=64, latent=True, dtype="float8_e4m3fn"),
     Shape("MLA, 16 heads, 656 bytes", 16, 1, 576, 512, page=64, latent=True, dtype="uint8"),
     Shape("MLA, 128 heads, 656 bytes", 128, 1, 576, 512, page=64, latent=True, dtype="uint8"),
+    Shape(
+        "DeepSeek V4, 16 heads, 584 bytes",
+        16,
+        1,
+        512,
+        512,
+        page=64,
+        latent=True,
+        dtype="uint8",
+        rows=LatentFormat.FP8_V4,
+    ),
+    Shape("MLA, 16 heads, 352 bytes", 16, 1, 576, 512, page=64, latent=True, dtype="uint8", rows=LatentFormat.NVFP4_DS),
+    Shape("MLA, 16 heads, 656 bytes, listed", 16, 1, 576, 512, page=64, latent=True, dtype="uint8", listed=True),
+    Shape(
+        "DeepSeek V4, 16 heads, 584 bytes, listed",
+        16,
+        1,
+        512,
+        512,
+        page=64,
+        latent=True,
+        dtype="uint8",
+        rows=LatentFormat.FP8_V4,
+        listed=True,
+    ),
 )
 
 
@@ -133,8 +162,9 @@ class Caches(NamedTuple):
 def caches(shape: Shape) -> Caches:
     """Few pages, as only strides count."""
     if shape.latent:
-        width = shape.token_bytes if shape.packed_latent else shape.head_dim
-        k = torch.empty(4, shape.page, 1, width, dtype=getattr(torch, shape.dtype))
+        kind = shape.rows if shape.packed_latent else LatentFormat.PLAIN
+        columns = kind.columns if shape.packed_latent else (shape.v_head_dim, shape.head_dim - shape.v_head_dim)
+        k = allocate_latent(4, shape.page, *columns, shape.dtype, kind, "cpu")[:, :, None]
         return Caches(k, k[..., : shape.v_head_dim])
     made = allocate(shape.spec, 4, "cpu")
     return Caches(made.k, made.v, made.k_scale, made.v_scale)
@@ -155,7 +185,7 @@ def ours(shape: Shape, target: str) -> Compiled:
     made = caches(shape)
     decode = DecodeShape(
         shape.heads // shape.kv_heads, 1, shape.head_dim, shape.v_head_dim, made.k.element_size(), shape.latent,
-        shape.packed_latent, shape.token_scales,
+        shape.token_bytes if shape.packed_latent else 0, shape.token_scales, shape.listed,
     )  # fmt: skip
     config = select_config(decode, family_of(divmod(TARGETS[target].arch, 10)), triton=_launch.triton_version())
     q, out = query(shape)
@@ -166,6 +196,6 @@ def ours(shape: Shape, target: str) -> Compiled:
         workspace=_launch.Workspace(torch.zeros(1 << 16, dtype=torch.int32), torch.empty(1 << 25)), scale=0.1,
         window=shape.window, softcap=0.0, sinks=torch.ones(shape.heads) if shape.sinks else None, alibi_slopes=None,
         k_scale=made.k_scale, v_scale=made.v_scale, v_factor=1.0, kv_lora_rank=shape.v_head_dim if shape.latent else 0,
-        config=config, num_sms=132, warmup=True,
+        config=config, num_sms=132, by_slot=shape.listed, warmup=True,
     )  # fmt: skip
     return Compiled(read_cuda(kernel), config.block_n, config.block_m)

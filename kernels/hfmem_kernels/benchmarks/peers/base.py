@@ -60,6 +60,8 @@ def first_refusal(row: Row, **allowed: bool) -> str | None:
         raise TypeError(f"unknown abilities: {', '.join(sorted(unknown))}")
     if row.latent_format is not LatentFormat.PLAIN:
         return f"no {row.latent_format.value} rows"
+    if row.listed:
+        return "no lists of slots"
     if 0 in row.mix.lengths:
         return "an empty sequence"
     for name, (needed, reason) in asked.items():
