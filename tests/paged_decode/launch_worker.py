@@ -23,7 +23,18 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from hfmem_kernels import _launch, _ops, _reference, cache_ops, compile_only, merge, paged_decode, testing
+from hfmem_kernels import (
+    _calls,
+    _launch,
+    _ops,
+    _reference,
+    cache_ops,
+    compile_only,
+    latent_decode,
+    merge,
+    paged_decode,
+    testing,
+)
 from hfmem_kernels._heuristics import DeviceFacts
 
 #: multiprocessors of an A100, H200, B200, RTX 5090, MI300X
@@ -117,15 +128,15 @@ class Recorder:
 def devices(family: str) -> None:
     """What the host asks about the device is answered for `family`; nothing computes a reference."""
     facts = DeviceFacts(family, NUM_SMS[family], _launch.triton_version())
-    for module in (_launch, _ops, paged_decode):
+    for module in (_calls, _launch, _ops, paged_decode):
         module.device_facts = lambda _: facts  # type: ignore[attr-defined]
-    for module in (cache_ops, merge, paged_decode):
+    for module in (cache_ops, latent_decode, merge, paged_decode):
         module.require_triton = lambda *_: None  # type: ignore[attr-defined]
     torch.cuda.is_available = lambda: True
     torch.cuda.mem_get_info = lambda *_: (1 << 40, 1 << 40)
     for name in ("synchronize", "Stream", "stream"):  # the first look at a result, or at what holds one
         setattr(torch.cuda, name, stop)
-    testing.oracle = testing.error_budget = _reference.decode = stop
+    testing.oracle = testing.error_budget = _reference.decode = _reference.decode_listed = stop
 
 
 def main(family: str, arguments: list[str]) -> None:
