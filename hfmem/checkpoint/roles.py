@@ -58,6 +58,8 @@ _HEAD: Final = _words("lm_head output embed_out output_layer head score classifi
 _ROUTER: Final = _words(
     "gate router wg gate_inp ffn_gate_inp ffn_gate_inp_shexp shared_expert_gate classifier gate_network"
 )
+#: what scores or pools tokens beside attention (DeepSeek V3.2's indexer, V4's compressors): vLLM's classes give it no quantization
+_SCORES: Final = re.compile(r"\bindexer\.weights_proj\b|\bcompressor\.(?:wkv|wgate)\b")
 _NAMES: Final = {
     Role.Q: "q_proj query wq attn_q to_q q_lin query_proj",
     Role.K: "k_proj key wk attn_k to_k k_lin key_proj",
@@ -114,7 +116,7 @@ def role_of(group: TensorGroup, vocab: int | None) -> Role:
         return Role.HEAD
     if not inside and name == "ff_out":  # Molmo and OLMo name the head as they name an MLP's last matrix
         return Role.HEAD
-    if name in _ROUTER:
+    if name in _ROUTER or _SCORES.search(pattern):
         return Role.ROUTER
     if "conv" in name or (len(shape) > 2 and not expert and min(shape[-2:]) < 32):  # a kernel's width is small
         return Role.CONVOLUTION

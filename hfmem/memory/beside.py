@@ -3,6 +3,8 @@
 Read from vLLM 0.11 to 0.31: tables of rotations (`hfmem.memory.rotary`); `models/qwen3_vl.py` (outputs of the tower's inner layers,
 one buffer each for the tokens of a step); `models/deepseek_v2.py` (`topk_indices_buffer`); `layers/attention/mla_attention.py`
 (`process_weights_after_loading`: where a latent's second projection is quantized, both of its halves again in the model's dtype);
+`models/deepseek_v4/nvidia/model.py` (of 0.20 to 0.33: the picks of a step's tokens, and their residual streams for a draft, which
+until 0.25 are kept without one too); `models/{deepseek_v41,qwen4_exp}/nvidia/model.py`;
 `v1/attention/backends/mla/flashinfer_mla.py` (up to 0.24, a workspace that is made where the module is imported, which choosing a
 backend for latent attention does).
 """
@@ -19,9 +21,13 @@ from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import LatentAttention, SparseLatentAttention
+from hfmem.model.layers import CompressedAttention, LatentAttention, SparseLatentAttention
 from hfmem.units import MIB
 
+#: model types that keep a step's residual streams for their draft
+_STREAMS: Final = frozenset({"deepseek_v4", "deepseek_v41", "qwen4_exp"})
+#: the last release that keeps DeepSeek V4's without a draft
+_STREAMS_KEPT: Final = 25
 _DEEPSTACK: Final = frozenset({"qwen3_vl", "qwen3_vl_moe"})
 #: `FLASHINFER_MLA_WORKSPACE_BUFFER_SIZE`, of these releases
 _WORKSPACE: Final = 128 * MIB
@@ -40,7 +46,7 @@ def kept_beside(
     """Bytes on a rank, tables of rotations among them."""
     found = rotary_table_bytes(arch, serving.engine)
     if serving.engine == "vllm":
-        found += _deepstack(arch, serving)
+        found += _deepstack(arch, serving) + _streams(arch, serving, release or Release())
     caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
     latents = [cache for cache in caches if isinstance(cache, LatentAttention | SparseLatentAttention)]
     if latents:
@@ -53,6 +59,17 @@ def _deepstack(arch: Architecture, serving: Serving) -> int:
     if arch.model_type not in _DEEPSTACK or tower is None or serving.language_model_only:
         return 0
     return batched_tokens(arch, serving) * arch.hidden_size * tower.inner_outputs * 2
+
+
+def _streams(arch: Architecture, serving: Serving, release: Release) -> int:
+    """What a step's tokens have of picked rows and of residual streams, each in one buffer."""
+    kind = next((kind for kind in (arch.model_type, arch.text_type) if kind in _STREAMS), None)
+    if kind is None:
+        return 0
+    picked = max((c.index_topk or 0 for c in arch.kinds() if isinstance(c, CompressedAttention)), default=0)
+    drafts = serving.speculative_tokens > 0 or (kind == "deepseek_v4" and release.minor <= _STREAMS_KEPT)
+    wide = (arch.residual_streams or 0) * arch.hidden_size * 2 if drafts else 0
+    return batched_tokens(arch, serving) * (picked * 4 + wide)
 
 
 def _latent(

@@ -7,6 +7,7 @@ Read from vLLM 0.33.0: `fused_moe/oracle/fp8.py`, `models/kimi_k3/nvidia/{model,
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from math import gcd
 from typing import Final
@@ -32,6 +33,8 @@ _FP4_COLUMNS, _FP4_COLUMNS_RELEASE = 256, 20
 _AWQ_BY_KERNEL: Final = 19
 _HOPPER: Final = 9
 _MACHETE_ROWS, _MACHETE_COLUMNS = 128, 64
+
+_WIDE: Final = re.compile(r"\bhc_(?:attn|ffn|head)_(?:fn|base|scale)$|\bcompressor\.ape$")
 
 #: the smallest block of fp8 that vLLM cuts the file's blocks into
 _LEAST_BLOCK: Final = 32
@@ -120,6 +123,11 @@ def zeros_copies(spec: TensorSpec, code_rows: int | None, sharding: Sharding, ca
     own = (rows // sharding.tp, columns) if isinstance(spec.split, Column) else (rows, columns)
     own = (rows, columns // sharding.tp) if isinstance(spec.split, Row) else own
     return 1 if own[0] % _MACHETE_ROWS or own[1] % _MACHETE_COLUMNS else 4
+
+
+def in_fp32(pattern: str) -> bool:
+    """Whether vLLM's DeepSeek V4 keeps the tensor in fp32, as its files do: what mixes residual streams, compressors' positions."""
+    return _WIDE.search(pattern) is not None
 
 
 def _up(size: int, step: int) -> int:

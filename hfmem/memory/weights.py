@@ -29,7 +29,7 @@ from hfmem.memory.model_classes import (
     through_transformers,
 )
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
-from hfmem.memory.padding import fp4_share, padded_share, refined_scales, zeros_copies
+from hfmem.memory.padding import fp4_share, in_fp32, padded_share, refined_scales, zeros_copies
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, in_image_attention, share
@@ -265,6 +265,8 @@ def _held(
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
+            if engine == "vllm" and BITS[group.dtype] == 16 and in_fp32(group.pattern):
+                size *= 2
             if match.expected is not None:
                 size += num_bytes(_held_dtype(group, target), fused.bias(spec))
             if match.expected is not None or _same_module(group.pattern, expected):

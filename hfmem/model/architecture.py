@@ -34,7 +34,7 @@ class Architecture:
     model inside a wrapper, empty for none, `vision_heads` the heads of its image encoder where the config tells. `image_prefix`:
     the config says that the tokens of an image see each other. `vision_size`: layers and hidden size of its `vision_config`, as
     far as that names them. `vision_tower`: what `vision_config` says of an encoder of images, `rotations` what the text model's
-    part says of rotary embeddings; None where it says nothing.
+    part says of rotary embeddings; None where it says nothing. `residual_streams`: of a token, where there are several.
     """
 
     family: str
@@ -67,6 +67,7 @@ class Architecture:
     vision_size: tuple[int | None, int | None] | None = None
     vision_tower: VisionTower | None = None
     rotations: Rotations | None = None
+    residual_streams: int | None = None
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

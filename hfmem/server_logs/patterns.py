@@ -181,7 +181,7 @@ VERSIONS: Final = (
     r"\bversion: (b?\d{3,6}(?: \([0-9a-f]{6,12}\)|(?=-[0-9a-f]{6,12})))",
     r"\bbuild[:=] ?(\d{3,6}(?: \([0-9a-f]{6,12}\))?)",
     r"\bbuild_info: (b\d{3,6})",
-    r"\bvLLM[:*`\s]{1,6}v?(0\.\d{1,2}\.\d[\w.+]{0,50})",
+    r"\b(?:vLLM|vllm)(?:-openai)?(?:[:=*`\s]{1,6}|-)v?(0\.\d{1,2}\.\d[\w.+]{0,50})",
 )
 #: where a start begins: what its server says first, and what its engine says first (of llama.cpp a context)
 STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {

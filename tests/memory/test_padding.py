@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from hfmem.memory.engines.vllm.releases import Release
-from hfmem.memory.padding import fp4_share, zeros_copies
+from hfmem.memory.padding import fp4_share, in_fp32, zeros_copies
 from hfmem.memory.shares import Sharding
 from hfmem.model.inventory import Column, Component, ExpertSplit, Row, TensorSpec
 
@@ -62,3 +62,9 @@ def test_zero_points_of_awq(
 ) -> None:
     spec = TensorSpec("layers.{}.mlp.up_proj.weight", shape, (), Component.MLP, split)
     assert zeros_copies(spec, code_rows, Sharding(tp=1), capability, Release(minor)) == copies
+
+
+def test_what_deepseek_v4_keeps_in_fp32() -> None:
+    kept = ("layers.{}.hc_attn_fn", "mtp.{}.hc_head_scale", "layers.{}.attn.indexer.compressor.ape")
+    assert all(map(in_fp32, kept))
+    assert not in_fp32("layers.{}.attn.compressor.wkv.weight")

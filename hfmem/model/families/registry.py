@@ -130,6 +130,7 @@ def with_common_facts(architecture: Architecture, data: Mapping[str, Any], file:
         vision_size=vision_size(data),
         vision_tower=vision_tower(data, file),
         rotations=read_rotations(data, file, architecture.model_type),
+        residual_streams=_residual_streams(data),
     )
 
 
@@ -169,6 +170,13 @@ def _image_prefix(data: Mapping[str, Any]) -> bool:
     text = data.get("text_config")
     key = "use_bidirectional_attention"
     return data.get(key) == "vision" or (isinstance(text, Mapping) and text.get(key) == "vision")
+
+
+def _residual_streams(data: Mapping[str, Any]) -> int | None:
+    """How many streams a token's residual has, as configs of DeepSeek V4 and of Qwen4 say it."""
+    text = data.get("text_config")
+    told = text if isinstance(text, Mapping) else data
+    return next((told[key] for key in ("hc_mult", "hc_count") if type(told.get(key)) is int), None)
 
 
 def _code(data: Mapping[str, Any], model_type: str) -> Literal["transformers", "remote", "elsewhere"]:

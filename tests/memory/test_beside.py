@@ -1,0 +1,59 @@
+"""What stays on a rank beside the weights, against what vLLM logged of DeepSeek V4 Flash."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfmem.api.reading import Model, read_model
+from hfmem.hub import FetchOptions
+from hfmem.memory.beside import kept_beside
+from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
+from hfmem.units import GIB
+
+
+@pytest.fixture(scope="module")
+def flash() -> Model:
+    return read_model("deepseek-ai/DeepSeek-V4-Flash", fetch=FetchOptions(offline=True, no_cache=True))
+
+
+def test_bytes_of_the_published_files(flash: Model) -> None:
+    """The index names 159,609,485,896 bytes. Compressors and the indexer's weights are not in fp8; what is missing of the sum are
+    tensors of fp32 (`hc_*`, `ape`), counted in the config's dtype until they are loaded, and the tables of hash routing."""
+    total = sum(group.total_bytes for group in flash.parameters.groups)
+    mixing = 43 * (24 * 16_384 + 24 + 3) * 2 + 2 * (4 * 16_384 + 5) + (24 * 16_384 + 27) * 2
+    positions = 20 * 128 * 512 + 21 * 4 * (1024 + 256)
+    hashes = 3 * 129_280 * 6 * 8
+    assert pytest.approx(total + 2 * (mixing + positions) + hashes, rel=2e-5) == 159_609_485_896
+
+
+@pytest.mark.parametrize(
+    ("minor", "tp", "ep", "tokens", "draft", "logged"),
+    [
+        (23, 2, False, 16384, 0, 74.35),  # 2 × H200, the LLM class
+        (25, 2, False, 8192, 0, 74.08),  # 2 × H200, a server
+        (31, 8, True, 8192, 0, 19.79),  # 8 × H100: no streams are kept where nothing drafts
+    ],
+)
+def test_loaded_weights_of_deepseek_v4(
+    flash: Model, minor: int, tp: int, ep: bool, tokens: int, draft: int, logged: float
+) -> None:
+    serving = Serving(4096, tp=tp, ep=ep, kv_dtype="fp8", max_num_batched_tokens=tokens, speculative_tokens=draft)
+    arch, groups, release = flash.architecture, flash.parameters.groups, Release(minor)
+    found = rank_weights(arch, groups, serving, release)
+    loaded = found.bytes + found.rounding.block_bytes
+    loaded += kept_beside(arch, groups, serving, release)
+    assert loaded / GIB == pytest.approx(logged, rel=1e-3)
+
+
+def test_streams_for_a_draft(flash: Model) -> None:
+    """8192 tokens × (512 picks × 4 B + 4 streams × 4096 × 2 B); without a draft the picks alone, from 0.26 on."""
+    arch, groups = flash.architecture, flash.parameters.groups
+
+    def size(minor: int, draft: int) -> int:
+        serving = Serving(4096, kv_dtype="fp8", max_num_batched_tokens=8192, speculative_tokens=draft)
+        return kept_beside(arch, groups, serving, Release(minor))
+
+    assert size(25, 0) - size(31, 0) == 8192 * 4 * 4096 * 2
+    assert size(31, 2) == size(25, 0)
