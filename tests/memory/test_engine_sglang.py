@@ -195,6 +195,53 @@ def test_models_not_known() -> None:
         sglang.cache(replace(qwen3_next(), model_type="jamba"), Serving(10))
 
 
+def text_encoder(layers: int, heads: int, model_type: str = "xlm-roberta") -> Architecture:
+    return read_architecture(
+        {
+            "model_type": model_type,
+            "architectures": ["XLMRobertaModel"],
+            "dtype": "float32",
+            "hidden_size": 64 * heads,
+            "intermediate_size": 256 * heads,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "vocab_size": 1000,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+        }
+    )
+
+
+def test_a_text_encoder_has_a_pool_too() -> None:
+    """What `pool_configurator.py` of 0.5.23 answers for XLM-RoBERTa of 24 layers of 16 heads and of 12 of 12: keys and values of
+    every layer, though attention does not read them again."""
+    for layers, heads, asked, tp, page, fmt, tokens in (
+        (24, 16, 17.3, 8, 16, "bf16", 1_511_696),
+        (24, 16, 17.3, 4, 64, "fp8", 1_511_680),
+        (24, 16, 17.3, 4, 64, "bf16", 755_840),
+        (12, 12, 17.3, 2, 1, "fp8", 2_015_596),
+        (12, 12, 40.0, 2, 64, "fp8", 4_660_288),
+    ):
+        rules = pooling_engine("sglang")
+        assert rules is not None
+        serving = Serving(512, tp=tp, engine="sglang", page_size=page, kv_dtype=fmt)
+        assert rules.pool(text_encoder(layers, heads), serving, int(asked * GIB)).capacity_tokens == tokens
+    # a request holds a row a token: 512 × 24 layers × keys and values of 16 × 64 halves
+    assert sglang.cache(text_encoder(24, 16), Serving(512)).bytes == 512 * 24 * 2 * 16 * 64 * 2
+    with pytest.raises(UnsupportedError, match="12 heads, tp 8"):  # as `bert.py` asserts before there is a pool
+        sglang.cache(text_encoder(12, 12), Serving(512, tp=8))
+
+
+def test_an_image_encoder_has_no_pool() -> None:
+    arch = replace(text_encoder(24, 16), tensors=())  # no table of tokens
+    assert sglang.cache(arch, Serving(512)).bytes == 0
+
+
+def test_encoders_that_its_transformers_backend_refuses() -> None:
+    with pytest.raises(UnsupportedError, match="does not serve mpnet"):
+        sglang.cache(replace(text_encoder(12, 12), model_type="mpnet"), Serving(512))
+
+
 def test_whisper_numbers_its_encoder_too() -> None:
     # 32 layers of the encoder, 32 of self and 32 of cross attention, 20 heads of 64; its output is not cached
     assert sglang.cache(whisper_large_v3(), Serving(448)).bytes == 448 * 96 * 20 * 64 * 2 * 2

@@ -15,6 +15,7 @@ from hfmem.memory.formats import KV_BITS, resolve_kv_dtype
 from hfmem.memory.result import group_layers
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
+from hfmem.model.inventory import Component
 from hfmem.model.layers import (
     Cache,
     CcaState,
@@ -195,11 +196,24 @@ def _decoder_caches(arch: Architecture) -> tuple[tuple[Cache, ...], ...]:
         for layer in arch.layers
         if layer.stack == "decoder"
     ]
+    if not caches:
+        return _encoder_rows(arch)
     if arch.model_type in _NUMBERS_ENCODER:
         encoder = sum(layer.stack == "encoder" for layer in arch.layers)
         own = next(cache for cache in caches[0] if isinstance(cache, FullAttention))
         caches += [(own,)] * encoder
     return tuple(caches)
+
+
+def _encoder_rows(arch: Architecture) -> tuple[tuple[Cache, ...], ...]:
+    """Rows of a text encoder's layers: the pool is sized by heads and layers, whether attention reads it again or not, and every
+    token of a request takes a row of it until the request is done. Nothing for other encoders."""
+    heads, kv_heads, head_dim = arch.num_attention_heads, arch.num_kv_heads, arch.head_dim
+    text = any(s.component is Component.EMBEDDING and s.shape[:1] == (arch.vocab_size,) for s in arch.tensors)
+    if not text or heads is None or kv_heads is None or head_dim is None:
+        return ()
+    rows = (FullAttention(heads, kv_heads, head_dim, head_dim),)
+    return (rows,) * sum(layer.stack == "encoder" for layer in arch.layers)
 
 
 def _uniform(caches: tuple[tuple[Cache, ...], ...]) -> tuple[tuple[Cache, ...], ...]:

@@ -105,6 +105,40 @@ COUNTS_PREDICTIONS_OTHERWISE: Final = frozenset(
 _NOT_SERVED: Final = frozenset(
     ("git", "bark", "step5", "step5_vl", "xlnet", "moshi", "musicgen_melody", "musicgen_melody_decoder")
 )
+#: model types without a class there whose class in Transformers 5.23 has no `_supports_attention_backend`, which its Transformers
+#: backend asks for (`resolve_transformers_arch`)
+_NO_BACKEND: Final = frozenset(
+    [
+        "big_bird",
+        "canine",
+        "convbert",
+        "deberta",
+        "deberta-v2",
+        "flaubert",
+        "fnet",
+        "funnel",
+        "ibert",
+        "layoutlm",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "megatron-bert",
+        "mpnet",
+        "mra",
+        "mt5",
+        "nystromformer",
+        "rembert",
+        "roformer",
+        "splinter",
+        "squeezebert",
+        "t5",
+        "umt5",
+        "xlm",
+        "yoso",
+    ]
+)
 #: encoder-decoder models it serves: their cross attention takes rows of the same pool
 _CROSS: Final = frozenset({"mllama", "mllama_text_model", "whisper"})
 #: classes whose latent attention runs on TensorRT-LLM's kernels on data-centre Blackwell (`_deepseek_family_overrides`)
@@ -139,7 +173,7 @@ def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
     Raises:
         UnsupportedError: one of those.
     """
-    if arch.model_type in _NOT_SERVED:
+    if arch.model_type in _NOT_SERVED or arch.model_type in _NO_BACKEND:
         raise UnsupportedError(f"SGLang 0.5.23 does not serve {arch.model_type} models")
     if states and arch.model_type not in _STATES:
         raise UnsupportedError(f"SGLang 0.5.23 has no state pool for {arch.model_type} models")
