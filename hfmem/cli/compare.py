@@ -5,17 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, formatted, give, json_text, write
 from hfmem.cli.reading import read_for
+from hfmem.cli.settings import DEVICES, READING, SERVING, takes
 from hfmem.errors import HfmemError, UsageError
 
 if TYPE_CHECKING:
-    from hfmem.report import Report
+    from hfmem.render.compare import Row
+
+#: of the options that a report takes, those that are one for all rows
+_SHARED: Final = {
+    **{name: SERVING[name] for name in ("batch", "max_num_seqs", "kv_dtype", "draft", "draft_tokens")},
+    **{name: DEVICES[name] for name in ("gpu", "num_gpus", "utilization")},
+}
+_READING: Final = {name: option for name, option in READING.items() if name != "strict"}
 
 
+@takes(_SHARED, _READING)
 def compare(
     models: o.Models,
     quant: Annotated[
@@ -25,24 +34,21 @@ def compare(
         ),
     ] = None,
     ctx: o.Lengths = None,
-    batch: o.Batch = "1",
-    kv_dtype: o.KvDtype = "auto",
     engine: o.Engines = None,
-    revision: o.Revision = None,
     json: o.Json = False,
     format: o.Format = None,
-    assume: o.Assume = None,
-    no_cache: o.NoCache = False,
-    refresh: o.Refresh = False,
-    offline: o.Offline = False,
-    verbose: o.Verbose = False,
+    *,
+    settings: dict[str, Any],
+    reading: dict[str, Any],
 ) -> int:
-    """Models, weight formats, lengths and engines side by side."""
+    """Models, weight formats, lengths and engines side by side; with --gpu, which of them fit.
+
+    Rows that do not fit leave the status 0: they are what was asked for.
+    """
     from hfmem.units import parse_count
 
     kind = formatted(format, json)
     contexts = [None] if ctx is None else [parse_count(word, "--ctx") for word in _lengths(ctx)]
-    num_seqs = parse_count(batch, "--batch")
     formats: list[str | None] = [None]
     if quant is not None:
         formats = [word.strip() for word in quant.split(",") if word.strip()]
@@ -52,10 +58,11 @@ def compare(
     if not engines:
         raise UsageError("--engine names no engine (example: vllm,sglang)")
     from hfmem.api.estimates import estimate
+    from hfmem.api.extras import OWN_DRAFT
     from hfmem.render.json import error_dict, report_dict
 
     asked = list(product(formats, contexts, engines))
-    rows: list[tuple[str, Report]] = []
+    rows: list[Row] = []
     told: list[dict[str, Any]] = []
     status = 0
 
@@ -65,12 +72,16 @@ def compare(
             raise error
         where = " ".join(words)
         complain(error if where in error.message else f"{where}: {error.message}")
-        told.append({"label": " ".join(words), **error_dict(model, error)})
+        rows.append((where, error))
+        told.append({"label": where, **error_dict(model, error)})
         return error.exit_code
 
+    draft = settings["draft"]
+    if draft is not None and draft != OWN_DRAFT:  # read once for all rows, in its own main branch
+        settings["draft"] = read_for(draft, **{**reading, "revision": None, "assume": None})
     for model in models:
         try:
-            read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
+            read = read_for(model, **reading)
         except HfmemError as error:
             status = max(status, failed(error, model, [model]))
             continue
@@ -78,7 +89,7 @@ def compare(
             words = [model] if len(models) > 1 or name is None else []
             label = " ".join([*words, *([name] if name else [])])
             try:
-                report = estimate(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=rules, quant=name)
+                report = estimate(read, **{**settings, "context": context, "engine": rules, "quant": name})
             except HfmemError as error:
                 status = max(status, failed(error, model, [label, *([rules] if rules else [])]))
                 continue
@@ -86,10 +97,11 @@ def compare(
             told.append({"label": label, **report_dict(report)})
     if kind == "json":
         write(json_text(told))
-    elif rows:
+    elif any("error" not in row for row in told):
         from hfmem.render.compare import compare_grid
 
-        give(kind, compare_grid(rows), [row for row in told if "error" not in row], ", ".join(models))
+        grid = compare_grid(rows, reasons=kind != "table")
+        give(kind, grid, [row for row in told if "error" not in row], ", ".join(models))
     return status
 
 

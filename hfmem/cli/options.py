@@ -224,7 +224,7 @@ PlanGpu = Annotated[
     ),
 ]
 NumGpus = Annotated[
-    str | None, Option("--num-gpus", metavar="N", help="How many of them; min: the fewest [default: 1].")
+    str | None, Option("--num-gpus", "--gpus", metavar="N", help="How many of them; min: the fewest [default: 1].")
 ]
 Utilization = Annotated[
     str | None,

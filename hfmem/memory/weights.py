@@ -265,7 +265,7 @@ def _held(
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
-            if engine == "vllm" and BITS[group.dtype] == 16 and in_fp32(group.pattern):
+            if engine == "vllm" and BITS.get(group.dtype) == 16 and in_fp32(group.pattern):
                 size *= 2
             if match.expected is not None:
                 size += num_bytes(_held_dtype(group, target), fused.bias(spec))

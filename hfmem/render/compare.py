@@ -4,53 +4,117 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hfmem.errors import HfmemError
+from hfmem.render.fit import STYLES, device_words
 from hfmem.render.grid import Grid
 from hfmem.render.table import held_grade, held_weights
-from hfmem.report import Report
-from hfmem.units import GIB, format_count
+from hfmem.report import Fit, Report
+from hfmem.units import GIB, format_bytes, format_count
+
+#: a label, and what is told of it or why nothing is
+Row = tuple[str, Report | HfmemError]
 
 _MARKS = {"exact": "=", "derived": "≈", "estimated": "~"}
-_HEAD = ("", "parameters", "weights", "", "bits each", "KV cache", "tokens", "total", "engine")
+_HEAD = ("", "parameters", "weights", "", "bits each", "KV cache", "sequences", "tokens", "total", "engine")
+#: what stands beside them where devices are named
+_FIT_HEAD = ("GPUs", "verdict", "left", "longest")
+_VERDICT = len(_HEAD) + _FIT_HEAD.index("verdict")
+_UNTOLD = "cannot be told"
 
 
-def compare_grid(rows: Sequence[tuple[str, Report]]) -> Grid:
+def compare_grid(rows: Sequence[Row], *, reasons: bool = False) -> Grid:
     """A row for each (label, report): parameters, weights as the engine loads them, bits per parameter as stored, cache and total;
-    sizes in GiB.
+    on devices the verdict, what is left or missing on the fullest rank, and the longest context that fits; sizes in GiB.
 
-    Lengths and engines have columns where they differ, and stand below the table where they do not.
+    Sequences, lengths, engines and numbers of devices have columns where they differ, and stand below the table where they do
+    not. On devices an error has a row, too; `reasons`: with its message below the table.
     """
-    caches = [report.kv_cache for _, report in rows]
+    reports = [found for _, found in rows if isinstance(found, Report)]
+    caches = [report.kv_cache for report in reports]
     lengths, engines = ({f"{cache.context:,}" for cache in caches}, {cache.engine for cache in caches})
-    sequences = "1 sequence" if caches[0].num_seqs == 1 else f"{caches[0].num_seqs:,} sequences"
-    load = f"{sequences} of {'the length in its row' if len(lengths) > 1 else f'{caches[0].context:,} tokens'}"
+    loads = {cache.num_seqs for cache in caches}
+    counts = {report.fit.num_devices for report in reports if report.fit is not None}
+    sequences = "1 sequence" if loads == {1} else f"{caches[0].num_seqs:,} sequences"
+    load = (
+        f"{sequences if len(loads) == 1 else 'as many sequences as its row says,'} "
+        f"of {'the length in its row' if len(lengths) > 1 else f'{caches[0].context:,} tokens'}"
+    )
     served = "" if len(engines) > 1 else f", {caches[0].engine}"
+    shown = rows if counts else [(label, found) for label, found in rows if isinstance(found, Report)]
+    fits = [(report, report.fit) for report in reports if report.fit is not None]
+
+    def cells(found: Report | HfmemError) -> tuple[str, ...]:
+        row = _cells(found, len(loads) > 1, len(lengths) > 1, len(engines) > 1)
+        return (*row, *_fit_cells(found, len(counts) > 1)) if counts else row
+
     return Grid(
-        head=_HEAD,
-        rows=tuple(_row(label, report, len(lengths) > 1, len(engines) > 1) for label, report in rows),
-        left=frozenset({0, 3, 8}),
+        head=(*_HEAD, *_FIT_HEAD) if counts else _HEAD,
+        rows=tuple((label, *cells(found)) for label, found in shown),
+        left=frozenset({0, 3, _HEAD.index("engine"), _VERDICT}),
         notes=(
             f"GiB; {load}{served}; total: with activations and the engine's own memory",
-            *(["weights: as they are loaded; bits each: as they are stored"] if _differ(rows) else []),
+            *([_devices(fits)] if fits else []),
+            *(["weights: as they are loaded; bits each: as they are stored"] if _differ(reports) else []),
+            *(f"{label}: {found.message}" for label, found in shown if reasons and isinstance(found, HfmemError)),
             "= exact  ≈ derived by rule",
         ),
+        styles=tuple((_words(verdict), style) for verdict, style in STYLES.items()),
     )
 
 
-def _differ(rows: Sequence[tuple[str, Report]]) -> bool:
+def _devices(fits: Sequence[tuple[Report, Fit]]) -> str:
+    """The devices of all rows; what is usable of them where that is the same for all."""
+    each = {device_words(report, fit) for report, fit in fits}
+    ranks = any(report.parallelism.num_ranks > 1 for report, _ in fits)
+    where = "; left: on the most loaded rank" if ranks else ""
+    counts = {fit.num_devices for _, fit in fits}
+    named = fits[0][1].device if len(counts) > 1 else f"{fits[0][1].num_devices} × {fits[0][1].device}"
+    return f"{each.pop() if len(each) == 1 else named}{where}; longest: context that fits, in tokens"
+
+
+def _differ(reports: Sequence[Report]) -> bool:
     """Whether an engine loads some of them in another format, or not all of them."""
-    return any(held_weights(report) != report.weights.bytes for _, report in rows)
+    return any(held_weights(report) != report.weights.bytes for report in reports)
 
 
-def _row(label: str, report: Report, with_length: bool, with_engine: bool) -> tuple[str, ...]:
-    weights, total, cache = report.weights, report.parameters.total, report.kv_cache
+def _cells(found: Report | HfmemError, with_load: bool, with_length: bool, with_engine: bool) -> tuple[str, ...]:
+    """The cells under `_HEAD` but the first."""
+    if isinstance(found, HfmemError):
+        return ("",) * (len(_HEAD) - 1)
+    weights, total, cache = found.weights, found.parameters.total, found.kv_cache
     return (
-        label,
         format_count(total),
-        f"{held_weights(report) / GIB:,.2f}",
-        _MARKS[held_grade(report)],
+        f"{held_weights(found) / GIB:,.2f}",
+        _MARKS[held_grade(found)],
         f"{8 * weights.bytes / total:.2f}" if total else "",
         f"{cache.bytes / GIB:,.2f}",
+        f"{cache.num_seqs:,}" if with_load else "",
         f"{cache.context:,}" if with_length else "",
-        f"{report.total_bytes / GIB:,.2f}",
+        f"{found.total_bytes / GIB:,.2f}",
         cache.engine if with_engine else "",
     )
+
+
+def _fit_cells(found: Report | HfmemError, with_count: bool) -> tuple[str, str, str, str]:
+    """The cells under `_FIT_HEAD`."""
+    if isinstance(found, HfmemError) or found.fit is None:
+        return "", _UNTOLD, "", ""
+    fit = found.fit
+    longest = "any" if fit.max_context is None else f"{fit.max_context:,}" if fit.max_context else "none"
+    return f"{fit.num_devices}" if with_count else "", _words(fit.verdict), _left(found, fit), longest
+
+
+def _left(report: Report, fit: Fit) -> str:
+    """Bytes free or missing; where bytes are left, but not enough of what the pool is cut into, that."""
+    if fit.headroom_bytes < 0:
+        return f"{format_bytes(-fit.headroom_bytes)} missing"
+    if fit.verdict != "does-not-fit":
+        return f"{format_bytes(fit.headroom_bytes)} free"
+    pool, seqs = report.engine_pool, report.kv_cache.num_seqs
+    if pool is None or pool.max_concurrency >= seqs:
+        return "one page missing"
+    return f"{pool.max_concurrency:.2f} of {seqs:,} at once"
+
+
+def _words(verdict: str) -> str:
+    return verdict.replace("-", " ")

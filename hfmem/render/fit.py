@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hfmem.api.remedies import Remedy
     from hfmem.plan.allocator import Allocation
 
-_STYLES = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}
+STYLES = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}
 #: what an engine's share is not asked to hold, so that the parts of the total do not add up to it (`hfmem.plan.fit`)
 _OUTSIDE = {"vllm": "; the context lies outside", "sglang": "; for weights and cache alone"}
 _MARKS = {"exact": "", "derived": "≈ ", "estimated": "~ "}
@@ -26,7 +26,7 @@ def fit_lines(report: Report) -> list[Line]:
         return []
     return [
         line(
-            *("  ", _device(report, fit), "   ", (fit.verdict.replace("-", " "), _STYLES[fit.verdict])),
+            *("  ", device_words(report, fit), "   ", (fit.verdict.replace("-", " "), STYLES[fit.verdict])),
             f" · {_left(report, fit)}",
             hang=4,
         ),
@@ -34,7 +34,8 @@ def fit_lines(report: Report) -> list[Line]:
     ]
 
 
-def _device(report: Report, fit: Fit) -> str:
+def device_words(report: Report, fit: Fit) -> str:
+    """The devices, and what of their memory the engine may take."""
     share = "" if fit.utilization in (None, 1.0) else f"{fit.utilization:g} of "
     used = f", {format_bytes(fit.memory_used_bytes)} in use" if fit.memory_used_bytes else ""
     each = " on each" if fit.num_devices > 1 else ""

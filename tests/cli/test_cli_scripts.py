@@ -77,7 +77,7 @@ def test_plan_says_for_which_device_it_emits(run: Run) -> None:
 
 
 def test_help_promises_only_what_the_command_does(run: Run) -> None:
-    for command in ("layers", "explain", "compare", "plan", "verify", "bench"):
+    for command in ("layers", "explain", "plan", "verify", "bench"):  # which name no device to solve for
         text = " ".join(run(command, "--help")[1].split())
         assert "max: the most" not in text
     assert "max: the most that fits" in " ".join(run("fit", "--help")[1].split())

@@ -76,6 +76,7 @@ COMMANDS = (
     "google/gemma-3-27b-it --ctx 32k --offline",
     "layers google/gemma-3-27b-it --ctx 128k --offline",
     "compare Qwen/Qwen3-8B meta-llama/Meta-Llama-3-8B --offline",
+    "compare Qwen/Qwen3-8B --quant bf16,fp8,int4 --gpu 4090 --num-gpus 2 --offline",
     "plan Qwen/Qwen3-8B --users 2 --gpu 4090,h100 --offline",
     "fit Qwen/Qwen3-8B --gpu 4090 --ctx 64k --batch 8 --offline",
     "explain Qwen/Qwen3-8B --offline",
@@ -83,7 +84,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
 @pytest.mark.parametrize("words", COMMANDS)
 def test_no_line_is_wider_than_the_terminal(
     on_terminal: Callable[[str, int], list[str]], words: str, columns: int

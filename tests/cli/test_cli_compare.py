@@ -1,0 +1,106 @@
+"""`hfmem compare --gpu`: which of the rows fit, by the same numbers as `hfmem fit`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from commands import Run
+
+LLAMA = "meta-llama/Meta-Llama-3-8B"
+QWEN = "Qwen/Qwen3-8B"
+OFF = "--offline --no-cache"
+#: what `fit` adds to a report
+_OF_FIT = {"remedies", "speed_of_light", "allocation"}
+
+
+def _rows(run: Run, words: str) -> tuple[int, list[dict[str, Any]]]:
+    status, out, _ = run("compare", *words.split(), *OFF.split(), "--json")
+    return status, json.loads(out)
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        "--gpu rtx4090",
+        "--gpu 4090 --num-gpus 2 --batch 4 --kv-dtype fp8",
+        "--gpu 4090 --utilization 0.8 --max-num-seqs 16",
+        "--gpu 4090 --draft Qwen/Qwen3-0.6B --draft-tokens 3",
+        "--gpu 4090 --num-gpus min",
+        "--gpu 4090 --batch max",
+    ],
+)
+def test_rows_are_what_fit_says(run: Run, shared: str) -> None:
+    status, rows = _rows(run, f"{QWEN} --quant bf16,int4 --ctx 8k,64k --engine vllm,sglang {shared}")
+    asked = [(q, c, e) for q in ("bf16", "int4") for c in ("8k", "64k") for e in ("vllm", "sglang")]
+    assert status == 0 and len(rows) == len(asked)
+    for row, (quant, ctx, engine) in zip(rows, asked, strict=True):
+        words = f"fit {QWEN} --quant {quant} --ctx {ctx} --engine {engine} {shared} {OFF} --json"
+        alone = json.loads(run(*words.split())[1])
+        assert row.pop("label") == quant
+        assert row == {name: value for name, value in alone.items() if name not in _OF_FIT}
+
+
+def test_the_verdicts_by_hand(run: Run) -> None:
+    """8,030,261,248 parameters and 131,072 bytes a token on 20 GiB, with nothing but the model's own need."""
+    room = 20 * 2**30
+    status, rows = _rows(run, f"{LLAMA} --quant bf16,fp32 --ctx 8k --engine ideal --gpu 20GiB")
+    half, full = (row["fit"] for row in rows)
+    assert status == 0  # a row that does not fit is an answer
+    assert (half["verdict"], full["verdict"]) == ("fits", "does-not-fit")
+    assert half["headroom_bytes"] == room - 2 * 8_030_261_248 - 8192 * 131_072
+    assert half["max_context"] == (room - 2 * 8_030_261_248) // 131_072
+    assert full["headroom_bytes"] < 0 and full["max_context"] == 0
+
+
+def test_the_table_says_verdict_room_and_length(run: Run) -> None:
+    words = f"compare {LLAMA} --quant bf16,fp32 --ctx 8k --engine ideal --gpu 20GiB {OFF}"
+    status, out, err = run(*words.split())
+    head, half, full, *notes = out.splitlines()
+    assert (status, err) == (0, "") and head.split()[-3:] == ["verdict", "left", "longest"]
+    # 20 GiB − 14.96 − 1.00; 5,414,313,984 bytes for 131,072 a token
+    assert half.split()[-5:] == ["fits", "4.04", "GiB", "free", "41,307"]
+    assert "does not fit" in full and full.split()[-1] == "none" and "missing" in full
+    assert any("20.00 GiB usable" in note for note in notes)
+
+
+def test_without_a_device_nothing_is_said_of_fitting(run: Run) -> None:
+    status, out, _ = run("compare", LLAMA, "--quant", "bf16,fp8", *OFF.split())
+    assert status == 0 and "verdict" not in out and "longest" not in out
+    assert all(row["fit"] is None for row in _rows(run, f"{LLAMA} --quant bf16,fp8")[1])
+    status, out, err = run("compare", LLAMA, "--num-gpus", "2", *OFF.split())
+    assert (status, out) == (2, "") and "--gpu" in err
+
+
+def test_a_number_of_gpus_of_its_own_has_a_column(run: Run) -> None:
+    """fp32 of 8.03 B parameters are 29.9 GiB: two of 24 GiB where bf16 takes one."""
+    words = f"compare {LLAMA} --quant bf16,fp32 --ctx 8k --engine ideal --gpu 24GiB --gpus min {OFF}"
+    head, half, full, *_ = run(*words.split())[1].splitlines()
+    assert "GPUs" in head.split() and half.split()[-5:-4] == ["fits"]
+    assert (half.split()[-6], full.split()[-6]) == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (f"{LLAMA} nobody/nothing", 3, "nobody/nothing"),
+        ("facebook/bart-large-cnn --engine ideal,llama.cpp", 4, "llama.cpp"),
+    ],
+)
+def test_a_row_that_cannot_be_told_says_why(run: Run, words: str, code: int, why: str) -> None:
+    command = ["compare", *words.split(), "--ctx", "1k", "--gpu", "4090", *OFF.split()]
+    status, out, err = run(*command)
+    untold = [text for text in out.splitlines() if "cannot be told" in text]
+    assert status == code and len(untold) == 1 and why in untold[0] and err.count("\n") == 1
+    reason = err.removeprefix("error: ").rstrip("\n")
+    status, out, _ = run(*command, "--format", "markdown")
+    assert status == code and reason in out
+    status, out, _ = run(*command, "--json")
+    assert [row["fit"]["verdict"] for row in json.loads(out) if "error" not in row] == ["fits"]
+    assert [row["error"]["message"] in reason for row in json.loads(out) if "error" in row] == [True]
+
+
+def test_an_unknown_device_is_a_usage_error(run: Run) -> None:
+    status, out, err = run("compare", LLAMA, "--quant", "bf16,fp8", "--gpu", "nothing9", *OFF.split())
+    assert (status, out, err.count("\n")) == (2, "", 1)
