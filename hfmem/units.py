@@ -117,6 +117,18 @@ def parse_share(text: str, what: str = "share") -> Fraction:
     return value
 
 
+def parse_ratio(text: str, what: str = "ratio") -> float:
+    """A ratio above 0 and up to 1000: `"0.9"`, `"2"`.
+
+    Raises:
+        UsageError: no number in that range.
+    """
+    match = re.fullmatch(r"[0-9]{1,4}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}", text.strip(), re.ASCII)
+    if match is None or not 0 < float(match[0]) <= 1000:
+        raise UsageError(f"{what} {text!r} is not a ratio above 0 and up to 1000 (example: 0.9)")
+    return float(match[0])
+
+
 def format_gib(num_bytes: int, digits: int = 2) -> str:
     """`16060522496` → `"14.96 GiB"`."""
     return f"{num_bytes / GIB:,.{digits}f} GiB"

@@ -230,6 +230,8 @@ def _serving(read: Model, given: _Settings, *, local: bool, apple: bool) -> tupl
         language_model_only=given.take("language_model_only", False),
         dcp=given.take("dcp", 1),
         state_dtype=given.take("state_dtype"),
+        swa_full_tokens_ratio=given.take("swa_full_tokens_ratio"),
+        mamba_full_memory_ratio=given.take("mamba_full_memory_ratio"),
         one_kind_of_page=given.take("one_kind_of_page", False),
         synchronous=given.take("synchronous", False),
         page_size=given.take("page_size"),

@@ -44,6 +44,8 @@ def estimate(
     page_size: int | None = None,
     enable_prefix_caching: bool | None = None,
     state_dtype: str | None = None,
+    swa_full_tokens_ratio: float | None = None,
+    mamba_full_memory_ratio: float | None = None,
     one_kind_of_page: bool = False,
     synchronous: bool = False,
     kv_memory_bytes: int | None = None,
@@ -86,6 +88,7 @@ def estimate(
         max_num_batched_tokens, max_num_seqs, page_size: the engine's settings; None: its defaults.
         enable_prefix_caching: of vLLM and SGLang, whose recurrent layers then keep more states; None: their default.
         state_dtype: `bf16`, `fp16` or `fp32` for recurrent states; None: the engine's own.
+        swa_full_tokens_ratio, mamba_full_memory_ratio: how SGLang divides its pool; None: 0.8 and 0.9.
         one_kind_of_page, synchronous: vLLM without its hybrid cache manager, without asynchronous scheduling.
         eager: without CUDA graphs. language_model_only: without the towers for images and sound.
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.

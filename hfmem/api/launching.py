@@ -66,6 +66,8 @@ def launch_text(
             attn_dp=serving.attn_dp,
             dcp=serving.dcp,
             state_dtype=serving.state_dtype,
+            swa_full_tokens_ratio=serving.swa_full_tokens_ratio,
+            mamba_full_memory_ratio=serving.mamba_full_memory_ratio,
             one_kind_of_page=serving.one_kind_of_page,
             synchronous=serving.synchronous,
             kv_memory_bytes=serving.kv_memory_bytes,

@@ -166,6 +166,24 @@ StateDtype = Annotated[
         section=ENGINE,
     ),
 ]
+SwaRatio = Annotated[
+    str | None,
+    Option(
+        "--swa-full-tokens-ratio",
+        metavar="RATIO",
+        help="SGLang: tokens of the windowed pool to those of the full one [default: 0.8].",
+        section=ENGINE,
+    ),
+]
+MambaRatio = Annotated[
+    str | None,
+    Option(
+        "--mamba-full-memory-ratio",
+        metavar="RATIO",
+        help="SGLang: memory of recurrent states to the cache's [default: 0.9].",
+        section=ENGINE,
+    ),
+]
 OneKind = Annotated[
     bool,
     Option(

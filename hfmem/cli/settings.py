@@ -30,6 +30,8 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "prefix_caching": (o.PrefixCaching, False),
     "no_prefix_caching": (o.NoPrefixCaching, False),
     "state_dtype": (o.StateDtype, None),
+    "swa_ratio": (o.SwaRatio, None),
+    "mamba_ratio": (o.MambaRatio, None),
     "one_kind_of_page": (o.OneKind, False),
     "synchronous": (o.Synchronous, False),
     "eager": (o.Eager, False),
@@ -102,7 +104,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
     Raises:
         UsageError: a word that is no number, or devices' settings without a device.
     """
-    from hfmem.units import parse_memory, parse_percent, parse_share
+    from hfmem.units import parse_memory, parse_percent, parse_ratio, parse_share
 
     gpu = asked.get("gpu")
     for name, flag in (("num_gpus", "--num-gpus"), ("utilization", "--utilization")):
@@ -137,6 +139,10 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         found[name] = _count(asked, name, flag)
     if asked.get("kv_memory") is not None:
         found["kv_memory_bytes"] = parse_memory(asked["kv_memory"], "--kv-memory")
+    if asked.get("swa_ratio") is not None:
+        found["swa_full_tokens_ratio"] = float(parse_share(asked["swa_ratio"], "--swa-full-tokens-ratio"))
+    if asked.get("mamba_ratio") is not None:
+        found["mamba_full_memory_ratio"] = parse_ratio(asked["mamba_ratio"], "--mamba-full-memory-ratio")
     if asked.get("prefix_caching") and asked.get("no_prefix_caching"):
         raise UsageError("--enable-prefix-caching and --no-prefix-caching exclude each other")
     if asked.get("prefix_caching") or asked.get("no_prefix_caching"):

@@ -45,6 +45,8 @@ class LlamaCpp:
 
 #: settings that only vLLM has
 _VLLMS: Final = ("language_model_only", "dcp", "one_kind_of_page", "synchronous")
+#: settings that only SGLang has → the most they may be
+_SGLANGS: Final = {"swa_full_tokens_ratio": 1.0, "mamba_full_memory_ratio": 1000.0}
 #: nothing set
 LLAMA_CPP: Final = LlamaCpp()
 
@@ -134,6 +136,12 @@ class Serving:
             value = getattr(self, name)
             if self.engine != "vllm" and (value is True or (value is not False and value > 1)):
                 raise UsageError(f"{name}: only vLLM has that setting, not {self.engine}")
+        for name, most in _SGLANGS.items():
+            ratio = getattr(self, name)
+            if ratio is not None and not 0 < ratio <= most:
+                raise UsageError(f"{name} must be above 0 and at most {most:g}, not {ratio}")
+            if ratio is not None and self.engine != "sglang":
+                raise UsageError(f"{name}: only SGLang has that setting, not {self.engine}")
         if self.tp % self.attn_dp:
             raise UsageError(
                 f"{self.attn_dp} groups of data-parallel attention do not share {self.tp} tensor-parallel ranks"
@@ -152,6 +160,8 @@ class Serving:
     def alone(self, engine: str) -> Serving:
         """The same load under another engine's rules on one rank, with that engine's defaults."""
         plain = replace(self, tp=1, pp=1, dp=1, ep=False, attn_dp=1, dcp=1, llama_cpp=LLAMA_CPP)
+        if engine != "sglang":
+            plain = replace(plain, swa_full_tokens_ratio=None, mamba_full_memory_ratio=None)
         if engine == "vllm":
             return replace(plain, engine=engine)
         return replace(plain, engine=engine, language_model_only=False, one_kind_of_page=False, synchronous=False)

@@ -18,7 +18,7 @@ from example_architectures import (
     whisper_large_v3,
 )
 
-from hfmem.errors import UnsupportedError
+from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory.engines import engine, pooling_engine
 from hfmem.memory.engines.sglang.support import pipeline_stages
 from hfmem.memory.result import Pool
@@ -284,6 +284,30 @@ def test_without_the_radix_cache_a_request_keeps_one_state() -> None:
         rules.cache(qwen3_next(), Serving(512, engine="sglang", enable_prefix_caching=flag)) for flag in (None, False)
     )
     assert on.bytes - off.bytes == (5 - 1) * on.state_bytes_per_seq
+
+
+def test_told_requests_size_the_pools_where_the_radix_cache_is_off() -> None:
+    """What SGLang 0.5.23's own code answers with `--disable-radix-cache --max-running-requests`: Qwen3-Next with a slot for
+    each of 60 requests, whatever the ratio; gpt-oss-20b with a windowed pool of 300 requests' worst case, the ratio unread."""
+    off = {"enable_prefix_caching": False, "page_size": 1}
+    states = pool(qwen3_next(), 3 * GIB, 512, tp=2, max_num_seqs=60, mamba_full_memory_ratio=2.0, **off)
+    assert states.capacity_tokens == 70_360
+    # 93,785 tokens: 300 × (window 128 + 128 until eviction + 2 pages) + 2 chunks of 8192 + a page; fp8: 12 layers × 128 bytes each
+    windowed = 300 * (128 + 128 + 2) + 2 * 8192 + 1
+    assert windowed == 93_785
+    found = pool(gpt_oss_20b(), int(17.3 * GIB), 512, tp=8, max_num_seqs=300, kv_dtype="fp8", **off)  # type: ignore[arg-type]
+    assert found.capacity_tokens == 11_999_791 == (int(17.3 * GIB) - windowed * 12 * 128) // (12 * 128)
+    # two groups of data-parallel attention run 150 each, on four ranks with two heads
+    halved = pool(gpt_oss_20b(), GIB, 512, tp=8, attn_dp=2, max_num_seqs=300, **off)
+    assert halved.capacity_tokens == GIB // (12 * 512) - (150 * 258 + 2 * 8192 + 1)
+
+
+def test_ratios_are_sglangs() -> None:
+    for name, bad in (("swa_full_tokens_ratio", 1.5), ("mamba_full_memory_ratio", 0.0)):
+        with pytest.raises(UsageError, match="must be above 0"):
+            Serving(512, engine="sglang", **{name: bad})  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="only SGLang has"):
+            Serving(512, **{name: 0.5})  # type: ignore[arg-type]
 
 
 def test_an_image_encoders_attention_is_shared_within_a_group_of_data_parallel_attention() -> None:

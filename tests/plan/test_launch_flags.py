@@ -65,3 +65,14 @@ def test_one_sequence_sets_no_limit() -> None:
     for name, flag in (("vllm", "--max-num-seqs"), ("sglang", "--max-running-requests")):
         assert flag not in words(emit(name, launch(engine=name, num_seqs=1)))
         assert flag in words(emit(name, launch(engine=name, num_seqs=2)))
+
+
+def test_sglang_is_told_how_to_divide_its_pool() -> None:
+    told = {"swa_full_tokens_ratio": 0.5, "mamba_full_memory_ratio": 2.0, "max_num_seqs": 9}
+    found = words(emit("sglang", launch(engine="sglang", num_seqs=1, **told)))
+    values = [
+        found[found.index(flag) + 1]
+        for flag in ("--swa-full-tokens-ratio", "--mamba-full-memory-ratio", "--max-running-requests")
+    ]
+    assert values == ["0.5", "2", "9"]
+    assert not [word for word in words(emit("sglang", launch(engine="sglang"))) if "ratio" in word]

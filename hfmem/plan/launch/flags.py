@@ -106,7 +106,7 @@ def _vllm(launch: Launch) -> list[str]:
 def _sglang(launch: Launch) -> list[str]:
     words = ["--model-path", reference(launch.model), *_set("--revision", launch.revision)]
     words += ["--context-length", str(launch.context)]
-    words += _set("--max-running-requests", launch.num_seqs if launch.num_seqs > 1 else None)
+    words += _set("--max-running-requests", launch.max_num_seqs or (launch.num_seqs if launch.num_seqs > 1 else None))
     words += ["--disable-cuda-graph"] if launch.eager else []
     words += _dtype(launch)
     for flag, size in (
@@ -124,6 +124,11 @@ def _sglang(launch: Launch) -> list[str]:
     words += _set("--chunked-prefill-size", launch.max_num_batched_tokens)
     words += _set("--page-size", launch.page_size)
     words += _set("--mamba-ssm-dtype", _STATES.get(launch.state_dtype or ""))
+    for flag, ratio in (
+        ("--swa-full-tokens-ratio", launch.swa_full_tokens_ratio),
+        ("--mamba-full-memory-ratio", launch.mamba_full_memory_ratio),
+    ):
+        words += _set(flag, None if ratio is None else f"{ratio:g}")
     words += ["--disable-radix-cache"] if launch.enable_prefix_caching is False else []
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-paths", f"adapter={launch.lora}"]

@@ -38,6 +38,8 @@ class Launch:
     attn_dp: int = 1
     dcp: int = 1
     state_dtype: str | None = None
+    swa_full_tokens_ratio: float | None = None
+    mamba_full_memory_ratio: float | None = None
     one_kind_of_page: bool = False
     synchronous: bool = False
     kv_memory_bytes: int | None = None

@@ -143,8 +143,12 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
         share = serving.mamba_full_memory_ratio or _MAMBA_RATIO
         slots, verified = _state_slots(least * share / (1 + share), slot, slots_per_request(arch, serving), serving)
         memory = [each - (slots + 1 + verified) * slot for each in memory]
-    cells = [_cell(plan, stage, _swa_ratio(serving)) for stage in stages]
-    tokens = min((int(rest // cell) for rest, cell in zip(memory, cells, strict=True) if cell), default=serving.context)
+    capped = _window_cap(plan, serving)
+    cells = [_cell(plan, stage, _swa_ratio(serving), capped) for stage in stages]
+    tokens = min(
+        (int((rest - fixed) // cell) for rest, (fixed, cell) in zip(memory, cells, strict=True) if cell),
+        default=serving.context,
+    )
     tokens = tokens // plan.page * plan.page
     if tokens <= 0 or slots == 0:
         raise UnsupportedError(f"{least / GIB:.2f} GiB hold no pool: SGLang asks to increase --mem-fraction-static")
@@ -156,7 +160,7 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
     return Pool(
         memory_bytes_per_rank=least,
         page_size=plan.page,
-        page_bytes=int(max(cells) * plan.page),
+        page_bytes=int(max(cell for _, cell in cells) * plan.page),
         num_pages=tokens // plan.page,
         capacity_tokens=tokens,
         max_concurrency=min(limits),
@@ -166,12 +170,16 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
 
 def _state_slots(budget: float, slot: int, each: int, serving: Serving) -> tuple[int, int]:
     """How many slots of states a budget of bytes holds, beside one for padding, and how many of those that tokens of a draft take
-    while they are verified: one a token of as many requests as run, and of one more (`_handle_max_mamba_cache`).
+    while they are verified: one a token of as many requests as run, and of one more (`_handle_max_mamba_cache`). With the radix
+    cache off and the requests told, it is one for each of these, whatever the budget.
 
     Args:
         slot: bytes of one. each: slots that a running request takes.
     """
     ahead = serving.speculative_tokens
+    told = _running(serving)
+    if told is not None:
+        return told, ahead and ahead * (told + 1)
     if not ahead:
         return max(int(budget - slot) // slot, 0), 0
     slots = max(int((budget - slot * (1 + ahead)) // (slot * (1 + ahead / each))), 0)
@@ -194,14 +202,40 @@ def _swa_ratio(serving: Serving) -> float:
     return serving.swa_full_tokens_ratio or _SWA_RATIO
 
 
-def _cell(plan: Layout, stage: range, swa_ratio: float) -> float:
-    """Bytes that one token of the pool takes on a stage: windowed layers count 0.8 of theirs (`swa_ratio`), or all where none is
-    full."""
+def _running(serving: Serving) -> int | None:
+    """Requests that a group of ranks runs at once, where that is told and sizes the pools: with the radix cache off."""
+    if serving.enable_prefix_caching is not False or serving.max_num_seqs is None:
+        return None
+    return max(serving.max_num_seqs // serving.attn_dp, 1)
+
+
+def _window_cap(plan: Layout, serving: Serving) -> int | None:
+    """Tokens of the windowed pool where the worst case of the requests sizes it, not the ratio (`SWARequestCapPoolConfigurator`):
+    two prefill chunks and a page beside what they hold. None: the ratio does, or no layer has a window or none is full."""
+    running = _running(serving)
+    windows = [kind for kind, _ in plan.kinds if plan.windowed(kind)]
+    if running is None or not windows or not _some_full(plan):
+        return None
+    held = max(_per_request(plan, kind, serving.speculative_tokens) for kind in windows)
+    chunk = serving.max_num_batched_tokens or _CHUNKED_PREFILL
+    return _pages(running * held + 2 * chunk + plan.page, plan.page)
+
+
+def _some_full(plan: Layout) -> bool:
+    return any(plan.token_bytes(kind) and not plan.windowed(kind) for kind, _ in plan.kinds)
+
+
+def _cell(plan: Layout, stage: range, swa_ratio: float, capped: int | None) -> tuple[int, float]:
+    """Bytes of a stage taken first, for `capped` tokens of its windowed layers, and those of one token of the pool: without
+    such a cap windowed layers count 0.8 of theirs (`swa_ratio`), or all where none is full."""
     full = windowed = 0
     for kind, indices in plan.kinds:
         size = plan.token_bytes(kind) * count_in(indices, stage)
         full, windowed = (full, windowed + size) if plan.windowed(kind) else (full + size, windowed)
-    return full + (swa_ratio if full else 1) * windowed + _drafts_cell(plan, stage, full)
+    drafts = _drafts_cell(plan, stage, full)
+    if capped is not None and full:
+        return capped * windowed, full + drafts
+    return 0, full + (swa_ratio if full else 1) * windowed + drafts
 
 
 def _drafts_cell(plan: Layout, stage: range, full: int) -> int:
@@ -230,8 +264,9 @@ def _window_limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> li
         UnsupportedError: the pool admits no request (`validate_swa_pool_size`).
     """
     limits: list[float] = []
-    some_full = any(plan.token_bytes(kind) and not plan.windowed(kind) for kind, _ in plan.kinds)
-    held = int(tokens * (_swa_ratio(serving) if some_full else 1)) // plan.page * plan.page
+    some_full = _some_full(plan)
+    by_ratio = int(tokens * (_swa_ratio(serving) if some_full else 1)) // plan.page * plan.page
+    held = _window_cap(plan, serving) or by_ratio
     for kind, _ in plan.kinds:
         if not plan.windowed(kind):
             continue
