@@ -77,6 +77,7 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "CUDA graphs, vLLM's estimate": ("estimate of CUDA graphs",),
     "non-torch memory": ("non-torch memory",),
     "compute buffer": ("compute buffer",),
+    "files": ("files",),
     "llama.cpp: weights on devices": ("weights on", "weights of the host"),
 }
 
