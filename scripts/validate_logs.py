@@ -295,7 +295,7 @@ TABLE: Mapping[str, str] = {
     "compute buffer": "llama.cpp's compute buffer",
 }
 #: … of these sets, in columns
-COLUMNS = ("test", "blind", "fitted on", "blind, November", "blind, evening", "blind, night")
+COLUMNS = ("test", "blind", "fitted on", "blind, November", "blind, evening", "blind, night", "blind, morning")
 MARKS = ("<!-- accuracy table: scripts/validate_logs.py --readme writes it -->", "<!-- end of the accuracy table -->")
 
 
