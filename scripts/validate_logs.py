@@ -77,6 +77,7 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "CUDA graphs, vLLM's estimate": ("estimate of CUDA graphs",),
     "non-torch memory": ("non-torch memory",),
     "compute buffer": ("compute buffer",),
+    "files": ("files",),
     "llama.cpp: weights on devices": ("weights on", "weights of the host"),
 }
 
@@ -294,7 +295,7 @@ TABLE: Mapping[str, str] = {
     "compute buffer": "llama.cpp's compute buffer",
 }
 #: … of these sets, in columns
-COLUMNS = ("test", "blind", "fitted on", "blind, November", "blind, evening", "blind, night")
+COLUMNS = ("test", "blind", "fitted on", "blind, November", "blind, evening", "blind, night", "blind, morning")
 MARKS = ("<!-- accuracy table: scripts/validate_logs.py --readme writes it -->", "<!-- end of the accuracy table -->")
 
 

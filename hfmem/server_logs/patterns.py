@@ -29,6 +29,7 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("weights_bytes", rf"model weights take {SIZE}"),
     ("weights_bytes", rf"Actual usage is {SIZE} for weight\b"),
     ("weights_bytes", rf"Load weight end\.[^\n]{{0,200}}?mem usage={SIZE}"),
+    ("checkpoint_bytes", rf"Filesystem type for checkpoints: \w{{1,20}}\. Checkpoint size: {SIZE}"),
     ("before_bytes", rf"Load weight begin\. avail mem={SIZE}"),
     ("after_bytes", rf"Load weight end\.[^\n]{{0,300}}?avail mem={SIZE}"),
     ("consumed_bytes", rf"Actual usage is {SIZE} for consumed memory"),
@@ -97,7 +98,8 @@ FACTORS: Final[tuple[tuple[str, str], ...]] = (
 GRAPHS: Final = re.compile(
     r"Profiling CUDA graph memory: (?:PIECEWISE=(\d{1,4}) \(largest=(\d{1,6})\))?(?:, )?(?:FULL=(\d{1,4}) \(largest=(\d{1,6})\))?"
 )
-DEVICE_MEMORY: Final = re.compile(r"Free memory on device \((?:cuda:\d{1,3}, )?([\d.]{1,12})/([\d.]{1,12}) GiB\)")
+_GIB: Final = r"(\d{1,6}(?:\.\d{1,4})?)"
+DEVICE_MEMORY: Final = re.compile(rf"Free memory on device \((?:cuda:\d{{1,3}}, )?{_GIB}/{_GIB} GiB\)")
 #: name, pattern, and what must be in a text for one that begins with a number, of which a paste may hold many thousands
 COMPILED: Final = tuple(
     (name, re.compile(text), text.partition(SIZE)[2] if text.removeprefix(r"\(?").startswith(SIZE) else "")
@@ -161,12 +163,35 @@ WORDS: Final = (
         "ROCm",
         "gfx",
     ),
-    *("draft", "served", "file type", "ftype", "FlashInfer", "FlashAttention", "Flash Attention", "Asynchronous"),
+    *(
+        "Hybrid KV",
+        "hybrid kv",
+        "Checkpoint size",
+        "draft",
+        "served",
+        "file type",
+        "ftype",
+        "FlashInfer",
+        "FlashAttention",
+        "Flash Attention",
+        "Asynchronous",
+    ),
 )
 #: … and one of these in every line that a size is read from
 SIZE_WORDS: Final = (
     *("took", "take", "sage is", "usage=", "avail mem", "KV", "kv cache", "KV cache", "CUDAGraph", "total_gpu_memory"),
-    *("utilization", " size", "blocks", "Auto-fit", "seq", "model length", "override", "peak activation", "non-torch"),
+    *(
+        "utilization",
+        " size",
+        "blocks",
+        "Auto-fit",
+        "Checkpoint",
+        "seq",
+        "model length",
+        "override",
+        "peak activation",
+        "non-torch",
+    ),
     *("non_torch", "tokens", "graph", "Free memory", "full size", "offloaded", "budget"),
 )
 #: what llama.cpp says while it loads a model, before the context that a start begins with

@@ -50,6 +50,8 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "swa_ratio": ("swa_full_tokens_ratio",),
     "mamba_ratio": ("mamba_full_memory_ratio",),
     "state_dtype": ("mamba_ssm_cache_dtype", "mamba_ssm_dtype"),
+    "hybrid_off": ("disable_hybrid_kv_cache_manager",),
+    "override_blocks": ("num_gpu_blocks_override",),
     "ktransformers": ("kt_method", "kt_weight_path"),
 }
 _KEYS: Final = {name: setting for setting, names in _NAMES.items() for name in names}
@@ -95,6 +97,10 @@ _KERNELS: Final = (
 #: FlashInfer's sparse latent attention with a plain fp8 cache is that of devices 10.x alone (`platforms/cuda.py`)
 _PLAIN_FP8, _BLACKWELL = "Using standard fp8 KV cache format", 100
 _ROCM: Final = re.compile(r"\[rocm\.py:|\bHIP[_ ]|\bgfx\d{3,4}\b|(?<![/\w])ROCm\b|-ROCm\b")
+#: vLLM says so where a connector for the cache forbids it, or once it has the layers
+_HYBRID_OFF: Final = re.compile(
+    r"Turning off hybrid kv cache manager|Hybrid KV cache manager is disabled for this hybrid model"
+)
 #: llama.cpp's `--swa-full`
 _FULL_WINDOWS: Final = "using full-size SWA cache"
 _KERNEL: Final = re.compile(r"Using Flash ?Attention version (\d)")
@@ -123,7 +129,8 @@ class Settings:
     `draft_method` and `draft_model` are of speculative decoding, the latter None where the model drafts for itself. `hidden_ranks`:
     there are several tensor-parallel ranks, and the log does not tell how many. `capability` is the NVIDIA device's, `rocm`: it
     is AMD's. `full_windows`: llama.cpp keeps every token in windowed layers. `skips_encoder`: vLLM does not profile the encoder.
-    `state_dtype` is that of recurrent states, as safetensors call it."""
+    `state_dtype` is that of recurrent states, as safetensors call it. `hybrid_off`: vLLM keeps every token in windowed layers too.
+    `override_blocks`: of a pool, whatever the memory."""
 
     model: str | None = None
     revision: str | None = None
@@ -172,6 +179,8 @@ class Settings:
     full_windows: bool = False
     skips_encoder: bool = False
     state_dtype: str | None = None
+    hybrid_off: bool = False
+    override_blocks: int | None = None
 
 
 def read_settings(text: str, engine: str, since: int = 0) -> Settings:
@@ -231,6 +240,7 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         capability=_capability(run),
         skips_encoder=bool(_NO_ENCODER.search(text)),
         full_windows=engine == "llama.cpp" and _FULL_WINDOWS in run,
+        hybrid_off=found.hybrid_off or bool(_HYBRID_OFF.search(run)),
         complete=whole is not None and whole is not False,
         offline=offline,
         pooling=bool(_POOLING.search(text)),
@@ -320,6 +330,8 @@ def _settings(said: dict[str, str]) -> Settings:
         swa_ratio=_ratio(said.get("swa_ratio")),
         mamba_ratio=_ratio(said.get("mamba_ratio")),
         other=tuple(name for name in ("offload", "lora", "ktransformers") if flag(name)),
+        hybrid_off=flag("hybrid_off"),
+        override_blocks=number("override_blocks"),
         state_dtype=_STATE_DTYPES.get(said.get("state_dtype", "").removeprefix("torch.")),
         language_model_only=flag("language_model_only"),
     )

@@ -14,10 +14,11 @@ from hfmem.memory.engines.vllm.releases import LATEST, Release, release_of
 from hfmem.memory.runtime import Estimate, together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
-from hfmem.model.layers import RecurrentCache
+from hfmem.model.architecture import Architecture
+from hfmem.model.layers import Cache, ChunkedAttention, FullAttention, RecurrentCache, SlidingAttention
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
-from hfmem.server_logs.parse import LogFacts
+from hfmem.server_logs.parse import LogFacts, Reading
 from hfmem.server_logs.reasons import (
     NO_CHECKPOINTS,
     alternatives,
@@ -60,8 +61,13 @@ _MEASURED: Final = frozenset({"cuda_graph_bytes", "graph_estimate_bytes", "engin
 
 def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | None) -> list[Check]:
     """Every line of vLLM's that can be compared, weights first."""
-    found = [weights_check(read, log, _stepped(serving, log, release_by_form(log), _as_logged(device, log)))]
-    if (held := found[0]) is not None and (told := re.search(r": --tp (\d+)$", held.reason or "")):
+    if log.settings.hybrid_off:
+        read = replace(read, architecture=without_windows(read.architecture))
+    found = [
+        _files(read, log),
+        weights_check(read, log, _stepped(serving, log, release_by_form(log), _as_logged(device, log))),
+    ]
+    if (held := found[1]) is not None and (told := re.search(r": --tp (\d+)$", held.reason or "")):
         serving = replace(serving, tp=int(told[1]))  # what explains the weights holds for the rest
     release = release_by_form(log) if log.form else release_of(log.version)
     given = serving
@@ -76,9 +82,12 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
             serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))
     request = replace(serving, pp=1) if release is not None and release.checks_all_stages else serving
     found.append(_needed(read, log, request))
-    pool = log.smallest("available_bytes")
+    pool, override = log.smallest("available_bytes"), log.first("override_blocks")
+    blocks_told = int(override.value) if override is not None else log.settings.override_blocks
+    if blocks_told and (size := _block_bytes(read, serving)):
+        pool = Reading(blocks_told * size, 0, override.line if override is not None else 0)  # whatever the memory
     old = _old_capacity(log)
-    if pool is not None and pool.value > 0 and log.first("override_blocks") is None:
+    if pool is not None and pool.value > 0:
         memory = int(pool.value)
         blocks, capacity = log.smallest("num_blocks"), log.smallest("capacity_tokens")
         concurrency, longest = log.smallest("max_concurrency"), log.first("max_context")
@@ -113,6 +122,41 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
             found.append(item)
     found += _budget(as_loaded(read, log), log, given, device)
     return [item for item in found if item is not None]
+
+
+def _files(read: Model, log: LogFacts) -> Check | None:
+    """The files' bytes, which vLLM adds up before it loads them; a draft model's come after."""
+    logged = log.first("checkpoint_bytes")
+    if logged is None:
+        return None
+    item = check("files", "bytes", logged, sum(group.total_bytes for group in read.parameters.groups))
+    if item.verdict == "differs":
+        item = replace(item, reason="the log's files are another copy of the model, or hold other files beside it")
+    return item
+
+
+def _block_bytes(read: Model, serving: Serving) -> int:
+    """Bytes of a block of the pool; 0 where the model has none, or vLLM's rules do not cover it."""
+    from hfmem.memory.engines.vllm import layout
+
+    try:
+        return max(layout(read.architecture, serving).stage_block_bytes, default=0)
+    except UnsupportedError:
+        return 0
+
+
+def without_windows(arch: Architecture) -> Architecture:
+    """The model as vLLM serves it without its manager of several kinds of cache (`unify_hybrid_kv_cache_specs`): windowed layers
+    beside full ones keep every token."""
+    if not any(isinstance(cache, FullAttention) for cache in arch.kinds()):
+        return arch
+
+    def whole(cache: Cache) -> Cache:
+        if isinstance(cache, SlidingAttention | ChunkedAttention):
+            return FullAttention(cache.num_heads, cache.num_kv_heads, cache.head_dim, cache.v_head_dim)
+        return cache
+
+    return replace(arch, layers=tuple(replace(layer, caches=tuple(map(whole, layer.caches))) for layer in arch.layers))
 
 
 def _other_rank(item: Check, log: LogFacts, serving: Serving) -> bool:
@@ -246,7 +290,7 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
         yield item
         return
     tokens = log.smallest("capacity_tokens")
-    if tokens is None or log.first("override_blocks") or least <= 0:
+    if tokens is None or log.first("override_blocks") or log.settings.override_blocks or least <= 0:
         return
     kind = "old tokens" if _old_capacity(log) else "tokens"
     try:

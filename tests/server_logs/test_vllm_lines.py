@@ -90,3 +90,56 @@ def test_weights_without_the_encoder_are_told() -> None:
     assert whole.reason is None and whole.predicted is not None
     less = compare(f"vllm: Model loading took {(whole.predicted - tower * 2) / GIB:.2f} GiB", model)["weights"]
     assert less.reason == "fits without the encoder: --language-model-only"
+
+
+_FILES = "INFO [weight_utils.py:895] Filesystem type for checkpoints: EXT4. Checkpoint size: {size} GiB. Available RAM: 88 GiB.\n"
+
+
+def test_the_files_bytes() -> None:
+    """Qwen2.5-7B, whose files hold 15,231,233,024 bytes of tensors; another copy's size is told as that."""
+    found = compare(_START.format(minor=24) + "\n" + _FILES.format(size="14.19"), "Qwen/Qwen2.5-7B-Instruct")["files"]
+    assert (found.verdict, found.predicted) == ("equal", 15_231_233_024)
+    other = compare(_START.format(minor=24) + "\n" + _FILES.format(size="8.19"), "Qwen/Qwen2.5-7B-Instruct")["files"]
+    assert other.verdict == "differs" and "another copy" in (other.reason or "")
+
+
+def test_a_pool_of_blocks_that_the_command_asks_for() -> None:
+    """`--num-gpu-blocks-override` leaves memory unused, or asks for more than there is: 129 blocks of 16 tokens hold 2064."""
+    text = (
+        _START.format(minor=19)
+        + "\nINFO Overriding num_gpu_blocks=9000 with num_gpu_blocks_override=129\n"
+        + "INFO Available KV cache memory: 22.46 GiB\nINFO GPU KV cache size: 2,064 tokens\n"
+        + "INFO Maximum concurrency for 16,384 tokens per request: 0.13x\n"
+    )
+    found = compare(text)
+    assert found["KV cache tokens"].verdict == "equal"
+    assert found["maximum concurrency"].verdict == "equal"
+    asked = (
+        _START.format(minor=19)
+        + "\nvllm serve Qwen/Qwen3-8B --num-gpu-blocks-override 129\nINFO Available KV cache memory: 22.46 GiB\n"
+    )
+    assert compare(asked + "INFO GPU KV cache size: 2,064 tokens\n")["KV cache tokens"].verdict == "equal"
+
+
+def test_windows_kept_whole() -> None:
+    """Without the manager of several kinds of cache all 24 layers of gpt-oss-20b keep every token: 24 of 2 x 8 x 64 in bf16."""
+    lines = (
+        "INFO Initializing a V1 LLM engine (v0.11.0) with config: model='openai/gpt-oss-20b', max_seq_len=16384\n{more}"
+        "INFO Available KV cache memory: 24.00 GiB\nINFO GPU KV cache size: 524,288 tokens\n"
+        "INFO Maximum concurrency for 16,384 tokens per request: 32.00x\n"
+    )
+    assert 24 * GIB // (24 * 2 * 8 * 64 * 2) == 524_288
+    for more in (
+        "vllm serve openai/gpt-oss-20b --disable-hybrid-kv-cache-manager\n",
+        "WARNING Turning off hybrid kv cache manager because `--kv-transfer-config` is set.\n",
+    ):
+        assert compare(lines.format(more=more))["maximum concurrency"].verdict == "equal"
+    assert compare(lines.format(more=""))["maximum concurrency"].verdict == "differs"
+    one = parse_log(lines.format(more="")).settings
+    assert not one.hybrid_off
+
+
+def test_what_is_no_size() -> None:
+    """Numbers with two points, of logs broken in the middle."""
+    for memory in ("137.1/3.5.8", "1..2/80.0", "./."):
+        parse_log(f"{_START.format(minor=19)}\nINFO Free memory on device ({memory} GiB) on startup.\n")
