@@ -42,3 +42,17 @@ def test_kimi_k2_thinking_is_int4() -> None:
     """Its repository takes 594 GB: routed experts in int4 by groups of 32, all else in bf16."""
     read = read_model("moonshotai/Kimi-K2-Thinking", fetch=FetchOptions(offline=True))
     assert round(read.parameters.weights_bytes / 10**9) == 594
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("THUDM/glm-4-9b-chat", 131_072),
+        ("01-ai/Yi-6B-Chat", 4_096),
+        ("microsoft/Phi-3.5-mini-instruct", 131_072),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", 128_000),
+    ],
+)
+def test_contexts_are_the_publishers(name: str, tokens: int) -> None:
+    """Lengths of the model cards: the copies at hand were changed for a compiler with short static shapes."""
+    assert read_model(name, fetch=FetchOptions(offline=True)).architecture.max_position_embeddings == tokens
