@@ -215,23 +215,33 @@ def refusal(plan: BenchPlan) -> str | None:
 def row_of(shape: AttentionShape, plan: BenchPlan) -> Row:
     """A kind of layer as a row of the kernels' benchmark: its sequences read `tokens` tokens each, all of them visible.
 
-    Tokens that an indexer picks lie anywhere in the cache: pages of its blocks (or what divides both), as many as are kept.
+    Tokens that an indexer picks lie anywhere in the cache: latent rows are read by lists of slots, others in pages of its blocks
+    (or what divides both), as many as are kept.
 
     Raises:
         UnsupportedError: a plan that no kernel can run (`refusal`).
     """
     from hfmem_kernels.benchmarks.rows import Row, uniform
     from hfmem_kernels.benchmarks.shapes import Shape
+    from hfmem_kernels.layout import LatentFormat
 
     if (reason := refusal(plan)) is not None:
         raise UnsupportedError(reason)
     dtype, scales = _FORMATS[plan.kv_dtype]
+    latent_format = LatentFormat.PLAIN
+    if shape.rows:  # with scales of their own, beside bf16
+        dtype, scales, latent_format = "bfloat16", "none", LatentFormat(shape.rows)
     made = Shape(
         shape.op, "", 1, shape.count, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.v_head_dim,
         shape.head_dim, window=shape.window, sinks=shape.sinks, latent=shape.op == "mla_decode",
     )  # fmt: skip
-    row = Row(made, uniform(plan.num_seqs, shape.tokens), page_size=plan.page_size, dtype=dtype, scales=scales)
+    row = Row(
+        made, uniform(plan.num_seqs, shape.tokens), page_size=plan.page_size, dtype=dtype, scales=scales,
+        latent_format=latent_format,
+    )  # fmt: skip
     kept = shape.pages * plan.page_size
+    if shape.block and made.latent:
+        return replace(row, kept=kept, listed=True)
     if shape.block and shape.tokens < kept:
         return replace(row, page_size=math.gcd(plan.page_size, shape.block, shape.tokens), kept=kept)
     return row

@@ -24,7 +24,12 @@ def bench(
     kv_dtype: o.KvDtype = "auto",
     page_size: Annotated[
         str | None,
-        Option("--page-size", "--block-size", metavar="TOKENS", help="Tokens of a cache page [default: 16]."),
+        Option(
+            "--page-size",
+            "--block-size",
+            metavar="TOKENS",
+            help="Tokens of a cache page [default: 16; 64 where an indexer picks latent rows].",
+        ),
     ] = None,
     source_tokens: o.SourceTokens = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Print what would be allocated and run; needs no GPU.")] = False,

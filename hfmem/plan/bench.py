@@ -34,6 +34,10 @@ from hfmem.records import dataclass, replace
 
 #: tokens of a page where neither the caller nor the engine says otherwise
 PAGE_SIZE = 16
+#: the same of latent rows of which an indexer picks: FlashMLA's pages, vLLM's on Hopper
+PICKED_PAGE_SIZE = 64
+#: `AttentionShape.rows` of those in fp8: 512 e4m3, 4 fp32 scales and 64 bf16 (`memory/engines/vllm/layers.py`), and their bytes
+PACKED_ROWS, PACKED_ROW_BYTES = "fp8_ds_mla", 656
 #: what the names of the tensors have in common that hold a head's sink
 _SINK = "sink"
 #: `Beside.what` of what is no attention
@@ -59,7 +63,8 @@ class AttentionShape:
     the latent. `kind`: full, window, chunk, picked, latent or cross. `count` layers have such a cache, and `readers` read one:
     those, and layers that share one. `tokens` are those a step reads of a sequence: all that the layer keeps, or as many as an
     indexer picks, in blocks of `block` tokens (0: no indexer). `pages` are what the kept ones occupy; `cache_bytes` are the pages
-    of all sequences in one layer. `sinks`: one more logit for each query head.
+    of all sequences in one layer. `sinks`: one more logit for each query head. `rows`: the format of rows that carry their scales,
+    "" for plain ones.
     """
 
     op: str
@@ -76,6 +81,7 @@ class AttentionShape:
     pages: int
     cache_bytes: int
     sinks: bool = False
+    rows: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +116,15 @@ class BenchPlan:
 def bench_plan(arch: Architecture, serving: Serving) -> BenchPlan:
     """The plan for `serving` (its context, sequences, KV dtype, page size, source tokens and `tp`).
 
-    KV heads are replicated where there are more ranks than heads; a latent row is whole on every rank.
+    KV heads are replicated where there are more ranks than heads; a latent row is whole on every rank. Latent rows of which an
+    indexer picks lie as the engines' kernel for Hopper reads them: in pages of 64, and in fp8 each with its scales.
 
     Raises:
         UnsupportedError: heads that `tp` does not divide, or a model without an attention cache.
     """
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
-    page = serving.page_size or PAGE_SIZE
+    picked = any(isinstance(cache, SparseLatentAttention) for cache, _, _ in _attended(arch))
+    page = serving.page_size or (PICKED_PAGE_SIZE if picked else PAGE_SIZE)
     counts: dict[tuple[Readable, bool], list[int]] = {}  # → layers with such a cache, layers that read one
     beside: dict[str, tuple[int, Fraction | None]] = {}
     for cache, sinks, own in _attended(arch):
@@ -279,15 +287,18 @@ def _shape(
     kind, window, block = _kind(cache)
     kept = tokens if isinstance(cache, CrossAttention) else held_tokens(cache, serving.context)
     pages = -(-kept // page)
+    rows = ""
     if isinstance(cache, LatentAttention | SparseLatentAttention):
         op, kv_heads, dim, v_dim = "mla_decode", 1, cache.kv_lora_rank + cache.qk_rope_head_dim, cache.kv_lora_rank
         # an indexer's keys are another kernel's
         row = vector_bytes(fmt, cache.kv_lora_rank) + vector_bytes(fmt, cache.qk_rope_head_dim)
+        if isinstance(cache, SparseLatentAttention) and fmt == "fp8" and (dim, v_dim) == (576, 512):
+            rows, row = PACKED_ROWS, PACKED_ROW_BYTES
     else:
         op, kv_heads, dim = "paged_decode", max(1, cache.num_kv_heads // serving.tp), cache.head_dim
         v_dim = cache.head_dim if isinstance(cache, CrossAttention) else cache.v_head_dim
         row = kv_heads * (vector_bytes(fmt, dim) + vector_bytes(fmt, v_dim))
     size = serving.num_seqs * pages * page * row
     return AttentionShape(
-        op, kind, count, readers, heads, kv_heads, dim, v_dim, window, tokens, block, pages, size, sinks
+        op, kind, count, readers, heads, kv_heads, dim, v_dim, window, tokens, block, pages, size, sinks, rows
     )

@@ -222,7 +222,7 @@ def attend(
     if D2 > 0:
         cols2 = D1 // STEP + tl.arange(0, D2 // STEP)
     # values in halves, as keys are, so that rows are dealt out to threads in one way and their offsets computed once
-    HALVES: tl.constexpr = CUT and FORMAT == PLAIN and DVP >= 128
+    HALVES: tl.constexpr = (CUT and FORMAT == PLAIN) and DVP >= 128
     WIDTH: tl.constexpr = DVP // 2 if PAIRS or HALVES else DVP
     cols_v = tl.arange(0, WIDTH)
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -271,7 +271,7 @@ def attend(
             more = scores_of(q_low2, q_high2, k2, BLOCK_M, BLOCK_N, FORMAT, PAIRS, DECODER, CUT)
             scores = with_more(scores, more, CUT)
         to_logit = to_log2
-        if SCALES == 2 or HAS_SOFTCAP or HAS_ALIBI:
+        if (SCALES == 2 or HAS_SOFTCAP) or HAS_ALIBI:
             scores = scores * to_log2[:, None]
             to_logit = tl.full([BLOCK_M], 1.0, tl.float32)
         if SCALES == 2:

@@ -55,7 +55,7 @@ def test_the_plan_in_json(run: Run) -> None:
         {
             "op": "paged_decode", "kind": "full", "count": 32, "readers": 32, "num_heads": 32, "num_kv_heads": 8,
             "head_dim": 128, "v_head_dim": 128, "window": None, "tokens": 1000, "block": 0, "pages": 63,
-            "cache_bytes": 3 * 63 * 16 * TOKEN, "sinks": False,
+            "cache_bytes": 3 * 63 * 16 * TOKEN, "sinks": False, "rows": "",
         }
     ]  # fmt: skip
     assert found["read_bytes"] == 32 * 3 * 1000 * TOKEN

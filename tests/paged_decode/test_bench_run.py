@@ -138,17 +138,21 @@ def test_another_device_than_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
         module._device(plan, find_device("h100").device)
 
 
-def test_picked_tokens_lie_anywhere_in_the_cache() -> None:
-    """DeepSeek-V3.2 at 3,000 tokens reads 2,048 rows of each sequence, each once, out of 188 pages of 16 of each."""
+@pytest.mark.parametrize(("kv_dtype", "row_bytes"), [("bf16", 576 * 2), ("fp8", 512 + 4 * 4 + 64 * 2)])
+def test_picked_tokens_lie_anywhere_in_the_cache(kv_dtype: str, row_bytes: int) -> None:
+    """DeepSeek-V3.2 at 3,000 tokens reads 2,048 rows of each sequence, each once, out of 47 pages of 64 of each, and rightly."""
     plan = bench_plan(
-        model("deepseek-ai/DeepSeek-V3.2").architecture, Serving(context=3000, num_seqs=2, kv_dtype="bf16", tp=8)
+        model("deepseek-ai/DeepSeek-V3.2").architecture, Serving(context=3000, num_seqs=2, kv_dtype=kv_dtype, tp=8)
     )
     row = row_of(plan.shapes[0], plan)
     made = inputs.build(row, "cpu")
-    assert made.sets[0].k.shape == (2 * 188 * 16, 1, 1, 576)
+    assert made.sets[0].latent is not None and made.sets[0].latent.shape[:2] == (2 * 47, 64)
+    assert inputs.stored_bytes(made.sets[0]) == plan.shapes[0].cache_bytes == 2 * 47 * 64 * row_bytes
     assert made.page_table.shape == (2, 2048) and made.seq_lens.tolist() == [2048, 2048]
     picked = made.page_table.flatten().tolist()
-    assert len(set(picked)) == len(picked) and max(picked) > 2 * 2048
+    assert len(set(picked)) == len(picked) and 2 * 2048 < max(picked) < 2 * 47 * 64
+    if interpreting():
+        assert gate.check(made, repeats=0).passed
 
 
 def test_sinks_are_passed(stand_in: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

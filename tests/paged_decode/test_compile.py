@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -240,3 +241,15 @@ def test_instructions_of_the_loop(reports: dict[str, dict[str, Any]]) -> None:
 def test_layouts_cost_no_instructions(name: str, reports: dict[str, dict[str, Any]]) -> None:
     """Beyond the loop of page 16, NHD, by less than 3 % of a tile's time: the target of these layouts, were nothing hidden."""
     assert reports[name]["loop_instructions"] - reports["plain"]["loop_instructions"] < 0.03 * TILE_CYCLES
+
+
+def test_no_chained_booleans() -> None:
+    """`a or b or c` does not compile before Triton 3.4, which takes two operands at a time: parentheses, in every kernel."""
+    chains, kernels = [], 0
+    for path in sorted(Path(hfmem_kernels.__file__).parent.rglob("*kernel*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(d) for d in node.decorator_list):
+                kernels += 1
+                found = (each for each in ast.walk(node) if isinstance(each, ast.BoolOp) and len(each.values) > 2)
+                chains += [f"{path.name}:{each.lineno}" for each in found]
+    assert kernels > 50 and chains == []

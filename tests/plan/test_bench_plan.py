@@ -7,6 +7,7 @@ import pytest
 from hfmem.api.estimates import read_model
 from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
+from hfmem.memory.engines import engine
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -70,17 +71,31 @@ def test_nothing_to_bench() -> None:
 
 
 def test_an_indexer_picks_what_is_read() -> None:
-    """DeepSeek-V3.2: 61 latent layers of which a step reads 2,048 tokens; the cache keeps all 5,000, in 313 pages of 16."""
+    """DeepSeek-V3.2: 61 latent layers of which a step reads 2,048 tokens; the cache keeps all 5,000, in 79 pages of 64."""
     arch = _architecture("deepseek-ai/DeepSeek-V3.2")
     plan = bench_plan(arch, Serving(context=5000, num_seqs=3, kv_dtype="bf16"))
     row = 576 * 2
     assert plan.shapes == (
-        AttentionShape("mla_decode", "latent", 61, 61, 128, 1, 576, 512, None, 2048, 1, 313, 3 * 313 * 16 * row),
+        AttentionShape("mla_decode", "latent", 61, 61, 128, 1, 576, 512, None, 2048, 1, 79, 3 * 79 * 64 * row),
     )
-    assert read_bytes(plan) == 61 * 3 * 2048 * row
+    assert plan.page_size == 64 and read_bytes(plan) == 61 * 3 * 2048 * row
     assert plan.beside == (Beside("index keys", 61, 61 * 3 * 5000 * 128 * 2),)
     (short,) = bench_plan(arch, Serving(context=1000, kv_dtype="bf16")).shapes
     assert short.tokens == 1000  # fewer than the indexer may pick: all of them
+
+
+def test_picked_rows_in_fp8_carry_their_scales() -> None:
+    """DeepSeek-V3.2 in fp8: FlashMLA's rows, 512 codes, a scale of 4 bytes for each 128 and 64 rotary columns in bf16; what the
+    plan allocates is what vLLM's planner holds on Hopper, but for the index keys of 128 bytes and a scale."""
+    arch = _architecture("deepseek-ai/DeepSeek-V3.2")
+    row = 512 + 512 // 128 * 4 + 64 * 2
+    plan = bench_plan(arch, Serving(context=6400, num_seqs=3, kv_dtype="fp8"))
+    assert (plan.page_size, plan.shapes[0].rows, plan.cache_bytes) == (64, "fp8_ds_mla", 61 * 3 * 6400 * row)
+    assert read_bytes(plan) == 61 * 3 * 2048 * row
+    held = engine("vllm").cache(arch, Serving(context=6400, num_seqs=3, kv_dtype="fp8", compute_capability=90)).bytes
+    assert held == plan.cache_bytes + 61 * 3 * 6400 * (128 + 4)
+    wide = bench_plan(arch, Serving(context=6400, kv_dtype="fp8_e5m2", page_size=16))
+    assert (wide.page_size, wide.shapes[0].rows, wide.cache_bytes) == (16, "", 61 * 6400 * 576)
 
 
 def test_layers_that_reuse_a_choice_read_the_same() -> None:
