@@ -243,6 +243,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(-(-len(ordered) * round(share * 100) // 100) - 1, 0)]
 
 
+def error(item: Check) -> float:
+    """|predicted - logged| / logged; none for a concurrency that is 0.0078 and printed as 0.01, where two decimals tell no more."""
+    met = item.measure == "count" and item.logged < 0.5 and item.verdict == "equal"
+    return 0.0 if met else abs(item.difference or 0)
+
+
 def distribution(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     """By quantity: n, median and 90th percentile of |error|, the worst, and how many rows differ with a reason."""
     errors: dict[str, list[float]] = {}
@@ -253,7 +259,7 @@ def distribution(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
         worst: dict[str, Check] = {}
         for item in row.checks:  # a row counts once a quantity, by its worst line
             name = quantity(item)
-            if name not in worst or abs(item.difference or 0) > abs(worst[name].difference or 0):
+            if name not in worst or error(item) > error(worst[name]):
                 worst[name] = item
         for name, item in worst.items():
             if item.difference is None:
@@ -262,9 +268,9 @@ def distribution(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
                 held.setdefault(name, []).append(item.low <= item.logged <= item.high)
             if item.reason and item.verdict == "differs":
                 explained[name] = explained.get(name, 0) + 1
-            errors.setdefault(name, []).append(abs(item.difference))
-            met = item.predicted if item.met is None else item.met
-            after.setdefault(name, []).append(abs((met or 0) - item.logged) / abs(item.logged))
+            errors.setdefault(name, []).append(error(item))
+            met = error(item) if item.met is None else abs(item.met - item.logged) / abs(item.logged)
+            after.setdefault(name, []).append(met)
     return {
         name: {
             "n": len(values),

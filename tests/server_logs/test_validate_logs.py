@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from repository import ROOT
 
+from hfmem.server_logs.checks import check
+from hfmem.server_logs.parse import Reading
+
 SCRIPT = ROOT / "scripts" / "validate_logs.py"
 WEIGHTS = "INFO Model loading took 14.9889 GiB and 2.7 seconds"
 
@@ -144,3 +147,14 @@ def test_distribution_over_real_logs(script: ModuleType) -> None:
     assert found["KV capacity"]["p90_under_the_reason"] < 0.1
     assert found["KV pool bytes"]["n"] >= 50 and found["KV pool bytes"]["median"] < 1e-3
     assert found["KV pool bytes"]["p90_under_the_reason"] < 0.01
+
+
+def test_two_decimals_of_a_small_concurrency_are_no_error(script: ModuleType) -> None:
+    """0.0078125 requests are printed as 0.01; 0.02 would have been wrong."""
+
+    def seen(logged: float) -> float:
+        found: float = script.error(check("maximum concurrency", "count", Reading(logged, 0.005, 0), 0.0078125))
+        return found
+
+    assert seen(0.01) == 0
+    assert seen(0.02) == pytest.approx(1 - 0.0078125 / 0.02)
