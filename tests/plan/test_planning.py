@@ -135,3 +135,11 @@ def test_volta_is_not_proposed_to_engines_without_kernels_for_it(llama: Model, e
     assert any("V100" in layout.device for layout in found.layouts) == runs
     named = plan(llama, users=1, context=2048, devices="v100-32g", max_devices=2, engine=engine)
     assert named.layouts  # who names one gets it
+
+
+def test_each_device_of_a_search_has_the_weights_that_its_own_kernels_pad() -> None:
+    # gpt-oss's experts are padded otherwise on Ampere, Hopper and Blackwell: what one search keeps must not mix them
+    gpt_oss = read_model("openai/gpt-oss-20b", fetch=FetchOptions(offline=True, no_cache=True))
+    names = ["h100", "a100-80g", "b200"]  # by memory, as a search has them
+    alone = [plan(gpt_oss, users=4, context=8192, devices=name).layouts[0] for name in names]
+    assert list(plan(gpt_oss, users=4, context=8192, devices=",".join(names)).layouts) == alone
