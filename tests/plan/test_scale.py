@@ -33,6 +33,10 @@ def test_a_model_that_keeps_nothing_fits_what_is_left_to_the_byte(engine: str) -
     assert not scale(encoder, OWN - 1, own=OWN).fits(serving)
 
 
+def test_a_serving_engine_needs_no_pool_for_a_model_that_keeps_nothing() -> None:
+    assert scale(build("bert", one(NoCache("encoder"), 2)), 1 << 30).fits(Serving(512, engine="vllm"))
+
+
 def test_every_stage_must_hold_its_own_cache() -> None:
     # the first of two stages keeps nothing, the second 100 tokens of one layer
     arch = build("x", [Layer((NoCache("block"),)), Layer((FullAttention(32, 8, 128, 128),))])
