@@ -34,7 +34,7 @@ _READING_GRADES: Final[dict[str, Grade]] = {
 #: words that name a maker or a line and tell no two devices apart
 _NOISE: Final = re.compile(r"\b(nvidia|geforce|tesla|amd|instinct|radeon|intel|apple|google|graphics|gpu|generation)\b")
 _COUNT: Final = re.compile(r"([0-9]{1,6})\s*[x×*]\s*(.+)", re.IGNORECASE)
-_COUNT_LAST: Final = re.compile(r"(.+?)\s*[x×*]\s*([0-9]{1,6})", re.IGNORECASE)
+_COUNT_LAST: Final = re.compile(r"(.+?)\s*([x×*:])\s*([0-9]{1,6})", re.IGNORECASE)
 _SIZE: Final = re.compile(r"\d+(?:\.\d+)?\s*(?:[kmgt]i?b|[kmgt]|b)|\d{9,}", re.IGNORECASE | re.ASCII)
 
 
@@ -116,7 +116,7 @@ def catalogue() -> tuple[Device, ...]:
 
 
 def find_device(text: str) -> Devices:
-    """The device that `text` names: `h100`, `rtx 4090`, `a100-80g`, `8xh100`, `80GiB`, `2x24GiB`, `local`.
+    """The device that `text` names: `h100`, `rtx 4090`, `a100-80g`, `8xh100`, `h100:8`, `80GiB`, `2x24GiB`, `local`.
 
     Case, blanks, hyphens and the maker's name do not matter.
 
@@ -147,14 +147,13 @@ def find_device(text: str) -> Devices:
 
 
 def _counted(text: str) -> tuple[int, str]:
-    """How many, and of what: `8xh100` and `h100x8`; 0 where `text` counts nothing."""
-    first = _COUNT.fullmatch(text)
-    if first is not None:
-        return int(first.group(1)), first.group(2).strip()
-    last = _COUNT_LAST.fullmatch(text)
-    if last is not None and (_exact(last.group(1)) is not None or _SIZE.fullmatch(last.group(1))):
-        return int(last.group(2)), last.group(1).strip()
-    return 0, text
+    """How many, and of what: `8xh100`, `h100x8` and, as SkyPilot has it, `h100:8`; 0 where `text` counts nothing."""
+    first, last = _COUNT.fullmatch(text), _COUNT_LAST.fullmatch(text)
+    # of `8x4090` and `4090x8`, the number that is a device is no count; names hold no colon, but some an x before a digit
+    ends = last is not None and (":" in last.group(2) or _exact(last.group(1)) or _SIZE.fullmatch(last.group(1)))
+    if last is not None and ends and (first is None or _exact(first.group(2)) is None):
+        return int(last.group(3)), last.group(1).strip()
+    return (int(first.group(1)), first.group(2).strip()) if first is not None else (0, text)
 
 
 def plain_memory(num_bytes: int) -> Device:
@@ -217,7 +216,7 @@ def _similar(text: str) -> Device:
     hits = {
         device.name: device
         for name, device in table.items()
-        if key and (name.startswith((key, f"rtx{key}")) or _named_by(words, device))
+        if key and (_begins(name, key) or _begins(name, f"rtx{key}") or _named_by(words, device))
     }
     if len(hits) == 1:
         return next(iter(hits.values()))
@@ -236,11 +235,16 @@ def _similar(text: str) -> Device:
     )
 
 
+def _begins(name: str, key: str) -> bool:
+    """Whether `name` goes on after `key`, and not within a number: an `l2` is no L20."""
+    return name.startswith(key) and not (key[-1].isdigit() and name[len(key) :][:1].isdigit())
+
+
 def _named_by(words: list[str], device: Device) -> bool:
     """Whether each word is one of the device's names' own, or the beginning of one that holds a number (`h100`, `80`)."""
     own = {word for name in (device.name, *device.aliases) for word in re.split(r"[\s\-_()]+", name.lower())}
     return bool(words) and all(
-        word in own or (any(c.isdigit() for c in word) and any(name.startswith(word) for name in own)) for word in words
+        word in own or (any(c.isdigit() for c in word) and any(_begins(name, word) for name in own)) for word in words
     )
 
 
