@@ -50,7 +50,8 @@ class Interconnect:
 class Device:
     """One device (of a card with several dies: one die).
 
-    `memory_bytes` is the total that the driver reports, by `memory_reading`; `memory_used_bytes` what other processes hold of it.
+    `memory_bytes` is the total that the driver reports, by `memory_reading`; `memory_used_bytes` what other processes hold of it;
+    `unified`: the system's own memory is in it.
     `bandwidth` is in bytes per second, `rates` in dense operations per second by format (`bf16`, `fp16`, `fp8`, `int8`, `fp4`).
     None or a missing format: not known.
     """
@@ -67,6 +68,7 @@ class Device:
     interconnect: Interconnect | None = None
     gpus_per_node: int | None = None
     memory_used_bytes: int = 0
+    unified: bool = False
     sources: tuple[str, ...] = ()
 
     @property
@@ -109,6 +111,7 @@ def catalogue() -> tuple[Device, ...]:
             rates=entry["rates"],
             interconnect=Interconnect(**entry["interconnect"]) if entry["interconnect"] else None,
             gpus_per_node=entry["gpus_per_node"],
+            unified=entry.get("unified", False),
             sources=tuple(texts[key] for key in entry["sources"]),
         )
         for entry in data["devices"]
