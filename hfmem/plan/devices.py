@@ -169,9 +169,17 @@ def plain_memory(num_bytes: int) -> Device:
 
 
 def search_devices(text: str) -> tuple[Device, ...]:
-    """Devices whose name, alias, maker or architecture holds every word of `text`; all for an empty text."""
-    words = text.lower().replace("-", " ").split()
-    return tuple(device for device in catalogue() if all(word in _haystack(device) for word in words))
+    """Devices of whose name, aliases, maker and architecture each word of `text` begins one, or is in them written together (of
+    four letters or more: an `m3` is no SXM 32GB); all for an empty text."""
+    wanted = text.lower().replace("-", " ").split()
+
+    def meant(device: Device) -> bool:
+        plain, together = _haystack(device)
+        return all(
+            any(word.startswith(part) for word in plain) or (len(part) > 3 and part in together) for part in wanted
+        )
+
+    return tuple(device for device in catalogue() if meant(device))
 
 
 def nearest_device(name: str, memory_bytes: int) -> Device | None:
@@ -182,9 +190,10 @@ def nearest_device(name: str, memory_bytes: int) -> Device | None:
     return min(near, key=lambda device: abs(device.memory_bytes - memory_bytes)) if near else None
 
 
-def _haystack(device: Device) -> str:
+def _haystack(device: Device) -> tuple[list[str], str]:
+    """The words by which a device is found, and all of them written together."""
     plain = " ".join((device.name, *device.aliases, device.vendor, device.architecture or "")).lower().replace("-", " ")
-    return f"{plain} {_key(plain)}"
+    return plain.split(), _key(plain)
 
 
 def _key(text: str) -> str:

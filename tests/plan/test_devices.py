@@ -153,6 +153,7 @@ def test_search_takes_words_of_any_field() -> None:
     assert {d.name for d in search_devices("h100")} >= {"H100 SXM 80GB", "H100 PCIe 80GB", "H100 NVL 94GB"}
     assert all(d.vendor == "amd" for d in search_devices("amd"))
     assert all(d.compute_capability == 90 for d in search_devices("sm_90"))
+    assert all(d.vendor == "apple" for d in search_devices("m3")) and search_devices("rtx5070ti")
     assert len(search_devices("")) == len(catalogue())
 
 
