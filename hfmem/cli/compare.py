@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 #: of the options that a report takes, those that are one for all rows
 _SHARED: Final = {
-    **{name: SERVING[name] for name in ("batch", "max_num_seqs", "kv_dtype", "draft", "draft_tokens")},
+    **{
+        name: SERVING[name]
+        for name in ("batch", "max_num_seqs", "kv_dtype", "tp", "pp", "ep", "max_num_batched_tokens")
+    },
+    **{name: SERVING[name] for name in ("eager", "overhead", "draft", "draft_tokens")},
     **{name: DEVICES[name] for name in ("gpu", "num_gpus", "utilization")},
 }
 _READING: Final = {name: option for name, option in READING.items() if name != "strict"}
@@ -50,6 +54,8 @@ def compare(
 ) -> int:
     """Models, weight formats, lengths and engines side by side; with --gpu, which of them fit.
 
+    A name with a * stands for all models of the shipped catalogue that are called so: 'Qwen/*', or '*' (in quotes).
+
     Rows that do not fit leave the status 0, as they are what was asked for; --require any (or all) makes it 1 where none (not
     every one) fits.
     """
@@ -62,7 +68,9 @@ def compare(
 
     if draft is not None and draft != OWN_DRAFT:  # read once for all rows, in its own main branch
         settings["draft"] = read_for(draft, **{**reading, "revision": None, "assume": None})
-    rows, told, status = _rows(models, asked, settings, reading)
+    shipped = {word: _shipped(word) for word in models if "*" in word}
+    named = [name for word in models for name in shipped.get(word, [word])]
+    rows, told, status = _rows(named, asked, settings, reading, {name for names in shipped.values() for name in names})
     if kind == "json":
         write(json_text(told))
     elif any("error" not in row for row in told):
@@ -110,9 +118,14 @@ def _check_required(require: str, settings: dict[str, Any]) -> None:
 
 
 def _rows(
-    models: Sequence[str], asked: Sequence[_Asked], settings: dict[str, Any], reading: dict[str, Any]
+    models: Sequence[str],
+    asked: Sequence[_Asked],
+    settings: dict[str, Any],
+    reading: dict[str, Any],
+    shipped: Container[str],
 ) -> tuple[list[Row], list[dict[str, Any]], int]:
-    """Rows to print, the same as JSON, and the worst status of those that cannot be told, each of which says why on stderr.
+    """Rows to print, the same as JSON, and the worst status of those that cannot be told, each of which says why on stderr. Nobody
+    is asked about `shipped` models.
 
     Raises:
         HfmemError: of the only row, or for usage.
@@ -136,7 +149,7 @@ def _rows(
 
     for model in models:
         try:
-            read = read_for(model, **reading)
+            read = read_for(model, **{**reading, "offline": reading["offline"] or model in shipped})
         except HfmemError as error:
             status = max(status, failed(error, model, [model]))
             continue
@@ -151,6 +164,20 @@ def _rows(
             rows.append((label, report))
             told.append({"label": label, **report_dict(report)})
     return rows, told, status
+
+
+def _shipped(pattern: str) -> Sequence[str]:
+    """The shipped catalogue's models that `pattern` describes.
+
+    Raises:
+        UsageError: none.
+    """
+    from hfmem.hub.catalog import names_like
+
+    found = names_like(pattern)
+    if not found:
+        raise UsageError(f"no model of the shipped catalogue is called {pattern!r} (example: 'Qwen/Qwen3-*')")
+    return found
 
 
 def _lengths(text: str) -> list[str]:

@@ -29,6 +29,8 @@ def _rows(run: Run, words: str) -> tuple[int, list[dict[str, Any]]]:
         "--gpu 4090 --draft Qwen/Qwen3-0.6B --draft-tokens 3",
         "--gpu 4090 --num-gpus min",
         "--gpu 4090 --batch max",
+        "--gpu 2x4090 --pp 2 --enforce-eager --max-num-batched-tokens 4096",
+        "--gpu 4090 --overhead 10%",
     ],
 )
 def test_rows_are_what_fit_says(run: Run, shared: str) -> None:
@@ -135,3 +137,21 @@ def test_a_row_that_cannot_be_told_outweighs_one_that_does_not_fit(run: Run) -> 
 def test_what_cannot_be_required(run: Run, words: str, why: str) -> None:
     status, out, err = run("compare", LLAMA, *words.split(), *OFF.split())
     assert (status, out, err.count("\n")) == (2, "", 1) and why in err
+
+
+def test_a_star_stands_for_the_catalogues_names(run: Run) -> None:
+    """Which models of the catalogue fit: rows by name, in order, with the verdicts that each has by itself."""
+    status, rows = _rows(run, "Qwen/Qwen3-*b *bert-base* --ctx 2k --engine ideal --gpu 12GiB")
+    names = [row["label"] for row in rows]
+    assert status == 0 and names[-1] == "google-bert/bert-base-uncased" and names[:-1] == sorted(names[:-1])
+    assert {"Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"} <= set(names)
+    # the case is nobody's matter; what comes after the pattern's end is
+    assert all(name.startswith("Qwen/Qwen3-") and name.endswith("B") for name in names[:-1])
+    # 12 GiB hold 1.72 billion parameters of 16 bits, not 8.19 billion
+    verdicts = {row["label"]: row["fit"]["verdict"] for row in rows}
+    assert (verdicts["Qwen/Qwen3-1.7B"], verdicts["Qwen/Qwen3-8B"]) == ("fits", "does-not-fit")
+
+
+def test_a_star_that_stands_for_nothing(run: Run) -> None:
+    status, out, err = run("compare", "nobody/*", *OFF.split())
+    assert (status, out, err.count("\n")) == (2, "", 1) and "'nobody/*'" in err

@@ -155,3 +155,21 @@ def test_a_table_too_wide_for_a_terminal() -> None:
         "   3.00  =   8,192",
     ]
     assert texts[12][:3] == ["org/a-model", "  size    1.00  =", "  length  8,192"]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (8_030_261_248, "8.03 B"),
+        (999_885_952, "1 B"),  # google/gemma-3-1b-it: three digits of it are no thousand million
+        (999_499_999, "999 M"),
+        (999_500_000, "1 B"),
+        (1_000_000_000_000, "1 T"),
+        (134_515_008, "135 M"),
+        (7, "7"),
+    ],
+)
+def test_counts_in_three_digits(count: int, words: str) -> None:
+    from hfmem.units import format_count
+
+    assert format_count(count) == words
