@@ -36,6 +36,7 @@ PROBED: Final = (TORCH_INDEX, TORCH, CONSOLIDATED_INDEX, CONSOLIDATED, PARAMS, A
 #: quantization settings that stand beside config.json instead of in it: AutoGPTQ's and AutoAWQ's, and ModelOpt's
 _INTEGER_FILES: Final = ("quantize_config.json", "quant_config.json")
 _FLOAT_FILES: Final = ("hf_quant_config.json",)
+_QUANTO_FILES: Final = ("quanto_qmap.json",)
 
 #: files of things that go with a model, and are none
 _HELPERS: Final = {
@@ -230,10 +231,12 @@ def quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None)
         if any(part.get(key) for key in ("quantization_config", "compression_config", "quantization")):
             return ()
     if checkpoint is None:
-        return _FLOAT_FILES
+        return (*_FLOAT_FILES, *_QUANTO_FILES)
     ends = {group.pattern.rpartition(".")[2] for group in checkpoint.groups}
     if "qweight" in ends:
         return _INTEGER_FILES
+    if "_data" in ends:
+        return _QUANTO_FILES
     packed = sum(group.total_bytes for group in checkpoint.groups if group.dtype in _QUANTIZED_DTYPES)
     return _FLOAT_FILES if ends & _SCALE_NAMES or 4 * packed > checkpoint.total_bytes else ()
 

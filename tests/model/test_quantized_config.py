@@ -186,3 +186,39 @@ def test_experts_that_modelopt_packs_in_an_fp8_file() -> None:
         mtp.pattern: 8 * mxfp4,
         query.pattern: 2 * (256 * 512 + 4 * 2 * 4),  # fp32 scales of 128 × 128 blocks
     }
+
+
+def of_compressed(weights: dict[str, Any], word: str, **section: Any) -> tuple[int, int, int] | None:
+    group = {"targets": section.pop("targets", ["Linear"]), "weights": weights, **section.pop("group", {})}
+    return stored(
+        {"quant_method": "compressed-tensors", "format": word, "config_groups": {"a": group}, "ignore": ["lm_head"]}
+        | section
+    )
+
+
+def test_codes_of_three_bits_are_packed_as_the_release_does() -> None:
+    # 512 inputs: ten codes a word of 32 bits, the last two bits unused, or one code after another; scales of 128 and the shape
+    rest = 2 * 256 * 4 + 2 * 8
+    for version, words in ((None, 52), ("0.14.1.dev11+gf2ee47b", 52), ("0.17.0", 52), ("0.18.0", 48), ("0.20.0", 48)):
+        sizes = of_compressed(scheme(3, "int", 128), "pack-quantized", version=version)
+        assert sizes is not None and sizes[0] == 4 * (256 * words * 4 + rest)
+
+
+def test_mxfp6_and_scales_of_outputs() -> None:
+    six = {"num_bits": 6, "type": "float", "strategy": "group", "group_size": 32, "symmetric": True}
+    sizes = of_compressed(six, "mxfp6-pack-quantized")
+    assert sizes is not None and sizes[0] == 4 * (256 * 512 * 6 // 8 + 256 * 512 // 32)
+    # an output's scale of 16 bits beside the weights', where it was calibrated
+    outputs = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
+    sizes = of_compressed(scheme(8, "float"), "float-quantized", group={"output_activations": outputs})
+    assert sizes is not None and sizes[0] == 4 * (FP8_Q + 2)
+
+
+def test_a_group_of_embeddings_too() -> None:
+    table = TensorGroup("model.embed_tokens.weight", "BF16", (1000, 512), ((),))
+    group = {"targets": ["Linear", "Embedding"], "weights": scheme(4, "int", 128)}
+    section = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"a": group}}
+    said = parse_quantization({"config.json": {"quantization_config": section}})
+    assert said is not None
+    (found,) = stored_as_said((table,), said) or ()
+    assert found.total_bytes == 1000 * 512 // 2 + 2 * 1000 * 4 + 2 * 8
