@@ -96,8 +96,8 @@ class Quantization:
     `ignored` are the modules said to stay as they were, as written. `kv_cache` is the dtype the file asks for the KV
     cache, as written. `expert_dtype` is that of routed experts where they differ from the rest (DeepSeek V4: fp4), as written.
     `others_plain`: modules that none of `targets` names stay as they were. `only`: prefixes outside of which modules stay so, too.
-    `head`: the output head is quantized. `scheme`: the layout, of methods that have words of
-    their own for it.
+    `head`: the output head is quantized. `biases`: each packed matrix has a bias, of zeros where the model has none. `scheme`: the
+    layout, of methods that have words of their own for it.
     """
 
     method: str
@@ -115,6 +115,7 @@ class Quantization:
     scheme: Scheme | None = None
     only: tuple[str, ...] = ()
     head: bool = False
+    biases: bool = False
 
     @property
     def known(self) -> bool:
@@ -282,6 +283,8 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         scheme=scheme,
         only=blocks_of(config) if method == "auto-round" else (),
         head=method in ("gptq", "awq") and config.get("lm_head") is True,
+        # AutoGPTQ's own words (0.7.1 `modeling/_base.py`), whose `make_quant` gives every matrix a bias; GPTQModel's `meta`
+        biases=method == "gptq" and "model_file_base_name" in config and not config.get("meta"),
     )
 
 

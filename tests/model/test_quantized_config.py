@@ -108,8 +108,11 @@ def test_double_quantization_of_bitsandbytes() -> None:
     half, blocks = 256 * 512 // 2, 256 * 512 // 64
     once = stored(section)
     twice = stored(section | {"bnb_4bit_use_double_quant": True})
-    assert once is not None and once[0] == 4 * (half + 4 * blocks + 64 + 82)
-    assert twice is not None and twice[0] == 4 * (half + blocks + 64 + 4 * blocks // 256 + 1024 + 92)
+    settings = len('{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [256, 512]}')
+    assert once is not None and once[0] == 4 * (half + 4 * blocks + 64 + settings)
+    # bitsandbytes 0.50 wrote settings of 169 to 171 bytes for matrices of this shape, with a number of 18 to 20 characters
+    assert twice is not None
+    assert 169 <= twice[0] // 4 - (half + blocks + 64 + 4 * blocks // 256 + 1024) <= 171
 
 
 def test_formats_of_quark() -> None:
@@ -222,3 +225,27 @@ def test_a_group_of_embeddings_too() -> None:
     assert said is not None
     (found,) = stored_as_said((table,), said) or ()
     assert found.total_bytes == 1000 * 512 // 2 + 2 * 1000 * 4 + 2 * 8
+
+
+def test_autogptqs_matrices_have_a_bias() -> None:
+    # its own settings name a file; GPTQModel's have `meta`, Optimum's neither: these store a bias where the model has one
+    section = {"quant_method": "gptq", "bits": 4, "group_size": 128, "model_file_base_name": "model"}
+    q, down = gptq(256, 512, 4, 128), gptq(512, 1024, 4, 128)
+    assert stored(section) == (4 * (q + 2 * 256), 4 * (down + 2 * 512), PLAIN["head"])
+    assert stored(section | {"meta": {"quantizer": ["gptqmodel:1.4"]}}) == (4 * q, 4 * down, PLAIN["head"])
+    said = parse_quantization({"config.json": {"quantization_config": section}})
+    assert said is not None
+    bias = TensorGroup("model.layers.{}.self_attn.q_proj.bias", "BF16", (256,), ((range(4),),))
+    found = stored_as_said((Q, bias), said)
+    assert found is not None and sum(group.total_bytes for group in found) == 4 * (q + 2 * 256)
+
+
+def test_bitsandbytes_writes_its_settings_beside_each_matrix() -> None:
+    # two codes a byte, a scale for each 64, the table of 16, and a JSON text that spells the dtype and the shape
+    section = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    said = parse_quantization({"config.json": {"quantization_config": section}})
+    assert said is not None
+    for dtype, word in (("BF16", "bfloat16"), ("F16", "float16"), ("F32", "float32")):
+        settings = f'{{"quant_type": "nf4", "blocksize": 64, "dtype": "{word}", "shape": [256, 512]}}'
+        (found,) = stored_as_said((TensorGroup(Q.pattern, dtype, Q.shape, Q.boxes),), said) or ()
+        assert found.total_bytes == 4 * (256 * 512 // 2 + 4 * 256 * 512 // 64 + 4 * 16 + len(settings))
