@@ -114,11 +114,12 @@ def test_pages_on_data_centre_blackwell() -> None:
 
 
 def test_windowed_pool_at_worst() -> None:
-    # a window, 128 steps until eviction and two pages of one token a request; two chunks of 8192 and a page for all
+    # a window without the token itself, 128 steps until eviction and two pages of one token a request; two chunks of 8192 and a
+    # page for all
     token = 8 * 128 * 2
-    tokens = 128 + 128 + 2 + 2 * 8192 + 1
+    tokens = 127 + 128 + 2 + 2 * 8192 + 1
     assert sglang.cache(gpt_oss_20b(), Serving(131072)).bytes == token * 12 * (131072 + tokens)
-    four = 4 * (128 + 128 + 2) + 2 * 8192 + 1
+    four = 4 * (127 + 128 + 2) + 2 * 8192 + 1
     assert sglang.cache(gpt_oss_20b(), Serving(131072, 4)).bytes == token * 12 * (4 * 131072 + four)
     assert sglang.cache(gpt_oss_20b(), Serving(1000)).bytes == token * 24 * 1000
 
@@ -166,7 +167,7 @@ def test_pool_divides_states_from_tokens() -> None:
 def test_pool_divides_windowed_from_full() -> None:
     found = pool(gpt_oss_20b(), MEMORY, 131072)
     held = int(found.capacity_tokens * 0.8)
-    assert found.max_concurrency == min(found.capacity_tokens / 131072, (held - 2 * 8192 - 1) / 258)
+    assert found.max_concurrency == min(found.capacity_tokens / 131072, (held - 2 * 8192 - 1) / 257)
     with pytest.raises(UnsupportedError, match="cannot hold even one request"):
         pool(gpt_oss_20b(), 140 * 2048 * 24, 100)
 
@@ -292,14 +293,14 @@ def test_told_requests_size_the_pools_where_the_radix_cache_is_off() -> None:
     off = {"enable_prefix_caching": False, "page_size": 1}
     states = pool(qwen3_next(), 3 * GIB, 512, tp=2, max_num_seqs=60, mamba_full_memory_ratio=2.0, **off)
     assert states.capacity_tokens == 70_360
-    # 93,785 tokens: 300 × (window 128 + 128 until eviction + 2 pages) + 2 chunks of 8192 + a page; fp8: 12 layers × 128 bytes each
-    windowed = 300 * (128 + 128 + 2) + 2 * 8192 + 1
-    assert windowed == 93_785
+    # 93,485 tokens: 300 × (window 127 + 128 until eviction + 2 pages) + 2 chunks of 8192 + a page; fp8: 12 layers × 128 bytes each
+    windowed = 300 * (127 + 128 + 2) + 2 * 8192 + 1
+    assert windowed == 93_485
     found = pool(gpt_oss_20b(), int(17.3 * GIB), 512, tp=8, max_num_seqs=300, kv_dtype="fp8", **off)  # type: ignore[arg-type]
-    assert found.capacity_tokens == 11_999_791 == (int(17.3 * GIB) - windowed * 12 * 128) // (12 * 128)
-    # two groups of data-parallel attention run 150 each, on four ranks with two heads
+    assert found.capacity_tokens == 12_000_091 == (int(17.3 * GIB) - windowed * 12 * 128) // (12 * 128)
+    # two groups of data-parallel attention run 150 each in chunks of 4096, on four ranks with two heads
     halved = pool(gpt_oss_20b(), GIB, 512, tp=8, attn_dp=2, max_num_seqs=300, **off)
-    assert halved.capacity_tokens == GIB // (12 * 512) - (150 * 258 + 2 * 8192 + 1)
+    assert halved.capacity_tokens == 128_019 == GIB // (12 * 512) - (150 * 257 + 2 * 4096 + 1)
 
 
 def test_ratios_are_sglangs() -> None:

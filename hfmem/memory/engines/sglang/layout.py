@@ -111,10 +111,21 @@ class Layout:
         """Whether the layer's tokens live in the windowed pool."""
         return self.split and isinstance(kind, SlidingAttention | ChunkedAttention)
 
+    def rows(self, serving: Serving) -> int:
+        """Rows of one sequence: its tokens, and an encoder's output where cross attention caches it in the pool (not Whisper's)."""
+        if self.arch.model_type == "whisper" or not any(isinstance(kind, CrossAttention) for kind, _ in self.kinds):
+            return serving.context
+        return serving.context + (serving.source_tokens or 0)
+
     def stages(self, pp: int) -> tuple[range, ...]:
         """Layers of each pipeline stage, those that draft on the last."""
         *stages, last = support.pipeline_stages(self.num_layers, pp) if pp > 1 else (range(self.num_layers),)
         return (*stages, range(last.start, last.stop + sum(len(ids) for _, ids in self.drafts)))
+
+
+def pages(tokens: int, page: int) -> int:
+    """`tokens` rounded up to whole pages."""
+    return -(-tokens // page) * page
 
 
 def index_bytes(kind: SparseLatentAttention) -> int:

@@ -63,6 +63,36 @@ _WINDOW_POOL_TYPES: Final = frozenset(
         "step3p7",
     }
 )
+#: those of them whose class counts a window without the token itself; the others take the config's word
+_EXCLUSIVE_WINDOW_CLASSES: Final = frozenset(
+    {
+        "BeamForCausalLM",
+        "GptOssForCausalLM",
+        "Gemma4ForCausalLM",
+        "Gemma4ForConditionalGeneration",
+        "Gemma4UnifiedForConditionalGeneration",
+        "MellumForCausalLM",
+        "MuseGlimmerForCausalLM",
+        "MuseGlimmerForConditionalGeneration",
+        "MuseSparkForConditionalGeneration",
+        "Spark2_5ForCausalLM",
+        "InklingForConditionalGeneration",
+    }
+)
+_EXCLUSIVE_WINDOW_TYPES: Final = frozenset(
+    {
+        "beam",
+        "gemma4",
+        "gemma4_text",
+        "gpt_oss",
+        "inkling",
+        "mellum",
+        "muse_glimmer",
+        "muse_glimmer_text",
+        "muse_spark",
+        "spark2_5",
+    }
+)
 #: state slots of a running request (`_calculate_mamba_ratio`): three, and two that track where prefixes end under the overlap
 #: schedule, in classes with `extra_buffer`
 _SLOTS: Final = 3
@@ -165,6 +195,13 @@ def windows_apart(arch: Architecture) -> bool:
     if arch.architectures:
         return not _WINDOW_POOL_CLASSES.isdisjoint(arch.architectures)
     return arch.model_type in _WINDOW_POOL_TYPES
+
+
+def window_leaves_out_itself(arch: Architecture) -> bool:
+    """Whether the model's class counts a window without the token that looks back (`get_attention_sliding_window_size`)."""
+    if arch.architectures:
+        return not _EXCLUSIVE_WINDOW_CLASSES.isdisjoint(arch.architectures)
+    return arch.model_type in _EXCLUSIVE_WINDOW_TYPES
 
 
 def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
