@@ -1,8 +1,8 @@
 """What SGLang decides by model and device before it sizes anything, and what it refuses.
 
 Read from SGLang 0.5.23: `srt/configs/model_config.py` (`is_hybrid_swa_model`), `srt/configs/hybrid_arch.py` (models with states),
-`srt/arg_groups/overrides.py` (`_MAMBA_EXTRA_BUFFER_ARCHS`, page sizes, DSA's cache format), `srt/arg_groups/model_overrides`,
-`srt/distributed/utils.py` (`get_pp_indices`), `srt/models/registry.py`.
+`srt/arg_groups/overrides.py` (`_MAMBA_EXTRA_BUFFER_ARCHS`), `srt/distributed/utils.py` (`get_pp_indices`) and
+`srt/models/registry.py`.
 """
 
 from __future__ import annotations
@@ -159,6 +159,7 @@ _NO_BACKEND: Final = frozenset(
         "mra",
         "mt5",
         "nystromformer",
+        "openai-gpt",
         "rembert",
         "roformer",
         "splinter",
@@ -169,25 +170,37 @@ _NO_BACKEND: Final = frozenset(
         "yoso",
     ]
 )
-#: encoder-decoder models it serves: their cross attention takes rows of the same pool
-_CROSS: Final = frozenset({"mllama", "mllama_text_model", "whisper"})
-#: classes whose latent attention runs on TensorRT-LLM's kernels on data-centre Blackwell (`_deepseek_family_overrides`)
-_TRTLLM_LATENT: Final = frozenset(
+#: classes whose latent attention it knows (`ModelConfig`); of others its Transformers backend caches every head's keys and values
+_LATENT: Final = frozenset(
     {
+        "BailingMoeV2_5ForCausalLM",
+        "BailingMoeV3ForCausalLM",
+        "BailingMoeV3VLForConditionalGeneration",
+        "DeepseekV2ForCausalLM",
+        "DeepseekV32ForCausalLM",
         "DeepseekV3ForCausalLM",
+        "DeepseekVL2ForCausalLM",
+        "Dots3NoteForCausalLM",
+        "DotsVLMForCausalLM",
+        "GigaChat35ForCausalLM",
+        "Glm4MoeLiteForCausalLM",
+        "Glm5NextForConditionalGeneration",
+        "GlmMoeDsaForCausalLM",
+        "HYV4ForCausalLM",
         "KimiK25ForConditionalGeneration",
+        "KimiK3ForConditionalGeneration",
+        "KimiK3LinearForCausalLM",
+        "KimiLinearForCausalLM",
+        "KimiVLForConditionalGeneration",
+        "LongcatFlashForCausalLM",
+        "MiniCPM3ForCausalLM",
         "MistralLarge3ForCausalLM",
         "PixtralForConditionalGeneration",
-        "LongcatFlashForCausalLM",
+        "SarvamMLAForCausalLM",
     }
 )
-_SM100: Final = range(100, 110)
-_BLACKWELL: Final = 100
-#: page of sparse latent attention's kernels, of TensorRT-LLM's, of block-sparse attention's and of FlashAttention 4's
-_SPARSE_PAGE: Final = 64
-_TRTLLM_PAGE: Final = 64
-_INDEXED_PAGE: Final = 128
-_FA4_PAGE: Final = 128
+#: encoder-decoder models it serves: their cross attention takes rows of the same pool
+_CROSS: Final = frozenset({"mllama", "mllama_text_model", "whisper"})
 
 
 def windows_apart(arch: Architecture) -> bool:
@@ -204,8 +217,8 @@ def window_leaves_out_itself(arch: Architecture) -> bool:
     return arch.model_type in _EXCLUSIVE_WINDOW_TYPES
 
 
-def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
-    """Refuse models with states or cross attention that SGLang has no cache for.
+def check_model(arch: Architecture, *, states: bool, cross: bool, latent: bool) -> None:
+    """Refuse models with states, cross or latent attention that SGLang has no cache for.
 
     Raises:
         UnsupportedError: one of those.
@@ -214,6 +227,8 @@ def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
         raise UnsupportedError(f"SGLang 0.5.23 does not serve {arch.model_type} models")
     if states and arch.model_type not in _STATES:
         raise UnsupportedError(f"SGLang 0.5.23 has no state pool for {arch.model_type} models")
+    if latent and arch.architectures and _LATENT.isdisjoint(arch.architectures):
+        raise UnsupportedError(f"SGLang 0.5.23 has no latent attention for {arch.architectures[0]}")
     if cross and arch.model_type not in _CROSS:
         raise UnsupportedError(f"SGLang 0.5.23 does not serve {arch.model_type} models")
 
@@ -223,44 +238,6 @@ def slots_per_request(arch: Architecture, serving: Serving) -> int:
     if serving.enable_prefix_caching is False:
         return 1
     return _SLOTS + (_TRACKING_SLOTS if _STATES.get(arch.model_type, False) else 0)
-
-
-def page_default(
-    arch: Architecture, capability: int, *, latent: bool, sparse: bool, indexed: bool, uneven: bool
-) -> int:
-    """Tokens of a page: what the kernels chosen for the device want, else one.
-
-    Args:
-        capability: the device's compute capability. latent, sparse, indexed: kinds of attention in the model.
-        uneven: keys are wider than values, which TensorRT-LLM's kernels do not take.
-    """
-    if sparse:
-        return _SPARSE_PAGE
-    if indexed:
-        return _INDEXED_PAGE
-    if capability not in _SM100:
-        return 1
-    if latent:
-        return 1 if _TRTLLM_LATENT.isdisjoint(arch.architectures) else _TRTLLM_PAGE
-    return _FA4_PAGE if uneven else _TRTLLM_PAGE
-
-
-def sparse_latent_dtype(kv_dtype: str, capability: int) -> str:
-    """The cache format of sparse latent attention: fp8 on Blackwell and bf16 before, whatever the checkpoint declares.
-
-    Raises:
-        UnsupportedError: a format that its kernels do not read.
-    """
-    if kv_dtype == "auto":
-        return "fp8" if capability >= _BLACKWELL else "bf16"
-    if kv_dtype not in ("bf16", "fp8"):
-        raise UnsupportedError("DeepSeek DSA only supports bf16/bfloat16 or fp8_e4m3 kv_cache_dtype in SGLang")
-    return kv_dtype
-
-
-def packs_latents(capability: int) -> bool:
-    """Whether fp8 latents carry scales and a rotary part in bf16: Hopper's kernels; TensorRT-LLM's take them raw."""
-    return capability < _BLACKWELL
 
 
 def check_heads(arch: Architecture, tp: int) -> None:
