@@ -1,4 +1,4 @@
-"""Phi-4-mini-flash (SambaY): Mamba and windowed attention by turns, one full attention in the middle; the second half reads what the
+"""Phi-4-mini-flash (SambaY): Mamba and windowed attention by turns, one full attention in the middle; the rest reads what the
 first half kept.
 
 Source: microsoft/Phi-4-mini-flash-reasoning `configuration_phi4flash.py` and `modeling_phi4flash.py`.
