@@ -16,9 +16,9 @@ from hfmem.model.layers import RecurrentCache
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
 from hfmem.server_logs.parse import LogFacts
-from hfmem.server_logs.reasons import NO_CHECKPOINTS, as_loaded, weights_check
+from hfmem.server_logs.reasons import as_loaded, weights_check
 from hfmem.server_logs.vllm_pool import held, pool_checks
-from hfmem.server_logs.vllm_release import V1, as_logged, old_capacity, release_by_form, rivals, stepped
+from hfmem.server_logs.vllm_release import V1, as_logged, old_capacity, release_by_form, rivals, stepped, told
 
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
@@ -45,11 +45,11 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
         _files(read, log),
         weights_check(read, log, stepped(serving, log, release, as_logged(device, log))),
     ]
-    if (weights := found[1]) is not None and (told := re.search(r": --tp (\d+)$", weights.reason or "")):
-        serving = replace(serving, tp=int(told[1]))  # what explains the weights holds for the rest
+    if (weights := found[1]) is not None and (ranks := re.search(r": --tp (\d+)$", weights.reason or "")):
+        serving = replace(serving, tp=int(ranks[1]))  # what explains the weights holds for the rest
     at = _of_release(read, log, serving, release, device)
     request = replace(at, pp=1) if release.checks_all_stages else at
-    found += pool_checks(read, log, at, request)
+    found += pool_checks(read, log, at, request, release.minor)
     found += _budget(as_loaded(read, log), log, serving, device)
     return [item for item in found if item is not None]
 
@@ -57,14 +57,13 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
 def _of_release(read: Model, log: LogFacts, serving: Serving, release: Release, device: Device | None) -> Serving:
     """`serving` as `release` schedules it: tokens of a step and steps in flight, what recurrent layers keep."""
     serving = stepped(serving, log, release, as_logged(device, log))
-    serving = replace(serving, steps_in_flight=release.steps_in_flight)
-    if not any(isinstance(cache, RecurrentCache) for cache in read.architecture.kinds()):
+    if not told(log):
         return serving
-    if serving.enable_prefix_caching is None and not release.caches_prefixes_of_states:
+    serving = replace(serving, steps_in_flight=release.steps_in_flight)
+    states = [cache for cache in read.architecture.kinds() if isinstance(cache, RecurrentCache)]
+    if states and serving.enable_prefix_caching is None and not release.caches_prefixes_of_states:
         serving = replace(serving, enable_prefix_caching=False)
-    if not release.exports_states:
-        serving = replace(serving, compute_capability=min(serving.compute_capability, NO_CHECKPOINTS))
-    return serving
+    return replace(serving, prefill_checkpoints=any(map(release.exports_states, states)))
 
 
 def _files(read: Model, log: LogFacts) -> Check | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
-from hfmem.memory.engines.vllm.releases import release_of
+from hfmem.memory.engines.vllm.releases import LAST_OF_ONE_STEP, LATEST, release_of
 from hfmem.memory.serving import Serving
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check
@@ -18,7 +18,6 @@ from hfmem.server_logs.vllm_release import old_capacity
 
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
-    from hfmem.memory.engines.vllm import Layout
 
 #: how far ranks of one engine differ in the memory that is left to them
 _OTHER_RANK: Final = 0.05
@@ -26,9 +25,10 @@ _DRAFTED: Final = "a draft model or prediction layers have a cache too, which is
 _NO_CONTEXT: Final = "the log does not tell max_model_len, which decides how much of a pool windows and states take"
 
 
-def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving) -> Iterator[Check]:
-    """What one request needs, and what the memory for the cache holds. `request`: how admission sees one request."""
-    needed = _needed(read, log, request)
+def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving, minor: int) -> Iterator[Check]:
+    """What one request needs, and what the memory for the cache holds, by the rules of vLLM 0.`minor`. `request`: how admission
+    sees one request."""
+    needed = _needed(read, log, request, minor)
     if needed is not None:
         yield needed
     pool = _memory(read, log, serving)
@@ -45,7 +45,7 @@ def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving) 
     ):
         if reading is None:
             continue
-        compute = partial(held, read, memory=memory, kind=kind)
+        compute = partial(held, read, memory=memory, kind=kind, minor=minor)
         at = request if kind == "context" else serving
         item = explained(name, "count", reading, compute, at, alternatives(log, at), share)
         item = explained_further(item, compute, reading, settled, log, share)
@@ -97,24 +97,24 @@ def _other_rank(item: Check, log: LogFacts, serving: Serving) -> bool:
     return few and item.difference is not None and 0 < item.difference < _OTHER_RANK
 
 
-def held(read: Model, serving: Serving, *, memory: int, kind: str) -> float:
+def held(read: Model, serving: Serving, *, memory: int, kind: str, minor: int = LATEST) -> float:
     """Blocks, tokens ("old tokens": as they were counted before 0.21), concurrency or the longest context of `memory` bytes.
 
     Raises:
         UnsupportedError: vLLM's rules do not cover the model or the layout, or it keeps no cache.
     """
     from hfmem.memory.engines.vllm import layout, max_model_len
-    from hfmem.memory.engines.vllm.earlier import earlier_max_model_len
+    from hfmem.memory.engines.vllm.earlier import earlier_max_model_len, earlier_pool
 
-    found = layout(read.architecture, serving)
+    found, minor = layout(read.architecture, serving), _minor(serving, minor)
     if not found.groups or not max(found.stage_block_bytes):
         raise UnsupportedError(f"{read.architecture.model_type} models keep no cache between tokens")
-    earlier = _earlier(found, serving)
     if kind == "context":
-        if earlier is not None:
-            return earlier_max_model_len(found, memory)
-        return max_model_len(read.architecture, serving, memory)
-    size, pages = earlier or (max(found.stage_block_bytes), found.request_blocks)
+        longest = earlier_max_model_len(found, minor, memory)
+        return max_model_len(read.architecture, serving, memory) if longest is None else longest
+    size, pages = max(found.stage_block_bytes), found.request_blocks
+    if earlier := earlier_pool(found, minor):
+        size, pages = earlier.block_bytes, earlier.request_blocks
     blocks = memory // size
     if kind == "blocks":
         return blocks
@@ -124,18 +124,15 @@ def held(read: Model, serving: Serving, *, memory: int, kind: str) -> float:
     return concurrency if kind == "concurrency" else int(concurrency * serving.context)
 
 
-def _earlier(found: Layout, serving: Serving) -> tuple[int, int] | None:
-    """Bytes of a block and blocks of a request in releases with another pool of such models: those with one step in flight."""
-    from hfmem.memory.engines.vllm.earlier import earlier_pool
-
-    pool = earlier_pool(found) if serving.steps_in_flight == 1 and serving.pp == 1 else None
-    return None if pool is None else (pool.block_bytes, pool.request_blocks)
+def _minor(serving: Serving, minor: int) -> int:
+    """The release whose rules are tried: with one step in flight, that of the last which had one."""
+    return min(minor, LAST_OF_ONE_STEP) if serving.steps_in_flight == 1 else minor
 
 
-def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
+def _needed(read: Model, log: LogFacts, serving: Serving, minor: int) -> Check | None:
     """The cache that one request of the whole context needs, as a refusal prints it."""
     from hfmem.memory.engines.vllm import layout
-    from hfmem.memory.engines.vllm.earlier import earlier_pool
+    from hfmem.memory.engines.vllm.earlier import earlier_admitted_bytes
 
     logged, context = log.first("needed_bytes"), log.first("needed_context")
     if logged is None or context is None:
@@ -143,10 +140,7 @@ def _needed(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     at = replace(serving, context=int(context.value))
 
     def compute(tried: Serving) -> float:
-        if tried.steps_in_flight == 1 and tried.pp == 1:
-            earlier = earlier_pool(layout(read.architecture, tried))
-            if earlier is not None:
-                return earlier.admitted_bytes
-        return engines.engine("vllm").cache(read.architecture, tried).bytes_per_rank
+        earlier = earlier_admitted_bytes(layout(read.architecture, tried), _minor(tried, minor))
+        return engines.engine("vllm").cache(read.architecture, tried).bytes_per_rank if earlier is None else earlier
 
     return explained(f"KV cache of {int(context.value):,} tokens", "bytes", logged, compute, at, alternatives(log, at))

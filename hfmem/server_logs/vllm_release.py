@@ -33,6 +33,11 @@ def release_by_form(log: LogFacts) -> Release:
     return replace(found, flashinfer=log.settings.flashinfer)
 
 
+def told(log: LogFacts) -> bool:
+    """Whether anything in the log tells its release, if only how it counts tokens."""
+    return release_of(log.version) is not None or bool(log.form) or log.smallest("capacity_tokens") is not None
+
+
 def rivals(log: LogFacts) -> tuple[Release, ...]:
     """The releases at both ends of what a log may be of that names none: their estimates widen the band."""
     if release_of(log.version) is not None or log.form:
