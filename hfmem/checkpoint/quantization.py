@@ -32,6 +32,7 @@ __all__ = [
 #: last components of persistent buffers: stored, loaded, and no parameters of the model
 BUFFER_SUFFIXES: Final = (
     "inv_freq",
+    "original_inv_freq",
     "e_score_correction_bias",
     "final_logits_bias",
     "masked_bias",
