@@ -107,12 +107,12 @@ class FactStore:
 
     def lacks_metadata_route(self, endpoint: str) -> bool:
         """Whether this endpoint was lately seen to have no safetensors-metadata route."""
-        since = self._endpoints().get(endpoint)
+        since = self._endpoints().get(_place(endpoint))
         return isinstance(since, int | float) and 0 <= time.time() - since < _ENDPOINT_MEMORY
 
     def remember_no_metadata_route(self, endpoint: str) -> None:
         """Stores that this endpoint has no safetensors-metadata route."""
-        known = {**self._endpoints(), endpoint: int(time.time())}
+        known = {**self._endpoints(), _place(endpoint): int(time.time())}
         self._put(self.root / "endpoints-1.json", json.dumps(known).encode())
 
     def _endpoints(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class FactStore:
         return self.root / "facts-1" / repo_id.replace("/", "--") / f"{name}.json.z"
 
     def _ref_path(self, endpoint: str, repo_id: str, revision: str) -> Path:
-        return self.root / "refs-1" / _safe(endpoint) / repo_id.replace("/", "--") / _safe(revision)
+        return self.root / "refs-1" / _safe(_place(endpoint)) / repo_id.replace("/", "--") / _safe(revision)
 
     def _put(self, path: Path, data: bytes) -> bool:
         """Writes the whole file or nothing: other processes see the old one or the new one."""
@@ -145,6 +145,13 @@ class FactStore:
                 temporary.unlink()
             return False
         return True
+
+
+def _place(endpoint: str) -> str:
+    """An address without the user and password that it may hold: they are not to lie on a disk."""
+    scheme, slashes, rest = endpoint.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _safe(text: str) -> str:

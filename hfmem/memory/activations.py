@@ -74,6 +74,7 @@ def peak(
     encoder: EncoderProfile | None = None,
     experts: ExpertFormat = "plain",
     keeps_workspaces: bool = True,
+    expert_chunk: int | None = None,
     compute_capability: int = _HOPPER,
 ) -> Peak:
     """The highest of the three peaks on one rank.
@@ -82,12 +83,13 @@ def peak(
         tokens, seqs: tokens of one step, and sequences whose last tokens are sampled from it.
         experts: how routed experts are stored.
         keeps_workspaces: the workspaces of experts stay when their layer has run (`keeps_workspaces`).
+        expert_chunk: tokens that a kernel for experts takes at once, None for all of a step.
         compute_capability: the device's, which decides cuBLAS's workspace.
     """
     width = element_bytes(arch)
     blas = _BLAS[compute_capability >= _HOPPER]
-    forward = forward_bytes(arch, tokens, tp, experts=experts) + blas
-    kept = workspace_bytes(arch, tokens, tp, experts=experts) if keeps_workspaces else 0
+    forward = forward_bytes(arch, tokens, tp, experts=experts, expert_chunk=expert_chunk) + blas
+    kept = workspace_bytes(arch, tokens, tp, experts=experts, chunk=expert_chunk) if keeps_workspaces else 0
     sampling = tokens * arch.hidden_size * width + sampler.live_bytes(arch, seqs) + kept + blas
     text = Peak(forward, 0.75, 1.5, f"forward pass: {tokens:,} tokens × widest live tensors")
     if sampling >= forward:
@@ -113,11 +115,13 @@ def _sampling_words(arch: Architecture, seqs: int, sampler: Sampler, total: int,
     return f"{words}{workspaces}, {format_bytes(total - logits - kept)} of hidden states and masks"
 
 
-def forward_bytes(arch: Architecture, tokens: int, tp: int, *, experts: ExpertFormat = "plain") -> int:
+def forward_bytes(
+    arch: Architecture, tokens: int, tp: int, *, experts: ExpertFormat = "plain", expert_chunk: int | None = None
+) -> int:
     """Bytes live at the widest place of one block: hidden states, and what attention or feed-forward adds."""
     states = _HIDDEN if tp == 1 else _HIDDEN_RANKS
     dense = max(2 * arch.hidden_size + _attention_width(arch) // tp, states * arch.hidden_size + _mlp_width(arch) // tp)
-    workspaces = workspace_bytes(arch, tokens, tp, experts=experts)
+    workspaces = workspace_bytes(arch, tokens, tp, experts=experts, chunk=expert_chunk)
     routed = 3 * arch.hidden_size * tokens * element_bytes(arch) + workspaces if workspaces else 0
     return max(tokens * dense * element_bytes(arch), routed)
 

@@ -20,8 +20,6 @@ from hfmem.remembered import remembered
 #: how routed experts are stored: in 16 bits or fp8, in fp8 with scales of blocks, in integers of 4 bits, in MXFP4 or NVFP4
 ExpertFormat = Literal["plain", "fp8_blocks", "int4", "fp4"]
 
-#: tokens that a kernel for experts takes at once (`VLLM_FUSED_MOE_CHUNK_SIZE`)
-_EXPERT_CHUNK: Final = 32768
 #: the first release that takes TensorRT-LLM's kernels on data-centre Blackwell unasked, which allocate for themselves
 _TRTLLM: Final = 20
 #: the first release that takes FlashInfer's CUTLASS kernels on Hopper for fp8 blocks where experts are dealt out whole
@@ -33,9 +31,12 @@ def element_bytes(arch: Architecture) -> int:
     return 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
 
 
-def workspace_bytes(arch: Architecture, tokens: int, tp: int, *, experts: ExpertFormat = "plain") -> int:
-    """The two workspaces of a step's chosen experts; 0 where there are none."""
-    return _experts_width(arch, tp, experts in ("int4", "fp4")) * min(tokens, _EXPERT_CHUNK) * element_bytes(arch)
+def workspace_bytes(
+    arch: Architecture, tokens: int, tp: int, *, experts: ExpertFormat = "plain", chunk: int | None = None
+) -> int:
+    """The two workspaces of a step's chosen experts; 0 where there are none. `chunk`: tokens that their kernel takes at once."""
+    at_once = tokens if chunk is None else min(tokens, chunk)
+    return _experts_width(arch, tp, experts in ("int4", "fp4")) * at_once * element_bytes(arch)
 
 
 def keeps_workspaces(arch: Architecture, serving: Serving, release: Release, experts: ExpertFormat) -> bool:

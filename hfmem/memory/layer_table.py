@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never, assert_type
+from typing import Final, assert_never, assert_type
 
 from hfmem.memory.cache import constant_bytes, decoding_layers, held_tokens, layer_bytes, source_tokens, token_bytes
 from hfmem.memory.formats import resolve_kv_dtype
@@ -21,6 +21,7 @@ from hfmem.model.layers import (
     IndexedAttention,
     KimiDeltaState,
     LatentAttention,
+    Layer,
     LinearAttentionState,
     Mamba1State,
     Mamba2State,
@@ -35,6 +36,10 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass, replace
+
+#: of so many layers whose caches others use the numbers are said
+_NAMED: Final = 4
+_OTHERS: Final = "use the caches of several layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +211,7 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
                     window=window,
                     state_bytes=constant_bytes(cache, fmt, arch.dtype, serving.source_tokens),
                     stack=first.stack,
-                    detail=_detail(cache),
+                    detail=_shares(layers[start:end]) if isinstance(cache, SharedCache) else _detail(cache),
                     layers=tuple(range(start, end)),
                     bytes_per_token=token_bytes(cache, fmt),
                     tokens=source_tokens(cache, serving.source_tokens)
@@ -220,6 +225,16 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
             )
         start = end
     return tuple(runs)
+
+
+def _shares(layers: Iterable[Layer]) -> str:
+    """Whose caches these layers use; a few are named."""
+    sources = sorted(
+        {cache.source_layer for layer in layers for cache in layer.caches if isinstance(cache, SharedCache)}
+    )
+    if len(sources) == 1:
+        return _detail(SharedCache(sources[0]))
+    return f"use layers {', '.join(map(str, sources))}" if len(sources) <= _NAMED else _OTHERS
 
 
 def _merge_key(cache: Cache) -> Cache:
@@ -242,6 +257,7 @@ def merged(runs: Iterable[LayerRun]) -> tuple[LayerRun, ...]:
         found[key] = replace(
             before,
             count=before.count + run.count,
+            detail=before.detail if before.detail == run.detail else _OTHERS,
             layers=before.layers + run.layers,
             bytes=before.bytes + run.bytes,
             engine_bytes=engine,

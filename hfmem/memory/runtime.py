@@ -234,6 +234,7 @@ def _estimates(
         encoder=encoder,
         experts=experts,
         keeps_workspaces=step.keeps_workspaces,
+        expert_chunk=release.expert_chunk,
         compute_capability=step.compute_capability,
     )
     if sees and encoder is None:

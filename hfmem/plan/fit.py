@@ -150,10 +150,13 @@ class Scale:
 
     def weights(self, serving: Serving) -> RankWeights:
         """Weights of each stage's ranks."""
+        padded = self.architecture.model_type in PADDED_BY_DEVICE
+        if padded:
+            serving = on_device(serving, self.target.device)
         key = (
             *(serving.engine, serving.tp, serving.pp, serving.dp, serving.ep, serving.attn_dp, serving.llama_cpp),
             *(serving.language_model_only, serving.pooling),
-            serving.compute_capability if self.architecture.model_type in PADDED_BY_DEVICE else None,
+            serving.compute_capability if padded else None,
         )
         if key not in self.known_weights:
             self.known_weights[key] = weights_with(self.architecture, self.groups, self.drafter, serving)

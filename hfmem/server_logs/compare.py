@@ -1,7 +1,7 @@
 """A server's own log against the prediction, line by line, and which assumption explains a difference.
 
 What the engine printed is compared with what the same rules answer under the settings that the log names. A line that differs is
-tried again under the assumptions that most often differ (`verify_reasons`); the first that meets it is its explanation.
+tried again under the assumptions that most often differ (`reasons`); the first that meets it is its explanation.
 """
 
 from __future__ import annotations

@@ -213,7 +213,8 @@ def test_deepseek_v4_is_planned(run: Run) -> None:
     assert f"A step reads {format_bytes(rows + keys)} of cache" in out
     assert f"{8 / ((rows + keys) / 4.8e12):,.0f} tokens/s" in out
     status, out, err = run(*words)
-    assert (status, out) == (2, "") and "needs a GPU" in err and "of cache for 43 layers" in err and "--dry-run" in err
+    needs = "needs a GPU" if importlib.util.find_spec("torch") else "needs torch"
+    assert (status, out) == (2, "") and needs in err and "of cache for 43 layers" in err and "--dry-run" in err
 
 
 def test_what_no_kernel_reads_is_named_with_its_bytes(run: Run) -> None:

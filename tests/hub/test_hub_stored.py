@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_models import add_sharded
 from hub_server import HubServer, shard
 from repository import ROOT
 from stored_models import LLAMA, TENSORS, add, plain, write_hf_cache
@@ -42,6 +43,20 @@ def test_a_commit_needs_no_request_at_all(hub: HubServer) -> None:
     assert second.notice is None
     assert hub.requests() == []
     assert load_model(f"org/m@{commit}", options=FetchOptions(refresh=True)).source == "hub"
+
+
+def test_an_address_with_a_password_is_stored_without_it(
+    hub: HubServer, facts_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.metadata_route = False  # remembered of the address, too
+    add_sharded(hub)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("//", "//me:sekret@"))
+    load_model("org/sharded")
+    stored = [path for path in facts_dir.rglob("*") if path.is_file()]
+    assert any(path.name == "endpoints-1.json" for path in stored)
+    assert not [path for path in stored if "sekret" in str(path) or b"sekret" in path.read_bytes()]
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    assert load_model("org/sharded").source == "cache"
 
 
 def test_a_new_commit_is_seen(hub: HubServer) -> None:

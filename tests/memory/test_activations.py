@@ -14,6 +14,7 @@ from hfmem.hub import FetchOptions
 from hfmem.memory.activations import Sampler, forward_bytes, peak
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.expert_workspaces import ExpertFormat, keeps_workspaces, workspace_bytes
+from hfmem.memory.runtime import estimate_runtime
 from hfmem.memory.serving import Serving
 from hfmem.model.layers import Cache, CompressedAttention, FullAttention, LatentAttention, SlidingAttention
 from hfmem.units import format_bytes
@@ -98,6 +99,18 @@ def test_workspaces_of_chosen_experts(config: dict[str, object], tp: int, token:
     (tmp_path / "config.json").write_text(json.dumps(config))
     arch = read_model(str(tmp_path), fetch=FetchOptions(offline=True)).architecture
     assert workspace_bytes(arch, TOKENS, tp) == TOKENS * token * 2
+
+
+def test_experts_took_a_step_in_chunks(tmp_path: Path) -> None:
+    """`VLLM_FUSED_MOE_CHUNK_SIZE` is in the wheel of 0.17.1 and in none from 0.18.0 on: then 65,536 tokens take twice as much."""
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_VL))
+    arch = read_model(str(tmp_path), fetch=FetchOptions(offline=True)).architecture
+    serving = Serving(8192, engine="vllm", max_num_batched_tokens=65536)
+    peaks = [estimate_runtime(arch, serving, release=Release(n))["activations_bytes"].bytes for n in (17, 18)]
+    assert peaks[1] - peaks[0] == 32768 * 8 * (2048 + 2048) * 2
+    small = replace(serving, max_num_batched_tokens=32768)
+    peaks = [estimate_runtime(arch, small, release=Release(n))["activations_bytes"].bytes for n in (17, 18)]
+    assert peaks[1] == peaks[0]
 
 
 @pytest.mark.parametrize(

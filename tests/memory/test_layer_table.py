@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from example_architectures import (
     build,
@@ -21,7 +23,22 @@ from hfmem.memory.engines import engine
 from hfmem.memory.layer_table import kind_of, layer_runs, merged
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import FullAttention, Layer, Mamba2State, NoCache, SharedCache, SlidingAttention
+from hfmem.model.layers import (
+    Cache,
+    ChunkedAttention,
+    CompressedAttention,
+    CrossAttention,
+    FullAttention,
+    IndexedAttention,
+    LatentAttention,
+    Layer,
+    Mamba2State,
+    NoCache,
+    SharedCache,
+    ShortConvState,
+    SlidingAttention,
+    SparseLatentAttention,
+)
 
 MODELS = [
     llama_3_8b(),
@@ -106,10 +123,64 @@ def test_towers_are_apart_from_the_decoder() -> None:
     ]
 
 
-def test_every_kind_has_the_contracts_word() -> None:
-    words = {kind_of(cache) for arch in MODELS for cache in arch.caches()} | {
-        kind_of(SharedCache(0)),
-        kind_of(NoCache("x")),
-    }
-    assert words <= {"full", "sliding", "chunked", "latent", "latent_sparse", "recurrent", "cross", "shared", "none"}
-    assert len(words) >= 8
+def test_whose_caches_shared_layers_use() -> None:
+    # Gemma 3n's sliding layers share one layer's cache and its full ones another's
+    sliding, full = SlidingAttention(8, 2, 64, 64, 512), FullAttention(8, 2, 64, 64)
+    own = [Layer((sliding,)), Layer((full,))]
+
+    def said(*sources: int) -> list[str]:
+        arch = build("shared", [*own * 5, *(Layer((SharedCache(source),)) for source in sources)])
+        return [run.detail for run in layer_runs(arch, Serving(64)) if run.kind == "shared"]
+
+    assert said(8, 8) == ["uses layer 8"]
+    assert said(8, 9, 8) == ["use layers 8, 9"]
+    assert said(9, 8, 7, 6) == ["use layers 6, 7, 8, 9"]
+    assert said(9, 8, 7, 6, 5) == ["use the caches of several layers"]
+    between = [own[0], Layer((SharedCache(0),)), own[1], Layer((SharedCache(2),))]
+    rows = merged(layer_runs(build("shared", between), Serving(64)))
+    assert [(row.kind, row.count, row.detail) for row in rows] == [
+        ("sliding", 1, "8 heads"),
+        ("shared", 2, "use the caches of several layers"),
+        ("full", 1, "8 heads"),
+    ]
+
+
+SPARSE = SparseLatentAttention(128, 512, 64, 128, 128, 96, 2048)
+WORDS = [
+    (FullAttention(8, 2, 64, 64), "full", "8 heads"),
+    (IndexedAttention(64, 4, 128, 128, 96), "full", "64 heads, indexer 96"),
+    (SlidingAttention(8, 2, 64, 64, 512), "sliding", "8 heads"),
+    (ChunkedAttention(8, 2, 64, 64, 512), "chunked", "8 heads"),
+    (LatentAttention(128, 512, 64, 128, 128), "latent", "latent 512 + rope 64"),
+    (SPARSE, "latent_sparse", "latent 512 + rope 64, indexer 96"),
+    (replace(SPARSE, has_indexer=False), "latent_sparse", "latent 512 + rope 64, another layer's indexer"),
+    (CompressedAttention(64, 512, 128, 0), "sliding", "64 heads, one row for K and V"),
+    (CompressedAttention(64, 512, 128, 16), "latent", "one row for K and V, one for each 16 tokens before"),
+    (
+        CompressedAttention(64, 512, 128, 4, 96),
+        "latent_sparse",
+        "one row for K and V, one for each 4 tokens before, indexer 96",
+    ),
+    (ShortConvState(2048, 3), "recurrent", "short convolution, 2048 × 2"),  # the newest input is no state
+    (Mamba2State(4, 64, 16, 1, 4), "recurrent", "Mamba 2, 4 × 64 × 16"),
+    (CrossAttention(8, 8, 64, 1500), "cross", "1,500 encoder positions"),
+    (CrossAttention(8, 8, 64, None), "cross", "as long as the encoder's input"),
+    (SharedCache(3), "shared", "uses layer 3"),
+    (NoCache("vision"), "none", "vision"),
+]
+
+
+@pytest.mark.parametrize(("cache", "kind", "detail"), WORDS, ids=lambda value: type(value).__name__)
+def test_every_kind_has_the_contracts_word(cache: Cache, kind: str, detail: str) -> None:
+    assert kind_of(cache) == kind
+    (run,) = layer_runs(build("one", [Layer((cache,))]), Serving(64))
+    assert (run.kind, run.detail) == (kind, detail)
+
+
+def test_the_shape_of_a_compressed_row() -> None:
+    (run,) = layer_runs(build("one", [Layer((CompressedAttention(64, 512, 128, 4),))]), Serving(64))
+    assert (run.num_kv_heads, run.head_dim, run.v_head_dim, run.window) == (1, 512, 512, 128)
+
+
+def test_what_no_engine_was_asked_for_is_unknown() -> None:
+    assert [run.engine_bytes for run in merged(layer_runs(gemma_3_27b(), Serving(64)))] == [None, None]

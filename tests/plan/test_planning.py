@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfmem.api.configuration import configure
-from hfmem.api.estimates import Model, read_model
+from hfmem.api.estimates import Model, estimate, read_model
 from hfmem.api.planning import plan
 from hfmem.cli import main
 from hfmem.hub import FetchOptions
@@ -135,3 +135,12 @@ def test_volta_is_not_proposed_to_engines_without_kernels_for_it(llama: Model, e
     assert any("V100" in layout.device for layout in found.layouts) == runs
     named = plan(llama, users=1, context=2048, devices="v100-32g", max_devices=2, engine=engine)
     assert named.layouts  # who names one gets it
+
+
+def test_each_device_of_a_search_has_the_weights_that_its_own_kernels_pad() -> None:
+    # gpt-oss's experts are padded otherwise on Ampere, Hopper and Blackwell: what one search keeps must not mix them
+    gpt_oss = read_model("openai/gpt-oss-20b", fetch=FetchOptions(offline=True, no_cache=True))
+    names = ["h100", "a100-80g", "b200"]  # by memory, as a search has them
+    alone = [estimate(gpt_oss, num_seqs=4, context=8192, device=name).fit for name in names]
+    together = plan(gpt_oss, users=4, context=8192, devices=",".join(names)).layouts
+    assert [layout.headroom_bytes for layout in together] == [fit and fit.headroom_bytes for fit in alone]

@@ -59,6 +59,7 @@ def test_decoding_is_bytes_over_bandwidth(llama: Model) -> None:
     assert found.prefill_operations == prefill
     assert found.prefill_bound == "compute"
     assert found.prefill_seconds == pytest.approx(prefill / 989.4e12)
+    assert found.prefill_tokens_per_second == pytest.approx(8192 / (prefill / 989.4e12))
 
 
 def test_an_indexer_bounds_what_a_query_works_on(llama: Model) -> None:

@@ -119,6 +119,11 @@ class Release:
         return self.minor >= 14
 
     @property
+    def expert_chunk(self) -> int | None:
+        """Tokens that a kernel for experts takes at once (`VLLM_FUSED_MOE_CHUNK_SIZE`, until 0.17), None for all of a step's."""
+        return 32768 if self.minor <= 17 else None
+
+    @property
     def steps_in_flight(self) -> int | None:
         """Engine steps whose tokens a window is kept beside: one until 0.25, then as today (None)."""
         return 1 if self.minor <= LAST_OF_ONE_STEP else None
