@@ -66,7 +66,7 @@ class Weights:
     bytes: int
     by_dtype: Mapping[str, int]
     by_component: Mapping[str, int]
-    evidence: str  # "headers" | "index" | "hub-summary" | "config"
+    evidence: str  # "headers" | "index" | "config"
     quantization: Mapping[str, Any] | None
     download_bytes: int | None
     grade: Grade

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from hfmem.checkpoint.config_compressed import compressed_scheme, halved
 from hfmem.checkpoint.schemes import Scheme
+from hfmem.errors import UnsupportedError
 from hfmem.records import dataclass
 
 #: the class of modules that a target may name instead of modules
 EVERY_LINEAR: Final = "Linear"
 #: from this width on a module is no quantized one (AutoRound writes 16 for what it leaves)
 _WHOLE_BITS: Final = 16
+#: characters of a regular expression, and how often it may say "any number of"
+_MAX_EXPRESSION: Final = 2000
+_MAX_REPEATS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +41,68 @@ class Target:
         return fits(self.match, module)
 
 
-def fits(pattern: str, module: str, *, prefix: bool = False) -> bool:
-    """Whether a pattern of a section speaks of a module; with `prefix` also of what lies inside the one that it names."""
+def fits(pattern: str, module: str) -> bool:
+    """Whether a pattern of a section speaks of a module.
+
+    Raises:
+        UnsupportedError: a regular expression that could take forever.
+    """
     if pattern.startswith("re:"):
-        try:
-            return re.match(pattern[3:], module) is not None
-        except re.error:
-            return False
+        compiled = _compiled(pattern[3:])
+        return compiled is not None and compiled.match(module) is not None
     if "*" in pattern or "?" in pattern:
         return fnmatch.fnmatchcase(module, pattern)
-    if module == pattern or module.endswith("." + pattern):
-        return True
-    return prefix and (module.startswith(pattern + ".") or f".{pattern}." in module)
+    return module == pattern or module.endswith("." + pattern)
+
+
+def exceptions(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Whether one of the patterns speaks of a module, or of what it lies in; sections name thousands, of models of any depth.
+
+    Raises:
+        UnsupportedError: as `fits`, when it is asked.
+    """
+    patterns = tuple(patterns)
+    expressions = [pattern for pattern in patterns if pattern.startswith("re:")]
+    globs = [p for p in patterns if p not in expressions and re.search(r"[*?]", p)]
+    whole = frozenset(patterns).difference(expressions, globs)
+    some = re.compile("|".join(fnmatch.translate(glob) for glob in globs)) if globs else None
+
+    def speaks(module: str) -> bool:
+        parts = module.split(".") if whole else ()
+        ends = range(1, len(parts) + 1)
+        if any(".".join(parts[start:end]) in whole for end in ends for start in range(end)):
+            return True
+        if some is not None and some.match(module):
+            return True
+        return any(fits(expression, module) for expression in expressions)
+
+    return speaks
+
+
+@lru_cache(maxsize=4096)
+def _compiled(expression: str) -> re.Pattern[str] | None:
+    """The expression, ready; None: it is none."""
+    if not _is_tame(expression):
+        raise UnsupportedError(
+            f"quantization_config: the pattern {expression[:60]!r} repeats what repeats, or too often, to be tried on every module"
+        )
+    try:
+        return re.compile(expression)
+    except (re.error, OverflowError, RecursionError):
+        return None
+
+
+def _is_tame(expression: str) -> bool:
+    """Whether matching it takes no more steps than a small power of a name's length: no repeated group repeats inside."""
+    text = re.sub(r"\[\^?\]?[^\]]*\]", "x", re.sub(r"\\.", "x", expression))
+    if len(expression) > _MAX_EXPRESSION or len(re.findall(r"[*+]|,\}", text)) > _MAX_REPEATS:
+        return False
+    while (group := re.search(r"\(([^()]*)\)([*+{]?)", text)) is not None:
+        repeats = re.search(r"[*+{]", group[1]) is not None
+        if repeats and group[2]:
+            return False
+        text = text[: group.start()] + ("x*" if repeats else "x") + text[group.end(1) + 1 :]
+    return True
 
 
 def config_groups(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Target, ...]]:

@@ -38,6 +38,8 @@ _SUFFIXES: Final = {
     ".onnx_data": "onnx",
     ".h5": "tensorflow",
     ".tflite": "tflite",
+    ".litertlm": "tflite",
+    ".task": "tflite",
     ".msgpack": "flax",
     ".ot": "rust",
     ".mlmodel": "coreml",

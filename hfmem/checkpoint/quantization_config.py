@@ -8,7 +8,7 @@ the report names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from hfmem.checkpoint.config_grouped import is_quanto_map
@@ -20,7 +20,7 @@ from hfmem.checkpoint.config_targets import (
     Target,
     bits_in,
     config_groups,
-    fits,
+    exceptions,
     integer,
     mapping,
     overrides,
@@ -137,9 +137,9 @@ class Quantization:
             case _:
                 return said or None
 
-    def ignores(self, module: str) -> bool:
-        """Whether the file says that this module stays unquantized."""
-        return any(fits(pattern, module, prefix=True) for pattern in self.ignored)
+    def exceptions(self) -> Callable[[str], bool]:
+        """Whether the file says that the module of a name stays unquantized."""
+        return exceptions(self.ignored)
 
     def target_of(self, module: str) -> Target | None:
         """What the file says of this module alone, a class of modules (`Linear`) last."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 Source = Literal["hub", "cache", "local", "catalog"]
-Evidence = Literal["headers", "index", "hub-summary", "config"]
+Evidence = Literal["headers", "index", "config"]
 
 #: (done, total, label): called from the caller's thread while files are read
 Progress = Callable[[int, int, str], None]

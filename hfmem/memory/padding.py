@@ -2,7 +2,8 @@
 
 Read from vLLM 0.33.0: `fused_moe/oracle/fp8.py`, `models/kimi_k3/nvidia/{model,kda}.py`; from 0.14, 0.17, 0.20 to 0.31 and 0.33:
 `quantization/utils/flashinfer_fp4_moe.py` (`prepare_nvfp4_moe_layer_for_fi_or_cutlass`); from 0.17 to 0.31:
-`quantization/{awq_marlin,auto_awq}.py` and `kernels/linear/mixed_precision/machete.py`. Experts in MXFP4: `mxfp4.py`.
+`quantization/{awq_marlin,auto_awq}.py`, and 0.33 `quantization/auto_gptq.py`, with `kernels/linear/mixed_precision/
+{machete,marlin}.py`; SGLang 0.5.23 `hardware_backend/gpu/quantization/{gptq,awq}_kernels.py`. Experts in MXFP4: `mxfp4.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _FP4_GATED_ROWS, _FP4_GATED_RELEASE = 64, 28
 _FP4_COLUMNS, _FP4_COLUMNS_RELEASE = 256, 20
 #: the first release that looks for a kernel for AWQ's dense layers (0.17's takes Marlin), and what Machete wants of a matrix
 _AWQ_BY_KERNEL: Final = 19
+#: the first release whose class for GPTQ holds no order of inputs
+_NO_ORDER: Final = 33
 _HOPPER: Final = 9
 _MACHETE_ROWS, _MACHETE_COLUMNS = 128, 64
 
@@ -109,20 +112,42 @@ def fp4_share(spec: TensorSpec, sharding: Sharding, capability: int, release: Re
     return Fraction(_up(own, step) * _up(hidden, wide), own * hidden)
 
 
-def zeros_copies(spec: TensorSpec, code_rows: int | None, sharding: Sharding, capability: int, release: Release) -> int:
-    """How often the bytes of an AWQ file's zero points are held: on Hopper Machete keeps each of four bits as a scaled half.
+def copies_beside_codes(
+    spec: TensorSpec,
+    leaf: str,
+    codes: tuple[int, ...],
+    sharding: Sharding,
+    capability: int,
+    release: Release,
+    engine: str,
+) -> int:
+    """How often the bytes of what a GPTQ or AWQ file stores beside a matrix's codes are held, once its kernel has them.
+
+    Of an AWQ file the zero points, as they are; on Hopper vLLM's Machete keeps each of four bits as a scaled half. Of a GPTQ file,
+    which is symmetric where a fast kernel serves it, Marlin drops them and the order of inputs that are in their order; Machete
+    leaves both unread (before 0.33, whose class has no such order). A bias of zeros that the model has not is passed over.
 
     Args:
-        code_rows: of the matrix's codes. AWQ packs a row's; GPTQ, whose zero points such kernels do not read, packs rows.
+        leaf: `qzeros`, `g_idx`, or the `bias` of a matrix that has none.
+        codes: the shape of the matrix's codes. AWQ packs a row's; GPTQ packs a column's.
     """
-    if isinstance(spec.split, ExpertSplit) or len(spec.shape) < 2 or code_rows != spec.shape[-1]:
-        return 1
-    if capability // 10 != _HOPPER or release.minor < _AWQ_BY_KERNEL:
-        return 1
-    rows, columns = spec.shape[-2:]
+    if leaf == "bias":
+        return 0
+    of_awq = codes[-2] == spec.shape[-1]
+    routed = isinstance(spec.split, ExpertSplit) or len(spec.shape) < 2
+    by_machete = engine == "vllm" and capability // 10 == _HOPPER and _suits_machete(spec, sharding)
+    if leaf == "g_idx":
+        return 1 if by_machete and not routed and release.minor < _NO_ORDER else 0
+    if not of_awq:
+        return 1 if routed or by_machete else 0
+    return 4 if by_machete and not routed and release.minor >= _AWQ_BY_KERNEL else 1
+
+
+def _suits_machete(spec: TensorSpec, sharding: Sharding) -> bool:
+    rows, columns = spec.shape[-2:] if len(spec.shape) > 1 else (1, 1)
     own = (rows // sharding.tp, columns) if isinstance(spec.split, Column) else (rows, columns)
     own = (rows, columns // sharding.tp) if isinstance(spec.split, Row) else own
-    return 1 if own[0] % _MACHETE_ROWS or own[1] % _MACHETE_COLUMNS else 4
+    return own[0] % _MACHETE_ROWS == 0 and own[1] % _MACHETE_COLUMNS == 0
 
 
 def in_fp32(pattern: str) -> bool:

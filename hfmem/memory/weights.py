@@ -29,7 +29,7 @@ from hfmem.memory.model_classes import (
     through_transformers,
 )
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
-from hfmem.memory.padding import fp4_share, in_fp32, padded_share, refined_scales, zeros_copies
+from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32, padded_share, refined_scales
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, in_image_attention, share
@@ -45,6 +45,8 @@ from hfmem.records import dataclass, replace
 _RANKS_OF_HOST: Final = 8
 #: names of the codes of weights that are packed
 _CODES: Final = (".weight", ".qweight")
+#: what stands beside the codes of GPTQ and AWQ and is not held as it is stored
+_BESIDE_CODES: Final = ("qzeros", "g_idx", "bias")
 #: what SGLang shares out within a group of data-parallel attention, as it does an image encoder's attention
 #: (`layers/attention/vision.py`); the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
@@ -246,7 +248,11 @@ def _held(
     capability = serving.compute_capability
     kernel = kernel_of(engine, capability, release) if packed and engines.engine(engine).OWN_CLASSES else None
     gated = any(isinstance(spec.split, ExpertSplit) and "gate" in spec.pattern for spec in arch.tensors)
-    codes = {core(group.pattern): group for group in groups if engine == "vllm" and group.pattern.endswith(_CODES)}
+    own_classes = engines.engine(engine).OWN_CLASSES
+    codes: dict[str, list[TensorGroup]] = {}
+    for group in groups if own_classes else ():
+        if group.pattern.endswith(_CODES):
+            codes.setdefault(core(group.pattern), []).append(group)
     matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engines.engine(engine).HALVES_FP32 else None
@@ -282,12 +288,16 @@ def _held(
                     if finer is None:
                         check_blocks(spec, group.pattern, group.shape, ranks)
             part = finer or _group_share(group, spec, sharding, match.expected is not None)
+            module, _, leaf = core(group.pattern).rpartition(".")
+            if (
+                leaf in _BESIDE_CODES
+                and match.expected is None
+                and (own := _beside(group, codes.get(f"{module}.qweight")))
+            ):
+                size *= copies_beside_codes(spec, leaf, own.shape, sharding, capability, release, engine)
             if engine == "vllm" and finer is None:
                 part = padded_share(arch, spec, sharding, part)
-                module, _, leaf = core(group.pattern).rpartition(".")
-                if leaf == "qzeros" and (packed_codes := codes.get(f"{module}.qweight")) is not None:
-                    size *= zeros_copies(spec, packed_codes.shape[0], sharding, capability, release)
-                if group.elements > 1 and (own := codes.get(f"{module}.weight")) is not None and own.dtype == "U8":
+                if group.elements > 1 and (own := _beside(group, codes.get(f"{module}.weight"))) and own.dtype == "U8":
                     part *= fp4_share(spec, sharding, capability, release, gated=gated)
             if kernel is not None:
                 padded = held_share(group.pattern, arch, sharding, kernel)
@@ -296,6 +306,11 @@ def _held(
             axis = _folded_axis(expected)
             held = stages.counts(spec, match.boxes, axis)
             yield HeldTensors(group.pattern, on_rank, tuple(held), tuple(match.boxes), axis, _use(spec, arch))
+
+
+def _beside(group: TensorGroup, codes: Sequence[TensorGroup] | None) -> TensorGroup | None:
+    """The codes that a tensor stands beside: layers of two kinds have matrices of two shapes under one name."""
+    return next((own for own in codes or () if own.boxes == group.boxes), codes[0] if codes else None)
 
 
 def _use(spec: TensorSpec, arch: Architecture) -> Literal["read", "routed", "idle"]:

@@ -137,7 +137,7 @@ def _layers(
 
 def _numbers(values: Iterable[int]) -> str:
     ordered = sorted(values)
-    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+    if len(ordered) > 2 and len(ordered) == ordered[-1] - ordered[0] + 1:  # numbers differ; a file may hold any
         return f"{ordered[0]}–{ordered[-1]}"
     text = ", ".join(map(str, ordered[:6]))
     return f"{text}, …" if len(ordered) > 6 else text

@@ -10,6 +10,7 @@ from enum import StrEnum
 from fractions import Fraction
 from math import prod
 
+from hfmem.errors import ContradictionError
 from hfmem.records import dataclass
 
 Box = tuple[range, ...]
@@ -96,6 +97,16 @@ class TensorSpec:
     layer_axis: int | None = None
     unread: bool = False
     drafts: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that are no whole numbers: lists in a config may hold anything.
+
+        Raises:
+            ContradictionError: naming the tensor.
+        """
+        if not all(type(size) is int and size >= 0 for size in self.shape):
+            shape = ", ".join(map(str, self.shape))[:80]
+            raise ContradictionError(f"config.json: {self.pattern} would have the shape ({shape})")
 
     @property
     def count(self) -> int:

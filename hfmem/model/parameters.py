@@ -1,7 +1,7 @@
 """How many parameters a model has and what its weights take, from the best evidence at hand.
 
-Headers say it exactly; the index names tensors and a size; the Hub's summary counts elements by dtype; the config alone gives the
-family's inventory at the config's dtype. The counting rules are the same for all four: a parameter counts once however it is
+Headers say it exactly; the index names tensors and a size; the config alone gives the family's inventory at the config's dtype. The
+counting rules are the same for all three: a parameter counts once however it is
 packed or shared, buffers are not parameters, multi-token-prediction layers count where they are stored and are not active.
 """
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from hfmem.checkpoint.logical import LogicalGroup, is_plain
 from hfmem.checkpoint.tensors import Box, Checkpoint, TensorGroup
-from hfmem.dtypes import BITS, num_bytes
 from hfmem.errors import MissingFileError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.expected import expected_groups, uniform_dtype
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 class ParameterReport:
     """Logical parameters and stored bytes. Every component is a key of the two component maps, zero where there is none.
 
-    `evidence` is "headers", "index", "hub-summary" or "config"; `exact` says whether `weights_bytes` was read rather than derived.
+    `evidence` is "headers", "index" or "config"; `exact` says whether `weights_bytes` was read rather than derived.
     `groups` are the tensors behind the bytes: stored ones with headers, else the inventory's at the config's dtype.
     """
 
@@ -114,7 +113,6 @@ def count_parameters(
     *,
     logical: Sequence[TensorGroup] | None = None,
     total_size: int | None = None,
-    summary: Mapping[str, int] | None = None,
     quantization: Quantization | None = None,
 ) -> ParameterReport:
     """Count parameters and bytes from the best of the evidence given.
@@ -124,7 +122,6 @@ def count_parameters(
         checkpoint: all tensors, from headers. Exact.
         logical: what the checkpoint's tensors stand for once unpacked; left out, what their layout tells (`logical_groups`).
         total_size: the size of all tensors, as an index gives it.
-        summary: the Hub's count of stored elements by dtype, where headers are out of reach.
         quantization: how the config says that weights are packed, for their size where nothing else tells it.
 
     Raises:
@@ -138,12 +135,12 @@ def count_parameters(
             sum(by_component.values()), active, by_component, checkpoint.total_bytes, by_dtype, bytes_by_component,
             "headers", True, checkpoint.groups,
         )  # fmt: skip
-    if architecture is None or (architecture.partial and not (total_size or summary)):
+    if architecture is None or (architecture.partial and not total_size):
         if architecture is None:
             raise MissingFileError("no tensor headers to count, and no architecture that says what to expect")
         what = f"what a {architecture.model_type} stores is told by its files' headers alone"
         raise MissingFileError(f"{what}, and none are at hand")
-    return _without_headers(architecture, locator, total_size, summary, quantization)
+    return _without_headers(architecture, locator, total_size, quantization)
 
 
 def _unpacked(checkpoint: Checkpoint) -> Sequence[TensorGroup]:
@@ -218,14 +215,10 @@ def _empty() -> dict[str, int]:
 def _without_headers(
     architecture: Architecture,
     locator: Locator,
-    total_size: int | None,
-    summary: Mapping[str, int] | None,
+    known: int | None,
     quantization: Quantization | None,
 ) -> ParameterReport:
     notes: list[Note] = []
-    summarized = {code: count for code, count in (summary or {}).items() if code in BITS and count > 0}
-    known = sum(num_bytes(code, count) for code, count in summarized.items()) or total_size
-    evidence = "hub-summary" if summarized else "index" if known else "config"
     plain = expected_groups(architecture, locator.matcher, None if quantization else known)
     if known and quantization is None and (code := uniform_dtype(plain, known, architecture.dtype)):
         plain = tuple(TensorGroup(g.pattern, code, g.shape, g.boxes) for g in plain)
@@ -240,20 +233,17 @@ def _without_headers(
             notes.append(_derived_size(quantization, packed is not None))
     by_dtype, bytes_by_component = _stored(stored, locator)
     derived = sum(by_dtype.values())
-    if summarized:
-        by_dtype = {code: num_bytes(code, count) for code, count in summarized.items()}
     if known and known != derived:
-        by_dtype = by_dtype if summarized else _explain(by_dtype, known)
+        by_dtype = _explain(by_dtype, known)
         bytes_by_component = _scaled(bytes_by_component, derived, known)
         if quantization is None:
             message = (
-                f"the {'Hub summary' if summarized else 'index'} gives {known:,} bytes of weights, the config's inventory "
-                f"{derived:,}; the former is used"
+                f"the index gives {known:,} bytes of weights, the config's inventory {derived:,}; the former is used"
             )
             notes.append(Note("weights_size_differs", message))
     return ParameterReport(
         sum(by_component.values()), active, by_component, known or derived, by_dtype, bytes_by_component,
-        evidence, bool(known), stored, tuple(notes),
+        "index" if known else "config", bool(known), stored, tuple(notes),
     )  # fmt: skip
 
 

@@ -129,10 +129,12 @@ def _chooser(said: Quantization, patterns_there: Sequence[str]) -> Callable[[str
     whole = {target.match: target for target in reversed(said.targets) if not re.search(r"[*?]|^re:", target.match)}
     patterns = [target for target in said.targets if target.match not in whole]
 
+    ignored = said.exceptions()
+
     def choose(module: str) -> Choice | None:
-        if said.ignores(module):
+        if ignored(module):
             return _PLAIN
-        named = _named(whole, module.split("."))
+        named = _named(whole, module.split(".")) if whole else None
         named = named or next((target for target in patterns if target.fits(module)), None)
         if named is None and only and not _inside(only, module):
             return _PLAIN

@@ -203,7 +203,6 @@ def _weights_detail(report: Report) -> str:
         text += ("; " if text else "") + {
             "config": "counted from config.json by the family's rule",
             "index": "size from the index, no headers",
-            "hub-summary": "from the Hub's summary, no headers",
         }.get(weights.evidence, weights.evidence)
     return text
 

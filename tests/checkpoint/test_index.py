@@ -134,7 +134,6 @@ def test_two_files_for_one_tensor_are_refused_and_the_same_twice_is_not() -> Non
         b'{"weight_map":{"a":"\xff"}}',
         b"[" * 100_000,
         b'{"weight_map":{"a":' + b"9" * 5000 + b"}}",
-        b"version https://git-lfs.github.com/spec/v1\n",
     ],
 )
 def test_malformed(data: bytes) -> None:
@@ -215,3 +214,8 @@ def test_real_indices_parse() -> None:
         facts = parse_index(path.read_bytes(), path.name)
         assert facts.shards
         assert facts.weight_map
+
+
+def test_a_pointer_is_called_one() -> None:
+    with pytest.raises(FormatError, match=r"i\.json is a Git LFS pointer, not the file \(`git lfs pull` fetches it\)"):
+        parse_index(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "i.json")

@@ -68,11 +68,12 @@ def test_details() -> None:
     assert said is not None
     assert said.kv_cache == "float8"
     assert (said.bits_of("m.experts.0.w1"), said.group_size_of("m.experts.0.w1")) == (4, 32)
-    assert said.ignores("model.visual.blocks.0.qkv")
-    assert said.ignores("lm_head")
-    assert said.ignores("model.layers.3.mlp.up")
-    assert said.ignores("model.layers.0.mlp.router")
-    assert not said.ignores("model.layers.4.mlp.up")
+    ignored = said.exceptions()
+    assert ignored("model.visual.blocks.0.qkv")
+    assert ignored("lm_head")
+    assert ignored("model.layers.3.mlp.up")
+    assert ignored("model.layers.0.mlp.router")
+    assert not ignored("model.layers.4.mlp.up")
 
 
 json_values = st.recursive(

@@ -99,6 +99,8 @@ def test_what_programs_fetch() -> None:
         ("model.safetensors.index.fp16.json", "config"),
         ("tokenizer.model", "tokenizer"),
         ("images/x.png", "other"),
+        ("gemma3-1b-it-int4.litertlm", "tflite"),
+        ("gemma3-1b-it-int4.task", "tflite"),
     ],
 )
 def test_group_of(path: str, group: str) -> None:

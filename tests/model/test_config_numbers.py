@@ -68,3 +68,11 @@ def test_a_model_type_that_is_no_word(run: Run, tmp_path: Any, value: Any) -> No
     (tmp_path / "config.json").write_text(json.dumps(config))
     status, _, err = run(str(tmp_path), "--ctx", "512", "--assume", "llama")
     assert status == 0, err
+
+
+@pytest.mark.parametrize("value", ["Infinity", "2.5", '"3"', "-1"])
+def test_a_size_in_a_list_that_is_no_size(run: Run, tmp_path: Any, value: str) -> None:
+    text = json.dumps({"model_type": "seamless_m4t_v2", "torch_dtype": "float32", "resblock_kernel_sizes": [3, 7, 5]})
+    (tmp_path / "config.json").write_text(text.replace("5]", f"{value}]"))
+    status, _, err = run(str(tmp_path), "--ctx", "512")
+    assert status == 4 and err.count("\n") == 1 and "would have the shape" in err

@@ -82,6 +82,12 @@ def test_agreement_says_nothing() -> None:
         (tensors(kv=1), "kv_heads_mismatch", "2 KV heads × 16 mean 32 rows, 16 (1 × 16) are stored"),
         (tensors(layers=5), "layers_mismatch", "num_hidden_layers is 3, 3 are expected, and the files hold 5 layers (0–4)"),
         (tensors(layers=2), "layers_mismatch", "the files hold 2 layers (0, 1)"),
+        # a number that no list could be made up to
+        (
+            [*tensors(), ("model.layers.99999999999.mlp.up_proj.weight", "BF16", (FF, HIDDEN))],
+            "layers_mismatch",
+            "the files hold 4 layers (0, 1, 2, 99999999999)",
+        ),
         (tensors(vocab=384), "vocab_mismatch", "vocab_size means 320 rows, 384 are stored"),
         (tensors(ff=128), "intermediate_mismatch", "[96, 64] is expected, [128, 64] stored"),
         (tensors(hidden=128), "hidden_mismatch", "hidden_size is 64"),

@@ -91,12 +91,6 @@ def test_a_total_size_tells_of_a_head_that_is_not_stored() -> None:
     assert not report.notes
 
 
-def test_the_hubs_summary_gives_bytes_by_dtype() -> None:
-    report = count_parameters(arch(), summary={"BF16": TOTAL - 64, "F32": 64})
-    assert report.weights_by_dtype == {"BF16": 2 * (TOTAL - 64), "F32": 256}
-    assert (report.total, report.weights_bytes, report.evidence) == (TOTAL, 2 * TOTAL + 128, "hub-summary")
-
-
 def test_synthesised_groups_are_what_the_files_hold() -> None:
     made = {(g.pattern, g.shape, g.boxes) for g in synthesise(arch(), "fp16")}
     assert made == {(g.pattern, g.shape, g.boxes) for g in checkpoint(files()).groups}

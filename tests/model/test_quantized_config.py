@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from hfmem.checkpoint.quantization_config import parse_quantization
 from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.errors import UnsupportedError
 from hfmem.model.quantized import stored_as_said
 
 Q = TensorGroup("model.layers.{}.self_attn.q_proj.weight", "BF16", (256, 512), ((range(4),),))
@@ -140,9 +142,35 @@ def test_exceptions_name_what_lies_inside_them() -> None:
     section = {"quant_method": "fp8", "modules_to_not_convert": ["vision_tower", "model.layers.0"]}
     said = parse_quantization({"config.json": {"quantization_config": section}})
     assert said is not None
-    assert said.ignores("model.vision_tower.blocks.0.q_proj") and said.ignores("vision_tower.blocks.0.q_proj")
-    assert said.ignores("model.layers.0.mlp") and not said.ignores("model.layers.01.mlp")
-    assert not said.ignores("model.vision_towers.blocks.0.q_proj")
+    ignored = said.exceptions()
+    assert ignored("model.vision_tower.blocks.0.q_proj") and ignored("vision_tower.blocks.0.q_proj")
+    assert ignored("model.layers.0.mlp") and not ignored("model.layers.01.mlp")
+    assert not ignored("model.vision_towers.blocks.0.q_proj")
+
+
+def test_expressions_that_would_never_end_are_refused() -> None:
+    section = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    section |= {"config_groups": {"a": {"targets": ["Linear"], "weights": scheme(4, "int", 128)}}}
+    for pattern in (r"(\w+)*!", r"((a|b)+)+$", r"(x{2,})*", ".*a.*b.*c.*d.*e.*f.*g", "a" * 5000):
+        with pytest.raises(UnsupportedError, match="repeats what repeats, or too often"):
+            stored(section | {"ignore": [f"re:{pattern}"]})
+    for pattern in (r".*layers\.(\d+)?\.self_attn\.[qkv]_proj", r"(?:model\.)?layers\.([0-3]|1[0-5])\..*", "["):
+        assert stored(section | {"ignore": [f"re:{pattern}"]}) is not None
+
+
+def test_exceptions_of_very_deep_models_take_no_minutes() -> None:
+    # 65,536 layers and 500 names and patterns: each module is looked up, not compared with all of them
+    names = [f"model.layers.{i}.mlp" for i in range(250)] + [f"model.layers.{i}.block*" for i in range(250)]
+    section = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": names}
+    said = parse_quantization({"config.json": {"quantization_config": section}})
+    assert said is not None
+    deep = TensorGroup("model.layers.{}.mlp.up_proj.weight", "BF16", (64, 64), ((range(65_536),),))
+    started = time.monotonic()
+    found = stored_as_said((deep,), said)
+    assert time.monotonic() - started < 20
+    assert found is not None
+    nvfp4 = 64 * 64 // 2 + 64 * 64 // 16 + 8
+    assert sum(group.total_bytes for group in found) == 250 * 2 * 64 * 64 + (65_536 - 250) * nvfp4
 
 
 def test_bits_without_a_known_layout_are_no_size() -> None:
