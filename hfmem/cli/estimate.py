@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from hfmem.cli import options as o
-from hfmem.cli.output import complain, fetching, formatted, has_room_for_bars, json_text, say_stats, show, write
+from hfmem.cli.output import complain, fetching, formatted, has_room_for_bars, json_text, say_stats, show, warn, write
 from hfmem.cli.plain import COMMANDS
 from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
@@ -59,6 +59,7 @@ def estimate(
 
             try:
                 write(launch_text(emit, found, report, model, reading["revision"]))
+                warn(report)
             except UnsupportedError as error:
                 complain(error)
             continue

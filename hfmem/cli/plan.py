@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
-from hfmem.cli.output import complain, fetching, formatted, give, json_text, say, say_stats, write
+from hfmem.cli.output import complain, fetching, formatted, give, json_text, say, say_stats, warn, write
 from hfmem.cli.settings import READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 
@@ -54,6 +54,7 @@ def plan(
         from hfmem.api.launching import launch_text
 
         write(launch_text(emit, found.first, found.report, model, reading["revision"]))
+        warn(found.report)
         least = found.layouts[0]
         say(f"for {least.num_devices} × {least.device}, the first of {len(found.layouts)} ({least.verdict})")
     elif found.layouts:
