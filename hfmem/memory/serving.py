@@ -80,7 +80,8 @@ class Serving:
     `--mamba-ssm-dtype`), by its name in safetensors.
 
     vLLM's: `dcp` groups among the `tp` ranks hold a token each in turn (decode context parallelism); `one_kind_of_page`: windowed
-    layers keep every token (`--disable-hybrid-kv-cache-manager`); `synchronous`: no step is scheduled before the last one is done.
+    layers keep every token (`--disable-hybrid-kv-cache-manager`); `synchronous`: no step is scheduled before the last one is done;
+    `prefill_checkpoints`: recurrent layers keep a state of their prefill where their kernel exports one, as they have since 0.33.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -116,6 +117,7 @@ class Serving:
     dcp: int = 1
     one_kind_of_page: bool = False
     synchronous: bool = False
+    prefill_checkpoints: bool = True
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp", "dcp"):
