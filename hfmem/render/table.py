@@ -72,16 +72,20 @@ def report_grid(report: Report) -> Grid:
     ]
     rows.append(("total", f"{report.total_bytes / GIB:,.2f}", "", "".join(text for text, _ in _plain_total(report))))
     below = [*_draft_lines(report), *_engine_lines(report), *_pool_lines(report), *_host_lines(report)]
+    answer = ""
     if report.fit is not None:
         from hfmem.render.fit import fit_lines
 
-        below += fit_lines(report)
+        devices, verdict, reach = fit_lines(report)
+        below += [devices, reach]
+        answer = verdict.text.strip()
     notes = [item.text.strip() for item in [*_headline(report)[1:], *below]]
     return Grid(
         head=("", "GiB", "grade", ""),
         rows=tuple(rows),
         left=frozenset({0, 2, 3}),
         title=_headline(report)[0].text,
+        answer=answer,
         notes=(*notes, *(f"! {warning.message}" for warning in report.warnings)),
     )
 
