@@ -105,6 +105,7 @@ def legend() -> list[Line]:
             (" derived by rule   ", "dim"),
             _MARKS["estimated"],
             (" estimated          --json prints everything", "dim"),
+            hang=4,
         )
     ]
 
