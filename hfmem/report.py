@@ -159,10 +159,16 @@ class PerRank:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """What an engine leaves in the host's memory: the input embedding, and layers or experts that are not offloaded."""
+    """What llama.cpp leaves in the host's memory: the input embedding, and layers or experts that are not offloaded.
+
+    `gpu_layers` are on the devices, the output counted as one (None: all of them); of the first `cpu_moe_layers` the routed experts
+    are on the host.
+    """
 
     weights_bytes: int
     kv_cache_bytes: int
+    gpu_layers: int | None = None
+    cpu_moe_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

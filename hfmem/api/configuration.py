@@ -136,7 +136,7 @@ def configure(model: str | Model, *, on_apple: bool = False, **settings: Any) ->
     read = in_format(original, quant, dtype)
     unknown = given.unknown()
     apple = on_apple or _is_apple(settings.get("device"))
-    serving, notes = _serving(read, given, local=unknown == "gpu_layers", apple=apple)
+    serving, notes = _serving(read, given, local=unknown in ("gpu_layers", "cpu_moe_layers"), apple=apple)
     extras = _extras(read, given, notes, reading["fetch"])
     if extras is not None and extras.drafter is not None:
         serving = replace(serving, speculative_tokens=extras.drafter.tokens(serving.engine))

@@ -32,7 +32,8 @@ def fit(
     settings: dict[str, Any],
     reading: dict[str, Any],
 ) -> int:
-    """Does it fit, and what would make it fit. --ctx max, --batch max, --num-gpus min, --utilization min solve for one.
+    """Does it fit, and what would make it fit. --ctx max, --batch max, --num-gpus min, --utilization min (llama.cpp:
+    --ngl max, --n-cpu-moe min) solve for one.
 
     --emit prints the launch command or manifest with these settings instead.
     """

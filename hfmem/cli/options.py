@@ -323,7 +323,7 @@ NCpuMoe = Annotated[
         "--n-cpu-moe",
         "-ncmoe",
         metavar="N",
-        help="Routed experts of the first N layers on the host.",
+        help="Routed experts of the first N layers on the host; min: of the fewest with which it fits.",
         section=LLAMA_CPP,
     ),
 ]

@@ -32,8 +32,8 @@ def plan(
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a table: choose one")
     settings["engine"] = settings["engine"] or engine_of(emit)
     users, most = settings.pop("num_seqs"), parse_count(max_gpus, "--max-gpus")
-    if "max" in (users, settings["context"], settings["gpu_layers"]):
-        raise UsageError("max needs devices: hfmem fit MODEL --gpu NAME")
+    if {"max", "min"} & {users, settings["context"], settings["gpu_layers"], settings["cpu_moe_layers"]}:
+        raise UsageError("max and min need devices: hfmem fit MODEL --gpu NAME")
     for name in ("device", "num_devices"):
         settings.pop(name)
     from hfmem.api.planning import plan as search

@@ -279,6 +279,9 @@ def _host_lines(report: Report) -> list[Line]:
         return []
     text = f"  of it in the host's memory: {format_bytes(host.weights_bytes)} of weights"
     text += f", {format_bytes(host.kv_cache_bytes)} of cache" if host.kv_cache_bytes else ""
+    flags = [f"--ngl {host.gpu_layers}"] if host.gpu_layers is not None else []
+    flags += [f"--n-cpu-moe {host.cpu_moe_layers}"] if host.cpu_moe_layers else []
+    text += f" ({' '.join(flags)})" if flags else ""
     return [line((text, "dim"), hang=4)]
 
 
