@@ -113,7 +113,7 @@ def _command_meant(word: str) -> str:
     """A hint for a first word that was to be a command, `hfmem fitt MODEL`, and was read as a model's name."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word.lower(), COMMANDS, 1, 0.7)
+    near = get_close_matches(word.lower(), COMMANDS, 1, 0.6)
     return f" (the command {near[0]}?)" if near else ""
 
 
