@@ -18,7 +18,11 @@ SCHEMA_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the model is and where its facts came from. `notice` is the one line to show when they are not live."""
+    """What the model is and where its facts came from.
+
+    `revision` is a commit's hash, None where there is none (a folder, the catalogue). Numbers of heads and their size are None
+    where the model has none. `notice` is the one line to show when the facts are not live.
+    """
 
     id: str
     revision: str | None
@@ -38,9 +42,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """A run of layers that keep the same thing. `window` is in tokens, `state_bytes` per sequence and layer (ideal rules)."""
+    """A run of layers that keep the same thing, in layer order. `window` is in tokens, `state_bytes` per sequence and layer (ideal
+    rules); `v_head_dim` is `head_dim` where values are as wide as keys."""
 
-    kind: str
+    kind: str  # "full" | "sliding" | "chunked" | "latent" | "latent_sparse" | "recurrent" | "cross" | "shared" | "none"
     count: int
     num_kv_heads: int | None
     head_dim: int | None
@@ -51,7 +56,10 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Logical parameter counts: a 4-bit weight counts once, tied tensors once."""
+    """Logical parameter counts: a 4-bit weight counts once, tied tensors once; `active` are those that one token runs through.
+
+    `by_component`: embedding, attention, mlp, experts, norm, lm_head, vision, mtp, other; they add up to `total`.
+    """
 
     total: int
     active: int
@@ -61,7 +69,11 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Bytes of the tensors that are loaded, all ranks together, before any engine's padding."""
+    """Bytes of the tensors that are loaded, all ranks together, before any engine's padding.
+
+    `by_dtype` and `by_component` add up to `bytes`. `quantization` is {method, bits, group_size, …} or None; `download_bytes` what
+    the files of a default download take, None where their sizes are not known.
+    """
 
     bytes: int
     by_dtype: Mapping[str, int]
@@ -74,7 +86,13 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """The cache of `num_seqs` sequences of `context` tokens. `engines` holds every engine's bytes at TP 1, None where refused."""
+    """The cache of `num_seqs` sequences of `context` tokens.
+
+    `bytes` is what `engine` asks for over all ranks, `bytes_per_rank` on the most loaded one, `ideal_bytes` what the model itself
+    needs: no pages, no copies, min(context, window) tokens in windowed layers. `bytes_per_token` is the growth of the layers that
+    keep every token, `state_bytes_per_seq` what a sequence takes whatever its length. `engines` holds every engine's bytes at TP 1,
+    None where it refuses the model.
+    """
 
     context: int
     num_seqs: int
@@ -141,10 +159,16 @@ class PerRank:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """What an engine leaves in the host's memory: the input embedding, and layers or experts that are not offloaded."""
+    """What llama.cpp leaves in the host's memory: the input embedding, and layers or experts that are not offloaded.
+
+    `gpu_layers` are on the devices, the output counted as one (None: all of them); of the first `cpu_moe_layers` the routed experts
+    are on the host.
+    """
 
     weights_bytes: int
     kv_cache_bytes: int
+    gpu_layers: int | None = None
+    cpu_moe_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +246,12 @@ class ReportWarning:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything an estimate says about one model."""
+    """Everything an estimate says about one model: what `--json` prints, under the same names.
+
+    `runtime` holds `activations_bytes`, `cuda_graph_bytes`, `engine_bytes`, `loading_bytes`, `context_bytes` … of one rank, as far
+    as the engine has them. `total_bytes` is all ranks'. `fit` is None without a device, `engine_pool` unless the engine pools its
+    cache and its memory is known. `schema_version` rises when a key changes its meaning or goes; new keys may come without.
+    """
 
     model: ModelInfo
     layers: tuple[LayerRow, ...]

@@ -119,8 +119,10 @@ class Configuration:
         return replace(self, read=read, extras=extras, quant=quant, known_weights={})
 
 
-def configure(model: str | Model, **settings: Any) -> Configuration:
+def configure(model: str | Model, *, on_apple: bool = False, **settings: Any) -> Configuration:
     """The configuration that `settings` describe, as `hfmem.estimate` takes them, solver words resolved.
+
+    `on_apple`: devices that are yet to be found will be Apple's.
 
     Raises:
         UsageError: a setting out of range, two solver words, or one without a device.
@@ -133,8 +135,8 @@ def configure(model: str | Model, **settings: Any) -> Configuration:
     quant, dtype = given.take("quant"), given.take("dtype")
     read = in_format(original, quant, dtype)
     unknown = given.unknown()
-    apple = _is_apple(settings.get("device"))
-    serving, notes = _serving(read, given, local=unknown == "gpu_layers", apple=apple)
+    apple = on_apple or _is_apple(settings.get("device"))
+    serving, notes = _serving(read, given, local=unknown in ("gpu_layers", "cpu_moe_layers"), apple=apple)
     extras = _extras(read, given, notes, reading["fetch"])
     if extras is not None and extras.drafter is not None:
         serving = replace(serving, speculative_tokens=extras.drafter.tokens(serving.engine))

@@ -55,7 +55,7 @@ def estimate(
     num_devices: int | Literal["min"] | None = None,
     utilization: Fraction | float | Literal["min"] | None = None,
     gpu_layers: int | Literal["max"] | None = None,
-    cpu_moe_layers: int = 0,
+    cpu_moe_layers: int | Literal["min"] = 0,
     value_dtype: str | None = None,
     swa_full: bool = False,
     unified: bool = False,
@@ -73,8 +73,8 @@ def estimate(
 ) -> Report:
     """What a model needs to be served, and whether it fits `device` where one is named.
 
-    One of `context`, `num_seqs`, `gpu_layers` may be `"max"`, or of `num_devices`, `utilization` `"min"`: the most or the least
-    with which it fits the device.
+    One of `context`, `num_seqs`, `gpu_layers` may be `"max"`, or of `num_devices`, `utilization`, `cpu_moe_layers` `"min"`: the
+    most or the least with which it fits the device.
 
     Args:
         model: what a user types (`org/name`, a folder, a URL …), or a `Model` that has been read.

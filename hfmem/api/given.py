@@ -17,6 +17,7 @@ UNKNOWNS: Final[dict[str, str]] = {
     "num_devices": "min",
     "utilization": "min",
     "gpu_layers": "max",
+    "cpu_moe_layers": "min",
 }
 #: settings that are whole numbers
 _COUNTS: Final = frozenset(

@@ -74,11 +74,13 @@ def plan(
     """
     if max_devices > MOST_PLANNED:
         raise UsageError(f"--max-gpus {max_devices:,}: layouts of at most {MOST_PLANNED:,} devices are looked through")
-    base = configure(model, context=context, num_seqs=users, **settings)
+    named = None if devices is None else _named(devices)
+    on_apple = named is not None and all(device.vendor == "apple" for device, _ in named)
+    base = configure(model, on_apple=on_apple, context=context, num_seqs=users, **settings)
     base = replace(base, tp_given=base.serving.tp > 1, pp_given=base.serving.pp > 1)
     found = [
         item
-        for device, there_are in _candidates(devices, base.serving.engine)
+        for device, there_are in named or _run_by(base.serving.engine)
         for item in _smallest(base, device, max_devices, there_are)
     ]
     found.sort(key=lambda item: (item[1].num_devices, item[1].memory_bytes, item[1].device))
@@ -92,15 +94,26 @@ def _runs(architecture: str, engine: str) -> bool:
     )
 
 
-def _candidates(devices: str | Sequence[Device] | None, engine: str) -> tuple[tuple[Device, int | None], ...]:
-    """The devices to try, and how many of each there are where the text says so (`8xh100`, `local`)."""
-    if devices is None:
-        vendors = engines.engine(engine).VENDORS
-        return tuple(
-            (device, None)
-            for device in catalogue()
-            if device.vendor in vendors and _runs(device.architecture or "", engine)
-        )
+#: devices to try, and how many of each there are where that was said (`8xh100`, `local`)
+_Candidates = tuple[tuple[Device, int | None], ...]
+
+
+def _run_by(engine: str) -> _Candidates:
+    """The catalogue's devices that the engine runs on."""
+    vendors = engines.engine(engine).VENDORS
+    return tuple(
+        (device, None)
+        for device in catalogue()
+        if device.vendor in vendors and _runs(device.architecture or "", engine)
+    )
+
+
+def _named(devices: str | Sequence[Device]) -> _Candidates:
+    """The devices that were named.
+
+    Raises:
+        UsageError: none, or one that is not known.
+    """
     if not isinstance(devices, str):
         return tuple((device, None) for device in devices)
     found: dict[str, tuple[Device, int | None]] = {}

@@ -17,7 +17,6 @@ from hfmem.api.solving import fewest_devices
 from hfmem.errors import HfmemError
 from hfmem.memory import engines
 from hfmem.plan.layouts import default_layout
-from hfmem.plan.solver import smallest
 from hfmem.records import dataclass, replace
 from hfmem.report import Fit
 
@@ -183,13 +182,9 @@ def _host(found: Configuration) -> Iterator[_Change]:
     if serving.engine != "llama.cpp" or serving.llama_cpp.gpu_layers is not None:
         return
     scale, told = found.scale(), serving.llama_cpp
-
-    def fits(layers: int) -> bool:
-        return scale.fits(replace(serving, llama_cpp=replace(told, cpu_moe_layers=layers)))
-
     if architecture.num_experts and not told.cpu_moe_layers:
-        count = smallest(fits, architecture.num_hidden_layers)
-        if count is not None:
+        count = scale.min_cpu_moe_layers(serving)
+        if count:
             changed = found.serve(llama_cpp=replace(told, cpu_moe_layers=count))
             text = f"experts of {count} layers on the host"
             yield _Change("cpu_moe_layers", {"cpu_moe_layers": count}, text, changed)

@@ -35,6 +35,11 @@ def solved(found: Configuration, unknown: str) -> Configuration:
             return found.serve(num_seqs=scale.max_num_seqs(serving) or 1)
         case "gpu_layers":
             return found.serve(llama_cpp=replace(serving.llama_cpp, gpu_layers=scale.max_gpu_layers(serving)))
+        case "cpu_moe_layers":
+            count = scale.min_cpu_moe_layers(replace(serving, llama_cpp=replace(serving.llama_cpp, cpu_moe_layers=0)))
+            if count is None:
+                return _unsolved(found, "no --n-cpu-moe is enough: what is beside the experts does not fit")
+            return found.serve(llama_cpp=replace(serving.llama_cpp, cpu_moe_layers=count))
         case "utilization":
             share = scale.min_utilization(serving)
             if share is None:

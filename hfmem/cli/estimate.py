@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from hfmem.cli import options as o
-from hfmem.cli.output import complain, fetching, formatted, has_room_for_bars, json_text, say_stats, show, write
+from hfmem.cli.output import complain, fetching, formatted, has_room_for_bars, json_text, say_stats, show, warn, write
 from hfmem.cli.plain import COMMANDS
 from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
@@ -59,6 +59,7 @@ def estimate(
 
             try:
                 write(launch_text(emit, found, report, model, reading["revision"]))
+                warn(report)
             except UnsupportedError as error:
                 complain(error)
             continue
@@ -112,7 +113,7 @@ def _command_meant(word: str) -> str:
     """A hint for a first word that was to be a command, `hfmem fitt MODEL`, and was read as a model's name."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word.lower(), COMMANDS, 1, 0.7)
+    near = get_close_matches(word.lower(), COMMANDS, 1, 0.6)
     return f" (the command {near[0]}?)" if near else ""
 
 

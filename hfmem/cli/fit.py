@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
-from hfmem.cli.output import fetching, formatted, give, has_room_for_bars, json_text, say_stats, show, write
+from hfmem.cli.output import fetching, formatted, give, has_room_for_bars, json_text, say_stats, show, warn, write
 from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 from hfmem.records import replace
@@ -32,7 +32,8 @@ def fit(
     settings: dict[str, Any],
     reading: dict[str, Any],
 ) -> int:
-    """Does it fit, and what would make it fit. --ctx max, --batch max, --num-gpus min, --utilization min solve for one.
+    """Does it fit, and what would make it fit. --ctx max, --batch max, --num-gpus min, --utilization min (llama.cpp:
+    --ngl max, --n-cpu-moe min) solve for one.
 
     --emit prints the launch command or manifest with these settings instead.
     """
@@ -59,6 +60,7 @@ def fit(
         from hfmem.api.launching import launch_text
 
         write(launch_text(emit, found, told.report, model, reading["revision"]))
+        warn(told.report)
         return 0
     from hfmem.api.mixing import mixed
     from hfmem.api.planning import speed

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from hfmem.cli import completion as of
 from hfmem.cli.params import BESIDE, DEVICES, ENGINE, LLAMA_CPP, OUTPUT, READING, Argument, Option
 
 _MODEL_HELP = "org/name[@revision], a Hub URL, a local folder or file."
 
-Models = Annotated[list[str], Argument(metavar="MODEL", help=_MODEL_HELP)]
-Model = Annotated[str, Argument(metavar="MODEL", help=_MODEL_HELP)]
+Models = Annotated[list[str], Argument(metavar="MODEL", help=_MODEL_HELP, words=of.models)]
+Model = Annotated[str, Argument(metavar="MODEL", help=_MODEL_HELP, words=of.models)]
 _CTX = ("--ctx", "--max-model-len", "--context-length", "--ctx-size")
 _POSITIONS = "[default: the model's positions]"
 Ctx = Annotated[
@@ -75,6 +76,7 @@ Engine = Annotated[
         "--engine",
         metavar="NAME",
         help="Rules of vllm, sglang, transformers, llama.cpp or ideal [default: vllm; GGUF, Apple: llama.cpp].",
+        words=of.engines,
     ),
 ]
 Engines = Annotated[
@@ -83,6 +85,7 @@ Engines = Annotated[
         "--engine",
         metavar="NAMES",
         help="Rules of vllm, sglang, transformers, llama.cpp, ideal, one or several [default: vllm; GGUF, Apple: llama.cpp].",
+        words=of.engines,
     ),
 ]
 Tp = Annotated[
@@ -226,12 +229,20 @@ Overhead = Annotated[
 Gpu = Annotated[
     str | None,
     Option(
-        "--gpu", metavar="NAME", help="Does it fit: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none]."
+        "--gpu",
+        metavar="NAME",
+        help="Does it fit: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none].",
+        words=of.devices,
     ),
 ]
 FitGpu = Annotated[
     str | None,
-    Option("--gpu", metavar="NAME", help="Always needed: h100, 8xh100, 4090, 80GiB, local (hfmem devices lists)."),
+    Option(
+        "--gpu",
+        metavar="NAME",
+        help="Always needed: h100, 8xh100, 4090, 80GiB, local (hfmem devices lists).",
+        words=of.devices,
+    ),
 ]
 PlanGpu = Annotated[
     str | None,
@@ -239,6 +250,7 @@ PlanGpu = Annotated[
         "--gpu",
         metavar="NAMES",
         help="Only these: h100,4090 or words: nvidia, sm_90 [default: all the engine runs on].",
+        words=of.devices,
     ),
 ]
 NumGpus = Annotated[
@@ -270,6 +282,7 @@ Emit = Annotated[
         metavar="KIND",
         help="Print how to launch it: vllm, sglang, llama.cpp, transformers, docker, k8s [default: none].",
         section=OUTPUT,
+        words=of.kinds_of_launch,
     ),
 ]
 Lora = Annotated[
@@ -323,7 +336,7 @@ NCpuMoe = Annotated[
         "--n-cpu-moe",
         "-ncmoe",
         metavar="N",
-        help="Routed experts of the first N layers on the host.",
+        help="Routed experts of the first N layers on the host; min: of the fewest with which it fits.",
         section=LLAMA_CPP,
     ),
 ]
@@ -348,7 +361,13 @@ Revision = Annotated[
 Json = Annotated[bool, Option("--json", help="Print JSON on stdout and nothing else there.", section=OUTPUT)]
 Format = Annotated[
     str | None,
-    Option("--format", metavar="KIND", help="table, json, markdown, csv or html [default: table].", section=OUTPUT),
+    Option(
+        "--format",
+        metavar="KIND",
+        help="table, json, markdown, csv or html [default: table].",
+        section=OUTPUT,
+        words=of.one_of("table", "json", "markdown", "csv", "html"),
+    ),
 ]
 Exact = Annotated[bool, Option("--bytes", help="Print exact bytes instead of GiB.", section=OUTPUT)]
 Strict = Annotated[bool, Option("--strict", help="Exit 4 when config and headers disagree.", section=READING)]

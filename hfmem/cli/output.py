@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from hfmem.hub import FetchOptions, FetchStats
     from hfmem.render.grid import Grid
+    from hfmem.report import Report
 
 #: a fetch shorter than this shows no progress bar
 _PATIENCE_SECONDS = 0.4
@@ -75,6 +76,12 @@ def say(text: str) -> None:
 def complain(error: HfmemError | str) -> None:
     """The one line an error gets."""
     say(f"error: {error if isinstance(error, str) else error.message}")
+
+
+def warn(report: Report) -> None:
+    """What a report warns of, where its table is not shown."""
+    for warning in report.warnings:
+        say(f"warning: {warning.message}")
 
 
 def say_stats(model: str, stats: FetchStats) -> None:

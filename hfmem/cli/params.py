@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, get_type_hints
 
 #: what options are about, in the order in which help lists them
@@ -18,22 +18,28 @@ SECTIONS: Final = (
 OPTIONS, DEVICES, ENGINE, BESIDE, LLAMA_CPP, READING, OUTPUT = SECTIONS
 
 
+#: words that a shell completes, found when it asks
+Words = Callable[[], Iterable[str]]
+
+
 class Argument:
     """A word by its place. `metavar` is what help calls it."""
 
-    __slots__ = ("help", "metavar")
+    __slots__ = ("help", "metavar", "words")
 
-    def __init__(self, *, metavar: str, help: str) -> None:
-        self.metavar, self.help = metavar, help
+    def __init__(self, *, metavar: str, help: str, words: Words | None = None) -> None:
+        self.metavar, self.help, self.words = metavar, help, words
 
 
 class Option:
     """A flag, or a flag with a word after it, under one or more names; `section` is where help lists it."""
 
-    __slots__ = ("help", "metavar", "names", "section")
+    __slots__ = ("help", "metavar", "names", "section", "words")
 
-    def __init__(self, *names: str, metavar: str | None = None, help: str, section: str = OPTIONS) -> None:
-        self.names, self.metavar, self.help, self.section = names, metavar, help, section
+    def __init__(
+        self, *names: str, metavar: str | None = None, help: str, section: str = OPTIONS, words: Words | None = None
+    ) -> None:
+        self.names, self.metavar, self.help, self.section, self.words = names, metavar, help, section, words
 
 
 #: the default of a parameter that has none

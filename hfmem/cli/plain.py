@@ -25,7 +25,7 @@ COMMANDS = {
     "devices": "Devices that --gpu knows.",
     "bench": "A decode step's attention on this GPU.",
     "verify": "An engine's log against the prediction.",
-    "cache": "Stored facts: list, clear.",
+    "cache": "Stored facts, listed or cleared (--clear).",
 }
 DEFAULT = "estimate"
 HELP = ("--help", "-h")

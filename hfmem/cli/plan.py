@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
-from hfmem.cli.output import complain, fetching, formatted, give, json_text, say, say_stats, write
+from hfmem.cli.output import complain, fetching, formatted, give, json_text, say, say_stats, warn, write
 from hfmem.cli.settings import READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 
@@ -32,8 +32,8 @@ def plan(
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a table: choose one")
     settings["engine"] = settings["engine"] or engine_of(emit)
     users, most = settings.pop("num_seqs"), parse_count(max_gpus, "--max-gpus")
-    if "max" in (users, settings["context"], settings["gpu_layers"]):
-        raise UsageError("max needs devices: hfmem fit MODEL --gpu NAME")
+    if {"max", "min"} & {users, settings["context"], settings["gpu_layers"], settings["cpu_moe_layers"]}:
+        raise UsageError("max and min need devices: hfmem fit MODEL --gpu NAME")
     for name in ("device", "num_devices"):
         settings.pop(name)
     from hfmem.api.planning import plan as search
@@ -54,6 +54,7 @@ def plan(
         from hfmem.api.launching import launch_text
 
         write(launch_text(emit, found.first, found.report, model, reading["revision"]))
+        warn(found.report)
         least = found.layouts[0]
         say(f"for {least.num_devices} × {least.device}, the first of {len(found.layouts)} ({least.verdict})")
     elif found.layouts:

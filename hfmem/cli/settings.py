@@ -118,7 +118,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         "max_num_seqs": limit,
         "num_devices": _count(asked, "num_gpus", "--num-gpus", "min"),
         "gpu_layers": _layers(asked.get("ngl")),
-        "cpu_moe_layers": _count(asked, "n_cpu_moe", "--n-cpu-moe"),
+        "cpu_moe_layers": _count(asked, "n_cpu_moe", "--n-cpu-moe", "min"),
         "value_dtype": asked.get("cache_type_v"),
         "unified": asked.get("kv_unified"),
         "device": gpu,
@@ -171,6 +171,7 @@ _SOLVED: Final[dict[str, tuple[str, str]]] = {
     "num_gpus": ("--num-gpus", "min"),
     "utilization": ("--utilization", "min"),
     "ngl": ("--ngl", "max"),
+    "n_cpu_moe": ("--n-cpu-moe", "min"),
 }
 
 

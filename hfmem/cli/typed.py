@@ -11,6 +11,7 @@ import typer
 
 from hfmem import __version__
 from hfmem.cli.command import ModelFirstGroup, PlainCommand
+from hfmem.cli.completion import completer
 from hfmem.cli.help import ROOT
 from hfmem.cli.params import Option, parameters
 from hfmem.cli.plain import COMMANDS, load
@@ -52,10 +53,12 @@ def typed(command: Callable[..., Any]) -> Callable[..., Any]:
     changed = []
     for parameter in parameters(command):
         info: Any
+        told = parameter.info
+        shown: Any = {"metavar": told.metavar, "help": told.help, "autocompletion": completer(told.words)}
         if isinstance(parameter.info, Option):
-            info = typer.Option(*parameter.info.names, metavar=parameter.info.metavar, help=parameter.info.help)
+            info = typer.Option(*parameter.info.names, **shown)
         else:
-            info = typer.Argument(metavar=parameter.info.metavar, show_default=False, help=parameter.info.help)
+            info = typer.Argument(show_default=False, **shown)
         default = inspect.Parameter.empty if parameter.required else parameter.default
         kind: Any = Annotated[parameter.kind, info]
         changed.append(

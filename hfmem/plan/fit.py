@@ -289,6 +289,16 @@ class Scale:
         )
         return most if found is None else found
 
+    def min_cpu_moe_layers(self, serving: Serving) -> int | None:
+        """The fewest layers whose routed experts llama.cpp has to leave on the host; None: all of them are not enough."""
+        if self.fits(serving):
+            return 0
+        layers = self.architecture.num_hidden_layers
+        told = serving.llama_cpp
+        return smallest(
+            lambda count: self.fits(replace(serving, llama_cpp=replace(told, cpu_moe_layers=count))), layers
+        )
+
     def min_utilization(self, serving: Serving) -> Fraction | None:
         """The smallest share in whole hundredths at which it fits; None: not even the whole device is enough."""
         percent = smallest(lambda share: self.at(Fraction(share, 100)).fits(serving), 100)

@@ -20,16 +20,13 @@ _MARKS = {"exact": "", "derived": "≈ ", "estimated": "~ "}
 
 
 def fit_lines(report: Report) -> list[Line]:
-    """Two lines for `report.fit`: the verdict, and the longest context and most sequences. Nothing without devices."""
+    """Three lines for `report.fit`: devices, verdict, and the longest context and most sequences. Nothing without devices."""
     fit = report.fit
     if fit is None:
         return []
     return [
-        line(
-            *("  ", device_words(report, fit), "   ", (fit.verdict.replace("-", " "), STYLES[fit.verdict])),
-            f" · {_left(report, fit)}",
-            hang=4,
-        ),
+        line("  " + device_words(report, fit), hang=4),
+        line("  ", (fit.verdict.replace("-", " "), STYLES[fit.verdict]), f" · {_left(report, fit)}", hang=4),
         line(("  " + _reach(report, fit), "dim" if fit.verdict == "does-not-fit" else ""), hang=4),
     ]
 

@@ -12,8 +12,8 @@ from hfmem.render.lines import Line, Span, line, safe
 class Grid:
     """Rows of cells under a head. Columns in `left` are aligned left, the others right; a cell's style word is in `styles`.
 
-    `title` stands above, `notes` below. Columns that are empty in every row are left out. Cells under an empty head say more of the
-    cell before them: a mark, a verdict. `emphasized` rows are bold.
+    `title` stands above, `answer` and `notes` below. Columns that are empty in every row are left out. Cells under an empty head
+    say more of the cell before them: a mark, a verdict. `emphasized` rows are bold.
     """
 
     head: tuple[str, ...]
@@ -23,6 +23,7 @@ class Grid:
     notes: tuple[str, ...] = ()
     styles: tuple[tuple[str, str], ...] = ()
     emphasized: frozenset[int] = frozenset()
+    answer: str = ""
 
     def used(self) -> list[int]:
         """Columns that say anything."""
@@ -42,6 +43,8 @@ def grid_lines(grid: Grid, width: int | None = None) -> list[Line]:
         lines += _columns_below(grid, widths)
     else:
         lines += [text for number in range(len(grid.rows)) for text in _block(grid, number)]
+    if grid.answer:
+        lines.append(line((grid.answer, "bold"), hang=2))
     return [*lines, *(line((note, "dim"), hang=_indent(note) + 2) for note in grid.notes)]
 
 
@@ -98,9 +101,12 @@ def grid_markdown(grid: Grid) -> Iterator[str]:
     yield _pipes(grid.head[column] for column in used)
     yield _pipes(":---" if column in grid.left else "---:" for column in used)
     yield from (_pipes(row[column] for column in used) for row in grid.rows)
-    if grid.notes:
+    if grid.answer:
         yield ""
-        yield from (markdown_cell(note) for note in grid.notes)
+        yield f"**{markdown_cell(grid.answer)}**"
+    if grid.notes:  # a list: lines alone would run together
+        yield ""
+        yield from (f"- {markdown_cell(note.strip())}" for note in grid.notes)
 
 
 def _pipes(cells: Iterator[str] | Sequence[str]) -> str:
@@ -120,14 +126,15 @@ def grid_html(grid: Grid) -> Iterator[str]:
     if grid.title:
         yield f"<h2>{html_text(grid.title)}</h2>"
     yield "<table>"
-    yield "<thead><tr>" + "".join(f"<th>{html_text(grid.head[column])}</th>" for column in used) + "</tr></thead>"
+    kinds = {column: "" if column in grid.left else " class=number" for column in used}
+    heads = (f"<th scope=col{kinds[column]}>{html_text(grid.head[column])}</th>" for column in used)
+    yield "<thead><tr>" + "".join(heads) + "</tr></thead>"
     yield "<tbody>"
     for row in grid.rows:
-        cells = (
-            f"<td{'' if column in grid.left else ' class=number'}>{html_text(row[column])}</td>" for column in used
-        )
-        yield "<tr>" + "".join(cells) + "</tr>"
+        yield "<tr>" + "".join(f"<td{kinds[column]}>{html_text(row[column])}</td>" for column in used) + "</tr>"
     yield "</tbody></table>"
+    if grid.answer:
+        yield f"<p><strong>{html_text(grid.answer)}</strong></p>"
     yield from (f"<p class=note>{html_text(note)}</p>" for note in grid.notes)
 
 

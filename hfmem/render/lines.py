@@ -48,10 +48,11 @@ def safe(text: str) -> str:
 
 
 def wants_color(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal that shows colour. NO_COLOR and TERM=dumb say no, FORCE_COLOR says yes."""
-    if os.environ.get("NO_COLOR"):
+    """Whether `stream` is a terminal that shows colour. NO_COLOR, FORCE_COLOR=0 and TERM=dumb say no, FORCE_COLOR says yes."""
+    forced = os.environ.get("FORCE_COLOR")
+    if os.environ.get("NO_COLOR") or forced in ("0", "false"):
         return False
-    if os.environ.get("FORCE_COLOR"):
+    if forced:
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 

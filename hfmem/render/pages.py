@@ -18,7 +18,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #8884; text-align: left; vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-.note { color: #888; margin: .2rem 0 }
+.note { opacity: .75; margin: .2rem 0 }
 svg { max-width: 100%; height: auto }
 """
 
@@ -88,6 +88,7 @@ def _cell(value: Any) -> str:
 
 def page(title: str, body: Sequence[str]) -> str:
     """One HTML file that needs nothing else: no script, no font, no request."""
-    head = f'<meta charset="utf-8"><title>hfmem: {html_text(title)}</title><style>{_STYLE}</style>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += f"<title>hfmem: {html_text(title)}</title><style>{_STYLE}</style>"
     lines = "\n".join(body)
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{lines}\n</body></html>\n'

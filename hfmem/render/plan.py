@@ -34,6 +34,7 @@ def plan_grid(report: Report, layouts: Sequence[Layout], most: int | None = None
             *more,
             "GiB of one device (≈ by a rule, ~ the maker's capacity); seqs: the most of that length;",
             "context: the longest for as many sequences; tok/s: an upper bound, by bytes over bandwidth",
+            *(f"! {warning.message}" for warning in report.warnings),
         ),
         styles=_STYLES,
     )

@@ -72,16 +72,20 @@ def report_grid(report: Report) -> Grid:
     ]
     rows.append(("total", f"{report.total_bytes / GIB:,.2f}", "", "".join(text for text, _ in _plain_total(report))))
     below = [*_draft_lines(report), *_engine_lines(report), *_pool_lines(report), *_host_lines(report)]
+    answer = ""
     if report.fit is not None:
         from hfmem.render.fit import fit_lines
 
-        below += fit_lines(report)
+        devices, verdict, reach = fit_lines(report)
+        below += [devices, reach]
+        answer = verdict.text.strip()
     notes = [item.text.strip() for item in [*_headline(report)[1:], *below]]
     return Grid(
         head=("", "GiB", "grade", ""),
         rows=tuple(rows),
         left=frozenset({0, 2, 3}),
         title=_headline(report)[0].text,
+        answer=answer,
         notes=(*notes, *(f"! {warning.message}" for warning in report.warnings)),
     )
 
@@ -101,6 +105,7 @@ def legend() -> list[Line]:
             (" derived by rule   ", "dim"),
             _MARKS["estimated"],
             (" estimated          --json prints everything", "dim"),
+            hang=4,
         )
     ]
 
@@ -273,6 +278,9 @@ def _host_lines(report: Report) -> list[Line]:
         return []
     text = f"  of it in the host's memory: {format_bytes(host.weights_bytes)} of weights"
     text += f", {format_bytes(host.kv_cache_bytes)} of cache" if host.kv_cache_bytes else ""
+    flags = [f"--ngl {host.gpu_layers}"] if host.gpu_layers is not None else []
+    flags += [f"--n-cpu-moe {host.cpu_moe_layers}"] if host.cpu_moe_layers else []
+    text += f" ({' '.join(flags)})" if flags else ""
     return [line((text, "dim"), hang=4)]
 
 

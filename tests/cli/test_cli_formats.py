@@ -78,7 +78,7 @@ def test_lengths_that_are_none(run: Run, ctx: str) -> None:
     assert (status, out, err.count("\n")) == (2, "", 1) and "--ctx" in err
 
 
-@pytest.mark.parametrize(("word", "meant"), [("fitt", "fit"), ("layer", "layers"), ("Compare", "compare")])
+@pytest.mark.parametrize(("word", "meant"), [("fitt", "fit"), ("fti", "fit"), ("layer", "layers"), ("Compare", "compare")])
 def test_a_command_that_is_nearly_right_is_named(run: Run, word: str, meant: str) -> None:
     status, _, err = run(word, LLAMA, "--offline")
     assert status == 3 and err.startswith("error: ") and f"(the command {meant}?)" in err.splitlines()[0]
@@ -155,6 +155,22 @@ def test_a_table_too_wide_for_a_terminal() -> None:
         "   3.00  =   8,192",
     ]
     assert texts[12][:3] == ["org/a-model", "  size    1.00  =", "  length  8,192"]
+
+
+def test_the_verdict_is_found_at_a_glance(run: Run) -> None:
+    """A line of its own in a terminal, bold in a page; what is below the table is a list, which no Markdown runs together."""
+    words = ["fit", LLAMA, "--gpu", "8GiB", "--ctx", "8k", "--engine", "ideal", "--offline"]
+    status, out, _ = run(*words)
+    missing = f"{(2 * 8_030_261_248 + 8192 * 131_072 - 8 * 2**30) / 2**30:.2f} GiB missing"
+    assert status == 1 and f"\n  does not fit · {missing}\n" in out
+    _, out, _ = run(*words, "--format", "markdown")
+    table, verdict, notes = out.rstrip("\n").split("\n\n")[1:]
+    assert verdict == f"**does not fit · {missing}**"
+    assert all(text.startswith("|") for text in table.splitlines())
+    assert len(notes.splitlines()) > 2 and all(text.startswith("- ") for text in notes.splitlines())
+    _, out, _ = run(*words, "--format", "html")
+    assert f"<strong>does not fit · {missing}</strong>" in out
+    assert "<th scope=col class=number>GiB</th>" in out  # above its numbers
 
 
 @pytest.mark.parametrize(

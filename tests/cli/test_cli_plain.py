@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,13 +199,27 @@ def test_what_is_left_to_typer(words: list[str]) -> None:
     assert read(words, {}) is None
 
 
-def test_completion_is_typers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("fit x --max-mod", ["--max-model-len"]),
+        ("fit x --engine s", ["sglang"]),
+        ("compare x --engine ideal,vl", ["ideal,vllm"]),  # the last of a list
+        ("fit x --gpu mi35", ["mi350x", "mi355x"]),
+        ("plan x --gpu h200", ["h200-sxm-141gb", "h200-nvl-141gb"]),
+        ("x --emit d", ["docker"]),
+        ("layers x --format m", ["markdown"]),
+        ("explain meta-llama/Meta-Llama-3-8B", ["meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B-Instruct"]),
+    ],
+)
+def test_completion_is_typers(typed: str, offered: list[str]) -> None:
+    words = f"hfmem {typed}"
     environment = {
         **os.environ,
         "_HFMEM_COMPLETE": "complete_bash",
-        "COMP_WORDS": "hfmem fit x --max-mod",
-        "COMP_CWORD": "3",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
     }
     command = [sys.executable, "-m", "hfmem"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
-    assert done.stdout.split() == ["--max-model-len"] and done.stderr == ""
+    assert (done.stdout.split(), done.stderr) == (offered, "")

@@ -76,6 +76,26 @@ def test_plan_says_for_which_device_it_emits(run: Run) -> None:
     assert out.startswith("vllm serve") and err == "for 1 × RTX 4090, the first of 2 (fits)\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "engine"),
+    [("--gpu apple", "llama.cpp"), ("--gpu m4-max-64gb --engine vllm", "vllm"), ("--gpu h100", "vllm")],
+)
+def test_plan_reads_the_rules_that_hold_on_the_devices_named(run: Run, words: str, engine: str) -> None:
+    _, out, _ = run("plan", LLAMA, "--ctx", "8k", *words.split(), *OFF.split(), "--json")
+    assert json.loads(out)["kv_cache"]["engine"] == engine
+    _, out, _ = run("plan", LLAMA, "--ctx", "8k", *words.split(), *OFF.split())
+    assert ("! " in out) is ("h100" not in words)  # llama.cpp in vLLM's place, or vLLM where it is not read for
+
+
+@pytest.mark.parametrize("command", ["", "fit", "plan"])
+def test_emit_warns_beside_the_command(run: Run, command: str) -> None:
+    """128k tokens of a model of 8,192 positions: the command is all that stdout holds."""
+    words = [*command.split(), LLAMA, "--ctx", "128k", "--gpu", "h100", "--emit", "vllm", *OFF.split()]
+    status, out, err = run(*words)
+    assert status == 0 and " vllm serve " in out and "exceed" not in out
+    assert err.startswith("warning: 131,072 tokens exceed the 8,192 positions")
+
+
 def test_help_promises_only_what_the_command_does(run: Run) -> None:
     for command in ("layers", "explain", "plan", "verify", "bench"):  # which name no device to solve for
         text = " ".join(run(command, "--help")[1].split())

@@ -57,6 +57,7 @@ def test_no_color_is_honoured(folder: Path) -> None:
     environment = {**os.environ, "FORCE_COLOR": "1"}
     assert "\x1b" in _process([str(folder)], env=environment, cwd=ROOT).stdout
     assert "\x1b" not in _process([str(folder)], env={**environment, "NO_COLOR": "1"}, cwd=ROOT).stdout
+    assert "\x1b" not in _process([str(folder)], env={**environment, "FORCE_COLOR": "0"}, cwd=ROOT).stdout
 
 
 @pytest.fixture

@@ -16,11 +16,13 @@ from hfmem.api.answers import fit
 from hfmem.api.configuration import configure
 from hfmem.api.estimates import Model, estimate
 from hfmem.errors import UnsupportedError, UsageError
+from hfmem.hub import FetchOptions
 from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
 from hfmem.plan.devices import plain_memory
 from hfmem.plan.fit import Scale
 from hfmem.plan.target import Target
+from hfmem.report import Report
 
 ENGINES = st.sampled_from(["vllm", "sglang", "transformers", "llama.cpp", "ideal"])
 
@@ -191,11 +193,36 @@ def test_solving_for_layers_on_the_device(llama: Model) -> None:
     found = estimate(llama, device="12GiB", context=8192, gpu_layers="max", engine="llama.cpp")
     assert found.fit is not None and found.fit.verdict != "does-not-fit" and found.host is not None
     held = configure(llama, device="12GiB", context=8192, gpu_layers="max").serving.llama_cpp.gpu_layers
-    assert held is not None and 0 < held < 33
+    assert held is not None and 0 < held < 33 and found.host.gpu_layers == held
     more = estimate(llama, device="12GiB", context=8192, gpu_layers=held + 1)
     assert more.fit is not None and more.fit.verdict == "does-not-fit"
     # what is not on the device is on the host: 16-bit weights, embedding included
     assert found.host.weights_bytes + found.per_rank.weights_bytes == WEIGHTS
+
+
+@pytest.mark.parametrize("memory", ["6GiB", "12GiB", "16GiB"])
+def test_solving_for_layers_whose_experts_stay_on_the_host(memory: str) -> None:
+    """The fewest of Qwen3-30B-A3B's 48 layers: one fewer does not fit; the experts of so many layers are on the host."""
+
+    def asked(layers: Any) -> Report:
+        offline = FetchOptions(offline=True, no_cache=True)
+        words: dict[str, Any] = {"context": 8192, "quant": "q4_k_m", "device": memory, "engine": "llama.cpp"}
+        return estimate("Qwen/Qwen3-30B-A3B", cpu_moe_layers=layers, fetch=offline, **words)
+
+    found = asked("min")
+    assert found.fit is not None and found.fit.verdict != "does-not-fit" and found.host is not None
+    count = found.host.cpu_moe_layers
+    assert 0 < count <= 48 and asked(count) == found
+    fewer = asked(count - 1)
+    assert fewer.fit is not None and fewer.fit.verdict == "does-not-fit"
+
+
+def test_no_number_of_experts_on_the_host_is_enough() -> None:
+    offline = FetchOptions(offline=True, no_cache=True)
+    words: dict[str, Any] = {"context": 8192, "quant": "q4_k_m", "device": "1GiB", "fetch": offline}
+    found = estimate("Qwen/Qwen3-30B-A3B", cpu_moe_layers="min", **words)
+    assert found.fit is not None and found.fit.verdict == "does-not-fit" and found.kv_cache.engine == "llama.cpp"
+    assert "no_solution" in {warning.code for warning in found.warnings}
 
 
 def test_remedies_are_true_and_in_order(llama: Model) -> None:
