@@ -45,11 +45,11 @@ class Dims:
     head_dim: int
 
 
-def read_dims(cfg: Config) -> Dims:
+def read_dims(cfg: Config, *, rounded: bool = False) -> Dims:
     """Read hidden size, layers and heads under any of their names.
 
     Absent KV heads mean one for each head (MHA); an absent or null `head_dim` means hidden_size / num_attention_heads, as in
-    transformers' attention classes.
+    transformers' attention classes; `rounded`: rounded down where the heads do not divide it.
     """
     hidden = cfg.positive(*HIDDEN)
     heads = cfg.positive(*HEADS)
@@ -60,7 +60,7 @@ def read_dims(cfg: Config) -> Dims:
         raise ContradictionError(f"{cfg.file}: {heads} attention heads cannot share {kv_heads} KV heads")
     head_dim = cfg.opt_int("head_dim", "attention_head_dim")
     if not head_dim:
-        if hidden % heads:
+        if hidden % heads and not rounded:
             raise ContradictionError(
                 f"{cfg.file}: 'head_dim' is absent and hidden_size {hidden} does not divide by {heads} heads"
             )

@@ -219,6 +219,15 @@ class Config:
         values = self.opt_list(*names)
         return None if values is None else [self._typed(int, names, value) for value in values]
 
+    def need_numbers(self, *names: str) -> list[int]:
+        """A list of whole numbers that must be there and holds some."""
+        values = self.numbers(*names)
+        if values is None:
+            raise self._missing(names)
+        if not values:
+            raise ContradictionError(f"{self.file}: {names[0]!r} is an empty list")
+        return values
+
     def need_list(self, *names: str) -> list[Any]:
         """A list that must be there."""
         value = self.opt_list(*names)

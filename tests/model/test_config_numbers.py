@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from commands import Run
 
-from hfmem.errors import ContradictionError
+from hfmem.errors import ContradictionError, MissingKeyError
 from hfmem.model.config import Config
+from hfmem.model.families.registry import read_architecture
 
 LLAMA = {
     "model_type": "llama",
@@ -42,6 +43,25 @@ def test_numbers_of_layers() -> None:
     for wrong in ([[1]], [None], ["1"], [True], [1.5], 3):
         with pytest.raises(ContradictionError, match="'dense' is "):
             Config({"dense": wrong}).numbers("dense")
+
+
+def test_numbers_that_must_be_there() -> None:
+    assert Config({"widths": [4, 8]}).need_numbers("widths") == [4, 8]
+    with pytest.raises(MissingKeyError, match="'widths'"):
+        Config({}).need_numbers("widths")
+    for wrong in ([], ["4"], [4, None], 4):
+        with pytest.raises(ContradictionError, match="'widths' is "):
+            Config({"widths": wrong}).need_numbers("widths")
+
+
+def test_lists_of_towers_and_vocoders_that_do_not_fit() -> None:
+    for config in (
+        {"model_type": "csm", "codec_config": {"upsampling_ratios": [1, "a"]}},
+        {"model_type": "seamless_m4t_v2", "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1], [3]]},
+        {"model_type": "swin", "depths": []},
+    ):
+        with pytest.raises(ContradictionError):
+            read_architecture(config)
 
 
 @pytest.mark.parametrize("value", ["1e308", "Infinity", "NaN", "-1.0", "0"])

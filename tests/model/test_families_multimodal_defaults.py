@@ -147,6 +147,7 @@ COUNTED = [
     ("voxtral_realtime", "VoxtralRealtimeForConditionalGeneration", 4_429_679_360),
     ("whisper", "WhisperForConditionalGeneration", 37_760_640),
     ("hubert", "HubertForCTC", 94_396_320),
+    ("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinkerForConditionalGeneration", 18_418_329_704),
     ("siglip2", "Siglip2Model", 203_202_050),
     ("wav2vec2", "Wav2Vec2ForCTC", 94_396_320),
     ("wavlm", "WavLMForCTC", 94_406_544),

@@ -237,3 +237,27 @@ def test_such_a_wrapper_needs_its_files(tmp_path: Path) -> None:
 
 def test_every_text_model_of_a_wrapper_has_a_rule() -> None:
     assert set(TEXT_OF.values()) <= set(FAMILIES)
+
+
+def test_yi_vl_has_norms_in_its_projector() -> None:
+    # 01-ai/Yi-VL-6B: Yi-6B (6,061,035,520 parameters as its card's files hold) and linear, norm, linear, norm from 1,280 to 4,096
+    config = {
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "vocab_size": 64_000,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "mm_hidden_size": 1280,
+        "mm_projector_type": "mlp2x_gelu_Norm",
+        "mm_vision_tower": "./vit/clip-vit-H-14",
+        "model_type": "llava",
+        "architectures": ["LlavaLlamaForCausalLM"],
+    }
+    arch = read_architecture(config)
+    projector = 4096 * (1280 + 1) + 4096 * (4096 + 1) + 2 * 2 * 4096
+    assert arch.expected_parameters() == 6_061_035_520 + projector
+    names = {s.pattern for s in arch.tensors if "mm_projector" in s.pattern}
+    assert names == {f"model.mm_projector.{i}.{leaf}" for i in (0, 1, 3, 4) for leaf in ("weight", "bias")}

@@ -28,7 +28,7 @@ def chameleon(cfg: Config) -> Architecture:
     seen, part = cfg.sub("vq_config"), tower(m.inv, "model.vqmodel.")
     base, factors, blocks = (
         seen.positive("base_channels"),
-        seen.need_list("channel_multiplier"),
+        seen.need_numbers("channel_multiplier"),
         seen.positive("num_res_blocks"),
     )
     latent, dim = seen.positive("latent_channels"), seen.positive("embed_dim")

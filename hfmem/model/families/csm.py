@@ -58,7 +58,7 @@ def _transformer(part: Part, cfg: Config) -> int:
 
 def mimi(part: Part, cfg: Config) -> int:
     """Mimi: strided convolutions down to frames, a transformer on each side, residual quantizers, convolutions back up."""
-    ratios = cfg.opt_list("upsampling_ratios") or [8, 6, 5, 4]  # what the class takes for none
+    ratios = cfg.numbers("upsampling_ratios") or [8, 6, 5, 4]  # what the class takes for none
     width, filters, residuals = (
         cfg.positive("hidden_size"),
         cfg.positive("num_filters"),

@@ -22,7 +22,7 @@ from hfmem.records import replace
 def _sam(part: Part, cfg: Config, image: int, out: int) -> int:
     """SAM's ViT-B with relative positions and a neck, then two strided convolutions into `out` channels (`deepencoder`)."""
     width, count, heads = cfg.positive("width"), cfg.positive("layers"), cfg.positive("heads")
-    first = cfg.need_list("downsample_channels")[0]
+    first = cfg.need_numbers("downsample_channels")[0]
     global_layers = [i for i in cfg.need_list("global_attn_indexes") if i in range(count)]
     dim, grid, window, neck = width // heads, image // 16, 14, 256  # patch 16, window 14, neck 256: fixed in the code
     if cfg.flag("use_abs_pos", default=True):
@@ -200,7 +200,7 @@ def deepseek_ocr(cfg: Config) -> Architecture:
         count = _sam(tower(inv, "model.sam_model."), sam, image, small.positive("dim"))
         count += _qwen_encoder(tower(inv, "model.qwen2_model."), small)
     else:
-        count = _sam(tower(inv, "model.sam_model."), sam, image, sam.need_list("downsample_channels")[-1])
+        count = _sam(tower(inv, "model.sam_model."), sam, image, sam.need_numbers("downsample_channels")[-1])
         count += _clip_l(tower(inv, "model.vision_model."), widths.sub("clip-l-14-224", model_type="clip"))
         tower(inv).tensor("model.image_newline", (out,))
     tower(inv).linear("model.projector.layers", out, project.positive("input_dim"))

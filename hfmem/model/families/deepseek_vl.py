@@ -80,7 +80,7 @@ def janus(cfg: Config) -> Architecture:
 def _generator(inv: Inventory, cfg: Config) -> None:
     base, factors, blocks = (
         cfg.positive("base_channels"),
-        cfg.need_list("channel_multiplier"),
+        cfg.need_numbers("channel_multiplier"),
         cfg.positive("num_res_blocks"),
     )
     latent, channels, out = cfg.positive("latent_channels"), cfg.positive("in_channels"), cfg.positive("out_channels")

@@ -45,7 +45,7 @@ def _source_tokens(encoder: Config) -> int | None:
             return vision.patches(encoder) + 2
         case "swin" | "swinv2" | "donut-swin":
             (height, width), (ph, pw) = vision.side(encoder, "image_size"), vision.side(encoder, "patch_size")
-            halvings = len(encoder.need_list("depths")) - 1
+            halvings = len(encoder.need_numbers("depths")) - 1
             return -(-height // (ph << halvings)) * -(-width // (pw << halvings))
     return None
 

@@ -46,7 +46,7 @@ def gemma3_tower(inv: Inventory, root: str, seen: Config, hidden: int) -> int:
 def _conformer_3n(part: Part, cfg: Config) -> int:
     """Gemma 3n's audio tower: two strided convolutions over mel bins and time, then conformer blocks."""
     width, count = cfg.positive("hidden_size"), cfg.positive("conf_num_hidden_layers")
-    channels = cfg.need_list("sscp_conv_channel_size")
+    channels = cfg.need_numbers("sscp_conv_channel_size")
     kernels = cfg.published("sscp_conv_kernel_size") or [
         [3, 3],
         [3, 3],
@@ -138,7 +138,7 @@ def gemma4_vision(part: Part, cfg: Config) -> int:
 def gemma4_audio(part: Part, cfg: Config) -> int:
     width, count = cfg.positive("hidden_size"), cfg.positive("num_hidden_layers")
     clipped = cfg.flag("use_clipped_linears", default=False)
-    channels, before = cfg.need_list("subsampling_conv_channels"), 1
+    channels, before = cfg.need_numbers("subsampling_conv_channels"), 1
     stem = part.at("subsample_conv_projection.")
     for i, out in enumerate(channels):
         stem.conv(f"layer{i}.conv", out, before, (3, 3), bias=False)

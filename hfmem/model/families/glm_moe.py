@@ -21,7 +21,7 @@ LAYER = "model.layers.{}"
 
 def glm4_moe(cfg: Config) -> Architecture:
     """GLM-4.5 and its successors without latent attention; the text part of GLM-4.5V."""
-    d = read_dims(cfg)
+    d = read_dims(cfg, rounded=True)
     stack = open_stack(cfg, cfg, d)
     inv, every = stack.inv, range(d.num_layers)
     bias = cfg.flag("attention_bias", default=False)

@@ -93,9 +93,9 @@ _CLIP_L_336 = {
 }
 
 
-def projector_layers(cfg: Config) -> int:
-    """Linear layers of a `mlpNx_gelu` projector, or 1 for `linear`."""
-    kind = cfg.opt_str("mm_projector_type") or ""
+def projector_layers(cfg: Config, suffix: str = "") -> int:
+    """Linear layers of a `mlpNx_gelu` projector, or 1 for `linear`; `suffix` may end the word and changes none of them."""
+    kind = (cfg.opt_str("mm_projector_type") or "").removesuffix(suffix)
     known = {"linear": 1, **{f"mlp{n}x_gelu": n for n in range(2, 6)}}
     return known[cfg.choice("mm_projector_type", kind, tuple(known))]
 
@@ -104,15 +104,19 @@ def llava_flat(cfg: Config) -> Architecture:
     """LLaVA as its authors publish it: the text model's keys at the top level, the tower named by `mm_vision_tower`.
 
     The tower is in the checkpoint where it was trained (`unfreeze_mm_vision_tower`, LLaVA 1.6), else it is loaded from its own
-    repository. A newline vector is stored where images are cut to their shape (`mm_patch_merge_type` with `unpad`).
+    repository. A newline vector is stored where images are cut to their shape (`mm_patch_merge_type` with `unpad`). Yi-VL's
+    projector (`mlp2x_gelu_Norm`) has a layer norm behind each linear layer.
     """
     text = Config(cfg.data, cfg.file, _FLAT_TEXT[cfg.model_type], cfg.used_defaults)
     inner = text_architecture(text)
     inv = Inventory()
-    layers, notes = projector_layers(cfg), []
+    layers, notes = projector_layers(cfg, "_Norm"), []
+    normed = (cfg.opt_str("mm_projector_type") or "").endswith("_Norm")
     features, project, count = cfg.positive("mm_hidden_size"), tower(inv, "model.mm_projector."), 0
     for i in range(layers):
-        project.linear(str(2 * i), inner.hidden_size, inner.hidden_size if i else features)
+        project.linear(str((3 if normed else 2) * i), inner.hidden_size, inner.hidden_size if i else features)
+        if normed:
+            project.norm(str(3 * i + 1), inner.hidden_size)
     if "unpad" in (cfg.opt_str("mm_patch_merge_type") or ""):
         tower(inv).tensor("model.image_newline", (inner.hidden_size,))
     if cfg.flag("unfreeze_mm_vision_tower", default=False):

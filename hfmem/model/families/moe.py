@@ -79,8 +79,11 @@ def qwen2_moe(cfg: Config) -> Architecture:
 
 
 def qwen3_moe(cfg: Config) -> Architecture:
-    """Qwen3-30B-A3B, 235B-A22B and Coder: norms over each head of q and k, no shared expert."""
-    m = Draft(cfg)
+    """Qwen3-30B-A3B, 235B-A22B and Coder: norms over each head of q and k, no shared expert.
+
+    Qwen3-Omni's text class has no `head_dim` of its own and rounds hidden / heads down.
+    """
+    m = Draft(cfg, d=blocks.read_dims(cfg, rounded=cfg.model_type == "qwen3_omni_moe_text"))
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     _qwen_experts(m)

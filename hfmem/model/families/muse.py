@@ -113,7 +113,7 @@ def _vision(part: Part, vision: Config) -> int:
 def _audio(part: Part, audio: Config) -> int:
     """Stages that join samples (`patch_sizes`) and widen (`hidden_sizes`), each with `depths` depthwise convolution blocks."""
     count = audio.positive("num_hidden_layers")
-    stages = [audio.need_list(key) for key in ("patch_sizes", "hidden_sizes", "depths")]
+    stages = [audio.need_numbers(key) for key in ("patch_sizes", "hidden_sizes", "depths")]
     if any(len(stage) != count for stage in stages):
         raise ContradictionError(
             f"{audio.file}: 'patch_sizes', 'hidden_sizes' and 'depths' must each have {count} entries"

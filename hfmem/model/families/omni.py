@@ -44,7 +44,7 @@ def _talker(inv: Inventory, cfg: Config) -> None:
 
 def _speaker_encoder(part: Part, cfg: Config, mel: int) -> None:
     """ECAPA-TDNN: squeeze-and-excitation blocks, attentive pooling over time."""
-    channels, kernels = cfg.need_list("enc_channels"), cfg.need_list("enc_kernel_sizes")
+    channels, kernels = cfg.need_numbers("enc_channels"), cfg.need_numbers("enc_kernel_sizes")
     scale, excite, attend = (cfg.positive(f"enc_{n}") for n in ("res2net_scale", "se_channels", "attention_channels"))
     if len(channels) != len(kernels) or len(channels) < 3:
         raise ContradictionError(f"{cfg.file}: 'enc_channels' and 'enc_kernel_sizes' differ in length")
@@ -88,7 +88,7 @@ def _code_to_mel(part: Part, cfg: Config) -> None:
 def _mel_to_wave(part: Part, cfg: Config) -> None:
     """BigVGAN: transposed convolutions that halve the channels, each followed by residual blocks of several kernel widths."""
     channels, mel = cfg.positive("upsample_initial_channel"), cfg.positive("mel_dim")
-    kernels, strides = cfg.need_list("resblock_kernel_sizes"), cfg.need_list("upsample_kernel_sizes")
+    kernels, strides = cfg.need_numbers("resblock_kernel_sizes"), cfg.need_numbers("upsample_kernel_sizes")
     dilations = cfg.published("resblock_dilation_sizes") or [[1, 3, 5]] * len(
         kernels
     )  # nested: not in the table of defaults

@@ -95,7 +95,7 @@ def _vocoder(part: Part, cfg: Config) -> None:
     block.tensor("self_attn_layer_scale.scale", (width,))
     block.tensor("mlp_layer_scale.scale", (width,))
     stack.norm("norm", width, bias=False)
-    for i, ratio in enumerate(cfg.need_list("upsampling_ratios")):
+    for i, ratio in enumerate(cfg.need_numbers("upsampling_ratios")):
         part.tensor(f"upsample.{i}.0.conv.weight", (width, width, ratio))
         part.tensor(f"upsample.{i}.0.conv.bias", (width,))
         at = part.at(f"upsample.{i}.1.")
@@ -103,7 +103,7 @@ def _vocoder(part: Part, cfg: Config) -> None:
         at.tensor("gamma", (width,))
         at.norm("norm", width)
         vision.mlp(at, width, 4 * width, ("pwconv1", "pwconv2"))
-    channels, rates = cfg.positive("decoder_dim"), cfg.need_list("upsample_rates")
+    channels, rates = cfg.positive("decoder_dim"), cfg.need_numbers("upsample_rates")
     part.conv("decoder.0.conv", channels, width, (7,))
     for i, rate in enumerate(rates, 1):
         at, out = part.at(f"decoder.{i}.block."), channels // 2

@@ -133,8 +133,8 @@ def phi4_multimodal(cfg: Config) -> Architecture:
 
 def _davit(part: Part, cfg: Config) -> int:
     """DaViT: four stages of paired window- and channel-attention blocks, each stage behind a strided convolution."""
-    widths, depths = cfg.need_list("embed_dim"), cfg.need_list("depths")
-    kernels, before = cfg.need_list("patch_size"), cfg.need_list("patch_prenorm")
+    widths, depths = cfg.need_numbers("embed_dim"), cfg.need_numbers("depths")
+    kernels, before = cfg.need_numbers("patch_size"), cfg.need_list("patch_prenorm")
     if not len(widths) == len(depths) == len(kernels) == len(before):
         raise ContradictionError(
             f"{cfg.file}: 'embed_dim', 'depths', 'patch_size' and 'patch_prenorm' differ in length"
@@ -163,7 +163,7 @@ def florence2(cfg: Config) -> Architecture:
     inv = Inventory()
     seen = cfg.sub("vision_config")
     count = _davit(tower(inv, "model.vision_tower."), seen)
-    width, out = seen.need_list("embed_dim")[-1], seen.positive("projection_dim")
+    width, out = seen.need_numbers("embed_dim")[-1], seen.positive("projection_dim")
     project = tower(inv, "model.multi_modal_projector.")
     project.linear("image_projection", out, width, bias=False)
     project.norm("image_proj_norm", out)

@@ -23,7 +23,7 @@ def speech_to_text(cfg: Config) -> Architecture:
     hidden, vocab = cfg.positive("d_model"), cfg.positive("vocab_size")
     heads, inner = read_heads(cfg, hidden, "decoder_attention_heads"), cfg.positive("decoder_ffn_dim")
     encoders, decoders = cfg.positive("encoder_layers"), cfg.positive("decoder_layers")
-    kernels, wide = cfg.need_list("conv_kernel_sizes"), cfg.positive("conv_channels")
+    kernels, wide = cfg.need_numbers("conv_kernel_sizes"), cfg.positive("conv_channels")
     inv = Inventory()
     stem = tower(inv, "model.encoder.conv.conv_layers.")
     width = cfg.positive("input_feat_per_channel") * cfg.positive("input_channels")

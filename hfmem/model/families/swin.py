@@ -35,7 +35,7 @@ def _positions(block: Part, cfg: Config, width: int, heads: int, window: int, *,
 
 def stages(part: Part, cfg: Config, width: int, *, heads_key: str = "num_heads", second: bool = False) -> int:
     """The blocks of all stages below `layers.{stage}.blocks.{}.`, `width` channels in the first. Returns their number."""
-    depths, heads = cfg.need_list("depths"), cfg.need_list(heads_key)
+    depths, heads = cfg.need_numbers("depths"), cfg.need_numbers(heads_key)
     window, ratio = cfg.positive("window_size"), cfg.positive_float("mlp_ratio")
     if len(depths) != len(heads):
         raise ContradictionError(f"{cfg.file}: {len(depths)} 'depths' and {len(heads)} {heads_key!r}")
@@ -64,7 +64,7 @@ def swin(cfg: Config) -> Architecture:
     base = "donut" if cfg.model_type == "donut-swin" else cfg.model_type
     inv = Inventory()
     part = tower(inv, "" if what == "model" else f"{base}.")
-    first, levels = cfg.positive("embed_dim"), len(cfg.need_list("depths"))
+    first, levels = cfg.positive("embed_dim"), len(cfg.need_numbers("depths"))
     width = first << (levels - 1)
     height, breadth = vision.side(cfg, "patch_size")
     part.conv("embeddings.patch_embeddings.projection", first, cfg.positive("num_channels"), (height, breadth))
@@ -76,7 +76,7 @@ def swin(cfg: Config) -> Architecture:
         part.norm("layernorm", width)
     if what == "classification":
         Part(inv, component=Component.OTHER).linear("classifier", num_labels(cfg), width)
-    heads = cfg.need_list("num_heads")[-1]
+    heads = cfg.need_numbers("num_heads")[-1]
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise ContradictionError(f"{cfg.file}: 'num_heads' does not divide the width {width}")
     d = Dims(width, count, heads, heads, width // heads)

@@ -26,7 +26,7 @@ def _stage(part: Part, cfg: Config, width: int, depth: int) -> None:
 
 
 def _levels(cfg: Config) -> tuple[list[int], list[int]]:
-    ratios, depths = cfg.need_list("downsampling_ratios"), cfg.need_list("depths")
+    ratios, depths = cfg.need_numbers("downsampling_ratios"), cfg.need_numbers("depths")
     if len(depths) != len(ratios) + 1:
         raise ContradictionError(f"{cfg.file}: {len(depths)} depths for {len(ratios)} ratios")
     return ratios, depths

@@ -26,7 +26,7 @@ _TASKS = {
 
 def _stem(part: Part, cfg: Config) -> int:
     """Strided convolutions on the waveform, with one group norm after the first or a layer norm after each. Returns their width."""
-    widths, kernels = cfg.need_list("conv_dim"), cfg.need_list("conv_kernel")
+    widths, kernels = cfg.need_numbers("conv_dim"), cfg.need_numbers("conv_kernel")
     if len(widths) != len(kernels) or not widths:
         raise ContradictionError(f"{cfg.file}: {len(widths)} 'conv_dim' and {len(kernels)} 'conv_kernel'")
     kind = cfg.choice("feat_extract_norm", cfg.opt_str("feat_extract_norm") or "group", ("group", "layer"))
@@ -75,7 +75,7 @@ def _head(top: Part, cfg: Config, what: str, hidden: int, out: int) -> None:
         groups, each = cfg.positive("num_codevector_groups"), cfg.positive("num_codevectors_per_group")
         width, shared = cfg.positive("codevector_dim"), cfg.positive("proj_codevector_dim")
         top.tensor("quantizer.codevectors", (1, groups * each, width // groups))
-        top.linear("quantizer.weight_proj", groups * each, cfg.need_list("conv_dim")[-1])
+        top.linear("quantizer.weight_proj", groups * each, cfg.need_numbers("conv_dim")[-1])
         top.linear("project_hid", shared, hidden)
         top.linear("project_q", shared, width)
 
