@@ -19,6 +19,8 @@ from hfmem.model.layers import Cache, ChunkedAttention, SlidingAttention
 _SWA_RATIO: Final = 0.8
 _CHUNKED_PREFILL: Final = 8192
 _EVICTION_INTERVAL: Final = 128
+#: `--max-running-requests` where a draft is served and nobody says (`speculative_hook.py`)
+DRAFTING_REQUESTS: Final = 48
 
 
 def request_tokens(plan: Layout, kind: Cache, ahead: int) -> int:
@@ -50,10 +52,11 @@ def ratio(serving: Serving) -> float:
 
 
 def running_requests(serving: Serving) -> int | None:
-    """Requests that a group of ranks runs at once, where that is told and sizes the pools: with the radix cache off."""
-    if serving.enable_prefix_caching is not False or serving.max_num_seqs is None:
+    """Requests that a group of ranks runs at once, where that is known and sizes the pools: with the radix cache off."""
+    most = serving.max_num_seqs or (DRAFTING_REQUESTS if serving.speculative_tokens else None)
+    if serving.enable_prefix_caching is not False or most is None:
         return None
-    return max(serving.max_num_seqs // serving.attn_dp, 1)
+    return max(most // serving.attn_dp, 1)
 
 
 def cap(plan: Layout, serving: Serving) -> int | None:
