@@ -15,10 +15,10 @@ from hfmem.memory.engines.sglang.support import window_leaves_out_itself
 from hfmem.memory.serving import Serving
 from hfmem.model.layers import Cache, ChunkedAttention, SlidingAttention
 
-#: `--swa-full-tokens-ratio`, `--chunked-prefill-size` on Hopper, SGLANG_SWA_EVICTION_INTERVAL
+#: `--swa-full-tokens-ratio`, `--chunked-prefill-size` on Hopper, SGLANG_SWAEVICTION_INTERVAL
 _SWA_RATIO: Final = 0.8
 _CHUNKED_PREFILL: Final = 8192
-_EVICTION_INTERVAL: Final = 128
+EVICTION_INTERVAL: Final = 128
 #: `--max-running-requests` where a draft is served and nobody says (`speculative_hook.py`)
 DRAFTING_REQUESTS: Final = 48
 
@@ -26,7 +26,7 @@ DRAFTING_REQUESTS: Final = 48
 def request_tokens(plan: Layout, kind: Cache, ahead: int) -> int:
     """Rows of the windowed pool that a running request holds: its window, what is not evicted yet, a page, and one more or what two
     steps of a draft allocate (`compute_swa_request_cap`)."""
-    held = _window(plan, kind) + _EVICTION_INTERVAL * max(ahead, 1) + plan.page
+    held = _window(plan, kind) + EVICTION_INTERVAL * max(ahead, 1) + plan.page
     return held + (2 * ahead or plan.page)
 
 
