@@ -63,6 +63,7 @@ BLOCKS: Final[dict[str, tuple[int, int]]] = {
     "MXFP4": (32, 17),
     "NVFP4": (64, 36),
     "Q1_0": (128, 18),
+    "Q2_0": (64, 18),
 }
 
 #: spellings of `torch_dtype` / `dtype` in config.json and of command-line flags → canonical code

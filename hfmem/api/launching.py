@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hfmem.api.configuration import Configuration, is_gguf
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory import engines
+from hfmem.model.layers import CompressedAttention
 from hfmem.plan.launch import Launch, emit
 from hfmem.report import Report
 
@@ -93,6 +94,11 @@ def _beside(extras: Extras | None, engine: str) -> dict[str, Any]:
     if drafter is not None:
         found["draft"] = "mtp" if extras.draft is None else extras.draft.facts.repo_id
         found["draft_tokens"] = drafter.tokens(engine) if engine == "vllm" else extras.draft_tokens
+        compressed = any(isinstance(kind, CompressedAttention) for kind in drafter.architecture.kinds())
+        if (
+            engine == "sglang" and drafter.own and compressed
+        ):  # DeepSeek V4's are to be told, the last token beside them
+            found["draft_tokens"] = drafter.tokens(engine) - 1
     return found
 
 

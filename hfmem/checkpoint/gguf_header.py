@@ -17,7 +17,7 @@ TENSOR_TYPES: Final[Mapping[int, str]] = dict(
             *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S"),
             *("IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M"),
             *("BF16", "Q4_0", "Q4_0", "Q4_0", "TQ1_0", "TQ2_0", "IQ4_NL", "IQ4_NL", "IQ4_NL", "MXFP4"),
-            *("NVFP4", "Q1_0"),
+            *("NVFP4", "Q1_0", "Q2_0"),
         ]
     )
 )
@@ -30,7 +30,7 @@ FILE_TYPES: Final[Mapping[int, str]] = dict(
             *("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ2_XXS"),
             *("IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M"),
             *("IQ4_XS", "IQ1_M", "BF16", "", "", "", "TQ1_0", "TQ2_0", "MXFP4_MOE", "NVFP4"),
-            "Q1_0",
+            *("Q1_0", "Q2_0"),
         ]
     )
 )

@@ -50,12 +50,23 @@ FILE_TYPES: Final = {
     "IQ4_XS": "IQ4_XS",
     "TQ1_0": "TQ1_0",
     "TQ2_0": "TQ2_0",
+    "Q1_0": "Q1_0",
+    "Q2_0": "Q2_0",
     "MXFP4_MOE": "MXFP4",
 }
 
 _SMALL_IQ: Final = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M"})
 # what a type becomes when a row does not fill its blocks of 256
-_FALLBACK: Final = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0"}
+_FALLBACK: Final = {
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "TQ1_0": "Q4_0",
+    "TQ2_0": "Q4_0",
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q2_0": "Q4_0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +243,7 @@ def _embedding(base: str, ftype: str) -> str:
         return "Q2_K"
     if ftype in ("IQ2_S", "IQ2_M", "IQ3_XXS"):
         return "IQ3_S"
-    return "Q4_K" if base in ("TQ1_0", "TQ2_0") else base
+    return "Q4_K" if base in ("TQ1_0", "TQ2_0", "Q2_0") else base
 
 
 def _small_iq(model: _Model, role: Role, layer: int, layers: int) -> str | None:

@@ -66,9 +66,10 @@ def compute_buffer(
 
 
 def _feed_forward(arch: Architecture) -> int:
-    """Elements that a token has in gate, up and their product, or in its chosen experts' and their outputs."""
+    """Elements that a token has in gate, up and their product, or in its chosen experts' and in their outputs before and after
+    these are weighted (`build_moe_ffn`)."""
     chosen = arch.num_experts_per_tok or 0
     if arch.num_experts and chosen:
         inner = expert_width(arch)
-        return chosen * max(3 * inner, inner + arch.hidden_size)
+        return chosen * max(3 * inner, 2 * arch.hidden_size)
     return 3 * (arch.intermediate_size or 4 * arch.hidden_size)

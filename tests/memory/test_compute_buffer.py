@@ -8,6 +8,7 @@ from example_architectures import build, one
 from hfmem.memory.compute_buffer import compute_buffer
 from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
+from hfmem.model.families.registry import read_architecture
 from hfmem.model.layers import FullAttention
 from hfmem.units import MIB
 
@@ -60,3 +61,28 @@ def test_the_mask_was_wider_before() -> None:
     before, today = (compute_buffer(arch, serving, 2048, number).bytes for number in (9849, 11_342))
     assert abs(before - 447.38 * MIB) < 0.005 * 447.38 * MIB
     assert before - today == 2048 * 8192 * 4
+
+
+@pytest.mark.parametrize(
+    ("hidden", "experts", "chosen", "inner", "heads", "size", "measured"),
+    [
+        # (hidden + chosen × hidden) × 2 × fp32 for 512 tokens, and 8 MiB of mask; what llama.cpp's graph takes on a CPU
+        (2048, 128, 8, 768, 32, 80, 96.0),
+        (4096, 128, 8, 1536, 32, 152, 176.0),
+        (2048, 64, 10, 512, 32, 96, 98.0),
+        # chosen × 3 × inner is more
+        (3072, 16, 4, 3072, 32, 92, 106.0),
+    ],
+)
+def test_experts_outputs_before_and_after_they_are_weighted(
+    hidden: int, experts: int, chosen: int, inner: int, heads: int, size: int, measured: float
+) -> None:
+    arch = read_architecture(
+        {"model_type": "qwen3_moe", "hidden_size": hidden, "num_experts": experts, "num_experts_per_tok": chosen,
+         "moe_intermediate_size": inner, "intermediate_size": 6144, "num_attention_heads": heads, "num_key_value_heads": 4,
+         "head_dim": 128, "num_hidden_layers": 8, "vocab_size": 151_936, "max_position_embeddings": 40_960,
+         "dtype": "bfloat16"}
+    )  # fmt: skip
+    item = compute_buffer(arch, Serving(8192, engine="llama.cpp"), 512)
+    assert item.bytes == size * MIB
+    assert item.low * item.bytes <= measured * MIB <= item.high * item.bytes

@@ -48,3 +48,15 @@ def test_a_draft_has_rows_of_its_own_on_the_last_stage() -> None:
     found = cache(served_with(target, Drafter(draft, ()), serving), serving)
     row = 2 * 4 * 64 * 2
     assert found.stage_bytes == (2 * 1000 * row, 3 * 1000 * row)
+
+
+def test_requests_that_a_draft_is_served_for_size_the_pools_with_the_radix_cache_off() -> None:
+    """48 of them where nobody says, as SGLang 0.5.23's own code answers: states of Qwen3-Next, windows of gpt-oss-20b."""
+    off = {"engine": "sglang", "page_size": 1, "enable_prefix_caching": False, "speculative_tokens": 4}
+    memory = int(23.7 * 2**30)
+    serving = Serving(1, **off)  # type: ignore[arg-type]
+    arch = architecture("Qwen/Qwen3-Next-80B-A3B-Instruct")
+    assert pool(served_with(arch, Drafter(arch, (), own=True), serving), serving, memory).capacity_tokens == 265_188
+    # 47,489 tokens: 48 × (window 127 + 4 × 128 until eviction + 1 page + 2 × 4 drafted) + 2 chunks of 8192 + a page
+    assert 48 * (127 + 4 * 128 + 1 + 8) + 2 * 8192 + 1 == 47_489
+    assert pool(architecture("openai/gpt-oss-20b"), serving, memory).capacity_tokens == 987_979

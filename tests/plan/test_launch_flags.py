@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from commands import Run
 from launches import launch, words
 
 from hfmem.memory.serving import LlamaCpp
@@ -50,7 +51,7 @@ def test_drafts_and_adapters() -> None:
     steps = ["--speculative-num-steps", "4", "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "5"]
     alone = ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", "org/draft"]
     assert said("sglang", **other) == [*alone, *steps]
-    assert said("sglang", draft="mtp") == ["--speculative-algorithm", "NEXTN"]
+    assert said("sglang", draft="mtp") == ["--speculative-algorithm", "EAGLE"]
     assert said("vllm", lora="org/lora", max_lora_rank=32) == [
         *("--enable-lora", "--lora-modules", "adapter=org/lora", "--max-lora-rank", "32")
     ]
@@ -76,3 +77,13 @@ def test_sglang_is_told_how_to_divide_its_pool() -> None:
     ]
     assert values == ["0.5", "2", "9"]
     assert not [word for word in words(emit("sglang", launch(engine="sglang"))) if "ratio" in word]
+
+
+def test_deepseek_v4_is_told_what_it_drafts(run: Run) -> None:
+    """SGLang: "Only EAGLE speculative algorithm with topk == 1 is supported for DeepseekV4ForCausalLM", not left to its default."""
+    asked = ("--offline", "--engine", "sglang", "--gpu", "4xh200", "--ctx", "32k", "--draft", "mtp", "--emit", "sglang")
+    _, out, _ = run("fit", "deepseek-ai/DeepSeek-V4-Flash", *asked)
+    drafting = ["EAGLE", "--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
+    assert words(out)[-8:] == ["--speculative-algorithm", *drafting, "--speculative-num-draft-tokens", "4"]
+    _, out, _ = run("fit", "deepseek-ai/DeepSeek-V3", *asked[:4], "8xh200", *asked[5:])
+    assert words(out)[-2:] == ["--speculative-algorithm", "EAGLE"]

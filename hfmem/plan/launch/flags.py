@@ -134,7 +134,7 @@ def _sglang(launch: Launch) -> list[str]:
         words += ["--enable-lora", "--lora-paths", f"adapter={launch.lora}"]
         words += [*_set("--max-loras-per-batch", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
     if launch.draft == "mtp":
-        words += ["--speculative-algorithm", "NEXTN"]
+        words += ["--speculative-algorithm", "EAGLE"]  # NEXTN is its alias, which DeepSeek V4 does not take
     elif launch.draft is not None:
         words += ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", reference(launch.draft)]
     if launch.draft_tokens is not None:  # given together or not at all

@@ -1,14 +1,15 @@
 """SGLang's pools: one of tokens for layers that keep all, one for windowed layers, one of states.
 
 `support` (what SGLang decides by model and device) → `layout` (bytes of a token and of a state in each layer) → `windows`, `states`
-(the other two pools) → `pool` (how a budget is divided between them), and `cache` here: what a load occupies in them. Read from
-SGLang 0.5.23; each module names its files.
+(the other two pools) → `pool` (how a budget is divided between them), and `cache` here: what a load occupies in them. DeepSeek V4's
+pools are `compressed`. Read from SGLang 0.5.23; each module names its files.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from hfmem.memory.engines.sglang import compressed
 from hfmem.memory.engines.sglang.layout import Layout, layout, pages
 from hfmem.memory.engines.sglang.pool import pool, splits_windows, state_slot_bytes, token_pool_bytes
 from hfmem.memory.engines.sglang.support import slots_per_request
@@ -39,6 +40,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     Raises:
         UnsupportedError: a model, format or layout SGLang does not have.
     """
+    if compressed.is_compressed(arch):
+        return compressed.cache(arch, serving)
     plan = layout(arch, serving)
     seqs = serving.num_seqs_per_replica
     stages = plan.stages(serving.pp)

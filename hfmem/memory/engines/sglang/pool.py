@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hfmem.errors import UnsupportedError
-from hfmem.memory.engines.sglang import states, windows
+from hfmem.memory.engines.sglang import compressed, states, windows
 from hfmem.memory.engines.sglang.layout import Layout, index_bytes, layout, pages
 from hfmem.memory.engines.sglang.support import COUNTS_PREDICTIONS_OTHERWISE, slots_per_request
 from hfmem.memory.result import Pool, count_in, memory_of_stages
@@ -33,6 +33,8 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
     Raises:
         UnsupportedError: the memory holds no pool, or SGLang refuses the layout.
     """
+    if compressed.is_compressed(arch):
+        return compressed.pool(arch, serving, memory_bytes_per_rank)
     plan = layout(arch, serving)
     stages = plan.stages(serving.pp)
     memory = memory_of_stages(memory_bytes_per_rank, len(stages))

@@ -5,15 +5,10 @@ Read from SGLang 0.5.23: `srt/mem_cache/kv_cache_configurator.py` (`_handle_max_
 
 from __future__ import annotations
 
-from typing import Final
-
 from hfmem.memory.engines.sglang.layout import Layout
-from hfmem.memory.engines.sglang.windows import running_requests
+from hfmem.memory.engines.sglang.windows import DRAFTING_REQUESTS, running_requests
 from hfmem.memory.result import count_in
 from hfmem.memory.serving import Serving
-
-#: `--max-running-requests` where a draft is served and nobody says
-_DRAFTING_REQUESTS: Final = 48
 
 
 def slots_of(budget: float, slot: int, each: int, serving: Serving) -> tuple[int, int]:
@@ -31,7 +26,7 @@ def slots_of(budget: float, slot: int, each: int, serving: Serving) -> tuple[int
     if not ahead:
         return max(int(budget - slot) // slot, 0), 0
     slots = max(int((budget - slot * (1 + ahead)) // (slot * (1 + ahead / each))), 0)
-    running = max((serving.max_num_seqs or _DRAFTING_REQUESTS) // serving.attn_dp, 1)
+    running = max((serving.max_num_seqs or DRAFTING_REQUESTS) // serving.attn_dp, 1)
     return slots, ahead * (min(running, slots // each) + 1)
 
 

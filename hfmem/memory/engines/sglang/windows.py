@@ -15,16 +15,18 @@ from hfmem.memory.engines.sglang.support import window_leaves_out_itself
 from hfmem.memory.serving import Serving
 from hfmem.model.layers import Cache, ChunkedAttention, SlidingAttention
 
-#: `--swa-full-tokens-ratio`, `--chunked-prefill-size` on Hopper, SGLANG_SWA_EVICTION_INTERVAL
+#: `--swa-full-tokens-ratio`, `--chunked-prefill-size` on Hopper, SGLANG_SWAEVICTION_INTERVAL
 _SWA_RATIO: Final = 0.8
 _CHUNKED_PREFILL: Final = 8192
-_EVICTION_INTERVAL: Final = 128
+EVICTION_INTERVAL: Final = 128
+#: `--max-running-requests` where a draft is served and nobody says (`speculative_hook.py`)
+DRAFTING_REQUESTS: Final = 48
 
 
 def request_tokens(plan: Layout, kind: Cache, ahead: int) -> int:
     """Rows of the windowed pool that a running request holds: its window, what is not evicted yet, a page, and one more or what two
     steps of a draft allocate (`compute_swa_request_cap`)."""
-    held = _window(plan, kind) + _EVICTION_INTERVAL * max(ahead, 1) + plan.page
+    held = _window(plan, kind) + EVICTION_INTERVAL * max(ahead, 1) + plan.page
     return held + (2 * ahead or plan.page)
 
 
@@ -50,10 +52,11 @@ def ratio(serving: Serving) -> float:
 
 
 def running_requests(serving: Serving) -> int | None:
-    """Requests that a group of ranks runs at once, where that is told and sizes the pools: with the radix cache off."""
-    if serving.enable_prefix_caching is not False or serving.max_num_seqs is None:
+    """Requests that a group of ranks runs at once, where that is known and sizes the pools: with the radix cache off."""
+    most = serving.max_num_seqs or (DRAFTING_REQUESTS if serving.speculative_tokens else None)
+    if serving.enable_prefix_caching is not False or most is None:
         return None
-    return max(serving.max_num_seqs // serving.attn_dp, 1)
+    return max(most // serving.attn_dp, 1)
 
 
 def cap(plan: Layout, serving: Serving) -> int | None:
