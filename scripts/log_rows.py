@@ -121,7 +121,8 @@ def _figures(row: Mapping[str, Any]) -> LogFacts:
     }
     counted, form = row.get("graphs_counted", False), row.get("form")
     graphs = GraphSizes(*row["graphs"]) if "graphs" in row else None
-    return LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form, graphs)
+    found = LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form, graphs)
+    return replace(found, until_27=row.get("until_27", False))
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -140,7 +141,7 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
     found["readings"] = {
         name: list(dict.fromkeys((item.value, item.slack) for item in items)) for name, items in log.readings.items()
     }
-    more = {"graphs_counted": log.graphs_counted, "form": log.form, "graphs": log.graphs}
+    more = {"graphs_counted": log.graphs_counted, "form": log.form, "graphs": log.graphs, "until_27": log.until_27}
     return found | {name: value for name, value in more.items() if value}
 
 

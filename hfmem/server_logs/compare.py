@@ -17,6 +17,7 @@ from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Verification
 from hfmem.server_logs.llama_cpp import llama_checks
 from hfmem.server_logs.llama_weights import buffer_checks
+from hfmem.server_logs.loaded import widening
 from hfmem.server_logs.parse import LogFacts, Reading
 from hfmem.server_logs.reasons import NO_CHECKPOINTS, drafts_itself
 from hfmem.server_logs.sglang import sglang_checks
@@ -87,7 +88,7 @@ def _serving(read: Model, log: LogFacts) -> Serving:
     kv_dtype = "fp8" if told.kv_dtype == "fp8_ds_mla" else told.kv_dtype
     return Serving(
         context=context,
-        kv_dtype=kv_dtype or "auto",
+        kv_dtype=kv_dtype or ("fp32" if widening(read, log) > 1 else "auto"),
         engine=log.engine,
         tp=told.tp,
         pp=told.pp,

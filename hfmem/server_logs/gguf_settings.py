@@ -11,6 +11,8 @@ _AROUND: Final = " `\"'}|"
 _GGUF_NAME: Final = re.compile(r"general\.name(?: +str)? += +([^\n]{1,100}?)\s*(?:\n|$|llama_|llm_|print_info)")
 _GGUF_CTX: Final = re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:] +(\d{1,9})")
 _GGUF_SEQS: Final = re.compile(r"\bn_seq_max +[=:] +(\d{1,9})")
+#: its server, once the contexts are made
+_GGUF_SLOTS: Final = re.compile(r"\bn_slots = (\d{1,6})")
 _GGUF_UNIFIED: Final = re.compile(r"\bkv_unified +[=:] +(\w{1,10})")
 _GGUF_TYPE: Final = re.compile(r"(?:file type +=|model ftype +=) +([^\n]{1,40}?)\s*(?:\n|$|print_info|llm_)")
 _GGUF_BATCH: Final = re.compile(r"\bn_ubatch +[=:] +(\d{1,9})")
@@ -53,6 +55,8 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
             said[setting] = found[-1]
     if slots := _GGUF_SEQS.findall(before) or _GGUF_SEQS.findall(text)[:1]:  # the line before that of the context
         said["slots"] = slots[-1]
+    elif served := _GGUF_SLOTS.search(text):
+        said["slots"] = served[1]
     if cells := _GGUF_CELLS.findall(text):
         _put_cells(said, cells)
     if types := _GGUF_TYPE.findall(before) or _GGUF_TYPE.findall(text)[:1]:

@@ -17,7 +17,7 @@ from typing import Final
 from hfmem.errors import UsageError
 from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.records import dataclass
-from hfmem.server_logs.forms import release_told
+from hfmem.server_logs.forms import line_of_its_own, release_told
 from hfmem.server_logs.gguf_settings import build_told
 from hfmem.server_logs.lines import clean, one_stream, relevant
 from hfmem.server_logs.patterns import (
@@ -64,8 +64,8 @@ class Reading:
 class LogFacts:
     """What one start of an engine told. `readings` holds every value of a name, in order: ranks repeat their lines.
     `graphs_counted`: vLLM says that it takes its estimate of CUDA graphs from its share. `form`: the N of a vLLM 0.N that prints
-    such lines, where they tell; of llama.cpp its build, about. `graphs`: what it says that it captures. `others`: engines and
-    containers whose lines are left out."""
+    such lines, where they tell; of llama.cpp its build, about. `until_27`: vLLM prints the pool as until 0.27. `graphs`: what it
+    says that it captures. `others`: engines and containers whose lines are left out."""
 
     engine: Engine
     version: str | None
@@ -76,6 +76,7 @@ class LogFacts:
     form: int | None = None
     graphs: GraphSizes | None = None
     others: tuple[str, ...] = ()
+    until_27: bool = False
 
     def first(self, name: str) -> Reading | None:
         """The first value of that name."""
@@ -131,7 +132,8 @@ def parse_log(text: str) -> LogFacts:
         told_by = release_told if engine == "vllm" else build_told
         form = told_by(text[start:until]) or told_by(text[:until])
     graphs = _graphs(text[start:until])
-    return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others))
+    old = engine == "vllm" and line_of_its_own(text[start:until])
+    return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others), old)
 
 
 def _before_draft(text: str, begins: re.Pattern[str]) -> str:

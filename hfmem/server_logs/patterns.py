@@ -175,6 +175,8 @@ WORDS: Final = (
         "FlashAttention",
         "Flash Attention",
         "Asynchronous",
+        "text-only",
+        "n_slots",
     ),
 )
 #: … and one of these in every line that a size is read from

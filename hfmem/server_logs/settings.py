@@ -74,6 +74,11 @@ _ARGS: Final = re.compile(
 _STEP: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d{1,9})")
 _LENGTH: Final = re.compile(r"Using max model len (\d{1,9})")
 _RANGE: Final = re.compile(r"\bcompile range \(1, (\d{1,9})\)")
+#: `--limit-mm-per-prompt` with no picture, and what vLLM says where nothing but text is left
+_LIMITS: Final = re.compile(r"limit[-_]mm[-_]per[-_]prompt['\"]?[\s=:]{1,4}([^}\n]{1,120})")
+_TEXT_ONLY: Final = "running in text-only mode"
+#: how many ranks of one replica there are, whatever is split among them (`distributed/parallel_state.py`)
+_WORLD: Final = re.compile(r"\bworld_size=(\d{1,4}) rank=\d")
 _NO_ENCODER: Final = re.compile(r"Skipping memory profiling for multimodal encoder|--skip-mm-profiling\b")
 _FLASHINFER: Final = "Using FlashInfer for top-p & top-k sampling"
 _MOVED: Final = re.compile(r"buffer type overrid|--n-cpu-moe|-ncmoe|--cpu-moe|-cmoe|--override-tensor|(?<![\w-])-ot ")
@@ -221,6 +226,10 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
             said[name] = str(count)
     if "state_dtype" not in said and (states := _STATES_IN.search(run)):
         said["state_dtype"] = states[1]
+    if not {"tp", "pp", "dp"} & said.keys() and engine == "vllm" and (world := _WORLD.search(run)):
+        said["tp"] = world[1]
+    if _TEXT_ONLY in run or _no_pictures(text):
+        said["language_model_only"] = "true"
     if seen.ep and "ep" not in said:
         said["ep"] = "true"
     whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
@@ -248,6 +257,15 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         moved_tensors=bool(_MOVED.search(text)),
         kernel_version=int(kernel[1]) if (kernel := _KERNEL.search(run)) else None,
     )
+
+
+def _no_pictures(text: str) -> bool:
+    """Whether every kind of input beside text is limited to none of it."""
+    told = _LIMITS.search(text)
+    if told is None or "image" not in told[1]:
+        return False
+    counts = re.findall(r"(?:image|video|audio)\W{1,6}(\d{1,6})", told[1])
+    return bool(counts) and not any(map(int, counts))
 
 
 def _capability(run: str) -> int | None:

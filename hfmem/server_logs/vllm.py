@@ -15,8 +15,8 @@ from hfmem.memory.weights import rank_weights
 from hfmem.model.layers import RecurrentCache
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
+from hfmem.server_logs.loaded import as_loaded, weights_check, widening
 from hfmem.server_logs.parse import LogFacts
-from hfmem.server_logs.reasons import as_loaded, weights_check
 from hfmem.server_logs.vllm_pool import held, pool_checks
 from hfmem.server_logs.vllm_release import V1, as_logged, old_capacity, release_by_form, rivals, stepped, told
 
@@ -111,11 +111,12 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
         others = runtime_estimates(read, serving, ranks, device, rival, log.graphs, encoder)
         low, _, high = together((e.low, e.bytes, e.high) for e in others.values() if e.in_budget)
         bottom, top = min(bottom, low), max(top, high)
-    left, least, most = (int(room - ranks.bytes - size) for size in (taken, top, bottom))
+    loaded = ranks.bytes * widening(read, log)
+    left, least, most = (int(room - loaded - size) for size in (taken, top, bottom))
     if available is not None:
         item = check("memory left for the cache", "bytes", available, left, low=least, high=most, estimated=True)
         if item.verdict == "differs":
-            item = replace(item, reason=_left_reason(log, release))
+            item = replace(item, reason=_left_reason(log, release, shared=shared))
         yield item
         return
     tokens = log.smallest("capacity_tokens")
@@ -145,13 +146,15 @@ def _with_graphs(estimate: Estimate, graphs: Estimate | None) -> Estimate:
     return replace(estimate, bytes=middle, low=low, high=high)
 
 
-def _left_reason(log: LogFacts, release: Release) -> str | None:
-    """Why the memory left for the cache is not what the device and the settings leave."""
+def _left_reason(log: LogFacts, release: Release, *, shared: bool = False) -> str | None:
+    """Why the memory left for the cache is not what the device and the settings leave. `shared`: the device's is the host's."""
+    if shared:
+        return "the device's memory is the host's: what other programs took meanwhile counts as the engine's"
     graphs = log.first("cuda_graph_bytes")
     if graphs is not None and graphs.value < 0:
         return "another process gave memory back meanwhile: capturing graphs took less than nothing"
     if log.settings.dtype == "float32":
-        return "the log says --dtype float32: weights, cache and activations are wider"
+        return "the log says --dtype float32: activations are wider"
     if log.settings.speculative:
         return "a draft model or prediction layers take memory too, which is not computed here"
     if log.settings.other:

@@ -30,13 +30,13 @@ def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving, 
     sees one request."""
     needed = _needed(read, log, request, minor)
     if needed is not None:
-        yield needed
+        yield _with_reason(needed, log, serving, "needed")
     pool = _memory(read, log, serving)
     if pool is None or pool.value <= 0:
         return
     memory, old = int(pool.value), old_capacity(log)
     share = pool.slack / max(memory, 1)
-    settled: tuple[str, Serving] | None = None
+    settled = assumed(needed, log, request) if needed is not None and needed.reason else None
     for name, reading, kind in (
         ("GPU blocks", log.smallest("num_blocks"), "blocks"),
         ("KV cache tokens", log.smallest("capacity_tokens"), "old tokens" if old else "tokens"),
@@ -62,11 +62,11 @@ def _with_reason(item: Check, log: LogFacts, serving: Serving, kind: str) -> Che
     """`item` with what is known to move a pool where no assumption meets it."""
     if item.verdict != "differs":
         return item
-    if _other_rank(item, log, serving):
+    if kind != "needed" and _other_rank(item, log, serving):
         return replace(item, reason="another rank, whose line is not here, had less memory: the least counts")
     if item.reason is not None:
         return item
-    if log.settings.speculative and (item.difference or 0) > 0:
+    if log.settings.speculative and ((item.difference or 0) > 0) != (kind == "needed"):
         return replace(item, reason=_DRAFTED)
     untold = log.settings.context is None and log.first("concurrency_context") is None
     return replace(item, reason=_NO_CONTEXT) if untold and kind in ("tokens", "concurrency") else item
