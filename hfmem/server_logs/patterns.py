@@ -222,5 +222,5 @@ STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {
         re.compile(r"llama_model_loader: loaded meta data"),
     ),
 }
-#: layers of logging that put each line into an object of JSON, and where they put it
-JSON_KEYS: Final = ("log", "message", "msg", "textPayload", "line")
+#: layers of logging that put each line into an object of JSON, and where they put it, itself or in an object there
+JSON_KEYS: Final = ("log", "message", "msg", "textpayload", "line", "body", "event", "@message", "jsonpayload", "data")

@@ -288,7 +288,7 @@ def _put(said: dict[str, str], name: str, value: str) -> None:
     setting = _KEYS.get(name)
     if setting is None:
         return
-    value = value.strip("'\"`,;)")
+    value = value.strip("'\"`,;)}]")
     if setting in ("model", "context") and (value.startswith("-") or value.lower() in _ABSENT):
         return
     if value.lower() in _ABSENT and setting not in ("prefix_caching", "speculative", "eager", "ep"):
