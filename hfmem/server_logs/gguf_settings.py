@@ -25,6 +25,13 @@ _GGUF_CELLS: Final = re.compile(
 )
 _GGUF_LATENT: Final = re.compile(r"c\^KV \(([\w.]{2,12})\):[^k\n]{1,40}kv\^T(?: \(([\w.]{2,12})\)|: not used)")
 
+#: Ollama's own runner: what it is asked for, and what it says of a file
+_OLLAMA: Final = re.compile(
+    r"Operation:commit [^\n]{0,60}?Parallel:(\d{1,4}) [^\n]{0,60}?FlashAttention:(\w{1,10}) KvSize:(\d{1,9}) KvCacheType:(\w{0,8})"
+)
+_OLLAMA_FILE: Final = re.compile(
+    r"architecture=\w{1,40} file_type=([\w.]{1,16}) name=(?:\"([^\"\n]{1,100})\"|(\S{1,100}))"
+)
 #: what tells a build, about, where the log does not name it: later first (`src/llama-context.cpp` of several releases)
 _GGUF_FORMS: Final = (
     (re.compile(r"sched_reserve: graph(?: \(pp bs=\d{1,6}, tg bs=\d{1,6}\))?: nodes ="), 11000),
@@ -65,6 +72,14 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
         said["flash"] = flash[-1]
     if types := _GGUF_TYPES.findall(text):
         said["key_type"], said["value_type"] = types[-1]
+    if asked := _OLLAMA.search(text):
+        said["slots"], said["flash"], said["context"] = asked[1], asked[2].lower(), asked[3]
+        said["flash"] = "0" if said["flash"] in ("false", "disabled") else "1"
+        if asked[4]:
+            said["key_type"] = said["value_type"] = asked[4]
+    if file := _OLLAMA_FILE.search(before) or _OLLAMA_FILE.search(text):
+        said.setdefault("file_type", file[1])
+        said.setdefault("model", file[2] or file[3])
     if latent := _GGUF_LATENT.findall(text):
         said["key_type"], transposed = latent[-1]
         said["value_type"], said["latent"] = (

@@ -21,7 +21,7 @@ from hfmem.units import parse_count, parse_memory
 
 #: setting → what engines call it, in flags and in their own dumps (with underscores)
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "model": ("model", "model_path", "model_tag", "pretrained"),
+    "model": ("model", "model_path", "model_id", "model_tag", "pretrained"),
     "revision": ("revision",),
     "dtype": ("dtype",),
     "quantization": ("quantization", "q"),
@@ -60,7 +60,9 @@ _ABSENT: Final = frozenset({"", "none", "null", "auto", "{}", "false"})
 _FLAG: Final = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]{0,60})(?:[ =]{1,4}(?!-)([^\s\\`|]{1,300}))?")
 _PAIR: Final = re.compile(r"\b([a-z][a-z_]{1,50})=('[^']{0,300}'|\"[^\"]{0,300}\"|(?!['\"])[^,\s)]{1,200})")
 _ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|(?!')[^,}\s]{1,200})")
-_SERVE: Final = re.compile(r"\bvllm serve\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})")
+_SERVE: Final = re.compile(
+    r"\b(?:vllm serve|trtllm-serve(?: serve)?|lmdeploy serve api_server)\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})"
+)
 _CONFIG: Final = re.compile(
     r"Initializing an? (?:V1 )?LLM (?:engine|server)(?:[^\n]{0,80}? with config: |(?: \(v[^)\n]{1,60}\))? ?\.\.\. )"
 )
