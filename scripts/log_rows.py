@@ -136,7 +136,7 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
     told = {name: getattr(log.settings, name) for name in Settings.__match_args__}
     told = {name: value for name, value in told.items() if value != getattr(default, name)}
     told |= {name: str(told[name]) for name in ("utilization",) if name in told}
-    found = {name: row[name] for name in ("id", "gpu", "source") if row.get(name)}
+    found = {name: row[name] for name in ("id", "gpu", "model", "source", "set") if row.get(name)}
     found |= {"engine": log.engine, "version": log.version, "settings": told}
     found["readings"] = {
         name: list(dict.fromkeys((item.value, item.slack) for item in items)) for name, items in log.readings.items()

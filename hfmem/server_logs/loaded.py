@@ -22,6 +22,8 @@ from hfmem.units import GIB, MIB
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
 
+#: so much more than was loaded is another number of ranks or another format
+_FAR: Final = 0.3
 _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
 #: what SGLang's free memory loses while it loads beside weights in segments and tables, at most: logs of 32B models at TP 4 give
 #: 0.3 GiB; ten starts on one device of 0.5B to 32B models, -0.02 to 0.08 GiB
@@ -109,7 +111,17 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
         return replace(
             result, reason="the name alone tells the format: what the copy keeps in 16 bit stands in its config"
         )
-    return result
+    return replace(result, reason=_untold(read, log, result))
+
+
+def _untold(read: Model, log: LogFacts, result: Check) -> str | None:
+    """What the log does not tell of a model that loaded far fewer bytes than its own files have."""
+    told = log.settings.quantization
+    if told and read.quantization is None and read.packing is None:
+        return f"the log says --quantization {told}: which tensors, and how, stands in the copy's own config"
+    if log.settings.tp * log.settings.pp == 1 and (result.difference or 0) > _FAR:
+        return "the log tells neither ranks nor format, and none that was tried fits"
+    return None
 
 
 def _in_other_formats(

@@ -301,7 +301,7 @@ def _put(said: dict[str, str], name: str, value: str) -> None:
 
 def _settings(said: dict[str, str]) -> Settings:
     def number(name: str) -> int | None:
-        text = re.sub(r"(?i)[^\dkm].*", "", said.get(name, ""))
+        text = re.sub(r"(?i)[^\dkm].*", "", re.sub(r"(?<=\d)_(?=\d)", "", said.get(name, "")))  # Python's 30_000 too
         try:
             return parse_count(text) if text else None
         except UsageError:

@@ -35,6 +35,8 @@ _RUNTIME: Final[dict[str, str]] = {
 _ESTIMATES: Final = {"graph_estimate_bytes": "cuda_graph_bytes"}
 #: devices whose memory is the host's, and what vLLM measures there by how free memory fell
 _UNIFIED: Final = frozenset({"DGX Spark GB10"})
+_LEFT: Final = "memory left for the cache"
+_FELL: Final = "vLLM prints how the device's free memory fell: what else was taken meanwhile, by it or others, is in it"
 _MEASURED: Final = frozenset({"cuda_graph_bytes", "graph_estimate_bytes", "engine_bytes"})
 
 
@@ -50,7 +52,10 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
     at = _of_release(read, log, serving, release, device)
     request = replace(at, pp=1) if release.checks_all_stages else at
     found += pool_checks(read, log, at, request, release.minor)
-    found += _budget(as_loaded(read, log), log, serving, device)
+    by_weights = weights is not None and weights.verdict == "differs"
+    for item in _budget(as_loaded(read, log), log, serving, device):
+        follows = by_weights and item.verdict == "differs" and item.what == _LEFT
+        found.append(replace(item, reason="follows from the weights, which differ") if follows else item)
     return [item for item in found if item is not None]
 
 
@@ -98,7 +103,9 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
         if name == "activations_bytes" and release.segments_count and estimate is not None:
             estimate = _with_graphs(estimate, estimates.get("cuda_graph_bytes"))
         if logged is not None and logged.value >= 0 and estimate is not None:
-            yield check(title, "bytes", logged, estimate.bytes, low=estimate.low, high=estimate.high, estimated=True)
+            item = check(title, "bytes", logged, estimate.bytes, low=estimate.low, high=estimate.high, estimated=True)
+            fell = item.verdict == "differs" and name in _MEASURED and logged.value > estimate.high
+            yield replace(item, reason=_FELL) if fell else item
     available = log.smallest("available_bytes")
     budget = log.first("budget_bytes")
     share = log.settings.utilization
@@ -114,7 +121,7 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     loaded = ranks.bytes * widening(read, log)
     left, least, most = (int(room - loaded - size) for size in (taken, top, bottom))
     if available is not None:
-        item = check("memory left for the cache", "bytes", available, left, low=least, high=most, estimated=True)
+        item = check(_LEFT, "bytes", available, left, low=least, high=most, estimated=True)
         if item.verdict == "differs":
             item = replace(item, reason=_left_reason(log, release, shared=shared))
         yield item

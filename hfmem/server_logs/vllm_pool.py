@@ -30,7 +30,7 @@ def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving, 
     sees one request."""
     needed = _needed(read, log, request, minor)
     if needed is not None:
-        yield _with_reason(needed, log, serving, "needed")
+        yield _with_reason(needed, log, serving, "needed", minor)
     pool = _memory(read, log, serving)
     if pool is None or pool.value <= 0:
         return
@@ -55,10 +55,10 @@ def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving, 
             other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)
             if other.verdict != "differs" or (other.reason and not item.reason):
                 item = other  # as from 0.21
-        yield _with_reason(item, log, serving, kind)
+        yield _with_reason(item, log, serving, kind, minor)
 
 
-def _with_reason(item: Check, log: LogFacts, serving: Serving, kind: str) -> Check:
+def _with_reason(item: Check, log: LogFacts, serving: Serving, kind: str, minor: int) -> Check:
     """`item` with what is known to move a pool where no assumption meets it."""
     if item.verdict != "differs":
         return item
@@ -69,7 +69,12 @@ def _with_reason(item: Check, log: LogFacts, serving: Serving, kind: str) -> Che
     if log.settings.speculative and ((item.difference or 0) > 0) != (kind == "needed"):
         return replace(item, reason=_DRAFTED)
     untold = log.settings.context is None and log.first("concurrency_context") is None
-    return replace(item, reason=_NO_CONTEXT) if untold and kind in ("tokens", "concurrency") else item
+    if untold and kind in ("tokens", "concurrency"):
+        return replace(item, reason=_NO_CONTEXT)
+    if release_of(log.version) is None:
+        reason = f"the log names no release: taken for vLLM 0.{minor}, and pools of other releases hold another number"
+        return replace(item, reason=reason)
+    return item
 
 
 def _memory(read: Model, log: LogFacts, serving: Serving) -> Reading | None:
