@@ -17,6 +17,8 @@ ENGINES: Final[dict[str, str]] = {
     "llama.cpp": "hfmem.memory.engines.llama_cpp",
 }
 #: other spellings of them, in lower case
+#: what people serve with that has llama.cpp inside and settings of its own
+_LLAMA_CPPS: Final = frozenset({"ollama", "lmstudio", "lm-studio", "koboldcpp", "jan", "llamafile"})
 _SPELLED: Final[dict[str, str]] = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama_cpp": "llama.cpp"}
 
 
@@ -129,7 +131,8 @@ class Serving:
         name = self.engine.lower()
         object.__setattr__(self, "engine", _SPELLED.get(name, name))
         if self.engine not in ENGINES:
-            raise UsageError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
+            hint = "; it runs llama.cpp: --engine llama.cpp" if name in _LLAMA_CPPS else ""
+            raise UsageError(f"engine {name!r} is not one of {', '.join(ENGINES)}{hint}")
         if self.attn_dp > 1 and self.engine != "sglang":
             raise UsageError(
                 f"attn_dp is SGLang's: {self.engine} has --dp" if self.engine == "vllm" else "attn_dp is SGLang's"
