@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
+from hfmem.memory.drafts import with_predictions
 from hfmem.memory.engines.vllm.releases import LAST_OF_ONE_STEP, LATEST, release_of
 from hfmem.memory.serving import Serving
 from hfmem.records import replace
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 #: how far ranks of one engine differ in the memory that is left to them
 _OTHER_RANK: Final = 0.05
+#: tokens that a model's own layers draft at once, at most; and how near a pool must be, which several such settings might meet
+_MOST_DRAFTED: Final = 4
+_EXACT: Final = 0.001
+_HALF_A_DIGIT, _SMALL = 0.006, 100
 _DRAFTED: Final = "a draft model or prediction layers have a cache too, which is not computed here"
 _NO_CONTEXT: Final = "the log does not tell max_model_len, which decides how much of a pool windows and states take"
 
@@ -55,7 +61,26 @@ def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving, 
             other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)
             if other.verdict != "differs" or (other.reason and not item.reason):
                 item = other  # as from 0.21
+        if item.verdict == "differs" and item.reason is None and not log.settings.speculative:
+            item = _with_own_draft(item, read, at, partial(held, memory=memory, kind=kind, minor=minor))
         yield _with_reason(item, log, serving, kind, minor)
+
+
+def _with_own_draft(item: Check, read: Model, serving: Serving, compute: Callable[[Model, Serving], float]) -> Check:
+    """`item`, explained where it fits a model whose prediction layers draft, which the log does not say."""
+    for tokens, checkpoints in product(range(1, _MOST_DRAFTED + 1), (serving.prefill_checkpoints, False)):
+        drafting = replace(serving, speculative_tokens=tokens, prefill_checkpoints=checkpoints)
+        arch = with_predictions(read.architecture, drafting)
+        if arch == read.architecture:
+            return item
+        try:
+            value = compute(replace(read, architecture=arch), drafting)
+        except UnsupportedError:
+            return item
+        if abs(value - item.logged) <= max(_EXACT * item.logged, _HALF_A_DIGIT if item.logged < _SMALL else 0):
+            reason = f"fits if its own prediction layers draft, {tokens} tokens at once: --speculative-config with mtp"
+            return replace(item, reason=reason, met=value)
+    return item
 
 
 def _with_reason(item: Check, log: LogFacts, serving: Serving, kind: str, minor: int) -> Check:
