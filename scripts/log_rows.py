@@ -121,7 +121,8 @@ def _figures(row: Mapping[str, Any]) -> LogFacts:
     }
     counted, form = row.get("graphs_counted", False), row.get("form")
     graphs = GraphSizes(*row["graphs"]) if "graphs" in row else None
-    return LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form, graphs)
+    found = LogFacts(_engine(row["engine"]), row.get("version"), Settings(**told), readings, 1, counted, form, graphs)
+    return replace(found, until_27=row.get("until_27", False))
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -135,12 +136,12 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any] | None:
     told = {name: getattr(log.settings, name) for name in Settings.__match_args__}
     told = {name: value for name, value in told.items() if value != getattr(default, name)}
     told |= {name: str(told[name]) for name in ("utilization",) if name in told}
-    found = {name: row[name] for name in ("id", "gpu", "source") if row.get(name)}
+    found = {name: row[name] for name in ("id", "gpu", "model", "source", "set") if row.get(name)}
     found |= {"engine": log.engine, "version": log.version, "settings": told}
     found["readings"] = {
         name: list(dict.fromkeys((item.value, item.slack) for item in items)) for name, items in log.readings.items()
     }
-    more = {"graphs_counted": log.graphs_counted, "form": log.form, "graphs": log.graphs}
+    more = {"graphs_counted": log.graphs_counted, "form": log.form, "graphs": log.graphs, "until_27": log.until_27}
     return found | {name: value for name, value in more.items() if value}
 
 

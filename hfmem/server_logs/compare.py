@@ -15,9 +15,12 @@ from hfmem.memory.drafts import with_predictions
 from hfmem.memory.serving import Serving
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Verification
+from hfmem.server_logs.foreign import foreign_checks
 from hfmem.server_logs.llama_cpp import llama_checks
 from hfmem.server_logs.llama_weights import buffer_checks
+from hfmem.server_logs.loaded import widening
 from hfmem.server_logs.parse import LogFacts, Reading
+from hfmem.server_logs.patterns import FOREIGN
 from hfmem.server_logs.reasons import NO_CHECKPOINTS, drafts_itself
 from hfmem.server_logs.sglang import sglang_checks
 from hfmem.server_logs.vllm import vllm_checks
@@ -60,6 +63,8 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
             checks = vllm_checks(read, log, serving, device)
         case "sglang":
             checks = sglang_checks(read, log, serving)
+        case "tensorrt-llm" | "lmdeploy" | "tgi":
+            checks = foreign_checks(read, log, serving)
         case "llama.cpp":
             checks = [*buffer_checks(read, log, serving), *llama_checks(read.architecture, log, serving)]
     return Verification(
@@ -87,8 +92,8 @@ def _serving(read: Model, log: LogFacts) -> Serving:
     kv_dtype = "fp8" if told.kv_dtype == "fp8_ds_mla" else told.kv_dtype
     return Serving(
         context=context,
-        kv_dtype=kv_dtype or "auto",
-        engine=log.engine,
+        kv_dtype=kv_dtype or ("fp32" if widening(read, log) > 1 else "auto"),
+        engine="ideal" if log.engine in FOREIGN else log.engine,
         tp=told.tp,
         pp=told.pp,
         dp=told.dp,
@@ -114,7 +119,12 @@ def _assumptions(log: LogFacts) -> Iterator[str]:
     """What the comparison took for granted."""
     for name in log.others:
         yield f"lines of {name} are in the log too, and left out"
-    if log.version is None and log.engine == "vllm":
+    if log.engine in FOREIGN:
+        yield (
+            f"hfmem has no rules for {FOREIGN[log.engine]}: its pool is compared with what the model's own cache takes, "
+            "its weights with the model's"
+        )
+    elif log.version is None and log.engine == "vllm":
         release = release_by_form(log)
         known = "by its lines" if log.form or log.graphs_counted else "none tells it"
         yield f"the log names no release: taken for vLLM 0.{release.minor} or near it, {known}; give a whole log to be sure"
@@ -155,7 +165,7 @@ def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str,
             flags[name] = str(size)
     if serving.kv_dtype != "auto":
         flags["--kv-dtype"] = serving.kv_dtype
-    if log.engine != "vllm":
+    if log.engine != "vllm" and log.engine not in FOREIGN:
         flags["--engine"] = log.engine
     told = log.settings
     for name, count in (

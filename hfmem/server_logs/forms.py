@@ -93,12 +93,15 @@ _LINES: Final[tuple[tuple[re.Pattern[str], Mapping[int, int]], ...]] = (
 )
 #: what tells the release, about, where neither version nor lines do: later first
 _FORMS: Final[tuple[tuple[str, int], ...]] = (
+    (r"GPU KV cache size: [\d,]{1,20} tokens, Maximum concurrency", 28),
     (r"for consumed memory", 27),
     (r"\bkernel_config=", 20),
     (r"\bdcp_comm_backend=|Estimated CUDA graph memory", 19),
     (r"Asynchronous scheduling is|enable_return_routed_experts=", 16),
     (r"structured_outputs_config=", 11),
 )
+#: until 0.27 the pool's tokens are a line of their own
+_LINE_OF_ITS_OWN: Final = re.compile(r"GPU KV cache size: [\d,]{1,20} tokens(?!, M)")
 #: what the V0 engine alone prints (0.6 to 0.9, `worker/worker.py`, `executor/executor_base.py`), and what such a log is taken for
 _V0: Final = re.compile(r"PyTorch activation peak memory takes|# (?:GPU|CUDA|cuda) blocks: ")
 _V1: Final = re.compile(r"Available KV cache memory: |GPU KV cache size: ")
@@ -118,6 +121,11 @@ def release_told(text: str) -> int | None:
         return least
     # later sources grew shorter now and then: what most messages agree on
     return max(found, key=lambda minor: sum(abs(minor - other) <= _NEAR for other in found))
+
+
+def line_of_its_own(text: str) -> bool:
+    """Whether the pool's tokens are printed as until 0.27: without the concurrency."""
+    return _LINE_OF_ITS_OWN.search(text) is not None
 
 
 def _nearest(line: int, table: Mapping[int, int]) -> int:

@@ -11,6 +11,8 @@ _AROUND: Final = " `\"'}|"
 _GGUF_NAME: Final = re.compile(r"general\.name(?: +str)? += +([^\n]{1,100}?)\s*(?:\n|$|llama_|llm_|print_info)")
 _GGUF_CTX: Final = re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:] +(\d{1,9})")
 _GGUF_SEQS: Final = re.compile(r"\bn_seq_max +[=:] +(\d{1,9})")
+#: its server, once the contexts are made
+_GGUF_SLOTS: Final = re.compile(r"\bn_slots = (\d{1,6})")
 _GGUF_UNIFIED: Final = re.compile(r"\bkv_unified +[=:] +(\w{1,10})")
 _GGUF_TYPE: Final = re.compile(r"(?:file type +=|model ftype +=) +([^\n]{1,40}?)\s*(?:\n|$|print_info|llm_)")
 _GGUF_BATCH: Final = re.compile(r"\bn_ubatch +[=:] +(\d{1,9})")
@@ -23,6 +25,13 @@ _GGUF_CELLS: Final = re.compile(
 )
 _GGUF_LATENT: Final = re.compile(r"c\^KV \(([\w.]{2,12})\):[^k\n]{1,40}kv\^T(?: \(([\w.]{2,12})\)|: not used)")
 
+#: Ollama's own runner: what it is asked for, and what it says of a file
+_OLLAMA: Final = re.compile(
+    r"Operation:commit [^\n]{0,60}?Parallel:(\d{1,4}) [^\n]{0,60}?FlashAttention:(\w{1,10}) KvSize:(\d{1,9}) KvCacheType:(\w{0,8})"
+)
+_OLLAMA_FILE: Final = re.compile(
+    r"architecture=\w{1,40} file_type=([\w.]{1,16}) name=(?:\"([^\"\n]{1,100})\"|(\S{1,100}))"
+)
 #: what tells a build, about, where the log does not name it: later first (`src/llama-context.cpp` of several releases)
 _GGUF_FORMS: Final = (
     (re.compile(r"sched_reserve: graph(?: \(pp bs=\d{1,6}, tg bs=\d{1,6}\))?: nodes ="), 11000),
@@ -53,6 +62,8 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
             said[setting] = found[-1]
     if slots := _GGUF_SEQS.findall(before) or _GGUF_SEQS.findall(text)[:1]:  # the line before that of the context
         said["slots"] = slots[-1]
+    elif served := _GGUF_SLOTS.search(text):
+        said["slots"] = served[1]
     if cells := _GGUF_CELLS.findall(text):
         _put_cells(said, cells)
     if types := _GGUF_TYPE.findall(before) or _GGUF_TYPE.findall(text)[:1]:
@@ -61,6 +72,14 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
         said["flash"] = flash[-1]
     if types := _GGUF_TYPES.findall(text):
         said["key_type"], said["value_type"] = types[-1]
+    if asked := _OLLAMA.search(text):
+        said["slots"], said["flash"], said["context"] = asked[1], asked[2].lower(), asked[3]
+        said["flash"] = "0" if said["flash"] in ("false", "disabled") else "1"
+        if asked[4]:
+            said["key_type"] = said["value_type"] = asked[4]
+    if file := _OLLAMA_FILE.search(before) or _OLLAMA_FILE.search(text):
+        said.setdefault("file_type", file[1])
+        said.setdefault("model", file[2] or file[3])
     if latent := _GGUF_LATENT.findall(text):
         said["key_type"], transposed = latent[-1]
         said["value_type"], said["latent"] = (

@@ -30,6 +30,11 @@ _PASTE: Final = 1000
 _HEAD: Final = re.compile(
     r"\b(?:DEBUG|INFO|WARNING|ERROR)\b|\bpid=\d|\b\d\d:\d\d:\d\d|^\W{0,3}\[|^\w{3,30}: |^[\w.-]{1,80} +\| "
 )
+#: what Kubernetes' nodes write before a line, or before a part of one that is too long for them
+_NODE: Final = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.+Z-]{8,30} (stdout|stderr) ([PF]) ")
+#: an object of JSON after what else is in a line
+_OBJECT: Final = re.compile(r"^[^{]{0,300}(\{.*\}),?$")
+_NESTED: Final = 3
 #: a line that goes on in the next, and how many such follow at most
 _GOES_ON: Final = re.compile(r"(?:,|\bwith config:|\bLLM\(|\\)\s*$")
 _ENDS: Final = ",:(\\ "
@@ -72,7 +77,7 @@ def clean(text: str) -> str:
 def relevant(text: str) -> tuple[str, list[int]]:
     """The lines of clean `text` that may be read, and the number of each."""
     kept, numbers = [], []
-    for row, number in _joined(_unfolded(text.split("\n"))):
+    for row, number in _joined(_whole(_unfolded(text.split("\n")))):
         if any(word in row for word in WORDS) and (len(row) > _PASTE or not any(word in row for word in TRAFFIC)):
             kept.append(row)
             numbers.append(number)
@@ -102,6 +107,23 @@ def _unfolded(rows: list[str]) -> Iterator[tuple[str, int]]:
         yield "".join(parts), first
 
 
+def _whole(rows: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """The rows; those that a node of Kubernetes' cut in parts are put together, as it says."""
+    begun: dict[str, tuple[str, int]] = {}
+    for row, number in rows:
+        head = _NODE.match(row)
+        if head is None:
+            yield row, number
+            continue
+        before, first = begun.pop(head[1], ("", number))
+        joined = (before + row[head.end() :])[:_LONGEST_LINE]
+        if head[2] == "P":
+            begun[head[1]] = joined, first
+        else:
+            yield joined, first
+    yield from begun.values()
+
+
 def _joined(rows: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:
     """The rows; what a writer broke after a comma, or before a configuration, follows on its first."""
     begun, at, parts = "", 0, 0
@@ -124,18 +146,26 @@ def _joined(rows: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:
 
 def _unwrapped(row: str) -> str:
     """The line that a container's log keeps in an object of JSON; any other as it stands."""
-    if not (row.startswith("{") and row.endswith("}")):
+    found = _OBJECT.match(row) if row.endswith(("}", "},")) else None
+    if found is None:
         return row
     import json
 
     try:
-        held = json.loads(row)
+        inner = _message(json.loads(found[1]))
     except (ValueError, RecursionError):
         return row
-    inner = (
-        next((held[key] for key in JSON_KEYS if isinstance(held.get(key), str)), row) if isinstance(held, dict) else row
-    )
-    return clean(str(inner)).replace("\n", " ")
+    return row if inner is None else clean(inner).replace("\n", " ")
+
+
+def _message(held: object, depth: int = 0) -> str | None:
+    """The line in an object of JSON: of the keys that hold one, in objects under them too."""
+    if not isinstance(held, dict) or depth > _NESTED:
+        return None
+    named = {str(key).lower(): value for key, value in held.items()}
+    values = [named[key] for key in JSON_KEYS if key in named]
+    text = next((value for value in values if isinstance(value, str)), None)
+    return text or next((inner for value in values if (inner := _message(value, depth + 1))), None)
 
 
 def one_stream(text: str, numbers: list[int]) -> tuple[str, list[int], tuple[str, ...]]:

@@ -99,6 +99,9 @@ def _cache_check(arch: Architecture, log: LogFacts, serving: Serving, logged: Re
         return replace(check("KV cache", "bytes", logged, None), reason=error.message)
     if result.verdict != "differs":
         return result
+    if not result.predicted:
+        reason = "a model that reads all tokens at once: earlier builds keep a cache for it all the same"
+        return replace(result, reason=reason)
     tries = [(reason, size(how, windows)) for reason, how, windows in _variants(told.latent)]
     if log.first("lone_caches") is not None:
         tries.append((_PART, size(told.latent or "compressed", True, full_only=True)))

@@ -17,7 +17,7 @@ from typing import Final
 from hfmem.errors import UsageError
 from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.records import dataclass
-from hfmem.server_logs.forms import release_told
+from hfmem.server_logs.forms import line_of_its_own, release_told
 from hfmem.server_logs.gguf_settings import build_told
 from hfmem.server_logs.lines import clean, one_stream, relevant
 from hfmem.server_logs.patterns import (
@@ -25,6 +25,7 @@ from hfmem.server_logs.patterns import (
     DECISIVE,
     DEVICE_MEMORY,
     ENGINES,
+    FOREIGN,
     GRAPHS,
     IS_SIZE,
     LOADED,
@@ -64,8 +65,8 @@ class Reading:
 class LogFacts:
     """What one start of an engine told. `readings` holds every value of a name, in order: ranks repeat their lines.
     `graphs_counted`: vLLM says that it takes its estimate of CUDA graphs from its share. `form`: the N of a vLLM 0.N that prints
-    such lines, where they tell; of llama.cpp its build, about. `graphs`: what it says that it captures. `others`: engines and
-    containers whose lines are left out."""
+    such lines, where they tell; of llama.cpp its build, about. `until_27`: vLLM prints the pool as until 0.27. `graphs`: what it
+    says that it captures. `others`: engines and containers whose lines are left out."""
 
     engine: Engine
     version: str | None
@@ -76,6 +77,7 @@ class LogFacts:
     form: int | None = None
     graphs: GraphSizes | None = None
     others: tuple[str, ...] = ()
+    until_27: bool = False
 
     def first(self, name: str) -> Reading | None:
         """The first value of that name."""
@@ -95,7 +97,7 @@ def parse_log(text: str) -> LogFacts:
     """The facts of the last start in `text` that printed any size.
 
     Raises:
-        UsageError: no line of vLLM, SGLang or llama.cpp is in it.
+        UsageError: no line of an engine's is in it, or it is of one that has no rules and prints nothing to compare.
     """
     text, numbers = relevant(clean(text))
     text, numbers, others = one_stream(text, numbers)
@@ -117,7 +119,8 @@ def parse_log(text: str) -> LogFacts:
     if not readings and engine == "llama.cpp":  # only what was loaded
         readings = _readings(text, 0, len(text), numbers)
     until = next((cut for cut in cuts if cut > start), len(text))
-    if engine == "llama.cpp" and start:  # what it says while it loads stands before the context
+    # what it says while it loads stands before the context, but for Ollama's own runner
+    if engine == "llama.cpp" and start and not text.startswith("msg=load", start):
         loaded = _readings(text, max(text.rfind("loaded meta data", 0, start), 0), start, numbers)
         readings = {name: loaded[name] for name in LOADED if name in loaded} | {
             name: found for name, found in readings.items() if name not in LOADED
@@ -127,11 +130,16 @@ def parse_log(text: str) -> LogFacts:
     counted = "CUDA graph memory profiling is enabled" in text[start:until]
     starts = len(counts.findall(text))
     form = None
-    if engine != "sglang":
+    if engine in FOREIGN and not any(name.endswith("bytes") for name in readings):
+        room = readings.get("batch_tokens")
+        said = f"it says room for {room[0].value:,} tokens" if room else "there is no size in it"
+        raise UsageError(f"a log of {FOREIGN[engine]}, which hfmem has no rules for: {said}, and no bytes to compare")
+    if engine in ("vllm", "llama.cpp"):
         told_by = release_told if engine == "vllm" else build_told
         form = told_by(text[start:until]) or told_by(text[:until])
     graphs = _graphs(text[start:until])
-    return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others))
+    old = engine == "vllm" and line_of_its_own(text[start:until])
+    return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others), old)
 
 
 def _before_draft(text: str, begins: re.Pattern[str]) -> str:
@@ -161,7 +169,7 @@ def _engine(text: str) -> tuple[Engine, tuple[str, ...]]:
         return found, tuple(name for name in last if name != found)
     named = next((name for name, pattern in ENGINES if re.search(pattern, text)), None)
     if named is None:
-        raise UsageError("no line of vLLM, SGLang or llama.cpp is in this log")
+        raise UsageError("no line of vLLM, SGLang, llama.cpp, TensorRT-LLM, LMDeploy or TGI is in this log")
     return named, ()
 
 

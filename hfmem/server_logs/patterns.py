@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-Engine = Literal["vllm", "sglang", "llama.cpp"]
+Engine = Literal["vllm", "sglang", "llama.cpp", "tensorrt-llm", "lmdeploy", "tgi"]
 
 
 ANSI: Final = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|\[[0-9;]{1,8}m")
@@ -68,6 +68,13 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
         rf"load_tensors: +{_GPU} (?:model )?buffer size = +{SIZE}",
     ),
     ("host_weights_bytes", rf"\b(?:CPU\w{{0,12}}|AMX|BLAS|[A-Za-z]{{3,8}}_Host) (?:model )?buffer size = +{SIZE}"),
+    # Ollama's own runner (`ml/device.go`), for each device
+    ("device_weights_bytes", rf'msg="model weights" device=(?!CPU)[^\s]{{1,40}} size="{SIZE}"'),
+    ("host_weights_bytes", rf'msg="model weights" device=CPU size="{SIZE}"'),
+    ("cache_buffer_bytes", rf'msg="kv cache" device=[^\s]{{1,40}} size="{SIZE}"'),
+    ("allocated_bytes", rf"Allocated {SIZE} for max tokens in paged KV cache"),
+    ("weights_bytes", rf"Loaded engine size: {SIZE}"),
+    ("block_bytes", rf"\[BlockManager\] block_size = {SIZE}"),
     ("file_bytes", rf"(?:model size|file size) +=\s{{1,8}}{SIZE}"),
 )
 COUNTS: Final[tuple[tuple[str, str], ...]] = (
@@ -76,6 +83,9 @@ COUNTS: Final[tuple[tuple[str, str], ...]] = (
     ("capacity_tokens", rf"stored in KV cache \({COUNT}\)"),
     ("pool_tokens", rf"KV Cache is allocated\.[^\n]{{0,60}}?#tokens: {COUNT}"),
     ("capacity_tokens", rf"max_total_num_tokens={COUNT}"),
+    ("allocated_tokens", rf"for max tokens in paged KV cache \({COUNT}\)"),
+    ("num_blocks", rf"\[BlockManager\] max_block_count = {COUNT}"),
+    ("batch_tokens", rf"Setting max batch total tokens to {COUNT}"),
     ("full_tokens", rf"full size: {COUNT}"),
     ("windowed_tokens", rf"swa size: {COUNT}"),
     ("encoder_tokens", rf"Encoder cache will be initialized with a budget of {COUNT} tokens"),
@@ -118,19 +128,31 @@ ENGINES: Final[tuple[tuple[Engine, str], ...]] = (
     (
         "llama.cpp",
         r"llama_model_loader|llama_new_context|llama_kv_cache|llama_init_from|llm_load_|llama_context:|llama_memory_"
-        r"|load_tensors: |sched_reserve: ",
+        r"|load_tensors: |sched_reserve: |msg=\"(?:model weights|kv cache)\" device=",
     ),
     (
         "vllm",
         r"LLM (?:engine|server) \(v|GPU KV cache size|# (?:GPU|CUDA|cuda) blocks|Available KV cache memory|model weights take",
     ),
     ("vllm", r"Loading model weights took|Model loading took|tokens that can be stored in KV cache|KV cache is needed"),
+    (
+        "tensorrt-llm",
+        r"for max tokens in paged KV cache|\[TRT-LLM\] \[|\[TensorRT-LLM\]\[INFO\] (?:TRTGptModel|Loaded engine)",
+    ),
+    ("lmdeploy", r"\[BlockManager\] |\[TM\]\[[A-Z]{4,8}\]|\blmdeploy serve\b"),
+    ("tgi", r"text_generation_(?:launcher|router)|Setting max batch total tokens to \d"),
     ("vllm", r"kv cache memory in use|gpu_model_runner|vllm serve|vLLM API server"),
     ("sglang", r"sglang"),
     ("vllm", r"vllm|vLLM"),
 )
 #: containers' names before their lines, as compose and kubectl put them
 STREAM: Final = re.compile(r"^(?:\[pod/([^\]\s]{1,200})\] |([\w.-]{1,80}) +\| )")
+#: engines whose lines are read and for which there are no rules, and what people call them
+FOREIGN: Final[dict[Engine, str]] = {
+    "tensorrt-llm": "TensorRT-LLM",
+    "lmdeploy": "LMDeploy",
+    "tgi": "TGI (text-generation-inference)",
+}
 #: one of these is in every line that is read; a long-lived server's log is mostly other lines
 WORDS: Final = (
     *(" -", "--", "vllm", "vLLM", "sglang", "llama_", "llm_", "LLM", "config", "args", "Args", "version", "build"),
@@ -175,6 +197,14 @@ WORDS: Final = (
         "FlashAttention",
         "Flash Attention",
         "Asynchronous",
+        "text-only",
+        "KvSize",
+        "file_type=",
+        "[BlockManager]",
+        "text_generation",
+        "batch total",
+        "[TM]",
+        "n_slots",
     ),
 )
 #: … and one of these in every line that a size is read from
@@ -192,6 +222,7 @@ SIZE_WORDS: Final = (
         "peak activation",
         "non-torch",
     ),
+    *("[BlockManager]", "Loaded engine"),
     *("non_torch", "tokens", "graph", "Free memory", "full size", "offloaded", "budget"),
 )
 #: what llama.cpp says while it loads a model, before the context that a start begins with
@@ -214,11 +245,15 @@ STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {
         re.compile(r"vLLM API server version|Initializing an? (?:V1 )?LLM (?:engine|server)"),
         re.compile(r"Initializing an? (?:V1 )?LLM (?:engine|server)"),
     ),
+    **{engine: (re.compile(r"(?!)"), re.compile(r"(?!)")) for engine in FOREIGN},
     "sglang": (re.compile(r"server_args=(?:ServerArgs\(|\{)"), re.compile(r"server_args=(?:ServerArgs\(|\{)")),
     "llama.cpp": (
-        re.compile(r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:]"),
+        re.compile(
+            r"llama_(?:context|new_context_with_model|init_from_model): n_ctx +[=:]"
+            r"|msg=load request=\"{Operation:commit [^\n]{0,80}KvSize:"
+        ),
         re.compile(r"llama_model_loader: loaded meta data"),
     ),
 }
-#: layers of logging that put each line into an object of JSON, and where they put it
-JSON_KEYS: Final = ("log", "message", "msg", "textPayload", "line")
+#: layers of logging that put each line into an object of JSON, and where they put it, itself or in an object there
+JSON_KEYS: Final = ("log", "message", "msg", "textpayload", "line", "body", "event", "@message", "jsonpayload", "data")

@@ -6,35 +6,22 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import HfmemError, UnsupportedError
-from hfmem.memory.beside import kept_beside
-from hfmem.memory.engines.vllm.releases import Release, release_of
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import rank_weights
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Measure, check
 from hfmem.server_logs.parse import LogFacts, Reading
-from hfmem.units import GIB, MIB
 
 if TYPE_CHECKING:
-    from hfmem.api.reading import Model
+    pass
 
 #: a number this near needs no explanation
-_NEAR: Final = 0.01
+NEAR: Final = 0.01
 #: devices that compute in NVFP4
 _BLACKWELL: Final = ((100, "B200 and kin"), (120, "RTX devices of Blackwell"))
 #: a device whose kernels export no states during prefill (`hfmem.memory.engines.vllm.states`)
 NO_CHECKPOINTS: Final = 89
 _SIZES: Final = (2, 4, 8, 16)
-_FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
-#: what SGLang's free memory loses while it loads beside weights in segments and tables, at most: logs of 32B models at TP 4 give
-#: 0.3 GiB; ten starts on one device of 0.5B to 32B models, -0.02 to 0.08 GiB
-_LOADING: Final = GIB * 6 // 10
-#: … and what another program may take meanwhile before the model is another one rather: 1.95 GiB of a second server in one log,
-#: 0.8 where the device's memory is the host's
-_OTHERS: Final = 2 * GIB
-#: the first vLLM that counts PyTorch's bytes on ROCm as well, and what HIP takes meanwhile: 62 to 81 MiB in three logs
-_COUNTS_ON_ROCM: Final = 21
-_HIP: Final = 64 * MIB
+_ONE_STEP: Final = "fits with the windows of releases before 0.26, beside the tokens of one step"
 
 
 def drafts_itself(log: LogFacts) -> bool:
@@ -66,7 +53,7 @@ def explained(
             value = compute(tried)
         except HfmemError:
             continue
-        if abs(value - logged.value) <= max(_NEAR * abs(logged.value), logged.slack):
+        if abs(value - logged.value) <= max(NEAR * abs(logged.value), logged.slack):
             return replace(result, reason=reason, met=value)
     return replace(result, reason=refusal or None)
 
@@ -97,7 +84,7 @@ def assumed(item: Check, log: LogFacts, serving: Serving) -> tuple[str, Serving]
 def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """Assumptions to try where a line differs, the likely first; then another format of the cache and schedule together."""
     if log.settings.hidden_ranks:
-        yield from _more_ranks(serving)
+        yield from more_ranks(serving)
     yield from _cache_formats(serving)
     yield from _schedules(log, serving)
     yield from layouts_to_try(log, serving)
@@ -107,6 +94,9 @@ def alternatives(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
     for reason, tried in _cache_formats(serving):
         for more, both in _schedules(log, tried):
             yield f"{reason}; {more}", both
+    if serving.steps_in_flight is None:
+        for more, both in steps_to_try(log, replace(serving, steps_in_flight=1)):
+            yield f"{_ONE_STEP}; {more}", both
 
 
 def _cache_formats(serving: Serving) -> Iterator[tuple[str, Serving]]:
@@ -130,8 +120,15 @@ def _schedules(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]
                 replace(serving, enable_prefix_caching=on),
             )
     if serving.steps_in_flight is None:
-        reason = "fits with the windows of releases before 0.26, beside the tokens of one step"
-        yield reason, replace(serving, steps_in_flight=1)
+        yield _ONE_STEP, replace(serving, steps_in_flight=1)
+    yield from steps_to_try(log, serving)
+    if not serving.one_kind_of_page and serving.engine == "vllm":
+        reason = "fits if windowed layers keep every token: --disable-hybrid-kv-cache-manager"
+        yield reason, replace(serving, one_kind_of_page=True)
+
+
+def steps_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
+    """Tokens of a step, where the log does not tell them."""
     if log.settings.max_num_batched_tokens is None:
         for tokens in (2048, 4096, 8192, 16384):
             yield (
@@ -140,7 +137,7 @@ def _schedules(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]
             )
 
 
-def _more_ranks(serving: Serving) -> Iterator[tuple[str, Serving]]:
+def more_ranks(serving: Serving) -> Iterator[tuple[str, Serving]]:
     for size in _SIZES:
         yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
 
@@ -148,7 +145,7 @@ def _more_ranks(serving: Serving) -> Iterator[tuple[str, Serving]]:
 def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """Layouts that the log does not name."""
     if log.settings.tp == 1:
-        yield from _more_ranks(serving)
+        yield from more_ranks(serving)
     if log.settings.pp == 1:
         yield "fits if it ran in 2 stages: --pp 2", replace(serving, pp=2)
     if serving.compute_capability > NO_CHECKPOINTS:
@@ -164,73 +161,3 @@ def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Servi
             )
     if not serving.ep and serving.num_ranks > 1:
         yield "fits if experts are dealt out whole: --ep", replace(serving, ep=True)
-
-
-def as_loaded(read: Model, log: LogFacts) -> Model:
-    """The model in the format that the engine quantized it to while loading, if it did."""
-    from hfmem.api.reading import in_format
-
-    told = log.settings.quantization
-    if not told or read.quantization is not None or read.packing is not None:
-        return read
-    try:
-        return in_format(read, {"bitsandbytes": "nf4"}.get(told, told))
-    except HfmemError:
-        return read
-
-
-def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
-    """A rank's weights and rotary table against what was loaded: under other layouts, then in other formats."""
-    logged = log.largest("weights_bytes")
-    if logged is None:
-        return None
-
-    release = (release_of(log.version) if log.engine == "vllm" else None) or Release(log.form or 19)
-    # what SGLang prints, and vLLM on ROCm until 0.20 (`platforms/rocm.py`), is how the device's free memory fell
-    by_free_memory = log.engine == "sglang" or (log.settings.rocm and release.minor < _COUNTS_ON_ROCM)
-
-    def compute(tried: Serving, model: Model = read) -> float:
-        arch, groups = model.architecture, model.parameters.groups
-        ranks = rank_weights(arch, groups, tried, release)
-        return (
-            ranks.bytes
-            + (ranks.rounding.segment_bytes if by_free_memory else ranks.rounding.block_bytes)
-            + (_HIP if by_free_memory and log.engine == "vllm" else 0)
-            + kept_beside(arch, groups, tried, release)
-        )
-
-    from hfmem.api.reading import in_format
-
-    loaded = as_loaded(read, log)
-    if loaded is not read:
-        return explained("weights", "bytes", logged, lambda s: compute(s, loaded), serving, iter(()))
-    result = explained("weights", "bytes", logged, compute, serving, layouts_to_try(log, serving))
-    if result.verdict != "differs" or result.reason:
-        return result
-    more = logged.value - compute(serving)
-    if log.settings.other and log.engine == "sglang" and more < 0:
-        return replace(result, reason=f"{', '.join(log.settings.other)} is on, which is not computed here")
-    if log.engine == "sglang" and 0 < more <= _LOADING:
-        return replace(result, reason="SGLang prints how free memory fell, with what else was taken while loading")
-    if log.settings.dtype == "float32" and log.engine == "vllm":
-        wide = 2 * compute(serving)
-        if abs(wide - logged.value) <= 2 * _NEAR * logged.value:
-            return replace(
-                result, reason="the log says --dtype float32: weights, cache and activations are wider", met=wide
-            )
-    for name in _FORMATS:
-        try:
-            value = compute(serving, in_format(read, name))
-        except HfmemError:
-            continue
-        if value != result.predicted and abs(value - logged.value) <= 2 * _NEAR * logged.value:
-            return replace(result, reason=f"fits if the weights loaded are {name}: --quant {name}", met=value)
-    if log.engine == "sglang" and 0 < more <= _OTHERS:
-        return replace(
-            result, reason="SGLang prints how free memory fell: other programs on the device may have taken some"
-        )
-    if log.settings.speculative and (result.difference or 0) < 0:
-        return replace(result, reason="a draft model or prediction layers are loaded with it")
-    if log.settings.other:
-        return replace(result, reason=f"{', '.join(log.settings.other)} is on, which is not computed here")
-    return result

@@ -21,7 +21,7 @@ from hfmem.units import parse_count, parse_memory
 
 #: setting → what engines call it, in flags and in their own dumps (with underscores)
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "model": ("model", "model_path", "model_tag", "pretrained"),
+    "model": ("model", "model_path", "model_id", "model_tag", "pretrained"),
     "revision": ("revision",),
     "dtype": ("dtype",),
     "quantization": ("quantization", "q"),
@@ -60,7 +60,9 @@ _ABSENT: Final = frozenset({"", "none", "null", "auto", "{}", "false"})
 _FLAG: Final = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]{0,60})(?:[ =]{1,4}(?!-)([^\s\\`|]{1,300}))?")
 _PAIR: Final = re.compile(r"\b([a-z][a-z_]{1,50})=('[^']{0,300}'|\"[^\"]{0,300}\"|(?!['\"])[^,\s)]{1,200})")
 _ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|(?!')[^,}\s]{1,200})")
-_SERVE: Final = re.compile(r"\bvllm serve\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})")
+_SERVE: Final = re.compile(
+    r"\b(?:vllm serve|trtllm-serve(?: serve)?|lmdeploy serve api_server)\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})"
+)
 _CONFIG: Final = re.compile(
     r"Initializing an? (?:V1 )?LLM (?:engine|server)(?:[^\n]{0,80}? with config: |(?: \(v[^)\n]{1,60}\))? ?\.\.\. )"
 )
@@ -74,6 +76,11 @@ _ARGS: Final = re.compile(
 _STEP: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d{1,9})")
 _LENGTH: Final = re.compile(r"Using max model len (\d{1,9})")
 _RANGE: Final = re.compile(r"\bcompile range \(1, (\d{1,9})\)")
+#: `--limit-mm-per-prompt` with no picture, and what vLLM says where nothing but text is left
+_LIMITS: Final = re.compile(r"limit[-_]mm[-_]per[-_]prompt['\"]?[\s=:]{1,4}([^}\n]{1,120})")
+_TEXT_ONLY: Final = "running in text-only mode"
+#: how many ranks of one replica there are, whatever is split among them (`distributed/parallel_state.py`)
+_WORLD: Final = re.compile(r"\bworld_size=(\d{1,4}) rank=\d")
 _NO_ENCODER: Final = re.compile(r"Skipping memory profiling for multimodal encoder|--skip-mm-profiling\b")
 _FLASHINFER: Final = "Using FlashInfer for top-p & top-k sampling"
 _MOVED: Final = re.compile(r"buffer type overrid|--n-cpu-moe|-ncmoe|--cpu-moe|-cmoe|--override-tensor|(?<![\w-])-ot ")
@@ -221,6 +228,10 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
             said[name] = str(count)
     if "state_dtype" not in said and (states := _STATES_IN.search(run)):
         said["state_dtype"] = states[1]
+    if not {"tp", "pp", "dp"} & said.keys() and engine == "vllm" and (world := _WORLD.search(run)):
+        said["tp"] = world[1]
+    if _TEXT_ONLY in run or _no_pictures(text):
+        said["language_model_only"] = "true"
     if seen.ep and "ep" not in said:
         said["ep"] = "true"
     whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
@@ -250,6 +261,15 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
     )
 
 
+def _no_pictures(text: str) -> bool:
+    """Whether every kind of input beside text is limited to none of it."""
+    told = _LIMITS.search(text)
+    if told is None or "image" not in told[1]:
+        return False
+    counts = re.findall(r"(?:image|video|audio)\W{1,6}(\d{1,6})", told[1])
+    return bool(counts) and not any(map(int, counts))
+
+
 def _capability(run: str) -> int | None:
     """The NVIDIA device's compute capability by what vLLM says of kernels: 89 for 8.9; None where nothing tells it."""
     if told := _CAPABILITY.search(run):
@@ -270,7 +290,7 @@ def _put(said: dict[str, str], name: str, value: str) -> None:
     setting = _KEYS.get(name)
     if setting is None:
         return
-    value = value.strip("'\"`,;)")
+    value = value.strip("'\"`,;)}]")
     if setting in ("model", "context") and (value.startswith("-") or value.lower() in _ABSENT):
         return
     if value.lower() in _ABSENT and setting not in ("prefix_caching", "speculative", "eager", "ep"):
@@ -281,7 +301,7 @@ def _put(said: dict[str, str], name: str, value: str) -> None:
 
 def _settings(said: dict[str, str]) -> Settings:
     def number(name: str) -> int | None:
-        text = re.sub(r"(?i)[^\dkm].*", "", said.get(name, ""))
+        text = re.sub(r"(?i)[^\dkm].*", "", re.sub(r"(?<=\d)_(?=\d)", "", said.get(name, "")))  # Python's 30_000 too
         try:
             return parse_count(text) if text else None
         except UsageError:

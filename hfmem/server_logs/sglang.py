@@ -10,8 +10,9 @@ from hfmem.memory.engines.sglang import pool, splits_windows, state_slot_bytes, 
 from hfmem.memory.serving import Serving
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check
+from hfmem.server_logs.loaded import weights_check
 from hfmem.server_logs.parse import LogFacts, Reading
-from hfmem.server_logs.reasons import alternatives, explained, weights_check
+from hfmem.server_logs.reasons import alternatives, explained
 
 if TYPE_CHECKING:
     from hfmem.api.reading import Model

@@ -15,8 +15,8 @@ from hfmem.memory.weights import rank_weights
 from hfmem.model.layers import RecurrentCache
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, check
+from hfmem.server_logs.loaded import as_loaded, weights_check, widening
 from hfmem.server_logs.parse import LogFacts
-from hfmem.server_logs.reasons import as_loaded, weights_check
 from hfmem.server_logs.vllm_pool import held, pool_checks
 from hfmem.server_logs.vllm_release import V1, as_logged, old_capacity, release_by_form, rivals, stepped, told
 
@@ -35,6 +35,8 @@ _RUNTIME: Final[dict[str, str]] = {
 _ESTIMATES: Final = {"graph_estimate_bytes": "cuda_graph_bytes"}
 #: devices whose memory is the host's, and what vLLM measures there by how free memory fell
 _UNIFIED: Final = frozenset({"DGX Spark GB10"})
+_LEFT: Final = "memory left for the cache"
+_FELL: Final = "vLLM prints how the device's free memory fell: what else was taken meanwhile, by it or others, is in it"
 _MEASURED: Final = frozenset({"cuda_graph_bytes", "graph_estimate_bytes", "engine_bytes"})
 
 
@@ -50,7 +52,10 @@ def vllm_checks(read: Model, log: LogFacts, serving: Serving, device: Device | N
     at = _of_release(read, log, serving, release, device)
     request = replace(at, pp=1) if release.checks_all_stages else at
     found += pool_checks(read, log, at, request, release.minor)
-    found += _budget(as_loaded(read, log), log, serving, device)
+    by_weights = weights is not None and weights.verdict == "differs"
+    for item in _budget(as_loaded(read, log), log, serving, device):
+        follows = by_weights and item.verdict == "differs" and item.what == _LEFT
+        found.append(replace(item, reason="follows from the weights, which differ") if follows else item)
     return [item for item in found if item is not None]
 
 
@@ -98,7 +103,9 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
         if name == "activations_bytes" and release.segments_count and estimate is not None:
             estimate = _with_graphs(estimate, estimates.get("cuda_graph_bytes"))
         if logged is not None and logged.value >= 0 and estimate is not None:
-            yield check(title, "bytes", logged, estimate.bytes, low=estimate.low, high=estimate.high, estimated=True)
+            item = check(title, "bytes", logged, estimate.bytes, low=estimate.low, high=estimate.high, estimated=True)
+            fell = item.verdict == "differs" and name in _MEASURED and logged.value > estimate.high
+            yield replace(item, reason=_FELL) if fell else item
     available = log.smallest("available_bytes")
     budget = log.first("budget_bytes")
     share = log.settings.utilization
@@ -111,11 +118,12 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
         others = runtime_estimates(read, serving, ranks, device, rival, log.graphs, encoder)
         low, _, high = together((e.low, e.bytes, e.high) for e in others.values() if e.in_budget)
         bottom, top = min(bottom, low), max(top, high)
-    left, least, most = (int(room - ranks.bytes - size) for size in (taken, top, bottom))
+    loaded = ranks.bytes * widening(read, log)
+    left, least, most = (int(room - loaded - size) for size in (taken, top, bottom))
     if available is not None:
-        item = check("memory left for the cache", "bytes", available, left, low=least, high=most, estimated=True)
+        item = check(_LEFT, "bytes", available, left, low=least, high=most, estimated=True)
         if item.verdict == "differs":
-            item = replace(item, reason=_left_reason(log, release))
+            item = replace(item, reason=_left_reason(log, release, shared=shared))
         yield item
         return
     tokens = log.smallest("capacity_tokens")
@@ -145,13 +153,15 @@ def _with_graphs(estimate: Estimate, graphs: Estimate | None) -> Estimate:
     return replace(estimate, bytes=middle, low=low, high=high)
 
 
-def _left_reason(log: LogFacts, release: Release) -> str | None:
-    """Why the memory left for the cache is not what the device and the settings leave."""
+def _left_reason(log: LogFacts, release: Release, *, shared: bool = False) -> str | None:
+    """Why the memory left for the cache is not what the device and the settings leave. `shared`: the device's is the host's."""
+    if shared:
+        return "the device's memory is the host's: what other programs took meanwhile counts as the engine's"
     graphs = log.first("cuda_graph_bytes")
     if graphs is not None and graphs.value < 0:
         return "another process gave memory back meanwhile: capturing graphs took less than nothing"
     if log.settings.dtype == "float32":
-        return "the log says --dtype float32: weights, cache and activations are wider"
+        return "the log says --dtype float32: activations are wider"
     if log.settings.speculative:
         return "a draft model or prediction layers take memory too, which is not computed here"
     if log.settings.other:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
+from hfmem.memory.drafts import with_predictions
 from hfmem.memory.engines.vllm.releases import LAST_OF_ONE_STEP, LATEST, release_of
 from hfmem.memory.serving import Serving
 from hfmem.records import replace
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 #: how far ranks of one engine differ in the memory that is left to them
 _OTHER_RANK: Final = 0.05
+#: tokens that a model's own layers draft at once, at most; and how near a pool must be, which several such settings might meet
+_MOST_DRAFTED: Final = 4
+_EXACT: Final = 0.001
+_HALF_A_DIGIT, _SMALL = 0.006, 100
 _DRAFTED: Final = "a draft model or prediction layers have a cache too, which is not computed here"
 _NO_CONTEXT: Final = "the log does not tell max_model_len, which decides how much of a pool windows and states take"
 
@@ -30,13 +36,13 @@ def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving, 
     sees one request."""
     needed = _needed(read, log, request, minor)
     if needed is not None:
-        yield needed
+        yield _with_reason(needed, log, serving, "needed", minor)
     pool = _memory(read, log, serving)
     if pool is None or pool.value <= 0:
         return
     memory, old = int(pool.value), old_capacity(log)
     share = pool.slack / max(memory, 1)
-    settled: tuple[str, Serving] | None = None
+    settled = assumed(needed, log, request) if needed is not None and needed.reason else None
     for name, reading, kind in (
         ("GPU blocks", log.smallest("num_blocks"), "blocks"),
         ("KV cache tokens", log.smallest("capacity_tokens"), "old tokens" if old else "tokens"),
@@ -55,21 +61,45 @@ def pool_checks(read: Model, log: LogFacts, serving: Serving, request: Serving, 
             other = explained(name, "count", reading, newer, serving, alternatives(log, serving), share)
             if other.verdict != "differs" or (other.reason and not item.reason):
                 item = other  # as from 0.21
-        yield _with_reason(item, log, serving, kind)
+        if item.verdict == "differs" and item.reason is None and not log.settings.speculative:
+            item = _with_own_draft(item, read, at, partial(held, memory=memory, kind=kind, minor=minor))
+        yield _with_reason(item, log, serving, kind, minor)
 
 
-def _with_reason(item: Check, log: LogFacts, serving: Serving, kind: str) -> Check:
+def _with_own_draft(item: Check, read: Model, serving: Serving, compute: Callable[[Model, Serving], float]) -> Check:
+    """`item`, explained where it fits a model whose prediction layers draft, which the log does not say."""
+    for tokens, checkpoints in product(range(1, _MOST_DRAFTED + 1), (serving.prefill_checkpoints, False)):
+        drafting = replace(serving, speculative_tokens=tokens, prefill_checkpoints=checkpoints)
+        arch = with_predictions(read.architecture, drafting)
+        if arch == read.architecture:
+            return item
+        try:
+            value = compute(replace(read, architecture=arch), drafting)
+        except UnsupportedError:
+            return item
+        if abs(value - item.logged) <= max(_EXACT * item.logged, _HALF_A_DIGIT if item.logged < _SMALL else 0):
+            reason = f"fits if its own prediction layers draft, {tokens} tokens at once: --speculative-config with mtp"
+            return replace(item, reason=reason, met=value)
+    return item
+
+
+def _with_reason(item: Check, log: LogFacts, serving: Serving, kind: str, minor: int) -> Check:
     """`item` with what is known to move a pool where no assumption meets it."""
     if item.verdict != "differs":
         return item
-    if _other_rank(item, log, serving):
+    if kind != "needed" and _other_rank(item, log, serving):
         return replace(item, reason="another rank, whose line is not here, had less memory: the least counts")
     if item.reason is not None:
         return item
-    if log.settings.speculative and (item.difference or 0) > 0:
+    if log.settings.speculative and ((item.difference or 0) > 0) != (kind == "needed"):
         return replace(item, reason=_DRAFTED)
     untold = log.settings.context is None and log.first("concurrency_context") is None
-    return replace(item, reason=_NO_CONTEXT) if untold and kind in ("tokens", "concurrency") else item
+    if untold and kind in ("tokens", "concurrency"):
+        return replace(item, reason=_NO_CONTEXT)
+    if release_of(log.version) is None:
+        reason = f"the log names no release: taken for vLLM 0.{minor}, and pools of other releases hold another number"
+        return replace(item, reason=reason)
+    return item
 
 
 def _memory(read: Model, log: LogFacts, serving: Serving) -> Reading | None:

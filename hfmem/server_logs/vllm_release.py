@@ -23,13 +23,16 @@ V1: Final = 8
 _BLOCK: Final = 16
 #: what a log that counts tokens as before 0.21 is taken for, where nothing else tells its release
 _OLD: Final = 19
+#: … and one that counts as from 0.21, and prints as until 0.27
+_BETWEEN: Final = 24
+_LAST_BETWEEN: Final = 27
 
 
 def release_by_form(log: LogFacts) -> Release:
     """The release that a log is of: by its version, by what it prints, or today's where nothing tells."""
     found = release_of(log.version)
     if found is None:
-        found = Release(log.form or (_OLD if _looks_old(log) else LATEST))
+        found = Release(log.form or (_OLD if _looks_old(log) else _BETWEEN if log.until_27 else LATEST))
     return replace(found, flashinfer=log.settings.flashinfer)
 
 
@@ -42,7 +45,7 @@ def rivals(log: LogFacts) -> tuple[Release, ...]:
     """The releases at both ends of what a log may be of that names none: their estimates widen the band."""
     if release_of(log.version) is not None or log.form:
         return ()
-    ends = (V1 + 1, _OLD) if _looks_old(log) else (_NEW_CAPACITY, LATEST)
+    ends = (V1 + 1, _OLD) if _looks_old(log) else (_NEW_CAPACITY, _LAST_BETWEEN if log.until_27 else LATEST)
     return tuple(Release(minor, log.settings.flashinfer) for minor in ends)
 
 

@@ -155,9 +155,7 @@ def test_states_of_an_earlier_release() -> None:
     assert {item.verdict for item in by_lines.values()} == {"equal"}
     bare = "\n".join(row.partition("] ")[2] for row in told.splitlines())
     unnamed = compare(bare, "Qwen/Qwen3.6-35B-A3B", kv_dtype="fp8", max_num_batched_tokens=8192, prefix_caching=True)
-    for item in unnamed.values():
-        assert item.reason is not None and "prefill checkpoints" in item.reason
-    assert unnamed["KV cache tokens"].met == 567_978
+    assert {item.verdict for item in unnamed.values()} == {"equal"}  # two lines: until 0.27
 
 
 @pytest.mark.parametrize("size", ["5.18", "-1.44", "0.00"])
