@@ -51,8 +51,8 @@ with Triton {triton} for {families}; nothing ran on a device and nothing was tim
 
 Each kernel comes with the launch configuration of its own launcher. A second kernel that only adds parts up is left out, as is
 the time to launch it. LMDeploy's tile is its page; it is compiled for its default of 64. A kernel without such a cache has no row:
-of these peers none reads rows of 656 bytes in Triton. *A scale a token*: rows [K | scale | V | scale] as vLLM keeps them; LMDeploy
-keeps scales and zeros in tensors of their own.
+of these peers none reads rows that carry their scales in Triton, or scores an indexer's keys on NVIDIA's devices. *A scale a
+token*: rows [K | scale | V | scale] as vLLM keeps them; LMDeploy keeps scales and zeros in tensors of their own.
 """
 
 
@@ -92,6 +92,8 @@ def cells_of(row: Row) -> tuple[object, ...]:
 
 def line_of(shape: Shape, name: str, kernel: Compiler | Missing, family: str) -> str | None:
     """One line of the table; None where the kernel has no such cache. What cannot be compiled is a line that says so."""
+    if shape.index and kernel is not ours:
+        return None
     if isinstance(kernel, Missing):
         reason = kernel.reason
     else:

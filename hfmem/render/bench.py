@@ -10,8 +10,10 @@ from hfmem.render.lines import Line, line
 from hfmem.units import format_bytes
 
 if TYPE_CHECKING:
-    from hfmem.api.bench import BenchAnswer, Bound, Measurement
-    from hfmem.plan.bench import AttentionShape, BenchPlan
+    from hfmem.api.bench import BenchAnswer, Bound
+    from hfmem.api.bench_run import Measurement
+    from hfmem.plan.bench import BenchPlan
+    from hfmem.plan.bench_shapes import AttentionShape
 
 _HEAD = ("attention", "layers", "heads", "reads", "pages", "cache")
 
@@ -74,12 +76,15 @@ def _beside_lines(plan: BenchPlan) -> list[Line]:
 
 
 def _row(shape: AttentionShape, num_seqs: int) -> tuple[str, ...]:
-    size = f"{shape.head_dim}" if shape.head_dim == shape.v_head_dim else f"{shape.head_dim}:{shape.v_head_dim}"
+    size = f"{shape.head_dim}"
+    if shape.v_head_dim not in (0, shape.head_dim):
+        size += f":{shape.v_head_dim}"
+    what = "keys" if not shape.v_head_dim else "rows" if shape.merged else "tokens"
     return (
         shape.kind,
         str(shape.count) if shape.count == shape.readers else f"{shape.count} + {shape.readers - shape.count} shared",
         f"{shape.num_heads} / {shape.num_kv_heads} × {size}",
-        f"{shape.tokens:,} tokens",
+        f"{shape.tokens:,} {what}",
         f"{num_seqs * shape.pages:,}",
         format_bytes(shape.cache_bytes * shape.count),
     )

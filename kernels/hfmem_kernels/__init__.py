@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hfmem_kernels._heuristics import LaunchConfig
     from hfmem_kernels._launch import Workspace
     from hfmem_kernels.cache_ops import gather_kv, move_pages, write_kv, write_latent
+    from hfmem_kernels.indexer import index_logits
     from hfmem_kernels.latent_decode import mla_decode_attention, sparse_mla_decode_attention
     from hfmem_kernels.merge import merge_attention
     from hfmem_kernels.paged_decode import allocate_workspace, paged_decode_attention
@@ -21,6 +22,7 @@ __all__ = [
     "Workspace",
     "allocate_workspace",
     "gather_kv",
+    "index_logits",
     "merge_attention",
     "mla_decode_attention",
     "move_pages",
@@ -35,6 +37,7 @@ _HOME = {
     "Workspace": "_launch",
     "allocate_workspace": "paged_decode",
     "gather_kv": "cache_ops",
+    "index_logits": "indexer",
     "merge_attention": "merge",
     "mla_decode_attention": "latent_decode",
     "move_pages": "cache_ops",

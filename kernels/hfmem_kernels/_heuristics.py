@@ -328,3 +328,24 @@ def select_config(
     if batch_invariant:
         config = replace(config, split_tiles=FIXED_SPLIT_TOKENS // config.block_n)
     return config
+
+
+#: an indexer's keys against 64 queries or fewer: (both in e4m3, or not) → tokens of a tile, warps, stages, programs. No spills and
+#: copies of 16 bytes for 32 and 64 heads (Triton 3.9), at least 64 KiB in flight on sm80, sm90 and sm100. Nobody has timed them
+_INDEX: dict[str, tuple[LaunchConfig, LaunchConfig]] = {
+    "sm80": (LaunchConfig(16, 64, 4, 4, 2), LaunchConfig(16, 64, 4, 4, 2)),
+    "sm86": (LaunchConfig(16, 64, 4, 4, 2), LaunchConfig(16, 64, 4, 3, 2)),
+    "sm90": (LaunchConfig(16, 128, 4, 4, 3), LaunchConfig(16, 64, 4, 4, 2)),
+    "sm100": (LaunchConfig(16, 128, 4, 4, 2), LaunchConfig(16, 64, 4, 4, 2)),
+    "sm120": (LaunchConfig(16, 64, 4, 4, 2), LaunchConfig(16, 64, 4, 3, 2)),
+    "gfx942": (LaunchConfig(16, 64, 4, 2, 2), LaunchConfig(16, 64, 4, 2, 2)),
+    "interpreter": (LaunchConfig(16, 32, 4, 2, 1), LaunchConfig(16, 32, 4, 2, 1)),
+}
+#: most heads of an indexer
+MOST_INDEX_HEADS = 64
+
+
+def index_config(family: str, *, narrow: bool) -> LaunchConfig:
+    """The configuration of an indexer's call; narrow: queries and keys are both in e4m3."""
+    config = _INDEX[family][0 if narrow else 1]
+    return replace(config, register_cap=config.max_registers)

@@ -6,6 +6,7 @@ to the ops as K and V views of shape [num_pages, page_size, num_kv_heads, dim]: 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -200,6 +201,25 @@ def allocate_latent(
     if latent_format is LatentFormat.PLAIN:
         return torch.zeros(pages, page_size, kv_lora_rank + rope_dim, dtype=getattr(torch, dtype), device=device)
     page = latent_page_bytes(page_size, width, latent_format)
+    return latent_view(torch.zeros(pages, page, dtype=torch.uint8, device=device), page_size, width)
+
+
+def index_row_bytes(dim: int) -> int:
+    """Bytes of one token's index key in e4m3: `dim` elements, and one fp32 scale for each 128 of them."""
+    return dim + -(-dim // 128) * SCALE_BYTES
+
+
+def allocate_index(
+    pages: int, page_size: int, dim: int, device: torch.device | str, *, unit: int = SPLIT_PAGE_UNIT
+) -> torch.Tensor:
+    """A zeroed cache of index keys in e4m3, as a page's elements and behind them its scales: uint8 [pages, page_size, dim + 4].
+
+    unit: what pages are multiples of, 576 in vLLM with DeepSeek V4's rows, else 1; at least 16 here.
+    """
+    import torch
+
+    width, unit = index_row_bytes(dim), math.lcm(unit, 16)
+    page = -(-page_size * width // unit) * unit
     return latent_view(torch.zeros(pages, page, dtype=torch.uint8, device=device), page_size, width)
 
 

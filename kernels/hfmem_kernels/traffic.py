@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hfmem_kernels.layout import CacheSpec, LatentFormat, latent_row_bytes, row_bytes
+from hfmem_kernels.layout import CacheSpec, LatentFormat, index_row_bytes, latent_row_bytes, row_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,21 @@ def latent_traffic(
         output_bytes=rows * kv_lora_rank * 2,
         table_bytes=_table_bytes(seq_lens, page_size, q_len, None),
         flops=2 * pairs * num_heads * (2 * kv_lora_rank + rope_dim),
+    )
+
+
+def index_traffic(
+    num_heads: int, dim: int, seq_lens: list[int], *, page_size: int, packed: bool, queries: int = 1
+) -> Traffic:
+    """An indexer's scores of one step: keys of `dim` in e4m3 with a scale (packed) or in 16 bits, queries of the same width and an
+    fp32 weight for each head; an fp32 score for each pair of a query and a key that it sees."""
+    rows, pairs = len(seq_lens) * queries, sum(visible_pairs(n, queries) for n in seq_lens)
+    return Traffic(
+        kv_bytes=sum(seq_lens) * (index_row_bytes(dim) if packed else 2 * dim),
+        query_bytes=rows * num_heads * (dim * (1 if packed else 2) + 4),
+        output_bytes=4 * pairs,
+        table_bytes=_table_bytes(seq_lens, page_size, queries, None),
+        flops=2 * pairs * num_heads * (dim + 1),
     )
 
 

@@ -10,8 +10,9 @@ from math import prod
 
 import pytest
 
-from hfmem.api import bench as module
-from hfmem.api.bench import BenchAnswer, Kind, Measurement, bench
+from hfmem.api import bench_run as module
+from hfmem.api.bench import BenchAnswer, bench
+from hfmem.api.bench_run import Kind, Measurement
 from hfmem.api.reading import Model, read_model
 from hfmem.cli import main
 from hfmem.errors import UsageError
@@ -54,8 +55,8 @@ def test_the_plan_in_json(run: Run) -> None:
     assert found["plan"]["shapes"] == [
         {
             "op": "paged_decode", "kind": "full", "count": 32, "readers": 32, "num_heads": 32, "num_kv_heads": 8,
-            "head_dim": 128, "v_head_dim": 128, "window": None, "tokens": 1000, "block": 0, "pages": 63,
-            "cache_bytes": 3 * 63 * 16 * TOKEN, "sinks": False, "rows": "",
+            "head_dim": 128, "v_head_dim": 128, "window": None, "tokens": 1000, "block": 0, "page_size": 16,
+            "pages": 63, "token_bytes": TOKEN, "cache_bytes": 3 * 63 * 16 * TOKEN, "sinks": False, "rows": "", "merged": False,
         }
     ]  # fmt: skip
     assert found["read_bytes"] == 32 * 3 * 1000 * TOKEN
@@ -186,22 +187,42 @@ def test_what_a_run_shows(llama: Model) -> None:
         assert max(len(item.text) for item in narrow) <= width
 
 
-def test_what_no_kernel_reads_is_named_with_its_bytes(run: Run) -> None:
-    """DeepSeek V4 Flash at 32,768 tokens, rows of 512 in bf16: a window of 128 in 43 layers, beside it 512 of the 8,192 rows that
-    stand for 4 tokens in 21 of them, and the 256 rows that stand for 128 tokens in 20; keys of 128 for each of the 8,192 rows."""
-    status, out, err = run(
-        "deepseek-ai/DeepSeek-V4-Flash", "--ctx", "32k", "--batch", "8", "--dry-run", "--gpu", "h200"
-    )
-    rows = 8 * (43 * 128 + 21 * 512 + 20 * 256) * 1024
-    keys = 8 * 21 * 8192 * 256
+def test_deepseek_v4_is_planned(run: Run) -> None:
+    """V4 Flash at 32,768 tokens, rows of 512 in bf16: a window of 128 in 43 layers, beside it 512 of the 8,192 rows that stand for
+    4 tokens in 21 of them, and the 256 rows that stand for 128 tokens in 20; keys of 128 for each of the 8,192 rows."""
+    words = ("deepseek-ai/DeepSeek-V4-Flash", "--ctx", "32k", "--batch", "8")
+    status, out, err = run(*words, "--dry-run", "--gpu", "h200")
+    rows, keys = 8 * (43 * 128 + 21 * 512 + 20 * 256) * 1024, 8 * 21 * 8192 * 256
+    kept = 8 * (43 * 128 + 21 * 8192 + 20 * 256) * 1024 + keys
     assert (status, err) == (0, "")
-    assert f"left out: compressed attention (43 layers, {format_bytes(rows)} a step)" in out
-    assert f"left out: index keys (21 layers, {format_bytes(keys)} a step)" in out
-    assert "no kernel here reads this model's attention" in out
-    alone = 8 / ((rows + keys) / 4.8e12)
-    assert f"{alone:,.0f} tokens/s" in out
-    status, out, err = run("deepseek-ai/DeepSeek-V4-Flash", "--ctx", "32k", "--batch", "8")
-    assert (status, out) == (4, "") and "compressed attention of 43 layers" in err and "--dry-run" in err
+    lines = {line.split("  ")[0]: line.split() for line in out.splitlines() if line}
+    assert lines["index keys"][2:] == [
+        "21",
+        "64",
+        "/",
+        "1",
+        "×",
+        "128",
+        "8,192",
+        "keys",
+        "1,024",
+        *format_bytes(keys).split(),
+    ]
+    assert "512 rows" in out and "256 rows" in out and "128 tokens" in out and "left out" not in out
+    assert lines["total"][1:] == format_bytes(kept).split()
+    assert f"A step reads {format_bytes(rows + keys)} of cache" in out
+    assert f"{8 / ((rows + keys) / 4.8e12):,.0f} tokens/s" in out
+    status, out, err = run(*words)
+    assert (status, out) == (2, "") and "needs a GPU" in err and "of cache for 43 layers" in err and "--dry-run" in err
+
+
+def test_what_no_kernel_reads_is_named_with_its_bytes(run: Run) -> None:
+    """Latent rows with a scale a token: said in a dry run, an error in a run."""
+    words = ("deepseek-ai/DeepSeek-V4-Flash", "--ctx", "32k", "--kv-dtype", "int8")
+    status, out, err = run(*words, "--dry-run")
+    assert (status, err) == (0, "") and "no kernel reads latent rows in int8: this could not be run" in out
+    status, out, err = run(*words)
+    assert (status, out) == (4, "") and "no kernel reads latent rows in int8" in err and "--dry-run" in err
 
 
 def test_states_and_index_keys_are_in_the_bounds() -> None:
@@ -221,7 +242,7 @@ def test_states_and_index_keys_are_in_the_bounds() -> None:
         device="h200",
         dry_run=True,
     )
-    assert found.bound is not None and found.read_bytes == 61 * 2048 * 576 * 2
+    assert found.bound is not None and found.read_bytes == 61 * (2048 * 576 + 4096 * 128) * 2
     assert found.bound.attention_tokens_per_second == pytest.approx(4.8e12 / (61 * (2048 * 576 + 4096 * 128) * 2))
 
 

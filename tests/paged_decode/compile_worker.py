@@ -15,9 +15,18 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 
-from hfmem_kernels import _kernels, _launch, compile_only
+from hfmem_kernels import _kernels, _kernels_index, _launch, compile_only
 from hfmem_kernels._heuristics import LaunchConfig
-from hfmem_kernels.layout import SPLIT_ROW_BYTES, CacheSpec, LatentFormat, Layout, allocate, allocate_latent
+from hfmem_kernels._launch_index import launch_index
+from hfmem_kernels.layout import (
+    SPLIT_ROW_BYTES,
+    CacheSpec,
+    LatentFormat,
+    Layout,
+    allocate,
+    allocate_index,
+    allocate_latent,
+)
 
 
 def compile_job(job: dict[str, Any]) -> Any:
@@ -69,12 +78,27 @@ def compile_job(job: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
+def compile_index_job(job: dict[str, Any]) -> Any:
+    """The same of an indexer's scores; `dtype`: of queries, `packed`: keys in e4m3 with a scale, else in the queries' dtype."""
+    compile_only.pretend(job["target"], _kernels_index.index_kernel)
+    shape = {"heads": 64, "dim": 128, "page": 64, "queries": 1, "packed": True} | job["shape"]
+    dtype, lead = getattr(torch, job["dtype"]), (8, shape["queries"])
+    keys = torch.empty(4, shape["page"], shape["dim"], dtype=dtype)
+    if shape["packed"]:
+        keys = allocate_index(4, shape["page"], shape["dim"], "cpu")
+    return launch_index(
+        torch.empty(*lead, shape["heads"], shape["dim"], dtype=dtype), keys, torch.empty(*lead, shape["heads"]),
+        torch.zeros(8, 64, dtype=torch.int32), torch.zeros(8, dtype=torch.int32), torch.empty(*lead, 64 * shape["page"]),
+        config=LaunchConfig(**job["config"]), num_sms=132, warmup=True,
+    )  # fmt: skip
+
+
 def main() -> None:
     """stdin → stdout; a job that does not compile is reported with its error."""
     reports = []
     for job in json.load(sys.stdin):
         try:
-            reports.append(compile_only.read(compile_job(job)))
+            reports.append(compile_only.read(compile_index_job(job) if job.get("index") else compile_job(job)))
         except Exception as error:
             reports.append({"error": f"{type(error).__name__}: {str(error)[:300]}"})
     json.dump(reports, sys.__stdout__)

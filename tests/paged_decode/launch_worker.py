@@ -26,10 +26,13 @@ from torch.overrides import TorchFunctionMode
 from hfmem_kernels import (
     _calls,
     _launch,
+    _launch_index,
     _ops,
     _reference,
+    _reference_index,
     cache_ops,
     compile_only,
+    indexer,
     latent_decode,
     merge,
     paged_decode,
@@ -106,7 +109,7 @@ class Recorder:
             return done
 
         before = self.driver.launches
-        for module in (_launch, cache_ops, merge):
+        for module in (_launch, _launch_index, cache_ops, merge):
             module.run = recording  # type: ignore[attr-defined]
         try:
             with OnTheCpu():
@@ -117,7 +120,7 @@ class Recorder:
             self.reports[pyfuncitem.name] = {"error": f"{type(error).__name__}: {str(error)[:600]}"}
             return True
         finally:
-            for module in (_launch, cache_ops, merge):
+            for module in (_launch, _launch_index, cache_ops, merge):
                 module.run = run  # type: ignore[attr-defined]
         assert self.driver.launches - before >= len(compiled) > 0, "every launch came to the driver"
         kept = {(k.hash, grid): (k, grid, chosen) for k, grid, chosen in compiled}
@@ -128,15 +131,16 @@ class Recorder:
 def devices(family: str) -> None:
     """What the host asks about the device is answered for `family`; nothing computes a reference."""
     facts = DeviceFacts(family, NUM_SMS[family], _launch.triton_version())
-    for module in (_calls, _launch, _ops, paged_decode):
+    for module in (_calls, _launch, _ops, indexer, paged_decode):
         module.device_facts = lambda _: facts  # type: ignore[attr-defined]
-    for module in (cache_ops, latent_decode, merge, paged_decode):
+    for module in (cache_ops, indexer, latent_decode, merge, paged_decode):
         module.require_triton = lambda *_: None  # type: ignore[attr-defined]
     torch.cuda.is_available = lambda: True
     torch.cuda.mem_get_info = lambda *_: (1 << 40, 1 << 40)
     for name in ("synchronize", "Stream", "stream"):  # the first look at a result, or at what holds one
         setattr(torch.cuda, name, stop)
     testing.oracle = testing.error_budget = _reference.decode = _reference.decode_listed = stop
+    _reference_index.index_logits = stop
 
 
 def main(family: str, arguments: list[str]) -> None:
@@ -146,7 +150,7 @@ def main(family: str, arguments: list[str]) -> None:
     folder = Path(__file__).parent
     status = pytest.main(
         ["-q", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(folder.parents[1]),
-         *(str(folder / a) if "::" in a else a for a in arguments or [str(folder / "test_gpu_grid.py")])],
+         *(str(folder / a) if "::" in a else a for a in arguments or map(str, sorted(folder.glob("test_gpu_*.py"))))],
         plugins=[recorder],
     )  # fmt: skip
     if not recorder.reports:

@@ -5,23 +5,27 @@ The kernels run in the interpreter; replays and the ceiling are made up, and not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hfmem.api import bench as module
-from hfmem.api.bench import bench, row_of
+from hfmem.api import bench_run as module
+from hfmem.api.bench import bench
+from hfmem.api.bench_run import index_row_of, row_of
 from hfmem.api.reading import Model, read_model
 from hfmem.errors import DoesNotFitError, UnsupportedError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
 from hfmem.plan.bench import bench_plan
 from hfmem.plan.devices import find_device
+from hfmem_kernels import index_logits
 from hfmem_kernels._launch import interpreting
-from hfmem_kernels.benchmarks import ceiling, gate, inputs, timing
+from hfmem_kernels.benchmarks import ceiling, gate, index_keys, inputs, joined, timing
 from hfmem_kernels.benchmarks.gate import Gate
 from hfmem_kernels.benchmarks.summary import Timing
 
@@ -32,6 +36,7 @@ MODELS = (
     "openai/gpt-oss-20b",
     "deepseek-ai/DeepSeek-V2-Lite",
     "deepseek-ai/DeepSeek-V3.2",
+    "deepseek-ai/DeepSeek-V4-Flash",
     "Qwen/Qwen3-Next-80B-A3B-Instruct",
 )
 
@@ -49,6 +54,11 @@ def test_allocated_is_planned_to_the_byte(name: str, page_size: int, kv_dtype: s
         model(name).architecture, Serving(context=5001, num_seqs=3, kv_dtype=kv_dtype, page_size=page_size)
     )
     for shape in plan.shapes:
+        if shape.op == "index_logits":
+            keys = index_row_of(shape, plan)
+            assert index_keys.stored_bytes(index_keys.allocate(keys, "meta")) == shape.cache_bytes
+            assert keys.traffic.kv_bytes == 3 * shape.tokens * shape.token_bytes
+            continue
         if shape.op == "mla_decode" and kv_dtype in ("int8", "fp8_per_token_head"):
             with pytest.raises(UnsupportedError, match="latent rows"):
                 row_of(shape, plan)
@@ -56,9 +66,7 @@ def test_allocated_is_planned_to_the_byte(name: str, page_size: int, kv_dtype: s
         row = row_of(shape, plan)
         each = inputs.allocate(row, "meta")
         assert inputs.stored_bytes(each) == row.cache_bytes == shape.cache_bytes
-        assert row.traffic.kv_bytes * shape.count == shape.count * (
-            shape.cache_bytes // shape.pages // page_size * shape.tokens
-        )
+        assert row.traffic.kv_bytes == 3 * shape.tokens * shape.token_bytes
 
 
 @pytest.fixture
@@ -82,7 +90,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         return {name: Timing(100.0, 99.0, 101.0, 11) for name in replays}
 
     limit = ceiling.Ceiling(1e12, 2 << 30, (4096, 8, 4), Timing(1.0, 1.0, 1.0, 3), 1.5)
-    monkeypatch.setattr(module, "_device", lambda plan, named: torch.device("cpu"))
+    monkeypatch.setattr(module, "device_of", lambda plan, named: torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
@@ -132,10 +140,10 @@ def test_another_device_than_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     plan = bench_plan(model("meta-llama/Llama-3.1-8B").architecture, Serving(context=16))
-    assert module._device(plan, find_device("h200").device) == torch.device("cuda", 0)
-    assert module._device(plan, replace(find_device("h100").device, memory_reading="nvml")).type == "cuda"
+    assert module.device_of(plan, find_device("h200").device) == torch.device("cuda", 0)
+    assert module.device_of(plan, replace(find_device("h100").device, memory_reading="nvml")).type == "cuda"
     with pytest.raises(UsageError, match="--gpu H100 SXM 80GB: this machine has NVIDIA H200"):
-        module._device(plan, find_device("h100").device)
+        module.device_of(plan, find_device("h100").device)
 
 
 @pytest.mark.parametrize(("kv_dtype", "row_bytes"), [("bf16", 576 * 2), ("fp8", 512 + 4 * 4 + 64 * 2)])
@@ -144,10 +152,11 @@ def test_picked_tokens_lie_anywhere_in_the_cache(kv_dtype: str, row_bytes: int) 
     plan = bench_plan(
         model("deepseek-ai/DeepSeek-V3.2").architecture, Serving(context=3000, num_seqs=2, kv_dtype=kv_dtype, tp=8)
     )
-    row = row_of(plan.shapes[0], plan)
+    _, latents = plan.shapes
+    row = row_of(latents, plan)
     made = inputs.build(row, "cpu")
     assert made.sets[0].latent is not None and made.sets[0].latent.shape[:2] == (2 * 47, 64)
-    assert inputs.stored_bytes(made.sets[0]) == plan.shapes[0].cache_bytes == 2 * 47 * 64 * row_bytes
+    assert inputs.stored_bytes(made.sets[0]) == latents.cache_bytes == 2 * 47 * 64 * row_bytes
     assert made.page_table.shape == (2, 2048) and made.seq_lens.tolist() == [2048, 2048]
     picked = made.page_table.flatten().tolist()
     assert len(set(picked)) == len(picked) and 2 * 2048 < max(picked) < 2 * 47 * 64
@@ -176,8 +185,8 @@ def test_blocks_that_an_indexer_picks_lie_anywhere() -> None:
     """Two blocks of 128 tokens of 1,000 kept, read in the pages that divide a block: of 16 tokens, of 528 in 16s as well."""
     plan = bench_plan(model("meta-llama/Llama-3.1-8B").architecture, Serving(context=1000, num_seqs=3))
     for page, pages in ((16, 63), (528, 2)):
-        shape = replace(plan.shapes[0], kind="picked", tokens=256, block=128, pages=pages)
-        row = row_of(shape, replace(plan, page_size=page, shapes=(shape,)))
+        shape = replace(plan.shapes[0], kind="picked", tokens=256, block=128, page_size=page, pages=pages)
+        row = row_of(shape, replace(plan, shapes=(shape,)))
         assert row.page_size == 16 and row.cache_bytes == 3 * pages * page * 2 * 8 * 128 * 2
         assert row.traffic.kv_bytes == 3 * 256 * 2 * 8 * 128 * 2
         table = inputs.build(row, "cpu").page_table
@@ -193,3 +202,71 @@ def test_layers_that_share_a_cache_run_too(stand_in: dict[str, Any], monkeypatch
     assert found.measured.requested_bytes == found.plan.cache_bytes == 20 * 32 * 2 * 2 * 256 * 2
     assert found.measured.step_seconds == pytest.approx(30 * 100e-6)
     assert found.read_bytes == 30 * 24 * 2 * 2 * 256 * 2
+
+
+#: DeepSeek V4 in little: a layer of the window alone, one of rows for 4 tokens each with an indexer, one of rows for 128
+TINY_V4 = {
+    "model_type": "deepseek_v4", "architectures": ["DeepseekV4ForCausalLM"], "torch_dtype": "bfloat16", "vocab_size": 256,
+    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 512,
+    "qk_rope_head_dim": 64, "q_lora_rank": 32, "o_lora_rank": 32, "o_groups": 2, "sliding_window": 40,
+    "compress_ratios": [0, 4, 128], "index_n_heads": 3, "index_head_dim": 32, "index_topk": 24, "n_routed_experts": 4,
+    "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_hash_layers": 1, "hc_mult": 2,
+    "hc_sinkhorn_iters": 2, "max_position_embeddings": 4096, "intermediate_size": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kv_dtype", "row_bytes", "key_bytes"), [("bf16", 1024, 64), ("fp8", 584, 36)])
+def test_deepseek_v4_runs(
+    stand_in: dict[str, Any], tmp_path: Path, kv_dtype: str, row_bytes: int, key_bytes: int
+) -> None:
+    """Three layers at 200 tokens, checked against the oracle: windows of 40 in a page; 24 of 50 rows in a page of 64, and their
+    keys; 1 row of a page of 2. Pages in fp8 are whole 576 bytes. A step launches the keys, the layers that merge two caches and the
+    one that has a window alone."""
+    (tmp_path / "config.json").write_text(json.dumps(TINY_V4))
+    found = bench(model(str(tmp_path)), context=200, num_seqs=2, kv_dtype=kv_dtype)
+    assert found.measured is not None and found.plan.layers == 3
+    assert stand_in["captured"] == [3, 1, 1, 1, 4]
+
+    def pages(count: int, size: int) -> int:
+        return 2 * count * (-(-size // 576) * 576 if kv_dtype == "fp8" else size)
+
+    expected = {
+        "window rows": 3 * pages(1, 64 * row_bytes), "1 of 4": pages(1, 64 * row_bytes), "1 of 128": pages(1, 2 * row_bytes),
+        "index keys": pages(1, 64 * key_bytes),
+    }  # fmt: skip
+    kinds = zip(found.plan.shapes, found.measured.kinds, strict=True)
+    assert {shape.kind: kind.requested_bytes for shape, kind in kinds} == expected
+    assert found.measured.requested_bytes == found.plan.cache_bytes == sum(expected.values())
+    assert found.read_bytes == 2 * ((3 * 40 + 24 + 1) * row_bytes + 50 * key_bytes)
+    assert stand_in["outputs"][-1].shape == (2, 1, 4, 512)
+    assert not any(bool(out[:, :1].isnan().any()) for out in stand_in["outputs"])
+
+
+@pytest.mark.parametrize("broken", ["sparse_mla_decode_attention", "merge_attention"])
+def test_two_caches_are_checked_together(
+    stand_in: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """A decode that leaves its lse as it was, and a merge that leaves out a part, are found; each op alone passes."""
+    whole = getattr(joined, broken)
+
+    def without_lse(*arguments: Any, **keywords: Any) -> Any:
+        return whole(*arguments, **{**keywords, "lse": keywords["lse"].clone()})
+
+    def first_alone(outs: torch.Tensor, lses: torch.Tensor, **keywords: Any) -> Any:
+        return whole(outs[:1], lses[:1], **keywords)
+
+    monkeypatch.setattr(joined, broken, first_alone if broken == "merge_attention" else without_lse)
+    (tmp_path / "config.json").write_text(json.dumps(TINY_V4))
+    with pytest.raises(UnsupportedError, match="nothing was timed: two caches"):
+        bench(model(str(tmp_path)), context=60, num_seqs=1, kv_dtype="bf16")
+
+
+def test_wrong_scores_are_not_timed(stand_in: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        index_keys,
+        "index_logits",
+        lambda q, keys, weights, *rest, **more: index_logits(q, keys, -weights, *rest, **more),
+    )
+    (tmp_path / "config.json").write_text(json.dumps(TINY_V4))
+    with pytest.raises(UnsupportedError, match="nothing was timed: index keys"):
+        bench(model(str(tmp_path)), context=60, num_seqs=1, kv_dtype="fp8")

@@ -21,7 +21,15 @@ import torch
 
 import hfmem_kernels
 from hfmem_kernels import _launch
-from hfmem_kernels._heuristics import SHARED_BYTES, DecodeShape, LaunchConfig, config_of, select_config, table_entries
+from hfmem_kernels._heuristics import (
+    SHARED_BYTES,
+    DecodeShape,
+    LaunchConfig,
+    config_of,
+    index_config,
+    select_config,
+    table_entries,
+)
 
 WORKER = Path(__file__).with_name("compile_worker.py")
 #: one tensor-core row block is 16; every program also needs about 1 KiB of shared memory for the system
@@ -97,6 +105,8 @@ LISTED: dict[str, tuple[str, int]] = {
     "584": ("uint8", 584),
     "352": ("uint8", 352),
 }
+#: DeepSeek V4's rows that stand for 128 tokens, two to a page
+LISTED_PAGES = {"584_page_2": ("uint8", 584, 2), "bf16_page_2": ("bfloat16", 0, 2)}
 
 
 def variant_jobs() -> dict[str, dict[str, Any]]:
@@ -109,8 +119,9 @@ def variant_jobs() -> dict[str, dict[str, Any]]:
         )  # fmt: skip
         config = asdict(select_config(decode, "sm90", triton=TRITON))
         jobs[name] = {"target": "sm90", "dtype": dtype, "config": config, "shape": shape}
-    for name, (dtype, row) in LISTED.items():
-        columns = 512 if row == 584 else 576
+    listed = {name: (dtype, row, 64) for name, (dtype, row) in LISTED.items()} | LISTED_PAGES
+    for name, (dtype, row, page) in listed.items():
+        columns = 512 if row == 584 or page == 2 else 576
         decode = DecodeShape(16, 1, columns, 512, getattr(torch, dtype).itemsize, True, row, listed=True)
         config = asdict(select_config(decode, "sm90", triton=TRITON))
         shape = {
@@ -118,7 +129,7 @@ def variant_jobs() -> dict[str, dict[str, Any]]:
             "lora": 512,
             "heads": 16,
             "kv_heads": 1,
-            "page": 64,
+            "page": page,
             "row": row,
             "slots": True,
             "sinks": True,
@@ -127,7 +138,24 @@ def variant_jobs() -> dict[str, dict[str, Any]]:
     return jobs
 
 
-TABLE, OTHERS = table_jobs(), variant_jobs()
+def index_jobs() -> dict[str, dict[str, Any]]:
+    """An indexer's scores: DeepSeek's 64 heads in e4m3 on every target; of sm80 and sm90 the other types, too."""
+    jobs = {}
+    for target in ("sm80", "sm89", "sm90", "sm100", "sm120", "gfx942"):
+        family = "sm86" if target == "sm89" else target
+        kinds: list[tuple[str, str, dict[str, Any]]] = [("e4m3", "float8_e4m3fn", {})]
+        if target in ("sm80", "sm90"):
+            kinds += [("bf16_over_e4m3", "bfloat16", {}), ("bf16", "bfloat16", {"packed": False})]
+            kinds += [("two_queries_page_2", "float8_e4m3fn", {"queries": 2, "page": 2, "heads": 32})]
+        for kind, dtype, shape in kinds:
+            config = asdict(index_config(family, narrow=dtype == "float8_e4m3fn"))
+            jobs[f"{target}-index_{kind}"] = {
+                "target": target, "family": family, "dtype": dtype, "config": config, "shape": shape, "index": True,
+            }  # fmt: skip
+    return jobs
+
+
+TABLE, OTHERS, INDEX = table_jobs(), variant_jobs(), index_jobs()
 
 
 def _run(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -174,7 +202,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 
 def _compile_all() -> dict[str, dict[str, Any]]:
-    jobs = TABLE | OTHERS
+    jobs = TABLE | OTHERS | INDEX
     names = sorted(jobs, key=lambda n: (n[::-1], n))  # mixed, so that both halves take about as long
     halves = [names[::2], names[1::2]]
     with ThreadPoolExecutor(2) as pool:
@@ -182,10 +210,10 @@ def _compile_all() -> dict[str, dict[str, Any]]:
         return {n: r for half, result in zip(halves, results, strict=True) for n, r in zip(half, result, strict=True)}
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", TABLE | INDEX)
 def test_table_row_fits_the_device(name: str, reports: dict[str, dict[str, Any]]) -> None:
     """No spills; the register cap holds; the programs that the row wants on a multiprocessor share its memory."""
-    report, job = reports[name], TABLE[name]
+    report, job = reports[name], (TABLE | INDEX)[name]
     assert "error" not in report, report
     config = LaunchConfig(**job["config"])
     assert report["spills"] == 0 and report.get("stack_bytes", 0) == 0, report
@@ -195,7 +223,7 @@ def test_table_row_fits_the_device(name: str, reports: dict[str, dict[str, Any]]
         assert report["registers"] <= config.max_registers, report
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", TABLE | INDEX)
 def test_table_row_reads_16_bytes_at_once(name: str, reports: dict[str, dict[str, Any]]) -> None:
     """K and V arrive by 16-byte copies, never byte by byte; the scales of `fp8_ds_mla` rows are the only narrow ones."""
     report = reports[name]
@@ -217,7 +245,7 @@ def test_variant(name: str, reports: dict[str, dict[str, Any]]) -> None:
     assert report["registers"] <= config.max_registers
     assert config.ctas_per_sm * (report["shared_bytes"] + SYSTEM_SHARED) <= SHARED_BYTES["sm90"]
     assert report["byte_loads"] == 0, report
-    if name in ("slots_656", "slots_584", "slots_352"):
+    if name in ("slots_656", "slots_584", "slots_352", "slots_584_page_2"):
         assert report["wide_copies"] > report["narrow_copies"], report
     elif "token" in name:
         assert report["narrow_copies"] > 0 and report["loop_loads"] <= 5, report
@@ -235,6 +263,13 @@ def test_instructions_of_the_loop(reports: dict[str, dict[str, Any]]) -> None:
     """
     assert 0 < reports["plain"]["loop_instructions"] < TILE_CYCLES * 2 / 3
     assert 0 < reports["fp8"]["loop_instructions"] < TILE_CYCLES / 2 * 2 / 3
+
+
+def test_instructions_of_the_scores(reports: dict[str, dict[str, Any]]) -> None:
+    """A key of 132 bytes takes an SM of an H200 6.9 cycles, in which it issues 27 instructions; two thirds of that."""
+    report, config = reports["sm90-index_e4m3"], INDEX["sm90-index_e4m3"]["config"]
+    a_key = report["loop_instructions"] * config["num_warps"] / config["block_n"]
+    assert 0 < a_key < TILE_CYCLES / (64 * 512) * 132 * 4 * 2 / 3
 
 
 @pytest.mark.parametrize("name", ["page_528", "page_672", "hnd", "packed"])

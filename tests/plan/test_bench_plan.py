@@ -8,6 +8,8 @@ from hfmem.api.estimates import read_model
 from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
 from hfmem.memory.engines import engine
+from hfmem.memory.engines.vllm.compressed import v4_specs
+from hfmem.memory.engines.vllm.specs import Kind
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -18,7 +20,8 @@ from hfmem.model.layers import (
     SharedCache,
     SparseLatentAttention,
 )
-from hfmem.plan.bench import AttentionShape, Beside, bench_plan, beside_bytes, read_bytes, sink_layers
+from hfmem.plan.bench import Beside, bench_plan, beside_bytes, index_heads, read_bytes, sink_layers
+from hfmem.plan.bench_shapes import AttentionShape
 from hfmem.plan.traffic import cache_moved
 from hfmem.records import replace
 
@@ -33,7 +36,9 @@ def test_grouped_heads_over_ranks() -> None:
     plan = bench_plan(arch, Serving(context=1000, num_seqs=3, tp=8))
     token = 2 * 1 * 128 * 2  # K and V, one head, 128 wide, bf16
     assert plan.shapes == (
-        AttentionShape("paged_decode", "full", 32, 32, 4, 1, 128, 128, None, 1000, 0, 63, 3 * 63 * 16 * token),
+        AttentionShape(
+            "paged_decode", "full", 32, 32, 4, 1, 128, 128, None, 1000, 0, 16, 63, token, 3 * 63 * 16 * token
+        ),
     )
     assert plan.cache_bytes == 32 * 3 * 63 * 16 * token
     assert bench_plan(arch, Serving(context=1000, num_seqs=3, tp=16)).shapes[0].num_kv_heads == 1
@@ -52,7 +57,9 @@ def test_latent_rows_are_whole_on_every_rank() -> None:
     """DeepSeek-V3: 61 layers of 576-wide rows, 128 heads: 16 a rank at TP 8, the row whole."""
     plan = bench_plan(_architecture("deepseek-ai/DeepSeek-V3"), Serving(context=4096, tp=8, kv_dtype="bf16"))
     assert plan.shapes == (
-        AttentionShape("mla_decode", "latent", 61, 61, 16, 1, 576, 512, None, 4096, 0, 256, 4096 * 576 * 2),
+        AttentionShape(
+            "mla_decode", "latent", 61, 61, 16, 1, 576, 512, None, 4096, 0, 16, 256, 576 * 2, 4096 * 576 * 2
+        ),
     )
 
 
@@ -71,31 +78,89 @@ def test_nothing_to_bench() -> None:
 
 
 def test_an_indexer_picks_what_is_read() -> None:
-    """DeepSeek-V3.2: 61 latent layers of which a step reads 2,048 tokens; the cache keeps all 5,000, in 79 pages of 64."""
+    """DeepSeek-V3.2: 61 latent layers of which a step reads 2,048 tokens; the cache keeps all 5,000, in 79 pages of 64. The keys of
+    all of them are compared with 64 queries."""
     arch = _architecture("deepseek-ai/DeepSeek-V3.2")
     plan = bench_plan(arch, Serving(context=5000, num_seqs=3, kv_dtype="bf16"))
-    row = 576 * 2
-    assert plan.shapes == (
-        AttentionShape("mla_decode", "latent", 61, 61, 128, 1, 576, 512, None, 2048, 1, 79, 3 * 79 * 64 * row),
+    row, key = 576 * 2, 128 * 2
+    keys, latents = plan.shapes
+    assert latents == AttentionShape(
+        "mla_decode", "latent", 61, 61, 128, 1, 576, 512, None, 2048, 1, 64, 79, row, 3 * 79 * 64 * row
     )
-    assert plan.page_size == 64 and read_bytes(plan) == 61 * 3 * 2048 * row
-    assert plan.beside == (Beside("index keys", 61, 61 * 3 * 5000 * 128 * 2),)
-    (short,) = bench_plan(arch, Serving(context=1000, kv_dtype="bf16")).shapes
+    assert keys == AttentionShape(
+        "index_logits", "index keys", 61, 61, 64, 1, 128, 0, None, 5000, 0, 64, 79, key, 3 * 79 * 64 * key
+    )
+    assert plan.page_size == 64 and read_bytes(plan) == 61 * 3 * (2048 * row + 5000 * key)
+    assert plan.beside == () and plan.layers == 61
+    _, short = bench_plan(arch, Serving(context=1000, kv_dtype="bf16")).shapes
     assert short.tokens == 1000  # fewer than the indexer may pick: all of them
+
+
+def test_index_heads_are_those_of_the_projection() -> None:
+    """GLM-5: 78 layers with 32; DeepSeek V4 Flash: 64 in every second of 43 from the third. Without that tensor the keys are left
+    out."""
+    assert index_heads(_architecture("zai-org/GLM-5")) == dict.fromkeys(range(78), 32)
+    flash = _architecture("deepseek-ai/DeepSeek-V4-Flash")
+    assert index_heads(flash) == dict.fromkeys(range(2, 43, 2), 64)
+    assert index_heads(_architecture("google/gemma-3-27b-it")) == {}
+    unnamed = replace(flash, tensors=tuple(spec for spec in flash.tensors if "weights_proj" not in spec.pattern))
+    plan = bench_plan(unnamed, Serving(context=4096, num_seqs=2, kv_dtype="bf16"))
+    assert plan.beside == (Beside("index keys", 21, 21 * 2 * 1024 * 128 * 2),)
+    assert not [shape for shape in plan.shapes if shape.op == "index_logits"]
+
+
+def test_deepseek_v4() -> None:
+    """V4 Flash at 10,000 tokens in bf16: 43 windows of 128 rows of 512 with sinks; 21 layers read 512 of the 2,500 rows that stand
+    for 4 tokens, in pages of 64, by 2,500 keys; 20 all 78 rows that stand for 128, in pages of 2."""
+    arch = _architecture("deepseek-ai/DeepSeek-V4-Flash")
+    plan = bench_plan(arch, Serving(context=10_000, num_seqs=3, kv_dtype="bf16", tp=4))
+    found = {s.kind: (s.count, s.num_heads, s.tokens, s.page_size, s.pages, s.cache_bytes) for s in plan.shapes}
+    assert found == {
+        "window rows": (43, 16, 128, 64, 2, 3 * 128 * 1024),
+        "index keys": (21, 64, 2500, 64, 40, 3 * 40 * 64 * 256),
+        "1 of 4": (21, 16, 512, 64, 40, 3 * 40 * 64 * 1024),
+        "1 of 128": (20, 16, 78, 2, 39, 3 * 39 * 2 * 1024),
+    }
+    assert [s.kind for s in plan.shapes if s.merged] == ["1 of 4", "1 of 128"]
+    assert [s.kind for s in plan.shapes if s.sinks] == ["window rows"] and plan.layers == 43 and plan.beside == ()
+    assert read_bytes(plan) == 3 * ((43 * 128 + 21 * 512 + 20 * 78) * 1024 + 21 * 2500 * 256)
+    early = bench_plan(arch, Serving(context=100, kv_dtype="bf16"))
+    assert {s.kind: s.tokens for s in early.shapes} == {"window rows": 100, "index keys": 25, "1 of 4": 25}
+
+
+def test_deepseek_v4_in_fp8_is_what_vllm_allocates() -> None:
+    """At 25,600 tokens, whole pages of 256. Rows of 584 bytes and keys of 132, pages rounded up to 576 bytes: 64 · 584 to 65 times
+    576, 64 · 132 to 15 times, 2 · 584 to 3 times. The specs of vLLM's layers say the same of a page, the window's of 64 tokens."""
+    arch = _architecture("deepseek-ai/DeepSeek-V4-Flash")
+    plan = bench_plan(arch, Serving(context=25_600, num_seqs=3, kv_dtype="fp8"))
+    found = {s.kind: (s.token_bytes, s.cache_bytes) for s in plan.shapes}
+    assert found == {
+        "window rows": (584, 3 * 2 * 65 * 576),
+        "index keys": (132, 3 * 100 * 15 * 576),
+        "1 of 4": (584, 3 * 100 * 65 * 576),
+        "1 of 128": (584, 3 * 100 * 3 * 576),
+    }
+    pages = {}
+    for kind in arch.caches():
+        assert isinstance(kind, CompressedAttention)
+        for spec in v4_specs(kind, "fp8", 256):
+            pages[spec.shape[0], kind.ratio, spec.kind is Kind.MLA] = spec.page_bytes
+    assert pages["row", 4, True] == 65 * 576 and pages["index", 4, True] == 15 * 576
+    assert pages["row", 128, True] == 3 * 576 and pages["row", 0, False] == 65 * 576
 
 
 def test_picked_rows_in_fp8_carry_their_scales() -> None:
     """DeepSeek-V3.2 in fp8: FlashMLA's rows, 512 codes, a scale of 4 bytes for each 128 and 64 rotary columns in bf16; what the
-    plan allocates is what vLLM's planner holds on Hopper, but for the index keys of 128 bytes and a scale."""
+    plan allocates is what vLLM's planner holds on Hopper, index keys of 128 bytes and a scale included."""
     arch = _architecture("deepseek-ai/DeepSeek-V3.2")
-    row = 512 + 512 // 128 * 4 + 64 * 2
+    row, key = 512 + 512 // 128 * 4 + 64 * 2, 128 + 4
     plan = bench_plan(arch, Serving(context=6400, num_seqs=3, kv_dtype="fp8"))
-    assert (plan.page_size, plan.shapes[0].rows, plan.cache_bytes) == (64, "fp8_ds_mla", 61 * 3 * 6400 * row)
-    assert read_bytes(plan) == 61 * 3 * 2048 * row
+    assert (plan.page_size, plan.shapes[1].rows, plan.cache_bytes) == (64, "fp8_ds_mla", 61 * 3 * 6400 * (row + key))
+    assert plan.shapes[0].rows == "fp8_index" and read_bytes(plan) == 61 * 3 * (2048 * row + 6400 * key)
     held = engine("vllm").cache(arch, Serving(context=6400, num_seqs=3, kv_dtype="fp8", compute_capability=90)).bytes
-    assert held == plan.cache_bytes + 61 * 3 * 6400 * (128 + 4)
+    assert held == plan.cache_bytes
     wide = bench_plan(arch, Serving(context=6400, kv_dtype="fp8_e5m2", page_size=16))
-    assert (wide.page_size, wide.shapes[0].rows, wide.cache_bytes) == (16, "", 61 * 6400 * 576)
+    assert (wide.page_size, wide.shapes[1].rows, wide.cache_bytes) == (16, "", 61 * 6400 * (576 + key))
 
 
 def test_layers_that_reuse_a_choice_read_the_same() -> None:
@@ -105,7 +170,8 @@ def test_layers_that_reuse_a_choice_read_the_same() -> None:
     (cache,) = first.caches
     assert isinstance(cache, SparseLatentAttention)
     reusing = replace(arch, layers=(replace(first, caches=(replace(cache, has_indexer=False),)), *rest))
-    assert bench_plan(reusing, Serving(context=5000)).shapes == bench_plan(arch, Serving(context=5000)).shapes
+    keys, latents = bench_plan(arch, Serving(context=5000)).shapes
+    assert set(bench_plan(reusing, Serving(context=5000)).shapes) == {replace(keys, count=60, readers=60), latents}
 
 
 def test_sinks_go_with_the_layers_that_have_them() -> None:
@@ -144,7 +210,9 @@ def test_an_indexer_of_blocks() -> None:
     plan = bench_plan(arch, Serving(context=10_000, num_seqs=3, page_size=16))
     row = 2 * 4 * 128 * 2
     assert plan.shapes == (
-        AttentionShape("paged_decode", "picked", 2, 2, 64, 4, 128, 128, None, 2048, 128, 625, 3 * 10_000 * row),
+        AttentionShape(
+            "paged_decode", "picked", 2, 2, 64, 4, 128, 128, None, 2048, 128, 16, 625, row, 3 * 10_000 * row
+        ),
     )
     assert read_bytes(plan) == 2 * 3 * 2048 * row and plan.beside == (
         Beside("index keys", 2, 2 * 3 * 10_000 * 128 * 2),
@@ -161,9 +229,10 @@ def test_rows_that_are_shared_without_their_window() -> None:
     rows = CompressedAttention(16, 512, 128, 2, 128, keys_from_rows=True, index_topk=512)
     arch = replace(arch, layers=(Layer((rows,)), Layer((alone, SharedCache(0)))))
     plan = bench_plan(arch, Serving(context=4096, num_seqs=2))
-    assert plan.shapes == () and beside_bytes(plan, states=True) == 0
-    compressed = 2 * (128 + 512 + 128 + 512) * 512 * 2
-    assert plan.beside == (Beside("index keys", 1, 2 * 2048 * 128 * 2), Beside("compressed attention", 3, compressed))
+    found = {shape.kind: (shape.count, shape.readers, shape.tokens) for shape in plan.shapes}
+    assert found == {"window rows": (2, 2, 128), "1 of 2": (1, 2, 512)} and plan.layers == 2
+    assert read_bytes(plan) == 2 * (128 + 512 + 128 + 512) * 512 * 2 and beside_bytes(plan, states=True) == 0
+    assert plan.beside == (Beside("index keys", 1, 2 * 2048 * 128 * 2),)  # Llama's tensors have no indexer
 
 
 def test_what_the_plan_reads_is_what_the_roofline_counts() -> None:

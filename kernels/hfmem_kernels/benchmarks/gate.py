@@ -82,11 +82,18 @@ def oracle(inputs: Inputs, index: int, b: int, head: int, length: int) -> Answer
         zeros = q.new_zeros(*q.shape[:-1], shape.v_head_dim)
         return Answer(zeros, zeros)
     out, lse = attend(v)
-    logit = shape.scale * q.abs().sum(-1).amax().item() * k.abs().amax().item()
+    return Answer(out, bound_of(row, q, k, v, out, lse, attend(v.abs())[0]))
+
+
+def bound_of(
+    row: Row, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, absolute: torch.Tensor
+) -> torch.Tensor:  # fmt: skip
+    """How far each element of `out` may be off, for keys and values [tokens, heads, dim]; absolute: Σ p · |v|."""
+    logit = row.shape.scale * q.abs().sum(-1).amax().item() * k.abs().amax().item()
     rounding = testing.Rounding(
-        _operand(row), row.query_dtype, shape.head_dim, length, logit, float(v.abs().amax().item())
+        _operand(row), row.query_dtype, row.shape.head_dim, len(k), logit, float(v.abs().amax().item())
     )
-    return Answer(out, testing.bounds(out, lse, attend(v.abs())[0], rounding)[0])
+    return testing.bounds(out, lse, absolute, rounding)[0]
 
 
 def _operand(row: Row) -> str:

@@ -10,17 +10,28 @@ from typing import NamedTuple
 
 import torch
 
-from hfmem_kernels import _kernels, _launch
-from hfmem_kernels._heuristics import DecodeShape, family_of, select_config
+from hfmem_kernels import _kernels, _kernels_index, _launch
+from hfmem_kernels._heuristics import DecodeShape, family_of, index_config, select_config
+from hfmem_kernels._launch_index import launch_index
 from hfmem_kernels.compile_only import TARGETS, CudaReport, pretend, read_cuda
-from hfmem_kernels.layout import CacheSpec, LatentFormat, Layout, allocate, allocate_latent, latent_row_bytes, row_bytes
+from hfmem_kernels.layout import (
+    CacheSpec,
+    LatentFormat,
+    Layout,
+    allocate,
+    allocate_index,
+    allocate_latent,
+    index_row_bytes,
+    latent_row_bytes,
+    row_bytes,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """One layer's decode call. `latent`: an MLA cache of head_dim columns whose first v_head_dim are the values; of dtype uint8:
     rows that carry their scales, in the format `rows`; `listed`: read by lists of slots. `token_scales`: rows
-    [K | scale | V | scale] of each token and head.
+    [K | scale | V | scale] of each token and head. `index`: an indexer's keys in e4m3 with a scale, no values.
     """
 
     name: str
@@ -36,6 +47,7 @@ class Shape:
     token_scales: bool = False
     rows: LatentFormat = LatentFormat.FP8_DS
     listed: bool = False
+    index: bool = False
     batch: int = 8
     context: int = 32768
 
@@ -55,6 +67,8 @@ class Shape:
     @property
     def token_bytes(self) -> int:
         """What is read for one token of one KV head, scales included."""
+        if self.index:
+            return index_row_bytes(self.head_dim)
         if not self.latent:
             return row_bytes(self.spec)
         if self.packed_latent:
@@ -104,6 +118,7 @@ SHAPES = (
         rows=LatentFormat.FP8_V4,
         listed=True,
     ),
+    Shape("DeepSeek V3.2, index keys, 64 heads", 64, 1, 128, 0, page=64, dtype="uint8", index=True),
 )
 
 
@@ -161,6 +176,9 @@ class Caches(NamedTuple):
 
 def caches(shape: Shape) -> Caches:
     """Few pages, as only strides count."""
+    if shape.index:
+        keys = allocate_index(4, shape.page, shape.head_dim, "cpu", unit=1)
+        return Caches(keys, keys)
     if shape.latent:
         kind = shape.rows if shape.packed_latent else LatentFormat.PLAIN
         columns = kind.columns if shape.packed_latent else (shape.v_head_dim, shape.head_dim - shape.v_head_dim)
@@ -181,7 +199,23 @@ def page_table(shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ours(shape: Shape, target: str) -> Compiled:
-    """`paged_decode_attention` or `mla_decode_attention` as their table configures them."""
+    """The op that reads such a cache, as its table configures it."""
+    return _scores(shape, target) if shape.index else _decode(shape, target)
+
+
+def _scores(shape: Shape, target: str) -> Compiled:
+    config = index_config(family_of(divmod(TARGETS[target].arch, 10)), narrow=True)
+    q, _ = query(shape)
+    pages, lengths = page_table(shape)
+    pretend(target, _kernels_index.index_kernel)
+    kernel = launch_index(
+        q[:, None].to(torch.float8_e4m3fn), caches(shape).k, torch.empty(shape.batch, 1, shape.heads), pages, lengths,
+        torch.empty(shape.batch, 1, shape.context), config=config, num_sms=132, warmup=True,
+    )  # fmt: skip
+    return Compiled(read_cuda(kernel), config.block_n, shape.heads)
+
+
+def _decode(shape: Shape, target: str) -> Compiled:
     made = caches(shape)
     decode = DecodeShape(
         shape.heads // shape.kv_heads, 1, shape.head_dim, shape.v_head_dim, made.k.element_size(), shape.latent,
