@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import cache
 
 from hfmem.errors import UsageError
 
@@ -15,14 +15,13 @@ def default_layout(num_devices: int, engine: str) -> tuple[int, int]:
     return (1, num_devices) if engine in _BY_LAYER else (num_devices, 1)
 
 
-def all_layouts(num_devices: int, engine: str, gpus_per_node: int | None = None) -> Iterator[tuple[int, int]]:
+@cache
+def all_layouts(num_devices: int, engine: str, gpus_per_node: int | None = None) -> tuple[tuple[int, int], ...]:
     """Every tp × pp = `num_devices`, widest tensor parallelism first; tensors are not cut across machines."""
     if engine in _BY_LAYER:
-        yield 1, num_devices
-        return
-    for tp in range(num_devices, 0, -1):
-        if num_devices % tp == 0 and (gpus_per_node is None or tp <= gpus_per_node):
-            yield tp, num_devices // tp
+        return ((1, num_devices),)
+    widest = num_devices if gpus_per_node is None else min(num_devices, gpus_per_node)
+    return tuple((tp, num_devices // tp) for tp in range(widest, 0, -1) if num_devices % tp == 0)
 
 
 def place(num_devices: int | None, engine: str, tp: int, pp: int, dp: int) -> tuple[int, int, int]:

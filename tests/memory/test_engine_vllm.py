@@ -85,6 +85,15 @@ def test_page_sizes_of_sparse_latents() -> None:
         assert found.bytes == 2 * 61 * 64 * (132 + row)
 
 
+def test_a_sparse_row_in_fp8_is_plain_on_hopper_where_the_checkpoint_declares_it() -> None:
+    """vLLM 0.33's planning code, run on the published config of GLM-5.3-NVFP4: 21 index keys and 78 rows of 576 B, of a page of 64
+    tokens, are 3,052,800 B; with `--kv-cache-dtype fp8` the rows are FlashMLA's 656 B."""
+    for kv_dtype, capability, row in (("auto", 90, 576), ("fp8", 90, 656), ("auto", 120, 656)):
+        serving = Serving(64, kv_dtype=kv_dtype, declared_kv_dtype="fp8", compute_capability=capability)
+        assert vllm.cache(deepseek_v32(), serving).bytes_per_rank == 61 * 64 * (132 + row)
+    assert 64 * (21 * 132 + 78 * 576) == 3_052_800
+
+
 def test_glm_has_an_fp8_cache_on_data_centre_blackwell() -> None:
     """A GLM-5.2's log of B200s: kv_cache_dtype=fp8_e4m3, rows as they are. 576 B and keys of 132 B; DeepSeek V3.2 stays in bf16."""
     glm = replace(deepseek_v32(), model_type="glm_moe_dsa")

@@ -99,6 +99,7 @@ def test_ranks_share_out_the_tokens_of_latents() -> None:
         ("openai/gpt-oss-20b", {"tp": 8, "dcp": 2}, "sliding windows"),
         ("meta-llama/Meta-Llama-3-8B", {"tp": 8, "dcp": 2}, "KV heads"),
         ("deepseek-ai/DeepSeek-V3", {"tp": 8, "dcp": 3}, "divisible by dcp_size=3"),
+        ("tiiuae/falcon-mamba-7b", {"tp": 8, "dcp": 2}, "needs attention layers"),
         ("deepseek-ai/DeepSeek-V3.2", {"tp": 8, "dcp": 2}, "needs an fp8 cache"),
         ("deepseek-ai/DeepSeek-V3.2", {"compute_capability": 89}, "9.0 or later"),
         ("deepseek-ai/DeepSeek-V3", {"kv_dtype": "fp8", "compute_capability": 80}, "8.9 or later"),

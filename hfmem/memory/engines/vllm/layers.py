@@ -170,7 +170,10 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
             pages = ahead + (states if align else 1)
             specs[cache] = (StateSpec(span, size, pages, (held,), padded),)
         else:
-            specs[cache] = tuple(_attention_specs(arch, held, fmt, block, serving.tp, serving.compute_capability))
+            declared = serving.kv_dtype == "auto" and serving.declared_kv_dtype not in (None, "auto")
+            specs[cache] = tuple(
+                _attention_specs(arch, held, fmt, block, serving.tp, serving.compute_capability, declared=declared)
+            )
     plain = _PLAIN_PREDICTIONS if fmt != whole else frozenset()
     members = []
     for position, (layer, cache) in enumerate(caches):
@@ -254,18 +257,20 @@ def _latent_row(fmt: str, size: int) -> int:
     return size * KV_BITS[fmt] // 8
 
 
-def _sparse_row(cache: SparseLatentAttention, fmt: str, capability: int) -> int:
+def _sparse_row(cache: SparseLatentAttention, fmt: str, capability: int, declared: bool) -> int:
     """Bytes of a latent row under sparse attention: plain, or packed with its scales.
 
     An fp8 row is plain where FlashInfer's kernel for devices 10.x serves it (`platforms/cuda.py`, `flashinfer_mla_sparse.py`), and
-    packed by FlashMLA's and by FlashInfer's for devices 12.x.
+    packed by FlashMLA's and by FlashInfer's for devices 12.x. What ModelOpt declares is `fp8_e4m3` to vLLM, a word that on Hopper
+    FlashMLA's does not take (`flashmla_sparse.py`) and FlashInfer's does, in plain rows (`flashinfer_mla_sparse_sm90.py`).
     """
     size = cache.kv_lora_rank + cache.qk_rope_head_dim
     match fmt:
         case "bf16" | "fp16":
             return size * _BF16_BYTES
         case "fp8":
-            return size if capability // 10 == 10 and _flashinfer_takes(cache) else _FP8_DS_MLA
+            plain = _flashinfer_takes(cache) if capability // 10 == 10 else declared and capability // 10 == 9
+            return size if plain else _FP8_DS_MLA
         case "nvfp4":
             return _NVFP4_DS_MLA
         case _:
@@ -287,9 +292,17 @@ def _row_bytes(arch: Architecture, cache: Cache, fmt: str, tp: int) -> int:
 
 
 def _attention_specs(
-    arch: Architecture, cache: Cache, fmt: str, block: int, tp: int, capability: int = _HOPPER
+    arch: Architecture,
+    cache: Cache,
+    fmt: str,
+    block: int,
+    tp: int,
+    capability: int = _HOPPER,
+    *,
+    declared: bool = False,
 ) -> Iterator[Spec]:
-    """The specs of one layer's cache, in the order in which vLLM's modules register them."""
+    """The specs of one layer's cache, in the order in which vLLM's modules register them. `declared`: the checkpoint, not the user,
+    says `fmt`."""
     match cache:
         case FullAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv):
             yield _head_spec(Kind.FULL, heads, d, dv, fmt, block, tp)
@@ -312,7 +325,7 @@ def _attention_specs(
                 key = index + ceil_div(index, _INDEX_SCALE_GROUP) * SCALE_BYTES
                 yield PagedSpec(Kind.MLA, block, 1, key, ("index", index))
             shape = ("latent", rank + rope, fmt, cache.has_indexer)
-            yield PagedSpec(Kind.MLA, block, 1, _sparse_row(cache, fmt, capability), shape)
+            yield PagedSpec(Kind.MLA, block, 1, _sparse_row(cache, fmt, capability, declared), shape)
         case CompressedAttention():
             if arch.model_type in V41:
                 yield from v41_specs(cache, fmt, block)

@@ -22,6 +22,7 @@ from hfmem.model.layers import (
     FullAttention,
     LatentAttention,
     MatrixMemoryState,
+    RecurrentCache,
     RgLruState,
     RwkvState,
     SlidingAttention,
@@ -209,6 +210,8 @@ def check_context_ranks(arch: Architecture, serving: Serving) -> None:
         return
     if tp % dcp:
         raise UnsupportedError(f"vLLM wants tp_size={tp} divisible by dcp_size={dcp}")
+    if caches and all(isinstance(cache, RecurrentCache) for cache in caches):  # it divides by their KV heads: none
+        raise UnsupportedError("vLLM's decode context parallelism needs attention layers, whose tokens it shares out")
     if any(isinstance(cache, SlidingAttention | ChunkedAttention | CompressedAttention) for cache in caches):
         raise UnsupportedError("vLLM's decode context parallelism does not support sliding windows")
     if any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in caches):
