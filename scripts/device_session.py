@@ -90,7 +90,8 @@ def steps(out: Path, peers: Path | None, commit: str | None) -> tuple[Step, ...]
 
 def run(step: Step, out: Path, seconds: float) -> int | None:
     """Run a step for `seconds` at most, its output in OUT/NAME.log; its status, None if it was ended."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     with (out / f"{step.name}.log").open("ab") as log:
         child = subprocess.Popen(
             step.command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
