@@ -94,7 +94,7 @@ RUNTIME_WORDS: Mapping[str, str] = {
     "activations_bytes": "activations",
     "cuda_graph_bytes": "CUDA graphs",
     "engine_bytes": "libraries",
-    "context_bytes": "context",
+    "context_bytes": "CUDA context",
     "overhead_bytes": "overhead",
     "lora_bytes": "LoRA",
 }

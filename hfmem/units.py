@@ -158,6 +158,6 @@ def format_gb(num_bytes: int) -> str:
 def format_count(value: int) -> str:
     """Parameters in three significant digits: `8030261248` → `"8.03 B"`."""
     for scale, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if value >= scale:
+        if 2000 * value >= 1999 * scale:  # from where three digits round up to it
             return f"{value / scale:.3g} {name}" if value < 1000 * scale else f"{value / scale:,.0f} {name}"
     return str(value)

@@ -23,8 +23,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 #: fields that cannot change a byte of weights or cache
 _IRRELEVANT = re.compile(
     r"dropout|_token_id|_eps$|epsilon|initializer|^hidden_act|activation|_act$|output_(?!dim|channels|size|proj|embedding|groups|layers)|loss|use_cache|return_|problem_type|id2label"
-    r"|label2id|_std$|(?<!scale)(?<!downsample)(?<!expansion)(?<!subsampling)(?<!stacking)(?<!shuffle)(?<!reduction)_factor$|^transformers_version|is_encoder_decoder$|chunk_size_feed|init_|jitter|_theta$|^rope_|^use_bfloat"
-    r"|_coef$|_range$|torchscript|name_or_path|_name$|layerdrop|mask_|_prob$|pruned_heads|finetuning|task_|_drop$|gradient|(?<!res2net_)scale$|scaling"
+    r"|label2id|_std$|(?<!scale)(?<!downsample)(?<!expansion)(?<!subsampling)(?<!upsampling)(?<!stacking)(?<!shuffle)(?<!reduction)_factor$|^transformers_version|is_encoder_decoder$|chunk_size_feed|init_|jitter|_theta$|^rope_|^use_bfloat"
+    r"|_coef$|_range$|torchscript|name_or_path|_name$|layerdrop|mask_|_prob$|pruned_heads|finetuning|task_(?!type_vocab)|_drop$|gradient|(?<!res2net_)scale$|scaling"
 )
 
 

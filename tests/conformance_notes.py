@@ -71,6 +71,10 @@ NOTES: Final[dict[str, dict[str, str]]] = {
         "params_active": "The oracle scales everything named experts by top_k / num_experts, post_expert_norm too: one norm a "
         "layer that every expert's output passes, used whole: 62 · 4,096 · (1 − 8 / 256) = 246,016 more here."
     },
+    "default__mistral_large4": dict.fromkeys(
+        ("params_total", "params_active"),
+        "Measured with 5.23.0; in 5.24.0 the rotary frequencies have 32 learned scales (`lerope.alpha` of its own files).",
+    ),
     "MiniMaxAI__MiniMax-M1": {
         "index": "The router gates are stored in float32 in a bfloat16 model: 80 · 32 · 6,144 · 2 = 31,457,280 bytes more."
     },

@@ -250,7 +250,7 @@ OPEN_MATCHES = {
         "cell_bytes": "two old ways of keeping latents",
         "_state_bytes": "asks isinstance itself",
     },
-    "memory.engines.sglang.__init__": {"_token_pool": "what has no V is logged in one sum"},
+    "memory.engines.sglang.pool": {"_token_pool": "what has no V is logged in one sum"},
     "memory.engines.transformers": {"_state_bytes": "ends in state_tensors, which the type checker proves whole"},
     "memory.engines.vllm.layers": {
         "_as_held": "as the layer says",

@@ -54,6 +54,14 @@ def test_layer_table_is_what_it_prints(capsys: pytest.CaptureFixture[str]) -> No
     assert _output([*shlex.split(words[1]), "--offline"], capsys) == (0, shown.splitlines())
 
 
+def test_comparison_is_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the reason why it is not live, nothing of it is on stdout."""
+    shown = re.findall(r"```text\n(.+?)```", README, re.DOTALL)[2]
+    words = re.search(r"^    hfmem (compare .+--gpu rtx4090)$", README, re.MULTILINE)
+    assert words
+    assert _output([*shlex.split(words[1]), "--offline"], capsys) == (0, shown.splitlines())
+
+
 @pytest.mark.parametrize("command", _commands())
 def test_every_command_runs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command shown runs, offline and from the catalogue; only a model that stands for the reader's own is not there (3)."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from hfmem.api.given import Settings
 from hfmem.api.reading import Model, in_format, read_model
 from hfmem.api.unused import unused_settings
 from hfmem.errors import UnsupportedError, UsageError
@@ -33,14 +34,6 @@ DEFAULT_ENGINES: Final = ("vllm", "transformers", "ideal")
 _GGUF_ENGINES: Final = ("llama.cpp", "ideal")
 #: of devices that vLLM's rules are not read for
 _APPLE_ENGINES: Final = ("llama.cpp", "transformers", "ideal")
-#: what a solver word asks for, by the setting it stands in for
-UNKNOWNS: Final[dict[str, str]] = {
-    "context": "max",
-    "num_seqs": "max",
-    "num_devices": "min",
-    "utilization": "min",
-    "gpu_layers": "max",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +126,7 @@ def configure(model: str | Model, **settings: Any) -> Configuration:
         UsageError: a setting out of range, two solver words, or one without a device.
         SourceError: the model could not be read. UnsupportedError: no rule covers it or the engine refuses it.
     """
-    given = _Settings(settings)
+    given = Settings(settings)
     reading = {name: given.take(name) for name in ("revision", "assume", "fetch")}
     strict = given.take("strict", False)
     original = model if isinstance(model, Model) else read_model(model, strict=strict, **reading)
@@ -157,37 +150,6 @@ def configure(model: str | Model, **settings: Any) -> Configuration:
     return solved(found, unknown)
 
 
-class _Settings:
-    """Settings taken one by one; what is left over is a mistake of the caller's."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._left = dict(values)
-
-    def take(self, name: str, default: Any = None) -> Any:
-        value = self._left.pop(name, None)
-        return default if value is None else value
-
-    def unknown(self) -> str | None:
-        """The one setting that a solver word stands in for, which is then as if it had not been given.
-
-        Raises:
-            UsageError: more than one, or no device to solve for.
-        """
-        words = [name for name, word in UNKNOWNS.items() if self._left.get(name) == word]
-        if not words:
-            return None
-        if len(words) > 1:
-            raise UsageError(f"only one of {', '.join(words)} can be solved for at once")
-        if self._left.get("device") is None:
-            raise UsageError(f"{words[0]}={UNKNOWNS[words[0]]} needs a device (--gpu)")
-        del self._left[words[0]]
-        return words[0]
-
-    def check_all_taken(self) -> None:
-        if self._left:
-            raise TypeError(f"no setting is called {next(iter(self._left))!r}")
-
-
 def _is_apple(device: str | Device | None) -> bool:
     """Whether the device that was named is Apple's.
 
@@ -201,7 +163,7 @@ def _is_apple(device: str | Device | None) -> bool:
     return device is not None and device.vendor == "apple"
 
 
-def _serving(read: Model, given: _Settings, *, local: bool, apple: bool) -> tuple[Serving, list[Note]]:
+def _serving(read: Model, given: Settings, *, local: bool, apple: bool) -> tuple[Serving, list[Note]]:
     """What is served how, before devices: the engine resolved (`local`: llama.cpp's settings are asked for; `apple`: on such a
     device), the context the model's own where none is given."""
     notes: list[Note] = []
@@ -256,7 +218,7 @@ def _context_notes(read: Model, context: int) -> list[Note]:
     return [Note("context_exceeds_positions", text)]
 
 
-def _extras(read: Model, given: _Settings, notes: list[Note], fetch: Any) -> Extras | None:
+def _extras(read: Model, given: Settings, notes: list[Note], fetch: Any) -> Extras | None:
     beside = {name: given.take(name) for name in ("lora", "max_loras", "max_lora_rank", "draft", "draft_tokens")}
     if read.adapter is None and all(value is None for value in beside.values()):
         return None
@@ -267,7 +229,7 @@ def _extras(read: Model, given: _Settings, notes: list[Note], fetch: Any) -> Ext
     return extras
 
 
-def _placed(found: Configuration, given: _Settings) -> Configuration:
+def _placed(found: Configuration, given: Settings) -> Configuration:
     """On the devices named, with the engine's own way to use them all where no sizes are given."""
     groups = given.take("attn_dp", 1)  # among ranks whose number the devices may decide
     device, count, share = given.take("device"), given.take("num_devices"), given.take("utilization")

@@ -20,7 +20,7 @@ MOST_DEVICES: Final = 64
 
 
 def solved(found: Configuration, unknown: str) -> Configuration:
-    """`found` with its one unknown setting (`hfmem.api.configuration.UNKNOWNS`) replaced by the answer.
+    """`found` with its one unknown setting (`hfmem.api.given.UNKNOWNS`) replaced by the answer.
 
     Raises:
         UnsupportedError: the engine refuses the model or the layout.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from hfmem.checkpoint import config_grouped as grouped
 from hfmem.checkpoint import config_layouts as layouts
 from hfmem.checkpoint.config_compressed import HALVES, compressed_scheme, halved
 from hfmem.checkpoint.config_schemes import config_scheme, torchao_by_name, torchao_scheme, vptq_targets
@@ -38,7 +39,10 @@ def own_layouts(
             sparse = halved(config)
             if not groups or sparse is None:
                 return (HALVES if sparse else None), targets
-            return compressed_scheme(groups[0], text(config.get("format")), sparse=sparse), targets
+            scheme = compressed_scheme(groups[0], config, sparse=sparse)
+            named = groups[0].get("targets")
+            tables = isinstance(named, list) and "Embedding" in named
+            return (replace(scheme, everything=True) if scheme and tables else scheme), targets
         case "mlx":
             mode = text(config.get("mode"))
             return layouts.mlx(bits, group, mode), _each(
@@ -68,6 +72,12 @@ def own_layouts(
             return (replace(affine, method="metal", everything=False) if affine else None), targets
         case "hqq":
             return layouts.hqq(bits, group), targets
+        case "sinq":
+            return grouped.sinq(config), targets
+        case "quanto" if grouped.is_quanto_map(config):
+            return None, grouped.quanto_map(config)
+        case "quanto":
+            return grouped.quanto(text(config.get("weights"))), targets
         case "auto-round":
             return _auto_round(config, bits, group, targets)
         case _:

@@ -1,7 +1,8 @@
 """Layouts that config.json alone names: torchao's tensors, BitNet, AQLM, VPTQ. `--quant` does not offer them.
 
 torchao: what 0.18.0 stores for each configuration class (its safetensors support flattens a weight into `_weight_qdata`,
-`_weight_scale` …), and `quantize_/workflows/int4/int4_tile_packed_to_4d_tensor.py`. BitNet and AQLM: transformers 5.23.0
+`_weight_scale` …), and `quantize_/workflows/int4/int4_tile_packed_to_4d_tensor.py`; what 0.10.0 and 0.15.0 pickle for those of
+version 1 and for the words that came before the classes. BitNet and AQLM: transformers 5.23.0
 `integrations/bitnet.py` and the `aqlm` package's `QuantizedLinear`. VPTQ: 0.0.5 `vptq/layers/vqlinear.py` as transformers 5.24.0
 builds it (`integrations/vptq.py`: packed indices).
 """
@@ -18,6 +19,14 @@ from hfmem.checkpoint.schemes import Scheme, groups_of, stack, up
 _Stored = tuple[str, str, tuple[int, ...]]
 Shape = tuple[int, ...]
 _GROUP: Final = 128
+#: torchao's words and the configuration classes that took their place
+_TORCHAO_WORDS: Final = {
+    "int4_weight_only": "Int4WeightOnlyConfig",
+    "int8_weight_only": "Int8WeightOnlyConfig",
+    "int8_dynamic_activation_int8_weight": "Int8DynamicActivationInt8WeightConfig",
+    "int8_dynamic_activation_int4_weight": "Int8DynamicActivationInt4WeightConfig",
+    "float8_weight_only": "Float8WeightOnlyConfig",
+}
 #: rows and columns of scales that tensor cores read together
 _SCALE_TILE: Final = (128, 4)
 
@@ -39,7 +48,12 @@ def config_scheme(method: str, config: Mapping[str, Any]) -> Scheme | None:
 
 
 def _torchao(config: Mapping[str, Any]) -> Scheme | None:
-    return None if config.get("include_input_output_embeddings") else torchao_scheme(_torchao_kind(config))
+    if config.get("include_input_output_embeddings"):
+        return None
+    kind = _torchao_kind(config)
+    if isinstance(kind, str):  # the word of a class of version 1
+        kind = {"_type": _TORCHAO_WORDS.get(kind), "_version": 1, "_data": mapping(config.get("quant_type_kwargs"))}
+    return torchao_scheme(kind)
 
 
 def _torchao_kind(config: Mapping[str, Any]) -> Any:
@@ -72,6 +86,17 @@ def torchao_scheme(kind: Any) -> Scheme | None:
             group = data.get("group_size", _GROUP)
             known = layout is not None and type(group) is int and group > 0
             return Scheme(f"torchao-{packing}", "torchao", 4, group, layout, "INT4") if known and layout else None
+        case "Int8WeightOnlyConfig" | "Int8DynamicActivationInt8WeightConfig" if first and not data.get("group_size"):
+            zeros = name == "Int8WeightOnlyConfig"
+            return Scheme(
+                f"torchao-int8-{zeros}", "torchao", 8, None, _int8_first if zeros else _scaled_rows("I8"), "INT8"
+            )
+        case "Int8DynamicActivationInt4WeightConfig":
+            group = data.get("group_size", 32)
+            known = type(group) is int and group > 0
+            return Scheme("torchao-8da4w", "torchao", 8, group, _int4_in_bytes, "INT4, a byte each") if known else None
+        case "Float8WeightOnlyConfig" if first:
+            return Scheme("torchao-fp8-first", "torchao", 8, None, _scaled_rows("F8_E4M3"), "FP8")
         case "Int8WeightOnlyConfig" | "Int8DynamicActivationInt8WeightConfig" if not first and not data.get(
             "group_size"
         ):
@@ -132,6 +157,23 @@ def _int4_tiled(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
 def _int8(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
     rows = (*shape[:-1], 1)
     return ("_weight_qdata", "I8", shape), ("_weight_scale", "F32", rows), ("_weight_zero_point", "I8", rows)
+
+
+def _int8_first(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    rows = shape[:-1]
+    return ("_weight_qdata", "I8", shape), ("_weight_scale", "BF16", rows), ("_weight_zero_point", "I64", rows)
+
+
+def _scaled_rows(code: str) -> Any:
+    def layout(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+        return ("_weight_qdata", code, shape), ("_weight_scale", "BF16", shape[:-1])
+
+    return layout
+
+
+def _int4_in_bytes(shape: Shape, group: int | None) -> tuple[_Stored, ...]:
+    scale = groups_of(shape, group)
+    return ("_weight_qdata", "I8", shape), ("_weight_scale", "BF16", scale), ("_weight_zero_point", "BF16", scale)
 
 
 def _fp8_rows(shape: Shape, group: int | None) -> tuple[_Stored, ...]:

@@ -59,7 +59,7 @@ def config_groups(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[T
     targets, sparse = [], halved(config)
     for group in groups:
         weights, names = group["weights"], group.get("targets")
-        scheme = None if sparse is None else compressed_scheme(group, text(config.get("format")), sparse=sparse)
+        scheme = None if sparse is None else compressed_scheme(group, config, sparse=sparse)
         for name in names if isinstance(names, list) else ():
             bits, size = integer(weights.get("num_bits")), positive(weights.get("group_size"))
             targets.append(Target(str(name), bits, size, text(group.get("format")), scheme))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from hfmem.checkpoint.pointer import refuse_pointer
 from hfmem.errors import ContradictionError, FormatError, HfmemError
 from hfmem.records import dataclass, field
 
@@ -64,6 +65,7 @@ def parse_index(data: bytes, file: str) -> Index:
     """
     if len(data) > MAX_INDEX_BYTES:
         raise FormatError(f"{file}: {len(data):,} bytes are more than any index takes")
+    refuse_pointer(data, file)
     root, notes = _load(data, file)
     if not isinstance(root, dict):
         raise FormatError(f"{file}: not an index: its JSON is no object")

@@ -12,6 +12,7 @@ from typing import Final
 
 from hfmem.checkpoint.layout import Layout, Leaves
 from hfmem.checkpoint.layouts_codebook import vector_codes
+from hfmem.checkpoint.layouts_grouped import quanto, sinq
 from hfmem.checkpoint.layouts_packed import bitsandbytes, compressed, gptq_awq, hqq, torchao
 from hfmem.checkpoint.layouts_scaled import mxfp4_blocks, scaled
 from hfmem.checkpoint.quantization_config import Quantization
@@ -33,6 +34,8 @@ _RULES: Final[tuple[Callable[[Leaves, str, Quantization | None], Layout | None],
     gptq_awq,
     bitsandbytes,
     compressed,
+    sinq,
+    quanto,
     hqq,
     vector_codes,
     torchao,

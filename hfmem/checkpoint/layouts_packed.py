@@ -6,6 +6,7 @@ from math import prod
 from typing import Final
 
 from hfmem.checkpoint.layout import Layout, Leaves, group_size, present
+from hfmem.checkpoint.modules import TORCHAO_CODES, TORCHAO_STEMS
 from hfmem.checkpoint.quantization_config import Quantization
 from hfmem.dtypes import BITS, num_bytes
 
@@ -14,6 +15,8 @@ _HQQ: Final = (
     *("quant_scale", "quant_zero", "compute_dtype", "offload_meta", "encoded_state_dict", "channel_wise"),
     *("stores_quant_config", "optimize", "round_zero", "meta"),
 )
+#: of what the inputs of a large model's matrices are a multiple
+_USUAL_WIDTH: Final = 128
 _INT8: Final = frozenset({"I8", "U8"})
 
 
@@ -94,7 +97,7 @@ def compressed(leaves: Leaves, module: str, said: Quantization | None) -> Layout
             "weight_global_scale",
         ),
         *("input_global_scale", "input_scale", "input_zero_point", "scale_packed", "meta", "bitmask"),
-        *("shape", "row_offsets", "output_scale", "activation_scale"),
+        *("shape", "row_offsets", "output_scale", "output_zero_point", "activation_scale"),
     )
     if "compressed" in leaves and "bitmask" in leaves:
         codes = leaves["compressed"]
@@ -112,9 +115,12 @@ def compressed(leaves: Leaves, module: str, said: Quantization | None) -> Layout
         return None
     *lead, cols = packed.shape
     if packed.dtype in ("U8", "I8", "F4"):
-        shape = (*lead, cols if packed.dtype == "F4" else 2 * cols)
-        group = group_size(shape[-1], scale.shape[-1] if scale.shape else 1, None)
-        return Layout("compressed-tensors", prod(shape), shape, 4, group, used)
+        groups = scale.shape[-1] if scale.shape else 1
+        six = packed.dtype == "U8" and groups * 32 * 3 == 4 * cols  # MXFP6: three bytes hold four codes
+        shape = (*lead, cols if packed.dtype == "F4" else cols * 4 // 3 if six else 2 * cols)
+        return Layout(
+            "compressed-tensors", prod(shape), shape, 6 if six else 4, group_size(shape[-1], groups, None), used
+        )
     word = BITS[packed.dtype]
     bits, size = (said.bits_of(module), said.group_size_of(module)) if said else (None, None)
     groups = scale.shape[-1] if scale.shape else 1
@@ -124,14 +130,12 @@ def compressed(leaves: Leaves, module: str, said: Quantization | None) -> Layout
     if size and groups > 1:
         inputs = groups * size
         bits = bits or cols * word // inputs
-    elif bits:
-        inputs = cols * (word // bits)
-    else:
-        return None
     if not bits or bits > word:
         return None
-    if -(-inputs // (word // bits)) != cols:  # only the last word may be part empty
-        inputs = cols * (word // bits)
+    # codes follow one another over the ends of words; releases before 0.18 left the bits that hold no whole code unused
+    dense, spaced = cols * word // bits, cols * (word // bits)
+    if not (size and groups > 1) or cols not in (-(-inputs * bits // word), -(-inputs // (word // bits))):
+        inputs = dense if dense % _USUAL_WIDTH == 0 else spaced  # only the last word may be part empty
     shape = (*lead, inputs)
     return Layout("compressed-tensors", prod(shape), shape, bits, group_size(inputs, groups, size), used)
 
@@ -148,12 +152,13 @@ def hqq(leaves: Leaves, module: str, said: Quantization | None) -> Layout | None
 
 
 def torchao(leaves: Leaves, module: str, said: Quantization | None) -> Layout | None:
-    """torchao: `qdata` holds whole values (int8, fp8), two 4-bit codes a byte, or eight in tiled int32 words."""
-    for stem in ("_weight_", "weight:"):
-        codes = leaves.get(f"{stem}qdata")
-        if codes is None:
+    """torchao: its codes hold whole values (int8, fp8), two 4-bit codes a byte, or eight in tiled int32 words."""
+    for stem in TORCHAO_STEMS:
+        name = next((f"{stem}{word}" for word in TORCHAO_CODES if f"{stem}{word}" in leaves), None)
+        if name is None:
             continue
-        used = (f"{stem}qdata", *sorted(leaf for leaf in leaves if leaf.startswith(stem) and leaf != f"{stem}qdata"))
+        codes = leaves[name]
+        used = (name, *sorted(leaf for leaf in leaves if leaf.startswith(stem) and leaf != name))
         each = {"I32": 8, "U8": 2}.get(codes.dtype, 1)
         bits = 4 if each > 1 else BITS.get(codes.dtype, 8)
         shape = (*codes.shape[:-1], each * codes.shape[-1]) if codes.shape and len(codes.shape) < 4 else None

@@ -16,6 +16,13 @@ from hfmem.checkpoint.logical import Part
 from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.records import dataclass
 
+#: where torchao's tensors stand: in safetensors files of its two generations, and as attributes of a pickled weight
+TORCHAO_STEMS: Final = (
+    *("_weight_", "weight:", "weight.", "weight.tensor_impl.", "weight.original_weight_tensor.tensor_impl."),
+)
+#: its codes, by all the names they have had, and what stands beside them
+TORCHAO_CODES: Final = ("qdata", "int_data", "packed_weight", "float8_data")
+TORCHAO_SCALES: Final = ("scale_and_zero", "scale", "zero_point", "per_tensor_scale", "act_pre_scale")
 #: last components that belong to a quantized weight, by the method that writes them
 LEAVES: Final = frozenset(
     [
@@ -29,7 +36,16 @@ LEAVES: Final = frozenset(
         *("scale_packed", "meta", "B_24", "B_meta", "s"),
         # FP8, modelopt, Quark, DeepSeek
         *("weight_scale_inv", "weight_scale_2", "input_scale", "activation_scale", "scale", "pre_quant_scale"),
-        *("k_scale", "v_scale", "q_scale", "prob_scale", "output_scale", "input_scale_ub", "k_zero_point"),
+        *(
+            "k_scale",
+            "v_scale",
+            "q_scale",
+            "prob_scale",
+            "output_scale",
+            "output_zero_point",
+            "input_scale_ub",
+            "k_zero_point",
+        ),
         *("v_zero_point", "weight_bias"),
         # bitsandbytes
         *("SCB", "weight_format", "weight.absmax", "weight.quant_map", "weight.nested_absmax"),
@@ -46,10 +62,12 @@ LEAVES: Final = frozenset(
         *("Qidxs", "SU", "SV", "Wscale", "codebook_id", "fuse_scales", "rescale_WH", "had_left", "had_right"),
         *("trellis", "suh", "svh", "mcg", "mul1", "tlut", "rcp"),
         *("q_weight", "q_scale", "q_scale_max", "q_groups", "q_group_map", "q_perm", "q_invperm"),
-        # torchao, in the spelling of its two generations of safetensors files
-        *(f"{stem}{part}" for stem in ("_weight_", "weight:") for part in ("qdata", "scale_and_zero", "scale")),
-        *(f"{stem}{part}" for stem in ("_weight_", "weight:") for part in ("zero_point", "per_tensor_scale")),
-        *("_weight_act_pre_scale", "weight:act_pre_scale"),
+        # SINQ, quanto
+        *("meta.scale", "meta.scale.x", "meta.scale.s", "meta.scale.m", "meta.scale2", "meta.awq_scale"),
+        *("meta.zero", "meta.zero.x", "meta.zero.s", "meta.zero.m"),
+        *("weight._data", "weight._data._data", "weight._scale", "weight._shift"),
+        # torchao
+        *(f"{stem}{part}" for stem in TORCHAO_STEMS for part in (*TORCHAO_CODES, *TORCHAO_SCALES)),
     ]
 )
 
@@ -100,11 +118,12 @@ def modules(groups: Iterable[TensorGroup]) -> Iterator[Module]:
 def _split(pattern: str, patterns: set[str]) -> tuple[str, str, str]:
     """Base, name of the weight, and leaf of a stored name."""
     base, _, leaf = pattern.rpartition(".")
+    for word in ("meta", "weight"):  # leaves of several words
+        head, _, tail = pattern.rpartition(f".{word}.")
+        if head and f"{word}.{tail}" in LEAVES:
+            return head, f"{head}.weight", f"{word}.{tail}"
     if leaf in LEAVES and base:
         return base, f"{base}.weight", leaf
-    head, _, tail = base.rpartition(".weight")
-    if head and f"weight{tail}.{leaf}" in LEAVES:
-        return head, f"{head}.weight", f"weight{tail}.{leaf}"
     for ending, means in _JOINED.items():
         if leaf.endswith(ending) and leaf != ending:
             stem = pattern.removesuffix(ending)

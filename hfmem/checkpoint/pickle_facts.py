@@ -19,6 +19,8 @@ _MAX_STACK: Final = 1_000_000
 _MAX_MEMO: Final = 1_500_000
 _MAX_STEPS: Final = 20_000_000
 _MAX_INT_BYTES: Final = 64
+#: what builds a tensor that has no storage of its own but tensors in its attributes: torchao's packed weights, `DTensor`
+_WRAPPER: Final = "torch._utils._rebuild_wrapper_subclass"
 
 
 class _Mark:
@@ -191,6 +193,8 @@ class Unpickler:
                 return _OPAQUE
             case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
                 return arguments[0] if arguments else _OPAQUE
+            case "torch._tensor._rebuild_from_type_v2" if len(arguments) > 3 and str(arguments[0]) == _WRAPPER:
+                return _attributes(arguments[3])
             case "torch._tensor._rebuild_from_type_v2":
                 return self._call(arguments[0], arguments[2]) if len(arguments) > 2 else _OPAQUE
             case "torch.Size":
@@ -283,6 +287,12 @@ class Unpickler:
 
     def _add_items(self) -> None:
         self._to_mark()
+
+
+def _attributes(state: Any) -> Any:
+    """The attributes of a wrapping tensor, from the state that it is pickled with: a dict, or a pair of it and of slots."""
+    state = state[0] if isinstance(state, tuple) and state else state
+    return state if isinstance(state, dict) else _OPAQUE
 
 
 def _dtype(value: Any) -> str | None:

@@ -32,6 +32,7 @@ __all__ = [
 #: last components of persistent buffers: stored, loaded, and no parameters of the model
 BUFFER_SUFFIXES: Final = (
     "inv_freq",
+    "original_inv_freq",
     "e_score_correction_bias",
     "final_logits_bias",
     "masked_bias",
@@ -87,7 +88,6 @@ class QuantizationSummary:
     quantized_bytes: int
     overhead_bytes: int
     plain_elements: int
-    plain_bytes: int
     said: Quantization | None
 
     @property
@@ -185,6 +185,5 @@ def summarize(groups: Iterable[LogicalGroup], said: Quantization | None = None) 
         quantized_bytes=sum(group.total_bytes for group in quantized),
         overhead_bytes=sum(group.count * (group.tensor_bytes - group.code_bytes) for group in quantized),
         plain_elements=sum(group.total_elements for group in plain if group.parameter),
-        plain_bytes=sum(group.total_bytes for group in plain),
         said=said,
     )

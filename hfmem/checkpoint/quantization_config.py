@@ -1,7 +1,7 @@
-"""What a repository says about its quantization, in the four files and the dozen dialects that say it.
+"""What a repository says about its quantization, in the five files and the dozen dialects that say it.
 
-`quantization_config` (or `compression_config`) of config.json, `quantization` of MLX, `hf_quant_config.json` of
-modelopt, `quantize_config.json` of AutoGPTQ and `quant_config.json` of AutoAWQ become one `Quantization`. The tensors
+`quantization_config` (or `compression_config`) of config.json, `quantization` of MLX, `hf_quant_config.json` of modelopt,
+`quantize_config.json` of AutoGPTQ, `quant_config.json` of AutoAWQ and `quanto_qmap.json` become one `Quantization`. The tensors
 stay the evidence for sizes; this supplies what shapes cannot tell (bits of a packed integer, group sizes) and what
 the report names.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from hfmem.checkpoint.config_grouped import is_quanto_map
 from hfmem.checkpoint.config_layouts import blocks_of, quark_word
 from hfmem.checkpoint.config_methods import own_layouts
 from hfmem.checkpoint.config_schemes import torchao_by_name
@@ -51,10 +52,15 @@ KNOWN_METHODS: Final = frozenset(
         "modelopt",
         "mxfp4",
         "quark",
+        "quanto",
         "quip",
+        "sinq",
         "torchao",
     }
 )
+
+#: where quanto's own models name their modules' formats
+QUANTO_MAP: Final = "quanto_qmap.json"
 
 _METHOD_NAMES: Final = {
     "compressed_tensors": "compressed-tensors",
@@ -90,8 +96,8 @@ class Quantization:
     `ignored` are the modules said to stay as they were, as written. `kv_cache` is the dtype the file asks for the KV
     cache, as written. `expert_dtype` is that of routed experts where they differ from the rest (DeepSeek V4: fp4), as written.
     `others_plain`: modules that none of `targets` names stay as they were. `only`: prefixes outside of which modules stay so, too.
-    `head`: the output head is quantized. `scheme`: the layout, of methods that have words of
-    their own for it.
+    `head`: the output head is quantized. `biases`: each packed matrix has a bias, of zeros where the model has none. `scheme`: the
+    layout, of methods that have words of their own for it.
     """
 
     method: str
@@ -109,6 +115,7 @@ class Quantization:
     scheme: Scheme | None = None
     only: tuple[str, ...] = ()
     head: bool = False
+    biases: bool = False
 
     @property
     def known(self) -> bool:
@@ -171,7 +178,7 @@ def _candidates(files: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, M
             for key in ("quantization_config", "compression_config", "quantization"):
                 if isinstance(part.get(key), Mapping):
                     yield "config.json", part[key]
-    for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json"):
+    for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json", QUANTO_MAP):
         if isinstance(files.get(name), Mapping):
             yield name, files[name]
 
@@ -214,6 +221,8 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         case "torchao":
             algorithm = _torchao_type(config)
             bits = bits or bits_in(algorithm)
+        case "quanto":
+            algorithm = algorithm or text(config.get("weights"))
         case "quark":
             algorithm = algorithm or quark_word(config)
         case "auto-round":  # the layout of the tool that it packs for
@@ -253,7 +262,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
     targets = targets or overrides(config)
     scheme, targets = own_layouts(method, config, bits, group if group and group > 0 else None, block, targets)
     bits = bits if bits is not None or scheme is None else scheme.bits
-    if (method in ("spqr", "vptq") and targets) or (method == "torchao" and targets and _leaves_rest(config)):
+    if (method in ("spqr", "vptq", "quanto") and targets) or (method == "torchao" and targets and _leaves_rest(config)):
         others_plain = True
     if method == "compressed-tensors" and not first and "sparsity_config" not in config:  # a cache's format alone
         others_plain = True
@@ -274,6 +283,8 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         scheme=scheme,
         only=blocks_of(config) if method == "auto-round" else (),
         head=method in ("gptq", "awq") and config.get("lm_head") is True,
+        # AutoGPTQ's own words (0.7.1 `modeling/_base.py`), whose `make_quant` gives every matrix a bias; GPTQModel's `meta`
+        biases=method == "gptq" and "model_file_base_name" in config and not config.get("meta"),
     )
 
 
@@ -298,6 +309,8 @@ def _method(file: str, config: Mapping[str, Any]) -> str | None:
         return "gptq"
     if "bits" in config and "group_size" in config:
         return "mlx"
+    if file == QUANTO_MAP and is_quanto_map(config):
+        return "quanto"
     return None
 
 

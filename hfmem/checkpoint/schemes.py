@@ -5,6 +5,7 @@ The layouts are those that `hfmem.checkpoint.layouts` reads.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Final
@@ -23,6 +24,7 @@ class Scheme:
     """One way to store weights; `layout` gives the tensors, `what` says it in words.
 
     `experts_only` leaves the rest of a mixture of experts alone; `everything` takes embeddings and the head too, `head` the head.
+    `of_dtype`: the layout of weights that were of a given dtype, where it matters.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Scheme:
     experts_only: bool = False
     everything: bool = False
     head: bool = False
+    of_dtype: Callable[[str], _Layout] | None = None
 
 
 def up(value: int, per: int) -> int:
@@ -109,26 +112,54 @@ def _awq(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
     )
 
 
-def _nf4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    elements = prod(shape)
-    return (
-        ("weight", "U8", (up(elements, 2), 1)),
-        ("weight.absmax", "F32", (up(elements, group or 64),)),
-        ("weight.quant_map", "F32", (16,)),
-        ("weight.quant_state.bitsandbytes__nf4", "U8", (82,)),
-    )
+#: as bitsandbytes spells the dtypes of weights
+_SPELLED: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+#: the mean of a matrix's scales, which double quantization takes off: a few hundredths, of as many digits as it usually has
+_OFFSET: Final = 0.04461078345775604
 
 
-def _nf4_double(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
-    blocks = up(prod(shape), group or 64)
-    return (
-        ("weight", "U8", (up(prod(shape), 2), 1)),
-        ("weight.absmax", "U8", (blocks,)),
-        ("weight.quant_map", "F32", (16,)),
-        ("weight.nested_absmax", "F32", (up(blocks, 256),)),
-        ("weight.nested_quant_map", "F32", (256,)),
-        ("weight.quant_state.bitsandbytes__nf4", "U8", (92,)),
-    )
+def _nf4(dtype: str) -> _Layout:
+    """Of weights that were of this dtype: codes, scales, the table, and settings as a JSON text, which names dtype and shape."""
+
+    def layout(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
+        elements = prod(shape)
+        return (
+            ("weight", "U8", (up(elements, 2), 1)),
+            ("weight.absmax", "F32", (up(elements, group or 64),)),
+            ("weight.quant_map", "F32", (16,)),
+            ("weight.quant_state.bitsandbytes__nf4", "U8", (len(_quant_state(dtype, shape, group)),)),
+        )
+
+    return layout
+
+
+def _nf4_double(dtype: str) -> _Layout:
+    """The same with scales of 8 bits and theirs. The length of one number in the settings is the usual one."""
+
+    def layout(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
+        blocks = up(prod(shape), group or 64)
+        nested = {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": _OFFSET}
+        return (
+            ("weight", "U8", (up(prod(shape), 2), 1)),
+            ("weight.absmax", "U8", (blocks,)),
+            ("weight.quant_map", "F32", (16,)),
+            ("weight.nested_absmax", "F32", (up(blocks, 256),)),
+            ("weight.nested_quant_map", "F32", (256,)),
+            ("weight.quant_state.bitsandbytes__nf4", "U8", (len(_quant_state(dtype, shape, group, **nested)),)),
+        )
+
+    return layout
+
+
+def _quant_state(dtype: str, shape: tuple[int, ...], group: int | None, **nested: object) -> str:
+    """What bitsandbytes 0.50 stores beside a matrix (`functional.py`, `QuantState.as_dict`)."""
+    said = {
+        "quant_type": "nf4",
+        "blocksize": group or 64,
+        "dtype": _SPELLED.get(dtype, "bfloat16"),
+        "shape": list(shape),
+    }
+    return json.dumps(said | nested)
 
 
 def _nvfp4(shape: tuple[int, ...], group: int | None) -> tuple[_Stored, ...]:
@@ -178,8 +209,16 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
         Scheme("gptq-int3", "gptq", 3, 128, gptq_layout(3), "GPTQ, 3 bit, groups of 128"),
         Scheme("gptq-int8", "gptq", 8, 128, gptq_layout(8), "GPTQ, 8 bit, groups of 128"),
         Scheme("awq", "awq", 4, 128, _awq, "AWQ, 4 bit, groups of 128"),
-        Scheme("nf4", "bitsandbytes", 4, 64, _nf4, "bitsandbytes NF4, blocks of 64"),
-        Scheme("nf4-double", "bitsandbytes", 4, 64, _nf4_double, "bitsandbytes NF4 with double quantization"),
+        Scheme("nf4", "bitsandbytes", 4, 64, _nf4("BF16"), "bitsandbytes NF4, blocks of 64", of_dtype=_nf4),
+        Scheme(
+            "nf4-double",
+            "bitsandbytes",
+            4,
+            64,
+            _nf4_double("BF16"),
+            "bitsandbytes NF4 with double quantization",
+            of_dtype=_nf4_double,
+        ),
         Scheme("nvfp4", "modelopt", 4, 16, _nvfp4, "NVFP4, an FP8 scale for each 16"),
         Scheme("nvfp4-a16", "modelopt", 4, 16, _nvfp4_weights, "NVFP4 weights, inputs as they are"),
         Scheme("mxfp4", "mxfp4", 4, 32, _mxfp4, "MXFP4; of a mixture of experts the experts alone", experts_only=True),

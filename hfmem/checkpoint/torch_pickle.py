@@ -250,8 +250,9 @@ def _tensors(root: Any, file: str) -> dict[str, Tensor]:
 
 
 def _below(path: str, key: Any) -> str:
-    """The name one level down; a module that was saved whole keeps its tensors in attributes, which no name shows."""
-    if key in ("_modules", "_parameters", "_buffers"):
+    """The name one level down; a module that was saved whole, and a tensor of many devices, keep tensors in attributes that no
+    name shows."""
+    if key in ("_modules", "_parameters", "_buffers", "_local_tensor"):
         return path
     return f"{path}.{key}" if path else str(key)
 

@@ -71,7 +71,7 @@ def convert(
     vocab = vocabulary(groups)
     moe = any(is_expert(group.pattern) for group in groups)
     return tuple(
-        _stored_as(scheme, group) if _takes(scheme, group, vocab, moe) else _plain(group, main, rest is not None)
+        _stored_as(scheme, group, main) if _takes(scheme, group, vocab, moe) else _plain(group, main, rest is not None)
         for group in groups
     )
 
@@ -119,10 +119,12 @@ def _takes(scheme: Scheme, group: LogicalGroup, vocab: int | None, moe: bool) ->
     return len(group.shape) == 1 or (min(group.shape[-2:]) >= 32 and group.shape[-1] % 32 == 0)
 
 
-def _stored_as(scheme: Scheme, group: LogicalGroup) -> LogicalGroup:
+def _stored_as(scheme: Scheme, group: LogicalGroup, main: str) -> LogicalGroup:
+    """The group as the scheme stores it. `main`: the dtype that weights which are packed already once had."""
     shape = group.shape if len(group.shape) > 1 else (1, *group.shape)
     base = group.pattern.removesuffix(".weight")
-    stored = scheme.layout(shape, scheme.group_size)
+    layout = scheme.of_dtype(main if group.method else group.dtype) if scheme.of_dtype else scheme.layout
+    stored = layout(shape, scheme.group_size)
     parts = tuple(Part(f"{base}.{leaf}", dtype, dims) for leaf, dtype, dims in stored)
     return replace(
         group,

@@ -61,6 +61,12 @@ def catalog_names() -> tuple[str, ...]:
     return tuple(name.decode("utf-8") for name in re.findall(_NAME, _data(), re.MULTILINE))
 
 
+def names_like(pattern: str) -> tuple[str, ...]:
+    """The catalogue's names that `pattern` describes, sorted: `Qwen/*`, `*8b*`, whatever the case; `*` is any run of letters."""
+    described = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.IGNORECASE)
+    return tuple(sorted((name for name in catalog_names() if described.fullmatch(name)), key=str.lower))
+
+
 def suggest(repo_id: str) -> str | None:
     """A catalogue name that `repo_id` may be a slip of, compared without regard to case; None when nothing is close."""
     from difflib import SequenceMatcher

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hfmem.checkpoint.file_size import ENTRY
+from hfmem.checkpoint.pointer import refuse_pointer
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header
 from hfmem.errors import FormatError
 
@@ -62,10 +63,11 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
     """The JSON object of a config file. Python's `NaN` and `Infinity` are taken: published configs hold them.
 
     Raises:
-        FormatError: empty, not JSON, or not an object.
+        FormatError: empty, a pointer of Git LFS, not JSON, or not an object.
     """
     if not data.strip():
         raise FormatError(f"{what} is empty ({len(data)} bytes)")
+    refuse_pointer(data, what)
     try:
         value = json.loads(data)
     except RecursionError:

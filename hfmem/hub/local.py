@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfmem.checkpoint.canonical import Known
+from hfmem.checkpoint.pointer import MAX_POINTER_BYTES, pointer_size, refuse_pointer
 from hfmem.checkpoint.safetensors import PREFIX_BYTES, Header, header_length, parse_header
 from hfmem.errors import FormatError, MissingFileError, ModelNotFoundError, SourceError, UsageError
 from hfmem.hub.facts import ModelFacts, Source, gguf_facts
@@ -36,6 +37,8 @@ _MAX_INDEX_FILE = 256 << 20
 #: a folder with more files, or deeper ones, than any repository of a model
 _MAX_FILES = 20_000
 _MAX_DEPTH = 8
+#: how pointers of Git LFS and git-annex begin
+_POINTERS = (b"vers", b"/ann")
 _TORCH_SHARD = r"pytorch_model(-\d+-of-\d+)?\.bin"
 
 
@@ -87,7 +90,10 @@ class LocalFiles:
                 size = os.fstat(file.fileno()).st_size
                 if size == 0:
                     raise FormatError(f"{where} is empty (0 bytes)")
-                length = header_length(file.read(PREFIX_BYTES), where, size)
+                prefix = file.read(PREFIX_BYTES)
+                if prefix[:4] in _POINTERS and size <= MAX_POINTER_BYTES:
+                    refuse_pointer(prefix + file.read(), where)
+                length = header_length(prefix, where, size)
                 data = file.read(length)
         except OSError as error:
             raise unreadable(path, error) from None
@@ -98,7 +104,7 @@ class LocalFiles:
     def listing(self) -> dict[str, int | None]:
         try:
             with os.scandir(self.folder) as entries:
-                return {entry.name: _size(entry) for entry in entries if not entry.is_dir()}
+                return {entry.name: _size(entry.path) for entry in entries if not entry.is_dir()}
         except OSError as error:
             raise unreadable(self.folder, error) from None
 
@@ -110,11 +116,7 @@ class LocalFiles:
             if len(within.parts) >= _MAX_DEPTH:
                 folders.clear()
             for name in names:
-                try:
-                    size: int | None = os.stat(os.path.join(place, name)).st_size
-                except OSError:
-                    size = None
-                found[(within / name).as_posix()] = size
+                found[(within / name).as_posix()] = _size(os.path.join(place, name))
             if len(found) > _MAX_FILES:
                 raise UsageError(f"{self.label} holds more than {_MAX_FILES:,} files: is it a model's folder?")
         return found
@@ -133,14 +135,21 @@ class LocalFiles:
         except OSError as error:
             raise unreadable(path, error) from None
 
+    def _refuse_pointers(self, names: Iterable[str]) -> None:
+        for name in names:
+            if (path := self.folder / name).is_file() and path.stat().st_size <= MAX_POINTER_BYTES:
+                refuse_pointer(self.read_range(name, 0, MAX_POINTER_BYTES)[0], str(path))
+
     def gguf_headers(self, sizes: Mapping[str, int | None]) -> list[GgufHeader]:
         from hfmem.hub.gguf import read_header
 
+        self._refuse_pointers(sizes)
         return [read_header(name, size, self.read_range, str(self.folder / name)) for name, size in sizes.items()]
 
     def torch_files(self, sizes: Mapping[str, int | None]) -> list[TorchFile]:
         from hfmem.hub.torchfiles import read_torch_file
 
+        self._refuse_pointers(sizes)
         return [read_torch_file(name, size, self.read_range, str(self.folder / name)) for name, size in sizes.items()]
 
 
@@ -277,8 +286,14 @@ def _snapshot_of(path: Path) -> Path:
     return path / "snapshots" / commit
 
 
-def _size(entry: os.DirEntry[str]) -> int | None:
+def _size(path: str) -> int | None:
+    """Bytes of a file, of the one meant where a pointer of Git LFS stands for it; None: it cannot be told."""
     try:
-        return entry.stat().st_size
+        size = os.stat(path).st_size
+        if not 0 < size <= MAX_POINTER_BYTES or not os.path.isfile(path):
+            return size
+        with open(path, "rb") as file:
+            meant = pointer_size(file.read(MAX_POINTER_BYTES))
     except OSError:
         return None
+    return size if meant is None else meant

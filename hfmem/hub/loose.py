@@ -15,8 +15,10 @@ _SHARD: Final = re.compile(
 )
 #: what stands beside weights and is none: adapters, what a trainer keeps
 _BESIDE: Final = re.compile(
-    r"adapter|lora|optimizer|scheduler|random_states|training|embeddings?\.safetensors", re.IGNORECASE
+    r"adapter|lora|^rank\d+\.|optimizer|scheduler|scaler|random_states|rng_state|training|embeddings?\.safetensors",
+    re.IGNORECASE,
 )
+_TORCH: Final = (".pt", ".pth", ".bin")
 _MOST: Final = 10_000
 
 
@@ -35,3 +37,9 @@ def one_set(listing: Iterable[str]) -> tuple[str, ...] | None:
     count = int(kind[2]) if len(kind) > 1 else 1
     whole = count <= _MOST and found.keys() == set(range(1, count + 1))
     return tuple(found[number] for number in sorted(found)) if whole else None
+
+
+def one_torch_file(listing: Iterable[str]) -> str | None:
+    """The only file at the top of a place that torch.save may have written and that may be a model; None: none, or more."""
+    found = [n for n in listing if "/" not in n and n.lower().endswith(_TORCH) and not _BESIDE.search(n)]
+    return found[0] if len(found) == 1 else None

@@ -7,12 +7,13 @@ Never a second copy (`consolidated` beside the above, `*.fp16.*`, `original/`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 from hfmem.checkpoint.file_size import file_size
 from hfmem.checkpoint.index import MAX_INDEX_BYTES, Index, check_shard_name, parse_index
 from hfmem.checkpoint.merge import merge
+from hfmem.checkpoint.pointer import PointerError
 from hfmem.checkpoint.safetensors import Header
 from hfmem.checkpoint.shard_stream import ShardStream
 from hfmem.checkpoint.tensors import Checkpoint
@@ -36,6 +37,7 @@ PROBED: Final = (TORCH_INDEX, TORCH, CONSOLIDATED_INDEX, CONSOLIDATED, PARAMS, A
 #: quantization settings that stand beside config.json instead of in it: AutoGPTQ's and AutoAWQ's, and ModelOpt's
 _INTEGER_FILES: Final = ("quantize_config.json", "quant_config.json")
 _FLOAT_FILES: Final = ("hf_quant_config.json",)
+_QUANTO_FILES: Final = ("quanto_qmap.json",)
 
 #: files of things that go with a model, and are none
 _HELPERS: Final = {
@@ -88,13 +90,29 @@ def from_index(files: Files, data: bytes, name: str) -> Weights:
         raise FormatError(f"{files.label}: {name} is empty ({len(data)} bytes)")
     index = parse_index(data, name)
     folder = name.rpartition("/")[0]
-    found = files.headers({_join(folder, shard): guess_front(index.by_shard[shard]) for shard in index.shards})
+    try:
+        found = files.headers({_join(folder, shard): guess_front(index.by_shard[shard]) for shard in index.shards})
+    except PointerError:
+        return _from_pointers(files, [_join(folder, shard) for shard in index.shards], index.total_size)
     return from_headers({shard: found[_join(folder, shard)] for shard in index.shards}, index)
 
 
 def from_file(files: Files, name: str) -> Weights:
     """The weights of one safetensors file."""
-    return from_headers(files.headers({name: DEFAULT_GUESS}))
+    try:
+        return from_headers(files.headers({name: DEFAULT_GUESS}))
+    except PointerError:
+        return _from_pointers(files, [name], None)
+
+
+def _from_pointers(files: Files, names: Iterable[str], total: int | None) -> Weights:
+    """What is known of weights whose files a clone has pointers of: the files' sizes, and what an index says."""
+    tree = files.tree()
+    found = tuple(WeightFile(name, tree.get(name)) for name in names)
+    source = "their index" if total else "config.json"
+    what = f"the weight files are pointers of Git LFS: their sizes are known, tensors are counted from {source}"
+    warning = ("lfs_pointers", f"{what} (`git lfs pull`, or the repository's name on the Hub, for the headers)")
+    return Weights(None, "index" if total else "config", total, found, warnings=(warning,))
 
 
 def safetensors_weights(files: Files) -> Weights | None:
@@ -137,6 +155,16 @@ def other_weights(files: Files, listing: Mapping[str, int | None]) -> Weights:
         from hfmem.hub.onnx import onnx_weights
 
         return onnx_weights(files)
+    if not any(name in (ADAPTER, DIFFUSERS) for name in listing):
+        from hfmem.hub.kinds import beside_config, unread
+
+        if (other := unread(files.tree())) is not None and (known := beside_config(other)) is not None:
+            return Weights(None, "index" if known[0] else "config", known[0], other.files, known[1])
+        from hfmem.hub.loose import one_torch_file
+
+        if other is None and (single := one_torch_file(listing)) is not None:
+            notice = f"the weights are {single}: no {SINGLE} and no {TORCH} here"
+            return replace(_read_torch(files, (WeightFile(single, listing[single]),), None), notice=notice)
     if not any(name in (ADAPTER, DIFFUSERS) or name.lower().endswith(_WEIGHT_SUFFIXES) for name in listing):
         # a config on its own (a vendored one, a model not uploaded yet) is enough for everything but the stored bytes
         return Weights(None, "config", None, (), "no weight files here: everything is derived from config.json")
@@ -152,6 +180,8 @@ def from_torch(files: Files, found: tuple[WeightFile, ...], total: int | None) -
 
     try:
         return _read_torch(files, found, total)
+    except PointerError:
+        return _from_pointers(files, [file.name for file in found], total)
     except FormatError as error:
         code = "legacy_torch_file" if isinstance(error, LegacyTorchError) else "unreadable_torch_file"
         source = "the index" if total else "config.json"
@@ -215,13 +245,20 @@ def describe(files: Files, listing: Mapping[str, int | None]) -> str:
     gguf = sorted(name for name in listing if name.lower().endswith(".gguf"))
     if gguf:
         return f"; it holds GGUF files: {_some(gguf)}"
-    if not listing:
+    from hfmem.hub.kinds import folders_with_models, unread
+
+    tree = files.tree()
+    if folders := folders_with_models(tree):
+        return f"; models lie in its folders: {_some(list(folders))}"
+    if (other := unread(tree)) is not None:
+        return f"; it holds {other.words}, which hfmem does not read: {other.advice}"
+    if not tree:
         return "; it holds no files"
     weights = [name for name in listing if name.lower().endswith(_WEIGHT_SUFFIXES)]
     kinds = [kind for kind, names in _HELPERS.items() if any(name in listing for name in names)]
     if kinds and not weights:
         return f"; it holds a {' and a '.join(kinds)} and no model"
-    return f"; found {_some(sorted(weights or listing))}"
+    return f"; found {_some(sorted(weights or listing or tree))}"
 
 
 def quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None) -> tuple[str, ...]:
@@ -230,10 +267,12 @@ def quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None)
         if any(part.get(key) for key in ("quantization_config", "compression_config", "quantization")):
             return ()
     if checkpoint is None:
-        return _FLOAT_FILES
+        return (*_FLOAT_FILES, *_QUANTO_FILES)
     ends = {group.pattern.rpartition(".")[2] for group in checkpoint.groups}
     if "qweight" in ends:
         return _INTEGER_FILES
+    if "_data" in ends:
+        return _QUANTO_FILES
     packed = sum(group.total_bytes for group in checkpoint.groups if group.dtype in _QUANTIZED_DTYPES)
     return _FLOAT_FILES if ends & _SCALE_NAMES or 4 * packed > checkpoint.total_bytes else ()
 

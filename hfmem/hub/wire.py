@@ -65,7 +65,9 @@ class Reader:
         parts: list[bytes] = []
         take = take or parts.append
         size = 0
-        while size < limit:
+        while (
+            size < limit and not response.isclosed()
+        ):  # from Python 3.12 on the last byte closes it, and the socket with it
             self._sock.settimeout(self._limit())
             part = response.read1(min(_PIECE, limit - size))
             if not part:

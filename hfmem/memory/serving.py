@@ -17,6 +17,8 @@ ENGINES: Final[dict[str, str]] = {
     "llama.cpp": "hfmem.memory.engines.llama_cpp",
 }
 #: other spellings of them, in lower case
+#: what people serve with that has llama.cpp inside and settings of its own
+_LLAMA_CPPS: Final = frozenset({"ollama", "lmstudio", "lm-studio", "koboldcpp", "jan", "llamafile"})
 _SPELLED: Final[dict[str, str]] = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama_cpp": "llama.cpp"}
 
 
@@ -78,7 +80,8 @@ class Serving:
     `--mamba-ssm-dtype`), by its name in safetensors.
 
     vLLM's: `dcp` groups among the `tp` ranks hold a token each in turn (decode context parallelism); `one_kind_of_page`: windowed
-    layers keep every token (`--disable-hybrid-kv-cache-manager`); `synchronous`: no step is scheduled before the last one is done.
+    layers keep every token (`--disable-hybrid-kv-cache-manager`); `synchronous`: no step is scheduled before the last one is done;
+    `prefill_checkpoints`: recurrent layers keep a state of their prefill where their kernel exports one, as they have since 0.33.
 
     Raises:
         UsageError: a count below one, or a name that is no engine or KV dtype.
@@ -114,6 +117,7 @@ class Serving:
     dcp: int = 1
     one_kind_of_page: bool = False
     synchronous: bool = False
+    prefill_checkpoints: bool = True
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp", "dcp"):
@@ -127,7 +131,8 @@ class Serving:
         name = self.engine.lower()
         object.__setattr__(self, "engine", _SPELLED.get(name, name))
         if self.engine not in ENGINES:
-            raise UsageError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
+            hint = "; it runs llama.cpp: --engine llama.cpp" if name in _LLAMA_CPPS else ""
+            raise UsageError(f"engine {name!r} is not one of {', '.join(ENGINES)}{hint}")
         if self.attn_dp > 1 and self.engine != "sglang":
             raise UsageError(
                 f"attn_dp is SGLang's: {self.engine} has --dp" if self.engine == "vllm" else "attn_dp is SGLang's"

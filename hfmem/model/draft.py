@@ -276,19 +276,20 @@ class Draft:
             top_k=top_k,
             notes=notes,
         )
-        return _without_root(arch) if self.task == "none" else arch
+        return bare(arch) if self.task == "none" else arch
 
 
-def _without_root(arch: Architecture) -> Architecture:
-    """Tensor names as a bare `…Model` writes them: `layers.0…` for `model.layers.0…`."""
+def bare(arch: Architecture) -> Architecture:
+    """The model as a bare `…Model` is saved: without an output projection, `layers.0…` for `model.layers.0…`."""
 
-    def bare(name: str) -> str:
+    def unrooted(name: str) -> str:
         for root in _ROOTS:
             if name.startswith(root):
                 return name[len(root) :]
         return name
 
-    specs = (replace(s, pattern=bare(s.pattern), tied_to=s.tied_to and bare(s.tied_to)) for s in arch.tensors)
+    kept = (s for s in arch.tensors if s.component != Component.LM_HEAD)
+    specs = (replace(s, pattern=unrooted(s.pattern), tied_to=s.tied_to and unrooted(s.tied_to)) for s in kept)
     return replace(arch, tensors=tuple(specs))
 
 

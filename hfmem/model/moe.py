@@ -69,8 +69,9 @@ def moe(
     router: str = "gate",
     correction_bias: str | None = None,
     shared: str = "shared_experts",
+    shared_bias: bool = False,
 ) -> None:
-    """Router, routed and shared experts in each layer.
+    """Router, routed and shared experts in each layer; the shared ones may have biases.
 
     `correction_bias` names the load-balancing buffer (DeepSeek V3's `gate.e_score_correction_bias`): in files, not a parameter.
     """
@@ -79,4 +80,4 @@ def moe(
     if correction_bias is not None:
         inv.each(f"{prefix}.{correction_bias}", layers, (experts.count,), Component.EXPERTS, buffer=True, optional=True)
     if experts.shared_width:
-        gated_mlp(inv, f"{prefix}.{shared}", layers, hidden, experts.shared_width)
+        gated_mlp(inv, f"{prefix}.{shared}", layers, hidden, experts.shared_width, bias=shared_bias)

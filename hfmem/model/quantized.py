@@ -8,7 +8,7 @@ from typing import Final
 
 from hfmem.checkpoint.config_targets import EVERY_LINEAR, Target
 from hfmem.checkpoint.grouping import boxes_of
-from hfmem.checkpoint.logical import LogicalGroup
+from hfmem.checkpoint.logical import LogicalGroup, Part
 from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.quantization_config import Quantization
 from hfmem.checkpoint.roles import is_expert
@@ -99,7 +99,19 @@ def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[L
             *convert(logical_groups(rest), word, group_size=group_size),
             *convert(logical_groups(experts), "mxfp4"),
         )
-    return stored
+    return _with_biases(stored, groups) if said.biases else stored
+
+
+def _with_biases(stored: Iterable[LogicalGroup], groups: Iterable[TensorGroup]) -> tuple[LogicalGroup, ...]:
+    """Packed matrices that have no bias in the inventory with one in half precision beside their codes."""
+    there = {group.pattern for group in groups}
+    out = []
+    for group in stored:
+        name = f"{group.pattern.removesuffix('.weight')}.bias"
+        if group.method is not None and len(group.shape) > 1 and name not in there:
+            group = replace(group, parts=(*group.parts, Part(name, "F16", (*group.shape[:-2], group.shape[-2]))))
+        out.append(group)
+    return tuple(out)
 
 
 def _chooser(said: Quantization, patterns_there: Sequence[str]) -> Callable[[str], Choice | None]:

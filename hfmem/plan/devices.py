@@ -34,7 +34,7 @@ _READING_GRADES: Final[dict[str, Grade]] = {
 #: words that name a maker or a line and tell no two devices apart
 _NOISE: Final = re.compile(r"\b(nvidia|geforce|tesla|amd|instinct|radeon|intel|apple|google|graphics|gpu|generation)\b")
 _COUNT: Final = re.compile(r"([0-9]{1,6})\s*[x×*]\s*(.+)", re.IGNORECASE)
-_COUNT_LAST: Final = re.compile(r"(.+?)\s*[x×*]\s*([0-9]{1,6})", re.IGNORECASE)
+_COUNT_LAST: Final = re.compile(r"(.+?)\s*([x×*:])\s*([0-9]{1,6})", re.IGNORECASE)
 _SIZE: Final = re.compile(r"\d+(?:\.\d+)?\s*(?:[kmgt]i?b|[kmgt]|b)|\d{9,}", re.IGNORECASE | re.ASCII)
 
 
@@ -50,7 +50,8 @@ class Interconnect:
 class Device:
     """One device (of a card with several dies: one die).
 
-    `memory_bytes` is the total that the driver reports, by `memory_reading`; `memory_used_bytes` what other processes hold of it.
+    `memory_bytes` is the total that the driver reports, by `memory_reading`; `memory_used_bytes` what other processes hold of it;
+    `unified`: the system's own memory is in it.
     `bandwidth` is in bytes per second, `rates` in dense operations per second by format (`bf16`, `fp16`, `fp8`, `int8`, `fp4`).
     None or a missing format: not known.
     """
@@ -67,6 +68,7 @@ class Device:
     interconnect: Interconnect | None = None
     gpus_per_node: int | None = None
     memory_used_bytes: int = 0
+    unified: bool = False
     sources: tuple[str, ...] = ()
 
     @property
@@ -109,6 +111,7 @@ def catalogue() -> tuple[Device, ...]:
             rates=entry["rates"],
             interconnect=Interconnect(**entry["interconnect"]) if entry["interconnect"] else None,
             gpus_per_node=entry["gpus_per_node"],
+            unified=entry.get("unified", False),
             sources=tuple(texts[key] for key in entry["sources"]),
         )
         for entry in data["devices"]
@@ -116,7 +119,7 @@ def catalogue() -> tuple[Device, ...]:
 
 
 def find_device(text: str) -> Devices:
-    """The device that `text` names: `h100`, `rtx 4090`, `a100-80g`, `8xh100`, `80GiB`, `2x24GiB`, `local`.
+    """The device that `text` names: `h100`, `rtx 4090`, `a100-80g`, `8xh100`, `h100:8`, `80GiB`, `2x24GiB`, `local`.
 
     Case, blanks, hyphens and the maker's name do not matter.
 
@@ -147,14 +150,13 @@ def find_device(text: str) -> Devices:
 
 
 def _counted(text: str) -> tuple[int, str]:
-    """How many, and of what: `8xh100` and `h100x8`; 0 where `text` counts nothing."""
-    first = _COUNT.fullmatch(text)
-    if first is not None:
-        return int(first.group(1)), first.group(2).strip()
-    last = _COUNT_LAST.fullmatch(text)
-    if last is not None and (_exact(last.group(1)) is not None or _SIZE.fullmatch(last.group(1))):
-        return int(last.group(2)), last.group(1).strip()
-    return 0, text
+    """How many, and of what: `8xh100`, `h100x8` and, as SkyPilot has it, `h100:8`; 0 where `text` counts nothing."""
+    first, last = _COUNT.fullmatch(text), _COUNT_LAST.fullmatch(text)
+    # of `8x4090` and `4090x8`, the number that is a device is no count; names hold no colon, but some an x before a digit
+    ends = last is not None and (":" in last.group(2) or _exact(last.group(1)) or _SIZE.fullmatch(last.group(1)))
+    if last is not None and ends and (first is None or _exact(first.group(2)) is None):
+        return int(last.group(3)), last.group(1).strip()
+    return (int(first.group(1)), first.group(2).strip()) if first is not None else (0, text)
 
 
 def plain_memory(num_bytes: int) -> Device:
@@ -167,9 +169,17 @@ def plain_memory(num_bytes: int) -> Device:
 
 
 def search_devices(text: str) -> tuple[Device, ...]:
-    """Devices whose name, alias, maker or architecture holds every word of `text`; all for an empty text."""
-    words = text.lower().replace("-", " ").split()
-    return tuple(device for device in catalogue() if all(word in _haystack(device) for word in words))
+    """Devices of whose name, aliases, maker and architecture each word of `text` begins one, or is in them written together (of
+    four letters or more: an `m3` is no SXM 32GB); all for an empty text."""
+    wanted = text.lower().replace("-", " ").split()
+
+    def meant(device: Device) -> bool:
+        plain, together = _haystack(device)
+        return all(
+            any(word.startswith(part) for word in plain) or (len(part) > 3 and part in together) for part in wanted
+        )
+
+    return tuple(device for device in catalogue() if meant(device))
 
 
 def nearest_device(name: str, memory_bytes: int) -> Device | None:
@@ -180,9 +190,10 @@ def nearest_device(name: str, memory_bytes: int) -> Device | None:
     return min(near, key=lambda device: abs(device.memory_bytes - memory_bytes)) if near else None
 
 
-def _haystack(device: Device) -> str:
+def _haystack(device: Device) -> tuple[list[str], str]:
+    """The words by which a device is found, and all of them written together."""
     plain = " ".join((device.name, *device.aliases, device.vendor, device.architecture or "")).lower().replace("-", " ")
-    return f"{plain} {_key(plain)}"
+    return plain.split(), _key(plain)
 
 
 def _key(text: str) -> str:
@@ -217,7 +228,7 @@ def _similar(text: str) -> Device:
     hits = {
         device.name: device
         for name, device in table.items()
-        if key and (name.startswith((key, f"rtx{key}")) or _named_by(words, device))
+        if key and (_begins(name, key) or _begins(name, f"rtx{key}") or _named_by(words, device))
     }
     if len(hits) == 1:
         return next(iter(hits.values()))
@@ -236,11 +247,16 @@ def _similar(text: str) -> Device:
     )
 
 
+def _begins(name: str, key: str) -> bool:
+    """Whether `name` goes on after `key`, and not within a number: an `l2` is no L20."""
+    return name.startswith(key) and not (key[-1].isdigit() and name[len(key) :][:1].isdigit())
+
+
 def _named_by(words: list[str], device: Device) -> bool:
     """Whether each word is one of the device's names' own, or the beginning of one that holds a number (`h100`, `80`)."""
     own = {word for name in (device.name, *device.aliases) for word in re.split(r"[\s\-_()]+", name.lower())}
     return bool(words) and all(
-        word in own or (any(c.isdigit() for c in word) and any(name.startswith(word) for name in own)) for word in words
+        word in own or (any(c.isdigit() for c in word) and any(_begins(name, word) for name in own)) for word in words
     )
 
 

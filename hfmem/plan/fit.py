@@ -5,6 +5,7 @@ What belongs to the engine's share must fit that share; everything together must
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Final, Literal
@@ -37,6 +38,10 @@ _OUTSIDE: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"context_bytes"}),
     "sglang": frozenset({"activations_bytes", "cuda_graph_bytes", "engine_bytes", "context_bytes"}),
 }
+
+#: of memory that is the system's, too: vLLM's recipe for DGX Spark (vllm-project/recipes, Nemotron-3-Super), where its default is
+#: more than there is (`request_memory` in `v1/worker/utils.py`)
+_SHARE_OF_UNIFIED: Final = Fraction(85, 100)
 
 #: code of the warning that the memory given for the cache is more than is left
 POOL_TOO_LARGE: Final = "pool_too_large"
@@ -304,7 +309,7 @@ def _sum(items: Iterable[RuntimeItem]) -> tuple[int, int]:
     return middle, high
 
 
-def _device_notes(report: Report, device: Device) -> list[ReportWarning]:
+def _device_notes(report: Report, device: Device, share: Fraction) -> list[ReportWarning]:
     """What the engine makes of such a device, as far as it changes the answer."""
     engine = report.kv_cache.engine
     vendors = engines.engine(engine).VENDORS
@@ -317,6 +322,13 @@ def _device_notes(report: Report, device: Device) -> list[ReportWarning]:
     if old and engines.engine(engine).OLDEST is not None and report.model.dtype == "bfloat16":
         text = f"{device.name} (compute capability {(device.compute_capability or 0) / 10:.1f}) computes no bf16: --dtype half"
         return [ReportWarning("device_dtype", text)]
+    if device.unified and engine == "vllm" and share > _SHARE_OF_UNIFIED:
+        asked = format_gib(math.ceil(device.memory_bytes * share))
+        text = (
+            f"{device.name} shares its memory with the system: vLLM starts only while {asked} of it are available; "
+            f"--utilization {float(_SHARE_OF_UNIFIED):g} leaves the system some"
+        )
+        return [ReportWarning("device_unified", text)]
     return []
 
 
@@ -339,7 +351,7 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
             f"the pool is to be {format_gib(serving.kv_memory_bytes or 0)} and weights and runtime leave {room} for it"
         )
         notes.append(ReportWarning(POOL_TOO_LARGE, text))
-    notes += _device_notes(report, device)
+    notes += _device_notes(report, device, target.share(serving))
     fit = Fit(
         device=device.name,
         num_devices=target.num_devices,

@@ -12,7 +12,13 @@ from typing import Final
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component
-from hfmem.model.layers import CompressedAttention, KimiDeltaState, LatentAttention, SparseLatentAttention
+from hfmem.model.layers import (
+    CompressedAttention,
+    CrossAttention,
+    KimiDeltaState,
+    LatentAttention,
+    SparseLatentAttention,
+)
 from hfmem.records import dataclass
 from hfmem.units import MIB
 
@@ -51,30 +57,63 @@ _CAPTURED: Final = frozenset(
         "MiniMaxM3SparseForCausalLM",
     }
 )
+#: multimodal classes whose towers it leaves out unless told `--enable-multimodal` (`ModelConfig`)
+_TEXT_ALONE: Final = frozenset(
+    {
+        "Gemma3ForConditionalGeneration",
+        "Llama4ForConditionalGeneration",
+        "Step3VLForConditionalGeneration",
+        "InklingForConditionalGeneration",
+    }
+)
+
+
+#: classes that SGLang reads by a config of its own → what it finds as `num_hidden_layers` and `hidden_size` of `vision_config`
+#: (`getattr` with ViT-L's as defaults: Qwen's says `depth`, MiniMax M3's stays a dict)
+_OWN_VISION: Final = {
+    "qwen3_5": (_VIT_LAYERS, 1152),
+    "qwen3_5_moe": (_VIT_LAYERS, 1152),
+    "qwen4_exp": (_VIT_LAYERS, 1152),
+    "kimi_k3": (27, 1024),
+    "minimax_m3_vl": (_VIT_LAYERS, _VIT_HIDDEN),
+}
+#: classes whose prefill is captured up to so many tokens (`apply_muse_glimmer_prefill_cuda_graph_max_bs_default`)
+_SMALL_PREFILL: Final = {"MuseGlimmerForCausalLM": 512, "MuseGlimmerForConditionalGeneration": 512}
+#: classes whose pools are sized once graphs are captured (`MUSE_SPARK_ENV_DEFAULTS`), so that little is reserved for these; and
+#: what is then, in MiB, with and without a vision encoder
+_SIZED_AFTER_CAPTURE: Final = frozenset({"MuseSparkForConditionalGeneration"})
+_AFTER_CAPTURE, _VISION_AFTER_CAPTURE = 1536, 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the share depends on beside the device: latent attention, whether prefill is captured in graphs, and the vision
-    encoder's layers and hidden size where there is one."""
+    """What the share depends on beside the device: latent attention, whether prefill is captured in graphs and up to how many
+    tokens (None: a chunk's), the vision encoder's layers and hidden size where there is one, and whether pools are sized once
+    graphs are captured."""
 
     latent: bool = False
     captures_prefill: bool = True
     vision: tuple[int, int] | None = None
+    most_captured: int | None = None
+    sized_after_capture: bool = False
 
 
 def served_model(arch: Architecture) -> ServedModel:
     """What the share depends on of a model. SGLang takes ViT-L's size where `vision_config` has no key that it reads."""
     caches = arch.caches()
     towers = any(spec.component is Component.VISION for spec in arch.tensors)
+    towers = towers and _TEXT_ALONE.isdisjoint(arch.architectures)
+    multimodal = towers or any(isinstance(cache, CrossAttention) for cache in caches)
     delta = any(isinstance(cache, KimiDeltaState) for cache in caches)
     compressed = any(isinstance(cache, CompressedAttention) for cache in caches)
-    layers, hidden = arch.vision_size or (None, None)
-    captured = not towers or not _CAPTURED.isdisjoint(arch.architectures)
+    layers, hidden = _OWN_VISION.get(arch.model_type) or arch.vision_size or (None, None)
+    captured = not multimodal or not _CAPTURED.isdisjoint(arch.architectures)
     return ServedModel(
         latent=any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in caches),
         captures_prefill=captured and not compressed and not (delta and not arch.model_type.startswith("glm5_next")),
         vision=(layers or _VIT_LAYERS, hidden or _VIT_HIDDEN) if towers and arch.vision_size else None,
+        most_captured=next((_SMALL_PREFILL[name] for name in arch.architectures if name in _SMALL_PREFILL), None),
+        sized_after_capture=not _SIZED_AFTER_CAPTURE.isdisjoint(arch.architectures),
     )
 
 
@@ -86,19 +125,32 @@ def chunk_tokens(memory_bytes: int) -> int:
 def static_fraction(memory_bytes: int, serving: Serving, model: ServedModel, *, cuda: bool = True) -> Fraction:
     """The share of a device for weights and cache, to three digits (of models with a vision encoder to the last)."""
     memory = memory_bytes / MIB
+    captured = cuda and serving.pp == 1 and model.captures_prefill and not serving.eager
+    if model.sized_after_capture and captured:
+        reserved = _AFTER_CAPTURE + Fraction(serving.tp * serving.pp * 1024, 8)
+        share = _rounded(memory, reserved)
+        return share if model.vision is None else Fraction(float(share) - _VISION_AFTER_CAPTURE / memory)
+    share = _rounded(memory, _reserved(memory_bytes, serving, model, captured))
+    return share if model.vision is None else Fraction(float(share) * _vision_factor(*model.vision))
+
+
+def _rounded(memory: float, reserved: Fraction) -> Fraction:
+    return max(Fraction(str(round((memory - float(reserved)) / memory, 3))), Fraction(1, 1000))
+
+
+def _reserved(memory_bytes: int, serving: Serving, model: ServedModel, captured: bool) -> Fraction:
+    """MiB that are left for activations, graphs and ranks. `captured`: prefill is."""
     chunk, few, many = _by_size(memory_bytes)
     chunk = serving.max_num_batched_tokens or chunk
-    batch = few if serving.tp < 4 else many
+    batch = min(few if serving.tp < 4 else many, serving.max_num_seqs or _LARGEST[1])
     reserved = _META + max(chunk, _LEAST_TOKENS) * _TOKEN + Fraction(serving.tp * serving.pp * 1024, 8)
-    reserved += batch * _SEQUENCE
+    reserved += 0 if serving.eager else batch * _SEQUENCE
     if serving.attn_dp > 1:
         reserved += batch * serving.attn_dp * (3 if batch <= 300 else Fraction(9, 2))
-    if cuda and serving.pp == 1 and model.captures_prefill:
-        reserved += _LATENT_GRAPHS if model.latent else len(_prefill_sizes(chunk)) * _PREFILL_SIZE
-    if memory > _LARGE:
-        reserved = max(reserved, Fraction(_LEAST_OF_LARGE))
-    share = max(Fraction(round(1000 * (memory - float(reserved)) / memory), 1000), Fraction(1, 1000))
-    return share if model.vision is None else Fraction(float(share) * _vision_factor(*model.vision))
+    if captured:
+        sizes = _prefill_sizes(min(chunk, model.most_captured or chunk))
+        reserved += _LATENT_GRAPHS if model.latent else len(sizes) * _PREFILL_SIZE
+    return max(reserved, Fraction(_LEAST_OF_LARGE)) if memory_bytes / MIB > _LARGE else reserved
 
 
 def _by_size(memory_bytes: int) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 STYLES = {"fits": "bold green", "tight": "bold yellow", "does-not-fit": "bold red"}
 #: what an engine's share is not asked to hold, so that the parts of the total do not add up to it (`hfmem.plan.fit`)
-_OUTSIDE = {"vllm": "; the context lies outside", "sglang": "; for weights and cache alone"}
+_OUTSIDE = {"vllm": "; the CUDA context lies outside", "sglang": "; for weights and cache alone"}
 _MARKS = {"exact": "", "derived": "≈ ", "estimated": "~ "}
 
 

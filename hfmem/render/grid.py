@@ -109,7 +109,9 @@ def _pipes(cells: Iterator[str] | Sequence[str]) -> str:
 
 def markdown_cell(text: str) -> str:
     """Text that means itself in a Markdown table, and steers no terminal."""
-    return safe(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return (
+        safe(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[").replace("\n", " ")
+    )
 
 
 def grid_html(grid: Grid) -> Iterator[str]:

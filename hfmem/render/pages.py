@@ -9,6 +9,7 @@ from typing import Any
 
 from hfmem.render.grid import Grid, grid_html, grid_markdown, html_text
 from hfmem.render.json import report_dict, to_dict
+from hfmem.render.lines import safe
 from hfmem.report import Report
 
 _STYLE = """
@@ -60,7 +61,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in flat for name in row))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow(_cell(name) for name in names)
     writer.writerows([row.get(name, "") for name in names] for row in flat)
     return out.getvalue()
 
@@ -78,10 +79,10 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _cell(value: Any) -> str:
-    """A scalar; text that a spreadsheet would take for a formula is marked as text."""
+    """A scalar that steers no terminal; text that a spreadsheet would take for a formula is marked as text."""
     if value is None:
         return ""
-    text = str(value)
+    text = safe(str(value))
     return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 

@@ -20,7 +20,8 @@ from hfmem.server_logs.llama_weights import buffer_checks
 from hfmem.server_logs.parse import LogFacts, Reading
 from hfmem.server_logs.reasons import NO_CHECKPOINTS, drafts_itself
 from hfmem.server_logs.sglang import sglang_checks
-from hfmem.server_logs.vllm import release_by_form, vllm_checks
+from hfmem.server_logs.vllm import vllm_checks
+from hfmem.server_logs.vllm_release import release_by_form
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _serving(read: Model, log: LogFacts) -> Serving:
         swa_full_tokens_ratio=told.swa_ratio,
         mamba_full_memory_ratio=told.mamba_ratio,
         state_dtype=told.state_dtype,
+        dcp=told.dcp if log.engine == "vllm" else 1,
+        one_kind_of_page=told.hybrid_off and log.engine == "vllm",
     )
 
 

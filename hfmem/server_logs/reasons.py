@@ -119,9 +119,9 @@ def _cache_formats(serving: Serving) -> Iterator[tuple[str, Serving]]:
 
 def _schedules(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
     """What states, windows and steps keep, where the log does not say."""
-    if serving.compute_capability > NO_CHECKPOINTS:
+    if serving.prefill_checkpoints:
         reason = "fits without the states' prefill checkpoints, as in earlier releases and before Hopper"
-        yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
+        yield reason, replace(serving, prefill_checkpoints=False)
     for on in (False, True):
         if log.settings.prefix_caching is None and serving.enable_prefix_caching != on:
             word = "on" if on else "off"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantized_layouts import COMMON, Layout
-from quantized_tensors import IN, OUT, Stored, config, logical
+from quantized_tensors import COMPRESSED_INT4, IN, OUT, Stored, config, logical
 
 from hfmem.checkpoint.modules import LEAVES
 from hfmem.checkpoint.quantization import (
@@ -17,8 +17,43 @@ from hfmem.checkpoint.quantization import (
 )
 from hfmem.dtypes import BITS
 
+#: compressed-tensors' codes of three bits: ten a word before release 0.18, one after another since
+THREE_BITS = COMPRESSED_INT4 | {
+    "config_groups": {
+        "group_0": {"targets": ["Linear"], "weights": {"num_bits": 3, "group_size": 128, "symmetric": True}}
+    }
+}
+THREE_BITS_A_ROW = COMPRESSED_INT4 | {
+    "config_groups": {
+        "group_0": {"targets": ["Linear"], "weights": {"num_bits": 3, "strategy": "channel", "symmetric": True}}
+    }
+}
+
 CASES: list[Layout] = [
     *COMMON,
+    *(
+        (
+            f"compressed-tensors w3a16, {words} words, {groups} groups",
+            {
+                "weight_packed": ("I32", (OUT, words)),
+                "weight_scale": ("BF16", (OUT, groups)),
+                "weight_shape": ("I64", (2,)),
+            },
+            THREE_BITS if groups > 1 else THREE_BITS_A_ROW,
+            "compressed-tensors",
+            3,
+            128 if groups > 1 else None,
+        )
+        for words, groups in ((IN * 3 // 32, IN // 128), (-(-IN // 10), IN // 128), (IN * 3 // 32, 1))
+    ),
+    (
+        "compressed-tensors mxfp6",
+        {"weight_packed": ("U8", (OUT, IN * 3 // 4)), "weight_scale": ("U8", (OUT, IN // 32))},
+        {"quant_method": "compressed-tensors", "format": "mxfp6-pack-quantized"},
+        "compressed-tensors",
+        6,
+        32,
+    ),
     (
         "modelopt nvfp4",
         {
@@ -221,7 +256,8 @@ def test_one_weight_of_each_layout(
     assert summary.plain_elements == OUT + IN
     kept = 2 if "2:4" in case else 1  # half of the codes, and which half
     assert bits <= kept * summary.bits_per_weight < bits + 3
-    assert summary.quantized_bytes - summary.overhead_bytes == 3 * OUT * IN * bits // 8 // kept
+    row = 410 * 32 if "410 words" in case else IN * bits // kept  # ten codes in each word of 32 bits
+    assert summary.quantized_bytes - summary.overhead_bytes == 3 * OUT * row // 8
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F4", "I8", "U8", "U32"])

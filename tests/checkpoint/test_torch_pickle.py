@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_files import archive, facts, saved
 
+from hfmem.checkpoint.quantization import logical_groups
 from hfmem.checkpoint.torch_pickle import merge_torch, read_torch
 from hfmem.errors import ContradictionError, FormatError
 
@@ -150,3 +151,52 @@ def test_what_is_no_weights_file_is_named(data: bytes, words: str) -> None:
 def test_a_larger_directory_is_read_too() -> None:
     state = {f"n{i}": torch.zeros(1) for i in range(3000)}  # its directory is longer than the tail read first
     assert len(facts(saved(state)).tensors) == 3000
+
+
+class Packed(torch.Tensor):
+    """A weight as torchao's tensors are: no storage of its own, tensors in its attributes."""
+
+    tensor_impl: Any
+
+    @staticmethod
+    def __new__(cls, inner: Any, shape: tuple[int, ...]) -> Packed:
+        return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bfloat16)
+
+    def __init__(self, inner: Any, shape: tuple[int, ...]) -> None:
+        self.tensor_impl = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError
+
+
+class Impl(torch.Tensor):
+    int_data: Any
+    scale: Any
+
+    @staticmethod
+    def __new__(cls, codes: Any, scale: Any) -> Impl:
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=codes.dtype)
+
+    def __init__(self, codes: Any, scale: Any) -> None:
+        self.int_data, self.scale = codes, scale
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def test_a_weight_of_tensors_in_attributes_is_counted_by_them() -> None:
+    impl = Impl(torch.zeros(512, 256, dtype=torch.int8), torch.zeros(512, dtype=torch.bfloat16))
+    state = {"layers.0.up_proj.weight": Packed(impl, (512, 256)), "norm.weight": torch.zeros(256)}
+    found = facts(saved(state))
+    inner = "layers.0.up_proj.weight.tensor_impl"
+    assert dict(found.tensors) == {
+        f"{inner}.int_data": ("I8", (512, 256)),
+        f"{inner}.scale": ("BF16", (512,)),
+        "norm.weight": ("F32", (256,)),
+    }
+    assert found.unused_bytes == 0
+    weight = next(group for group in logical_groups(merge_torch([found])) if group.method)
+    assert (weight.pattern, weight.shape, weight.bits) == ("layers.{}.up_proj.weight", (512, 256), 8)
+    assert weight.total_bytes == 512 * 256 + 2 * 512

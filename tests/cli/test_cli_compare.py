@@ -29,6 +29,8 @@ def _rows(run: Run, words: str) -> tuple[int, list[dict[str, Any]]]:
         "--gpu 4090 --draft Qwen/Qwen3-0.6B --draft-tokens 3",
         "--gpu 4090 --num-gpus min",
         "--gpu 4090 --batch max",
+        "--gpu 2x4090 --pp 2 --enforce-eager --max-num-batched-tokens 4096",
+        "--gpu 4090 --overhead 10%",
     ],
 )
 def test_rows_are_what_fit_says(run: Run, shared: str) -> None:
@@ -60,8 +62,10 @@ def test_the_table_says_verdict_room_and_length(run: Run) -> None:
     head, half, full, *notes = out.splitlines()
     assert (status, err) == (0, "") and head.split()[-3:] == ["verdict", "left", "longest"]
     # 20 GiB − 14.96 − 1.00; 5,414,313,984 bytes for 131,072 a token
-    assert half.split()[-5:] == ["fits", "4.04", "GiB", "free", "41,307"]
-    assert "does not fit" in full and full.split()[-1] == "none" and "missing" in full
+    assert half.split()[-3:] == ["fits", "4.04", "41,307"]
+    # 20 GiB − 29.92 − 1.00
+    assert "does not fit" in full and full.split()[-2:] == ["−10.92", "none"]
+    assert max(map(len, (head, half, full))) <= 80
     assert any("20.00 GiB usable" in note for note in notes)
 
 
@@ -77,8 +81,8 @@ def test_a_number_of_gpus_of_its_own_has_a_column(run: Run) -> None:
     """fp32 of 8.03 B parameters are 29.9 GiB: two of 24 GiB where bf16 takes one."""
     words = f"compare {LLAMA} --quant bf16,fp32 --ctx 8k --engine ideal --gpu 24GiB --gpus min {OFF}"
     head, half, full, *_ = run(*words.split())[1].splitlines()
-    assert "GPUs" in head.split() and half.split()[-5:-4] == ["fits"]
-    assert (half.split()[-6], full.split()[-6]) == ("1", "2")
+    assert "GPUs" in head.split() and half.split()[-3] == full.split()[-3] == "fits"
+    assert (half.split()[-4], full.split()[-4]) == ("1", "2")
 
 
 @pytest.mark.parametrize(
@@ -104,3 +108,50 @@ def test_a_row_that_cannot_be_told_says_why(run: Run, words: str, code: int, why
 def test_an_unknown_device_is_a_usage_error(run: Run) -> None:
     status, out, err = run("compare", LLAMA, "--quant", "bf16,fp8", "--gpu", "nothing9", *OFF.split())
     assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("formats", "require", "expected"),
+    [  # 20 GiB hold 8.03 B parameters of 16 bits and 1 GiB of cache, and not those of 32
+        ("bf16,fp32", "any", 0),
+        ("bf16,fp32", "all", 1),
+        ("bf16,fp16", "all", 0),
+        ("fp32", "any", 1),
+    ],
+)
+def test_a_pipeline_may_require_rows_to_fit(run: Run, formats: str, require: str, expected: int) -> None:
+    words = f"compare {LLAMA} --quant {formats} --ctx 8k --engine ideal --gpu 20GiB {OFF}"
+    plain = run(*words.split())
+    status, out, err = run(*words.split(), "--require", require)
+    assert plain[0] == 0 and (status, out, err) == (expected, plain[1], "")
+
+
+def test_a_row_that_cannot_be_told_outweighs_one_that_does_not_fit(run: Run) -> None:
+    words = f"compare {LLAMA} nobody/nothing --ctx 8k --engine ideal --gpu 8GiB --require all {OFF}"
+    assert run(*words.split())[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "why"), [("--require any", "needs --gpu"), ("--gpu 4090 --require some", "any, all")]
+)
+def test_what_cannot_be_required(run: Run, words: str, why: str) -> None:
+    status, out, err = run("compare", LLAMA, *words.split(), *OFF.split())
+    assert (status, out, err.count("\n")) == (2, "", 1) and why in err
+
+
+def test_a_star_stands_for_the_catalogues_names(run: Run) -> None:
+    """Which models of the catalogue fit: rows by name, in order, with the verdicts that each has by itself."""
+    status, rows = _rows(run, "Qwen/Qwen3-*b *bert-base* --ctx 2k --engine ideal --gpu 12GiB")
+    names = [row["label"] for row in rows]
+    assert status == 0 and names[-1] == "google-bert/bert-base-uncased" and names[:-1] == sorted(names[:-1])
+    assert {"Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"} <= set(names)
+    # the case is nobody's matter; what comes after the pattern's end is
+    assert all(name.startswith("Qwen/Qwen3-") and name.endswith("B") for name in names[:-1])
+    # 12 GiB hold 1.72 billion parameters of 16 bits, not 8.19 billion
+    verdicts = {row["label"]: row["fit"]["verdict"] for row in rows}
+    assert (verdicts["Qwen/Qwen3-1.7B"], verdicts["Qwen/Qwen3-8B"]) == ("fits", "does-not-fit")
+
+
+def test_a_star_that_stands_for_nothing(run: Run) -> None:
+    status, out, err = run("compare", "nobody/*", *OFF.split())
+    assert (status, out, err.count("\n")) == (2, "", 1) and "'nobody/*'" in err

@@ -116,7 +116,7 @@ def test_memory_beside_the_weights_is_said_where_there_is_some(run: Run) -> None
 
 def test_rows_of_several_ranks_say_so(run: Run) -> None:
     _, out, _ = run(LLAMA, "--tp", "4", "--offline")
-    rows = [text for text in out.splitlines() if text.startswith(("  loading", "  activations", "  context"))]
+    rows = [text for text in out.splitlines() if text.startswith(("  loading", "  activations", "  CUDA context"))]
     assert len(rows) == 3 and all("4 ranks" in text for text in rows)
 
 
@@ -124,8 +124,9 @@ def test_compare_counts_what_is_loaded(run: Run) -> None:
     """vLLM loads fp32 in 16 bits: weights and total are of that, and a line says so. 8,030,261,248 × 2 bytes are 14.96 GiB."""
     status, out, _ = run("compare", LLAMA, "--quant", "bf16,fp32", "--ctx", "8k", "--offline")
     half, full = (line.split() for line in out.splitlines() if line.startswith(("bf16", "fp32")))
-    assert status == 0 and half[3:5] == full[3:5] == ["14.96", "≈"] and (half[5], full[5]) == ("16.00", "32.00")
-    assert half[-1] == full[-1]
+    assert status == 0 and half[1:3] == full[1:3] == ["14.96", "≈"] and (half[3], full[3]) == ("16.00", "32.00")
+    assert half[-1] == full[-1] and "8.03 B parameters" in out and "params" not in out  # one for all rows
+    assert "params" in run("compare", LLAMA, "Qwen/Qwen3-8B", "--ctx", "8k", "--offline")[1]
     assert "weights: as they are loaded; bits each: as they are stored" in out
     assert "as they are loaded" not in run("compare", LLAMA, "--ctx", "8k", "--offline")[1]
 
@@ -154,3 +155,21 @@ def test_a_table_too_wide_for_a_terminal() -> None:
         "   3.00  =   8,192",
     ]
     assert texts[12][:3] == ["org/a-model", "  size    1.00  =", "  length  8,192"]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (8_030_261_248, "8.03 B"),
+        (999_885_952, "1 B"),  # google/gemma-3-1b-it: three digits of it are no thousand million
+        (999_499_999, "999 M"),
+        (999_500_000, "1 B"),
+        (1_000_000_000_000, "1 T"),
+        (134_515_008, "135 M"),
+        (7, "7"),
+    ],
+)
+def test_counts_in_three_digits(count: int, words: str) -> None:
+    from hfmem.units import format_count
+
+    assert format_count(count) == words

@@ -110,6 +110,19 @@ def test_a_locale_without_unicode_gets_ascii(folder: Path, words: str) -> None:
     assert done.stdout.isascii() and "?" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    "words", ["layers google/gemma-3-27b-it", "compare meta-llama/Meta-Llama-3-8B google/gemma-3-27b-it --ctx 8k"]
+)
+def test_columns_stay_columns_in_ascii(words: str) -> None:
+    """`≈` and `…` take more letters when they are spelled: every row still ends where its head does."""
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*words.split(), "--offline", "--no-cache"]
+    spelled, signs = (_process(command, env=env, cwd=ROOT).stdout.splitlines() for env in (plain, {**os.environ}))
+    rows = [number for number, text in enumerate(signs) if re.search(r"\d\.\d\d", text) and not text.startswith("GiB")]
+    assert len(rows) >= 2 and any("…" in signs[number] or "≈" in signs[number] for number in rows)
+    assert all(len(spelled[number]) == len(signs[number]) == len(signs[0]) for number in rows)
+
+
 def test_what_has_no_spelling_is_a_question_mark() -> None:
     plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = _process(["é/模型", "--offline"], env={**plain, "PYTHONIOENCODING": "latin-1"}, cwd=ROOT)

@@ -81,7 +81,10 @@ def test_a_server_that_sends_no_error_codes(hub: HubServer) -> None:
             r"it is an adapter \(PEFT\) of org/base: run hfmem on it",
         ),
         ({"model_index.json": {"_class_name": "FluxPipeline"}}, r"it is a diffusers pipeline \(FluxPipeline\)"),
-        ({"config.json": CONFIG, "tf_model.h5": b"x", "README.md": b""}, r"no model\.safetensors .*found tf_model\.h5"),
+        (
+            {"config.json": CONFIG, "model.nemo": b"x" * 5_000_000, "README.md": b""},
+            r"no model\.safetensors .*holds a NeMo archive \(model\.nemo, 5 MB\)",
+        ),
         ({"config.json": CONFIG, "mmproj-f16.gguf": b"x"}, r"no model\.safetensors .*GGUF files: mmproj-f16\.gguf"),
     ],
 )

@@ -126,7 +126,11 @@ def test_quantization_settings_beside_the_config(tmp_path: Path) -> None:
         ({"config.json": b""}, FormatError, r"config\.json is empty"),
         ({"config.json": b"{,}"}, FormatError, r"config\.json: not JSON at line 1, column 2"),
         ({"config.json": b"[]"}, FormatError, "not a JSON object"),
-        ({"config.json": CONFIG, "x.ckpt": b"x"}, MissingFileError, r"no model\.safetensors and no .*; found x\.ckpt"),
+        (
+            {"config.json": CONFIG, "x.ckpt": b"x"},
+            MissingFileError,
+            r"no model\.safetensors and no .*; it holds a training checkpoint \(x\.ckpt, ",
+        ),
         ({"config.json": CONFIG, "model.safetensors": b""}, FormatError, r"model\.safetensors is empty"),
         ({"config.json": CONFIG, "model.safetensors": b"1234567"}, FormatError, "too few"),
         ({"config.json": CONFIG, "pytorch_model.bin": b""}, FormatError, r"pytorch_model\.bin is empty"),

@@ -75,7 +75,7 @@ def test_block_types() -> None:
     for fmt, size in {"q8_0": 34, "q5_1": 24, "q5_0": 22, "q4_1": 20, "q4_0": 18, "iq4_nl": 18, "int4": 18}.items():
         assert held(llama_3_8b(), 256, kv_dtype=fmt) == elements // 32 * size
     odd = build("any", one(FullAttention(8, 1, 80, 80), 1))
-    with pytest.raises(UnsupportedError, match="whole blocks of 32"):
+    with pytest.raises(UnsupportedError, match="heads of whole blocks of 32"):
         held(odd, 256, kv_dtype="q8_0")
     with pytest.raises(UnsupportedError, match="no fp8 cache"):
         held(llama_3_8b(), 256, kv_dtype="fp8")

@@ -114,11 +114,12 @@ def test_pages_on_data_centre_blackwell() -> None:
 
 
 def test_windowed_pool_at_worst() -> None:
-    # a window, 128 steps until eviction and two pages of one token a request; two chunks of 8192 and a page for all
+    # a window without the token itself, 128 steps until eviction and two pages of one token a request; two chunks of 8192 and a
+    # page for all
     token = 8 * 128 * 2
-    tokens = 128 + 128 + 2 + 2 * 8192 + 1
+    tokens = 127 + 128 + 2 + 2 * 8192 + 1
     assert sglang.cache(gpt_oss_20b(), Serving(131072)).bytes == token * 12 * (131072 + tokens)
-    four = 4 * (128 + 128 + 2) + 2 * 8192 + 1
+    four = 4 * (127 + 128 + 2) + 2 * 8192 + 1
     assert sglang.cache(gpt_oss_20b(), Serving(131072, 4)).bytes == token * 12 * (4 * 131072 + four)
     assert sglang.cache(gpt_oss_20b(), Serving(1000)).bytes == token * 24 * 1000
 
@@ -166,7 +167,7 @@ def test_pool_divides_states_from_tokens() -> None:
 def test_pool_divides_windowed_from_full() -> None:
     found = pool(gpt_oss_20b(), MEMORY, 131072)
     held = int(found.capacity_tokens * 0.8)
-    assert found.max_concurrency == min(found.capacity_tokens / 131072, (held - 2 * 8192 - 1) / 258)
+    assert found.max_concurrency == min(found.capacity_tokens / 131072, (held - 2 * 8192 - 1) / 257)
     with pytest.raises(UnsupportedError, match="cannot hold even one request"):
         pool(gpt_oss_20b(), 140 * 2048 * 24, 100)
 
@@ -292,14 +293,14 @@ def test_told_requests_size_the_pools_where_the_radix_cache_is_off() -> None:
     off = {"enable_prefix_caching": False, "page_size": 1}
     states = pool(qwen3_next(), 3 * GIB, 512, tp=2, max_num_seqs=60, mamba_full_memory_ratio=2.0, **off)
     assert states.capacity_tokens == 70_360
-    # 93,785 tokens: 300 × (window 128 + 128 until eviction + 2 pages) + 2 chunks of 8192 + a page; fp8: 12 layers × 128 bytes each
-    windowed = 300 * (128 + 128 + 2) + 2 * 8192 + 1
-    assert windowed == 93_785
+    # 93,485 tokens: 300 × (window 127 + 128 until eviction + 2 pages) + 2 chunks of 8192 + a page; fp8: 12 layers × 128 bytes each
+    windowed = 300 * (127 + 128 + 2) + 2 * 8192 + 1
+    assert windowed == 93_485
     found = pool(gpt_oss_20b(), int(17.3 * GIB), 512, tp=8, max_num_seqs=300, kv_dtype="fp8", **off)  # type: ignore[arg-type]
-    assert found.capacity_tokens == 11_999_791 == (int(17.3 * GIB) - windowed * 12 * 128) // (12 * 128)
-    # two groups of data-parallel attention run 150 each, on four ranks with two heads
+    assert found.capacity_tokens == 12_000_091 == (int(17.3 * GIB) - windowed * 12 * 128) // (12 * 128)
+    # two groups of data-parallel attention run 150 each in chunks of 4096, on four ranks with two heads
     halved = pool(gpt_oss_20b(), GIB, 512, tp=8, attn_dp=2, max_num_seqs=300, **off)
-    assert halved.capacity_tokens == GIB // (12 * 512) - (150 * 258 + 2 * 8192 + 1)
+    assert halved.capacity_tokens == 128_019 == GIB // (12 * 512) - (150 * 257 + 2 * 4096 + 1)
 
 
 def test_ratios_are_sglangs() -> None:
@@ -340,3 +341,43 @@ def test_an_image_encoders_attention_is_shared_within_a_group_of_data_parallel_a
     for groups in (1, 2, 4):
         assert parameters(groups, "visual.blocks.{}.attn.") == 3 * (attention * groups // 4 + bias)
         assert parameters(groups, "visual.blocks.{}.mlp.") == 3 * ((4 * width * width + 2 * width) // 4 + width)
+
+
+def test_latent_attention_of_classes_it_has_not() -> None:
+    """Its Transformers backend would cache the keys and values of every head (`attention_arch` stays MHA)."""
+    with pytest.raises(UnsupportedError, match="no latent attention for AXK1ForCausalLM"):
+        sglang.cache(replace(deepseek_v3(), architectures=("AXK1ForCausalLM",)), Serving(10))
+    assert sglang.cache(replace(deepseek_v3(), architectures=("DeepseekV3ForCausalLM",)), Serving(10)).bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "settings", "page"),
+    [
+        # what `ServerArgs(…).resolve_once()` of 0.5.23 answers for a B200
+        ("llama", "LlamaForCausalLM", {}, 64),
+        ("llama", "LlamaForCausalLM", {"speculative_tokens": 4}, 1),
+        ("llama", "LlamaForCausalLM", {"page_size": 16}, 16),
+        ("gpt_oss", "GptOssForCausalLM", {"speculative_tokens": 4}, 64),
+        ("gemma4", "Gemma4ForConditionalGeneration", {"speculative_tokens": 4}, 64),
+        ("olmo3", "Olmo3ForCausalLM", {"speculative_tokens": 4}, 64),
+        ("lfm2", "Lfm2ForCausalLM", {}, 1),
+        ("qwen3_5", "Qwen3_5ForConditionalGeneration", {}, 1),
+        ("qwen3_5", "Qwen3_5ForConditionalGeneration", {"enable_prefix_caching": False}, 64),
+    ],
+)
+def test_pages_of_model_classes_on_a_b200(model_type: str, name: str, settings: dict[str, int], page: int) -> None:
+    arch = build(model_type, one(FullAttention(32, 8, 128, 128), 2), heads=32, architectures=(name,))
+    served = Serving(100, engine="sglang", compute_capability=100, **settings)  # type: ignore[arg-type]
+    assert sglang.cache(arch, served).page_size == page
+
+
+def test_sparse_latents_keep_their_pages_whatever_is_asked() -> None:
+    assert sglang.cache(deepseek_v32(), Serving(65, page_size=16)).page_size == 64
+
+
+def test_muse_spark_caches_fp8_unless_told() -> None:
+    arch = build(
+        "muse_spark", one(FullAttention(8, 8, 64, 64), 2), architectures=("MuseSparkForConditionalGeneration",)
+    )
+    assert sglang.cache(arch, Serving(10)).bytes == 10 * 2 * 8 * 128
+    assert sglang.cache(arch, Serving(10, kv_dtype="bf16")).bytes == 10 * 2 * 8 * 128 * 2

@@ -26,7 +26,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfmem.errors import UnsupportedError, UsageError
-from hfmem.memory.cache import bytes_per_token, held_tokens, layer_bytes, state_bytes_per_seq, state_tensors
+from hfmem.memory.cache import (
+    bytes_per_token,
+    held_tokens,
+    layer_bytes,
+    peak_contexts,
+    state_bytes_per_seq,
+    state_tensors,
+)
 from hfmem.memory.engines import cache_or_none, engine, pooling_engine
 from hfmem.memory.formats import GGML_BLOCKS, canonical_kv_dtype, resolve_kv_dtype, vector_bytes
 from hfmem.memory.serving import Serving
@@ -107,6 +114,39 @@ def test_an_unfinished_group_waits_to_be_compressed() -> None:
     # keys that are made of the compressed rows wait for nothing
     keyed = CompressedAttention(**shape, keys_from_rows=True)
     assert layer_bytes(keyed, 7, "bf16", "BF16") == window + row + 3 * 2 * 512 * 2
+
+
+def test_a_compressor_without_an_indexer() -> None:
+    # a row of 128 × 2 bytes for every 4 tokens, in 4 layers; overlapped: 4 tokens' values and gates, 128 wide, in bf16
+    plain = CompressedAttention(4, 128, 16, 4)
+    assert bytes_per_token(build("deepseek_v4", one(plain, 4))) == 4 * 128 * 2 // 4
+    assert state_bytes_per_seq(build("deepseek_v4", one(plain, 4))) == 0
+    wide = CompressedAttention(4, 128, 16, 4, overlap=True)
+    assert state_bytes_per_seq(build("deepseek_v4", one(wide, 1))) == 4 * 2 * 128 * 2
+
+
+def test_a_sequence_keeps_most_just_before_a_group_is_compressed() -> None:
+    by_four, by_many = CompressedAttention(4, 128, 16, 4), CompressedAttention(4, 128, 16, 128)
+    arch = build("deepseek_v4", [Layer((by_four,)), Layer((by_many,)), Layer((CompressedAttention(4, 128, 16, 0),))])
+    assert peak_contexts(arch, 300) == (300, 255, 299)  # after 299 tokens 3 wait and after 255 127 do
+    assert peak_contexts(arch, 3) == (3,)
+    assert peak_contexts(arch, 2) == (2,)
+    # 9 tokens: window, 2 rows, 1 waiting; 7 on the way there: 1 row, 3 waiting, which take values and gates each
+    assert layer_bytes(by_four, 9, "bf16", "BF16") == 9 * 256 + 2 * 256 + 512
+    assert layer_bytes(by_four, 7, "bf16", "BF16") == 7 * 256 + 256 + 3 * 512
+    for cache in (by_four, by_many):
+        alone = build("deepseek_v4", [Layer((cache,))])
+        for context in range(1, 400):
+            kept = [layer_bytes(cache, length, "bf16", "BF16") for length in range(1, context + 1)]
+            assert max(kept) == max(kept[length - 1] for length in peak_contexts(alone, context))
+
+
+def test_layers_that_predict_keep_nothing_in_plain_decoding() -> None:
+    # K and V of 8 heads × 128 in two of three layers
+    full = FullAttention(32, 8, 128, 128)
+    arch = build("llama", [*one(full, 2), Layer((full,), stack="mtp")])
+    assert bytes_per_token(arch) == 2 * 2 * 8 * 128 * 2
+    assert ideal(arch, 100) == 100 * 2 * 2 * 8 * 128 * 2
 
 
 def test_quantized_formats_carry_their_scales() -> None:

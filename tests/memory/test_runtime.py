@@ -16,7 +16,7 @@ from hfmem.memory.engines.vllm.releases import Release, release_of
 from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead, together
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import FullAttention
+from hfmem.model.layers import DeltaNetState, FullAttention, KimiDeltaState, Mamba2State
 from hfmem.units import GIB, MIB
 
 B200, H100, A100 = (
@@ -304,9 +304,14 @@ def test_flat_rule_of_the_articles() -> None:
 
 
 def test_steps_and_states_by_release() -> None:
-    """Windows beside the tokens of two steps from 0.26; states' checkpoints from 0.28."""
-    found = [(Release(minor).steps_in_flight, Release(minor).exports_states) for minor in (15, 25, 26, 28)]
-    assert found == [(1, False), (1, False), (None, False), (None, True)]
+    """Windows beside the tokens of two steps from 0.26; states' checkpoints where the sources of 0.28 to 0.33 have them."""
+    assert [Release(minor).steps_in_flight for minor in (15, 25, 26, 28)] == [1, 1, None, None]
+    delta, mamba = DeltaNetState(16, 48, 128, 128, 4), Mamba2State(128, 64, 128, 8, 4)
+    kimi = KimiDeltaState(32, 128, 128, 4)
+    found = [
+        tuple(Release(minor).exports_states(kind) for kind in (kimi, mamba, delta)) for minor in (28, 29, 31, 32, 33)
+    ]
+    assert found == [(False,) * 3, (True, False, False), (True, False, False), (True, True, False), (True,) * 3]
 
 
 def test_a_sampler_that_does_not_sort() -> None:

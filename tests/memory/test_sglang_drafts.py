@@ -24,9 +24,9 @@ from hfmem.model.families.registry import read_architecture
         ("Qwen/Qwen3.5-27B", 2, 1_395_262),
         ("Qwen/Qwen3.6-35B-A3B", 4, 5_571_584),
         ("deepseek-ai/DeepSeek-V3", 2, 1_202_667),
-        ("deepseek-ai/DeepSeek-V3.2", 4, 879_107),
+        ("deepseek-ai/DeepSeek-V3.2", 4, 879_107 // 64 * 64),  # its kernels force pages of 64
         ("zai-org/GLM-4.5", 2, 451_000),
-        ("zai-org/GLM-5", 2, 689_932),
+        ("zai-org/GLM-5", 2, 689_932 // 64 * 64),
         (EXAONE, 2, 18_641_351),
         (MIMO | {"architectures": ["MiMoV2FlashForCausalLM"]}, 2, 11_773_484),
     ],

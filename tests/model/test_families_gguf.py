@@ -231,7 +231,7 @@ def test_states_have_llama_cpps_sizes() -> None:
     [
         ({}, MissingKeyError, r"general\.architecture is missing"),
         (keys("lama", 2), UnknownArchitectureError, r"'lama' is not known; nearest: llama"),
-        (keys("minimax-m3", 2), UnsupportedError, "cache is not known here"),
+        (keys("qwen4exp", 2), UnsupportedError, "cache is not known here"),
         (keys("llama", 0), ContradictionError, r"llama\.block_count is 0"),
         (keys("llama", 10**9), ContradictionError, "beyond any real model"),
         (keys("llama", 2, attention__head_count=None), MissingKeyError, r"llama\.attention\.head_count is missing"),
@@ -254,6 +254,7 @@ def test_every_name_is_in_one_table() -> None:
         tables.FULL, set(tables.WINDOWED), tables.LATENT, tables.COMPRESSED,
         tables.MAMBA1, tables.MAMBA2, tables.RWKV, tables.HYBRID_MAMBA1,
         tables.HYBRID_MAMBA2, tables.PARALLEL_MAMBA2, tables.SHORT_CONV, tables.DELTA_NET, tables.KIMI_DELTA,
+        tables.LIGHTNING, tables.INDEXED,
         tables.WITHOUT_CACHE, tables.NOT_YET, {"t5"},
     ]  # fmt: skip
     names = [name for group in groups for name in group]

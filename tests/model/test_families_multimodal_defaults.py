@@ -93,7 +93,7 @@ COUNTED = [
     ("minicpmv4_7", "MiniCPMV4_7ForConditionalGeneration", 9_111_202_816),
     ("minimax_m3_vl", "MiniMaxM3SparseForConditionalGeneration", 448_052_008_448),
     ("mistral4", "Mistral4ForCausalLM", 118_972_826_624),
-    ("mistral_large4", "MistralLarge4ForConditionalGeneration", 1_051_822_421_504),
+    ("mistral_large4", "MistralLarge4ForConditionalGeneration", 1_051_822_421_536),
     ("mllama", "MllamaForConditionalGeneration", 10_642_941_475),
     ("modernvbert", "ModernVBertModel", 251_335_680),
     ("molmo2", "Molmo2ForConditionalGeneration", 8_694_602_192),

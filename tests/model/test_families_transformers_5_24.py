@@ -226,3 +226,81 @@ def test_imagegpt_keeps_its_pixels(heads: int, width: int, kept: int) -> None:
     arch = read_architecture(config)
     assert cached(arch) == kept
     assert arch.partial
+
+
+def test_glm_image_writes_image_tokens_only() -> None:
+    # counted with transformers 5.24.0 on the meta device; its head has a row for each of 16,512 image tokens: 16,512 · 4,096
+    arch = read_architecture({"model_type": "glm_image", "architectures": ["GlmImageForConditionalGeneration"]})
+    assert arch.expected_parameters() == 10_046_612_480 + 16_512 * 4096
+    head = next(s for s in arch.tensors if s.pattern == "lm_head.weight")
+    assert head.shape == (16_512, 4096)
+    text = {"model_type": "glm_image_text", "dtype": "float32", "num_hidden_layers": 2, "tie_word_embeddings": True}
+    assert next(s for s in read_architecture(text).tensors if s.pattern == "lm_head.weight").tied_to is None
+    assert cached(read_architecture(text)) == 2 * 23 * 2 * 2 * 128 * 4  # 2 layers, K and V, 2 heads of 128, fp32
+
+
+def test_nemotron_transcribe() -> None:
+    # counted with transformers 5.24.0 on the meta device: NVIDIA-Nemotron-3.5-Transcribe-30B-A4B is its class's default
+    pattern = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
+    text = {
+        "model_type": "nemotron_h",
+        "hidden_size": 2688,
+        "hybrid_override_pattern": pattern,
+        "intermediate_size": 1856,
+        "mamba_num_heads": 64,
+        "moe_intermediate_size": 1856,
+        "moe_shared_expert_intermediate_size": 3712,
+        "n_routed_experts": 128,
+        "num_experts_per_tok": 6,
+        "num_key_value_heads": 2,
+    }
+    arch = read_architecture({"model_type": "nemo_speechlm", "text_config": text, "dtype": "bfloat16"})
+    assert arch.expected_parameters() == read_architecture({"model_type": "nemo_speechlm"}).expected_parameters()
+    assert arch.expected_parameters() == 32_361_750_159
+    experts = [s for s in arch.tensors if s.pattern.endswith("experts.gate_and_up_projs")]
+    assert [(s.shape, s.count) for s in experts] == [((128, 2688, 1856), 23)]
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [  # counted with transformers 5.24.0 on the meta device
+        ({"model_type": "glm4v_text", "architectures": ["Glm4vTextModel"]}, 8_779_522_048),
+        ({"model_type": "glm_ocr_text", "architectures": ["GlmOcrTextModel"]}, 312_542_208),
+        ({"model_type": "molmo2_text", "architectures": ["Molmo2TextModel"]}, 7_568_929_792),
+    ],
+)
+def test_a_wrappers_text_model_alone_has_no_head(config: dict[str, Any], parameters: int) -> None:
+    arch = read_architecture(config)
+    assert arch.expected_parameters() == parameters
+    assert not [s for s in arch.tensors if s.pattern.startswith(("lm_head", "model."))]
+
+
+def test_biases_of_feed_forwards_are_v2s() -> None:
+    """`mlp_bias` means something to DeepSeek V2's class, in shared experts too, and nothing to V3.2's."""
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "first_k_dense_replace": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 16,
+        "q_lora_rank": 24,
+        "v_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "moe_intermediate_size": 16,
+        "n_routed_experts": 4,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 2,
+        "num_nextn_predict_layers": 0,
+    }
+    grown = []
+    for model_type in ("deepseek_v2", "deepseek_v32"):
+        plain, biased = (
+            read_architecture({"model_type": model_type, **sizes, "mlp_bias": bias}).expected_parameters()
+            for bias in (False, True)
+        )
+        grown.append(biased - plain)
+    assert grown == [(2 * 48 + 32) + 2 * (2 * 2 * 16 + 32), 0]

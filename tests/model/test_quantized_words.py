@@ -93,6 +93,36 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]] = {
 }
 
 
+#: what torchao 0.10 and 0.15 pickled: attributes of the weight's `tensor_impl`
+CASES |= {
+    "int8, a word": (
+        {"quant_method": "torchao", "quant_type": "int8_weight_only"},
+        [("I8", (96, 512)), ("BF16", (96,)), ("I64", (96,))],
+    ),
+    "int8, version 1": (torchao("Int8WeightOnlyConfig", 1), [("I8", (96, 512)), ("BF16", (96,)), ("I64", (96,))]),
+    "int8 inputs, a word": (
+        {"quant_method": "torchao", "quant_type": "int8_dynamic_activation_int8_weight"},
+        [("I8", (96, 512)), ("BF16", (96,))],
+    ),
+    "int4 in bytes, a word": (
+        {
+            "quant_method": "torchao",
+            "quant_type": "int8_dynamic_activation_int4_weight",
+            "quant_type_kwargs": {"group_size": 64},
+        },
+        [("I8", (96, 512)), ("BF16", (96, 8)), ("BF16", (96, 8))],
+    ),
+    "fp8, a word": (
+        {"quant_method": "torchao", "quant_type": "float8_weight_only"},
+        [("F8_E4M3", (96, 512)), ("BF16", (96,))],
+    ),
+    "int4, a word": (
+        {"quant_method": "torchao", "quant_type": "int4_weight_only", "quant_type_kwargs": {"group_size": 64}},
+        [("I32", (12, 8, 32, 4)), ("BF16", (16, 96, 2))],
+    ),
+}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_torchao(name: str) -> None:
     section, tensors = CASES[name]
@@ -102,7 +132,7 @@ def test_torchao(name: str) -> None:
 def test_what_torchao_does_not_say_enough_about() -> None:
     assert stored(torchao("Int4WeightOnlyConfig", int4_packing_format="preshuffled")) is None
     assert stored(torchao("FqnToConfig")) is None
-    assert stored({"quant_method": "torchao", "quant_type": "int8_weight_only"}) is None
+    assert stored({"quant_method": "torchao", "quant_type": "uintx_weight_only"}) is None
     assert stored(torchao("Int8WeightOnlyConfig") | {"include_input_output_embeddings": True}) is None
 
 

@@ -27,7 +27,7 @@ LLAMA = "meta-llama/Meta-Llama-3-8B"
 @pytest.mark.parametrize(
     ("engine", "words"),
     [
-        ("vllm", "(0.92 of 79.18; the context lies outside)"),
+        ("vllm", "(0.92 of 79.18; the CUDA context lies outside)"),
         ("sglang", "of 79.18; for weights and cache alone)"),
         ("llama.cpp", "79.18 GiB usable (79.18)"),
         ("transformers", "79.18 GiB usable (79.18)"),

@@ -96,5 +96,40 @@ def test_what_a_model_changes() -> None:
 
     assert served("meta-llama/Llama-3.1-8B-Instruct") == ServedModel()
     assert served("deepseek-ai/DeepSeek-V3") == ServedModel(latent=True)
-    # SigLIP of 27 layers and 1,152 (its config)
-    assert served("google/gemma-3-27b-it") == ServedModel(captures_prefill=False, vision=(27, 1152))
+    # a vision encoder of 32 layers and 1,280 (its config)
+    assert served("Qwen/Qwen2.5-VL-3B-Instruct") == ServedModel(captures_prefill=False, vision=(32, 1280))
+    # SigLIP is left out unless told `--enable-multimodal`
+    assert served("google/gemma-3-27b-it") == ServedModel()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reserved"),
+    [
+        # `--max-running-requests` lowers the largest captured batch, `--disable-cuda-graph` leaves out every graph
+        ({"max_num_seqs": 37}, PREFILL + 128 + 37 * 2 + GRAPHS),
+        ({"max_num_seqs": 4096}, PREFILL + 128 + 256 * 2 + GRAPHS),
+        ({"eager": True}, PREFILL + 128),
+    ],
+)
+def test_graphs_that_are_not_captured(settings: dict[str, Any], reserved: int) -> None:
+    memory = 48 << 30  # without the 10 GiB that larger devices keep at least
+    reserved += {37: 0, 4096: (32 - 256) * 2}.get(settings.get("max_num_seqs", 37), 0)
+    share = static_fraction(
+        memory, Serving(4096, engine="sglang", max_num_batched_tokens=8192, **settings), ServedModel()
+    )
+    assert share == Fraction(round(1000 * (49_152 - reserved) / 49_152), 1000)
+
+
+def test_shares_that_sglang_resolves() -> None:
+    """`ServerArgs(…).resolve_once()` of SGLang 0.5.23 with these settings and devices (MiB as nvidia-smi tells them)."""
+    plain, muse = ServedModel(), ServedModel(vision=(50, 1536), sized_after_capture=True)
+    for mib, settings, model, share in (
+        (81_559, {"tp": 1}, plain, 0.83),
+        (81_920, {"tp": 8, "max_num_seqs": 37, "eager": True}, plain, 0.831),
+        (40_960, {"tp": 8, "max_num_seqs": 4, "max_num_batched_tokens": 1024, "ep": True}, plain, 0.88),
+        (81_920, {"tp": 8, "pp": 3, "attn_dp": 2, "max_num_seqs": 37, "max_num_batched_tokens": 8192}, plain, 0.803),
+        (81_559, {"tp": 1}, muse, 0.8795573756421732),
+        (81_559, {"tp": 1}, ServedModel(vision=(50, 1536), most_captured=512), 0.63232),
+    ):
+        served = Serving(4096, engine="sglang", **settings)  # type: ignore[arg-type]
+        assert float(static_fraction(mib << 20, served, model)) == pytest.approx(share, abs=1e-12)

@@ -14,7 +14,7 @@ from hfmem.memory.engines.vllm.releases import GraphSizes
 from hfmem.server_logs.forms import release_told
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.verify import verify_log
-from hfmem.server_logs.vllm import release_by_form
+from hfmem.server_logs.vllm_release import release_by_form
 
 START = (
     "INFO 06-10 10:57:57 [gpu_model_runner.py:1801] Model loading took 15.2683 GiB and 3.617503 seconds\n"

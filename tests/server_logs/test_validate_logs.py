@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from repository import ROOT
 
+import log_errors
+import log_rows
 from hfmem.server_logs.checks import check
 from hfmem.server_logs.parse import Reading
+from log_models import Models
+from validate_logs import FIGURES
 
 SCRIPT = ROOT / "scripts" / "validate_logs.py"
 WEIGHTS = "INFO Model loading took 14.9889 GiB and 2.7 seconds"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("validate_logs", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def row(**parts: Any) -> dict[str, Any]:
     return {"id": 1, "engine": "vllm", "model": "meta-llama/Llama-3.1-8B-Instruct", "excerpt": WEIGHTS, **parts}
 
 
-def test_a_row_that_counts(script: ModuleType) -> None:
-    found = script.check_row(row(), script.Models([]))
+def test_a_row_that_counts() -> None:
+    found = log_rows.check_row(row(), Models([]))
     assert [item.what for item in found.checks] == ["weights"] and not found.unusable
     assert abs(found.checks[0].difference) < 1e-3
 
 
-def test_numbers_beside_the_excerpt_count_only_where_a_person_copied_them(script: ModuleType) -> None:
-    models, numbers = script.Models([]), {"kv_GiB_per_gpu": 51.38, "kv_tokens": 420_864}
+def test_numbers_beside_the_excerpt_count_only_where_a_person_copied_them() -> None:
+    models, numbers = Models([]), {"kv_GiB_per_gpu": 51.38, "kv_tokens": 420_864}
     told = {"flags": {"max_model_len": 16000, "block_size": 128}, "numbers": numbers}
-    copied = script.check_row(row(**told, transcription="hand-copied"), models)
-    extracted = script.check_row(row(**told, extraction="regex"), models)
+    copied = log_rows.check_row(row(**told, transcription="hand-copied"), models)
+    extracted = log_rows.check_row(row(**told, extraction="regex"), models)
     assert {item.what for item in copied.checks} == {"weights", "KV cache tokens"}
     assert [item.what for item in extracted.checks] == ["weights"]
 
@@ -61,12 +53,12 @@ def test_numbers_beside_the_excerpt_count_only_where_a_person_copied_them(script
         ({"excerpt": "GPU KV cache size: 178,880 tokens"}, "lack what they depend on"),
     ],
 )
-def test_rows_that_do_not_count_say_why(script: ModuleType, parts: dict[str, Any], reason: str) -> None:
-    found = script.check_row(row(**parts), script.Models([]))
+def test_rows_that_do_not_count_say_why(parts: dict[str, Any], reason: str) -> None:
+    found = log_rows.check_row(row(**parts), Models([]))
     assert not found.checks and reason in found.unusable
 
 
-def test_models_from_configs(script: ModuleType, tmp_path: Path) -> None:
+def test_models_from_configs(tmp_path: Path) -> None:
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -82,17 +74,17 @@ def test_models_from_configs(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "some__Model-1B").mkdir()
     (tmp_path / "some__Model-1B" / "config.json").write_text(json.dumps(config))
     (tmp_path / "other--Model-2B.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    models = script.Models([tmp_path])
+    models = Models([tmp_path])
     for name, layers in (("some/Model-1B", 2), ("/data/some/Model-1B/", 2), ("other/Model-2B", 3), ("Model-2B", 3)):
         read = models.read(name)
         assert read is not None and read.architecture.num_hidden_layers == layers, name
     assert models.read("other/Model-3B") is None
 
 
-def test_percentiles(script: ModuleType) -> None:
+def test_percentiles() -> None:
     values = [float(value) for value in range(1, 11)]
-    assert (script.percentile(values, 0.5), script.percentile(values, 0.9)) == (5.0, 9.0)
-    assert script.percentile([3.0], 0.9) == 3.0
+    assert (log_errors.percentile(values, 0.5), log_errors.percentile(values, 0.9)) == (5.0, 9.0)
+    assert log_errors.percentile([3.0], 0.9) == 3.0
 
 
 def test_command(tmp_path: Path) -> None:
@@ -105,26 +97,26 @@ def test_command(tmp_path: Path) -> None:
     assert [bool(item["unusable"]) for item in found["rows"]] == [False, True]
 
 
-def test_figures_are_what_the_text_says(script: ModuleType) -> None:
+def test_figures_are_what_the_text_says() -> None:
     """Numbers and settings without the text compare as the text does; they hold none of it."""
     text = row(
         id="a", source={"repo": "org/name"}, excerpt=[f"vllm serve {row()['model']} --max-model-len 4096", WEIGHTS]
     )
-    kept = script.figures(text)
+    kept = log_rows.figures(text)
     assert kept["settings"]["context"] == 4096 and "excerpt" not in kept
-    models = script.Models([])
-    one, other = (script.check_row(item, models).checks[0] for item in (text, json.loads(json.dumps(kept))))
+    models = Models([])
+    one, other = (log_rows.check_row(item, models).checks[0] for item in (text, json.loads(json.dumps(kept))))
     assert (one.what, one.logged, one.predicted) == (other.what, other.logged, other.predicted)
-    assert script.figures(row(excerpt="nothing of an engine")) is None
+    assert log_rows.figures(row(excerpt="nothing of an engine")) is None
 
 
-def test_rows_seen_for_the_first_time(script: ModuleType) -> None:
+def test_rows_seen_for_the_first_time() -> None:
     """The aim on rows that nobody tuned for: weights within 1 % and capacity within 5 % at the median, 10 % at the 90th percentile
     under the reason that is given."""
-    rows = [json.loads(line) for line in script.FIGURES.read_text().splitlines()]
+    rows = [json.loads(line) for line in FIGURES.read_text().splitlines()]
     assert all("excerpt" not in item and ("settings" in item or "numbers" in item) for item in rows)
-    models = script.Models([])
-    found = script.distribution(script.check_row(item, models) for item in rows if item["set"] == "blind")
+    models = Models([])
+    found = log_errors.distribution(log_rows.check_row(item, models) for item in rows if item["set"] == "blind")
     assert found["weights"]["n"] >= 10 and found["weights"]["median"] < 0.01 and found["weights"]["p90"] < 0.1
     assert found["KV capacity"]["n"] >= 14 and found["KV capacity"]["median"] < 0.05
     assert found["KV capacity"]["p90_under_the_reason"] < 0.1
@@ -132,15 +124,15 @@ def test_rows_seen_for_the_first_time(script: ModuleType) -> None:
 
 
 @pytest.mark.skipif("HFMEM_CORPUS" not in os.environ, reason="HFMEM_CORPUS names no folder")
-def test_distribution_over_real_logs(script: ModuleType) -> None:
+def test_distribution_over_real_logs() -> None:
     """The aim: weights within 1 % and KV capacity within 5 % at the median; the named outliers stay outliers."""
     corpus = Path(os.environ["HFMEM_CORPUS"])
     logs = corpus.parent / "engine_logs" / "logs.jsonl"
     if not logs.is_file():
         pytest.skip("no engine_logs beside the corpus")
-    models = script.Models([corpus / "models"])
-    rows = [script.check_row(json.loads(line), models) for line in logs.read_text().splitlines()]
-    found = script.distribution(rows)
+    models = Models([corpus / "models"])
+    rows = [log_rows.check_row(json.loads(line), models) for line in logs.read_text().splitlines()]
+    found = log_errors.distribution(rows)
     assert sum(bool(item.checks) for item in rows) >= 70
     assert found["weights"]["n"] >= 9 and found["weights"]["median"] < 0.01
     assert found["KV capacity"]["n"] >= 6 and found["KV capacity"]["median"] < 0.05
@@ -149,11 +141,11 @@ def test_distribution_over_real_logs(script: ModuleType) -> None:
     assert found["KV pool bytes"]["p90_under_the_reason"] < 0.01
 
 
-def test_two_decimals_of_a_small_concurrency_are_no_error(script: ModuleType) -> None:
+def test_two_decimals_of_a_small_concurrency_are_no_error() -> None:
     """0.0078125 requests are printed as 0.01; 0.02 would have been wrong."""
 
     def seen(logged: float) -> float:
-        found: float = script.error(check("maximum concurrency", "count", Reading(logged, 0.005, 0), 0.0078125))
+        found: float = log_errors.error(check("maximum concurrency", "count", Reading(logged, 0.005, 0), 0.0078125))
         return found
 
     assert seen(0.01) == 0

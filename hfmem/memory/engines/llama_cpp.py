@@ -18,6 +18,7 @@ from hfmem.memory.placement import placement
 from hfmem.memory.result import CacheBytes, LayerGroup, count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
+from hfmem.model.families.gguf_tables import SHORT_CONV, WINDOWED
 from hfmem.model.layers import (
     Cache,
     ChunkedAttention,
@@ -66,6 +67,8 @@ _TYPES: Final[dict[str, str]] = {
 }
 #: families whose code keeps every token although the config names windows in some layers
 _NO_WINDOWS: Final = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gpt_neo"})
+#: families windowed by their architecture there, be it in every layer (names of `general.architecture`, which are the families')
+_WINDOWED: Final = frozenset(WINDOWED) | SHORT_CONV
 #: families whose index keys are pooled or compressed in a way that the layers here do not tell
 _POOLED_INDEX: Final = frozenset({"glm5_next", "glm5_next_text", "qwen4_exp", "qwen4_exp_text"})
 #: DeepSeek V4's compressors keep this many unfinished rows, values and scores in fp32: ratio → rows, and rows of how many heads
@@ -127,6 +130,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
     formats = _formats(serving)
+    _check_formats(arch, formats)
     kinds, num_layers = decoding_kinds(arch), len(decoding_layers(arch))
     seqs = serving.num_seqs_per_replica
     one = _cells_of(arch, serving, 1)
@@ -173,11 +177,25 @@ def _formats(serving: Serving) -> _Formats:
     return _Formats(_TYPES[names[0]], _TYPES[names[1]])
 
 
+def _check_formats(arch: Architecture, formats: _Formats) -> None:
+    """Refuse types of their own for keys and values where one row is both.
+
+    Raises:
+        UnsupportedError: with llama.cpp's condition (`llama_init_from_model`).
+    """
+    one_row = LatentAttention | SparseLatentAttention | CompressedAttention
+    if formats.key != formats.value and any(isinstance(kind, one_row) for kind in arch.kinds()):
+        raise UnsupportedError(
+            f"llama.cpp: {arch.model_type} models do not support different K ({formats.key}) and V ({formats.value}) cache types"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Cells:
     """Cells of one stream: `base` of layers that keep every token; of windowed ones the window's and a micro-batch's.
 
-    `shared`: all `seqs` sequences live in one stream (`--kv-unified`). `windows` False: windowed layers keep every token.
+    `shared`: all `seqs` sequences live in one stream (`--kv-unified`). `windows` False: windowed layers keep every token;
+    `swa_full`: those with compressed rows beside their window, too (`--swa-full`).
     """
 
     base: int
@@ -185,6 +203,7 @@ class _Cells:
     seqs: int
     shared: bool
     windows: bool
+    swa_full: bool = False
 
     def of(self, kind: Cache) -> int:
         """Cells in one layer; 0 where there are none."""
@@ -192,7 +211,7 @@ class _Cells:
             case SlidingAttention(window=size) | ChunkedAttention(chunk=size):
                 return self.windowed(size) if self.windows else self.base
             case CompressedAttention(window=size):
-                return self.windowed(size)
+                return self.base if self.swa_full else self.windowed(size)
             case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
                 return self.base
             case CrossAttention():  # computed anew from the encoder's output
@@ -207,14 +226,17 @@ class _Cells:
 
 
 def _cells_of(arch: Architecture, serving: Serving, seqs: int) -> _Cells:
-    shared = serving.llama_cpp.unified and not any(isinstance(kind, CompressedAttention) for kind in arch.kinds())
+    # DeepSeek V4 keeps a stream a sequence all the same, each of the whole context (`llama-kv-cache-dsv4.cpp`)
+    compressed = any(isinstance(kind, CompressedAttention) for kind in arch.kinds())
+    shared = serving.llama_cpp.unified and not compressed
     total = serving.context * seqs
     return _Cells(
-        base=_pad(total if shared else serving.context),
+        base=_pad(total if serving.llama_cpp.unified else serving.context),
         ubatch=min(UBATCH, _BATCH, total),
         seqs=seqs,
         shared=shared,
         windows=_uses_windows(arch) and not serving.llama_cpp.swa_full,
+        swa_full=serving.llama_cpp.swa_full,
     )
 
 
@@ -271,7 +293,7 @@ def cell_bytes(
             match kind:
                 case LatentAttention() if latent == "full":
                     width = kind.qk_nope_head_dim + kind.qk_rope_head_dim
-                    row = _row(key, kind.num_heads * width) + _row(value, kind.num_heads * kind.v_head_dim)
+                    row = _row(key, width, kind.num_heads) + _row(value, kind.v_head_dim, kind.num_heads)
                 case LatentAttention() if latent == "transposed":
                     row = _row(key, kind.kv_lora_rank + kind.qk_rope_head_dim) + _row(value, kind.kv_lora_rank)
                 case _:
@@ -294,25 +316,26 @@ def _pad(tokens: int) -> int:
 
 
 def _uses_windows(arch: Architecture) -> bool:
-    """Whether windowed layers get the smaller cache: in models that mix them with full ones.
+    """Whether windowed layers get the smaller cache: in models that mix them with full ones, and under architectures that know
+    windows whatever the pattern.
 
-    Models windowed in every layer (Mistral 7B, Phi-3) run under architectures that keep all tokens.
+    Other models windowed in every layer (Mistral 7B, Phi-3) run under architectures that keep all tokens.
     """
     if arch.model_type in _NO_WINDOWS:
         return False
-    return any(isinstance(cache, FullAttention) for cache in arch.kinds())
+    return arch.model_type in _WINDOWED or any(isinstance(cache, FullAttention) for cache in arch.kinds())
 
 
-def _row(fmt: str, elements: int) -> int:
-    """Bytes of one cell's row (`ggml_row_size`): whole blocks only."""
+def _row(fmt: str, elements: int, heads: int = 1) -> int:
+    """Bytes of one cell's row of that many heads (`ggml_row_size`): whole blocks only, and with flash attention in each head."""
     if fmt in GGML_BLOCKS:
         block, size = GGML_BLOCKS[fmt]
         if elements % block:
             raise UnsupportedError(
-                f"llama.cpp's {fmt} cache needs rows of whole blocks of {block}, not {elements} elements"
+                f"llama.cpp's {fmt} cache needs heads of whole blocks of {block}, not {elements} elements"
             )
-        return elements // block * size
-    return elements * KV_BITS[fmt] // 8
+        return heads * elements // block * size
+    return heads * elements * KV_BITS[fmt] // 8
 
 
 def _row_bytes(kind: Cache, formats: _Formats) -> int:
@@ -320,15 +343,12 @@ def _row_bytes(kind: Cache, formats: _Formats) -> int:
     key, value = formats.key, formats.value
     match kind:
         case FullAttention() | SlidingAttention() | ChunkedAttention():
-            return _row(key, kind.num_kv_heads * kind.head_dim) + _row(value, kind.num_kv_heads * kind.v_head_dim)
+            return _row(key, kind.head_dim, kind.num_kv_heads) + _row(value, kind.v_head_dim, kind.num_kv_heads)
         case IndexedAttention(
             head_dim=k, v_head_dim=v, index_head_dim=index
         ):  # the index cache has values as well, unused
             return (
-                _row(key, kind.num_kv_heads * k)
-                + _row(value, kind.num_kv_heads * v)
-                + _row(key, index)
-                + _row(value, v)
+                _row(key, k, kind.num_kv_heads) + _row(value, v, kind.num_kv_heads) + _row(key, index) + _row(value, v)
             )
         case LatentAttention():
             return _row(key, kind.kv_lora_rank + kind.qk_rope_head_dim)

@@ -74,10 +74,12 @@ def latent_stack(
     post_mlp_norm: bool = False,
     tied_default: bool = False,
     dense_default: int = 0,
+    mlp_bias: bool = False,
 ) -> Stack:
     """The DeepSeek stack: latent attention everywhere, dense feed-forward first, experts after, maybe an indexer, maybe MTP.
 
     `indexed`: layers with an indexer of their own (default all, with `index`). `post_mlp_norm`: a norm after the experts (A.X K1).
+    `mlp_bias`: dense feed-forwards and shared experts have biases, as V2's class makes them where its config says so.
     """
     latent = read_latent(text)
     d = latent_dims(text, latent)
@@ -94,12 +96,11 @@ def latent_stack(
     latent_block(inv, block, range(d.num_layers), d.hidden, latent, bias=bias, index=index, indexed=own)
     if dense:
         stack.intermediate = text.positive("intermediate_size")
-        mlp_bias = text.flag("mlp_bias", default=False)
         gated_mlp(inv, f"{block}.mlp", dense, d.hidden, stack.intermediate, bias=mlp_bias)
     else:
         stack.intermediate = text.opt_int("intermediate_size")
     if experts:
-        moe(inv, f"{block}.mlp", sparse, d.hidden, experts, correction_bias=correction)
+        moe(inv, f"{block}.mlp", sparse, d.hidden, experts, correction_bias=correction, shared_bias=mlp_bias)
         stack.num_experts, stack.top_k = experts.count, experts.top_k
         if post_mlp_norm:
             norm(inv, f"{block}.post_mlp_layernorm", sparse, d.hidden)
@@ -135,9 +136,13 @@ def _mtp_feed_forward(
         gated_mlp(inv, prefix, indices, hidden, intermediate)
 
 
+def _mlp_bias(cfg: Config) -> bool:
+    return cfg.flag("mlp_bias", default=False)
+
+
 def deepseek_v2(cfg: Config) -> Architecture:
     """DeepSeek V2 and V2-Lite (no query compression); no load-balancing bias."""
-    return latent_stack(cfg, cfg, correction=None).finish(cfg, "deepseek_v2")
+    return latent_stack(cfg, cfg, correction=None, mlp_bias=_mlp_bias(cfg)).finish(cfg, "deepseek_v2")
 
 
 def deepseek_v3(cfg: Config) -> Architecture:
@@ -247,7 +252,7 @@ def mistral4(cfg: Config) -> Architecture:
 
 def minicpm3(cfg: Config) -> Architecture:
     """MiniCPM3: latent attention in a dense model, tied by default."""
-    return latent_stack(cfg, cfg, tied_default=True).finish(cfg, "minicpm3")
+    return latent_stack(cfg, cfg, tied_default=True, mlp_bias=_mlp_bias(cfg)).finish(cfg, "minicpm3")
 
 
 def youtu(cfg: Config) -> Architecture:

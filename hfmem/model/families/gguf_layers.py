@@ -13,9 +13,11 @@ from hfmem.model.layers import (
     CrossAttention,
     DeltaNetState,
     FullAttention,
+    IndexedAttention,
     KimiDeltaState,
     LatentAttention,
     Layer,
+    LinearAttentionState,
     Mamba1State,
     Mamba2State,
     NoCache,
@@ -29,8 +31,8 @@ from hfmem.records import dataclass
 
 #: Gemma 3n's loader: layers from here on use an earlier layer's cache
 _GEMMA3N_OWN = 20
-#: loaders that divide layers into linear and full attention without a key: every fourth is full
-_INTERVAL = 4
+#: loaders that divide layers into linear and full attention without a key: every fourth is full, MiniMax-01's eighth
+_INTERVAL, _LIGHTNING_INTERVAL = 4, 8
 _RWKV_SHIFTS = 2
 #: DeepSeek V4's ratio of layers with an indexer (`llama-kv-cache-dsv4.cpp`)
 _OVERLAPPED = 4
@@ -102,6 +104,8 @@ def read_layers(keys: Keys, drafts: int) -> tuple[list[Layer], Attention | None,
         caches = [(cache,) for cache in _latent(keys, heads, notes)]
     elif name in tables.COMPRESSED:
         caches = [(cache,) for cache in _compressed(keys, heads)]
+    elif name in tables.INDEXED:
+        caches = [(cache,) for cache in _indexed(keys, heads)]
     elif name in tables.WINDOWED:
         caches = [(cache,) for cache in _windowed(keys, heads, tables.WINDOWED[name])]
     elif name in tables.FULL:
@@ -232,7 +236,7 @@ def _hybrid(keys: Keys, heads: Heads) -> list[tuple[Cache, ...]]:
         state: Cache = _mamba(keys, second=name in tables.HYBRID_MAMBA2)
         if name.startswith("nemotron_h"):
             wide = keys.per_layer("feed_forward_length")
-            return [(heads.full(i) if attends[i] else NoCache("feed-forward") if wide[i] else state,) for i in layers]
+            return [(NoCache("feed-forward") if wide[i] else heads.full(i) if attends[i] else state,) for i in layers]
         return [(heads.full(i) if attends[i] else state,) for i in layers]
     if name in tables.SHORT_CONV:
         conv = ShortConvState(keys.positive("embedding_length"), keys.positive("shortconv.l_cache"))
@@ -246,10 +250,14 @@ def _hybrid(keys: Keys, heads: Heads) -> list[tuple[Cache, ...]]:
             (
                 _latent_layer(keys, heads, i, False, False)
                 if attends[i]
-                else KimiDeltaState(heads.heads[i], size, size, kernel),
+                else KimiDeltaState(heads.heads[0], size, size, kernel),  # `n_head()`: the first layer's
             )
             for i in layers
         ]
+    linear = _recurrent(keys)
+    if name in tables.LIGHTNING:
+        matrix = LinearAttentionState(heads.heads[0], heads.key_length)
+        return [(matrix if linear[i] else heads.full(i),) for i in layers]
     inner, values = keys.positive("ssm.inner_size"), keys.positive("ssm.time_step_rank")
     if inner % values:
         raise ContradictionError(f"{keys.file}: {keys.name('ssm.inner_size')} {inner} is not {values} heads")
@@ -260,12 +268,31 @@ def _hybrid(keys: Keys, heads: Heads) -> list[tuple[Cache, ...]]:
         inner // values,
         keys.positive("ssm.conv_kernel"),
     )
-    interval = keys.opt("full_attention_interval") or _INTERVAL
-    drafts = keys.opt("nextn_predict_layers") or 0
-    linear = [(i + 1) % interval != 0 and i < keys.num_layers - drafts for i in layers]
-    if keys.raw("attention.recurrent_layers") is not None:
-        linear = [bool(flag) for flag in keys.per_layer("attention.recurrent_layers")]
     return [(delta if linear[i] else heads.full(i),) for i in layers]
+
+
+def _recurrent(keys: Keys) -> list[bool]:
+    """Which layers are recurrent: as the file lists them, else all but every fourth (MiniMax-01: eighth)."""
+    if keys.raw("attention.recurrent_layers") is not None:
+        return [bool(flag) for flag in keys.per_layer("attention.recurrent_layers")]
+    usual = _LIGHTNING_INTERVAL if keys.architecture in tables.LIGHTNING else _INTERVAL
+    interval = keys.opt("full_attention_interval") or usual
+    drafts = keys.opt("nextn_predict_layers") or 0
+    return [(i + 1) % interval != 0 and i < keys.num_layers - drafts for i in range(keys.num_layers)]
+
+
+def _indexed(keys: Keys, heads: Heads) -> list[Cache]:
+    """MiniMax M3: after the leading dense layers, beside the keys and values of each head one key for the indexer."""
+    size = keys.positive("attention.indexer.key_length")
+    block = keys.positive("attention.indexer.block_size")
+    top = keys.positive("attention.indexer.top_k") * block
+    dense = keys.opt("leading_dense_block_count") or 0
+    return [
+        heads.full(i)
+        if i < dense
+        else IndexedAttention(heads.heads[i], heads.kv_heads[i], heads.key_length, heads.value_length, size, top, block)
+        for i in range(keys.num_layers)
+    ]
 
 
 def _mamba(keys: Keys, *, second: bool) -> Mamba1State | Mamba2State:

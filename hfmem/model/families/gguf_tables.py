@@ -41,7 +41,7 @@ FULL: Final = _names(
     "starcoder2 xverse command-r dbrx olmo olmoe openelm arctic deepseek deepseek2-ocr chatglm glm4 glm4moe bitnet jais jais2 "
     "nemotron exaone granite granitemoe chameleon bailingmoe bailingmoe2 dots1 ernie4_5 ernie4_5-moe paddleocr hunyuan-moe "
     "hunyuan-dense hunyuan_vl hy_v3 smollm3 seed_oss grovemoe apertus minimax-m2 cogvlm pangu-embedded maincoder talkie plm "
-    "hrm_text qwen3tts nanbeige"
+    "hrm_text qwen3tts nanbeige pockettts"
 )
 
 #: a window in some layers
@@ -86,6 +86,10 @@ HYBRID_MAMBA2: Final = _names("plamo2 granitehybrid nemotron_h nemotron_h_moe")
 PARALLEL_MAMBA2: Final = _names("falcon-h1")
 SHORT_CONV: Final = _names("lfm2 lfm2moe")
 DELTA_NET: Final = _names("qwen3next qwen35 qwen35moe")
+#: lightning attention in all but every eighth layer
+LIGHTNING: Final = _names("minimax-01")
+#: keys and values of every token, and an indexer's key
+INDEXED: Final = _names("minimax-m3")
 #: Kimi delta attention where a layer has no KV heads, latent attention elsewhere
 KIMI_DELTA: Final = _names("kimi-linear kimi-k3 bailingmoe3")
 
@@ -96,9 +100,7 @@ WITHOUT_CACHE: Final = _names(
 )
 
 #: architectures that llama.cpp has and whose cache no rule here gives yet
-NOT_YET: Final = _names(
-    "minimax-m3 minimax-01 qwen4exp glm5-next dots3note clip eagle3 dflash gemma4-assistant graniteswitch pockettts"
-)
+NOT_YET: Final = _names("qwen4exp glm5-next dots3note clip eagle3 dflash gemma4-assistant graniteswitch")
 
 KNOWN: Final = (
     FULL
@@ -114,6 +116,8 @@ KNOWN: Final = (
     | SHORT_CONV
     | DELTA_NET
     | KIMI_DELTA
+    | LIGHTNING
+    | INDEXED
     | WITHOUT_CACHE
     | {"t5"}
 )

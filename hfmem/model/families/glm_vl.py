@@ -1,7 +1,8 @@
 """GLM-4V, GLM-4.5V and 4.6V, GLM-OCR in transformers' format: a tower whose patches a strided convolution merges, before GLM.
+GLM-Image: the same text model, which writes the tokens of an image.
 
-Source: transformers 5.23.0 `models/{glm4v,glm4v_moe,glm46v,glm_ocr}/modeling_*.py`, vLLM 0.33.0 `glm_ocr_mtp.py`; names as
-published.
+Source: transformers 5.24.0 `models/{glm4v,glm4v_moe,glm46v,glm_ocr,glm_image}/modeling_*.py`, vLLM 0.33.0 `glm_ocr_mtp.py`; names
+as published.
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ def glm4v_text(cfg: Config) -> Architecture:
     return _glm4_block(cfg, "glm4v", qkv_bias=True)
 
 
-def _glm4_block(cfg: Config, family: str, *, qkv_bias: bool) -> Architecture:
+def _glm4_block(cfg: Config, family: str, *, qkv_bias: bool, head_rows: int | None = None) -> Architecture:
     d = read_dims(cfg)
     vocab, inter = cfg.positive(*VOCAB), cfg.positive("intermediate_size")
-    tied = cfg.flag("tie_word_embeddings", default=False)
+    tied = head_rows is None and cfg.flag("tie_word_embeddings", default=False)
     layer, both = "model.layers.{}", Column((inter, inter), (None, None))
     names = ("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm")
 
@@ -90,7 +91,7 @@ def _glm4_block(cfg: Config, family: str, *, qkv_bias: bool) -> Architecture:
     embedding(inv, "model.embed_tokens.weight", vocab, d.hidden)
     block(inv, range(d.num_layers))
     norm(inv, "model.norm", None, d.hidden)
-    lm_head(inv, "lm_head.weight", vocab, d.hidden, "model.embed_tokens.weight" if tied else None)
+    lm_head(inv, "lm_head.weight", head_rows or vocab, d.hidden, "model.embed_tokens.weight" if tied else None)
     if count := nextn_layers(cfg):
         last = range(d.num_layers, d.num_layers + count)
 
@@ -182,3 +183,32 @@ def glm_ocr(cfg: Config) -> Architecture:
 def glm_ocr_text(cfg: Config) -> Architecture:
     """GLM-OCR's text model: GLM-4-0414's block without biases; `num_nextn_predict_layers` prediction layers after the last."""
     return _glm4_block(cfg, "glm_ocr", qkv_bias=False)
+
+
+def glm_image_text(cfg: Config) -> Architecture:
+    """GLM-Image's text model: GLM-4V's block; its head writes an image's tokens only (`vision_vocab_size`)."""
+    bias = cfg.flag("attention_bias", default=False)
+    return _glm4_block(cfg, "glm_image", qkv_bias=bias, head_rows=cfg.positive("vision_vocab_size"))
+
+
+def glm_image(cfg: Config) -> Architecture:
+    """GLM-Image's autoregressive part: a tower and a quantizer for images that are given, GLM-4. Its diffusion part is published
+    beside it."""
+    text, inner = text_part(cfg, model_type="glm_image_text")
+    inv = Inventory()
+    seen, codes = cfg.sub("vision_config"), cfg.sub("vq_config")
+    width, depth = seen.positive("hidden_size"), seen.positive("depth", "num_hidden_layers")
+    part = tower(inv, "model.visual.")
+    part.tensor("embeddings.position_embedding.weight", (vision.patches(seen), width))
+    part.conv("patch_embed.proj", width, seen.positive("in_channels"), vision.side(seen, "patch_size"))
+    block = part.at("blocks.{}.", range(depth))
+    block.norms(("norm1", "norm2"), width)
+    bias = seen.flag("attention_bias", default=True)
+    vision.fused_projection(block.at("attn."), "qkv", width, bias=bias)
+    block.linear("attn.proj", width, width, split=ROW, bias=bias)
+    vision.mlp(block.at("mlp."), width, seen.positive("intermediate_size"))
+    part, rows, channels = tower(inv, "model.vqmodel."), codes.positive("embed_dim"), codes.positive("latent_channels")
+    part.tensor("quantize.embedding.weight", (codes.positive("num_embeddings"), rows))
+    part.conv("quant_conv", rows, channels, (1, 1))
+    part.conv("post_quant_conv", channels, rows, (1, 1))
+    return wrap(cfg, text, inner, "glm_image", NESTED, inv, tower_layers(depth))

@@ -136,10 +136,10 @@ def mllama_text(cfg: Config) -> Architecture:
     d = read_dims(cfg)
     vocab, inner = cfg.positive("vocab_size"), cfg.positive("intermediate_size")
     listed = cfg.opt_list("cross_attention_layers")
-    cross = sorted(set(_CROSS_LAYERS if listed is None else listed))
     every = range(d.num_layers)
-    if any(not isinstance(i, int) or i not in every for i in cross):
-        raise ContradictionError(f"{cfg.file}: 'cross_attention_layers' names layers outside 0…{d.num_layers - 1}")
+    if any(type(i) is not int for i in listed or ()):
+        raise ContradictionError(f"{cfg.file}: 'cross_attention_layers' is not a list of layers' numbers")
+    cross = [i for i in every if i in (_CROSS_LAYERS if listed is None else listed)]  # numbers of no layer mean nothing
     own = [i for i in every if i not in cross]
     inv = Inventory()
     embedding(inv, "model.embed_tokens.weight", vocab + 8, d.hidden)  # eight rows for image tokens

@@ -73,6 +73,7 @@ def mistral_large4_text(cfg: Config) -> Architecture:
     for leaf in ("scale", "bias"):
         inv.each(f"{mixer}.indexer.softmax_scaling.{leaf}", indexed, (index.num_heads,), part)
         inv.each(f"{mixer}.softmax_scaling.{leaf}", every, (latent.num_heads,), part, Column())
+    inv.add("model.rotary_emb.alpha", (latent.rope // 2,), Component.OTHER)  # learned scales of the rotary frequencies
     feed_forward(stack, cfg, None)
     norm(inv, f"{LAYER}.input_layernorm", every, d.hidden)
     norm(inv, f"{LAYER}.post_attention_layernorm", every, d.hidden)

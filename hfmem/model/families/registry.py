@@ -11,6 +11,7 @@ from hfmem.errors import UnknownArchitectureError, UsageError
 from hfmem.model.architecture import Architecture, Note, without_cache
 from hfmem.model.blocks import HIDDEN, LAYERS
 from hfmem.model.config import Config, class_keys, in_transformers
+from hfmem.model.draft import bare
 from hfmem.model.families.common_types import COMMON
 from hfmem.model.families.draft_types import draft_head
 from hfmem.model.families.file_types import BY_FILES
@@ -106,6 +107,8 @@ def read_architecture(data: Mapping[str, Any], file: str = "config.json", assume
     place = None if assume is None else _part_meant(data, assume)
     meant = data if place is None else {**_outer_dtype(data), **data[place], "architectures": None}
     architecture = rule(wanted)(Config(meant, file, model_type=wanted))
+    if isinstance(first, str) and first.endswith("TextModel"):  # a wrapper's text model, saved alone
+        architecture = bare(architecture)
     notes = architecture.notes
     if assume is not None and assume != model_type:
         notes = (*notes, _assumption(meant, f"{file}: {place}" if place else file, model_type, assume))

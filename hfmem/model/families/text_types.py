@@ -42,6 +42,7 @@ TEXT: Final[dict[str, str]] = {
     "blt": "blt:blt",
     "cpmant": "cpmant:cpmant",
     "step1": "remote_dense:step1",
+    "phi4flash": "phi4_flash:phi4flash",
     "TeleFLM": "llama:llama",
     "telechat3": "llama:llama",
     "telechat2": "remote_gpt:telechat",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, assert_type
 
 from hfmem.errors import UnsupportedError
-from hfmem.memory.engines.sglang import support
+from hfmem.memory.engines.sglang import kernels, support
 from hfmem.memory.engines.vllm.states import state_bytes
 from hfmem.memory.formats import KV_BITS, resolve_kv_dtype
 from hfmem.memory.result import group_layers
@@ -46,6 +46,9 @@ _HOPPER: Final = range(90, 100)
 #: Whisper numbers its attention layers through the encoder, and the pool has rows for all of them
 _NUMBERS_ENCODER: Final = frozenset({"whisper"})
 
+#: kinds of cache, each with its layers
+Kinds = tuple[tuple[Cache, tuple[int, ...]], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -58,9 +61,9 @@ class Layout:
     tp: int
     num_layers: int
     capability: int
-    kinds: tuple[tuple[Cache, tuple[int, ...]], ...]
+    kinds: Kinds
     split: bool
-    drafts: tuple[tuple[Cache, tuple[int, ...]], ...] = ()
+    drafts: Kinds = ()
     state_dtype: str | None = None
 
     def token_bytes(self, kind: Cache) -> int:
@@ -90,7 +93,7 @@ class Layout:
     def _sparse(self, kind: SparseLatentAttention) -> int:
         rank, rope = kind.kv_lora_rank, kind.qk_rope_head_dim
         key = index_bytes(kind)
-        if self.fmt == "fp8" and support.packs_latents(self.capability):  # fp8 row, fp32 scales, bf16 rotary part
+        if self.fmt == "fp8" and kernels.packs_latents(self.capability):  # fp8 row, fp32 scales, bf16 rotary part
             return rank + rank // _FP8_SCALE_GROUP * 4 + rope * 2 + key
         return self.vector(rank + rope) + key
 
@@ -111,10 +114,21 @@ class Layout:
         """Whether the layer's tokens live in the windowed pool."""
         return self.split and isinstance(kind, SlidingAttention | ChunkedAttention)
 
+    def rows(self, serving: Serving) -> int:
+        """Rows of one sequence: its tokens, and an encoder's output where cross attention caches it in the pool (not Whisper's)."""
+        if self.arch.model_type == "whisper" or not any(isinstance(kind, CrossAttention) for kind, _ in self.kinds):
+            return serving.context
+        return serving.context + (serving.source_tokens or 0)
+
     def stages(self, pp: int) -> tuple[range, ...]:
         """Layers of each pipeline stage, those that draft on the last."""
         *stages, last = support.pipeline_stages(self.num_layers, pp) if pp > 1 else (range(self.num_layers),)
         return (*stages, range(last.start, last.stop + sum(len(ids) for _, ids in self.drafts)))
+
+
+def pages(tokens: int, page: int) -> int:
+    """`tokens` rounded up to whole pages."""
+    return -(-tokens // page) * page
 
 
 def index_bytes(kind: SparseLatentAttention) -> int:
@@ -128,8 +142,17 @@ def layout(arch: Architecture, serving: Serving) -> Layout:
     Raises:
         UnsupportedError: a model, format or tensor-parallel size that it does not have.
     """
-    formats = (serving.kv_dtype, serving.declared_kv_dtype, serving.page_size, serving.state_dtype)
-    return _layout(arch, serving.attn_tp, serving.compute_capability, *formats)
+    return _layout(
+        arch,
+        serving.attn_tp,
+        serving.compute_capability,
+        serving.kv_dtype,
+        serving.declared_kv_dtype,
+        serving.page_size,
+        serving.state_dtype,
+        drafts=serving.speculative_tokens > 0,
+        radix=serving.enable_prefix_caching is not False,
+    )
 
 
 @remembered
@@ -141,6 +164,9 @@ def _layout(
     declared: str | None,
     page_size: int | None,
     state_dtype: str | None,
+    *,
+    drafts: bool,
+    radix: bool,
 ) -> Layout:
     caches = _decoder_caches(arch)
     kinds = tuple(group_layers(caches).items())
@@ -150,35 +176,39 @@ def _layout(
         raise UnsupportedError(f"SGLang's cache of {arch.model_type} models is not known here")
     states = any(isinstance(kind, RecurrentCache) for kind, _ in kinds)
     encoding = any(isinstance(kind, CrossAttention) for kind, _ in kinds)
-    support.check_model(arch, states=states, cross=encoding)
+    latent = any(isinstance(kind, LatentAttention | SparseLatentAttention) for kind, _ in kinds)
+    support.check_model(arch, states=states, cross=encoding, latent=latent)
     support.check_heads(arch, tp)
     split = support.windows_apart(arch) and any(isinstance(k, SlidingAttention | ChunkedAttention) for k, _ in kinds)
     if not split and not states:
         kinds = tuple(group_layers(_uniform(caches)).items())
-    sparse = any(isinstance(kind, SparseLatentAttention) for kind, _ in kinds)
-    if sparse:
-        fmt = support.sparse_latent_dtype(kv_dtype, capability)
+    attention = _attention(kinds)
+    if attention.sparse:
+        fmt = kernels.sparse_latent_dtype(arch, kv_dtype, capability)
     else:
         model_dtype = "F16" if arch.dtype in ("F32", "F64") else arch.dtype  # fp32 checkpoints run in half precision
-        fmt = resolve_kv_dtype(model_dtype, kv_dtype, declared)
+        fmt = resolve_kv_dtype(model_dtype, kernels.kv_dtype_default(arch, kv_dtype), declared)
     if fmt not in _FORMATS:
         raise UnsupportedError(f"SGLang has no {fmt} cache")
-    page = page_size or support.page_default(
-        arch,
-        capability,
-        latent=any(isinstance(kind, LatentAttention) for kind, _ in kinds),
-        sparse=sparse,
-        indexed=any(isinstance(kind, IndexedAttention) for kind, _ in kinds),
-        uneven=any(
-            isinstance(k, FullAttention | SlidingAttention | ChunkedAttention) and k.head_dim != k.v_head_dim
-            for k, _ in kinds
-        ),
-    )
+    page = kernels.page_size(arch, page_size, capability, attention, drafts=drafts, radix=radix)
     drafting = _drafts(arch, len(caches))
     return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split, drafting, state_dtype)
 
 
-def _drafts(arch: Architecture, first: int) -> tuple[tuple[Cache, tuple[int, ...]], ...]:
+def _attention(kinds: Kinds) -> kernels.Attention:
+    found = [kind for kind, _ in kinds]
+    return kernels.Attention(
+        latent=any(isinstance(kind, LatentAttention) for kind in found),
+        sparse=any(isinstance(kind, SparseLatentAttention) for kind in found),
+        indexed=any(isinstance(kind, IndexedAttention) for kind in found),
+        uneven=any(
+            isinstance(kind, FullAttention | SlidingAttention | ChunkedAttention) and kind.head_dim != kind.v_head_dim
+            for kind in found
+        ),
+    )
+
+
+def _drafts(arch: Architecture, first: int) -> Kinds:
     """What the layers that draft keep of every token, one pool entry a layer; `first` is their first index."""
     own = [layer.caches for layer in arch.layers if layer.stack in ("predict", "draft")]
     rows = tuple(tuple(cache for cache in caches if not isinstance(cache, NoCache | RecurrentCache)) for caches in own)

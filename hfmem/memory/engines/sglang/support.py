@@ -1,8 +1,8 @@
 """What SGLang decides by model and device before it sizes anything, and what it refuses.
 
 Read from SGLang 0.5.23: `srt/configs/model_config.py` (`is_hybrid_swa_model`), `srt/configs/hybrid_arch.py` (models with states),
-`srt/arg_groups/overrides.py` (`_MAMBA_EXTRA_BUFFER_ARCHS`, page sizes, DSA's cache format), `srt/arg_groups/model_overrides`,
-`srt/distributed/utils.py` (`get_pp_indices`), `srt/models/registry.py`.
+`srt/arg_groups/overrides.py` (`_MAMBA_EXTRA_BUFFER_ARCHS`), `srt/distributed/utils.py` (`get_pp_indices`) and
+`srt/models/registry.py`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,36 @@ _WINDOW_POOL_TYPES: Final = frozenset(
         "spark2_5",
         "step3p5",
         "step3p7",
+    }
+)
+#: those of them whose class counts a window without the token itself; the others take the config's word
+_EXCLUSIVE_WINDOW_CLASSES: Final = frozenset(
+    {
+        "BeamForCausalLM",
+        "GptOssForCausalLM",
+        "Gemma4ForCausalLM",
+        "Gemma4ForConditionalGeneration",
+        "Gemma4UnifiedForConditionalGeneration",
+        "MellumForCausalLM",
+        "MuseGlimmerForCausalLM",
+        "MuseGlimmerForConditionalGeneration",
+        "MuseSparkForConditionalGeneration",
+        "Spark2_5ForCausalLM",
+        "InklingForConditionalGeneration",
+    }
+)
+_EXCLUSIVE_WINDOW_TYPES: Final = frozenset(
+    {
+        "beam",
+        "gemma4",
+        "gemma4_text",
+        "gpt_oss",
+        "inkling",
+        "mellum",
+        "muse_glimmer",
+        "muse_glimmer_text",
+        "muse_spark",
+        "spark2_5",
     }
 )
 #: state slots of a running request (`_calculate_mamba_ratio`): three, and two that track where prefixes end under the overlap
@@ -129,6 +159,7 @@ _NO_BACKEND: Final = frozenset(
         "mra",
         "mt5",
         "nystromformer",
+        "openai-gpt",
         "rembert",
         "roformer",
         "splinter",
@@ -139,25 +170,37 @@ _NO_BACKEND: Final = frozenset(
         "yoso",
     ]
 )
-#: encoder-decoder models it serves: their cross attention takes rows of the same pool
-_CROSS: Final = frozenset({"mllama", "mllama_text_model", "whisper"})
-#: classes whose latent attention runs on TensorRT-LLM's kernels on data-centre Blackwell (`_deepseek_family_overrides`)
-_TRTLLM_LATENT: Final = frozenset(
+#: classes whose latent attention it knows (`ModelConfig`); of others its Transformers backend caches every head's keys and values
+_LATENT: Final = frozenset(
     {
+        "BailingMoeV2_5ForCausalLM",
+        "BailingMoeV3ForCausalLM",
+        "BailingMoeV3VLForConditionalGeneration",
+        "DeepseekV2ForCausalLM",
+        "DeepseekV32ForCausalLM",
         "DeepseekV3ForCausalLM",
+        "DeepseekVL2ForCausalLM",
+        "Dots3NoteForCausalLM",
+        "DotsVLMForCausalLM",
+        "GigaChat35ForCausalLM",
+        "Glm4MoeLiteForCausalLM",
+        "Glm5NextForConditionalGeneration",
+        "GlmMoeDsaForCausalLM",
+        "HYV4ForCausalLM",
         "KimiK25ForConditionalGeneration",
+        "KimiK3ForConditionalGeneration",
+        "KimiK3LinearForCausalLM",
+        "KimiLinearForCausalLM",
+        "KimiVLForConditionalGeneration",
+        "LongcatFlashForCausalLM",
+        "MiniCPM3ForCausalLM",
         "MistralLarge3ForCausalLM",
         "PixtralForConditionalGeneration",
-        "LongcatFlashForCausalLM",
+        "SarvamMLAForCausalLM",
     }
 )
-_SM100: Final = range(100, 110)
-_BLACKWELL: Final = 100
-#: page of sparse latent attention's kernels, of TensorRT-LLM's, of block-sparse attention's and of FlashAttention 4's
-_SPARSE_PAGE: Final = 64
-_TRTLLM_PAGE: Final = 64
-_INDEXED_PAGE: Final = 128
-_FA4_PAGE: Final = 128
+#: encoder-decoder models it serves: their cross attention takes rows of the same pool
+_CROSS: Final = frozenset({"mllama", "mllama_text_model", "whisper"})
 
 
 def windows_apart(arch: Architecture) -> bool:
@@ -167,8 +210,15 @@ def windows_apart(arch: Architecture) -> bool:
     return arch.model_type in _WINDOW_POOL_TYPES
 
 
-def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
-    """Refuse models with states or cross attention that SGLang has no cache for.
+def window_leaves_out_itself(arch: Architecture) -> bool:
+    """Whether the model's class counts a window without the token that looks back (`get_attention_sliding_window_size`)."""
+    if arch.architectures:
+        return not _EXCLUSIVE_WINDOW_CLASSES.isdisjoint(arch.architectures)
+    return arch.model_type in _EXCLUSIVE_WINDOW_TYPES
+
+
+def check_model(arch: Architecture, *, states: bool, cross: bool, latent: bool) -> None:
+    """Refuse models with states, cross or latent attention that SGLang has no cache for.
 
     Raises:
         UnsupportedError: one of those.
@@ -177,6 +227,8 @@ def check_model(arch: Architecture, *, states: bool, cross: bool) -> None:
         raise UnsupportedError(f"SGLang 0.5.23 does not serve {arch.model_type} models")
     if states and arch.model_type not in _STATES:
         raise UnsupportedError(f"SGLang 0.5.23 has no state pool for {arch.model_type} models")
+    if latent and arch.architectures and _LATENT.isdisjoint(arch.architectures):
+        raise UnsupportedError(f"SGLang 0.5.23 has no latent attention for {arch.architectures[0]}")
     if cross and arch.model_type not in _CROSS:
         raise UnsupportedError(f"SGLang 0.5.23 does not serve {arch.model_type} models")
 
@@ -186,44 +238,6 @@ def slots_per_request(arch: Architecture, serving: Serving) -> int:
     if serving.enable_prefix_caching is False:
         return 1
     return _SLOTS + (_TRACKING_SLOTS if _STATES.get(arch.model_type, False) else 0)
-
-
-def page_default(
-    arch: Architecture, capability: int, *, latent: bool, sparse: bool, indexed: bool, uneven: bool
-) -> int:
-    """Tokens of a page: what the kernels chosen for the device want, else one.
-
-    Args:
-        capability: the device's compute capability. latent, sparse, indexed: kinds of attention in the model.
-        uneven: keys are wider than values, which TensorRT-LLM's kernels do not take.
-    """
-    if sparse:
-        return _SPARSE_PAGE
-    if indexed:
-        return _INDEXED_PAGE
-    if capability not in _SM100:
-        return 1
-    if latent:
-        return 1 if _TRTLLM_LATENT.isdisjoint(arch.architectures) else _TRTLLM_PAGE
-    return _FA4_PAGE if uneven else _TRTLLM_PAGE
-
-
-def sparse_latent_dtype(kv_dtype: str, capability: int) -> str:
-    """The cache format of sparse latent attention: fp8 on Blackwell and bf16 before, whatever the checkpoint declares.
-
-    Raises:
-        UnsupportedError: a format that its kernels do not read.
-    """
-    if kv_dtype == "auto":
-        return "fp8" if capability >= _BLACKWELL else "bf16"
-    if kv_dtype not in ("bf16", "fp8"):
-        raise UnsupportedError("DeepSeek DSA only supports bf16/bfloat16 or fp8_e4m3 kv_cache_dtype in SGLang")
-    return kv_dtype
-
-
-def packs_latents(capability: int) -> bool:
-    """Whether fp8 latents carry scales and a rotary part in bf16: Hopper's kernels; TensorRT-LLM's take them raw."""
-    return capability < _BLACKWELL
 
 
 def check_heads(arch: Architecture, tp: int) -> None:

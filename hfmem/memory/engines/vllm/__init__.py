@@ -145,6 +145,7 @@ def _structure(arch: Architecture, serving: Serving) -> _Structure:
         serving.state_dtype,
         serving.dcp,
         serving.one_kind_of_page,
+        serving.prefill_checkpoints,
     )
     key = (id(arch), *held, serving.speculative_tokens, serving.tp, spans, serving.language_model_only)
     whole = (*key, serving.pp, serving.ep)

@@ -96,6 +96,6 @@ def hybrid_block(
     step = block
     if isinstance(attention, LatentAttention):
         step = max(step, _HYBRID_MLA_BLOCK)
-    if align:
+    if align and serving.prefill_checkpoints:
         step = lcm(step, checkpoint_alignment(arch, serving.compute_capability))
     return max(block, step * ceil_div(state, step * token))

@@ -166,7 +166,8 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
                 raise UnsupportedError(
                     f"vLLM's pages of {padded} bytes do not hold a state of {size} for {ahead} tokens ahead"
                 )
-            pages = ahead + (request_states(held, arch, serving.compute_capability) if align else 1)
+            states = request_states(held, arch, serving.compute_capability) if serving.prefill_checkpoints else 2
+            pages = ahead + (states if align else 1)
             specs[cache] = (StateSpec(span, size, pages, (held,), padded),)
         else:
             specs[cache] = tuple(_attention_specs(arch, held, fmt, block, serving.tp, serving.compute_capability))

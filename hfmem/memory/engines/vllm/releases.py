@@ -11,11 +11,14 @@ import re
 from fractions import Fraction
 from typing import Final, NamedTuple
 
+from hfmem.model.layers import KimiDeltaState, Mamba2State, RecurrentCache
 from hfmem.records import dataclass
 from hfmem.units import GIB, MIB
 
 #: N of the release 0.N whose rules hold where none is named
 LATEST: Final = 33
+#: … of the last that keeps a window beside the tokens of one step
+LAST_OF_ONE_STEP: Final = 25
 #: `--max-num-batched-tokens` where neither the user nor a device tells
 DEFAULT_MAX_NUM_BATCHED_TOKENS: Final = 8192
 #: commits on the main branch, about, from which a build behaves like release 0.N: between logs that name both
@@ -118,12 +121,13 @@ class Release:
     @property
     def steps_in_flight(self) -> int | None:
         """Engine steps whose tokens a window is kept beside: one until 0.25, then as today (None)."""
-        return 1 if self.minor <= 25 else None
+        return 1 if self.minor <= LAST_OF_ONE_STEP else None
 
-    @property
-    def exports_states(self) -> bool:
-        """Whether recurrent layers keep a checkpoint of their prefill (from 0.28)."""
-        return self.minor >= 28
+    def exports_states(self, cache: RecurrentCache) -> bool:
+        """Whether recurrent layers of that kind keep a checkpoint of their prefill (`num_prefill_checkpoint_blocks`): Kimi's from
+        0.29, Mamba 2's from 0.32, gated delta nets from 0.33."""
+        since = 29 if isinstance(cache, KimiDeltaState) else 32 if isinstance(cache, Mamba2State) else 33
+        return self.minor >= since
 
     @property
     def caches_prefixes_of_states(self) -> bool:

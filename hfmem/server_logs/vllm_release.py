@@ -1,0 +1,98 @@
+"""Which rules of vLLM's releases a log is compared with: by its version, by its lines, or by the form of its numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from hfmem.memory.engines.vllm.releases import LATEST, Release, release_of
+from hfmem.memory.serving import Serving
+from hfmem.records import replace
+from hfmem.server_logs.parse import LogFacts
+
+if TYPE_CHECKING:
+    from hfmem.plan.devices import Device
+
+#: from this minor version on, and this patch of the one before, vLLM logs concurrency × context as "KV cache size"
+_NEW_CAPACITY: Final = 21
+_NEW_CAPACITY_PATCH: Final = 2
+_PATCHED: Final = re.compile(r"v?0\.20\.([1-9])")
+#: the first minor version whose V1 engine is the default
+V1: Final = 8
+#: tokens of a block where nothing asks for more
+_BLOCK: Final = 16
+#: what a log that counts tokens as before 0.21 is taken for, where nothing else tells its release
+_OLD: Final = 19
+
+
+def release_by_form(log: LogFacts) -> Release:
+    """The release that a log is of: by its version, by what it prints, or today's where nothing tells."""
+    found = release_of(log.version)
+    if found is None:
+        found = Release(log.form or (_OLD if _looks_old(log) else LATEST))
+    return replace(found, flashinfer=log.settings.flashinfer)
+
+
+def told(log: LogFacts) -> bool:
+    """Whether anything in the log tells its release, if only how it counts tokens."""
+    return release_of(log.version) is not None or bool(log.form) or log.smallest("capacity_tokens") is not None
+
+
+def rivals(log: LogFacts) -> tuple[Release, ...]:
+    """The releases at both ends of what a log may be of that names none: their estimates widen the band."""
+    if release_of(log.version) is not None or log.form:
+        return ()
+    ends = (V1 + 1, _OLD) if _looks_old(log) else (_NEW_CAPACITY, LATEST)
+    return tuple(Release(minor, log.settings.flashinfer) for minor in ends)
+
+
+def old_capacity(log: LogFacts) -> bool:
+    """Whether "KV cache size" is blocks × page over groups, as before vLLM 0.20.2; without a version, and for builds between
+    0.20 and it, by the number's own form."""
+    release = release_of(log.version)
+    if patch := _PATCHED.match(log.version or ""):
+        if int(patch[1]) >= _NEW_CAPACITY_PATCH and patch[0] == log.version:
+            return False
+    elif release is not None:
+        return release.minor < _NEW_CAPACITY
+    elif (log.form or V1) < V1:
+        return True
+    tokens, concurrency, context = (
+        log.smallest(name) for name in ("capacity_tokens", "max_concurrency", "concurrency_context")
+    )
+    if tokens is None:
+        return True
+    if concurrency is None or context is None:
+        return _whole_blocks(log)
+    return abs(concurrency.value * context.value - tokens.value) > context.value * (concurrency.slack + 0.01)
+
+
+def _whole_blocks(log: LogFacts) -> bool:
+    """Whether the pool's tokens may be whole blocks, as they always are before 0.21."""
+    tokens = log.smallest("capacity_tokens")
+    return tokens is not None and int(tokens.value) % _BLOCK == 0
+
+
+def _looks_old(log: LogFacts) -> bool:
+    """Whether a log that names no release counts tokens as before 0.21: in whole blocks."""
+    if log.smallest("capacity_tokens") is None:
+        return not log.graphs_counted
+    return not log.graphs_counted and (_whole_blocks(log) or old_capacity(log))
+
+
+def stepped(serving: Serving, log: LogFacts, release: Release, device: Device | None) -> Serving:
+    """With the tokens of a step that `release` takes on `device` where the log does not say them."""
+    if serving.max_num_batched_tokens is not None or device is None:
+        return serving
+    step = release.max_num_batched_tokens(device.memory_bytes, device.name, offline=log.settings.offline)
+    return replace(serving, max_num_batched_tokens=step)
+
+
+def as_logged(device: Device | None, log: LogFacts) -> Device | None:
+    """The device with the memory that the log names, or one of which only that is known."""
+    reading = log.first("device_bytes")
+    if reading is None:
+        return device
+    from hfmem.plan.devices import plain_memory
+
+    return replace(device or plain_memory(int(reading.value)), memory_bytes=int(reading.value))
