@@ -22,6 +22,32 @@ TINY = tl.constexpr(2.0**-100)
 
 
 @triton.jit
+def query_rows(q_ptr, b, head, m_block, q_row0, q_len, sqb, sqt, sqh, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
+    """A block's rows: the query of each, whether there is one, its head, and where its columns begin."""
+    row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    query = row // GROUP
+    q_head = head * GROUP + row % GROUP
+    q_rows = q_ptr + b.to(tl.int64) * sqb + (q_row0 + query).to(tl.int64) * sqt + q_head.to(tl.int64) * sqh
+    return query, query < q_len, q_head, q_rows
+
+
+@triton.jit
+def seen_keys(query, row_mask, q_len, hi, window):
+    """What each row may see: keys row_lo <= t < row_hi."""
+    row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
+    return row_hi - window, row_hi
+
+
+@triton.jit
+def open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N: tl.constexpr, PAGE: tl.constexpr, PAGES: tl.constexpr):
+    """What a loop over tiles begins with: places in a tile, the last key, where it stops, and the ids of the first tile."""
+    offsets = tl.arange(0, BLOCK_N)
+    last = hi - 1
+    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
+    return offsets, last, tl.where(hi > lo, tile1, tile0), first, second  # without a key there is no row to read
+
+
+@triton.jit
 def load_query(q_rows, stride_d, row_mask, cols, DIM: tl.constexpr):
     """One block of query columns, fp32 so that nothing is rounded before scaling."""
     mask = row_mask[:, None] & (cols < DIM)[None, :]
@@ -171,11 +197,7 @@ def attend(
 ):  # fmt: skip
     """Attention of one block of query rows to the tiles tile0 … tile1 - 1. Returns acc [BLOCK_M, DVP], m and norm [BLOCK_M]."""
     # --- the query rows, in the type of the dot's other side; some negated (`scores_of`)
-    row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    query = row // GROUP
-    row_mask = query < q_len
-    q_head = head * GROUP + row % GROUP
-    q_rows = q_ptr + b.to(tl.int64) * sqb + (q_row0 + query).to(tl.int64) * sqt + q_head.to(tl.int64) * sqh
+    query, row_mask, q_head, q_rows = query_rows(q_ptr, b, head, m_block, q_row0, q_len, sqb, sqt, sqh, GROUP, BLOCK_M)
     STEP: tl.constexpr = 2 if PAIRS else 1
     q_low1, q_high1, biggest = query_parts(q_rows, sqd, row_mask, 0, D1, DK, PAIRS)
     q_low2 = q_low1
@@ -208,9 +230,7 @@ def attend(
     if SCALES == 1:
         factor = factor * tl.load(v_scale_ptr + head.to(tl.int64) * vsh)
 
-    # --- what each row may see: keys row_lo <= t < row_hi
-    row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
-    row_lo = row_hi - window
+    row_lo, row_hi = seen_keys(query, row_mask, q_len, hi, window)
     slope = row_hi.to(tl.float32)
     if HAS_ALIBI:
         slope = tl.load(alibi_ptr + q_head, mask=row_mask, other=0.0).to(tl.float32) * LOG2E
@@ -229,12 +249,9 @@ def attend(
     weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)  # summed over the columns once, at the end
     acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     acc_high = acc
-    offsets = tl.arange(0, BLOCK_N)
     # int8 has no NaN that a weight of 0 would not take away, so its rows may be anybody's; a scale may not
     CLAMP: tl.constexpr = FORMAT != INT8
-    last = hi - 1
-    tile1 = tl.where(hi > lo, tile1, tile0)  # without a key there is no row to read
-    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
+    offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
         if WIDE:

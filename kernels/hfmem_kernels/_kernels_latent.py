@@ -16,9 +16,12 @@ from hfmem_kernels._kernels_attend import (
     beside,
     interleaved,
     logit_factor,
+    open_loop,
     power_of,
     query_parts,
+    query_rows,
     scores_of,
+    seen_keys,
     softmax_step,
     with_more,
 )
@@ -47,10 +50,7 @@ def attend_latent(
     0); acc is [BLOCK_M, RANK]."""
     QUARTER: tl.constexpr = RANK // 4
     STEP: tl.constexpr = 2 if PAIRS else 1
-    row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    query = row // GROUP
-    row_mask = query < q_len
-    q_rows = q_ptr + b.to(tl.int64) * sqb + (q_row0 + query).to(tl.int64) * sqt + (row % GROUP).to(tl.int64) * sqh
+    query, row_mask, _head, q_rows = query_rows(q_ptr, b, 0, m_block, q_row0, q_len, sqb, sqt, sqh, GROUP, BLOCK_M)
     qa, qa_high, biggest_a = query_parts(q_rows, sqd, row_mask, 0, QUARTER, DK, PAIRS)
     qb, qb_high, biggest_b = query_parts(q_rows, sqd, row_mask, QUARTER, QUARTER, DK, PAIRS)
     qc, qc_high, biggest_c = query_parts(q_rows, sqd, row_mask, 2 * QUARTER, QUARTER, DK, PAIRS)
@@ -86,8 +86,7 @@ def attend_latent(
     qd_high = (qd_high * shrink).to(ELEMENT)
     qr = (qr * turned).to(ELEMENT)
     qr_high = (qr_high * shrink).to(ELEMENT)
-    row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
-    row_lo = row_hi - window
+    row_lo, row_hi = seen_keys(query, row_mask, q_len, hi, window)
 
     base = rows_ptr + offset * UNIT
     cols = tl.arange(0, QUARTER // STEP)
@@ -104,10 +103,7 @@ def attend_latent(
     acc_c_high = acc_a
     acc_d = acc_a
     acc_d_high = acc_a
-    offsets = tl.arange(0, BLOCK_N)
-    last = hi - 1
-    tile1 = tl.where(hi > lo, tile1, tile0)  # without a key there is no row to read
-    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
+    offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
         if WIDE:

@@ -17,9 +17,12 @@ from hfmem_kernels._kernels_attend import (
     beside,
     interleaved,
     load_query,
+    open_loop,
     power_of,
     query_parts,
+    query_rows,
     scores_of,
+    seen_keys,
     softmax_step,
 )
 from hfmem_kernels._kernels_common import ARITHMETIC, E4M3, LOG2E, decode_pair, format_factor, load_ids, rows_of
@@ -110,10 +113,7 @@ def attend_nvfp4_latent(
     BLOCK_N: tl.constexpr, DECODER: tl.constexpr, PAGES: tl.constexpr, WIDE: tl.constexpr, CUT: tl.constexpr,
 ):  # fmt: skip
     """As `attend`, for rows of 176 uint16. Returns acc [BLOCK_M, 512], m and norm [BLOCK_M]."""
-    row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    query = row // GROUP
-    row_mask = query < q_len
-    q_rows = q_ptr + b.to(tl.int64) * sqb + (q_row0 + query).to(tl.int64) * sqt + (row % GROUP).to(tl.int64) * sqh
+    query, row_mask, _head, q_rows = query_rows(q_ptr, b, 0, m_block, q_row0, q_len, sqb, sqt, sqh, GROUP, BLOCK_M)
     power = power_of(tl.max(tl.abs(load_query(q_rows, sqd, row_mask, tl.arange(0, 1024), 576)), 1))
     shrink = (16384.0 / power)[:, None]
     queries = ()
@@ -125,18 +125,14 @@ def attend_nvfp4_latent(
     rope_high = (rope_high * (-shrink if CUT else shrink)).to(tl.float16)
     to_log2 = power * (scale * (LOG2E / 16384.0))
     one = tl.full([BLOCK_M], 1.0, tl.float32)
-    row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
-    row_lo = row_hi - window
+    row_lo, row_hi = seen_keys(query, row_mask, q_len, hi, window)
 
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     acc = ()
     for _number in tl.static_range(16):
         acc = acc + (tl.zeros([BLOCK_M, 32], tl.float32),)
-    offsets = tl.arange(0, BLOCK_N)
-    last = hi - 1
-    tile1 = tl.where(hi > lo, tile1, tile0)  # without a key there is no row to read
-    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
+    offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
         if WIDE:

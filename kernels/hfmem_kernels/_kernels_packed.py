@@ -22,9 +22,12 @@ from hfmem_kernels._kernels_attend import (
     beside,
     interleaved,
     load_query,
+    open_loop,
     power_of,
     query_parts,
+    query_rows,
     scores_of,
+    seen_keys,
     softmax_step,
     split_scale,
 )
@@ -120,10 +123,7 @@ def attend_packed_latent(
     WIDTH: tl.constexpr = 64 if WHOLE else 128
     CODES: tl.constexpr = GROUPS * WIDTH
     DK: tl.constexpr = CODES + 64
-    row = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    query = row // GROUP
-    row_mask = query < q_len
-    q_rows = q_ptr + b.to(tl.int64) * sqb + (q_row0 + query).to(tl.int64) * sqt + (row % GROUP).to(tl.int64) * sqh
+    query, row_mask, _head, q_rows = query_rows(q_ptr, b, 0, m_block, q_row0, q_len, sqb, sqt, sqh, GROUP, BLOCK_M)
     columns = tl.arange(0, 512)
     power = power_of(tl.max(tl.abs(load_query(q_rows, sqd, row_mask, columns, CODES)), 1))
     shrink = (16384.0 / power)[:, None]
@@ -133,8 +133,7 @@ def attend_packed_latent(
     rope_factor = scale * LOG2E
     one = tl.full([BLOCK_M], 1.0, tl.float32)
     latent_factor = power * (rope_factor / 16384.0) * format_factor(E4M3, True, DECODER)
-    row_hi = tl.where(row_mask, hi - q_len + query + 1, 0)
-    row_lo = row_hi - window
+    row_lo, row_hi = seen_keys(query, row_mask, q_len, hi, window)
 
     if WHOLE:
         scales_ptr = rows_ptr.to(tl.pointer_type(tl.int64)) + PAGE * 72
@@ -152,10 +151,7 @@ def attend_packed_latent(
     turned = m
     if WHOLE:
         turned = tl.zeros([BLOCK_M, 64], tl.float32)
-    offsets = tl.arange(0, BLOCK_N)
-    last = hi - 1
-    tile1 = tl.where(hi > lo, tile1, tile0)  # without a key there is no row to read
-    first, second = load_ids(ids_ptr, lo + tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
+    offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
         if WIDE:

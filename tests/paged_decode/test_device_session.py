@@ -1,0 +1,73 @@
+"""The session on a device: its time is kept, what ended well is not run again, and what it would run is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import device_session
+from device_session import PEER_FILES, ROOT, Step, place, session, steps
+
+
+def step(name: str, code: str, least: float = 0.0, most: float = 20.0) -> Step:
+    return Step(name, (sys.executable, "-c", code), least, most)
+
+
+def test_what_ended_well_is_not_run_again(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    good = step("good", f"open({str(mark)!r}, 'a').write('x'); print('said')")
+    bad = step("bad", f"open({str(mark)!r}, 'a').write('y'); raise SystemExit(3)")
+    for _ in range(2):
+        known = session([good, bad], tmp_path / "out", 60)
+        assert {name: each["status"] for name, each in known.items()} == {"good": 0, "bad": 3}
+    assert mark.read_text() == "xyy" and (tmp_path / "out" / "good.log").read_text() == "said\n"
+    assert json.loads((tmp_path / "out" / "session.json").read_text()) == known
+
+
+def test_a_step_ends_when_its_time_is_over_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that ignores SIGTERM, in the step's own group, is gone as well; a step that needs more is left for the next call."""
+    monkeypatch.setattr(device_session, "ENDING", 0.5)
+    mark = tmp_path / "pid"
+    stubborn = (
+        "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        f"p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); open({str(mark)!r}, 'w').write(str(p.pid));"
+        "time.sleep(60)"
+    )
+    started = time.monotonic()
+    known = session([step("long", stubborn, most=3.0), step("later", "", least=1000.0)], tmp_path / "out", 30)
+    assert time.monotonic() - started < 15
+    assert known["long"]["status"] == "ended" and known["later"] == {"status": "no time", "seconds": 0}
+    process = Path("/proc", mark.read_text(), "stat")
+    assert not process.exists() or process.read_text().split()[2] == "Z"
+
+
+def test_what_is_run_is_there(tmp_path: Path) -> None:
+    """Scripts, tests and models that the steps name; the first steps fit one call of 560 s, each at its most."""
+    found = {each.name: each for each in steps(tmp_path, tmp_path / "peers", "abc")}
+    assert list(found) == ["quick", "latents", "bench-llama", "bench-v3.2", "bench-v4", "core", "calls", "grid"]
+    assert all(each.least <= each.most for each in found.values())
+    assert sum(found[name].most for name in ("quick", "latents", "bench-llama", "bench-v3.2", "bench-v4")) <= 500
+    named = [word for each in found.values() for word in each.command if word.endswith(".py")]
+    assert named and all((ROOT / word).is_file() for word in named)
+    assert found["core"].command[-4:] == ("--peer-path", f"lmdeploy={tmp_path / 'peers'}", "--minutes", "4")
+
+
+def test_peers_are_placed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in PEER_FILES["sglang"]:
+        source = tmp_path / "wheel" / "sglang" / file
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(file)
+    assert place(tmp_path / "peers", [f"sglang={tmp_path / 'wheel'}"]) == 0
+    assert sorted(p.name for p in (tmp_path / "peers").rglob("*.py")) == [
+        "decode_attention.py",
+        "metadata.py",
+        "score_mod.py",
+    ]
+    assert place(tmp_path / "peers", [f"vllm={tmp_path / 'wheel'}"]) == 2
+    assert place(tmp_path / "peers", ["flash=x"]) == 2 and "expected NAME=DIR" in capsys.readouterr().err
