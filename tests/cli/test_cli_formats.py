@@ -78,7 +78,9 @@ def test_lengths_that_are_none(run: Run, ctx: str) -> None:
     assert (status, out, err.count("\n")) == (2, "", 1) and "--ctx" in err
 
 
-@pytest.mark.parametrize(("word", "meant"), [("fitt", "fit"), ("fti", "fit"), ("layer", "layers"), ("Compare", "compare")])
+@pytest.mark.parametrize(
+    ("word", "meant"), [("fitt", "fit"), ("fti", "fit"), ("layer", "layers"), ("Compare", "compare")]
+)
 def test_a_command_that_is_nearly_right_is_named(run: Run, word: str, meant: str) -> None:
     status, _, err = run(word, LLAMA, "--offline")
     assert status == 3 and err.startswith("error: ") and f"(the command {meant}?)" in err.splitlines()[0]
