@@ -180,7 +180,7 @@ def _shape(cache: Cache) -> tuple[int | None, int | None, int | None, int | None
 def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None = None) -> tuple[LayerRun, ...]:
     """The layers in execution order, runs of one kind and shape merged. With `engine`, also what that engine holds for each run."""
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
-    held = {group.cache: group.bytes / group.count for group in engine.layer_groups} if engine else {}
+    held = _held_by_layer(engine) if engine else {}
     layers = decoding_layers(arch)
     runs: list[LayerRun] = []
     start = 0
@@ -225,6 +225,16 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
             )
         start = end
     return tuple(runs)
+
+
+def _held_by_layer(engine: CacheBytes) -> dict[Cache, float]:
+    """Bytes of one sequence in a layer of each kind. A draft beside its target may have layers of the same kind as that has."""
+    sizes: dict[Cache, int] = {}
+    counts: dict[Cache, int] = {}
+    for group in engine.layer_groups:
+        sizes[group.cache] = sizes.get(group.cache, 0) + group.bytes
+        counts[group.cache] = counts.get(group.cache, 0) + group.count
+    return {cache: size / counts[cache] for cache, size in sizes.items()}
 
 
 def _shares(layers: Iterable[Layer]) -> str:
