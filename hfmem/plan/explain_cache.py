@@ -34,7 +34,8 @@ from hfmem.model.layers import (
     SlidingAttention,
     SparseLatentAttention,
 )
-from hfmem.plan.steps import Section, Step, bytes_of, counted
+from hfmem.plan.steps import Section, Step, bytes_of
+from hfmem.units import counted
 
 
 def _element(fmt: str, size: int) -> str:

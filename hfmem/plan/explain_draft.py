@@ -12,9 +12,10 @@ from hfmem.model.inventory import Component
 from hfmem.model.parameters import Locator
 from hfmem.plan.explain_cache import kept_steps, per_token
 from hfmem.plan.explain_parameters import tensor_steps, weight_steps
-from hfmem.plan.steps import Section, Step, counted
+from hfmem.plan.steps import Section, Step
 from hfmem.records import dataclass, replace
 from hfmem.report import DraftInfo
+from hfmem.units import counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.model.parameters import ParameterReport
-from hfmem.plan.steps import Step, bytes_of, counted
+from hfmem.plan.steps import Step, bytes_of
+from hfmem.units import counted
 
 #: terms of a formula that are written out; further ones are summed up
 _MAX_TERMS: Final = 8

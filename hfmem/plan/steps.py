@@ -27,11 +27,6 @@ class Section:
     unit: str
 
 
-def counted(number: int, word: str) -> str:
-    """`1 layer`, `1,024 layers`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
 def bytes_of(bits: int) -> str:
     """`2 bytes`, `1 byte`, `4 bits`: what one element takes."""
     if bits % 8:

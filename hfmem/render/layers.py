@@ -47,7 +47,9 @@ def _draft_words(draft: DraftInfo | None, serving: Serving) -> tuple[str, ...]:
     place = f"in {serving.engine}'s pool" if engines.engine(serving.engine).DRAFTS_IN_POOL else "a cache of its own"
     own = draft.id == "mtp"
     name = f"{PREDICT}: the model's own prediction layers" if own else f"{DRAFT}: {draft.id}"
-    return (f"{name}, {place}, {format_bytes(draft.kv_cache_bytes)} more with {'them' if own else 'it'}",)
+    size = draft.kv_cache_bytes  # pages of another size may leave less of them unused than the draft takes
+    more = f"{format_bytes(abs(size))} {'less' if size < 0 else 'more'} with {'them' if own else 'it'}"
+    return (f"{name}, {place}, {more}",)
 
 
 def _row(run: LayerRun, serving: Serving, engine: bool) -> tuple[str, ...]:

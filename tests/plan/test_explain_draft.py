@@ -14,6 +14,7 @@ from hfmem.cli import main
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.hub import FetchOptions
 from hfmem.plan.steps import Section, Step
+from hfmem.units import format_bytes
 
 CONTEXT, SEQS = 4096, 3
 #: Llama 3.1 8B's EAGLE-3 head: a layer over [embedding, hidden], a projection of three hidden states, 32,000 tokens of its own
@@ -120,6 +121,36 @@ def test_sums_are_the_estimates(target: str, draft: str, engine: str) -> None:
     assert sum(row.bytes for row in table.runs) == report.kv_cache.ideal_bytes
     (added,) = {row.stack for row in table.runs} - {"decoder", "vision"}
     assert added == ("predict" if draft == "mtp" else "draft")
+
+
+def test_windows_that_sglang_keeps_in_one_pool() -> None:
+    """Gemma 3 27B, 2 × 16 × 128 bf16 numbers a token: SGLang 0.5.23 gives its windows no pool, all 62 layers keep every token."""
+    table = layer_table(read("google/gemma-3-27b-it"), context=CONTEXT, engine="sglang")
+    held = {row.kind: row.engine_bytes for row in table.runs}
+    assert (held["sliding"], held["full"]) == (52 * CONTEXT * 2 * 16 * 128 * 2, 10 * CONTEXT * 2 * 16 * 128 * 2)
+
+
+def test_a_draft_that_leaves_less_of_the_pages_unused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside Gemma 3 27B the 1B model's layers change vLLM's groups: the pages of a request take less than without them."""
+    words = (
+        "google/gemma-3-27b-it",
+        "--draft",
+        "google/gemma-3-1b-it",
+        "--ctx",
+        "32k",
+        "--engine",
+        "vllm",
+        "--offline",
+    )
+    size = layer_table(read(words[0]), context=32768, engine="vllm", draft=read(words[2])).draft
+    assert size is not None and size.kv_cache_bytes < 0
+    for command in ("layers", "explain", None):
+        with pytest.raises(SystemExit):
+            main([*([command] if command else []), *words])
+        out = capsys.readouterr().out
+        assert "-" + str(-size.kv_cache_bytes) + " B" not in out
+        if command != "explain":
+            assert f"{format_bytes(-size.kv_cache_bytes)} less" in " ".join(out.split())
 
 
 def test_without_a_draft_nothing_of_one() -> None:
