@@ -53,7 +53,9 @@ def latent_block(
     norm(inv, f"{prefix}.post_attention_layernorm", indices, hidden)
 
 
-def mtp_head(inv: Inventory, prefix: str, indices: Sequence[int], hidden: int, vocab: int, *, shared: bool = False) -> None:
+def mtp_head(
+    inv: Inventory, prefix: str, indices: Sequence[int], hidden: int, vocab: int, *, shared: bool = False
+) -> None:
     """What DeepSeek's multi-token-prediction layer has beside a decoder block: a projection, its own embedding and output head.
 
     With `shared`, it uses the model's own embedding and head, and the checkpoint stores them once.
