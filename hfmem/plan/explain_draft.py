@@ -79,7 +79,7 @@ def _weights(draft: Drafted, serving: Serving) -> Section:
     steps = weight_steps(_bytes_by_dtype(draft.drafter))
     if loaded != stored:
         fewer = "its target's embedding and head serve both" if engines.engine(serving.engine).DRAFTS_IN_POOL else None
-        note = fewer if loaded < stored else "as the engine lays them out: tied tables twice where it needs them so, padded or converted"
+        note = fewer if loaded < stored else "as the engine lays them out: a tied table twice, padded, or converted"
         title = f"As {serving.engine} loads them"
         steps.append(Step(title, f"{stored:,} {loaded - stored:+,}", loaded, "bytes", note, loaded))
     return Section("Draft's weights", tuple(steps), loaded, "bytes")
