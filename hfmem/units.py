@@ -161,3 +161,8 @@ def format_count(value: int) -> str:
         if 2000 * value >= 1999 * scale:  # from where three digits round up to it
             return f"{value / scale:.3g} {name}" if value < 1000 * scale else f"{value / scale:,.0f} {name}"
     return str(value)
+
+
+def counted(number: int, word: str) -> str:
+    """`1 layer`, `1,024 layers`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

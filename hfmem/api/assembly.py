@@ -92,7 +92,7 @@ def assemble(
         engine_pool=pool,
         warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes, *told))),
         lora=extras.lora_info(serving) if extras else None,
-        draft=_draft(read, extras, serving, ranks, cache),
+        draft=draft_info(read, extras, serving, ranks, cache),
         host=_host(ranks, cache, serving.llama_cpp),
     )
 
@@ -262,7 +262,7 @@ def _shown(packing: QuantizationSummary) -> dict[str, Any]:
     }
 
 
-def _draft(
+def draft_info(
     read: Model, extras: Extras | None, serving: Serving, ranks: RankWeights, cache: CacheBytes
 ) -> DraftInfo | None:
     """What drafts, and what it adds to weights and cache."""

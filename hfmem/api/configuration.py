@@ -20,6 +20,7 @@ from hfmem.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from hfmem.api.extras import Extras
+    from hfmem.memory.drafts import Drafter
     from hfmem.memory.result import CacheBytes
     from hfmem.memory.weights import RankWeights
     from hfmem.plan.devices import Device
@@ -57,15 +58,19 @@ class Configuration:
     pp_given: bool = False
     known_weights: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
+    @property
+    def drafter(self) -> Drafter | None:
+        """What drafts beside the model, if anything."""
+        return self.extras.drafter if self.extras else None
+
     def scale(self, target: Target | None = None) -> Scale:
         """What weighs the model again and again on `target`, or on its own devices."""
         from hfmem.plan.fit import Scale
 
         on = target or self.target
         assert on is not None, "a scale needs a device"
-        drafter = self.extras.drafter if self.extras else None
         return Scale(
-            self.read.architecture, self.read.parameters.groups, self._runtime(on), on, self.known_weights, drafter
+            self.read.architecture, self.read.parameters.groups, self._runtime(on), on, self.known_weights, self.drafter
         )
 
     def _runtime(self, target: Target) -> Any:

@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from hfmem.api.configuration import DEFAULT_CONTEXT, DEFAULT_ENGINES, configure, default_engine
+from hfmem.api.configuration import Configuration, configure
 from hfmem.api.reading import Model, in_format, read_model
 from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
-from hfmem.memory import engines
+from hfmem.memory.drafts import cache_with, joined, weights_with
 from hfmem.memory.layer_table import LayerRun, layer_runs, merged
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
-from hfmem.records import dataclass
-from hfmem.report import Report, RuntimeItem
+from hfmem.memory.weights import RankWeights
+from hfmem.model.architecture import Note
+from hfmem.records import dataclass, replace
+from hfmem.report import DraftInfo, Report, RuntimeItem
 
 if TYPE_CHECKING:
     from hfmem.plan.devices import Device
     from hfmem.plan.explain import Explanation
+    from hfmem.plan.explain_draft import Drafted
 
 __all__ = ["LayerTable", "Model", "estimate", "explain", "in_format", "layer_table", "read_model"]
 
@@ -118,11 +121,14 @@ def estimate(
 
 @dataclass(frozen=True, slots=True)
 class LayerTable:
-    """Rows by layer, the configuration they speak of, and the engine's cache where it answers for this model."""
+    """Rows by layer, the configuration they speak of, and the engine's cache where it answers for this model; what drafts, and what
+    is worth saying of it all."""
 
     runs: tuple[LayerRun, ...]
     serving: Serving
     engine: CacheBytes | None
+    draft: DraftInfo | None = None
+    notes: tuple[Note, ...] = ()
 
 
 def layer_table(
@@ -132,17 +138,35 @@ def layer_table(
     num_seqs: int = 1,
     kv_dtype: str = "auto",
     engine: str | None = None,
+    draft: str | Model | None = None,
+    draft_tokens: int | None = None,
     merge: bool = True,
 ) -> LayerTable:
     """What each layer keeps, per token and at a context. `merge` folds equal layers over the whole model into one row.
 
+    The layers of `draft` come after the model's, in the stack "draft", or "predict" where its own prediction layers draft (`mtp`).
+
     Raises:
-        UsageError, SourceError, UnsupportedError: as `estimate`; an engine that refuses the model leaves its column out.
+        UsageError, SourceError, UnsupportedError: as `estimate`; without a draft an engine that refuses leaves its column out.
     """
-    read, serving = _on_one_rank(model, context, num_seqs, kv_dtype, engine)
-    held = engines.cache_or_none(serving.engine, read.architecture, serving)
-    runs = layer_runs(read.architecture, serving, held)
-    return LayerTable(merged(runs) if merge else runs, serving, held)
+    found = configure(
+        model,
+        context=context,
+        num_seqs=num_seqs,
+        kv_dtype=kv_dtype,
+        engine=engine,
+        draft=draft,
+        draft_tokens=draft_tokens,
+    )
+    served = _served(found)
+    arch, serving = found.read.architecture, found.serving
+    if found.drafter is not None:
+        arch = joined(arch, found.drafter, serving.engine)
+    held = served.cache if served else None
+    # the model's own need in the format that the engine keeps, as an estimate counts it
+    runs = layer_runs(arch, replace(serving, kv_dtype=held.kv_dtype) if held else serving, held)
+    info = served.draft if served else None
+    return LayerTable(merged(runs) if merge else runs, serving, held, info, found.notes)
 
 
 def explain(
@@ -152,59 +176,95 @@ def explain(
     num_seqs: int = 1,
     kv_dtype: str = "auto",
     engine: str | None = None,
+    draft: str | Model | None = None,
+    draft_tokens: int | None = None,
     overhead: Fraction | None = None,
     device_bytes: int | None = None,
 ) -> Explanation:
-    """The arithmetic behind an estimate, step by step; an engine that refuses the model is left out.
+    """The arithmetic behind an estimate, step by step; without a draft an engine that refuses is left out.
 
     Raises:
         UsageError, SourceError, UnsupportedError: as `estimate`.
     """
     from hfmem.plan.explain import explain as explain_steps
 
-    read, serving = _on_one_rank(model, context, num_seqs, kv_dtype, engine)
-    held = None if serving.engine == "ideal" else engines.cache_or_none(serving.engine, read.architecture, serving)
-    loaded, on_host, runtime = _beside_cache(read, serving)
-    return explain_steps(
+    found = configure(
+        model,
+        context=context,
+        num_seqs=num_seqs,
+        kv_dtype=kv_dtype,
+        engine=engine,
+        draft=draft,
+        draft_tokens=draft_tokens,
+    )
+    read, serving = found.read, found.serving
+    served = _served(found)
+    told = explain_steps(
         read.facts.repo_id,
         read.architecture,
         read.parameters,
         serving,
-        engine=held,
-        loaded_bytes=loaded,
-        host_bytes=on_host,
-        runtime=None if overhead is not None else runtime,
+        engine=served.alone[1] if served and serving.engine != "ideal" else None,
+        loaded_bytes=served.alone[0].all_ranks_bytes if served else None,
+        host_bytes=served.ranks.host_bytes + served.cache.host_bytes if served else 0,
+        runtime=_runtime(found, served) if served and overhead is None else None,
         overhead=overhead or Fraction(0),
         device_bytes=device_bytes,
+        draft=_drafted(found, served) if served else None,
     )
+    return replace(told, notes=found.notes)
 
 
-def _beside_cache(read: Model, serving: Serving) -> tuple[int | None, int, Mapping[str, RuntimeItem]]:
-    """What the engine loads of the weights, what of them and the cache lies in the host's memory, and what it takes beside them;
-    nothing where it refuses the model."""
-    from hfmem.api.assembly import runtime_items
-    from hfmem.memory.weights import rank_weights
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """Weights and cache with what drafts, and `alone` without it."""
 
+    ranks: RankWeights
+    cache: CacheBytes
+    alone: tuple[RankWeights, CacheBytes]
+    draft: DraftInfo | None
+
+
+def _served(found: Configuration) -> _Served | None:
+    """What the engine loads and keeps; None where it refuses a model that is served without a draft.
+
+    Raises:
+        UnsupportedError: it refuses the model or its draft.
+    """
+    from hfmem.api.assembly import draft_info
+
+    read, serving, drafter = found.read, found.serving, found.drafter
+    arch, groups = read.architecture, read.parameters.groups
     try:
-        cache = engines.engine(serving.engine).cache(read.architecture, serving)
-        ranks = rank_weights(read.architecture, read.parameters.groups, serving)
-        return ranks.all_ranks_bytes, ranks.host_bytes + cache.host_bytes, runtime_items(read, serving, ranks, cache)
+        ranks, cache = weights_with(arch, groups, drafter, serving), cache_with(arch, drafter, serving)
     except UnsupportedError:
-        return None, 0, {}
+        if drafter is not None:
+            raise
+        return None
+    if drafter is None:
+        return _Served(ranks, cache, (ranks, cache), None)
+    plain = replace(serving, speculative_tokens=0)
+    alone = weights_with(arch, groups, None, plain), cache_with(arch, None, plain)
+    return _Served(ranks, cache, alone, draft_info(read, found.extras, serving, ranks, cache))
 
 
-def _on_one_rank(
-    model: str | Model, context: int | None, num_seqs: int, kv_dtype: str, engine: str | None
-) -> tuple[Model, Serving]:
-    """The model and its serving on one rank; an engine that refuses it is no error here."""
-    read = model if isinstance(model, Model) else read_model(model)
-    serving = Serving(
-        context=context or read.architecture.max_position_embeddings or DEFAULT_CONTEXT,
-        num_seqs=num_seqs,
-        kv_dtype=kv_dtype,
-        engine=engine or DEFAULT_ENGINES[0],
-        declared_kv_dtype=read.declared_kv_dtype,
+def _runtime(found: Configuration, served: _Served) -> Mapping[str, RuntimeItem]:
+    """What the engine takes beside weights and cache."""
+    from hfmem.api.assembly import runtime_items
+
+    return runtime_items(found.read, found.serving, served.ranks, served.cache)
+
+
+def _drafted(found: Configuration, served: _Served) -> Drafted | None:
+    """What an explanation has to know of the draft."""
+    from hfmem.plan.explain_draft import Drafted
+
+    drafter, info = found.drafter, served.draft
+    if drafter is None or info is None:
+        return None
+    return Drafted(
+        info=info,
+        drafter=drafter,
+        loaded=(served.ranks.all_ranks_bytes, served.alone[0].all_ranks_bytes),
+        cache=(served.cache, served.alone[1]),
     )
-    if engine is None:
-        serving, _ = default_engine(read, serving)
-    return read, serving

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
 from hfmem.cli.output import complain, formatted, give, json_text, write
-from hfmem.cli.reading import read_for
+from hfmem.cli.reading import draft_for, read_for
 from hfmem.cli.settings import DEVICES, READING, SERVING, takes
 from hfmem.errors import HfmemError, UsageError
 
@@ -63,11 +63,8 @@ def compare(
     if require is not None:
         _check_required(require, settings)
     asked = _asked(quant, ctx, engine)
-    draft = settings["draft"]
-    from hfmem.api.extras import OWN_DRAFT
-
-    if draft is not None and draft != OWN_DRAFT:  # read once for all rows, in its own main branch
-        settings["draft"] = read_for(draft, **{**reading, "revision": None, "assume": None})
+    fetching_as = {name: reading[name] for name in ("no_cache", "refresh", "offline", "verbose")}
+    settings["draft"] = draft_for(settings["draft"], **fetching_as)  # read once for all rows
     shipped = {word: _shipped(word) for word in models if "*" in word}
     named = [name for word in models for name in shipped.get(word, [word])]
     rows, told, status = _rows(named, asked, settings, reading, {name for names in shipped.values() for name in names})

@@ -7,7 +7,7 @@ from typing import Annotated
 from hfmem.cli import options as o
 from hfmem.cli.output import json_text, say, show, write
 from hfmem.cli.params import OUTPUT
-from hfmem.cli.reading import read_for
+from hfmem.cli.reading import draft_for, read_for
 
 
 def explain(
@@ -16,6 +16,8 @@ def explain(
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
     engine: o.Engine = None,
+    draft: o.Draft = None,
+    draft_tokens: o.DraftTokens = None,
     overhead: o.Overhead = None,
     device: Annotated[
         str | None,
@@ -35,6 +37,7 @@ def explain(
 
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs = parse_count(batch, "--batch")
+    ahead = None if draft_tokens is None else parse_count(draft_tokens, "--draft-tokens")
     share = None if overhead is None else parse_percent(overhead, "--overhead")
     device_bytes = None if device is None else parse_memory(device, "--device-memory")
     from hfmem.api.estimates import explain as run
@@ -43,17 +46,20 @@ def explain(
     from hfmem.render.lines import safe
 
     read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
-    for note in read.notes:
-        say(f"warning: {note.message}")
+    small = draft_for(draft, no_cache, refresh, offline, verbose)
     told = run(
         read,
         context=context,
         num_seqs=num_seqs,
         kv_dtype=kv_dtype,
         engine=engine,
+        draft=small,
+        draft_tokens=ahead,
         overhead=share,
         device_bytes=device_bytes,
     )
+    for note in told.notes:
+        say(f"warning: {note.message}")
     if json:
         write(json_text(versioned(to_dict(told))))
     elif markdown:

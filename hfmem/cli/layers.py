@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from hfmem.cli import options as o
-from hfmem.cli.output import formatted, give, json_text, write
-from hfmem.cli.reading import read_for
+from hfmem.cli.output import formatted, give, json_text, say, write
+from hfmem.cli.reading import draft_for, read_for
 
 
 def layers(
@@ -15,6 +15,8 @@ def layers(
     batch: o.Batch = "1",
     kv_dtype: o.KvDtype = "auto",
     engine: o.Engine = None,
+    draft: o.Draft = None,
+    draft_tokens: o.DraftTokens = None,
     runs: Annotated[bool, o.Option("--runs", help="Rows in layer order, not merged over the model.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,
@@ -31,11 +33,24 @@ def layers(
     kind = formatted(format, json)
     context = None if ctx is None else parse_count(ctx, "--ctx")
     num_seqs = parse_count(batch, "--batch")
+    ahead = None if draft_tokens is None else parse_count(draft_tokens, "--draft-tokens")
     from hfmem.api.estimates import layer_table
     from hfmem.render.json import to_dict, versioned
 
     read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
-    table = layer_table(read, context=context, num_seqs=num_seqs, kv_dtype=kv_dtype, engine=engine, merge=not runs)
+    small = draft_for(draft, no_cache, refresh, offline, verbose)
+    table = layer_table(
+        read,
+        context=context,
+        num_seqs=num_seqs,
+        kv_dtype=kv_dtype,
+        engine=engine,
+        draft=small,
+        draft_tokens=ahead,
+        merge=not runs,
+    )
+    for note in table.notes:
+        say(f"warning: {note.message}")
     if kind == "json":
         rows = [to_dict(run) for run in table.runs]
         found = {
@@ -43,9 +58,12 @@ def layers(
             "context": table.serving.context,
             "num_seqs": num_seqs,
             "layers": rows,
+            "draft": to_dict(table.draft),
         }
         write(json_text(versioned(found)))
         return
     from hfmem.render.layers import layers_grid
 
-    give(kind, layers_grid(table.runs, table.serving, table.engine), table.runs, read.facts.repo_id or model)
+    give(
+        kind, layers_grid(table.runs, table.serving, table.engine, table.draft), table.runs, read.facts.repo_id or model
+    )

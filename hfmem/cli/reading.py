@@ -21,3 +21,12 @@ def read_for(
     if verbose:
         say_stats(model, found.facts.stats)
     return found
+
+
+def draft_for(draft: str | None, no_cache: bool, refresh: bool, offline: bool, verbose: bool) -> str | Model | None:
+    """What `--draft` names: a model, read in its own main branch, or the word for the model's own prediction layers."""
+    from hfmem.api.extras import OWN_DRAFT
+
+    if draft is None or draft == OWN_DRAFT:
+        return draft
+    return read_for(draft, None, None, no_cache, refresh, offline, verbose)

@@ -24,7 +24,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.records import dataclass
-from hfmem.units import MIB, format_bytes
+from hfmem.units import MIB, counted, format_bytes
 
 #: hidden states live beside gate, up and their product: attention's output, the residual before and after it, and the normed input
 #: (a bf16 CodeLlama 7B and Granite 3.3 8B on H100s under 0.19, a Llama 3.1 8B on an A100); where ranks add up, two (Qwen2.5-32B at
@@ -100,10 +100,10 @@ def peak(
     seen = encoder.live_bytes(tp) + encoder.pixel_bytes + blas
     if seen <= inputs + text.bytes:
         high = text.high if encoder.known else 2.5
-        source = f"{text.source}; {encoder.tokens} tokens and {encoder.patches} patches of the encoder"
+        source = f"{text.source}; {counted(encoder.tokens, 'token')} and {encoder.patches:,} patches of the encoder"
         return Peak(inputs + text.bytes, text.low, high, source)
     return Peak(
-        seen, 0.5 if encoder.known else 0.1, 1.6, f"vision encoder: {encoder.patches} patches × widest live tensors"
+        seen, 0.5 if encoder.known else 0.1, 1.6, f"vision encoder: {encoder.patches:,} patches × widest live tensors"
     )
 
 

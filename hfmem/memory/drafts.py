@@ -14,6 +14,7 @@ from typing import Final
 
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory import engines
+from hfmem.memory.cache import decoding_layers
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights, rank_weights
@@ -113,17 +114,21 @@ def cache_with(arch: Architecture, drafter: Drafter | None, serving: Serving) ->
     found = rules.cache(served_with(arch, drafter, serving), serving)
     if drafter is None or engines.engine(serving.engine).DRAFTS_IN_POOL:
         return found
+    return _together(found, rules.cache(*apart(arch, drafter, serving)), len(decoding_layers(arch)))
+
+
+def apart(arch: Architecture, drafter: Drafter, serving: Serving) -> tuple[Architecture, Serving]:
+    """What drafts as a model of its own, and how it is served."""
     if drafter.own:
         layers = prediction_layers(arch)
-        beside = rules.cache(replace(arch, layers=layers, num_hidden_layers=len(layers)), replace(serving, pp=1))
-    else:
-        draft = drafter.architecture
-        beside = rules.cache(draft, drafting(serving, draft, drafter.declared_kv_dtype))
-    return _together(found, beside)
+        return replace(arch, layers=layers, num_hidden_layers=len(layers)), replace(serving, pp=1)
+    draft = drafter.architecture
+    return draft, drafting(serving, draft, drafter.declared_kv_dtype)
 
 
-def _together(target: CacheBytes, draft: CacheBytes) -> CacheBytes:
-    """Two caches; a draft's of fewer stages lies on the last ones."""
+def _together(target: CacheBytes, draft: CacheBytes, num_layers: int) -> CacheBytes:
+    """Two caches; a draft's of fewer stages lies on the last ones. Its layers are numbered after the target's `num_layers`."""
+    later = (replace(group, layers=tuple(num_layers + i for i in group.layers)) for group in draft.layer_groups)
     stages = target.stage_bytes
     if stages:
         last = draft.stage_bytes or (draft.bytes_per_rank,)
@@ -135,6 +140,7 @@ def _together(target: CacheBytes, draft: CacheBytes) -> CacheBytes:
         bytes_per_rank=max(stages) if stages else target.bytes_per_rank + draft.bytes_per_rank,
         bytes_per_seq=target.bytes_per_seq + draft.bytes_per_seq,
         state_bytes_per_seq=target.state_bytes_per_seq + draft.state_bytes_per_seq,
+        layer_groups=(*target.layer_groups, *later),
         stage_bytes=stages,
         host_bytes=target.host_bytes + draft.host_bytes,
     )

@@ -180,10 +180,10 @@ def _shape(cache: Cache) -> tuple[int | None, int | None, int | None, int | None
 def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None = None) -> tuple[LayerRun, ...]:
     """The layers in execution order, runs of one kind and shape merged. With `engine`, also what that engine holds for each run."""
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
-    held = {group.cache: group.bytes / group.count for group in engine.layer_groups} if engine else {}
+    held = _held_by_layer(engine) if engine else {}
     layers = decoding_layers(arch)
     runs: list[LayerRun] = []
-    start = 0
+    start = decoders = 0
     while start < len(layers):
         first = layers[start]
         kinds = [_merge_key(cache) for cache in first.caches]
@@ -199,8 +199,13 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
             count = end - start
             of_engine = None
             if engine is not None:
-                same = [c for layer in layers[start:end] for c in layer.caches if _merge_key(c) == _merge_key(cache)]
-                of_engine = round(sum(held.get(c, 0) for c in same) * serving.num_seqs)
+                same = [
+                    held.get(c) or _instead(engine, c, first.stack, decoders + index - start)
+                    for index in range(start, end)
+                    for c in layers[index].caches
+                    if _merge_key(c) == _merge_key(cache)
+                ]
+                of_engine = round(sum(same) * serving.num_seqs)
             runs.append(
                 LayerRun(
                     kind=kind_of(cache),
@@ -223,8 +228,26 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
                     engine_bytes=of_engine,
                 )
             )
+        decoders += end - start if first.stack == "decoder" else 0
         start = end
     return tuple(runs)
+
+
+def _held_by_layer(engine: CacheBytes) -> dict[Cache, float]:
+    """Bytes of one sequence in a layer of each kind. A draft beside its target may have layers of the same kind as that has."""
+    sizes: dict[Cache, int] = {}
+    counts: dict[Cache, int] = {}
+    for group in engine.layer_groups:
+        sizes[group.cache] = sizes.get(group.cache, 0) + group.bytes
+        counts[group.cache] = counts.get(group.cache, 0) + group.count
+    return {cache: size / counts[cache] for cache, size in sizes.items()}
+
+
+def _instead(engine: CacheBytes, cache: Cache, stack: str, decoder: int) -> float:
+    """Bytes of one sequence in a windowed decoder layer that the engine holds as one of another kind: SGLang, with one pool."""
+    if stack != "decoder" or not isinstance(cache, SlidingAttention | ChunkedAttention):
+        return 0
+    return sum(group.bytes / group.count for group in engine.layer_groups if decoder in group.layers)
 
 
 def _shares(layers: Iterable[Layer]) -> str:

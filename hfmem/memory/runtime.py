@@ -26,7 +26,7 @@ from hfmem.model.inventory import Component
 from hfmem.model.layers import RecurrentCache
 from hfmem.records import dataclass
 from hfmem.remembered import remembered
-from hfmem.units import GIB, format_bytes
+from hfmem.units import GIB, counted, format_bytes
 
 #: growth outside PyTorch while vLLM profiles, on one device: 0.02 GiB on RTX 20 to 50 cards, 0.03 on A6000
 _ENGINE_ALONE: Final = (GIB // 100, GIB * 4 // 100, GIB * 7 // 10)
@@ -285,7 +285,7 @@ def _engine(
         source = f"NCCL and library buffers {'over NVLink' if linked else 'over PCIe'}, from server logs"
     counts = counted_seqs * (4 * arch.vocab_size + -(-arch.vocab_size // 32) * 4)
     if counts:
-        source += f"; counts of {counted_seqs:,} sequences × {arch.vocab_size:,} words"
+        source += f"; counts of {counted(counted_seqs, 'sequence')} × {arch.vocab_size:,} words"
     low, middle, high = (size + counts for size in sizes)
     return Estimate(middle, low, high, source)
 

@@ -13,22 +13,25 @@ from hfmem.dtypes import BITS
 from hfmem.memory.engines.ideal import cache as ideal_cache
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
-from hfmem.model.architecture import Architecture
+from hfmem.model.architecture import Architecture, Note
 from hfmem.model.parameters import ParameterReport
 from hfmem.plan.explain_cache import at_context, per_token
-from hfmem.plan.explain_parameters import parameter_steps
-from hfmem.plan.steps import Section, Step, bytes_of
+from hfmem.plan.explain_draft import Drafted, draft_sections, draft_sum
+from hfmem.plan.explain_parameters import parameter_steps, weight_steps
+from hfmem.plan.steps import Section, Step
 from hfmem.records import dataclass
-from hfmem.report import RUNTIME_WORDS, RuntimeItem
+from hfmem.report import RUNTIME_WORDS, DraftInfo, RuntimeItem
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole arithmetic of one model under one serving configuration."""
+    """The whole arithmetic of one model under one serving configuration; what drafts beside it, and what is worth saying."""
 
     model: str
     sections: tuple[Section, ...]
     total_bytes: int
+    draft: DraftInfo | None = None
+    notes: tuple[Note, ...] = ()
 
 
 def explain(
@@ -43,16 +46,18 @@ def explain(
     runtime: Mapping[str, RuntimeItem] | None = None,
     overhead: Fraction = Fraction(0),
     device_bytes: int | None = None,
+    draft: Drafted | None = None,
 ) -> Explanation:
     """The steps from tensors to bytes.
 
     Args:
         model: what to call it.
-        engine: an engine's cache for the same serving configuration, to show beside the model's own need.
+        engine: an engine's cache for the same serving configuration without a draft, to show beside the model's own need.
         loaded_bytes: what the engine loads of the weights. host_bytes: of weights and cache, what lies in the host's memory.
         runtime: the rest of what it takes, by the report's keys.
         overhead: a flat share of weights and cache on top (the articles' 10 %: `Fraction(1, 10)`).
         device_bytes: memory of one device, to count how many are needed by the sum alone.
+        draft: what drafts beside it, which adds to the sum.
     """
     weights = _weights(parameters)
     cache = ideal_cache(arch, serving)
@@ -62,25 +67,22 @@ def explain(
         per_token(arch, serving),
         at_context(arch, serving, cache, engine),
     ]
+    if draft is not None:
+        sections += draft_sections(arch, draft, serving)
     held = engine.bytes if engine is not None else cache.bytes
-    total = _total(
-        parameters.weights_bytes, loaded_bytes, held, engine, runtime or {}, (overhead, host_bytes), device_bytes
-    )
+    first = _first_steps(parameters.weights_bytes, loaded_bytes, held, engine)
+    if draft is not None:
+        first += draft_sum(draft, serving, first[-1].result)
+    total = _total(first, runtime or {}, (overhead, host_bytes), device_bytes)
     sections.append(total)
-    return Explanation(model, tuple(sections), total.result)
+    return Explanation(model, tuple(sections), total.result, draft.info if draft else None)
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------------
 
 
 def _weights(parameters: ParameterReport) -> list[Step]:
-    steps: list[Step] = []
-    running = 0
-    for code, size in sorted(parameters.weights_by_dtype.items(), key=lambda pair: -pair[1]):
-        running += size
-        bits = BITS.get(code)
-        formula = f"{size:,} bytes" if bits is None else f"{size * 8 // bits:,} × {bytes_of(bits)}"
-        steps.append(Step(f"Tensors in {code}", formula, size, "bytes", None, running))
+    steps = weight_steps(parameters.weights_by_dtype)
     stored = sum(size * 8 // BITS[code] for code, size in parameters.weights_by_dtype.items() if code in BITS)
     if steps and stored != parameters.total:
         more = stored - parameters.total
@@ -97,22 +99,23 @@ def _weights(parameters: ParameterReport) -> list[Step]:
 # ---- the sum ---------------------------------------------------------------------------------------------------------------
 
 
+def _first_steps(stored: int, loaded: int | None, cache: int, engine: CacheBytes | None) -> list[Step]:
+    weights = stored if loaded is None else loaded
+    total = weights + cache
+    name = "Weights + cache" + (f" as {engine.engine} holds it" if engine is not None else "")
+    differ = None if weights == stored else f"weights as they are loaded: {weights:,} bytes for {stored:,} stored"
+    return [Step(name, f"{weights:,} + {cache:,}", total, "bytes", differ, total)]
+
+
 def _total(
-    stored: int,
-    loaded: int | None,
-    cache: int,
-    engine: CacheBytes | None,
+    steps: list[Step],
     runtime: Mapping[str, RuntimeItem],
     flat: tuple[Fraction, int],
     device_bytes: int | None,
 ) -> Section:
     """`flat`: the share, and the bytes in the host's memory, which it is not taken of."""
     overhead, on_host = flat
-    weights = stored if loaded is None else loaded
-    total = weights + cache
-    name = "Weights + cache" + (f" as {engine.engine} holds it" if engine is not None else "")
-    differ = None if weights == stored else f"weights as they are loaded: {weights:,} bytes for {stored:,} stored"
-    steps = [Step(name, f"{weights:,} + {cache:,}", total, "bytes", differ, total)]
+    total = sum(step.result for step in steps)
     for key, item in runtime.items():
         total += item.bytes
         title = RUNTIME_WORDS.get(key, key.removesuffix("_bytes"))

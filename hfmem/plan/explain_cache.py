@@ -35,6 +35,7 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.plan.steps import Section, Step, bytes_of
+from hfmem.units import counted
 
 
 def _element(fmt: str, size: int) -> str:
@@ -120,7 +121,7 @@ def per_token(arch: Architecture, serving: Serving) -> Section:
         if growth:
             size = int(len(layers) * growth)
             running += size
-            formula = f"{len(layers)} layers × {_growth_formula(cache, fmt)}"
+            formula = f"{counted(len(layers), 'layer')} × {_growth_formula(cache, fmt)}"
             steps.append(Step(_name(cache), formula, size, "bytes/token", _why(cache), running))
     if not steps:
         steps.append(Step("No layer keeps every token", "0", 0, "bytes/token"))
@@ -142,7 +143,8 @@ def _why(cache: Cache) -> str | None:
             return None
 
 
-def at_context(arch: Architecture, serving: Serving, ideal: CacheBytes, engine: CacheBytes | None) -> Section:
+def kept_steps(arch: Architecture, serving: Serving) -> tuple[list[Step], int]:
+    """What each kind of layer keeps of all sequences at the context, and the sum."""
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
     times = f"{serving.num_seqs:,} sequences × " if serving.num_seqs > 1 else ""
     steps: list[Step] = []
@@ -155,7 +157,7 @@ def at_context(arch: Architecture, serving: Serving, ideal: CacheBytes, engine: 
         if one or isinstance(cache, SharedCache):
             steps.append(
                 Step(
-                    f"{_name(cache)}, {len(layers)} layers",
+                    f"{_name(cache)}, {counted(len(layers), 'layer')}",
                     f"{times}{len(layers)} × {formula}",
                     size,
                     "bytes",
@@ -167,6 +169,13 @@ def at_context(arch: Architecture, serving: Serving, ideal: CacheBytes, engine: 
         steps.append(
             Step("Nothing is kept between tokens", "0", 0, "bytes", "an encoder, or a model without attention")
         )
+    return steps, running
+
+
+def at_context(arch: Architecture, serving: Serving, ideal: CacheBytes, engine: CacheBytes | None) -> Section:
+    """The cache at the context, beside what the naive formula says and what an engine holds."""
+    fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
+    steps, _ = kept_steps(arch, serving)
     if ideal.bytes and (naive := _naive(arch, serving, fmt)) is not None and naive.result != ideal.bytes:
         ratio = (
             f"{naive.result / ideal.bytes:,.1f} × too much"

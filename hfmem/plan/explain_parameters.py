@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import prod
 from typing import Final
 
+from hfmem.dtypes import BITS
 from hfmem.memory.layer_table import kind_of
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, TensorSpec
@@ -19,7 +20,8 @@ from hfmem.model.layers import (
     SparseLatentAttention,
 )
 from hfmem.model.parameters import ParameterReport
-from hfmem.plan.steps import Step
+from hfmem.plan.steps import Step, bytes_of
+from hfmem.units import counted
 
 #: terms of a formula that are written out; further ones are summed up
 _MAX_TERMS: Final = 8
@@ -73,6 +75,30 @@ def parameter_steps(arch: Architecture, report: ParameterReport) -> list[Step]:
         steps.append(Step("As stored", f"{total:,} {difference:+,}", report.total, "parameters", note, report.total))
     if report.active != report.total:
         steps.append(_active(arch, report))
+    return steps
+
+
+def tensor_steps(specs: Sequence[TensorSpec]) -> list[Step]:
+    """Any tensors as products, those of the same layers together; tied ones count with their owner."""
+    steps: list[Step] = []
+    total = 0
+    for (_, layers), members in _by_layers(spec for spec in specs if spec.tied_to is None).items():
+        size = sum(spec.count * spec.elements for spec in members)
+        total += size
+        where = counted(len(layers), "layer") if layers else "Outside the layers"
+        steps.append(Step(where, _formula(members, len(layers) or 1), size, "parameters", None, total))
+    return steps
+
+
+def weight_steps(by_dtype: Mapping[str, int]) -> list[Step]:
+    """Stored bytes by dtype, the largest first, adding up."""
+    steps: list[Step] = []
+    running = 0
+    for code, size in sorted(by_dtype.items(), key=lambda pair: -pair[1]):
+        running += size
+        bits = BITS.get(code)
+        formula = f"{size:,} bytes" if bits is None else f"{size * 8 // bits:,} × {bytes_of(bits)}"
+        steps.append(Step(f"Tensors in {code}", formula, size, "bytes", None, running))
     return steps
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from hfmem.memory import engines
+from hfmem.memory.drafts import DRAFT, PREDICT
 from hfmem.memory.layer_table import LayerRun
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
 from hfmem.render.grid import Grid
+from hfmem.report import DraftInfo
 from hfmem.units import format_bytes
 
 _HEAD = ("layers", "kind", "shape", "window", "a token", "a sequence", "held", "all", "")
 
 
-def layers_grid(runs: Sequence[LayerRun], serving: Serving, engine: CacheBytes | None) -> Grid:
+def layers_grid(
+    runs: Sequence[LayerRun], serving: Serving, engine: CacheBytes | None, draft: DraftInfo | None = None
+) -> Grid:
     """One row a run of layers; the last row is the total.
 
     Columns: bytes per token and layer, constant bytes per sequence and layer, tokens held, bytes of all the run's layers for all
@@ -31,9 +36,20 @@ def layers_grid(runs: Sequence[LayerRun], serving: Serving, engine: CacheBytes |
         head=(*_HEAD[:-1], name),
         rows=tuple(rows),
         left=frozenset({0, 1, 2}),
-        notes=tuple(f"  {text}" for text in details),
+        notes=tuple(f"  {text}" for text in (*details, *_draft_words(draft, serving))),
         emphasized=frozenset({len(rows) - 1}),
     )
+
+
+def _draft_words(draft: DraftInfo | None, serving: Serving) -> tuple[str, ...]:
+    if draft is None:
+        return ()
+    place = f"in {serving.engine}'s pool" if engines.engine(serving.engine).DRAFTS_IN_POOL else "a cache of its own"
+    own = draft.id == "mtp"
+    name = f"{PREDICT}: the model's own prediction layers" if own else f"{DRAFT}: {draft.id}"
+    size = draft.kv_cache_bytes  # pages of another size may leave less of them unused than the draft takes
+    more = f"{format_bytes(abs(size))} {'less' if size < 0 else 'more'} with {'them' if own else 'it'}"
+    return (f"{name}, {place}, {more}",)
 
 
 def _row(run: LayerRun, serving: Serving, engine: bool) -> tuple[str, ...]:

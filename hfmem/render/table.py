@@ -267,8 +267,11 @@ def _draft_lines(report: Report) -> list[Line]:
     if draft is None:
         return []
     name = "the model's own prediction layers" if draft.id == "mtp" else draft.id
-    weights, cache = format_bytes(draft.weights_bytes_per_rank), format_bytes(draft.kv_cache_bytes)
-    text = f"  {name} draft{'' if draft.id == 'mtp' else 's'}: {weights} of a rank's weights and {cache} of the cache are for that"
+    weights, cache = format_bytes(draft.weights_bytes_per_rank), format_bytes(abs(draft.kv_cache_bytes))
+    of_cache = (
+        f"{cache} of the cache are for that" if draft.kv_cache_bytes >= 0 else f"{cache} less of the cache go with that"
+    )
+    text = f"  {name} draft{'' if draft.id == 'mtp' else 's'}: {weights} of a rank's weights and {of_cache}"
     return [line((text, "dim"), hang=4)]
 
 
