@@ -18,7 +18,7 @@ from hfmem.memory.expert_workspaces import ExpertFormat
 from hfmem.memory.layer_table import LayerRun, layer_runs
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead
-from hfmem.memory.serving import ENGINES, LlamaCpp, Serving
+from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.records import replace
@@ -93,7 +93,7 @@ def assemble(
         warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes, *told))),
         lora=extras.lora_info(serving) if extras else None,
         draft=_draft(read, extras, serving, ranks, cache),
-        host=_host(ranks, cache, serving.llama_cpp),
+        host=_host(ranks, cache, serving),
     )
 
 
@@ -123,10 +123,13 @@ def _most_loaded(ranks: RankWeights, cache: CacheBytes, runtime_bytes: int) -> P
     )
 
 
-def _host(ranks: RankWeights, cache: CacheBytes, told: LlamaCpp) -> HostMemory | None:
+def _host(ranks: RankWeights, cache: CacheBytes, serving: Serving) -> HostMemory | None:
     if not ranks.host_bytes and not cache.host_bytes:
         return None
-    return HostMemory(ranks.host_bytes, cache.host_bytes, told.gpu_layers, told.cpu_moe_layers)
+    told = serving.llama_cpp
+    return HostMemory(
+        ranks.host_bytes, cache.host_bytes, told.gpu_layers, told.cpu_moe_layers, serving.cpu_offload_bytes
+    )
 
 
 def runtime_items(

@@ -48,6 +48,7 @@ def estimate(
     mamba_full_memory_ratio: float | None = None,
     one_kind_of_page: bool = False,
     synchronous: bool = False,
+    cpu_offload_gb: float | None = None,
     kv_memory_bytes: int | None = None,
     source_tokens: int | None = None,
     overhead: Fraction | float | None = None,
@@ -90,6 +91,7 @@ def estimate(
         state_dtype: `bf16`, `fp16` or `fp32` for recurrent states; None: the engine's own.
         swa_full_tokens_ratio, mamba_full_memory_ratio: how SGLang divides its pool; None: 0.8 and 0.9.
         one_kind_of_page, synchronous: vLLM without its hybrid cache manager, without asynchronous scheduling.
+        cpu_offload_gb: GiB of weights that each of vLLM's ranks may leave in the host's memory.
         eager: without CUDA graphs. language_model_only: without the towers for images and sound.
         kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
         source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.

@@ -27,7 +27,9 @@ _COUNTS: Final = frozenset(
         *("max_loras", "max_lora_rank", "draft_tokens"),
     }
 )
-_SHARES: Final = frozenset({"utilization", "overhead", "swa_full_tokens_ratio", "mamba_full_memory_ratio"})
+_SHARES: Final = frozenset(
+    {"utilization", "overhead", "swa_full_tokens_ratio", "mamba_full_memory_ratio", "cpu_offload_gb"}
+)
 _WORDS: Final = frozenset(
     {"engine", "kv_dtype", "value_dtype", "state_dtype", "quant", "dtype", "lora", "revision", "assume"}
 )

@@ -71,6 +71,7 @@ def launch_text(
             mamba_full_memory_ratio=serving.mamba_full_memory_ratio,
             one_kind_of_page=serving.one_kind_of_page,
             synchronous=serving.synchronous,
+            cpu_offload_bytes=serving.cpu_offload_bytes,
             kv_memory_bytes=serving.kv_memory_bytes,
             pool_tokens=report.engine_pool.capacity_tokens if report.engine_pool and serving.kv_memory_bytes else None,
             llama_cpp=serving.llama_cpp,

@@ -199,6 +199,15 @@ Synchronous = Annotated[
     bool,
     Option("--no-async-scheduling", help="vLLM: no step is scheduled before the last one is done.", section=ENGINE),
 ]
+CpuOffload = Annotated[
+    str | None,
+    Option(
+        "--cpu-offload-gb",
+        metavar="GIB",
+        help="vLLM: GiB of weights that each rank may leave in the host's memory [default: 0].",
+        section=ENGINE,
+    ),
+]
 KvMemory = Annotated[
     str | None,
     Option(

@@ -34,6 +34,7 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "mamba_ratio": (o.MambaRatio, None),
     "one_kind_of_page": (o.OneKind, False),
     "synchronous": (o.Synchronous, False),
+    "cpu_offload_gb": (o.CpuOffload, None),
     "eager": (o.Eager, False),
     "language_model_only": (o.LanguageModelOnly, False),
     "source_tokens": (o.SourceTokens, None),
@@ -104,7 +105,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
     Raises:
         UsageError: a word that is no number, or devices' settings without a device.
     """
-    from hfmem.units import parse_memory, parse_percent, parse_ratio, parse_share
+    from hfmem.units import parse_gib, parse_memory, parse_percent, parse_ratio, parse_share
 
     gpu = asked.get("gpu")
     for name, flag in (("num_gpus", "--num-gpus"), ("utilization", "--utilization")):
@@ -139,6 +140,8 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         found[name] = _count(asked, name, flag)
     if asked.get("kv_memory") is not None:
         found["kv_memory_bytes"] = parse_memory(asked["kv_memory"], "--kv-memory")
+    if asked.get("cpu_offload_gb") is not None:
+        found["cpu_offload_gb"] = parse_gib(asked["cpu_offload_gb"], "--cpu-offload-gb")
     if asked.get("swa_ratio") is not None:
         found["swa_full_tokens_ratio"] = float(parse_share(asked["swa_ratio"], "--swa-full-tokens-ratio"))
     if asked.get("mamba_ratio") is not None:

@@ -46,7 +46,7 @@ class LlamaCpp:
 
 
 #: settings that only vLLM has
-_VLLMS: Final = ("language_model_only", "dcp", "one_kind_of_page", "synchronous")
+_VLLMS: Final = ("language_model_only", "dcp", "one_kind_of_page", "synchronous", "cpu_offload_bytes")
 #: settings that only SGLang has → the most they may be
 _SGLANGS: Final = {"swa_full_tokens_ratio": 1.0, "mamba_full_memory_ratio": 1000.0}
 #: nothing set
@@ -81,6 +81,7 @@ class Serving:
 
     vLLM's: `dcp` groups among the `tp` ranks hold a token each in turn (decode context parallelism); `one_kind_of_page`: windowed
     layers keep every token (`--disable-hybrid-kv-cache-manager`); `synchronous`: no step is scheduled before the last one is done;
+    `cpu_offload_bytes`: of weights that a rank may leave in the host's memory (`--cpu-offload-gb`);
     `prefill_checkpoints`: recurrent layers keep a state of their prefill where their kernel exports one, as they have since 0.33.
 
     Raises:
@@ -118,6 +119,7 @@ class Serving:
     one_kind_of_page: bool = False
     synchronous: bool = False
     prefill_checkpoints: bool = True
+    cpu_offload_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp", "dcp"):
@@ -128,6 +130,8 @@ class Serving:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.cpu_offload_bytes < 0:
+            raise UsageError(f"cpu_offload_bytes must be at least 0, not {self.cpu_offload_bytes}")
         name = self.engine.lower()
         object.__setattr__(self, "engine", _SPELLED.get(name, name))
         if self.engine not in ENGINES:
@@ -169,7 +173,10 @@ class Serving:
             plain = replace(plain, swa_full_tokens_ratio=None, mamba_full_memory_ratio=None)
         if engine == "vllm":
             return replace(plain, engine=engine)
-        return replace(plain, engine=engine, language_model_only=False, one_kind_of_page=False, synchronous=False)
+        plain = replace(
+            plain, language_model_only=False, one_kind_of_page=False, synchronous=False, cpu_offload_bytes=0
+        )
+        return replace(plain, engine=engine)
 
     @property
     def num_ranks(self) -> int:

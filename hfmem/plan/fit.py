@@ -153,9 +153,11 @@ class Scale:
         padded = self.architecture.model_type in PADDED_BY_DEVICE
         if padded:
             serving = on_device(serving, self.target.device)
+        if self.target.device.unified:  # the host's memory is the device's
+            serving = replace(serving, cpu_offload_bytes=0)
         key = (
             *(serving.engine, serving.tp, serving.pp, serving.dp, serving.ep, serving.attn_dp, serving.llama_cpp),
-            *(serving.language_model_only, serving.pooling),
+            *(serving.language_model_only, serving.pooling, serving.cpu_offload_bytes),
             serving.compute_capability if padded else None,
         )
         if key not in self.known_weights:
@@ -219,7 +221,11 @@ class Scale:
         return min(self.target.usable_bytes(serving), self.target.free_bytes())
 
     def _whole(self, serving: Serving) -> int:
-        """Weights on one device: no layout leaves its fullest rank less than an even share of them."""
+        """Weights on one device: no layout leaves its fullest rank less than an even share of them. Where ranks leave some on the
+        host, what they hold together."""
+        if serving.cpu_offload_bytes:
+            ranks = self.weights(serving)
+            return ranks.all_ranks_bytes - ranks.host_bytes
         return self.weights(replace(serving, tp=1, pp=1, dp=1, attn_dp=1, dcp=1)).bytes
 
     def max_context(self, serving: Serving) -> int | None:
@@ -335,6 +341,11 @@ def _device_notes(report: Report, device: Device, share: Fraction) -> list[Repor
     if old and engines.engine(engine).OLDEST is not None and report.model.dtype == "bfloat16":
         text = f"{device.name} (compute capability {(device.compute_capability or 0) / 10:.1f}) computes no bf16: --dtype half"
         return [ReportWarning("device_dtype", text)]
+    if device.unified and report.host is not None and report.host.cpu_offload_bytes:
+        text = (
+            f"{device.name} shares its memory with the system: weights that are left to the host lie in the same memory"
+        )
+        return [ReportWarning("device_unified", text)]
     if device.unified and engine == "vllm" and share > _SHARE_OF_UNIFIED:
         asked = format_gib(math.ceil(device.memory_bytes * share))
         text = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
+from hfmem.units import GIB
 
 if TYPE_CHECKING:
     from hfmem.plan.launch.settings import Launch
@@ -88,6 +89,7 @@ def _vllm(launch: Launch) -> list[str]:
     words += _set("--mamba-ssm-cache-dtype", _STATES.get(launch.state_dtype or ""))
     words += ["--disable-hybrid-kv-cache-manager"] if launch.one_kind_of_page else []
     words += ["--no-async-scheduling"] if launch.synchronous else []
+    words += _set("--cpu-offload-gb", f"{launch.cpu_offload_bytes / GIB:.12g}" if launch.cpu_offload_bytes else None)
     match launch.enable_prefix_caching:
         case True:
             words.append("--enable-prefix-caching")
