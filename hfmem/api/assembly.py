@@ -310,10 +310,11 @@ def _cache_or_none(arch: Architecture, drafter: Drafter | None, serving: Serving
 def _pool(architecture: Architecture, serving: Serving, cache: CacheBytes) -> tuple[EnginePool | None, list[Note]]:
     """The pool of the memory given for it; None and the engine's reason where it would not start with that."""
     rules = engines.pooling_engine(serving.engine)
-    if rules is None or serving.kv_memory_bytes is None:
+    given = engines.given_pools(architecture, serving, max(len(cache.stage_bytes), 1))
+    if rules is None or given is None:
         return None, []
     try:
-        pool = rules.pool(architecture, serving, [serving.kv_memory_bytes] * max(len(cache.stage_bytes), 1))
+        pool = rules.pool(architecture, serving, [size or 0 for size in given])
     except UnsupportedError as error:
         return None, [Note(POOL_TOO_SMALL, error.message)]
     seqs, told = serving.num_seqs_per_replica, []
@@ -327,6 +328,6 @@ def _pool(architecture: Architecture, serving: Serving, cache: CacheBytes) -> tu
         text = f"the pool holds {pool.max_concurrency:.2f} sequences of {serving.context:,} tokens at once, not {seqs}"
         told.append(Note(POOL_TOO_SMALL, text))
     found = EnginePool(
-        serving.kv_memory_bytes, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
+        pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
     )
     return found, told

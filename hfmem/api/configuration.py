@@ -203,6 +203,7 @@ def _serving(read: Model, given: Settings, *, local: bool, apple: bool) -> tuple
         page_size=given.take("page_size"),
         enable_prefix_caching=given.take("enable_prefix_caching"),
         kv_memory_bytes=given.take("kv_memory_bytes"),
+        num_gpu_blocks=given.take("num_gpu_blocks"),
         source_tokens=given.take("source_tokens"),
         declared_kv_dtype=read.declared_kv_dtype,
         llama_cpp=llama_cpp,

@@ -73,6 +73,7 @@ def launch_text(
             synchronous=serving.synchronous,
             cpu_offload_bytes=serving.cpu_offload_bytes,
             kv_memory_bytes=serving.kv_memory_bytes,
+            num_gpu_blocks=serving.num_gpu_blocks,
             pool_tokens=report.engine_pool.capacity_tokens if report.engine_pool and serving.kv_memory_bytes else None,
             llama_cpp=serving.llama_cpp,
             is_gguf=is_gguf(found.read),

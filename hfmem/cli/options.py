@@ -217,6 +217,9 @@ KvMemory = Annotated[
         section=ENGINE,
     ),
 ]
+GpuBlocks = Annotated[
+    str | None, Option("--num-gpu-blocks-override", metavar="N", help="vLLM: blocks of the pool.", section=ENGINE)
+]
 SourceTokens = Annotated[
     str | None,
     Option(

@@ -58,6 +58,7 @@ DEVICES: Final[dict[str, tuple[Any, Any]]] = {
     "num_gpus": (o.NumGpus, None),
     "utilization": (o.Utilization, None),
     "kv_memory": (o.KvMemory, None),
+    "num_gpu_blocks": (o.GpuBlocks, None),
 }
 #: where the model is read from
 READING: Final[dict[str, tuple[Any, Any]]] = {
@@ -132,6 +133,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         ("dcp", "--dcp"),
         ("max_num_batched_tokens", "--max-num-batched-tokens"),
         ("page_size", "--page-size"),
+        ("num_gpu_blocks", "--num-gpu-blocks-override"),
         ("source_tokens", "--source-tokens"),
         ("max_loras", "--max-loras"),
         ("max_lora_rank", "--max-lora-rank"),

@@ -12,20 +12,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from hfmem.memory.loaded import HeldTensors, layer_sizes, parameter, parts_of
+from hfmem.memory.model_classes import through_transformers
+from hfmem.memory.serving import Serving
+from hfmem.memory.stages import Stages
+from hfmem.model.architecture import Architecture
 
 
-def offloaded(held: Iterable[HeldTensors], stages: Sequence[range], budget: int) -> tuple[int, ...]:
-    """Bytes that a rank of each pipeline stage leaves in the host's memory.
+def offloaded(arch: Architecture, held: Iterable[HeldTensors], stages: Stages, serving: Serving) -> tuple[int, ...]:
+    """Bytes that a rank of each pipeline stage leaves in the host's memory. The Transformers backend, BERT's classes and
+    ModernBERT's build their layers where none is moved.
 
     Args:
         held: what the ranks hold, as `hfmem.memory.weights.held_tensors` gives it.
-        stages: each stage's layers. budget: bytes that a rank may move; the parameter that reaches it moves whole.
     """
+    budget = serving.cpu_offload_bytes
+    if not budget or all(layer.stack == "encoder" for layer in arch.layers) or through_transformers(arch):
+        return (0,) * stages.host
     moving = tuple(item for item in held if item.place is not None)
     towers = _as_built([item for item in moving if item.place and not item.place[0]])
     _, parts = parts_of(_as_built([item for item in moving if item.place and item.place[0]]))
     found = []
-    for index, stage in enumerate(stages):
+    for index, stage in enumerate(stages.where.stages):
         in_front = _tower_sizes(towers) if index == 0 else ()
         own = (size for layer in stage for size in layer_sizes(parts, layer))
         found.append(_spent(chain(in_front, own), budget))

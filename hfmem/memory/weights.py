@@ -103,7 +103,7 @@ def rank_weights(
         used[held.use] += sum(held.stage_counts[: stages.host]) * held.bytes
     stage_bytes, host = sizes[: stages.host], sizes[stages.host]
     host *= _hosts(serving)
-    moved = _offloaded(arch, tensors, stages, serving)
+    moved = offloaded(arch, tensors, stages, serving)
     stage_bytes = [size - away for size, away in zip(stage_bytes, moved, strict=True)]
     host += sum(moved) * sharding.tp * serving.dp
     heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
@@ -124,15 +124,6 @@ def rank_weights(
         ),
         offloaded_bytes=sum(moved),
     )
-
-
-def _offloaded(arch: Architecture, held: Sequence[HeldTensors], stages: Stages, serving: Serving) -> tuple[int, ...]:
-    """Bytes that a rank of each stage leaves on the host; the Transformers backend, BERT's classes and ModernBERT's build their
-    layers where none is moved."""
-    encodes = all(layer.stack == "encoder" for layer in arch.layers)
-    if not serving.cpu_offload_bytes or encodes or through_transformers(arch):
-        return (0,) * stages.host
-    return offloaded(held, stages.where.stages, serving.cpu_offload_bytes)
 
 
 def _hosts(serving: Serving) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from operator import sub
 from typing import Final, Literal
 
 from hfmem.checkpoint.tensors import TensorGroup
@@ -126,14 +127,15 @@ class Scale:
         rooms, worst = (
             [room - weights for weights in ranks.stage_bytes] for room in self._rooms(runtime, serving, usable)
         )
-        given = serving.kv_memory_bytes
-        left, sure = None, True
+        given = engines.given_pools(served_with(self.architecture, self.drafter, serving), serving, len(rooms))
+        spare, sure = None, True
         if given is not None:  # the sequences must fit the pool, whatever else is free, and the pool what is free
-            left, sure = min(rooms), given <= min(worst)
-            rooms = worst = [given] * len(rooms)
+            pools = [room if size is None else size for size, room in zip(given, rooms, strict=True)]
+            spare, sure = min(map(sub, rooms, pools)), min(map(sub, worst, pools)) >= 0
+            rooms = worst = pools
         stage = min(range(len(rooms)), key=lambda index: rooms[index] - needs[index])
         pool, fits = self._pool(needs, serving, rooms)
-        fits = fits and (given is None or left is None or given <= left)
+        fits = fits and (spare is None or spare >= 0)
         return Load(
             stage=stage,
             weights_bytes=ranks.stage_bytes[stage],
@@ -145,7 +147,7 @@ class Scale:
             pool=pool,
             cache_fits=fits,
             cache_fits_at_worst=fits and sure and (worst == rooms or self._pool(needs, serving, worst)[1]),
-            pool_room_bytes=left,
+            pool_room_bytes=None if spare is None else rooms[stage] + spare,
         )
 
     def weights(self, serving: Serving) -> RankWeights:
@@ -371,9 +373,7 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
         )
     if not load.pool_fits_device:
         room = format_gib(max(load.pool_room_bytes or 0, 0))
-        text = (
-            f"the pool is to be {format_gib(serving.kv_memory_bytes or 0)} and weights and runtime leave {room} for it"
-        )
+        text = f"the pool is to be {format_gib(load.kv_memory_bytes)} and weights and runtime leave {room} for it"
         notes.append(ReportWarning(POOL_TOO_LARGE, text))
     notes += _device_notes(report, device, target.share(serving))
     fit = Fit(

@@ -191,7 +191,9 @@ def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str,
         for name, value in _FLAG.findall(item.reason or ""):
             flags[name] = value
     available, weights = log.smallest("available_bytes"), log.largest("weights_bytes")
-    if available is not None and available.value > 0:
+    if told.override_blocks and log.engine == "vllm":
+        flags["--num-gpu-blocks-override"] = str(told.override_blocks)
+    elif available is not None and available.value > 0:
         flags["--kv-memory"] = f"{available.value / GIB:.2f}GiB"
     budget = log.first("budget_bytes")
     if budget is None and log.settings.utilization and (memory := log.first("device_bytes")):

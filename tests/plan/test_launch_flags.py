@@ -94,3 +94,9 @@ def test_weights_left_on_the_host_in_gib() -> None:
     found = words(emit("vllm", launch(engine="vllm", cpu_offload_bytes=8_053_063_680)))
     assert found[found.index("--cpu-offload-gb") + 1] == "7.5"
     assert "--cpu-offload-gb" not in words(emit("vllm", launch(engine="vllm")))
+
+
+def test_a_pool_in_blocks_replaces_the_share() -> None:
+    found = words(emit("vllm", launch(engine="vllm", num_gpu_blocks=600, utilization=0.9)))
+    assert found[found.index("--num-gpu-blocks-override") + 1] == "600"
+    assert "--gpu-memory-utilization" not in found

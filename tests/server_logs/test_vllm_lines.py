@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from verified_logs import compare
+from verified_logs import OFFLINE, compare
 
 from hfmem.memory.serving import Serving
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.reasons import alternatives
+from hfmem.server_logs.verify import verify_log
 from hfmem.units import GIB, MIB
 
 _START = (
@@ -158,3 +159,13 @@ def test_weights_left_on_the_host(told: str) -> None:
     whole, less = compare(line)["weights"].predicted, compare(f"{told}\n{line}")["weights"].predicted
     assert whole is not None and less is not None
     assert whole - less == pytest.approx(moved + gate_up, rel=0.001)  # what the allocator adds is less, too
+
+
+def test_the_flags_of_a_pool_in_blocks() -> None:
+    text = (
+        f"{_START.format(minor=33)}\nvllm serve Qwen/Qwen3-8B --num-gpu-blocks-override 1200 --cpu-offload-gb 2.5\n"
+        "INFO Available KV cache memory: 22.46 GiB\nINFO GPU KV cache size: 19,200 tokens\n"
+    )
+    flags = verify_log(text, None, given={}, fetch=OFFLINE).result.flags
+    assert (flags["--num-gpu-blocks-override"], flags["--cpu-offload-gb"]) == ("1200", "2.5")
+    assert "--kv-memory" not in flags

@@ -44,6 +44,7 @@ class Launch:
     synchronous: bool = False
     cpu_offload_bytes: int = 0
     kv_memory_bytes: int | None = None
+    num_gpu_blocks: int | None = None
     pool_tokens: int | None = None
     lora: str | None = None
     max_loras: int | None = None
