@@ -9,12 +9,15 @@ from __future__ import annotations
 import pytest
 
 import hfmem
+from hfmem.api.assembly import told_parameters, told_weights
 from hfmem.api.configuration import configure
 from hfmem.api.estimates import read_model
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights, rank_weights
+from hfmem.plan.devices import find_device
+from hfmem.plan.roofline import roofline
 from hfmem.report import Report
 from hfmem.units import GIB
 
@@ -113,3 +116,13 @@ def test_what_is_refused() -> None:
         Serving(1, cpu_offload_bytes=-1)
     with pytest.raises(UsageError, match="cpu_offload_gb must be a number"):
         hfmem.estimate(LLAMA, cpu_offload_gb="10", fetch=OFFLINE)  # type: ignore[arg-type]
+
+
+def test_no_bound_of_speed_where_weights_are_read_over_the_hosts_link() -> None:
+    read, serving = read_model(LLAMA, fetch=OFFLINE), Serving(8192)
+    device = find_device("h100").device
+    bounds = [
+        roofline(read.architecture, told_parameters(read), told_weights(read), serving, weights(LLAMA, gib), device)
+        for gib in (0, 4)
+    ]
+    assert bounds[0] is not None and bounds[1] is None

@@ -89,7 +89,8 @@ def given_pools(arch: Architecture, serving: Serving, num_stages: int) -> list[i
     if serving.num_gpu_blocks is not None:
         from hfmem.memory.engines.vllm import layout
 
-        return [serving.num_gpu_blocks * size or None for size in layout(arch, serving).stage_block_bytes]
+        sizes = layout(arch, serving).stage_block_bytes
+        return [serving.num_gpu_blocks * size or None for size in sizes] if any(sizes) else None
     return None if serving.kv_memory_bytes is None else [serving.kv_memory_bytes] * num_stages
 
 
