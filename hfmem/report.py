@@ -159,7 +159,8 @@ class PerRank:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """What llama.cpp leaves in the host's memory: the input embedding, and layers or experts that are not offloaded.
+    """What an engine leaves in the host's memory. llama.cpp: the input embedding, and layers or experts that are not offloaded.
+    vLLM: tables, and the weights for which a rank may take `cpu_offload_bytes` there.
 
     `gpu_layers` are on the devices, the output counted as one (None: all of them); of the first `cpu_moe_layers` the routed experts
     are on the host.
@@ -169,6 +170,7 @@ class HostMemory:
     kv_cache_bytes: int
     gpu_layers: int | None = None
     cpu_moe_layers: int = 0
+    cpu_offload_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

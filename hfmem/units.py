@@ -129,6 +129,18 @@ def parse_ratio(text: str, what: str = "ratio") -> float:
     return float(match[0])
 
 
+def parse_gib(text: str, what: str = "size") -> float:
+    """A number of GiB, from 0 to 2^20: `"10"`, `"7.5"`.
+
+    Raises:
+        UsageError: no number in that range.
+    """
+    match = re.fullmatch(r"[0-9]{1,7}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}", text.strip(), re.ASCII)
+    if match is None or float(match[0]) > 1 << 20:
+        raise UsageError(f"{what} {text!r} is not a number of GiB (example: 10)")
+    return float(match[0])
+
+
 def format_gib(num_bytes: int, digits: int = 2) -> str:
     """`16060522496` → `"14.96 GiB"`."""
     return f"{num_bytes / GIB:,.{digits}f} GiB"

@@ -18,7 +18,7 @@ from hfmem.memory.expert_workspaces import ExpertFormat
 from hfmem.memory.layer_table import LayerRun, layer_runs
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead
-from hfmem.memory.serving import ENGINES, LlamaCpp, Serving
+from hfmem.memory.serving import ENGINES, Serving
 from hfmem.memory.weights import RankWeights, rank_weights
 from hfmem.model.architecture import Architecture, Note
 from hfmem.records import replace
@@ -93,7 +93,7 @@ def assemble(
         warnings=tuple(ReportWarning(note.code, note.message) for note in dict.fromkeys((*notes, *cache.notes, *told))),
         lora=extras.lora_info(serving) if extras else None,
         draft=draft_info(read, extras, serving, ranks, cache),
-        host=_host(ranks, cache, serving.llama_cpp),
+        host=_host(ranks, cache, serving),
     )
 
 
@@ -123,10 +123,13 @@ def _most_loaded(ranks: RankWeights, cache: CacheBytes, runtime_bytes: int) -> P
     )
 
 
-def _host(ranks: RankWeights, cache: CacheBytes, told: LlamaCpp) -> HostMemory | None:
+def _host(ranks: RankWeights, cache: CacheBytes, serving: Serving) -> HostMemory | None:
     if not ranks.host_bytes and not cache.host_bytes:
         return None
-    return HostMemory(ranks.host_bytes, cache.host_bytes, told.gpu_layers, told.cpu_moe_layers)
+    told = serving.llama_cpp
+    return HostMemory(
+        ranks.host_bytes, cache.host_bytes, told.gpu_layers, told.cpu_moe_layers, serving.cpu_offload_bytes
+    )
 
 
 def runtime_items(
@@ -307,10 +310,11 @@ def _cache_or_none(arch: Architecture, drafter: Drafter | None, serving: Serving
 def _pool(architecture: Architecture, serving: Serving, cache: CacheBytes) -> tuple[EnginePool | None, list[Note]]:
     """The pool of the memory given for it; None and the engine's reason where it would not start with that."""
     rules = engines.pooling_engine(serving.engine)
-    if rules is None or serving.kv_memory_bytes is None:
+    given = engines.given_pools(architecture, serving, max(len(cache.stage_bytes), 1))
+    if rules is None or given is None:
         return None, []
     try:
-        pool = rules.pool(architecture, serving, [serving.kv_memory_bytes] * max(len(cache.stage_bytes), 1))
+        pool = rules.pool(architecture, serving, [size or 0 for size in given])
     except UnsupportedError as error:
         return None, [Note(POOL_TOO_SMALL, error.message)]
     seqs, told = serving.num_seqs_per_replica, []
@@ -324,6 +328,6 @@ def _pool(architecture: Architecture, serving: Serving, cache: CacheBytes) -> tu
         text = f"the pool holds {pool.max_concurrency:.2f} sequences of {serving.context:,} tokens at once, not {seqs}"
         told.append(Note(POOL_TOO_SMALL, text))
     found = EnginePool(
-        serving.kv_memory_bytes, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
+        pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
     )
     return found, told

@@ -17,6 +17,7 @@ from hfmem.memory import engines
 from hfmem.memory.serving import LLAMA_CPP, LlamaCpp, Serving
 from hfmem.model.architecture import Note
 from hfmem.records import dataclass, field, replace
+from hfmem.units import GIB
 
 if TYPE_CHECKING:
     from hfmem.api.extras import Extras
@@ -203,9 +204,11 @@ def _serving(read: Model, given: Settings, *, local: bool, apple: bool) -> tuple
         mamba_full_memory_ratio=given.take("mamba_full_memory_ratio"),
         one_kind_of_page=given.take("one_kind_of_page", False),
         synchronous=given.take("synchronous", False),
+        cpu_offload_bytes=int(given.take("cpu_offload_gb", 0) * GIB),  # rounded down, as vLLM does
         page_size=given.take("page_size"),
         enable_prefix_caching=given.take("enable_prefix_caching"),
         kv_memory_bytes=given.take("kv_memory_bytes"),
+        num_gpu_blocks=given.take("num_gpu_blocks"),
         source_tokens=given.take("source_tokens"),
         declared_kv_dtype=read.declared_kv_dtype,
         llama_cpp=llama_cpp,

@@ -51,7 +51,9 @@ def estimate(
     mamba_full_memory_ratio: float | None = None,
     one_kind_of_page: bool = False,
     synchronous: bool = False,
+    cpu_offload_gb: float | None = None,
     kv_memory_bytes: int | None = None,
+    num_gpu_blocks: int | None = None,
     source_tokens: int | None = None,
     overhead: Fraction | float | None = None,
     device: str | Device | None = None,
@@ -93,8 +95,9 @@ def estimate(
         state_dtype: `bf16`, `fp16` or `fp32` for recurrent states; None: the engine's own.
         swa_full_tokens_ratio, mamba_full_memory_ratio: how SGLang divides its pool; None: 0.8 and 0.9.
         one_kind_of_page, synchronous: vLLM without its hybrid cache manager, without asynchronous scheduling.
+        cpu_offload_gb: GiB of weights that each of vLLM's ranks may leave in the host's memory.
         eager: without CUDA graphs. language_model_only: without the towers for images and sound.
-        kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`.
+        kv_memory_bytes: bytes of one rank's cache pool; fills `engine_pool`. num_gpu_blocks: vLLM's pool in blocks instead.
         source_tokens: encoder tokens a sequence, for cross attention; None: the encoder's maximum.
         quant, dtype: what if the weights were stored in another format, as in `in_format`.
         lora: a LoRA adapter (PEFT) to serve beside the model; `max_loras` of them at once, `max_lora_rank` as vLLM takes it.

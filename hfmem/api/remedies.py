@@ -35,6 +35,7 @@ _FLAGS: Final[dict[str, str]] = {
     "kv_dtype": "--kv-dtype",
     "quant": "--quant",
     "kv_memory_bytes": "--kv-memory",
+    "num_gpu_blocks": "--num-gpu-blocks-override",
     "cpu_moe_layers": "--n-cpu-moe",
     "gpu_layers": "--ngl",
     "device": "--gpu",
@@ -112,7 +113,16 @@ def _memory(found: Configuration) -> Iterator[_Change]:
     """A larger share of the device, or a larger pool where one was given."""
     target, serving = found.target, found.serving
     assert target is not None
-    if serving.kv_memory_bytes is not None:
+    if serving.num_gpu_blocks is not None:
+        told, free = (
+            on.scale().weigh(on.serving) for on in (found, found.serve(num_gpu_blocks=None, kv_memory_bytes=None))
+        )
+        pool, small = free.pool, told.pool_fits_device
+        if pool is not None and pool.pages_per_seq is not None:
+            blocks = serving.num_seqs_per_replica * pool.pages_per_seq + 1 if small else pool.num_pages
+            text = "a larger pool" if small else "a smaller pool"
+            yield _Change("kv_memory", {"num_gpu_blocks": blocks}, text, found.serve(num_gpu_blocks=blocks))
+    elif serving.kv_memory_bytes is not None:
         load, free = (on.scale().weigh(on.serving) for on in (found, found.serve(kv_memory_bytes=None)))
         room, page = load.pool_room_bytes or 0, free.pool.page_bytes if free.pool is not None else 0
         need = room if not load.pool_fits_device else max(load.cache_bytes + page, serving.kv_memory_bytes + 1)

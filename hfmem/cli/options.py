@@ -199,6 +199,15 @@ Synchronous = Annotated[
     bool,
     Option("--no-async-scheduling", help="vLLM: no step is scheduled before the last one is done.", section=ENGINE),
 ]
+CpuOffload = Annotated[
+    str | None,
+    Option(
+        "--cpu-offload-gb",
+        metavar="GIB",
+        help="vLLM: GiB of weights that each rank may leave in the host's memory [default: 0].",
+        section=ENGINE,
+    ),
+]
 KvMemory = Annotated[
     str | None,
     Option(
@@ -207,6 +216,9 @@ KvMemory = Annotated[
         help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none].",
         section=ENGINE,
     ),
+]
+GpuBlocks = Annotated[
+    str | None, Option("--num-gpu-blocks-override", metavar="N", help="vLLM: blocks of the pool.", section=ENGINE)
 ]
 SourceTokens = Annotated[
     str | None,

@@ -34,6 +34,7 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "mamba_ratio": (o.MambaRatio, None),
     "one_kind_of_page": (o.OneKind, False),
     "synchronous": (o.Synchronous, False),
+    "cpu_offload_gb": (o.CpuOffload, None),
     "eager": (o.Eager, False),
     "language_model_only": (o.LanguageModelOnly, False),
     "source_tokens": (o.SourceTokens, None),
@@ -57,6 +58,7 @@ DEVICES: Final[dict[str, tuple[Any, Any]]] = {
     "num_gpus": (o.NumGpus, None),
     "utilization": (o.Utilization, None),
     "kv_memory": (o.KvMemory, None),
+    "num_gpu_blocks": (o.GpuBlocks, None),
 }
 #: where the model is read from
 READING: Final[dict[str, tuple[Any, Any]]] = {
@@ -104,7 +106,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
     Raises:
         UsageError: a word that is no number, or devices' settings without a device.
     """
-    from hfmem.units import parse_memory, parse_percent, parse_ratio, parse_share
+    from hfmem.units import parse_gib, parse_memory, parse_percent, parse_ratio, parse_share
 
     gpu = asked.get("gpu")
     for name, flag in (("num_gpus", "--num-gpus"), ("utilization", "--utilization")):
@@ -131,6 +133,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         ("dcp", "--dcp"),
         ("max_num_batched_tokens", "--max-num-batched-tokens"),
         ("page_size", "--page-size"),
+        ("num_gpu_blocks", "--num-gpu-blocks-override"),
         ("source_tokens", "--source-tokens"),
         ("max_loras", "--max-loras"),
         ("max_lora_rank", "--max-lora-rank"),
@@ -139,6 +142,8 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         found[name] = _count(asked, name, flag)
     if asked.get("kv_memory") is not None:
         found["kv_memory_bytes"] = parse_memory(asked["kv_memory"], "--kv-memory")
+    if asked.get("cpu_offload_gb") is not None:
+        found["cpu_offload_gb"] = parse_gib(asked["cpu_offload_gb"], "--cpu-offload-gb")
     if asked.get("swa_ratio") is not None:
         found["swa_full_tokens_ratio"] = float(parse_share(asked["swa_ratio"], "--swa-full-tokens-ratio"))
     if asked.get("mamba_ratio") is not None:

@@ -74,6 +74,8 @@ def drafting(serving: Serving, draft: Architecture, declared_kv_dtype: str | Non
         serving,
         declared_kv_dtype=declared_kv_dtype,
         kv_memory_bytes=None,
+        cpu_offload_bytes=0,
+        num_gpu_blocks=None,
         speculative_tokens=0,
         ep=serving.ep and serving.engine == "vllm" and bool(draft.num_experts),
     )

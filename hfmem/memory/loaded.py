@@ -36,7 +36,8 @@ _PARAMETER_OF: Final = {name: names[0] for names in _MERGED for name in names}
 class HeldTensors:
     """Stored tensors of one pattern: `bytes` of each on a rank, how many each pipeline stage holds (and the host, last), and for
     which values of the pattern's `{}` (`layer_axis`: which of them is the layer). `use`: "routed" experts, of which a token uses
-    a few; "idle", what no decode step reads; "read", the rest."""
+    a few; "idle", what no decode step reads; "read", the rest. `place`: whether it is of the model's layers (else of a tower), and
+    where the inventory has it; None: neither."""
 
     pattern: str
     bytes: int
@@ -44,6 +45,7 @@ class HeldTensors:
     boxes: tuple[Box, ...]
     layer_axis: int | None
     use: Literal["read", "routed", "idle"] = "read"
+    place: tuple[bool, int] | None = None
 
 
 def loaded(held: Iterable[HeldTensors], *, max_split: int | None = None) -> Allocated:
@@ -53,10 +55,16 @@ def loaded(held: Iterable[HeldTensors], *, max_split: int | None = None) -> Allo
         held: as `hfmem.memory.weights.held_tensors` gives them.
         max_split: as in `allocate`.
     """
+    outside, parts = parts_of(held)
+    return allocate_runs([(tuple(outside.values()), 1), *_runs(parts)], max_split)
+
+
+def parts_of(held: Iterable[HeldTensors]) -> tuple[dict[str, int], list[_Part]]:
+    """The bytes of each parameter outside the layers, by name, and the parts of those in layers."""
     outside: dict[str, int] = {}
     parts: list[_Part] = []
     for item in held:
-        name = _parameter(item.pattern)
+        name = parameter(item.pattern)
         axis = item.layer_axis
         for box in item.boxes:
             if axis is None or axis >= len(box):
@@ -67,7 +75,7 @@ def loaded(held: Iterable[HeldTensors], *, max_split: int | None = None) -> Allo
             copies = prod(len(r) for index, r in enumerate(box) if index != axis)
             if box[axis]:
                 parts.append((box[axis], name, copies * item.bytes))
-    return allocate_runs([(tuple(outside.values()), 1), *_runs(parts)], max_split)
+    return outside, parts
 
 
 def _runs(parts: Sequence[_Part]) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -85,13 +93,13 @@ def _runs(parts: Sequence[_Part]) -> Iterator[tuple[tuple[int, ...], int]]:
         here = [parts[index] for index in sorted(present)]  # as they are held, which is the allocator's order
         turn = min(lcm(*(layers.step for layers, _, _ in here)), end - start)
         times, rest = divmod(end - start, turn)
-        sizes = [_layer_sizes(here, layer) for layer in range(start, start + turn)]
+        sizes = [layer_sizes(here, layer) for layer in range(start, start + turn)]
         yield tuple(size for layer in sizes for size in layer), times
         if rest:
             yield tuple(size for layer in sizes[:rest] for size in layer), 1
 
 
-def _layer_sizes(parts: Iterable[_Part], layer: int) -> list[int]:
+def layer_sizes(parts: Iterable[_Part], layer: int) -> list[int]:
     """Bytes of one layer's parameters."""
     own: dict[str, int] = {}
     for layers, name, size in parts:
@@ -110,6 +118,6 @@ def rounding(held: Sequence[HeldTensors], stage_bytes: int, *, max_split: int | 
     return Allocated(int(max(found.block_bytes - total, 0) * part), int(max(found.segment_bytes - total, 0) * part))
 
 
-def _parameter(pattern: str) -> str:
+def parameter(pattern: str) -> str:
     """The engine's parameter that tensors of `pattern` are part of, but for its layer."""
     return ".".join(_PARAMETER_OF.get(word, word) for word in pattern.split(".") if word != "{}")

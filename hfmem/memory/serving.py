@@ -46,7 +46,7 @@ class LlamaCpp:
 
 
 #: settings that only vLLM has
-_VLLMS: Final = ("language_model_only", "dcp", "one_kind_of_page", "synchronous")
+_VLLMS: Final = ("language_model_only", "dcp", "one_kind_of_page", "synchronous", "cpu_offload_bytes", "num_gpu_blocks")
 #: settings that only SGLang has → the most they may be
 _SGLANGS: Final = {"swa_full_tokens_ratio": 1.0, "mamba_full_memory_ratio": 1000.0}
 #: nothing set
@@ -81,6 +81,8 @@ class Serving:
 
     vLLM's: `dcp` groups among the `tp` ranks hold a token each in turn (decode context parallelism); `one_kind_of_page`: windowed
     layers keep every token (`--disable-hybrid-kv-cache-manager`); `synchronous`: no step is scheduled before the last one is done;
+    `cpu_offload_bytes`: of weights that a rank may leave in the host's memory (`--cpu-offload-gb`);
+    `num_gpu_blocks`: of the pool, whatever memory there is (`--num-gpu-blocks-override`);
     `prefill_checkpoints`: recurrent layers keep a state of their prefill where their kernel exports one, as they have since 0.33.
 
     Raises:
@@ -118,16 +120,27 @@ class Serving:
     one_kind_of_page: bool = False
     synchronous: bool = False
     prefill_checkpoints: bool = True
+    cpu_offload_bytes: int = 0
+    num_gpu_blocks: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("context", "num_seqs", "tp", "pp", "dp", "attn_dp", "dcp"):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
-        for name in ("max_num_batched_tokens", "page_size", "kv_memory_bytes", "source_tokens", "max_num_seqs"):
+        for name in (
+            "max_num_batched_tokens",
+            "page_size",
+            "kv_memory_bytes",
+            "source_tokens",
+            "max_num_seqs",
+            "num_gpu_blocks",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.cpu_offload_bytes < 0:
+            raise UsageError(f"cpu_offload_bytes must be at least 0, not {self.cpu_offload_bytes}")
         name = self.engine.lower()
         object.__setattr__(self, "engine", _SPELLED.get(name, name))
         if self.engine not in ENGINES:
@@ -139,7 +152,7 @@ class Serving:
             )
         for name in _VLLMS:
             value = getattr(self, name)
-            if self.engine != "vllm" and (value is True or (value is not False and value > 1)):
+            if self.engine != "vllm" and (value is True or (value not in (None, False) and value > 1)):
                 raise UsageError(f"{name}: only vLLM has that setting, not {self.engine}")
         for name, most in _SGLANGS.items():
             ratio = getattr(self, name)
@@ -169,7 +182,8 @@ class Serving:
             plain = replace(plain, swa_full_tokens_ratio=None, mamba_full_memory_ratio=None)
         if engine == "vllm":
             return replace(plain, engine=engine)
-        return replace(plain, engine=engine, language_model_only=False, one_kind_of_page=False, synchronous=False)
+        plain = replace(plain, language_model_only=False, one_kind_of_page=False, synchronous=False)
+        return replace(plain, engine=engine, cpu_offload_bytes=0, num_gpu_blocks=None)
 
     @property
     def num_ranks(self) -> int:

@@ -108,6 +108,19 @@ class Stages:
             return [*homes, self.last]  # the last stage needs the embedding as its head
         return homes
 
+    def place(self, spec: TensorSpec, index: int | None) -> tuple[bool, int] | None:
+        """Whether a tensor is of the model's layers (else of a tower), and its `index` in the inventory; None: neither."""
+        if (
+            index is None
+            or spec.drafts
+            or spec.component is Component.MTP
+            or any(p in spec.pattern for p in self.hosted)
+        ):
+            return None
+        if self._in_front(spec):
+            return False, index
+        return None if spec.layer_axis is None else (True, index)
+
     def _in_front(self, spec: TensorSpec) -> bool:
         """Whether a tensor is part of a tower or an encoder, which the first stage holds whole."""
         return spec.component is Component.VISION or (self.has_encoder and "encoder" in spec.pattern.split("."))

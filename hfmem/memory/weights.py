@@ -29,6 +29,7 @@ from hfmem.memory.model_classes import (
     through_transformers,
 )
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
+from hfmem.memory.offload import offloaded
 from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32, padded_share, refined_scales
 from hfmem.memory.placement import BY_LAYER
 from hfmem.memory.serving import Serving
@@ -61,7 +62,8 @@ class RankWeights:
     `stage_bytes` and `stage_parameters` are those of a rank of each stage in turn, `host_bytes` those of layers, experts and
     embeddings that an engine leaves in the host's memory. Of a rank of each stage together, `routed_bytes` are those of routed
     experts, of which a token uses a few, and `idle_bytes` those that no decode step reads: encoders, and an embedding that is not
-    the head too. `rounding` is what PyTorch's allocator adds on the most loaded rank of vLLM or SGLang.
+    the head too. `rounding` is what PyTorch's allocator adds on the most loaded rank of vLLM or SGLang. `offloaded_bytes` are
+    those of a rank of each stage together that vLLM leaves on the host and reads there; they are in `host_bytes`, not in `bytes`.
     """
 
     parameters: int
@@ -74,6 +76,7 @@ class RankWeights:
     routed_bytes: int = 0
     idle_bytes: int = 0
     rounding: Allocated = Allocated(0, 0)
+    offloaded_bytes: int = 0
 
 
 def rank_weights(
@@ -100,6 +103,9 @@ def rank_weights(
         used[held.use] += sum(held.stage_counts[: stages.host]) * held.bytes
     stage_bytes, host = sizes[: stages.host], sizes[stages.host]
     host *= _hosts(serving)
+    moved = offloaded(arch, tensors, stages, serving)
+    stage_bytes = [size - away for size, away in zip(stage_bytes, moved, strict=True)]
+    host += sum(moved) * sharding.tp * serving.dp
     heaviest = max(range(len(stage_bytes)), key=lambda stage: stage_bytes[stage])
     return RankWeights(
         parameters=max(parameters[: stages.host]),
@@ -116,6 +122,7 @@ def rank_weights(
             if engines.engine(serving.engine).OWN_CLASSES
             else Allocated(0, 0)
         ),
+        offloaded_bytes=sum(moved),
     )
 
 
@@ -257,6 +264,7 @@ def _held(
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engines.engine(engine).HALVES_FP32 else None
     fused = fused_projections(arch, engine)
+    places = {spec: place for place, spec in enumerate(arch.tensors)} if serving.cpu_offload_bytes else {}
     for group in groups:
         for match in matcher.assign(group.pattern, group.boxes):
             expected = match.expected or matcher.owner(group.pattern, match.boxes)
@@ -305,7 +313,8 @@ def _held(
             on_rank = -(-size * part.numerator // part.denominator)
             axis = _folded_axis(expected)
             held = stages.counts(spec, match.boxes, axis)
-            yield HeldTensors(group.pattern, on_rank, tuple(held), tuple(match.boxes), axis, _use(spec, arch))
+            place = stages.place(expected.spec, places.get(expected.spec))
+            yield HeldTensors(group.pattern, on_rank, tuple(held), tuple(match.boxes), axis, _use(spec, arch), place)
 
 
 def _beside(group: TensorGroup, codes: Sequence[TensorGroup] | None) -> TensorGroup | None:

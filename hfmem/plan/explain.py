@@ -133,7 +133,8 @@ def _total(
             note += f"; without the {on_host:,} bytes in the host's memory"
         steps.append(Step(f"Overhead of {percent}", f"{percent} × {base:,}", extra, "bytes", note, total))
     if device_bytes:
-        count = -(-total // device_bytes)
+        count = -(-(total - on_host) // device_bytes)
+        away = f"({total:,} - {on_host:,} in the host's memory)" if on_host else f"{total:,}"
         note = "by the sum alone: what an engine may use of a device and how tensors split decide in the end"
-        steps.append(Step("Devices", f"{total:,} / {device_bytes:,}, rounded up", count, "GPUs", note))
+        steps.append(Step("Devices", f"{away} / {device_bytes:,}, rounded up", count, "GPUs", note))
     return Section("Total", tuple(steps), total, "bytes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from operator import sub
 from typing import Final, Literal
 
 from hfmem.checkpoint.tensors import TensorGroup
@@ -126,14 +127,15 @@ class Scale:
         rooms, worst = (
             [room - weights for weights in ranks.stage_bytes] for room in self._rooms(runtime, serving, usable)
         )
-        given = serving.kv_memory_bytes
-        left, sure = None, True
+        given = engines.given_pools(served_with(self.architecture, self.drafter, serving), serving, len(rooms))
+        spare, sure = None, True
         if given is not None:  # the sequences must fit the pool, whatever else is free, and the pool what is free
-            left, sure = min(rooms), given <= min(worst)
-            rooms = worst = [given] * len(rooms)
+            pools = [room if size is None else size for size, room in zip(given, rooms, strict=True)]
+            spare, sure = min(map(sub, rooms, pools)), min(map(sub, worst, pools)) >= 0
+            rooms = worst = pools
         stage = min(range(len(rooms)), key=lambda index: rooms[index] - needs[index])
         pool, fits = self._pool(needs, serving, rooms)
-        fits = fits and (given is None or left is None or given <= left)
+        fits = fits and (spare is None or spare >= 0)
         return Load(
             stage=stage,
             weights_bytes=ranks.stage_bytes[stage],
@@ -145,7 +147,7 @@ class Scale:
             pool=pool,
             cache_fits=fits,
             cache_fits_at_worst=fits and sure and (worst == rooms or self._pool(needs, serving, worst)[1]),
-            pool_room_bytes=left,
+            pool_room_bytes=None if spare is None else rooms[stage] + spare,
         )
 
     def weights(self, serving: Serving) -> RankWeights:
@@ -153,9 +155,11 @@ class Scale:
         padded = self.architecture.model_type in PADDED_BY_DEVICE
         if padded:
             serving = on_device(serving, self.target.device)
+        if self.target.device.unified:  # the host's memory is the device's
+            serving = replace(serving, cpu_offload_bytes=0)
         key = (
             *(serving.engine, serving.tp, serving.pp, serving.dp, serving.ep, serving.attn_dp, serving.llama_cpp),
-            *(serving.language_model_only, serving.pooling),
+            *(serving.language_model_only, serving.pooling, serving.cpu_offload_bytes),
             serving.compute_capability if padded else None,
         )
         if key not in self.known_weights:
@@ -219,7 +223,11 @@ class Scale:
         return min(self.target.usable_bytes(serving), self.target.free_bytes())
 
     def _whole(self, serving: Serving) -> int:
-        """Weights on one device: no layout leaves its fullest rank less than an even share of them."""
+        """Weights on one device: no layout leaves its fullest rank less than an even share of them. Where ranks leave some on the
+        host, what they hold together."""
+        if serving.cpu_offload_bytes:
+            ranks = self.weights(serving)
+            return ranks.all_ranks_bytes - ranks.host_bytes
         return self.weights(replace(serving, tp=1, pp=1, dp=1, attn_dp=1, dcp=1)).bytes
 
     def max_context(self, serving: Serving) -> int | None:
@@ -335,6 +343,11 @@ def _device_notes(report: Report, device: Device, share: Fraction) -> list[Repor
     if old and engines.engine(engine).OLDEST is not None and report.model.dtype == "bfloat16":
         text = f"{device.name} (compute capability {(device.compute_capability or 0) / 10:.1f}) computes no bf16: --dtype half"
         return [ReportWarning("device_dtype", text)]
+    if device.unified and report.host is not None and report.host.cpu_offload_bytes:
+        text = (
+            f"{device.name} shares its memory with the system: weights that are left to the host lie in the same memory"
+        )
+        return [ReportWarning("device_unified", text)]
     if device.unified and engine == "vllm" and share > _SHARE_OF_UNIFIED:
         asked = format_gib(math.ceil(device.memory_bytes * share))
         text = (
@@ -360,9 +373,7 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
         )
     if not load.pool_fits_device:
         room = format_gib(max(load.pool_room_bytes or 0, 0))
-        text = (
-            f"the pool is to be {format_gib(serving.kv_memory_bytes or 0)} and weights and runtime leave {room} for it"
-        )
+        text = f"the pool is to be {format_gib(load.kv_memory_bytes)} and weights and runtime leave {room} for it"
         notes.append(ReportWarning(POOL_TOO_LARGE, text))
     notes += _device_notes(report, device, target.share(serving))
     fit = Fit(

@@ -86,12 +86,13 @@ def roofline(
     ranks: RankWeights,
     device: Device,
 ) -> Roofline | None:
-    """The bounds of `serving` on `device`; None where its bandwidth is not known, or the host computes some of the layers.
+    """The bounds of `serving` on `device`; None where its bandwidth is not known, or the host computes some of the layers, or
+    holds some of their weights, whose link is not known.
 
     Args:
         parameters, weights: as in the model's report.
     """
-    if device.bandwidth is None or _on_host(serving):
+    if device.bandwidth is None or _on_host(serving) or ranks.offloaded_bytes:
         return None
     by_layer = serving.engine in BY_LAYER
     replica_seqs = -(-serving.num_seqs // serving.dp)

@@ -39,7 +39,7 @@ class Target:
 
     def share(self, serving: Serving) -> Fraction:
         """The share of a device's memory that the engine takes; vLLM heeds none where its pool is given (`gpu_worker.py`)."""
-        if serving.engine == "vllm" and serving.kv_memory_bytes is not None:
+        if serving.engine == "vllm" and (serving.kv_memory_bytes or serving.num_gpu_blocks):
             return Fraction(1)
         if self.utilization is not None:
             return self.utilization

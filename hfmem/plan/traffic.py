@@ -42,7 +42,7 @@ def weights_read(arch: Architecture, serving: Serving, ranks: RankWeights, token
     met = tokens * (
         serving.dp if serving.engine == "vllm" else 1
     )  # replicas of vLLM share the experts, and meet all their tokens
-    plain = sum(ranks.stage_bytes) - ranks.routed_bytes - ranks.idle_bytes
+    plain = sum(ranks.stage_bytes) + ranks.offloaded_bytes - ranks.routed_bytes - ranks.idle_bytes
     return plain + int(ranks.routed_bytes * touched(arch, met))
 
 

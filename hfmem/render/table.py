@@ -283,6 +283,7 @@ def _host_lines(report: Report) -> list[Line]:
     text += f", {format_bytes(host.kv_cache_bytes)} of cache" if host.kv_cache_bytes else ""
     flags = [f"--ngl {host.gpu_layers}"] if host.gpu_layers is not None else []
     flags += [f"--n-cpu-moe {host.cpu_moe_layers}"] if host.cpu_moe_layers else []
+    flags += [f"--cpu-offload-gb {host.cpu_offload_bytes / GIB:g}"] if host.cpu_offload_bytes else []
     text += f" ({' '.join(flags)})" if flags else ""
     return [line((text, "dim"), hang=4)]
 

@@ -112,6 +112,7 @@ def _serving(read: Model, log: LogFacts) -> Serving:
         state_dtype=told.state_dtype,
         dcp=told.dcp if log.engine == "vllm" else 1,
         one_kind_of_page=told.hybrid_off and log.engine == "vllm",
+        cpu_offload_bytes=int(told.cpu_offload_gb * GIB) if log.engine == "vllm" else 0,
     )
 
 
@@ -178,6 +179,8 @@ def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str,
     for name, is_on in (("--ep", serving.ep), ("--enforce-eager", told.eager)):
         if is_on and log.engine != "llama.cpp":
             flags[name] = ""
+    if serving.cpu_offload_bytes:
+        flags["--cpu-offload-gb"] = f"{serving.cpu_offload_bytes / GIB:g}"
     if serving.language_model_only:
         flags["--language-model-only"] = ""
     if "--max-num-seqs" in flags:
@@ -188,7 +191,9 @@ def _flags(log: LogFacts, serving: Serving, checks: list[Check]) -> Mapping[str,
         for name, value in _FLAG.findall(item.reason or ""):
             flags[name] = value
     available, weights = log.smallest("available_bytes"), log.largest("weights_bytes")
-    if available is not None and available.value > 0:
+    if told.override_blocks and log.engine == "vllm":
+        flags["--num-gpu-blocks-override"] = str(told.override_blocks)
+    elif available is not None and available.value > 0:
         flags["--kv-memory"] = f"{available.value / GIB:.2f}GiB"
     budget = log.first("budget_bytes")
     if budget is None and log.settings.utilization and (memory := log.first("device_bytes")):

@@ -44,7 +44,8 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "speculative": ("speculative_config", "speculative_model", "speculative_algorithm", "num_speculative_tokens"),
     "eager": ("enforce_eager", "disable_cuda_graph"),
     "kv_memory_bytes": ("kv_cache_memory_bytes", "kv_cache_memory"),
-    "offload": ("cpu_offload_gb", "kv_offloading_size"),
+    "cpu_offload_gb": ("cpu_offload_gb",),
+    "offload": ("kv_offloading_size", "cpu_offload_params", "offload_group_size"),
     "lora": ("enable_lora",),
     "language_model_only": ("language_model_only",),
     "swa_ratio": ("swa_full_tokens_ratio",),
@@ -137,7 +138,7 @@ class Settings:
     there are several tensor-parallel ranks, and the log does not tell how many. `capability` is the NVIDIA device's, `rocm`: it
     is AMD's. `full_windows`: llama.cpp keeps every token in windowed layers. `skips_encoder`: vLLM does not profile the encoder.
     `state_dtype` is that of recurrent states, as safetensors call it. `hybrid_off`: vLLM keeps every token in windowed layers too.
-    `override_blocks`: of a pool, whatever the memory."""
+    `override_blocks`: of a pool, whatever the memory. `cpu_offload_gb`: GiB of weights that a rank may leave on the host."""
 
     model: str | None = None
     revision: str | None = None
@@ -188,6 +189,7 @@ class Settings:
     state_dtype: str | None = None
     hybrid_off: bool = False
     override_blocks: int | None = None
+    cpu_offload_gb: float = 0.0
 
 
 def read_settings(text: str, engine: str, since: int = 0) -> Settings:
@@ -352,6 +354,7 @@ def _settings(said: dict[str, str]) -> Settings:
         other=tuple(name for name in ("offload", "lora", "ktransformers") if flag(name)),
         hybrid_off=flag("hybrid_off"),
         override_blocks=number("override_blocks"),
+        cpu_offload_gb=_ratio(said.get("cpu_offload_gb")) or 0.0,
         state_dtype=_STATE_DTYPES.get(said.get("state_dtype", "").removeprefix("torch.")),
         language_model_only=flag("language_model_only"),
     )

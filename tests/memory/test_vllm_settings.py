@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+import hfmem
 from hfmem.api.estimates import read_model
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.hub import FetchOptions
+from hfmem.memory.engines import given_pools
 from hfmem.memory.engines.vllm import cache, layout, pool
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -124,3 +126,51 @@ def test_states_in_another_type() -> None:
     # tokens' keys and values, in whole 16 where prefixes are not cached
     found = layout(next_80b(4), Serving(CONTEXT, state_dtype="float32", enable_prefix_caching=False))
     assert found.plan.block_size == -(-(4 * 32 * 128 * 128 + 2 * 3 * 8192) // (16 * 2048)) * 16
+
+
+@pytest.mark.parametrize(
+    ("blocks", "tokens"),
+    # 8,192 tokens are 512 blocks of 16, beside which one stays empty; 128 KiB a token
+    [(600, 9_600), (513, 8_208), (512, None)],
+)
+def test_a_pool_in_blocks(blocks: int, tokens: int | None) -> None:
+    offline = FetchOptions(offline=True, no_cache=True)
+    told = {"context": 8192, "num_gpu_blocks": blocks, "kv_memory_bytes": 40 << 30, "fetch": offline}  # blocks win
+    report = hfmem.estimate("meta-llama/Meta-Llama-3-8B", **told)  # type: ignore[arg-type]
+    held = report.engine_pool
+    assert (None if held is None else held.capacity_tokens) == tokens
+    if held is not None:
+        assert (held.num_pages, held.kv_memory_bytes_per_rank) == (blocks, blocks * 16 * 128 * 1024)
+    else:
+        assert any(warning.code == "pool_too_small" for warning in report.warnings)
+
+
+def test_a_pool_in_blocks_is_on_every_stage() -> None:
+    # 24 layers of gpt-oss-20b in two stages: as many blocks on each, of half the bytes; tokens are the planner's for 5,000 blocks
+    arch = catalogued("openai/gpt-oss-20b")
+    for pp, size, tokens in ((1, 393_216, 53_177), (2, 196_608, 45_599)):
+        serving = Serving(CONTEXT, pp=pp, max_num_batched_tokens=8192, num_gpu_blocks=5000)
+        given = given_pools(arch, serving, pp)
+        assert given == [5000 * size] * pp
+        held = pool(arch, serving, [size or 0 for size in given or ()])
+        assert (held.num_pages, held.capacity_tokens) == (5000, tokens)
+
+
+def test_blocks_that_a_device_does_not_have() -> None:
+    # 2 MiB each: 60,000 are 117.19 GiB, 20,000 are 39.06
+    offline = FetchOptions(offline=True, no_cache=True)
+    many, few = (
+        hfmem.estimate("meta-llama/Meta-Llama-3-8B", context=8192, device="h100", num_gpu_blocks=n, fetch=offline)
+        for n in (60_000, 20_000)
+    )
+    assert many.fit is not None and few.fit is not None
+    assert (many.fit.verdict, few.fit.verdict) == ("does-not-fit", "fits")
+    assert any("the pool is to be 117.19 GiB" in warning.message for warning in many.warnings)
+    assert few.fit.max_num_seqs == (20_000 - 1) // 512
+
+
+def test_blocks_are_vllms() -> None:
+    with pytest.raises(UsageError, match="only vLLM"):
+        Serving(1, engine="sglang", num_gpu_blocks=600)
+    with pytest.raises(UsageError, match="num_gpu_blocks must be at least 1"):
+        Serving(1, num_gpu_blocks=0)

@@ -87,3 +87,16 @@ def test_deepseek_v4_is_told_what_it_drafts(run: Run) -> None:
     assert words(out)[-8:] == ["--speculative-algorithm", *drafting, "--speculative-num-draft-tokens", "4"]
     _, out, _ = run("fit", "deepseek-ai/DeepSeek-V3", *asked[:4], "8xh200", *asked[5:])
     assert words(out)[-2:] == ["--speculative-algorithm", "EAGLE"]
+
+
+def test_weights_left_on_the_host_in_gib() -> None:
+    # 7.5 GiB are 8,053,063,680 bytes; vLLM's flag takes a number of GiB, and nothing is said where nothing is moved
+    found = words(emit("vllm", launch(engine="vllm", cpu_offload_bytes=8_053_063_680)))
+    assert found[found.index("--cpu-offload-gb") + 1] == "7.5"
+    assert "--cpu-offload-gb" not in words(emit("vllm", launch(engine="vllm")))
+
+
+def test_a_pool_in_blocks_replaces_the_share() -> None:
+    found = words(emit("vllm", launch(engine="vllm", num_gpu_blocks=600, utilization=0.9)))
+    assert found[found.index("--num-gpu-blocks-override") + 1] == "600"
+    assert "--gpu-memory-utilization" not in found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from verified_logs import compare
+from verified_logs import OFFLINE, compare
 
 from hfmem.memory.serving import Serving
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.reasons import alternatives
+from hfmem.server_logs.verify import verify_log
 from hfmem.units import GIB, MIB
 
 _START = (
@@ -143,3 +144,28 @@ def test_what_is_no_size() -> None:
     """Numbers with two points, of logs broken in the middle."""
     for memory in ("137.1/3.5.8", "1..2/80.0", "./."):
         parse_log(f"{_START.format(minor=19)}\nINFO Free memory on device ({memory} GiB) on startup.\n")
+
+
+@pytest.mark.parametrize(
+    "told", ["vllm serve Qwen/Qwen3-8B --cpu-offload-gb 6", "non-default args: {'cpu_offload_gb': 6.0}"]
+)
+def test_weights_left_on_the_host(told: str) -> None:
+    """Qwen3-8B in bf16: 6 GiB end in the 17th layer, with its gate and up projections; the rest is loaded."""
+    qkv, out, gate_up, down = 6144 * 4096 * 2, 4096 * 4096 * 2, 2 * 12288 * 4096 * 2, 12288 * 4096 * 2
+    layer = qkv + out + gate_up + down + (2 * 4096 + 2 * 128) * 2
+    moved = 16 * layer + qkv + out + 2 * 128 * 2
+    assert moved < 6 * GIB < moved + gate_up
+    line = _START.format(minor=33) + "\nINFO Model loading took 11.10 GiB memory\n"
+    whole, less = compare(line)["weights"].predicted, compare(f"{told}\n{line}")["weights"].predicted
+    assert whole is not None and less is not None
+    assert whole - less == pytest.approx(moved + gate_up, rel=0.001)  # what the allocator adds is less, too
+
+
+def test_the_flags_of_a_pool_in_blocks() -> None:
+    text = (
+        f"{_START.format(minor=33)}\nvllm serve Qwen/Qwen3-8B --num-gpu-blocks-override 1200 --cpu-offload-gb 2.5\n"
+        "INFO Available KV cache memory: 22.46 GiB\nINFO GPU KV cache size: 19,200 tokens\n"
+    )
+    flags = verify_log(text, None, given={}, fetch=OFFLINE).result.flags
+    assert (flags["--num-gpu-blocks-override"], flags["--cpu-offload-gb"]) == ("1200", "2.5")
+    assert "--kv-memory" not in flags

@@ -78,6 +78,22 @@ def pooling_engine(name: str) -> PoolingEngine | None:
     return cast(PoolingEngine, module) if hasattr(module, "pool") else None
 
 
+def given_pools(arch: Architecture, serving: Serving, num_stages: int) -> list[int | None] | None:
+    """The bytes of a rank's pool on each pipeline stage where the settings tell them (None: that stage keeps no cache), else None.
+
+    Blocks that vLLM is told win over bytes; it takes them without asking what is free (`get_kv_cache_configs`).
+
+    Raises:
+        UnsupportedError: vLLM refuses the model or the layout.
+    """
+    if serving.num_gpu_blocks is not None:
+        from hfmem.memory.engines.vllm import layout
+
+        sizes = layout(arch, serving).stage_block_bytes
+        return [serving.num_gpu_blocks * size or None for size in sizes] if any(sizes) else None
+    return None if serving.kv_memory_bytes is None else [serving.kv_memory_bytes] * num_stages
+
+
 def cache_or_none(name: str, arch: Architecture, serving: Serving) -> CacheBytes | None:
     """The engine's answer, or None where it refuses the model or the layout."""
     try:

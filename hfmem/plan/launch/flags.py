@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
+from hfmem.units import GIB
 
 if TYPE_CHECKING:
     from hfmem.plan.launch.settings import Launch
@@ -78,16 +79,17 @@ def _vllm(launch: Launch) -> list[str]:
     words += ["--enable-expert-parallel"] if launch.ep else []
     words += _cache("--kv-cache-dtype", launch.kv_dtype, _VLLM_CACHE, "vLLM")
     words += ["--quantization", launch.quant] if launch.quant in ON_THE_FLY and launch.quant else []
-    share = (
-        None if launch.kv_memory_bytes is not None else launch.utilization
-    )  # a pool that is given replaces the share
+    given = launch.kv_memory_bytes is not None or launch.num_gpu_blocks is not None
+    share = None if given else launch.utilization  # a pool that is given replaces the share
     words += _set("--gpu-memory-utilization", None if share is None else f"{share:g}")
     words += _set("--kv-cache-memory-bytes", launch.kv_memory_bytes)
+    words += _set("--num-gpu-blocks-override", launch.num_gpu_blocks)
     words += _set("--max-num-batched-tokens", launch.max_num_batched_tokens)
     words += _set("--block-size", launch.page_size)
     words += _set("--mamba-ssm-cache-dtype", _STATES.get(launch.state_dtype or ""))
     words += ["--disable-hybrid-kv-cache-manager"] if launch.one_kind_of_page else []
     words += ["--no-async-scheduling"] if launch.synchronous else []
+    words += _set("--cpu-offload-gb", f"{launch.cpu_offload_bytes / GIB:.12g}" if launch.cpu_offload_bytes else None)
     match launch.enable_prefix_caching:
         case True:
             words.append("--enable-prefix-caching")

@@ -42,7 +42,9 @@ class Launch:
     mamba_full_memory_ratio: float | None = None
     one_kind_of_page: bool = False
     synchronous: bool = False
+    cpu_offload_bytes: int = 0
     kv_memory_bytes: int | None = None
+    num_gpu_blocks: int | None = None
     pool_tokens: int | None = None
     lora: str | None = None
     max_loras: int | None = None
