@@ -92,7 +92,10 @@ def _beside(extras: Extras | None, engine: str) -> dict[str, Any]:
         found |= {"lora": extras.adapter.id, "max_loras": extras.max_loras, "max_lora_rank": extras.max_lora_rank}
     drafter = extras.drafter
     if drafter is not None:
+        arch = drafter.architecture
         found["draft"] = "mtp" if extras.draft is None else extras.draft.facts.repo_id
+        found["draft_method"], found["draft_class"] = drafter.method, next(iter(arch.architectures), "")
+        found["draft_words_differ"] = arch.vocab_size != extras.architecture.vocab_size
         found["draft_tokens"] = drafter.tokens(engine) if engine == "vllm" else extras.draft_tokens
         compressed = any(isinstance(kind, CompressedAttention) for kind in drafter.architecture.kinds())
         if (

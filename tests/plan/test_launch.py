@@ -81,8 +81,8 @@ KNOWN = {
         --attn-dp-size --ep-size --kv-cache-dtype --quantization --mem-fraction-static --chunked-prefill-size --page-size
         --max-total-tokens --disable-radix-cache --disable-cuda-graph --enable-lora --lora-paths --max-loras-per-batch
         --max-lora-rank --speculative-algorithm --speculative-draft-model-path --speculative-num-steps --speculative-eagle-topk
-        --speculative-num-draft-tokens --nnodes --node-rank --dist-init-addr --host
-        --port""",
+        --speculative-num-draft-tokens --speculative-dspark-block-size --enable-dp-lm-head --nnodes --node-rank --dist-init-addr
+        --host --port""",
     "llama.cpp": """--model -hf --ctx-size --parallel --n-gpu-layers --n-cpu-moe --flash-attn --split-mode --cache-type-k
         --cache-type-v --swa-full --kv-unified --lora --spec-draft-model --spec-draft-hf --spec-type --spec-draft-n-max --host
         --port""",
@@ -110,7 +110,13 @@ def test_every_flag_is_the_engines_own(engine: str) -> None:
     for more in (
         {},
         EVERYTHING | own,
-        {"quant": "fp8", "kv_memory_bytes": 1 << 30, "draft": "mtp", "enable_prefix_caching": False},
+        {
+            "quant": "fp8",
+            "kv_memory_bytes": 1 << 30,
+            "draft": "mtp",
+            "draft_method": "mtp",
+            "enable_prefix_caching": False,
+        },
         {"draft": "x/y", "draft_tokens": 3, "enable_prefix_caching": True, "llama_cpp": told},
         {"model": "/m/x.gguf", "draft": "/m/y.gguf"},
     ):

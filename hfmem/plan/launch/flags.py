@@ -6,12 +6,13 @@ October 2026 (`common/arg.cpp`).
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Final
 
 from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
+from hfmem.plan.launch import drafting
+from hfmem.plan.launch.words import reference
 
 if TYPE_CHECKING:
     from hfmem.plan.launch.settings import Launch
@@ -96,11 +97,7 @@ def _vllm(launch: Launch) -> list[str]:
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-modules", f"adapter={launch.lora}"]
         words += [*_set("--max-loras", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
-    if launch.draft is not None:
-        own = launch.draft == "mtp"
-        told = {"method": "mtp"} if own else {"model": launch.draft}
-        words += ["--speculative-config", json.dumps({**told, "num_speculative_tokens": launch.draft_tokens or 1})]
-    return words
+    return words + drafting.vllm(launch)
 
 
 def _sglang(launch: Launch) -> list[str]:
@@ -133,14 +130,7 @@ def _sglang(launch: Launch) -> list[str]:
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-paths", f"adapter={launch.lora}"]
         words += [*_set("--max-loras-per-batch", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
-    if launch.draft == "mtp":
-        words += ["--speculative-algorithm", "EAGLE"]  # NEXTN is its alias, which DeepSeek V4 does not take
-    elif launch.draft is not None:
-        words += ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", reference(launch.draft)]
-    if launch.draft_tokens is not None:  # given together or not at all
-        words += ["--speculative-num-steps", str(launch.draft_tokens), "--speculative-eagle-topk", "1"]
-        words += ["--speculative-num-draft-tokens", str(launch.draft_tokens + 1)]
-    return words
+    return words + drafting.sglang(launch)
 
 
 def _llama_cpp(launch: Launch) -> list[str]:
@@ -179,11 +169,6 @@ def _set(flag: str, value: object) -> list[str]:
 def _dtype(launch: Launch) -> list[str]:
     word = None if launch.dtype is None else dtype_word(launch.dtype)
     return ["--dtype", _DTYPES[word]] if word in _DTYPES else []
-
-
-def reference(model: str) -> str:
-    """The model as an argument: a path that begins like a flag is written so that it cannot be one."""
-    return f"./{model}" if model.startswith("-") else model
 
 
 def _cache(flag: str, kv_dtype: str, names: dict[str, str], engine: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hfmem.memory.drafts import Method
 from hfmem.memory.serving import LLAMA_CPP, LlamaCpp
 from hfmem.records import dataclass
 
@@ -14,6 +15,7 @@ class Launch:
     unless `max_num_seqs` says it. `gpus_per_node` None: all devices are in one machine. `beyond_positions`: the context is longer
     than what the model was trained for, which engines want said. `pool_tokens` are what a pool of `kv_memory_bytes` holds, for
     engines that are told in tokens. `draft_tokens` are those that `draft` proposes at once; None: SGLang's own number.
+    `draft_method` is how it drafts, `draft_class` the class that its config names, `draft_words_differ` whether its vocabulary has another size.
     """
 
     model: str
@@ -49,6 +51,9 @@ class Launch:
     max_lora_rank: int | None = None
     draft: str | None = None
     draft_tokens: int | None = None
+    draft_method: Method = "model"
+    draft_class: str = ""
+    draft_words_differ: bool = False
     llama_cpp: LlamaCpp = LLAMA_CPP
     beyond_positions: bool = False
     is_gguf: bool = True
