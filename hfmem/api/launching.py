@@ -72,7 +72,9 @@ def launch_text(
             one_kind_of_page=serving.one_kind_of_page,
             synchronous=serving.synchronous,
             kv_memory_bytes=serving.kv_memory_bytes,
-            pool_tokens=report.engine_pool.capacity_tokens if report.engine_pool and serving.kv_memory_bytes else None,
+            pool_tokens=report.engine_pool.capacity_tokens
+            if report.engine_pool and serving.kv_memory_bytes
+            else serving.max_total_tokens,
             llama_cpp=serving.llama_cpp,
             is_gguf=is_gguf(found.read),
             beyond_positions=bool(positions and serving.context > positions),

@@ -262,6 +262,9 @@ def test_a_given_pool_is_said_to_the_engine(capsys: pytest.CaptureFixture[str]) 
     _, out, _ = run(capsys, *asked, "--engine", "sglang", "--emit", "sglang")
     found = words(out)
     assert found[found.index("--max-total-tokens") + 1] == "32768"
+    _, out, _ = run(capsys, *asked[:-2], "--max-total-tokens", "20k", "--engine", "sglang", "--emit", "sglang")
+    found = words(out)
+    assert found[found.index("--max-total-tokens") + 1] == "20480" and "--mem-fraction-static" in found
     _, out, _ = run(capsys, *asked, "--emit", "vllm")
     found = words(out)
     assert found[found.index("--kv-cache-memory-bytes") + 1] == str(4 << 30) and "--gpu-memory-utilization" not in found

@@ -13,9 +13,10 @@ class Launch:
 
     `model` is a Hub id or a path, `is_gguf` whether llama.cpp can read it as it is. `num_seqs` 1 leaves the limit to the engine,
     unless `max_num_seqs` says it. `gpus_per_node` None: all devices are in one machine. `beyond_positions`: the context is longer
-    than what the model was trained for, which engines want said. `pool_tokens` are what a pool of `kv_memory_bytes` holds, for
+    than what the model was trained for, which engines want said. `pool_tokens` are those of a pool that is given, for
     engines that are told in tokens. `draft_tokens` are those that `draft` proposes at once; None: SGLang's own number.
-    `draft_method` is how it drafts, `draft_class` the class that its config names, `draft_words_differ` whether its vocabulary has another size.
+    `draft_method` is how it drafts, `draft_class` the class that its config names, `draft_words_differ` whether its vocabulary
+    has another size.
     """
 
     model: str
