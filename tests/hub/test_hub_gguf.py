@@ -174,7 +174,20 @@ def test_picking_one_of_several(hub: HubServer, capsys: pytest.CaptureFixture[st
         estimate("org/many", fetch=FRESH)
     hub.add("org/two", {"a-Q8_0.gguf": files["m-Q8_0.gguf"], "b-Q8_0.gguf": files["m-Q8_0.gguf"]})
     with pytest.raises(SeveralModelsError, match=r"a-Q8_0\.gguf, b-Q8_0\.gguf; give one, as in org/two/a-Q8_0\.gguf"):
-        load_model("org/two:Q8_0", options=FRESH)
+        load_model("org/two", options=FRESH)
+    assert str(load_model("org/two:Q8_0", options=FRESH).config_file).endswith(
+        "a-Q8_0.gguf"
+    )  # llama.cpp's: the first that fits
+
+
+def test_a_label_that_llama_cpp_reads_otherwise(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """`F16` is in `m-BF16.gguf`, which stands first: the half-precision file is named by itself. `fp16` is F16 to us alone."""
+    half, brain = (gguf_blob(LLAMA_KEYS, llama_tensors(dtype)) for dtype in ("F16", "BF16"))
+    hub.add("org/f", {"m-BF16.gguf": brain, "m-F16.gguf": half})
+    _, out, _ = run(capsys, "org/f", "--json", "--ctx", "1024", "--no-cache")
+    assert {row["reference"] for row in json.loads(out)["choices"]} == {"org/f:BF16", "org/f/m-F16.gguf"}
+    hub.add("org/g", {"m-Q4_K_M.gguf": gguf_blob(LLAMA_KEYS, Q4), "m-fp16.gguf": half})
+    assert load_model("org/g:F16", options=FRESH).download_bytes == half.size
 
 
 def test_a_projector_is_counted_and_named(hub: HubServer) -> None:
