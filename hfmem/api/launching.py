@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from hfmem.api.configuration import Configuration, is_gguf
@@ -13,6 +14,7 @@ from hfmem.report import Report
 
 if TYPE_CHECKING:
     from hfmem.api.extras import Extras
+    from hfmem.api.reading import Model
 
 
 def launch_text(
@@ -45,7 +47,7 @@ def launch_text(
     return remark + emit(
         kind,
         Launch(
-            model=place if local and place else report.model.id,
+            model=_path(found.read, place) if local and place else report.model.id,
             revision=None if local else revision or _pinned(report, place),
             engine=serving.engine,
             context=serving.context,
@@ -77,12 +79,19 @@ def launch_text(
             else serving.max_total_tokens,
             llama_cpp=serving.llama_cpp,
             is_gguf=is_gguf(found.read),
+            file=found.read.facts.config_file if is_gguf(found.read) and not local and found.quant is None else None,
             beyond_positions=bool(positions and serving.context > positions),
             vendor=device.vendor if device is not None else "nvidia",
             gpus_per_node=device.gpus_per_node if device is not None else None,
             **_beside(found.extras, serving.engine),
         ),
     )
+
+
+def _path(read: Model, place: str) -> str:
+    """A folder of GGUF files is none to llama.cpp: the file in it that was read."""
+    folder = is_gguf(read) and not place.lower().endswith(".gguf")
+    return str(PurePath(place, read.facts.config_file)) if folder else place
 
 
 def _beside(extras: Extras | None, engine: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ KNOWN = {
         --max-lora-rank --speculative-algorithm --speculative-draft-model-path --speculative-num-steps --speculative-eagle-topk
         --speculative-num-draft-tokens --speculative-dspark-block-size --enable-dp-lm-head --nnodes --node-rank --dist-init-addr
         --host --port""",
-    "llama.cpp": """--model -hf --ctx-size --parallel --n-gpu-layers --n-cpu-moe --flash-attn --split-mode --cache-type-k
+    "llama.cpp": """--model -hf --hf-file --ctx-size --parallel --n-gpu-layers --n-cpu-moe --flash-attn --split-mode --cache-type-k
         --cache-type-v --swa-full --kv-unified --lora --spec-draft-model --spec-draft-hf --spec-type --spec-draft-n-max --host
         --port""",
 }

@@ -135,7 +135,8 @@ def _sglang(launch: Launch) -> list[str]:
 
 def _llama_cpp(launch: Launch) -> list[str]:
     told = launch.llama_cpp
-    words = _gguf("--model", "-hf", launch.model, launch.quant)
+    words = _gguf("--model", "-hf", launch.model, launch.quant if launch.file is None else None)
+    words += _set("--hf-file", launch.file)  # a tag may mean another file, none means Q4_K_M
     # the context is shared out over the slots
     words += ["--ctx-size", str(launch.context * launch.num_seqs), "--parallel", str(launch.num_seqs)]
     words += ["--n-gpu-layers", "999" if told.gpu_layers is None else str(told.gpu_layers)]
