@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,14 +101,15 @@ def run(step: Step, out: Path, seconds: float) -> int | None:
             return child.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             return None
-        finally:  # with all that it started, also where this process is ended
-            for sign, wait in ((signal.SIGTERM, ENDING), (signal.SIGKILL, ENDING)):
-                if child.poll() is None:
-                    os.killpg(child.pid, sign)
-                    try:
-                        child.wait(timeout=wait)
-                    except subprocess.TimeoutExpired:
-                        continue
+        finally:  # with all that it started, also where this process is ended or the step has left something behind
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=ENDING)
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=ENDING)
 
 
 def session(todo: Sequence[Step], out: Path, seconds: float) -> dict[str, dict[str, object]]:

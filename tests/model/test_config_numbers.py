@@ -11,6 +11,7 @@ from commands import Run
 from hfmem.errors import ContradictionError, MissingKeyError
 from hfmem.model.config import Config
 from hfmem.model.families.registry import read_architecture
+from hfmem.model.inventory import Replicated, TensorSpec
 
 LLAMA = {
     "model_type": "llama",
@@ -90,9 +91,24 @@ def test_a_model_type_that_is_no_word(run: Run, tmp_path: Any, value: Any) -> No
     assert status == 0, err
 
 
-@pytest.mark.parametrize("value", ["Infinity", "2.5", '"3"', "-1"])
-def test_a_size_in_a_list_that_is_no_size(run: Run, tmp_path: Any, value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("Infinity", "'resblock_kernel_sizes' is Infinity"),
+        ("2.5", "'resblock_kernel_sizes' is 2.5"),
+        ('"3"', "'resblock_kernel_sizes' is \"3\""),
+        ("-1", "would have the shape"),
+    ],
+)
+def test_a_size_in_a_list_that_is_no_size(run: Run, tmp_path: Any, value: str, said: str) -> None:
     text = json.dumps({"model_type": "seamless_m4t_v2", "torch_dtype": "float32", "resblock_kernel_sizes": [3, 7, 5]})
     (tmp_path / "config.json").write_text(text.replace("5]", f"{value}]"))
     status, _, err = run(str(tmp_path), "--ctx", "512")
-    assert status == 4 and err.count("\n") == 1 and "would have the shape" in err
+    assert status == 4 and err.count("\n") == 1 and said in err
+
+
+@pytest.mark.parametrize("size", [float("inf"), 2.5, "3", -1, True])
+def test_a_tensor_has_whole_sizes(size: Any) -> None:
+    TensorSpec("a.weight", (3, 0), (), "mlp", Replicated())
+    with pytest.raises(ContradictionError, match=r"a\.weight would have the shape \(3, "):
+        TensorSpec("a.weight", (3, size), (), "mlp", Replicated())
