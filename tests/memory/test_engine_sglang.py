@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from example_architectures import (
@@ -398,3 +399,13 @@ def test_the_most_tokens_of_a_pool() -> None:
         pool(gpt_oss_20b(), MEMORY, page_size=1, max_total_tokens=160)
     with pytest.raises(UsageError, match="only SGLang has that setting"):
         Serving(1000, engine="vllm", max_total_tokens=1000)
+
+
+def test_mxfp8_is_a_byte_and_a_scale_for_32() -> None:
+    """`MHATokenToKVPoolMXFP8`: 32 layers of keys and values of 8 heads, 128 bytes and 4 scales each; Blackwell alone has it."""
+    asked: dict[str, Any] = {"engine": "sglang", "kv_dtype": "mxfp8", "page_size": 1}
+    rules = engine("sglang")
+    assert rules.cache(llama_3_8b(), Serving(1000, compute_capability=100, **asked)).bytes == 1000 * 32 * 2 * 8 * 132
+    for name, settings in (("sglang", {}), ("vllm", {"engine": "vllm"})):
+        with pytest.raises(UnsupportedError, match="mxfp8"):
+            engine(name).cache(llama_3_8b(), Serving(1000, **asked | settings))

@@ -27,7 +27,10 @@ _VLLM_CACHE: Final[dict[str, str]] = {
     "bf16": "bfloat16",
     "fp16": "float16",
 }
-_SGLANG_CACHE: Final[dict[str, str]] = {"fp8": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2", "bf16": "bf16", "nvfp4": "nvfp4"}
+_SGLANG_CACHE: Final[dict[str, str]] = {
+    "fp8": "fp8_e4m3",
+    **{name: name for name in ("fp8_e5m2", "bf16", "nvfp4", "mxfp8")},
+}
 _LLAMA_CACHE: Final[dict[str, str]] = {
     "fp16": "f16",
     "bf16": "bf16",
