@@ -51,6 +51,8 @@ _DROPPED = frozenset(
     output_router_logits router_jitter_noise chat_format ep_size _flash_attn_2_enabled _attn_implementation
     """.split()  # noqa: SIM905
 )
+#: keys of a quantization config that list the modules left as they are
+_NAME_LISTS = frozenset({"modules_to_not_convert", "ignore"})
 
 
 def main() -> None:
@@ -92,9 +94,13 @@ class Builder:
         config_id = item.get("config_from", repo_id)
         origin: str | None
         config, origin = ({}, None) if "config" in item else self.config(config_id, item.get("config_in"))
-        config = trim({**config, **item.get("config", {}), **item.get("set", {})})
+        config = trim({**config, **item.get("config", {})})
+        for key, value in item.get("set", {}).items():
+            section, last = inner(config, key)
+            section[last] = value
         for key in item.get("drop", []):
-            del config[key]
+            section, last = inner(config, key)
+            del section[last]
         if origin is None:
             origin = "config from the published description"
         elif config_id != repo_id or item.get("set") or item.get("drop"):
@@ -158,11 +164,22 @@ def recast(checkpoint: Checkpoint, dtype: str) -> Checkpoint:
     return replace(checkpoint, groups=groups)
 
 
+def inner(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The section that a dotted key (`text_config.hidden_size`) is in, and the key's last part."""
+    *sections, last = key.split(".")
+    for name in sections:
+        config = config.setdefault(name, {})
+    return config, last
+
+
 def trim(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without keys that no byte of memory depends on; label tables become their length."""
+    """The config without keys and names that no byte of memory depends on; label tables become their length."""
     out = {
         key: trim(value) if isinstance(value, dict) else value for key, value in config.items() if key not in _DROPPED
     }
+    for key in _NAME_LISTS & out.keys():
+        if isinstance(out[key], list):  # norms and biases have no quantized form, so that naming them tells nothing
+            out[key] = [name for name in out[key] if not str(name).endswith(("norm", "bias"))]
     if isinstance(config.get("id2label"), dict) and "num_labels" not in out:
         out["num_labels"] = len(config["id2label"])
     return out

@@ -1,13 +1,14 @@
 """Facts of widely used models that ship with the package, for when the Hub cannot be asked.
 
 `data/catalog.json` is a JSON array with one entry a line, each as `facts_to_json` writes it and each starting with
-its `id`. A model is found by searching the bytes for that start, so that one look-up reads the file once and parses
-one line, however many models there are.
+its `id`. A model is found by searching the bytes for that start, so that one look-up maps the file, reads it up
+to there and parses one line, however many models there are.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +21,11 @@ _NAME = rb'^\{"id":"([^"\\]+)"'
 
 
 @lru_cache(maxsize=1)
-def _data() -> bytes:
+def _data() -> bytes | mmap.mmap:
     try:
-        return PATH.read_bytes()
-    except OSError:
+        with PATH.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
         return b""
 
 

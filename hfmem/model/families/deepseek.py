@@ -53,11 +53,18 @@ def latent_block(
     norm(inv, f"{prefix}.post_attention_layernorm", indices, hidden)
 
 
-def mtp_head(inv: Inventory, prefix: str, indices: Sequence[int], hidden: int, vocab: int) -> None:
-    """What DeepSeek's multi-token-prediction layer has beside a decoder block: its own embedding, output head and projection."""
+def mtp_head(
+    inv: Inventory, prefix: str, indices: Sequence[int], hidden: int, vocab: int, *, shared: bool = False
+) -> None:
+    """What DeepSeek's multi-token-prediction layer has beside a decoder block: a projection, its own embedding and output head.
+
+    With `shared`, it uses the model's own embedding and head, and the checkpoint stores them once.
+    """
     linear(inv, f"{prefix}.eh_proj", indices, hidden, 2 * hidden, Component.MTP, Replicated())
     for name in ("enorm", "hnorm", "shared_head.norm"):
         norm(inv, f"{prefix}.{name}", indices, hidden)
+    if shared:
+        return
     linear(inv, f"{prefix}.embed_tokens", indices, vocab, hidden, Component.MTP, Column())
     linear(inv, f"{prefix}.shared_head.head", indices, vocab, hidden, Component.MTP, Column())
 
@@ -75,11 +82,13 @@ def latent_stack(
     tied_default: bool = False,
     dense_default: int = 0,
     mlp_bias: bool = False,
+    shared_mtp_vocab: bool = False,
 ) -> Stack:
     """The DeepSeek stack: latent attention everywhere, dense feed-forward first, experts after, maybe an indexer, maybe MTP.
 
     `indexed`: layers with an indexer of their own (default all, with `index`). `post_mlp_norm`: a norm after the experts (A.X K1).
     `mlp_bias`: dense feed-forwards and shared experts have biases, as V2's class makes them where its config says so.
+    `shared_mtp_vocab`: the prediction layer stores no embedding and no head of its own.
     """
     latent = read_latent(text)
     d = latent_dims(text, latent)
@@ -111,7 +120,7 @@ def latent_stack(
         def mtp(part: Inventory) -> None:
             latent_block(part, block, last, d.hidden, latent, bias=bias, index=index, indexed=last)
             _mtp_feed_forward(part, f"{block}.mlp", last, d.hidden, experts, stack.intermediate, correction)
-            mtp_head(part, block, last, d.hidden, stack.vocab)
+            mtp_head(part, block, last, d.hidden, stack.vocab, shared=shared_mtp_vocab)
 
         as_mtp(inv, mtp)
     owned = set(own)
@@ -225,9 +234,13 @@ def shared_indexers(cfg: Config, num_layers: int) -> list[int]:
 
 
 def glm_moe_dsa(cfg: Config) -> Architecture:
-    """GLM 5: DeepSeek V3.2's shape; from 5.2 on only some layers have an indexer."""
+    """GLM 5: DeepSeek V3.2's shape; from 5.2 on only some layers have an indexer.
+
+    Its prediction layer uses the model's embedding and head: the published totals (GLM-5: 753,864,139,008) hold one of each.
+    """
     indexed = shared_indexers(cfg, cfg.positive("num_hidden_layers"))
-    return latent_stack(cfg, cfg, index=read_indexer(cfg), indexed=indexed).finish(cfg, "glm_moe_dsa")
+    stack = latent_stack(cfg, cfg, index=read_indexer(cfg), indexed=indexed, shared_mtp_vocab=True)
+    return stack.finish(cfg, "glm_moe_dsa")
 
 
 def glm4_moe_lite(cfg: Config) -> Architecture:
