@@ -202,6 +202,7 @@ def _serving(read: Model, given: Settings, *, local: bool, apple: bool) -> tuple
         state_dtype=given.take("state_dtype"),
         swa_full_tokens_ratio=given.take("swa_full_tokens_ratio"),
         mamba_full_memory_ratio=given.take("mamba_full_memory_ratio"),
+        max_total_tokens=given.take("max_total_tokens"),
         one_kind_of_page=given.take("one_kind_of_page", False),
         synchronous=given.take("synchronous", False),
         cpu_offload_bytes=int(given.take("cpu_offload_gb", 0) * GIB),  # rounded down, as vLLM does

@@ -49,6 +49,7 @@ def estimate(
     state_dtype: str | None = None,
     swa_full_tokens_ratio: float | None = None,
     mamba_full_memory_ratio: float | None = None,
+    max_total_tokens: int | None = None,
     one_kind_of_page: bool = False,
     synchronous: bool = False,
     cpu_offload_gb: float | None = None,
@@ -93,7 +94,8 @@ def estimate(
         max_num_batched_tokens, max_num_seqs, page_size: the engine's settings; None: its defaults.
         enable_prefix_caching: of vLLM and SGLang, whose recurrent layers then keep more states; None: their default.
         state_dtype: `bf16`, `fp16` or `fp32` for recurrent states; None: the engine's own.
-        swa_full_tokens_ratio, mamba_full_memory_ratio: how SGLang divides its pool; None: 0.8 and 0.9.
+        swa_full_tokens_ratio, mamba_full_memory_ratio: how SGLang divides its pool; None: 0.8 and 0.9. max_total_tokens: the most
+            that its pool may hold.
         one_kind_of_page, synchronous: vLLM without its hybrid cache manager, without asynchronous scheduling.
         cpu_offload_gb: GiB of weights that each of vLLM's ranks may leave in the host's memory.
         eager: without CUDA graphs. language_model_only: without the towers for images and sound.

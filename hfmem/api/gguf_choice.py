@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hfmem.hub.gguf import GgufListing, GgufModel, SeveralModelsError
+from hfmem.hub.gguf import GgufListing, GgufModel, SeveralModelsError, by_tag
 from hfmem.memory import engines
 from hfmem.memory.runtime import estimate_runtime
 from hfmem.memory.serving import Serving
@@ -89,6 +89,7 @@ def beside(listing: GgufListing) -> tuple[str, ...]:
 def _row(several: SeveralModelsError, model: GgufModel) -> Choice:
     others = [other.label for other in several.listing.models]
     by_label = several.by_label and model.label is not None and others.count(model.label) == 1
+    by_label = by_label and by_tag(several.listing, model.label or "") in (None, model.stem)
     names = tuple(file.name for file in model.files)
     reference = f"{several.place}:{model.label}" if by_label else f"{several.place}/{names[0]}"
     return Choice(reference, model.label, names, len(names), model.size)

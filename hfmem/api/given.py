@@ -24,7 +24,7 @@ _COUNTS: Final = frozenset(
     {
         *("context", "num_seqs", "tp", "pp", "dp", "attn_dp", "dcp", "num_devices", "source_tokens", "kv_memory_bytes"),
         *("max_num_batched_tokens", "max_num_seqs", "page_size", "num_gpu_blocks", "gpu_layers", "cpu_moe_layers"),
-        *("max_loras", "max_lora_rank", "draft_tokens"),
+        *("max_loras", "max_lora_rank", "draft_tokens", "max_total_tokens"),
     }
 )
 _SHARES: Final = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from hfmem.api.configuration import Configuration, is_gguf
@@ -13,6 +14,7 @@ from hfmem.report import Report
 
 if TYPE_CHECKING:
     from hfmem.api.extras import Extras
+    from hfmem.api.reading import Model
 
 
 def launch_text(
@@ -45,7 +47,7 @@ def launch_text(
     return remark + emit(
         kind,
         Launch(
-            model=place if local and place else report.model.id,
+            model=_path(found.read, place) if local and place else report.model.id,
             revision=None if local else revision or _pinned(report, place),
             engine=serving.engine,
             context=serving.context,
@@ -74,15 +76,24 @@ def launch_text(
             cpu_offload_bytes=serving.cpu_offload_bytes,
             kv_memory_bytes=serving.kv_memory_bytes,
             num_gpu_blocks=serving.num_gpu_blocks,
-            pool_tokens=report.engine_pool.capacity_tokens if report.engine_pool and serving.kv_memory_bytes else None,
+            pool_tokens=report.engine_pool.capacity_tokens
+            if report.engine_pool and serving.kv_memory_bytes
+            else serving.max_total_tokens,
             llama_cpp=serving.llama_cpp,
             is_gguf=is_gguf(found.read),
+            file=found.read.facts.config_file if is_gguf(found.read) and not local and found.quant is None else None,
             beyond_positions=bool(positions and serving.context > positions),
             vendor=device.vendor if device is not None else "nvidia",
             gpus_per_node=device.gpus_per_node if device is not None else None,
             **_beside(found.extras, serving.engine),
         ),
     )
+
+
+def _path(read: Model, place: str) -> str:
+    """A folder of GGUF files is none to llama.cpp: the file in it that was read."""
+    folder = is_gguf(read) and not place.lower().endswith(".gguf")
+    return str(PurePath(place, read.facts.config_file)) if folder else place
 
 
 def _beside(extras: Extras | None, engine: str) -> dict[str, Any]:
@@ -94,7 +105,10 @@ def _beside(extras: Extras | None, engine: str) -> dict[str, Any]:
         found |= {"lora": extras.adapter.id, "max_loras": extras.max_loras, "max_lora_rank": extras.max_lora_rank}
     drafter = extras.drafter
     if drafter is not None:
+        arch = drafter.architecture
         found["draft"] = "mtp" if extras.draft is None else extras.draft.facts.repo_id
+        found["draft_method"], found["draft_class"] = drafter.method, next(iter(arch.architectures), "")
+        found["draft_words_differ"] = arch.vocab_size != extras.architecture.vocab_size
         found["draft_tokens"] = drafter.tokens(engine) if engine == "vllm" else extras.draft_tokens
         compressed = any(isinstance(kind, CompressedAttention) for kind in drafter.architecture.kinds())
         if (

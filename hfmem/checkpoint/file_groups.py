@@ -2,8 +2,8 @@
 
 Programs' choices: transformers 5.23.0 (`modeling_utils`: safetensors before `pytorch_model`, shards of an index), vLLM 0.33.0
 (`default_loader`, `weight_utils`: Mistral's files where there are any, then `*.safetensors`, `*.bin`, `*.pt`), llama.cpp
-(`-hf`: Q4_K_M, else the first GGUF file, and a projector beside it). Patterns are those of `hf download` (`fnmatch`, in which `*`
-crosses folders).
+(`-hf`: Q4_K_M, else Q8_0, else the first GGUF file, and a projector beside it). Patterns are those of `hf download` (`fnmatch`,
+in which `*` crosses folders).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final
 
-from hfmem.checkpoint.gguf_names import models, parse_name
+from hfmem.checkpoint.gguf_names import holds_no_model, models, nearest_projector, parse_name, usual
 from hfmem.records import dataclass
 
 Sizes = Mapping[str, int | None]
@@ -248,10 +248,9 @@ def _vllm(files: Sizes, top: Sequence[str]) -> list[str]:
 
 def _llama_cpp(files: Sizes) -> list[str]:
     found = models(files)
-    main = {stem: parts for stem, parts in found.items() if not parts[0].projector and "imatrix" not in stem.lower()}
-    if not main:
+    main = {stem: parts for stem, parts in found.items() if not parts[0].projector and not holds_no_model(stem)}
+    chosen = usual(main)
+    if chosen is None:
         return []
-    chosen = next((parts for parts in main.values() if parts[0].label == "Q4_K_M"), None) or next(iter(main.values()))
-    projectors = [parts for parts in found.values() if parts[0].projector]
-    beside = [part.path for part in projectors[0]] if projectors else []
-    return [*[part.path for part in chosen], *beside]
+    beside = nearest_projector(chosen, (stem for stem, parts in found.items() if parts[0].projector))
+    return [part.path for stem in (chosen, beside) if stem is not None for part in found[stem]]

@@ -187,6 +187,15 @@ MambaRatio = Annotated[
         section=ENGINE,
     ),
 ]
+TotalTokens = Annotated[
+    str | None,
+    Option(
+        "--max-total-tokens",
+        metavar="N",
+        help="SGLang: the most tokens of its pool [default: what the memory holds].",
+        section=ENGINE,
+    ),
+]
 OneKind = Annotated[
     bool,
     Option(

@@ -32,6 +32,7 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "state_dtype": (o.StateDtype, None),
     "swa_ratio": (o.SwaRatio, None),
     "mamba_ratio": (o.MambaRatio, None),
+    "max_total_tokens": (o.TotalTokens, None),
     "one_kind_of_page": (o.OneKind, False),
     "synchronous": (o.Synchronous, False),
     "cpu_offload_gb": (o.CpuOffload, None),
@@ -138,6 +139,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         ("max_loras", "--max-loras"),
         ("max_lora_rank", "--max-lora-rank"),
         ("draft_tokens", "--draft-tokens"),
+        ("max_total_tokens", "--max-total-tokens"),
     ):
         found[name] = _count(asked, name, flag)
     if asked.get("kv_memory") is not None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from hfmem.checkpoint import gguf
 from hfmem.checkpoint.gguf import GgufParser, merge_gguf
 from hfmem.checkpoint.gguf_header import GgufHeader, LongArray, Value
-from hfmem.checkpoint.gguf_names import GgufName, models, parse_name
+from hfmem.checkpoint.gguf_names import GgufName, holds_no_model, models, nearest_projector, parse_name, tagged
 from hfmem.checkpoint.tensors import Checkpoint
 from hfmem.errors import FormatError, MissingFileError, UsageError
 from hfmem.hub.facts import ModelFacts, WeightFile, gguf_facts
@@ -25,10 +25,6 @@ FIRST_BYTES: Final = 64 << 10
 MAX_READ: Final = 16 << 20
 #: parts of one split model, beyond any that was published
 _MAX_PARTS: Final = 1000
-#: of several projectors, llama.cpp's users want the most precise one that is not fp32
-_PROJECTOR_ORDER: Final = ("F16", "BF16", "Q8_0", "F32")
-#: files that hold no model of their own: calibration data and draft heads
-_NO_MODEL: Final = ("imatrix", "mtp-", "draft-")
 #: strings of a header that are worth keeping; chat templates are longer
 _MAX_TEXT: Final = 200
 
@@ -103,8 +99,7 @@ def list_gguf(files: Mapping[str, int | None]) -> GgufListing:
     found: dict[str, list[GgufModel]] = {"model": [], "projector": [], "other": []}
     for stem, parts in models(files).items():
         item = GgufModel(stem, parts[0].label, tuple(WeightFile(part.path, files[part.path]) for part in parts))
-        base = PurePosixPath(stem).name.lower()
-        kind = "projector" if parts[0].projector else "other" if _is_no_model(base) else "model"
+        kind = "projector" if parts[0].projector else "other" if holds_no_model(stem) else "model"
         found[kind].append(item)
     key = lambda item: (item.size or 0, item.stem)  # noqa: E731
     return GgufListing(
@@ -114,12 +109,8 @@ def list_gguf(files: Mapping[str, int | None]) -> GgufListing:
     )
 
 
-def _is_no_model(base: str) -> bool:
-    return "imatrix" in base or base.startswith(_NO_MODEL)
-
-
 def pick(place: str, listing: GgufListing, variant: str | None, by_label: bool = True) -> GgufModel:
-    """The model that `variant` names (`Q4_K_M`, any case; without it the only one there is).
+    """The model that `variant` names, as llama.cpp takes a tag (`Q4_K_M`, any case); without it the only one there is.
 
     Raises:
         MissingFileError: there is none.
@@ -127,10 +118,12 @@ def pick(place: str, listing: GgufListing, variant: str | None, by_label: bool =
     """
     found = listing.models
     if variant is not None:
-        word = variant.lower()
-        found = tuple(model for model in listing.models if (model.label or "").lower() == word)
-        if not found:  # `Q4_K_XL` also means `UD-Q4_K_XL`, and any word of a file name picks that file
-            found = tuple(model for model in listing.models if word in _words(model.stem))
+        stem, word = by_tag(listing, variant), variant.lower()
+        if stem is not None:
+            found = tuple(model for model in listing.models if model.stem == stem)
+        else:  # a file's own spelling of its label (`fp16`) means that too, and any word of a file name picks that file
+            found = tuple(model for model in listing.models if (model.label or "").lower() == word)
+            found = found or tuple(model for model in listing.models if word in _words(model.stem))
         if not found:
             have = ", ".join(dict.fromkeys(model.name for model in listing.models)) or "no GGUF model"
             raise MissingFileError(f"{place} has no {variant}; it has {have}")
@@ -139,6 +132,11 @@ def pick(place: str, listing: GgufListing, variant: str | None, by_label: bool =
     if len(found) > 1:
         raise SeveralModelsError(place, GgufListing(found, listing.projectors, listing.others), by_label)
     return found[0]
+
+
+def by_tag(listing: GgufListing, tag: str) -> str | None:
+    """The stem of the model that llama.cpp takes for a tag (`tagged`)."""
+    return tagged(models(model.files[0].name for model in listing.models), tag)
 
 
 def _words(stem: str) -> set[str]:
@@ -153,16 +151,9 @@ def _only(listing: GgufListing) -> str:
 
 
 def projector_for(model: GgufModel, listing: GgufListing) -> GgufModel | None:
-    """The projector that llama.cpp would load beside a model: in the model's folder or above, f16 before others."""
-    parents = {str(folder) for folder in PurePosixPath(model.stem).parents}
-    near = [item for item in listing.projectors if str(PurePosixPath(item.stem).parent) in parents]
-
-    def rank(item: GgufModel) -> tuple[int, int]:
-        label = item.label or ""
-        depth = len(PurePosixPath(item.stem).parts)
-        return -depth, _PROJECTOR_ORDER.index(label) if label in _PROJECTOR_ORDER else len(_PROJECTOR_ORDER)
-
-    return min(near, key=rank) if near else None
+    """The projector that llama.cpp would load beside a model (`nearest_projector`)."""
+    stem = nearest_projector(model.stem, (item.stem for item in listing.projectors))
+    return next((item for item in listing.projectors if item.stem == stem), None)
 
 
 def parts_of(name: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ target's (`pool_configurator.py`). transformers and llama.cpp keep a draft's cac
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, Literal
 
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory import engines
@@ -40,6 +40,9 @@ DRAFTED_BY_MTP: Final = 1
 DRAFTED: Final = 5
 #: model types of whose prediction layers vLLM loads the first alone (`mimo_v2_mtp.py`)
 _FIRST_ALONE: Final = frozenset({"mimo_v2", "mimo_v2_flash", "mimo_v2_omni"})
+#: how something drafts: token by token as an ordinary model, as further layers of the target, or as a head of one of these kinds
+Method = Literal["model", "mtp", "eagle", "eagle3", "peagle", "dflash", "dspark"]
+_HEADS: Final[tuple[Method, ...]] = ("eagle", "eagle3", "peagle", "dflash", "dspark")
 #: SGLang's own (`_auto_choose_speculative_params`: three steps and the last token, verified together)
 _DRAFTED_IN_SGLANG: Final = 4
 
@@ -57,11 +60,21 @@ class Drafter:
 
     def tokens(self, engine: str) -> int:
         """Tokens for which an engine keeps something of its own: those proposed, or in SGLang those verified together."""
+        told = self.given or self.architecture.drafted
         if engine == "vllm":
-            return self.given or (DRAFTED_BY_MTP if self.own else DRAFTED)
+            return told or (DRAFTED_BY_MTP if self.own else DRAFTED)
         if engine == "sglang":
-            return _DRAFTED_IN_SGLANG if self.given is None else self.given + 1
+            return _DRAFTED_IN_SGLANG if told is None else told + 1
         return 0
+
+    @property
+    def method(self) -> Method:
+        """How it drafts."""
+        if self.own:
+            return "dspark" if any("markov_head" in spec.pattern for spec in self.architecture.tensors) else "mtp"
+        if self.architecture.family == "gemma4_assistant":
+            return "mtp"
+        return next((method for method in _HEADS if method == self.architecture.model_type), "model")
 
     def alone(self, serving: Serving, engine: str) -> Serving:
         """The same load under another engine's rules on one rank, as `Serving.alone`."""

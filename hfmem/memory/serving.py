@@ -76,7 +76,8 @@ class Serving:
     states' memory to the cache's; None: its defaults. `steps_in_flight` is vLLM's: engine steps that are scheduled at once; None:
     one more than the pipeline's stages, as today. `device_batched_tokens` is what vLLM takes on the device for
     `max_num_batched_tokens` where that is not told. `speculative_tokens` are those a draft proposes at once, for which vLLM keeps a
-    state each. `state_dtype` is that of recurrent states as a server was told it (vLLM's `--mamba-ssm-cache-dtype`, SGLang's
+    state each. `max_total_tokens` is SGLang's: the most tokens of a pool, whatever the memory holds.
+    `state_dtype` is that of recurrent states as a server was told it (vLLM's `--mamba-ssm-cache-dtype`, SGLang's
     `--mamba-ssm-dtype`), by its name in safetensors.
 
     vLLM's: `dcp` groups among the `tp` ranks hold a token each in turn (decode context parallelism); `one_kind_of_page`: windowed
@@ -115,6 +116,7 @@ class Serving:
     steps_in_flight: int | None = None
     device_batched_tokens: int | None = None
     speculative_tokens: int = 0
+    max_total_tokens: int | None = None
     state_dtype: str | None = None
     dcp: int = 1
     one_kind_of_page: bool = False
@@ -135,6 +137,7 @@ class Serving:
             "source_tokens",
             "max_num_seqs",
             "num_gpu_blocks",
+            "max_total_tokens",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -160,6 +163,8 @@ class Serving:
                 raise UsageError(f"{name} must be above 0 and at most {most:g}, not {ratio}")
             if ratio is not None and self.engine != "sglang":
                 raise UsageError(f"{name}: only SGLang has that setting, not {self.engine}")
+        if self.max_total_tokens is not None and self.engine != "sglang":
+            raise UsageError(f"max_total_tokens: only SGLang has that setting, not {self.engine}")
         if self.tp % self.attn_dp:
             raise UsageError(
                 f"{self.attn_dp} groups of data-parallel attention do not share {self.tp} tensor-parallel ranks"
@@ -179,7 +184,7 @@ class Serving:
         """The same load under another engine's rules on one rank, with that engine's defaults."""
         plain = replace(self, tp=1, pp=1, dp=1, ep=False, attn_dp=1, dcp=1, llama_cpp=LLAMA_CPP)
         if engine != "sglang":
-            plain = replace(plain, swa_full_tokens_ratio=None, mamba_full_memory_ratio=None)
+            plain = replace(plain, swa_full_tokens_ratio=None, mamba_full_memory_ratio=None, max_total_tokens=None)
         if engine == "vllm":
             return replace(plain, engine=engine)
         plain = replace(plain, language_model_only=False, one_kind_of_page=False, synchronous=False)

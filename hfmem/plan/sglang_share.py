@@ -148,7 +148,8 @@ def _reserved(memory_bytes: int, serving: Serving, model: ServedModel, captured:
     if serving.attn_dp > 1:
         reserved += batch * serving.attn_dp * (3 if batch <= 300 else Fraction(9, 2))
     if captured:
-        sizes = _prefill_sizes(min(chunk, model.most_captured or chunk))
+        most = min(chunk, model.most_captured or chunk, serving.max_total_tokens or chunk)
+        sizes = _prefill_sizes(most)
         reserved += _LATENT_GRAPHS if model.latent else len(sizes) * _PREFILL_SIZE
     return max(reserved, Fraction(_LEAST_OF_LARGE)) if memory_bytes / MIB > _LARGE else reserved
 

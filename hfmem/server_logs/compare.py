@@ -109,6 +109,7 @@ def _serving(read: Model, log: LogFacts) -> Serving:
         speculative_tokens=told.draft_tokens if log.engine == "vllm" else 0,
         swa_full_tokens_ratio=told.swa_ratio,
         mamba_full_memory_ratio=told.mamba_ratio,
+        max_total_tokens=told.max_total_tokens if log.engine == "sglang" else None,
         state_dtype=told.state_dtype,
         dcp=told.dcp if log.engine == "vllm" else 1,
         one_kind_of_page=told.hybrid_off and log.engine == "vllm",

@@ -50,6 +50,7 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "language_model_only": ("language_model_only",),
     "swa_ratio": ("swa_full_tokens_ratio",),
     "mamba_ratio": ("mamba_full_memory_ratio",),
+    "max_total_tokens": ("max_total_tokens",),
     "state_dtype": ("mamba_ssm_cache_dtype", "mamba_ssm_dtype"),
     "hybrid_off": ("disable_hybrid_kv_cache_manager",),
     "override_blocks": ("num_gpu_blocks_override",),
@@ -133,7 +134,8 @@ class Settings:
     default. `offline`: vLLM's `LLM` class ran, not a server; `pooling`: it embeds or ranks; `flashinfer`: its sampler is
     FlashInfer's. `kernel_version`: FlashAttention's; `moved_tensors`: llama.cpp was told where to keep some. `slots`
     sequences share llama.cpp's context, in one stream if `unified`; `file_type` is the GGUF's. `swa_ratio` and
-    `mamba_ratio` are SGLang's `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`. `also`: what else may name the model.
+    `mamba_ratio` are SGLang's `--swa-full-tokens-ratio` and `--mamba-full-memory-ratio`. `max_total_tokens`
+    is its, too. `also`: what else may name the model.
     `draft_method` and `draft_model` are of speculative decoding, the latter None where the model drafts for itself. `hidden_ranks`:
     there are several tensor-parallel ranks, and the log does not tell how many. `capability` is the NVIDIA device's, `rocm`: it
     is AMD's. `full_windows`: llama.cpp keeps every token in windowed layers. `skips_encoder`: vLLM does not profile the encoder.
@@ -177,6 +179,7 @@ class Settings:
     file_type: str | None = None
     swa_ratio: float | None = None
     mamba_ratio: float | None = None
+    max_total_tokens: int | None = None
     also: tuple[str, ...] = ()
     draft_method: str | None = None
     draft_model: str | None = None
@@ -351,6 +354,7 @@ def _settings(said: dict[str, str]) -> Settings:
         file_type=said.get("file_type"),
         swa_ratio=_ratio(said.get("swa_ratio")),
         mamba_ratio=_ratio(said.get("mamba_ratio")),
+        max_total_tokens=number("max_total_tokens"),
         other=tuple(name for name in ("offload", "lora", "ktransformers") if flag(name)),
         hybrid_off=flag("hybrid_off"),
         override_blocks=number("override_blocks"),

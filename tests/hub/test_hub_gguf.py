@@ -18,6 +18,7 @@ from gguf_files import (
     tensor_bytes,
 )
 from hub_server import Blob, HubServer
+from launches import words
 
 from hfmem.api.estimates import estimate, read_model
 from hfmem.cli import main
@@ -174,7 +175,38 @@ def test_picking_one_of_several(hub: HubServer, capsys: pytest.CaptureFixture[st
         estimate("org/many", fetch=FRESH)
     hub.add("org/two", {"a-Q8_0.gguf": files["m-Q8_0.gguf"], "b-Q8_0.gguf": files["m-Q8_0.gguf"]})
     with pytest.raises(SeveralModelsError, match=r"a-Q8_0\.gguf, b-Q8_0\.gguf; give one, as in org/two/a-Q8_0\.gguf"):
-        load_model("org/two:Q8_0", options=FRESH)
+        load_model("org/two", options=FRESH)
+    assert str(load_model("org/two:Q8_0", options=FRESH).config_file).endswith(
+        "a-Q8_0.gguf"
+    )  # llama.cpp's: the first that fits
+
+
+@pytest.mark.parametrize("name", ["org/many:Q8_0", "org/many/m-Q8_0.gguf", "hf://org/many@main:q8_0"])
+def test_the_command_names_the_file(hub: HubServer, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """`-hf org/many` alone would serve Q4_K_M."""
+    several(hub)
+    code, out, _ = run(capsys, "fit", name, "--gpu", "h100", "--ctx", "1024", "--emit", "llama.cpp", "--no-cache")
+    assert code == 0
+    assert words(out)[:5] == ["llama-server", "-hf", "org/many", "--hf-file", "m-Q8_0.gguf"]
+
+
+def test_the_command_for_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    header, size = gguf_header(LLAMA_KEYS, Q4)
+    (tmp_path / "m-Q4_K_M.gguf").write_bytes(header.ljust(size, b"\0"))
+    for place in (tmp_path, tmp_path / "m-Q4_K_M.gguf"):
+        code, out, err = run(capsys, "fit", str(place), "--gpu", "h100", "--ctx", "1024", "--emit", "llama.cpp")
+        assert code == 0, err
+        assert words(out)[:3] == ["llama-server", "--model", str(tmp_path / "m-Q4_K_M.gguf")]
+
+
+def test_a_label_that_llama_cpp_reads_otherwise(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """`F16` is in `m-BF16.gguf`, which stands first: the half-precision file is named by itself. `fp16` is F16 to us alone."""
+    half, brain = (gguf_blob(LLAMA_KEYS, llama_tensors(dtype)) for dtype in ("F16", "BF16"))
+    hub.add("org/f", {"m-BF16.gguf": brain, "m-F16.gguf": half})
+    _, out, _ = run(capsys, "org/f", "--json", "--ctx", "1024", "--no-cache")
+    assert {row["reference"] for row in json.loads(out)["choices"]} == {"org/f:BF16", "org/f/m-F16.gguf"}
+    hub.add("org/g", {"m-Q4_K_M.gguf": gguf_blob(LLAMA_KEYS, Q4), "m-fp16.gguf": half})
+    assert load_model("org/g:F16", options=FRESH).download_bytes == half.size
 
 
 def test_a_projector_is_counted_and_named(hub: HubServer) -> None:

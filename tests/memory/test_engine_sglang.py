@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from example_architectures import (
@@ -378,3 +379,33 @@ def test_muse_spark_caches_fp8_unless_told() -> None:
     )
     assert sglang.cache(arch, Serving(10)).bytes == 10 * 2 * 8 * 128
     assert sglang.cache(arch, Serving(10, kv_dtype="bf16")).bytes == 10 * 2 * 8 * 128 * 2
+
+
+def test_the_most_tokens_of_a_pool() -> None:
+    """`--max-total-tokens` (`_apply_token_constraints`): the smaller of what is asked and what fits, in whole pages; the windowed
+    pool follows by its ratio, states keep their slots."""
+    fits = MEMORY // (32 * 4096)
+    for asked, pages_of, tokens in ((1000, 1, 1000), (1000, 64, 960), (fits + 1, 1, fits)):
+        found = pool(llama_3_8b(), MEMORY, max_total_tokens=asked, page_size=pages_of)
+        assert found.capacity_tokens == tokens
+    assert pool(llama_3_8b(), MEMORY, pp=2, max_total_tokens=1000, page_size=1).capacity_tokens == 1000
+    whole, less = (
+        pool(qwen3_next(), 20 * GIB, 8192, page_size=1, **more) for more in ({}, {"max_total_tokens": 10**5})
+    )
+    assert less.capacity_tokens == 10**5 < whole.capacity_tokens and less.max_concurrency == 10**5 / 8192
+    assert pool(gpt_oss_20b(), MEMORY, page_size=1, max_total_tokens=1000).capacity_tokens == 1000
+    # 160 × 0.8 = 128 tokens, the window of 127 and a page
+    with pytest.raises(UnsupportedError, match=r"SWA pool \(128 tokens\) cannot hold even one request"):
+        pool(gpt_oss_20b(), MEMORY, page_size=1, max_total_tokens=160)
+    with pytest.raises(UsageError, match="only SGLang has that setting"):
+        Serving(1000, engine="vllm", max_total_tokens=1000)
+
+
+def test_mxfp8_is_a_byte_and_a_scale_for_32() -> None:
+    """`MHATokenToKVPoolMXFP8`: 32 layers of keys and values of 8 heads, 128 bytes and 4 scales each; Blackwell alone has it."""
+    asked: dict[str, Any] = {"engine": "sglang", "kv_dtype": "mxfp8", "page_size": 1}
+    rules = engine("sglang")
+    assert rules.cache(llama_3_8b(), Serving(1000, compute_capability=100, **asked)).bytes == 1000 * 32 * 2 * 8 * 132
+    for name, settings in (("sglang", {}), ("vllm", {"engine": "vllm"})):
+        with pytest.raises(UnsupportedError, match="mxfp8"):
+            engine(name).cache(llama_3_8b(), Serving(1000, **asked | settings))

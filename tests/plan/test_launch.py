@@ -81,9 +81,9 @@ KNOWN = {
         --attn-dp-size --ep-size --kv-cache-dtype --quantization --mem-fraction-static --chunked-prefill-size --page-size
         --max-total-tokens --disable-radix-cache --disable-cuda-graph --enable-lora --lora-paths --max-loras-per-batch
         --max-lora-rank --speculative-algorithm --speculative-draft-model-path --speculative-num-steps --speculative-eagle-topk
-        --speculative-num-draft-tokens --nnodes --node-rank --dist-init-addr --host
-        --port""",
-    "llama.cpp": """--model -hf --ctx-size --parallel --n-gpu-layers --n-cpu-moe --flash-attn --split-mode --cache-type-k
+        --speculative-num-draft-tokens --speculative-dspark-block-size --enable-dp-lm-head --nnodes --node-rank --dist-init-addr
+        --host --port""",
+    "llama.cpp": """--model -hf --hf-file --ctx-size --parallel --n-gpu-layers --n-cpu-moe --flash-attn --split-mode --cache-type-k
         --cache-type-v --swa-full --kv-unified --lora --spec-draft-model --spec-draft-hf --spec-type --spec-draft-n-max --host
         --port""",
 }
@@ -91,7 +91,7 @@ KNOWN = {
 CACHES = {
     "vllm": {"fp8", "fp8_e5m2", "fp8_per_token_head", "int8_per_token_head", "int4_per_token_head", "nvfp4", "bfloat16",
              "float16"},
-    "sglang": {"fp8_e5m2", "fp8_e4m3", "bf16", "nvfp4"},
+    "sglang": {"fp8_e5m2", "fp8_e4m3", "bf16", "nvfp4", "mxfp8"},
     "llama.cpp": {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"},
 }  # fmt: skip
 EVERYTHING: dict[str, Any] = {
@@ -110,7 +110,13 @@ def test_every_flag_is_the_engines_own(engine: str) -> None:
     for more in (
         {},
         EVERYTHING | own,
-        {"quant": "fp8", "kv_memory_bytes": 1 << 30, "draft": "mtp", "enable_prefix_caching": False},
+        {
+            "quant": "fp8",
+            "kv_memory_bytes": 1 << 30,
+            "draft": "mtp",
+            "draft_method": "mtp",
+            "enable_prefix_caching": False,
+        },
         {"draft": "x/y", "draft_tokens": 3, "enable_prefix_caching": True, "llama_cpp": told},
         {"model": "/m/x.gguf", "draft": "/m/y.gguf"},
     ):
@@ -256,6 +262,9 @@ def test_a_given_pool_is_said_to_the_engine(capsys: pytest.CaptureFixture[str]) 
     _, out, _ = run(capsys, *asked, "--engine", "sglang", "--emit", "sglang")
     found = words(out)
     assert found[found.index("--max-total-tokens") + 1] == "32768"
+    _, out, _ = run(capsys, *asked[:-2], "--max-total-tokens", "20k", "--engine", "sglang", "--emit", "sglang")
+    found = words(out)
+    assert found[found.index("--max-total-tokens") + 1] == "20480" and "--mem-fraction-static" in found
     _, out, _ = run(capsys, *asked, "--emit", "vllm")
     found = words(out)
     assert found[found.index("--kv-cache-memory-bytes") + 1] == str(4 << 30) and "--gpu-memory-utilization" not in found

@@ -44,14 +44,16 @@ def test_drafts_and_adapters() -> None:
         bare = words(emit(engine, launch(engine=engine, quant=quant)))
         return words(emit(engine, launch(engine=engine, quant=quant, **more)))[len(bare) :]
 
-    other, own = {"draft": "org/draft", "draft_tokens": 4}, {"draft": "mtp", "draft_tokens": 3}
+    other, own = {"draft": "org/draft", "draft_tokens": 4}, {"draft": "mtp", "draft_method": "mtp", "draft_tokens": 3}
     flag, config = said("vllm", **other)
-    assert (flag, json.loads(config)) == ("--speculative-config", {"model": "org/draft", "num_speculative_tokens": 4})
+    plain = {"method": "draft_model", "model": "org/draft", "num_speculative_tokens": 4}
+    assert (flag, json.loads(config)) == ("--speculative-config", plain)
+    assert json.loads(said("vllm", **other, draft_words_differ=True)[1]) == plain | {"use_heterogeneous_vocab": True}
     assert json.loads(said("vllm", **own)[1]) == {"method": "mtp", "num_speculative_tokens": 3}
     steps = ["--speculative-num-steps", "4", "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "5"]
     alone = ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", "org/draft"]
     assert said("sglang", **other) == [*alone, *steps]
-    assert said("sglang", draft="mtp") == ["--speculative-algorithm", "EAGLE"]
+    assert said("sglang", draft="mtp", draft_method="mtp") == ["--speculative-algorithm", "EAGLE"]
     assert said("vllm", lora="org/lora", max_lora_rank=32) == [
         *("--enable-lora", "--lora-modules", "adapter=org/lora", "--max-lora-rank", "32")
     ]

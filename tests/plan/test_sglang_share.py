@@ -133,3 +133,10 @@ def test_shares_that_sglang_resolves() -> None:
     ):
         served = Serving(4096, engine="sglang", **settings)  # type: ignore[arg-type]
         assert float(static_fraction(mib << 20, served, model)) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize(("tokens", "share"), [(None, "0.83"), (1000, "0.832"), (5000, "0.83")])
+def test_fewer_prefills_are_captured_for_a_small_pool(tokens: int | None, share: str) -> None:
+    """What SGLang 0.5.23's own resolution answers for a Llama 3 8B on an H100 of 81,559 MiB with `--max-total-tokens`."""
+    serving = Serving(4096, engine="sglang", max_total_tokens=tokens)
+    assert static_fraction(81_559 << 20, serving, ServedModel()) == Fraction(share)

@@ -80,3 +80,13 @@ def test_experts_on_the_host() -> None:
     assert parse_log(text).settings.other == ("ktransformers",)
     item = by_name(verify_log(text, fetch=OFFLINE).result)["weights"]
     assert item.reason == "ktransformers is on, which is not computed here"
+
+
+@pytest.mark.parametrize(("told", "verdict"), [("max_total_tokens=32768, ", "equal"), ("", "differs")])
+def test_the_most_tokens_that_a_log_tells(told: str, verdict: str) -> None:
+    """8B in bf16 on a device of 79 GiB: 128 KiB a token would fill it with more than 32,768."""
+    found = compare(
+        f"server_args=ServerArgs({told}model_path='meta-llama/Llama-3.1-8B-Instruct', mem_fraction_static=0.85)\n{_LLAMA}"
+        f"Load weight begin. avail mem=78.43 GB\n{_LOADED}\nmax_total_num_tokens=32768, context_len=131072\n"
+    )
+    assert found["KV cache tokens"].verdict == verdict

@@ -171,4 +171,5 @@ def deepseek_v41(cfg: Config) -> Architecture:
     inner = deepseek_v41_text(text, images=looks)
     inv = Inventory()
     count = _images(inv, seen, inner.hidden_size) if seen is not None and looks else 0
-    return wrap(cfg, text, inner, "deepseek_v41", (), inv, tower_layers(count))
+    whole = wrap(cfg, text, inner, "deepseek_v41", (), inv, tower_layers(count))
+    return replace(whole, drafted=text.opt_int("dspark_block_size"))

@@ -16,6 +16,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.blocks import VOCAB, Dims, full, read_dims
 from hfmem.model.config import Config
+from hfmem.model.families.heads import class_name
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.latent_blocks import latent_attention, latent_dims, read_latent
 from hfmem.model.layers import Layer
@@ -167,7 +168,13 @@ def eagle3(cfg: Config) -> Architecture:
     rest_of_layers(head, d.num_layers)
     _joined(head)
     _one_layer_name(head)
-    return head.close("eagle3", d, draft_caches(head.cfg, d, head.cfg.opt_int("sliding_window")))
+    family = "peagle" if _all_at_once(cfg) else "eagle3"
+    return head.close(family, d, draft_caches(head.cfg, d, head.cfg.opt_int("sliding_window")))
+
+
+def _all_at_once(cfg: Config) -> bool:
+    """Whether it is P-EAGLE, whose tokens are drafted in one step."""
+    return cfg.published(_FORMAT) == "peagle" or class_name(cfg).lower().startswith("peagle")
 
 
 def eagle3_latent(cfg: Config) -> Architecture:

@@ -19,6 +19,7 @@ from hfmem.model.config import Config
 from hfmem.model.families.speculators import DraftHead, draft_caches, gqa, rest_of_layers
 from hfmem.model.inventory import Component, Replicated
 from hfmem.model.layers import Layer
+from hfmem.records import replace
 
 _PART: Final = "dflash_config"
 
@@ -115,7 +116,10 @@ class Block:
         return self.cfg.flag("has_lm_head", default=usual)
 
     def close(self, family: str) -> Architecture:
-        return self.head.close(family, self.d, self.caches)
+        """DFlash's block begins with a token that is known already, all of DSpark's are drafted."""
+        size = self.number("block_size") if self.said("block_size") is not None else None
+        drafted = None if size is None else size - (family == "dflash") or None
+        return replace(self.head.close(family, self.d, self.caches), drafted=drafted)
 
 
 def dflash(cfg: Config) -> Architecture:

@@ -6,12 +6,13 @@ October 2026 (`common/arg.cpp`).
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Final
 
 from hfmem.dtypes import dtype_word
 from hfmem.errors import UsageError
+from hfmem.plan.launch import drafting
+from hfmem.plan.launch.words import reference
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ _VLLM_CACHE: Final[dict[str, str]] = {
     "bf16": "bfloat16",
     "fp16": "float16",
 }
-_SGLANG_CACHE: Final[dict[str, str]] = {"fp8": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2", "bf16": "bf16", "nvfp4": "nvfp4"}
+_SGLANG_CACHE: Final[dict[str, str]] = {
+    "fp8": "fp8_e4m3",
+    **{name: name for name in ("fp8_e5m2", "bf16", "nvfp4", "mxfp8")},
+}
 _LLAMA_CACHE: Final[dict[str, str]] = {
     "fp16": "f16",
     "bf16": "bf16",
@@ -98,11 +102,7 @@ def _vllm(launch: Launch) -> list[str]:
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-modules", f"adapter={launch.lora}"]
         words += [*_set("--max-loras", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
-    if launch.draft is not None:
-        own = launch.draft == "mtp"
-        told = {"method": "mtp"} if own else {"model": launch.draft}
-        words += ["--speculative-config", json.dumps({**told, "num_speculative_tokens": launch.draft_tokens or 1})]
-    return words
+    return words + drafting.vllm(launch)
 
 
 def _sglang(launch: Launch) -> list[str]:
@@ -135,19 +135,13 @@ def _sglang(launch: Launch) -> list[str]:
     if launch.lora is not None:
         words += ["--enable-lora", "--lora-paths", f"adapter={launch.lora}"]
         words += [*_set("--max-loras-per-batch", launch.max_loras), *_set("--max-lora-rank", launch.max_lora_rank)]
-    if launch.draft == "mtp":
-        words += ["--speculative-algorithm", "EAGLE"]  # NEXTN is its alias, which DeepSeek V4 does not take
-    elif launch.draft is not None:
-        words += ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", reference(launch.draft)]
-    if launch.draft_tokens is not None:  # given together or not at all
-        words += ["--speculative-num-steps", str(launch.draft_tokens), "--speculative-eagle-topk", "1"]
-        words += ["--speculative-num-draft-tokens", str(launch.draft_tokens + 1)]
-    return words
+    return words + drafting.sglang(launch)
 
 
 def _llama_cpp(launch: Launch) -> list[str]:
     told = launch.llama_cpp
-    words = _gguf("--model", "-hf", launch.model, launch.quant)
+    words = _gguf("--model", "-hf", launch.model, launch.quant if launch.file is None else None)
+    words += _set("--hf-file", launch.file)  # a tag may mean another file, none means Q4_K_M
     # the context is shared out over the slots
     words += ["--ctx-size", str(launch.context * launch.num_seqs), "--parallel", str(launch.num_seqs)]
     words += ["--n-gpu-layers", "999" if told.gpu_layers is None else str(told.gpu_layers)]
@@ -181,11 +175,6 @@ def _set(flag: str, value: object) -> list[str]:
 def _dtype(launch: Launch) -> list[str]:
     word = None if launch.dtype is None else dtype_word(launch.dtype)
     return ["--dtype", _DTYPES[word]] if word in _DTYPES else []
-
-
-def reference(model: str) -> str:
-    """The model as an argument: a path that begins like a flag is written so that it cannot be one."""
-    return f"./{model}" if model.startswith("-") else model
 
 
 def _cache(flag: str, kv_dtype: str, names: dict[str, str], engine: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hfmem.dtypes import dtype_word
+from hfmem.errors import UsageError
 
 if TYPE_CHECKING:
     from hfmem.plan.launch.settings import Launch
@@ -17,7 +18,11 @@ BITSANDBYTES: Final[dict[str, str]] = {
 
 
 def script(launch: Launch) -> str:
-    """Python source; every string from outside is a literal in it."""
+    """Python source; every string from outside is a literal in it.
+
+    Raises:
+        UsageError: a draft head that no `assistant_model` is.
+    """
     quantization = BITSANDBYTES.get(launch.quant or "")
     imports = "AutoModelForCausalLM, AutoTokenizer" + (", BitsAndBytesConfig" if quantization else "")
     words = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -42,6 +47,10 @@ def script(launch: Launch) -> str:
         f'prompts = ["Hello"] * {launch.num_seqs}',
         'inputs = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)',
     ]
+    if launch.draft_method not in ("model", "mtp"):
+        raise UsageError(
+            f"--emit transformers: transformers drafts with whole models, not with a head ({launch.draft})"
+        )
     assistant = ""
     if launch.draft is not None and launch.draft != "mtp":
         lines.append(

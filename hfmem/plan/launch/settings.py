@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hfmem.memory.drafts import Method
 from hfmem.memory.serving import LLAMA_CPP, LlamaCpp
 from hfmem.records import dataclass
 
@@ -10,10 +11,13 @@ from hfmem.records import dataclass
 class Launch:
     """What to launch under which engine; sizes None are left to its defaults.
 
-    `model` is a Hub id or a path, `is_gguf` whether llama.cpp can read it as it is. `num_seqs` 1 leaves the limit to the engine,
+    `model` is a Hub id or a path, `is_gguf` whether llama.cpp can read it as it is, `file` the one that was read in a Hub
+    repository of GGUF files. `num_seqs` 1 leaves the limit to the engine,
     unless `max_num_seqs` says it. `gpus_per_node` None: all devices are in one machine. `beyond_positions`: the context is longer
-    than what the model was trained for, which engines want said. `pool_tokens` are what a pool of `kv_memory_bytes` holds, for
+    than what the model was trained for, which engines want said. `pool_tokens` are those of a pool that is given, for
     engines that are told in tokens. `draft_tokens` are those that `draft` proposes at once; None: SGLang's own number.
+    `draft_method` is how it drafts, `draft_class` the class that its config names, `draft_words_differ` whether its vocabulary
+    has another size.
     """
 
     model: str
@@ -51,9 +55,13 @@ class Launch:
     max_lora_rank: int | None = None
     draft: str | None = None
     draft_tokens: int | None = None
+    draft_method: Method = "model"
+    draft_class: str = ""
+    draft_words_differ: bool = False
     llama_cpp: LlamaCpp = LLAMA_CPP
     beyond_positions: bool = False
     is_gguf: bool = True
+    file: str | None = None
     vendor: str = "nvidia"
     gpus_per_node: int | None = None
 

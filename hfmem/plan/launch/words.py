@@ -23,6 +23,11 @@ def program(launch: Launch) -> list[str]:
     }[launch.engine]
 
 
+def reference(model: str) -> str:
+    """The model as an argument: a path that begins like a flag is written so that it cannot be one."""
+    return f"./{model}" if model.startswith("-") else model
+
+
 def on_ray(launch: Launch) -> list[str]:
     """vLLM's flags for ranks on several machines."""
     return [

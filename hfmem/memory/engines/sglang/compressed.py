@@ -15,7 +15,7 @@ from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.sglang import support
 from hfmem.memory.engines.sglang.layout import pages
-from hfmem.memory.engines.sglang.windows import EVICTION_INTERVAL, chunk_tokens
+from hfmem.memory.engines.sglang.windows import EVICTION_INTERVAL, at_most, chunk_tokens
 from hfmem.memory.result import CacheBytes, LayerGroup, Pool, count_in, group_layers, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -146,7 +146,7 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
         cell = rows.inflated(page / _PAGE)
         found.append(int(max(size - rows.request_states(requests, rows.many), 0) / cell))
         cells.append(cell)
-    tokens = min(found) // _PAGE * _PAGE
+    tokens = at_most(min(found), serving) // _PAGE * _PAGE
     window = max(kind.window for kind, _ in kinds)
     held = int(tokens * ratio) // _PAGE * _PAGE
     if window + _PAGE >= held:

@@ -11,7 +11,7 @@ from typing import Final, assert_type
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.sglang import kernels, support
 from hfmem.memory.engines.vllm.states import state_bytes
-from hfmem.memory.formats import KV_BITS, resolve_kv_dtype
+from hfmem.memory.formats import KV_BITS, resolve_kv_dtype, vector_bytes
 from hfmem.memory.result import group_layers
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -39,7 +39,11 @@ from hfmem.records import dataclass
 from hfmem.remembered import remembered
 
 _FP8_SCALE_GROUP: Final = 128
-_FORMATS: Final = frozenset({"bf16", "fp16", "fp32", "fp8", "fp8_e5m2", "nvfp4"})
+#: the first capability of the devices that `--kv-cache-dtype mxfp8` runs on
+_BLACKWELL: Final = 100
+#: formats with scales beside the elements
+_SCALED: Final = ("nvfp4", "mxfp8")
+_FORMATS: Final = frozenset({"bf16", "fp16", "fp32", "fp8", "fp8_e5m2", "nvfp4", "mxfp8"})
 #: models whose index keys are pooled or compressed in a way that the layers here do not tell
 _POOLED_INDEX: Final = frozenset({"glm5_next", "glm5_next_text", "qwen4_exp", "qwen4_exp_text"})
 _HOPPER: Final = range(90, 100)
@@ -99,9 +103,7 @@ class Layout:
 
     def vector(self, size: int) -> int:
         """Bytes of `size` elements of a token."""
-        if self.fmt == "nvfp4":
-            return size // 2 + size // 16
-        return size * KV_BITS[self.fmt] // 8
+        return vector_bytes(self.fmt, size) if self.fmt in _SCALED else size * KV_BITS[self.fmt] // 8
 
     def state(self, kind: Cache) -> int:
         """Bytes of one state slot in one layer."""
@@ -190,6 +192,8 @@ def _layout(
         fmt = resolve_kv_dtype(model_dtype, kernels.kv_dtype_default(arch, kv_dtype), declared)
     if fmt not in _FORMATS:
         raise UnsupportedError(f"SGLang has no {fmt} cache")
+    if fmt == "mxfp8" and (capability < _BLACKWELL or attention.latent or attention.sparse):
+        raise UnsupportedError("SGLang's mxfp8 cache is one of keys and values, on Blackwell GPUs (SM100 and later)")
     page = kernels.page_size(arch, page_size, capability, attention, drafts=drafts, radix=radix)
     drafting = _drafts(arch, len(caches))
     return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split, drafting, state_dtype)

@@ -28,7 +28,8 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
 
     States get 0.9 parts to the cache's 1; the windowed pool has 0.8 of the full pool's tokens. Pipeline stages keep as many tokens
     as the one that can hold fewest. Concurrency is what runs out first, below 1 where not one sequence fits: the server starts all
-    the same. The line counts a page of padding, as the buffers do.
+    the same. The line counts a page of padding, as the buffers do. `--max-total-tokens` takes tokens of
+    the full pool away, and those of the windowed one that go with them; states keep their part.
 
     Raises:
         UnsupportedError: the memory holds no pool, or SGLang refuses the layout.
@@ -47,9 +48,9 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
     cells = [_cell(plan, stage, windows.ratio(serving), capped) for stage in stages]
     tokens = min(
         (int((rest - fixed) // cell) for rest, (fixed, cell) in zip(memory, cells, strict=True) if cell),
-        default=serving.context,
+        default=serving.max_total_tokens or serving.context,
     )
-    tokens = tokens // plan.page * plan.page
+    tokens = windows.at_most(tokens, serving) // plan.page * plan.page
     if tokens <= 0 or slots == 0:
         raise UnsupportedError(f"{least / GIB:.2f} GiB hold no pool: SGLang asks to increase --mem-fraction-static")
     rows = pages(plan.rows(serving), plan.page)

@@ -51,6 +51,11 @@ def ratio(serving: Serving) -> float:
     return serving.swa_full_tokens_ratio or _SWA_RATIO
 
 
+def at_most(tokens: int, serving: Serving) -> int:
+    """Tokens of a pool that `--max-total-tokens` leaves of those that the memory holds (`_apply_token_constraints`)."""
+    return min(tokens, serving.max_total_tokens or tokens)
+
+
 def running_requests(serving: Serving) -> int | None:
     """Requests that a group of ranks runs at once, where that is known and sizes the pools: with the radix cache off."""
     most = serving.max_num_seqs or (DRAFTING_REQUESTS if serving.speculative_tokens else None)
@@ -83,7 +88,7 @@ def limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> list[float
     found: list[float] = []
     full = _some_full(plan)
     by_ratio = int(tokens * (ratio(serving) if full else 1)) // plan.page * plan.page
-    held = cap(plan, serving) or by_ratio
+    held = at_most(cap(plan, serving) or by_ratio, serving)
     chunk = min(chunk_tokens(serving), serving.context)
     for kind, _ in plan.kinds:
         if not plan.windowed(kind):

@@ -108,6 +108,8 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     kinds = tuple(dict.fromkeys(as_held.values()))
     if fmt in GGML_BLOCKS:
         raise UnsupportedError(f"vLLM has no {fmt} cache: that is llama.cpp's")
+    if fmt == "mxfp8":
+        raise UnsupportedError("vLLM has no mxfp8 cache: that is SGLang's")
     whole = resolve_kv_dtype(dtype, "auto", None)
     if arch.model_type in _PLAIN_CACHE:
         fmt = whole
