@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from example_architectures import (
@@ -341,46 +340,6 @@ def test_an_image_encoders_attention_is_shared_within_a_group_of_data_parallel_a
         assert parameters(groups, "visual.blocks.{}.mlp.") == 3 * ((4 * width * width + 2 * width) // 4 + width)
 
 
-def test_latent_attention_of_classes_it_has_not() -> None:
-    """Its Transformers backend would cache the keys and values of every head (`attention_arch` stays MHA)."""
-    with pytest.raises(UnsupportedError, match="no latent attention for AXK1ForCausalLM"):
-        sglang.cache(replace(deepseek_v3(), architectures=("AXK1ForCausalLM",)), Serving(10))
-    assert sglang.cache(replace(deepseek_v3(), architectures=("DeepseekV3ForCausalLM",)), Serving(10)).bytes > 0
-
-
-@pytest.mark.parametrize(
-    ("model_type", "name", "settings", "page"),
-    [
-        # what `ServerArgs(…).resolve_once()` of 0.5.23 answers for a B200
-        ("llama", "LlamaForCausalLM", {}, 64),
-        ("llama", "LlamaForCausalLM", {"speculative_tokens": 4}, 1),
-        ("llama", "LlamaForCausalLM", {"page_size": 16}, 16),
-        ("gpt_oss", "GptOssForCausalLM", {"speculative_tokens": 4}, 64),
-        ("gemma4", "Gemma4ForConditionalGeneration", {"speculative_tokens": 4}, 64),
-        ("olmo3", "Olmo3ForCausalLM", {"speculative_tokens": 4}, 64),
-        ("lfm2", "Lfm2ForCausalLM", {}, 1),
-        ("qwen3_5", "Qwen3_5ForConditionalGeneration", {}, 1),
-        ("qwen3_5", "Qwen3_5ForConditionalGeneration", {"enable_prefix_caching": False}, 64),
-    ],
-)
-def test_pages_of_model_classes_on_a_b200(model_type: str, name: str, settings: dict[str, int], page: int) -> None:
-    arch = build(model_type, one(FullAttention(32, 8, 128, 128), 2), heads=32, architectures=(name,))
-    served = Serving(100, engine="sglang", compute_capability=100, **settings)  # type: ignore[arg-type]
-    assert sglang.cache(arch, served).page_size == page
-
-
-def test_sparse_latents_keep_their_pages_whatever_is_asked() -> None:
-    assert sglang.cache(deepseek_v32(), Serving(65, page_size=16)).page_size == 64
-
-
-def test_muse_spark_caches_fp8_unless_told() -> None:
-    arch = build(
-        "muse_spark", one(FullAttention(8, 8, 64, 64), 2), architectures=("MuseSparkForConditionalGeneration",)
-    )
-    assert sglang.cache(arch, Serving(10)).bytes == 10 * 2 * 8 * 128
-    assert sglang.cache(arch, Serving(10, kv_dtype="bf16")).bytes == 10 * 2 * 8 * 128 * 2
-
-
 def test_the_most_tokens_of_a_pool() -> None:
     """`--max-total-tokens` (`_apply_token_constraints`): the smaller of what is asked and what fits, in whole pages; the windowed
     pool follows by its ratio, states keep their slots."""
@@ -399,13 +358,3 @@ def test_the_most_tokens_of_a_pool() -> None:
         pool(gpt_oss_20b(), MEMORY, page_size=1, max_total_tokens=160)
     with pytest.raises(UsageError, match="only SGLang has that setting"):
         Serving(1000, engine="vllm", max_total_tokens=1000)
-
-
-def test_mxfp8_is_a_byte_and_a_scale_for_32() -> None:
-    """`MHATokenToKVPoolMXFP8`: 32 layers of keys and values of 8 heads, 128 bytes and 4 scales each; Blackwell alone has it."""
-    asked: dict[str, Any] = {"engine": "sglang", "kv_dtype": "mxfp8", "page_size": 1}
-    rules = engine("sglang")
-    assert rules.cache(llama_3_8b(), Serving(1000, compute_capability=100, **asked)).bytes == 1000 * 32 * 2 * 8 * 132
-    for name, settings in (("sglang", {}), ("vllm", {"engine": "vllm"})):
-        with pytest.raises(UnsupportedError, match="mxfp8"):
-            engine(name).cache(llama_3_8b(), Serving(1000, **asked | settings))

@@ -194,6 +194,8 @@ def _layout(
         raise UnsupportedError(f"SGLang has no {fmt} cache")
     if fmt == "mxfp8" and (capability < _BLACKWELL or attention.latent or attention.sparse):
         raise UnsupportedError("SGLang's mxfp8 cache is one of keys and values, on Blackwell GPUs (SM100 and later)")
+    if fmt == "nvfp4" and split:  # `_build_hybrid_swa_kv_pool` gets no quantization method, unlike the other pools
+        raise UnsupportedError("SGLang packs no nvfp4 where windowed layers have a pool of their own")
     page = kernels.page_size(arch, page_size, capability, attention, drafts=drafts, radix=radix)
     drafting = _drafts(arch, len(caches))
     return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split, drafting, state_dtype)

@@ -1,0 +1,76 @@
+"""SGLang's pages and cache formats by model class and device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from example_architectures import build, deepseek_v3, deepseek_v32, llama_3_8b, one
+
+from hfmem.errors import UnsupportedError
+from hfmem.memory.engines import engine
+from hfmem.memory.serving import Serving
+from hfmem.model.layers import FullAttention, Layer, SlidingAttention
+
+sglang = engine("sglang")
+
+
+def test_latent_attention_of_classes_it_has_not() -> None:
+    """Its Transformers backend would cache the keys and values of every head (`attention_arch` stays MHA)."""
+    with pytest.raises(UnsupportedError, match="no latent attention for AXK1ForCausalLM"):
+        sglang.cache(replace(deepseek_v3(), architectures=("AXK1ForCausalLM",)), Serving(10))
+    assert sglang.cache(replace(deepseek_v3(), architectures=("DeepseekV3ForCausalLM",)), Serving(10)).bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "settings", "page"),
+    [
+        # what `ServerArgs(…).resolve_once()` of 0.5.23 answers for a B200
+        ("llama", "LlamaForCausalLM", {}, 64),
+        ("llama", "LlamaForCausalLM", {"speculative_tokens": 4}, 1),
+        ("llama", "LlamaForCausalLM", {"page_size": 16}, 16),
+        ("gpt_oss", "GptOssForCausalLM", {"speculative_tokens": 4}, 64),
+        ("gemma4", "Gemma4ForConditionalGeneration", {"speculative_tokens": 4}, 64),
+        ("olmo3", "Olmo3ForCausalLM", {"speculative_tokens": 4}, 64),
+        ("lfm2", "Lfm2ForCausalLM", {}, 1),
+        ("qwen3_5", "Qwen3_5ForConditionalGeneration", {}, 1),
+        ("qwen3_5", "Qwen3_5ForConditionalGeneration", {"enable_prefix_caching": False}, 64),
+    ],
+)
+def test_pages_of_model_classes_on_a_b200(model_type: str, name: str, settings: dict[str, int], page: int) -> None:
+    arch = build(model_type, one(FullAttention(32, 8, 128, 128), 2), heads=32, architectures=(name,))
+    served = Serving(100, engine="sglang", compute_capability=100, **settings)  # type: ignore[arg-type]
+    assert sglang.cache(arch, served).page_size == page
+
+
+def test_sparse_latents_keep_their_pages_whatever_is_asked() -> None:
+    assert sglang.cache(deepseek_v32(), Serving(65, page_size=16)).page_size == 64
+
+
+def test_muse_spark_caches_fp8_unless_told() -> None:
+    arch = build(
+        "muse_spark", one(FullAttention(8, 8, 64, 64), 2), architectures=("MuseSparkForConditionalGeneration",)
+    )
+    assert sglang.cache(arch, Serving(10)).bytes == 10 * 2 * 8 * 128
+    assert sglang.cache(arch, Serving(10, kv_dtype="bf16")).bytes == 10 * 2 * 8 * 128 * 2
+
+
+def test_mxfp8_is_a_byte_and_a_scale_for_32() -> None:
+    """`MHATokenToKVPoolMXFP8`: 32 layers of keys and values of 8 heads, 128 bytes and 4 scales each; Blackwell alone has it."""
+    asked: dict[str, Any] = {"engine": "sglang", "kv_dtype": "mxfp8", "page_size": 1}
+    rules = engine("sglang")
+    assert rules.cache(llama_3_8b(), Serving(1000, compute_capability=100, **asked)).bytes == 1000 * 32 * 2 * 8 * 132
+    for name, settings in (("sglang", {}), ("vllm", {"engine": "vllm"})):
+        with pytest.raises(UnsupportedError, match="mxfp8"):
+            engine(name).cache(llama_3_8b(), Serving(1000, **asked | settings))
+
+
+def test_nvfp4_is_packed_in_one_pool_alone() -> None:
+    """`_build_hybrid_swa_kv_pool` gets no quantization method, `_build_mha_kv_pool` does: half a byte, a scale for 16."""
+    asked: dict[str, Any] = {"engine": "sglang", "kv_dtype": "nvfp4", "page_size": 1, "compute_capability": 100}
+    assert sglang.cache(llama_3_8b(), Serving(1000, **asked)).bytes == 1000 * 32 * 2 * 8 * (64 + 8)
+    layers = [Layer((SlidingAttention(64, 8, 64, 64, 128),)), Layer((FullAttention(64, 8, 64, 64),))] * 12
+    windowed = build("gpt_oss", layers, heads=64, architectures=("GptOssForCausalLM",))
+    with pytest.raises(UnsupportedError, match="packs no nvfp4 where windowed layers have a pool of their own"):
+        sglang.cache(windowed, Serving(1000, **asked))
