@@ -13,7 +13,7 @@ from decoder_configs import SMALL, kinds, llama_keys, read
 
 from hfmem.errors import ContradictionError, HfmemError, MissingKeyError
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.nas import ffn_width
 from hfmem.model.layers import FullAttention, SharedCache, ShortConvState, SlidingAttention
 
@@ -220,7 +220,7 @@ def test_too_many_experts_per_token() -> None:
         read("mixtral", num_local_experts=8, num_experts_per_tok=9)
 
 
-def test_a_draft_wants_one_cache_a_layer() -> None:
-    draft = Draft(Config({"model_type": "llama", **SMALL}))
+def test_a_builder_wants_one_cache_a_layer() -> None:
+    builder = DecoderBuilder(Config({"model_type": "llama", **SMALL}))
     with pytest.raises(ContradictionError, match="0 layers described for 6"):
-        draft.close("llama", [])
+        builder.close("llama", [])

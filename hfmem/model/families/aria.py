@@ -11,7 +11,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import full
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families import vision
 from hfmem.model.families.multimodal import WHOLE, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
@@ -22,7 +22,7 @@ from hfmem.records import replace
 
 def aria_text(cfg: Config) -> Architecture:
     """Llama's block with routed experts `[experts, in, out]` (gate and up in one) and shared experts in every layer."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, mlp_bias = cfg.flag("attention_bias", default=False), cfg.flag("mlp_bias", default=False)
     experts, top_k, inner = cfg.positive("moe_num_experts"), cfg.positive("moe_topk"), cfg.positive("intermediate_size")
     if top_k > experts:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.inventory import Inventory, Replicated, Row
 from hfmem.model.layer_lists import full_layers, others
 from hfmem.model.stack import as_mtp
@@ -39,7 +39,7 @@ def param2moe(cfg: Config) -> Architecture:
 
 def bailing_moe(cfg: Config) -> Architecture:
     """Ling and Ring, 1 and 2: fused q, k, v, experts after the dense layers; from 2 on norms of q and k and a correction bias."""
-    m = Draft(cfg, embed="model.word_embeddings")
+    m = DecoderBuilder(cfg, embed="model.word_embeddings")
     n, hidden = m.d.num_layers, m.d.hidden
     sparse = list(range(min(cfg.need_int("first_k_dense_replace"), n), n))
     _bailing_attention(m)
@@ -58,7 +58,7 @@ def bailing_moe(cfg: Config) -> Architecture:
     return m.close("bailing_moe", full_layers(m.d), intermediate=cfg.opt_int("intermediate_size"))
 
 
-def _bailing_attention(m: Draft) -> None:
+def _bailing_attention(m: DecoderBuilder) -> None:
     cfg, d = m.cfg, m.d
     bias = cfg.flag("use_bias", default=False)
     m.qkv("attention.query_key_value", bias=bias or cfg.flag("use_qkv_bias", default=False))
@@ -67,7 +67,7 @@ def _bailing_attention(m: Draft) -> None:
         m.norms("attention.query_layernorm", "attention.key_layernorm", size=d.head_dim)
 
 
-def _bailing_experts(m: Draft, layers: list[int]) -> None:
+def _bailing_experts(m: DecoderBuilder, layers: list[int]) -> None:
     cfg = m.cfg
     width, num_experts = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts")
     steered = cfg.flag("moe_router_enable_expert_bias", default=False)

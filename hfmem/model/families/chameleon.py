@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families import vqgan
 from hfmem.model.families.multimodal import tower
 from hfmem.model.inventory import Component
@@ -17,7 +17,7 @@ from hfmem.records import replace
 
 def chameleon(cfg: Config) -> Architecture:
     """Norms of q and k have a weight and a bias for each head."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, mlp_bias = cfg.flag("attention_bias", default=False), cfg.flag("mlp_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias)
     for name, heads in (("q_norm", m.d.num_heads), ("k_norm", m.d.num_kv_heads)):

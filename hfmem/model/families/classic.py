@@ -10,7 +10,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, read_as
+from hfmem.model.decoder_builder import DecoderBuilder, read_as
 from hfmem.model.inventory import Column, Component, Row
 from hfmem.model.layer_lists import full_layers, windowed_layers
 from hfmem.records import replace
@@ -23,7 +23,7 @@ def opt(cfg: Config) -> Architecture:
     d = read_dims(cfg)
     width = cfg.opt_int("word_embed_proj_dim") or d.hidden
     root = "model.decoder"
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         d=d,
         layers=f"{root}.layers.{{}}",
@@ -52,7 +52,7 @@ def opt(cfg: Config) -> Architecture:
 
 def bloom(cfg: Config) -> Architecture:
     """BLOOM, BLOOMZ: ALiBi, a norm on the embedding, biases everywhere; files name tensors without `transformer.`."""
-    m = Draft(cfg, layers="h.{}", embed="word_embeddings", final="ln_f", norm_bias=True, tagger="classifier")
+    m = DecoderBuilder(cfg, layers="h.{}", embed="word_embeddings", final="ln_f", norm_bias=True, tagger="classifier")
     blocks.norm(m.inv, "word_embeddings_layernorm", None, m.d.hidden, bias=True)
     m.qkv("self_attention.query_key_value", bias=True)
     m.linear("self_attention.dense", m.d.hidden, m.d.hidden, Row(), bias=True)
@@ -76,7 +76,7 @@ def mpt(cfg: Config) -> Architecture:
         d = replace(d, num_kv_heads=attn.positive("kv_n_heads"))
     bias = not cfg.flag("no_bias", default=True)
     root = "transformer"
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         d=d,
         layers=f"{root}.blocks.{{}}",
@@ -126,7 +126,7 @@ def _falcon(cfg: Config, *, new: bool, multi_query: bool) -> Architecture:
     if not new:
         d = replace(d, num_kv_heads=1 if multi_query else d.num_heads)
     root = "transformer"
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         d=d,
         layers=f"{root}.h.{{}}",
@@ -154,7 +154,7 @@ def _falcon(cfg: Config, *, new: bool, multi_query: bool) -> Architecture:
 
 def phi(cfg: Config) -> Architecture:
     """Phi 1, 1.5, 2: attention and feed-forward in parallel behind one norm, biases everywhere, the head's too."""
-    m = Draft(cfg, final="model.final_layernorm", norm_bias=True)
+    m = DecoderBuilder(cfg, final="model.final_layernorm", norm_bias=True)
     qk = "head" if cfg.flag("qk_layernorm", default=False) else None
     m.attention(
         qkv_bias=True,
@@ -173,7 +173,7 @@ def mixformer(cfg: Config) -> Architecture:
     """`mixformer-sequential`: Phi as first published, one list of embedding (`layers.0`), blocks and head (`layers.n+1`)."""
     d = read_dims(cfg)
     last = d.num_layers + 1
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         d=d,
         layers="layers.{}",
@@ -190,7 +190,7 @@ def mixformer(cfg: Config) -> Architecture:
 
 def phi_msft(cfg: Config) -> Architecture:
     """`phi-msft`: Phi between MixFormer and transformers' own class; the same tensors under `transformer.h`."""
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         layers="transformer.h.{}",
         embed="transformer.embd.wte",
@@ -203,7 +203,7 @@ def phi_msft(cfg: Config) -> Architecture:
     return m.close("phi", full_layers(m.d), head_bias=True)
 
 
-def _phi_mixer(m: Draft) -> None:
+def _phi_mixer(m: DecoderBuilder) -> None:
     m.qkv("mixer.Wqkv", bias=True)
     m.linear("mixer.out_proj", m.d.hidden, m.d.num_heads * m.d.head_dim, Row(), bias=True)
     m.plain(m.cfg.opt_int("n_inner") or 4 * m.d.hidden, "mlp", ("fc1", "fc2"), bias=True)
@@ -211,7 +211,7 @@ def _phi_mixer(m: Draft) -> None:
 
 def stablelm(cfg: Config) -> Architecture:
     """StableLM 3B, 2 (1.6B, 12B): LayerNorms, optional norms for each single head of q and k (12B)."""
-    m = Draft(cfg, norm_bias=True)
+    m = DecoderBuilder(cfg, norm_bias=True)
     d = m.d
     m.attention(qkv_bias=cfg.flag("use_qkv_bias", default=False))
     if cfg.flag("qk_layernorm", default=False):  # one norm a head, without bias
@@ -232,7 +232,7 @@ def stablelm_epoch(cfg: Config) -> Architecture:
 
 def persimmon(cfg: Config) -> Architecture:
     """Persimmon-8B (and Fuyu's text model): fused q, k, v, LayerNorms over each head of q and k."""
-    m = Draft(cfg, final="model.final_layernorm", norm_bias=True)
+    m = DecoderBuilder(cfg, final="model.final_layernorm", norm_bias=True)
     m.qkv("self_attn.query_key_value", bias=True)
     m.linear("self_attn.dense", m.d.hidden, m.d.num_heads * m.d.head_dim, Row(), bias=True)
     if cfg.flag("qk_layernorm", default=True):
@@ -244,7 +244,7 @@ def persimmon(cfg: Config) -> Architecture:
 
 def starcoder2(cfg: Config) -> Architecture:
     """StarCoder2: grouped queries, LayerNorms, biases by `use_bias`; a window, where set, holds in every layer."""
-    m = Draft(cfg, norm_bias=True)
+    m = DecoderBuilder(cfg, norm_bias=True)
     bias = cfg.flag("use_bias", default=True)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.plain(cfg.positive("intermediate_size"), "mlp", ("c_fc", "c_proj"), bias=bias)
@@ -254,7 +254,7 @@ def starcoder2(cfg: Config) -> Architecture:
 
 def xglm(cfg: Config) -> Architecture:
     """XGLM: fairseq's block, sinusoidal positions."""
-    m = Draft(cfg, final="model.layer_norm", norm_bias=True)
+    m = DecoderBuilder(cfg, final="model.layer_norm", norm_bias=True)
     _fairseq_block(m, cfg.positive("ffn_dim"))
     return m.close("xglm", full_layers(m.d))
 
@@ -262,7 +262,7 @@ def xglm(cfg: Config) -> Architecture:
 def biogpt(cfg: Config) -> Architecture:
     """BioGPT: fairseq's block, learned positions."""
     root = "biogpt"
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         layers=f"{root}.layers.{{}}",
         embed=f"{root}.embed_tokens",
@@ -277,7 +277,7 @@ def biogpt(cfg: Config) -> Architecture:
     return m.close("biogpt", full_layers(m.d))
 
 
-def _fairseq_block(m: Draft, ffn: int) -> None:
+def _fairseq_block(m: DecoderBuilder, ffn: int) -> None:
     if m.cfg.flag("add_cross_attention", default=False):
         m.cfg.choice("add_cross_attention", "true", ("false",))
     m.attention(qkv_bias=True, o_bias=True, names=("q_proj", "k_proj", "v_proj", "out_proj"))

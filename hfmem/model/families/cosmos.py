@@ -10,7 +10,7 @@ from __future__ import annotations
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import full
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families import vision
 from hfmem.model.families.multimodal import respelled, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW
@@ -41,7 +41,7 @@ def cosmos3_omni(cfg: Config) -> Architecture:
 
 def cosmos3_edge_text(cfg: Config) -> Architecture:
     """A Llama whose feed-forward has no gate."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, mlp_bias = cfg.flag("attention_bias", default=False), cfg.flag("mlp_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias, names=_DIFFUSERS)
     m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=mlp_bias)

@@ -14,7 +14,7 @@ from hfmem.model.blocks import attention as plain_attention
 from hfmem.model.blocks import full as full_attention
 from hfmem.model.blocks import gated_mlp, linear, norm, plain_mlp, read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import read_as
+from hfmem.model.decoder_builder import read_as
 from hfmem.model.inventory import Column, Component, Inventory, Replicated
 from hfmem.model.latent_blocks import Indexer, Latent, indexer, latent_attention, latent_dims, read_indexer, read_latent
 from hfmem.model.layers import Layer

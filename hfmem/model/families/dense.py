@@ -9,7 +9,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, read_as
+from hfmem.model.decoder_builder import DecoderBuilder, read_as
 from hfmem.model.families.llama import decoder
 from hfmem.model.inventory import Column, Component, Row
 from hfmem.model.layer_lists import full_layers, typed_layers, windowed_layers
@@ -104,7 +104,7 @@ def ernie4_5(cfg: Config) -> Architecture:
 
 def phi3(cfg: Config) -> Architecture:
     """Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini: q, k, v in one matrix, gate and up in one; the window holds in every layer."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.qkv("self_attn.qkv_proj")
     m.linear("self_attn.o_proj", m.d.hidden, m.d.num_heads * m.d.head_dim, Row())
     m.fused_gated(cfg.positive("intermediate_size"), "mlp.gate_up_proj", "mlp.down_proj")
@@ -128,7 +128,7 @@ def glm4(cfg: Config) -> Architecture:
 
 
 def _glm(cfg: Config, family: str, norms: tuple[str, ...]) -> Architecture:
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention(qkv_bias=_bias(cfg))
     m.fused_gated(cfg.positive("intermediate_size"), "mlp.gate_up_proj", "mlp.down_proj")
     m.norms(*norms)
@@ -137,7 +137,7 @@ def _glm(cfg: Config, family: str, norms: tuple[str, ...]) -> Architecture:
 
 def cohere(cfg: Config) -> Architecture:
     """Command R and R+: attention and feed-forward in parallel behind one norm; R+ normalises q and k per head."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     if cfg.flag("use_qk_norm", default=False):
@@ -156,7 +156,7 @@ def cohere(cfg: Config) -> Architecture:
 
 def cohere2(cfg: Config) -> Architecture:
     """Command R7B, Command A: every `sliding_window_pattern`-th layer (4) sees everything, the others a window."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.gated(cfg.positive("intermediate_size"))
@@ -164,7 +164,7 @@ def cohere2(cfg: Config) -> Architecture:
     return m.close("cohere2", _every_nth(cfg, m, 4))
 
 
-def _every_nth(cfg: Config, m: Draft, untold: int) -> list[Layer]:
+def _every_nth(cfg: Config, m: DecoderBuilder, untold: int) -> list[Layer]:
     """Full attention in every n-th layer, n being `sliding_window_pattern`; `untold`: the class's own default."""
     published = cfg.published("sliding_window_pattern")
     pattern = cfg.positive("sliding_window_pattern") if published is not None else untold
@@ -173,7 +173,7 @@ def _every_nth(cfg: Config, m: Draft, untold: int) -> list[Layer]:
 
 def cohere_compass(cfg: Config) -> Architecture:
     """Cohere Compass (text): Cohere 2's block, full attention where `layer_types` does not say otherwise."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.gated(cfg.positive("intermediate_size"))
@@ -183,7 +183,7 @@ def cohere_compass(cfg: Config) -> Architecture:
 
 def olmo(cfg: Config) -> Architecture:
     """OLMo 1: Llama's block, norms without parameters."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.gated(cfg.positive("intermediate_size"))
@@ -201,7 +201,7 @@ def olmo3(cfg: Config) -> Architecture:
 
 
 def _olmo23(cfg: Config, family: str, *, windows: bool) -> Architecture:
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="full")
     m.gated(cfg.positive("intermediate_size"))
@@ -211,7 +211,7 @@ def _olmo23(cfg: Config, family: str, *, windows: bool) -> Architecture:
 
 def exaone4(cfg: Config) -> Architecture:
     """EXAONE 4: norms after attention and feed-forward, q and k normalised per head; windows by `sliding_window_pattern`."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention(qk_norm="head")
     m.gated(cfg.positive("intermediate_size"))
     m.norms(*_POST_ONLY)
@@ -223,7 +223,7 @@ def exaone4_5_text(cfg: Config) -> Architecture:
     return read_as(exaone4, cfg, "exaone4")
 
 
-def exaone_layers(cfg: Config, m: Draft) -> list[Layer]:
+def exaone_layers(cfg: Config, m: DecoderBuilder) -> list[Layer]:
     """`sliding_window_pattern` is a number (every n-th layer is full) or a string such as `LLLG` (G is full), repeated."""
     if cfg.opt_int("sliding_window") is None:
         return full_layers(m.d)
@@ -237,7 +237,7 @@ def exaone_layers(cfg: Config, m: Draft) -> list[Layer]:
 
 def granite_swa(cfg: Config) -> Architecture:
     """Granite with windows and attention sinks; every fourth layer, from the first on, is full."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.each("self_attn.sinks", (m.d.num_heads,), Component.ATTENTION, None, Column())
@@ -248,7 +248,7 @@ def granite_swa(cfg: Config) -> Architecture:
 
 def hyperclovax(cfg: Config) -> Architecture:
     """HyperCLOVA X: Granite's block with optional norms after attention and feed-forward."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.gated(cfg.positive("intermediate_size"), bias=_bias(cfg, "mlp_bias"))
@@ -260,7 +260,7 @@ def hyperclovax(cfg: Config) -> Architecture:
 
 def hunyuan_dense(cfg: Config) -> Architecture:
     """HunYuan V1 dense: Llama's block, q and k normalised per head under names of their own."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head", qk_norm_names=("query_layernorm", "key_layernorm"))
     m.gated(cfg.positive("intermediate_size"))

@@ -11,7 +11,7 @@ from math import isqrt
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import attention_by_types, norm
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.inventory import Component, Replicated
 from hfmem.model.layer_lists import exactly, full_layers, windowed_layers
 
@@ -24,7 +24,7 @@ def _bias(cfg: Config, key: str = "attention_bias") -> bool:
 
 def bitnet(cfg: Config) -> Architecture:
     """BitNet b1.58: Llama's block with a norm before each output projection (weights logical, not packed)."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     intermediate = cfg.positive("intermediate_size")
     m.attention(qkv_bias=bias, o_bias=bias)
@@ -36,7 +36,7 @@ def bitnet(cfg: Config) -> Architecture:
 
 def diffllama(cfg: Config) -> Architecture:
     """DiffLlama: four vectors of a head's size steer the difference of two attention maps; its group norm stores nothing."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
@@ -51,7 +51,7 @@ def doge(cfg: Config) -> Architecture:
 
     A token uses the feed-forward whole and `num_experts_per_tok` rows of each expert table.
     """
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     d, bias = m.d, _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     m.each("self_attn.A", (d.num_kv_heads,), Component.ATTENTION)
@@ -80,7 +80,7 @@ def modernbert_decoder(cfg: Config) -> Architecture:
 
     The first layer has no norm before attention (the embedding's own serves).
     """
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         embed="model.embeddings.tok_embeddings",
         head="decoder",

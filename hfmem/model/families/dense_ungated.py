@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.inventory import Component
 from hfmem.model.layer_lists import full_layers
 
@@ -20,7 +20,7 @@ def _bias(cfg: Config, key: str = "attention_bias") -> bool:
 
 def nemotron(cfg: Config) -> Architecture:
     """Nemotron-4, Minitron: LayerNorms, a feed-forward without gate."""
-    m = Draft(cfg, norm_bias=True)
+    m = DecoderBuilder(cfg, norm_bias=True)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=_bias(cfg, "mlp_bias"))
@@ -30,7 +30,7 @@ def nemotron(cfg: Config) -> Architecture:
 
 def arcee(cfg: Config) -> Architecture:
     """Arcee (AFM): Llama's block, a feed-forward without gate."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=_bias(cfg, "mlp_bias"))
@@ -40,7 +40,7 @@ def arcee(cfg: Config) -> Architecture:
 
 def jais2(cfg: Config) -> Architecture:
     """Jais 2: LayerNorms, biases, a feed-forward without gate."""
-    m = Draft(cfg, norm_bias=True)
+    m = DecoderBuilder(cfg, norm_bias=True)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=_bias(cfg, "mlp_bias"))
@@ -53,7 +53,7 @@ def apertus(cfg: Config) -> Architecture:
 
     1.5's head has rows for words alone (`output_vocab_size`), its embedding for image and sound codes too.
     """
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     m.plain(cfg.positive("intermediate_size"), "mlp", ("up_proj", "down_proj"), bias=False)
@@ -68,7 +68,7 @@ def apertus(cfg: Config) -> Architecture:
 
 def nanochat(cfg: Config) -> Architecture:
     """nanochat: norms without parameters, a feed-forward without gate."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.plain(cfg.positive("intermediate_size"), "mlp", ("fc1", "fc2"), bias=False)

@@ -13,7 +13,7 @@ from typing import Any
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, read_as
+from hfmem.model.decoder_builder import DecoderBuilder, read_as
 from hfmem.model.families.bailing_moe import bailing_moe
 from hfmem.model.families.llama import qwen2, qwen3
 from hfmem.model.families.moe import qwen3_moe
@@ -59,7 +59,7 @@ def llada(cfg: Config) -> Architecture:
     told = Config({**cfg.data, "vocab_size": rows}, cfg.file, cfg.model_type, cfg.used_defaults)
     root, inner = "model.transformer", cfg.positive("mlp_hidden_size")
     tied, bias = cfg.flag("weight_tying"), cfg.flag("include_bias", default=False)
-    m = Draft(
+    m = DecoderBuilder(
         told,
         d=d,
         layers=f"{root}.blocks.{{}}",

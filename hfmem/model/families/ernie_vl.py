@@ -11,7 +11,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import full
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families import vision
 from hfmem.model.families.multimodal import PLAIN, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
@@ -46,7 +46,7 @@ def _pair(cfg: Config, name: str, default: tuple[int, int]) -> tuple[int, int]:
 
 def ernie4_5_vl_moe_text(cfg: Config) -> Architecture:
     """ERNIE 4.5's block; a token is routed among the experts of its own kind, the first half words', the second half images'."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = cfg.flag("use_bias", default=False)
     experts, widths = _pair(cfg, "moe_num_experts", (64, 64)), _pair(cfg, "moe_intermediate_size", (1536, 512))
     top_k, shared = cfg.positive("moe_k"), cfg.opt_int("moe_num_shared_experts") or 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, num_layers
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Column, Component, Row
 from hfmem.model.layer_lists import full_layers
@@ -23,7 +23,7 @@ def falcon_perception(cfg: Config) -> Architecture:
     hidden, heads = cfg.positive("dim"), cfg.positive("n_heads")
     head_dim = cfg.opt_int("head_dim") or hidden // heads
     d = Dims(hidden, num_layers(cfg), heads, cfg.opt_int("n_kv_heads") or heads, head_dim)
-    m = Draft(cfg, d=d, layers="layers.{}", embed="tok_embeddings", head="output", final="norm", tied=False)
+    m = DecoderBuilder(cfg, d=d, layers="layers.{}", embed="tok_embeddings", head="output", final="norm", tied=False)
     m.qkv("attention.wqkv")
     m.linear("attention.wo", hidden, heads * head_dim, Row())
     m.each("attention.sinks", (heads,), Component.ATTENTION, None, Column())
@@ -38,7 +38,7 @@ def falcon_perception(cfg: Config) -> Architecture:
     return m.close("falcon_perception", full_layers(d))
 
 
-def _heads(m: Draft) -> None:
+def _heads(m: DecoderBuilder) -> None:
     cfg, hidden = m.cfg, m.d.hidden
     root = Part(m.inv, "", Component.OTHER)
     for what in ("coord", "size"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.layer_lists import full_layers, typed_layers
 from hfmem.model.layers import Layer, NoCache
 from hfmem.records import replace
@@ -20,8 +20,8 @@ _FOUR = (
 )
 
 
-def _draft(cfg: Config, norms: tuple[str, ...], qk_norm: str | None = None) -> Draft:
-    m = Draft(cfg)
+def _draft(cfg: Config, norms: tuple[str, ...], qk_norm: str | None = None) -> DecoderBuilder:
+    m = DecoderBuilder(cfg)
     bias = cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm=qk_norm)
     m.gated(cfg.positive("intermediate_size"))
@@ -29,7 +29,7 @@ def _draft(cfg: Config, norms: tuple[str, ...], qk_norm: str | None = None) -> D
     return m
 
 
-def four_norms(cfg: Config) -> Draft:
+def four_norms(cfg: Config) -> DecoderBuilder:
     """Gemma 3's block, its layers' caches left to the caller."""
     return _draft(cfg, _FOUR, qk_norm="head")
 

@@ -14,7 +14,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, read_as
+from hfmem.model.decoder_builder import DecoderBuilder, read_as
 from hfmem.model.inventory import Column, Component, Replicated, Row
 from hfmem.model.layer_lists import full_layers
 from hfmem.model.layers import Layer, NoCache
@@ -26,13 +26,13 @@ def _inner(cfg: Config, d: Dims, *names: str) -> int:
     return cfg.opt_int(*(names or ("n_inner",))) or 4 * d.hidden
 
 
-def positions(m: Draft, name: str, extra: int = 0) -> None:
+def positions(m: DecoderBuilder, name: str, extra: int = 0) -> None:
     """A learned position table `[positions + extra, hidden]`."""
     rows = m.cfg.positive(*blocks.POSITIONS) + extra
     m.inv.add(name, (rows, m.d.hidden), Component.EMBEDDING)
 
 
-def _mask(m: Draft, tail: str, *names: str) -> None:
+def _mask(m: DecoderBuilder, tail: str, *names: str) -> None:
     """Causal mask buffers `[1, 1, positions, positions]` and scalars that files of the time carry."""
     size = m.cfg.positive(*blocks.POSITIONS)
     for name in names:
@@ -40,13 +40,15 @@ def _mask(m: Draft, tail: str, *names: str) -> None:
         m.each(f"{tail}.{name}", shape, Component.OTHER, buffer=True)
 
 
-def conv1d(m: Draft, tail: str, in_features: int, out_features: int, component: Component, *, column: bool) -> None:
+def conv1d(
+    m: DecoderBuilder, tail: str, in_features: int, out_features: int, component: Component, *, column: bool
+) -> None:
     split = Row() if column else Column()
     m.each(f"{tail}.weight", (in_features, out_features), component, None, split)
     m.each(f"{tail}.bias", (out_features,), component, None, Column() if column else Replicated())
 
 
-def _gpt2_block(m: Draft, inner: int) -> None:
+def _gpt2_block(m: DecoderBuilder, inner: int) -> None:
     hidden = m.d.hidden
     conv1d(m, "attn.c_attn", hidden, 3 * hidden, Component.ATTENTION, column=True)
     conv1d(m, "attn.c_proj", hidden, hidden, Component.ATTENTION, column=False)
@@ -58,7 +60,7 @@ def _gpt2_block(m: Draft, inner: int) -> None:
 
 def gpt2(cfg: Config) -> Architecture:
     """GPT-2, GPT-SW3 and kin. openai-community's files name tensors without the leading `transformer.`."""
-    m = Draft(cfg, layers="h.{}", embed="wte", final="ln_f", norm_bias=True, tagger="classifier")
+    m = DecoderBuilder(cfg, layers="h.{}", embed="wte", final="ln_f", norm_bias=True, tagger="classifier")
     positions(m, "wpe.weight")
     _gpt2_block(m, _inner(cfg, m.d))
     _mask(m, "attn", "bias", "masked_bias")
@@ -79,7 +81,7 @@ def gpt_sw3(cfg: Config) -> Architecture:
 
 def openai_gpt(cfg: Config) -> Architecture:
     """GPT-1: norms after each part; transformers' class keeps no cache, every step reads the whole text again."""
-    m = Draft(cfg, layers="h.{}", embed="tokens_embed", norm_bias=True)
+    m = DecoderBuilder(cfg, layers="h.{}", embed="tokens_embed", norm_bias=True)
     positions(m, "positions_embed.weight")
     _gpt2_block(m, 4 * m.d.hidden)
     _mask(m, "attn", "bias")
@@ -88,7 +90,7 @@ def openai_gpt(cfg: Config) -> Architecture:
 
 def ctrl(cfg: Config) -> Architecture:
     """CTRL: sinusoidal positions, a bias on the tied output projection."""
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         layers="transformer.h.{}",
         embed="transformer.w",
@@ -105,7 +107,9 @@ def ctrl(cfg: Config) -> Architecture:
 
 def gptj(cfg: Config) -> Architecture:
     """GPT-J: attention and feed-forward in parallel behind one norm, no attention biases, a bias on the output projection."""
-    m = Draft(cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f", norm_bias=True)
+    m = DecoderBuilder(
+        cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f", norm_bias=True
+    )
     m.attention("attn", names=("q_proj", "k_proj", "v_proj", "out_proj"))
     _mask(m, "attn", "bias", "masked_bias")
     m.plain(_inner(cfg, m.d), "mlp", ("fc_in", "fc_out"), bias=True)
@@ -115,7 +119,9 @@ def gptj(cfg: Config) -> Architecture:
 
 def codegen(cfg: Config) -> Architecture:
     """CodeGen: GPT-J with q, k and v in one matrix."""
-    m = Draft(cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f", norm_bias=True)
+    m = DecoderBuilder(
+        cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f", norm_bias=True
+    )
     m.qkv("attn.qkv_proj")
     m.linear("attn.out_proj", m.d.hidden, m.d.hidden, Row())
     _mask(m, "attn", "causal_mask")
@@ -129,7 +135,7 @@ def gpt_neo(cfg: Config) -> Architecture:
 
     transformers masks them but keeps their whole history (its cache reads `layer_types`, which this class has not).
     """
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         layers="transformer.h.{}",
         embed="transformer.wte",
@@ -170,7 +176,7 @@ def _neo_kinds(cfg: Config, num_layers: int) -> list[str]:
 
 def gpt_neox(cfg: Config) -> Architecture:
     """GPT-NeoX-20B, Pythia, Dolly, StableLM-alpha, RedPajama-INCITE: fused q, k, v with biases, an untied head `embed_out`."""
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         layers="gpt_neox.layers.{}",
         embed="gpt_neox.embed_in",
@@ -194,7 +200,7 @@ def gpt_neox(cfg: Config) -> Architecture:
 def gpt_neox_japanese(cfg: Config) -> Architecture:
     """GPT-NeoX Japanese: no biases but one after the last layer's attention; the head is tied."""
     root = "gpt_neox_japanese"
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         layers=f"{root}.layers.{{}}",
         embed=f"{root}.embed_in",
@@ -216,7 +222,7 @@ def gpt_bigcode(cfg: Config) -> Architecture:
     d = blocks.read_dims(cfg)
     if cfg.flag("multi_query", default=True):
         d = replace(d, num_kv_heads=1)
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         d=d,
         layers="transformer.h.{}",

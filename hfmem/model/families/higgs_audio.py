@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Component, Vocab
 from hfmem.model.layer_lists import full_layers
@@ -15,7 +15,7 @@ from hfmem.model.layer_lists import full_layers
 
 def higgs_audio_v2(cfg: Config) -> Architecture:
     """The tokenizer of sound is a repository of its own. The published files also hold a head for words, which no code reads."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, mlp_bias = cfg.flag("attention_bias", default=False), cfg.flag("mlp_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias)
     for tail in ("mlp", "audio_mlp"):

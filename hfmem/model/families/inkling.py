@@ -12,7 +12,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row
 from hfmem.model.layer_lists import exactly, others, sparse_layers
 from hfmem.model.layers import Cache, Layer, ShortConvState
@@ -34,7 +34,7 @@ def inkling_text(cfg: Config) -> Architecture:
         cfg.positive("swa_num_key_value_heads"),
         cfg.positive("swa_head_dim"),
     )
-    m = Draft(cfg, d=wide, tied=False)
+    m = DecoderBuilder(cfg, d=wide, tied=False)
     window, kernel = cfg.positive("sliding_window_size"), cfg.positive("conv_kernel_size")
     kinds = hybrid_kinds(cfg, n)
     blocks.norm(m.inv, "model.embed_tokens.embed_norm", None, wide.hidden)
@@ -71,11 +71,11 @@ def _inkling_layer(kind: str, wide: Dims, narrow: Dims, window: int, kernel: int
     return Layer((attention, kv, kv, hidden, hidden))
 
 
-def _convolution(m: Draft, tail: str, channels: int, kernel: int, layers: list[int]) -> None:
+def _convolution(m: DecoderBuilder, tail: str, channels: int, kernel: int, layers: list[int]) -> None:
     m.each(f"{tail}.conv1d.weight", (channels, 1, kernel), Component.ATTENTION, layers, Column())
 
 
-def _inkling_feed_forward(m: Draft) -> None:
+def _inkling_feed_forward(m: DecoderBuilder) -> None:
     cfg, n, hidden = m.cfg, m.d.num_layers, m.d.hidden
     sparse = sparse_layers(cfg, n, cfg.opt_int("dense_mlp_idx") or 0)
     wide = cfg.opt_int("dense_intermediate_size")

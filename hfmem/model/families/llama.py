@@ -11,7 +11,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, attention_by_types, full, read_dims, sliding
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft, read_as
+from hfmem.model.decoder_builder import DecoderBuilder, read_as
 from hfmem.model.layer_lists import full_layers
 from hfmem.model.layers import Layer
 
@@ -28,7 +28,7 @@ def decoder(
     d: Dims | None = None,
 ) -> Architecture:
     """The Llama block `num_hidden_layers` times, with `layers` (default: full attention everywhere) as its caches."""
-    m = Draft(cfg, d=d)
+    m = DecoderBuilder(cfg, d=d)
     m.attention(qkv_bias=qkv_bias, o_bias=o_bias, qk_norm=qk_norm)
     m.gated(cfg.positive("intermediate_size"), bias=mlp_bias)
     m.norms("input_layernorm", "post_attention_layernorm")

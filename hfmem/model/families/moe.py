@@ -10,7 +10,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.inventory import Component, Inventory, Replicated
 from hfmem.model.layer_lists import full_layers, others, typed_layers, windowed_layers
 from hfmem.model.stack import as_mtp
@@ -37,14 +37,14 @@ def uniform(cfg: Config, *names: str) -> int:
 
 def mixtral(cfg: Config) -> Architecture:
     """Mixtral: Mistral with experts in every layer."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention()
     _mixtral_experts(m)
     m.norms(*_PAIR)
     return m.close("mixtral", windowed_layers(cfg, m.d))
 
 
-def _mixtral_experts(m: Draft) -> None:
+def _mixtral_experts(m: DecoderBuilder) -> None:
     width = m.cfg.positive("intermediate_size")
     num_experts, top_k = m.cfg.positive("num_local_experts"), m.cfg.positive("num_experts_per_tok")
     m.experts("block_sparse_moe", width, num_experts, top_k, names=_MIXTRAL)
@@ -53,7 +53,7 @@ def _mixtral_experts(m: Draft) -> None:
 
 def phimoe(cfg: Config) -> Architecture:
     """Phi-3.5-MoE and Phi-mini/tiny-MoE: Mixtral's experts, LayerNorms, biases on attention and head by flags."""
-    m = Draft(cfg, norm_bias=True)
+    m = DecoderBuilder(cfg, norm_bias=True)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias)
     _mixtral_experts(m)
@@ -63,7 +63,7 @@ def phimoe(cfg: Config) -> Architecture:
 
 def qwen2_moe(cfg: Config) -> Architecture:
     """Qwen1.5-MoE, Qwen2-57B-A14B: routed experts and one gated shared expert in every `decoder_sparse_step`-th layer."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention(qkv_bias=cfg.flag("qkv_bias", default=True))
     sparse = _qwen_experts(m)
     shared = cfg.positive("shared_expert_intermediate_size")
@@ -83,7 +83,7 @@ def qwen3_moe(cfg: Config) -> Architecture:
 
     Qwen3-Omni's text class has no `head_dim` of its own and rounds hidden / heads down.
     """
-    m = Draft(cfg, d=blocks.read_dims(cfg, rounded=cfg.model_type == "qwen3_omni_moe_text"))
+    m = DecoderBuilder(cfg, d=blocks.read_dims(cfg, rounded=cfg.model_type == "qwen3_omni_moe_text"))
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     _qwen_experts(m)
@@ -93,7 +93,7 @@ def qwen3_moe(cfg: Config) -> Architecture:
     return m.close("qwen3_moe", caches, intermediate=cfg.opt_int("intermediate_size"))
 
 
-def _qwen_experts(m: Draft) -> list[int]:
+def _qwen_experts(m: DecoderBuilder) -> list[int]:
     """Experts where `decoder_sparse_step` says and `mlp_only_layers` does not forbid; a dense feed-forward elsewhere."""
     cfg = m.cfg
     step = cfg.positive("decoder_sparse_step")
@@ -118,7 +118,7 @@ def flex_olmo(cfg: Config) -> Architecture:
 
 
 def _olmoe(cfg: Config, family: str, norms: tuple[str, ...]) -> Architecture:
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="full")
     width = cfg.positive("intermediate_size")
@@ -129,7 +129,7 @@ def _olmoe(cfg: Config, family: str, norms: tuple[str, ...]) -> Architecture:
 
 def ernie_moe(cfg: Config) -> Architecture:
     """ERNIE 4.5 MoE: experts in every `moe_layer_interval`-th layer from `moe_layer_start_index` to `moe_layer_end_index`."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg, "use_bias")
     n = m.d.num_layers
     m.attention(qkv_bias=bias, o_bias=bias)
@@ -162,7 +162,7 @@ def ernie_moe(cfg: Config) -> Architecture:
 
 def hunyuan_moe(cfg: Config) -> Architecture:
     """HunYuan A13B: experts and a shared feed-forward in every layer; counts may be written once a layer."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head", qk_norm_names=("query_layernorm", "key_layernorm"))
     width = cfg.positive("intermediate_size")

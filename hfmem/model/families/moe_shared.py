@@ -10,7 +10,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.dense import exaone_layers
 from hfmem.model.families.moe import EXPERTS
 from hfmem.model.inventory import Column, Component, Inventory, Replicated
@@ -28,7 +28,7 @@ def _bias(cfg: Config, key: str = "attention_bias") -> bool:
 
 def dots1(cfg: Config) -> Architecture:
     """dots.llm1: DeepSeek's experts on ordinary attention; layers from `max_window_layers` on slide where a window is set."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     sparse = list(range(min(cfg.need_int("first_k_dense_replace"), m.d.num_layers), m.d.num_layers))
@@ -41,14 +41,16 @@ def dots1(cfg: Config) -> Architecture:
 
 def solar_open(cfg: Config) -> Architecture:
     """Solar Open: experts and shared experts in every layer."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention(qkv_bias=_bias(cfg))
     _deepseek_experts(m, list(m.every), correction="gate.e_score_correction_bias")
     m.norms(*_PAIR)
     return m.close("solar_open", full_layers(m.d))
 
 
-def _deepseek_experts(m: Draft, sparse: list[int], *, correction: str, shared_key: str = "n_shared_experts") -> None:
+def _deepseek_experts(
+    m: DecoderBuilder, sparse: list[int], *, correction: str, shared_key: str = "n_shared_experts"
+) -> None:
     """A dense feed-forward outside `sparse`; routed and shared experts of `moe_intermediate_size` inside."""
     cfg = m.cfg
     dense = others(m.d.num_layers, sparse)
@@ -66,7 +68,7 @@ def _deepseek_experts(m: Draft, sparse: list[int], *, correction: str, shared_ke
 
 def exaone_moe(cfg: Config) -> Architecture:
     """K-EXAONE: EXAONE 4's windows, DeepSeek's experts, an MTP block beside the model."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention(qk_norm="head")
     sparse = sparse_layers(cfg, m.d.num_layers, cfg.need_int("first_k_dense_replace"))
     _deepseek_experts(m, sparse, correction="e_score_correction_bias", shared_key="num_shared_experts")
@@ -91,7 +93,7 @@ def exaone_moe(cfg: Config) -> Architecture:
 
 def hy_v3(cfg: Config) -> Architecture:
     """Hunyuan 3: norms over each head of q and k, one dense layer, then experts and shared experts; MTP as a further layer."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, mlp_bias = _bias(cfg), _bias(cfg, "mlp_bias")
     n = m.d.num_layers
     sparse = sparse_layers(cfg, n, 1)
@@ -120,7 +122,7 @@ def hy_v3(cfg: Config) -> Architecture:
 
 def afmoe(cfg: Config) -> Architecture:
     """Trinity (AFMoE): gated attention, four norms a layer, every `global_attn_every_n_layers`-th layer full."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = _bias(cfg)
     heads = m.d.num_heads * m.d.head_dim
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
@@ -148,7 +150,7 @@ def afmoe(cfg: Config) -> Architecture:
 
 def laguna(cfg: Config) -> Architecture:
     """Laguna: heads by layer, a gate on attention (one value a head, or one an element), experts after the first layer."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, n = _bias(cfg), m.d.num_layers
     heads = cfg.opt_list("num_attention_heads_per_layer") or [m.d.num_heads] * n
     if len(heads) != n or not all(isinstance(h, int) and h > 0 and h % m.d.num_kv_heads == 0 for h in heads):
@@ -192,7 +194,7 @@ def _gate_is_per_head(cfg: Config) -> bool:
 
 def cohere2_moe(cfg: Config) -> Architecture:
     """Command A MoE: Cohere 2's parallel block and windows; the first layers may be dense with a pattern of their own."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, n = _bias(cfg), m.d.num_layers
     first = min(cfg.opt_int("first_k_dense_replace") or 0, n)
     sparse = sparse_layers(cfg, n, first)
@@ -216,7 +218,7 @@ def cohere2_moe(cfg: Config) -> Architecture:
 
 def mellum(cfg: Config) -> Architecture:
     """Mellum 2: Qwen3-MoE's block with `layer_types` and `mlp_layer_types`, all full and all sparse where not named."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, n = _bias(cfg), m.d.num_layers
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     sparse = sparse_layers(cfg, n, 0)

@@ -12,7 +12,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, num_layers, read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.inventory import Column, Component, ExpertSplit, Replicated, Row
 from hfmem.model.layer_lists import full_layers, typed_layers
 from hfmem.records import replace
@@ -20,7 +20,7 @@ from hfmem.records import replace
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 
 
-def _stacked(m: Draft, tail: str, shape: tuple[int, ...], inner: Column | Row | Replicated) -> None:
+def _stacked(m: DecoderBuilder, tail: str, shape: tuple[int, ...], inner: Column | Row | Replicated) -> None:
     """One tensor holding every expert of a layer; a token uses `top_k` of them."""
     if m.moe is None:
         raise AssertionError("experts before their number is known")
@@ -29,7 +29,7 @@ def _stacked(m: Draft, tail: str, shape: tuple[int, ...], inner: Column | Row | 
     m.inv.each(m.at(tail), m.every, shape, Component.EXPERTS, split, active=share)
 
 
-def _count(m: Draft, num_experts: int, top_k: int) -> None:
+def _count(m: DecoderBuilder, num_experts: int, top_k: int) -> None:
     if top_k > num_experts:
         raise ContradictionError(f"{m.cfg.file}: {top_k} experts per token cannot be picked from {num_experts}")
     m.moe = (num_experts, top_k)
@@ -40,7 +40,7 @@ def gpt_oss(cfg: Config) -> Architecture:
 
     Published in MXFP4 as `…_blocks` and `…_scales`; here the logical matrices as transformers names them, `[experts, in, out]`.
     """
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     d = m.d
     bias = cfg.flag("attention_bias", default=True)
     m.attention(qkv_bias=bias, o_bias=bias)
@@ -73,7 +73,7 @@ def granitemoe_swa(cfg: Config) -> Architecture:
 
 
 def _granite(cfg: Config, family: str, *, shared: bool, swa: bool) -> Architecture:
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     d = m.d
     bias = cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias)
@@ -99,7 +99,7 @@ def dbrx(cfg: Config) -> Architecture:
     attn, ffn = cfg.sub("attn_config", model_type="dbrx"), cfg.sub("ffn_config", model_type="dbrx")
     d = replace(read_dims(cfg), num_kv_heads=attn.positive("kv_n_heads"))
     root = "transformer"
-    m = Draft(cfg, d=d, layers=f"{root}.blocks.{{}}", embed=f"{root}.wte", final=f"{root}.norm_f")
+    m = DecoderBuilder(cfg, d=d, layers=f"{root}.blocks.{{}}", embed=f"{root}.wte", final=f"{root}.norm_f")
     m.qkv("norm_attn_norm.attn.Wqkv")
     m.linear("norm_attn_norm.attn.out_proj", d.hidden, d.hidden, Row())
     width, num_experts = ffn.positive("ffn_hidden_size"), ffn.positive("moe_num_experts")
@@ -119,7 +119,7 @@ def jetmoe(cfg: Config) -> Architecture:
     hidden, kv = cfg.positive("hidden_size"), cfg.positive("num_key_value_heads")
     head_dim, top_k = cfg.positive("kv_channels"), cfg.positive("num_experts_per_tok")
     d = Dims(hidden, num_layers(cfg), kv * top_k, kv, head_dim)
-    m = Draft(cfg, d=d)
+    m = DecoderBuilder(cfg, d=d)
     width, num_experts = cfg.positive("intermediate_size"), cfg.positive("num_local_experts")
     _count(m, num_experts, top_k)
     share = Fraction(top_k, num_experts)

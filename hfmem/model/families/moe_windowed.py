@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.inventory import Column, Component
 from hfmem.model.layer_lists import others, sparse_layers, typed_layers
 
@@ -16,7 +16,7 @@ _PAIR = ("input_layernorm", "post_attention_layernorm")
 
 def kolibri1(cfg: Config) -> Architecture:
     """Kolibri: EXAONE-like attention with norms after it and after the experts, every fifth layer full."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention(qk_norm="head")
     width, num_experts = cfg.positive("moe_intermediate_size"), cfg.positive("num_experts")
     top_k = cfg.positive("num_experts_per_tok")
@@ -29,7 +29,7 @@ def kolibri1(cfg: Config) -> Architecture:
 
 def flint(cfg: Config) -> Architecture:
     """Flint: Qwen3-MoE's norms, sinks, a shared expert without gate; the first two, every fourth and the last layer are full."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, n = cfg.flag("attention_bias", default=False), m.d.num_layers
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     m.each("self_attn.softmax_offset", (m.d.num_heads,), Component.ATTENTION, None, Column())
@@ -48,7 +48,7 @@ def flint(cfg: Config) -> Architecture:
 
 def beam(cfg: Config) -> Architecture:
     """Beam: gated attention with a bias a head, four norms a layer, three dense layers first; every sixth and the last are full."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias, n = cfg.flag("attention_bias", default=False), m.d.num_layers
     heads = m.d.num_heads * m.d.head_dim
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")

@@ -12,7 +12,7 @@ from hfmem.errors import ContradictionError, UnknownArchitectureError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, num_layers
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families import vision
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Column, Component, ExpertSplit, Inventory, Row
@@ -39,7 +39,7 @@ def motif(cfg: Config) -> Architecture:
 
 def _motif1(cfg: Config) -> Architecture:
     """Llama's block; two halves of the heads are weighed by four vectors and normed together, PolyNorm has weights of its own."""
-    m = Draft(cfg, untold_tie=True)
+    m = DecoderBuilder(cfg, untold_tie=True)
     bias = cfg.flag("use_bias", default=False)
     o_bias = bias or cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=cfg.flag("qkv_bias", default=o_bias), o_bias=o_bias)
@@ -52,7 +52,7 @@ def _motif1(cfg: Config) -> Architecture:
     return m.close("motif", full_layers(m.d))
 
 
-def _polynorm(m: Draft, at: str, layers: list[int] | None = None) -> None:
+def _polynorm(m: DecoderBuilder, at: str, layers: list[int] | None = None) -> None:
     m.each(f"{at}.weight", (_TERMS,), Component.MLP, layers)
     m.each(f"{at}.bias", (1,), Component.MLP, layers)
 
@@ -61,7 +61,7 @@ def _motif3(cfg: Config) -> Architecture:
     """Keys and values are expanded from the latent before they are kept; every `sliding_window_period`-th layer keeps all."""
     hidden, heads, kv = (cfg.positive(key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
     d = Dims(hidden, num_layers(cfg), heads, kv, cfg.positive("head_dim"))
-    m = Draft(cfg, d=d)
+    m = DecoderBuilder(cfg, d=d)
     _latent(Part(m.inv, "model.layers.{}.self_attn.", Component.ATTENTION, (tuple(m.every),)), cfg, d)
     first, step = cfg.need_int("n_dense_first_layers"), cfg.need_int("interleave_moe_layer_step")
     sparse = [i for i in m.every if step and i >= first and (i + 1) % step == 0]
@@ -114,7 +114,7 @@ def _latent(at: Part, cfg: Config, d: Dims) -> None:
     at.linear("wo", d.hidden, signal * v, split=ROW, bias=False)
 
 
-def _experts(m: Draft, cfg: Config, layers: list[int]) -> None:
+def _experts(m: DecoderBuilder, cfg: Config, layers: list[int]) -> None:
     count, top_k, width = (cfg.positive(key) for key in ("num_experts", "experts_top_k", "moe_intermediate_size"))
     share, hidden, part = Fraction(top_k, count), m.d.hidden, Component.EXPERTS
     up, down = ExpertSplit(None, Column((width, width), (None, None))), ExpertSplit(None, Row())

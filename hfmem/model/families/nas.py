@@ -13,7 +13,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, num_layers
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.inventory import Component, Replicated
 from hfmem.model.layers import Layer, NoCache
 from hfmem.records import dataclass, replace
@@ -91,7 +91,7 @@ def _assemble(cfg: Config, family: str, hidden: int, heads: int, read: list[_Blo
     head_dim = cfg.opt_int("head_dim") or hidden // heads
     attending = [b.kv_heads for b in read if b.kv_heads is not None]
     d = Dims(hidden, len(read), heads, attending[0] if attending else heads, head_dim)
-    m = Draft(cfg, d=d)
+    m = DecoderBuilder(cfg, d=d)
     bias, mlp_bias = cfg.flag("attention_bias", default=False), cfg.flag("mlp_bias", default=False)
     by_heads: dict[int, list[int]] = defaultdict(list)
     by_width: dict[int, list[int]] = defaultdict(list)

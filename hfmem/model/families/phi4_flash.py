@@ -10,7 +10,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import full, fused_qkv, read_dims, sliding
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.parts import Part
 from hfmem.model.inventory import Column, Component, Row
 from hfmem.model.layers import Cache, Layer, NoCache, SharedCache
@@ -29,7 +29,7 @@ def phi4flash(cfg: Config) -> Architecture:
     d = read_dims(cfg)
     if d.num_layers % 4:
         raise ContradictionError(f"{cfg.file}: 'num_hidden_layers' is {d.num_layers}, which 4 does not divide")
-    m = Draft(cfg, d=d, final="model.final_layernorm", norm_bias=True, untold_tie=True)
+    m = DecoderBuilder(cfg, d=d, final="model.final_layernorm", norm_bias=True, untold_tie=True)
     step, shared = _number(cfg, "mb_per_layer", 2), d.num_layers // 2 + 1
     recurrent = [i for i in m.every if i % step == 0]
     attending = [i for i in m.every if i % step]

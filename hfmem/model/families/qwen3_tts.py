@@ -13,7 +13,7 @@ from typing import Any, Final
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.multimodal import PLAIN, tower, tower_layers, wrap
 from hfmem.model.families.omni3 import text_stack
 from hfmem.model.families.parts import COLUMN, ROW, Part
@@ -37,7 +37,7 @@ def qwen3_tts(cfg: Config) -> Architecture:
     """The talker is the main stack; the small decoder starts afresh with every frame. Base models hear the speaker to imitate."""
     text = cfg.sub("talker_config", model_type="")
     codes = text.sub("code_predictor_config", model_type="")
-    m = Draft(
+    m = DecoderBuilder(
         text,
         layers="talker.model.layers.{}",
         embed="talker.model.codec_embedding",

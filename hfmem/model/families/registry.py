@@ -11,7 +11,7 @@ from hfmem.errors import UnknownArchitectureError, UsageError
 from hfmem.model.architecture import Architecture, Note, without_cache
 from hfmem.model.blocks import HIDDEN, LAYERS
 from hfmem.model.config import Config, class_keys, in_transformers
-from hfmem.model.draft import bare
+from hfmem.model.decoder_builder import bare
 from hfmem.model.families.common_types import COMMON
 from hfmem.model.families.draft_types import draft_head
 from hfmem.model.families.file_types import BY_FILES

@@ -11,7 +11,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import HEADS, num_layers, read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.llama import decoder
 from hfmem.model.families.multimodal import PLAIN, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
@@ -23,7 +23,7 @@ from hfmem.records import replace
 _PAIR = ("input_layernorm", "post_attention_layernorm")
 
 
-def _inv_freq(m: Draft, tail: str) -> None:
+def _inv_freq(m: DecoderBuilder, tail: str) -> None:
     """Rotary frequencies, which older files carry in every layer."""
     m.each(f"{tail}.inv_freq", (m.d.head_dim // 2,), Component.OTHER, buffer=True)
 
@@ -36,7 +36,7 @@ def qwen(cfg: Config) -> Architecture:
     """
     heads = cfg.positive(*HEADS)
     d = replace(read_dims(cfg), num_kv_heads=heads, head_dim=cfg.positive("kv_channels"))
-    m = Draft(cfg, d=d, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f")
+    m = DecoderBuilder(cfg, d=d, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f")
     bias = not cfg.flag("no_bias", default=True)
     width = cfg.positive("intermediate_size", "ffn_hidden_size")  # the second in the first weeks' configs
     if width % 2:
@@ -94,7 +94,7 @@ def chatglm(cfg: Config) -> Architecture:
     head_dim = cfg.positive("kv_channels")
     d = blocks.Dims(cfg.positive("hidden_size"), num_layers(cfg), heads, groups, head_dim)
     root = "transformer"
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         d=d,
         layers=f"{root}.encoder.layers.{{}}",
@@ -149,7 +149,7 @@ def _chatglm1(cfg: Config) -> Architecture:
     Its configuration class says nothing of tying, so the base class of its time ties; files repeat the head.
     """
     root = "transformer"
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         layers=f"{root}.layers.{{}}",
         embed=f"{root}.word_embeddings",
@@ -169,7 +169,7 @@ def _chatglm1(cfg: Config) -> Architecture:
 
 def baichuan(cfg: Config) -> Architecture:
     """Baichuan 1 and 2 (`modeling_baichuan.py`): multi-head attention with q, k, v in `W_pack`; 7B rotary, 13B ALiBi."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.qkv("self_attn.W_pack")
     m.linear("self_attn.o_proj", m.d.hidden, m.d.num_heads * m.d.head_dim, Row())
     _inv_freq(m, "self_attn.rotary_emb")
@@ -186,7 +186,7 @@ def internlm(cfg: Config) -> Architecture:
 
 def internlm2(cfg: Config) -> Architecture:
     """InternLM 2 and 2.5 (`modeling_internlm2.py`): q, k, v in `wqkv`, group by group; `bias` is true unless said otherwise."""
-    m = Draft(cfg, embed="model.tok_embeddings", head="output")
+    m = DecoderBuilder(cfg, embed="model.tok_embeddings", head="output")
     bias = cfg.flag("bias", default=True)
     m.qkv("attention.wqkv", bias=bias)
     m.linear("attention.wo", m.d.hidden, m.d.num_heads * m.d.head_dim, Row(), bias=bias)
@@ -204,7 +204,7 @@ def minicpm(cfg: Config) -> Architecture:
     The configuration class says nothing of tying: the base class of its time ties. `num_experts` turns the feed-forward into
     Mixtral's experts under `mlp`.
     """
-    m = Draft(cfg, untold_tie=True)
+    m = DecoderBuilder(cfg, untold_tie=True)
     bias = cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias)
     width = cfg.positive("intermediate_size")
@@ -222,7 +222,7 @@ def exaone(cfg: Config) -> Architecture:
 
     Biases are transformers 5.24's, which reads the type with Llama's class.
     """
-    m = Draft(cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f")
+    m = DecoderBuilder(cfg, layers="transformer.h.{}", embed="transformer.wte", final="transformer.ln_f")
     attn, bias = "attn.attention", cfg.flag("attention_bias", default=False)
     m.attention(attn, names=("q_proj", "k_proj", "v_proj", "out_proj"), qkv_bias=bias, o_bias=bias)
     m.each(f"{attn}.rotary.inv_freq", (m.d.head_dim // 2,), Component.OTHER, buffer=True)
@@ -234,7 +234,7 @@ def exaone(cfg: Config) -> Architecture:
 
 def orion(cfg: Config) -> Architecture:
     """Orion-14B (`modeling_orion.py`): Llama's block with LayerNorms."""
-    m = Draft(cfg, norm_bias=True)
+    m = DecoderBuilder(cfg, norm_bias=True)
     bias = cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.gated(cfg.positive("intermediate_size"))
@@ -244,7 +244,7 @@ def orion(cfg: Config) -> Architecture:
 
 def yi(cfg: Config) -> Architecture:
     """Yi before it was published as Llama (`modeling_yi.py`): Llama's block with norms `ln1` and `ln2`."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention()
     m.gated(cfg.positive("intermediate_size"))
     m.norms("ln1", "ln2")
@@ -253,7 +253,7 @@ def yi(cfg: Config) -> Architecture:
 
 def pangu(cfg: Config) -> Architecture:
     """openPangu Embedded 1B and 7B (`modeling_openpangu_dense.py`): Llama's block, `bias` on q, k, v and the output."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = cfg.flag("bias")
     m.attention(qkv_bias=bias, o_bias=bias)
     _inv_freq(m, "self_attn.rotary_emb")
@@ -268,7 +268,7 @@ def phi3small(cfg: Config) -> Architecture:
     Its block-sparse layers read part of the cache but keep all of it. The configuration class says nothing of tying: the base
     class of its time ties.
     """
-    m = Draft(cfg, final="model.final_layernorm", norm_bias=True, untold_tie=True)
+    m = DecoderBuilder(cfg, final="model.final_layernorm", norm_bias=True, untold_tie=True)
     width = cfg.positive("ff_intermediate_size")
     m.qkv("self_attn.query_key_value", bias=True)
     m.linear("self_attn.dense", m.d.hidden, m.d.num_heads * m.d.head_dim, Row(), bias=True)

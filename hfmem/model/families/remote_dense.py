@@ -12,7 +12,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import HEADS, HIDDEN, Dims, num_layers, read_dims
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.gemma import four_norms
 from hfmem.model.families.parts import COLUMN, Part
 from hfmem.model.inventory import Component, Row
@@ -28,7 +28,7 @@ def step1(cfg: Config) -> Architecture:
     hidden, heads = cfg.positive(*HIDDEN), cfg.positive(*HEADS)
     groups = cfg.opt_int("num_attention_groups", "num_key_value_heads") or 1
     d = Dims(hidden, num_layers(cfg), heads, groups, hidden // heads)
-    m = Draft(cfg, d=d)
+    m = DecoderBuilder(cfg, d=d)
     bias = cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.gated(cfg.positive("intermediate_size"), bias=cfg.flag("mlp_bias", default=False))
@@ -38,7 +38,7 @@ def step1(cfg: Config) -> Architecture:
 
 def kormo(cfg: Config) -> Architecture:
     """KORMo: Llama's block under norms of other names."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias)
     m.gated(cfg.positive("intermediate_size"), bias=cfg.flag("mlp_bias", default=False))
@@ -54,7 +54,7 @@ def plamo1(cfg: Config) -> Architecture:
     shared, heads = cfg.positive("n_shared_head"), cfg.positive(*HEADS)
     hidden = cfg.positive(*HIDDEN)
     d = Dims(hidden, num_layers(cfg), heads, -(-heads // shared), hidden // heads)
-    m = Draft(cfg, d=d, layers="model.layers.layers.{}")
+    m = DecoderBuilder(cfg, d=d, layers="model.layers.layers.{}")
     m.attention()
     m.gated(cfg.positive("intermediate_size"))
     m.norms("norm")
@@ -68,7 +68,7 @@ def plamo3(cfg: Config) -> Architecture:
     `sliding_window_pattern`-th layer is full.
     """
     d = read_dims(cfg)
-    m = Draft(cfg, layers="model.layers.layers.{}", untold_tie=True)
+    m = DecoderBuilder(cfg, layers="model.layers.layers.{}", untold_tie=True)
     m.qkv("mixer.qkv_proj")
     m.linear("mixer.o_proj", d.hidden, d.num_heads * d.head_dim, Row())
     m.norms("mixer.q_norm", "mixer.k_norm", size=d.head_dim)
@@ -114,7 +114,7 @@ def iquest_loop(cfg: Config) -> Architecture:
     gate for each head mixes it with what the first pass kept."""
     hidden, heads = cfg.positive(*HIDDEN), cfg.positive(*HEADS)
     d = replace(read_dims(cfg), head_dim=hidden // heads)
-    m = Draft(cfg, d=d)
+    m = DecoderBuilder(cfg, d=d)
     m.attention()
     m.gated(cfg.positive("intermediate_size"))
     m.norms(*_PAIR)
@@ -132,7 +132,7 @@ def ouro(cfg: Config) -> Architecture:
 
     Source: ByteDance/Ouro-2.6B `modeling_ouro.py`.
     """
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     if cfg.flag("use_sliding_window", default=False):
         raise ContradictionError(f"{cfg.file}: 'use_sliding_window' is true, and no published Ouro has windows")
     m.attention()
@@ -153,7 +153,7 @@ def domyn_edge(cfg: Config) -> Architecture:
     windows = cfg.need_list("window_sizes")
     if len(windows) != base.num_layers:
         raise ContradictionError(f"{cfg.file}: 'window_sizes' has {len(windows)} entries for {base.num_layers} layers")
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     layers: list[Layer] = []
     widths = [_head_dim(cfg, own.get(i), base.head_dim) for i in range(base.num_layers)]
     for width in dict.fromkeys(widths):

@@ -11,7 +11,7 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, num_layers
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.gpt import conv1d, positions
 from hfmem.model.inventory import Column, Component, Row
 from hfmem.model.layer_lists import full_layers
@@ -26,7 +26,7 @@ def openelm(cfg: Config) -> Architecture:
     hidden, n, head_dim = cfg.positive("model_dim"), num_layers(cfg, "num_transformer_layers"), cfg.positive("head_dim")
     heads, kv = _by_layer(cfg, "num_query_heads", n), _by_layer(cfg, "num_kv_heads", n)
     widths = _openelm_widths(cfg, hidden, n)
-    m = Draft(
+    m = DecoderBuilder(
         cfg,
         d=Dims(hidden, n, heads[0], kv[0], head_dim),
         layers="transformer.layers.{}",
@@ -76,7 +76,9 @@ def _openelm_widths(cfg: Config, hidden: int, n: int) -> list[int]:
 def jais(cfg: Config) -> Architecture:
     """Jais 13B and 30B: GPT-2's block with ALiBi and a gated feed-forward (`c_fc2` is the gate's other half)."""
     root = "transformer"
-    m = Draft(cfg, layers=f"{root}.h.{{}}", embed=f"{root}.wte", final=f"{root}.ln_f", norm_bias=True, untold_tie=True)
+    m = DecoderBuilder(
+        cfg, layers=f"{root}.h.{{}}", embed=f"{root}.wte", final=f"{root}.ln_f", norm_bias=True, untold_tie=True
+    )
     hidden, inner = m.d.hidden, cfg.opt_int("n_inner") or 4 * m.d.hidden
     if cfg.opt_str("position_embedding_type") != "alibi":
         positions(m, f"{root}.wpe.weight")
@@ -93,7 +95,7 @@ def jais(cfg: Config) -> Architecture:
 def telechat(cfg: Config) -> Architecture:
     """TeleChat 1 and 2: queries apart, keys and values in one matrix, biases on the two output projections."""
     root = "transformer"
-    m = Draft(
+    m = DecoderBuilder(
         cfg, layers=f"{root}.h.{{}}", embed=f"{root}.word_embeddings", head=f"{root}.lm_head", final=f"{root}.ln_f"
     )
     d = m.d
@@ -116,7 +118,7 @@ def hf_olmo(cfg: Config) -> Architecture:
     kv = cfg.opt_int("n_kv_heads") or (1 if cfg.flag("multi_query_attention", default=False) else heads)
     root = "model.transformer"
     vocab = cfg.opt_int("embedding_size") or cfg.positive("vocab_size")
-    m = Draft(
+    m = DecoderBuilder(
         Config({**cfg.data, "vocab_size": vocab}, cfg.file, cfg.model_type, cfg.used_defaults),
         d=Dims(hidden, num_layers(cfg), heads, kv, hidden // heads),
         layers=f"{root}.blocks.{{}}",
@@ -145,7 +147,9 @@ def codeshell(cfg: Config) -> Architecture:
     d = Dims(hidden, num_layers(cfg), heads, groups, hidden // heads)
     cfg.choice("position_embedding_type", cfg.opt_str("position_embedding_type") or "", ("rope",))
     at = "transformer"
-    m = Draft(cfg, d=d, layers=f"{at}.h.{{}}", embed=f"{at}.wte", final=f"{at}.ln_f", norm_bias=True, untold_tie=True)
+    m = DecoderBuilder(
+        cfg, d=d, layers=f"{at}.h.{{}}", embed=f"{at}.wte", final=f"{at}.ln_f", norm_bias=True, untold_tie=True
+    )
     m.qkv("attn.c_attn", bias=True)
     m.linear("attn.c_proj", hidden, hidden, Row(), bias=True)
     m.plain(cfg.opt_int("n_inner") or 4 * hidden, "mlp", ("c_fc", "c_proj"), bias=True)
@@ -157,7 +161,7 @@ def refact(cfg: Config) -> Architecture:
     """Refact 1.6B: one KV head for all, a gate beside the up-projection, no biases; positions by ALiBi."""
     hidden, heads = cfg.positive("n_embd"), cfg.positive("n_head")
     d = Dims(hidden, num_layers(cfg), heads, 1, hidden // heads)
-    m = Draft(cfg, d=d, layers="transformer.h.{}", embed="transformer.wte", final="ln_f", tied=False)
+    m = DecoderBuilder(cfg, d=d, layers="transformer.h.{}", embed="transformer.wte", final="ln_f", tied=False)
     width = 256 * -(-int(2 * 4 * hidden / 3) // 256)
     m.linear("attn.q", hidden, hidden, Column())
     m.linear("attn.kv", 2 * d.head_dim, hidden, Column((d.head_dim, d.head_dim), (1, 1)))

@@ -11,8 +11,8 @@ from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import read_dims
 from hfmem.model.config import Config
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.delta_blocks import DeltaNet
-from hfmem.model.draft import Draft
 from hfmem.model.inventory import Column, Component, Row
 from hfmem.model.layer_lists import exactly, others, typed_layers
 from hfmem.model.layers import Cache, Layer, LinearAttentionState, ShortConvState
@@ -27,7 +27,7 @@ def jet_nemotron(cfg: Config) -> Architecture:
 
     The states are those that SGLang allocates: a convolution over q, k and v, of which v's part is used.
     """
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     d, hidden = m.d, m.d.hidden
     kinds = exactly(cfg, "layer_types", cfg.need_list("layer_types"), d.num_layers)
     kinds = [cfg.choice("layer_types", kind, ("attn", "swa", "jet")) for kind in kinds]
@@ -74,7 +74,7 @@ _SALA = {
 
 def minicpm_sala(cfg: Config) -> Architecture:
     """MiniCPM-SALA: full attention (sparse when decoding) and lightning attention by `mixer_types`, a pattern that repeats."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     d, n = m.d, m.d.num_layers
     types = [cfg.choice("mixer_types", str(kind), tuple(_SALA)) for kind in cfg.opt_list("mixer_types") or ["minicpm4"]]
     if len(types) > n:
@@ -107,7 +107,7 @@ def minicpm_sala(cfg: Config) -> Architecture:
 def spark2_5(cfg: Config) -> Architecture:
     """Spark 2.5: fused q, k and v, a gate for each head, three windowed layers before each full one unless the config says else."""
     d = read_dims(cfg)
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.qkv("self_attn.q_k_v_proj")
     if cfg.flag("headwise_attn_output_gate", default=True):
         m.linear("self_attn.g_proj", d.num_heads, d.hidden, Column())
@@ -126,7 +126,7 @@ def baichuan_m1(cfg: Config) -> Architecture:
 
     Beside its keys and values a layer keeps the last token's before the convolution (mlx-lm `baichuan_m1.py`).
     """
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     d, taps = m.d, cfg.positive("conv_window")
     slides = [i for i in cfg.numbers("sliding_window_layers") or [] if i in m.every]
     heads = cfg.opt_int("num_swa_attention_heads") or d.num_heads
@@ -154,7 +154,7 @@ def yuan(cfg: Config) -> Architecture:
     Beside its keys and values a layer keeps the last two tokens' inputs (IEITYuan/Yuan2-2B-hf `yuan_hf_model.py`).
     """
     cfg.choice("use_shareqk", str(cfg.flag("use_shareqk", default=False)).lower(), ("false",))
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     hidden, half = m.d.hidden, m.d.hidden // 2
     m.attention()
     for name, out, columns in (("conv1", half, hidden), ("conv2", hidden, half)):
@@ -168,7 +168,7 @@ def yuan(cfg: Config) -> Architecture:
 
 def nanbeige(cfg: Config) -> Architecture:
     """Nanbeige's looped models: all layers run `num_loops` times (2 unless told), each pass with keys and values of its own."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention()
     m.gated(cfg.positive("intermediate_size"))
     m.norms(*_PAIR)

@@ -10,7 +10,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.moe import EXPERTS
 from hfmem.model.inventory import Component, Replicated
 from hfmem.model.layer_lists import full_layers, others
@@ -24,7 +24,7 @@ _GROVE_GROUP, _GROVE_WIDTH = 2, 128
 
 def grok(cfg: Config) -> Architecture:
     """Grok 1 and 2: experts under four norms; Grok 2 (`residual_moe`) has a dense feed-forward beside them."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention()
     width = cfg.opt_int("moe_intermediate_size") or cfg.positive("intermediate_size")
     count = cfg.positive("num_local_experts", "num_experts")
@@ -37,7 +37,7 @@ def grok(cfg: Config) -> Architecture:
 
 def smallthinker(cfg: Config) -> Architecture:
     """SmallThinker: experts of a ReLU gate; `sliding_window_layout` says of each layer whether it slides."""
-    m = Draft(cfg, untold_tie=True)
+    m = DecoderBuilder(cfg, untold_tie=True)
     m.attention()
     width, count = cfg.positive("moe_ffn_hidden_size"), cfg.positive("moe_num_primary_experts")
     top_k = cfg.positive("moe_num_active_primary_experts")
@@ -54,12 +54,12 @@ def smallthinker(cfg: Config) -> Architecture:
     return m.close("smallthinker", caches, intermediate=width)
 
 
-def _qwen3_moe(cfg: Config) -> tuple[Draft, list[int], int, int]:
+def _qwen3_moe(cfg: Config) -> tuple[DecoderBuilder, list[int], int, int]:
     """Qwen3-MoE's block with a bias that steers the choice of experts: the draft, its sparse layers, experts, experts a token.
 
     Every `decoder_sparse_step`-th layer that `mlp_only_layers` does not name is sparse.
     """
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias, qk_norm="head")
     dense, step = cfg.numbers("mlp_only_layers") or [], cfg.opt_int("decoder_sparse_step") or 1
@@ -106,7 +106,7 @@ def klear(cfg: Config) -> Architecture:
 
 def xverse_moe(cfg: Config) -> Architecture:
     """XVERSE-MoE: Llama's block with experts of `intermediate_size` and shared ones beside them."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention()
     width, count = cfg.positive("intermediate_size"), cfg.opt_int("num_experts")
     if count:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.moe import uniform
 from hfmem.model.inventory import Column, Component, ExpertSplit, Row
 from hfmem.model.layer_lists import full_layers, others
@@ -23,7 +23,7 @@ _PAIR = ("input_layernorm", "post_attention_layernorm")
 
 def deepseek(cfg: Config) -> Architecture:
     """DeepSeek-MoE 16B: Llama's block; from `first_k_dense_replace` on every `moe_layer_freq`-th layer has experts."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     bias = cfg.flag("attention_bias", default=False)
     m.attention(qkv_bias=bias, o_bias=bias)
     num_experts = cfg.opt_int("n_routed_experts")
@@ -42,7 +42,7 @@ def deepseek(cfg: Config) -> Architecture:
 
 def arctic(cfg: Config) -> Architecture:
     """Snowflake Arctic: experts in every `moe_layer_frequency`-th layer, with a dense feed-forward beside them (`use_residual`)."""
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     m.attention()
     step, width = cfg.positive("moe_layer_frequency"), cfg.positive("intermediate_size")
     names = ("w1", "w3", "w2")
@@ -62,7 +62,7 @@ def hunyuan(cfg: Config) -> Architecture:
 
     Sharing layers have no k and v projections. `num_experts` 1 is a dense feed-forward.
     """
-    m = Draft(cfg)
+    m = DecoderBuilder(cfg)
     n, d = m.d.num_layers, m.d
     bias = cfg.flag("attention_bias", default=False)
     factor = cfg.positive("cla_share_factor") if cfg.flag("use_cla", default=False) else 1
@@ -93,7 +93,7 @@ def hunyuan_image(cfg: Config) -> Architecture:
     Encoders, projections and the autoencoder beside them weigh what the files hold.
     """
     d = blocks.read_dims(cfg)
-    m = Draft(cfg, d=d, embed="model.wte", final="model.ln_f")
+    m = DecoderBuilder(cfg, d=d, embed="model.wte", final="model.ln_f")
     bias, skipped = cfg.flag("attention_bias", default=False), cfg.opt_int("moe_layer_num_skipped") or 0
     m.qkv("self_attn.qkv_proj", bias=bias)
     m.linear("self_attn.o_proj", d.hidden, d.num_heads * d.head_dim, Row(), bias=bias)

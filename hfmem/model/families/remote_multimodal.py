@@ -15,7 +15,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families import registry, vision
 from hfmem.model.families.multimodal import PLAIN, WHOLE, keep_whole, text_config, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
@@ -103,7 +103,7 @@ def bagel(cfg: Config) -> Architecture:
     vLLM builds what reads pictures and text alone. The autoencoder has a file of its own.
     """
     text = text_config(cfg, "llm_config", model_type="qwen2")
-    m = Draft(text)
+    m = DecoderBuilder(text)
     norms = "head" if text.flag("qk_norm") else None
     draws = cfg.flag("visual_gen", default=True)
     for tail in ("", _DRAWN) if "Mo" in (text.opt_str("layer_module") or "Mo") else ("",):
@@ -159,7 +159,7 @@ def moss_vl(cfg: Config) -> Architecture:
     """MOSS-VL: Qwen3 of which `cross_attention_layers` attend over the images instead of over the text."""
     text = text_config(cfg, model_type="qwen3")
     cross = text.numbers("cross_attention_layers") or []
-    m = Draft(text, layers="model.language_model.layers.{}", embed="model.language_model.embed_tokens")
+    m = DecoderBuilder(text, layers="model.language_model.layers.{}", embed="model.language_model.embed_tokens")
     if any(i not in m.every for i in cross):
         raise ContradictionError(f"{text.file}: 'cross_attention_layers' names layers outside 0…{m.d.num_layers - 1}")
     bias = text.flag("attention_bias", default=False)
@@ -182,7 +182,7 @@ def cogvlm(cfg: Config) -> Architecture:
     d = d if kv is None else replace(d, num_kv_heads=kv)
     if d.num_heads % d.num_kv_heads:
         raise ContradictionError(f"{cfg.file}: {d.num_heads} attention heads cannot share {kv} KV heads")
-    m = Draft(cfg, d=d)
+    m = DecoderBuilder(cfg, d=d)
     for kind in ("language", "vision"):
         m.qkv(f"self_attn.{kind}_expert_query_key_value", bias=kv is not None and kind == "vision")
         m.linear(f"self_attn.{kind}_expert_dense", d.hidden, d.num_heads * d.head_dim, ROW)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hfmem.model import blocks
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families.multimodal import PLAIN, text_architecture, wrap
 from hfmem.model.inventory import Inventory
 from hfmem.model.layer_lists import full_layers
@@ -49,8 +49,10 @@ def voxcpm(cfg: Config) -> Architecture:
     return replace(arch, partial=True, dtype=blocks.read_dtype(cfg, text))
 
 
-def _minicpm(text: Config, d: blocks.Dims, root: str, *, table: bool) -> Draft:
-    m = Draft(text, d=d, layers=f"{root}.layers.{{}}", embed=f"{root}.embed_tokens", final=f"{root}.norm", tied=True)
+def _minicpm(text: Config, d: blocks.Dims, root: str, *, table: bool) -> DecoderBuilder:
+    m = DecoderBuilder(
+        text, d=d, layers=f"{root}.layers.{{}}", embed=f"{root}.embed_tokens", final=f"{root}.norm", tied=True
+    )
     m.attention()
     m.gated(text.positive("intermediate_size"))
     m.norms("input_layernorm", "post_attention_layernorm")

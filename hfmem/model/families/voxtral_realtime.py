@@ -9,7 +9,7 @@ from __future__ import annotations
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import sliding
 from hfmem.model.config import Config
-from hfmem.model.draft import Draft
+from hfmem.model.decoder_builder import DecoderBuilder
 from hfmem.model.families import vision
 from hfmem.model.families.bart import audio_convolutions
 from hfmem.model.families.multimodal import WHOLE, text_part, tower, wrap
@@ -24,7 +24,7 @@ _DELAY = 32
 
 def voxtral_realtime_text(cfg: Config) -> Architecture:
     """Ministral's block with norms scaled by the delay."""
-    m = Draft(cfg, untold_tie=True)
+    m = DecoderBuilder(cfg, untold_tie=True)
     m.attention()
     m.gated(cfg.positive("intermediate_size"))
     m.norms("input_layernorm", "post_attention_layernorm")

@@ -1,7 +1,7 @@
 """A decoder while its family describes it: the usual keys read once, tensors collected under one naming, then closed.
 
-A family's rule opens a `Draft` with its names, adds what each layer holds, and closes it with the layers' caches. Families that
-are Llama with other names, norms or experts need five to fifteen lines.
+A family's rule opens a `DecoderBuilder` with its names, adds what each layer holds, and closes it with the layers' caches. Families
+that are Llama with other names, norms or experts need five to fifteen lines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hfmem.records import replace
 _ROOTS: Final = ("model.", "transformer.", "gpt_neox.", "biogpt.")
 
 
-class Draft:
+class DecoderBuilder:
     """Opens with the token embedding; `layers` is the pattern of a layer, `{}` its index.
 
     Args:
