@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from hfmem.cli import engine_options as e
 from hfmem.cli import options as o
 from hfmem.cli.output import json_text, show, terminal_columns, write
 from hfmem.cli.params import Option
@@ -31,7 +32,7 @@ def bench(
             help="Tokens of a cache page [default: 16; 64 where an indexer picks latent rows].",
         ),
     ] = None,
-    source_tokens: o.SourceTokens = None,
+    source_tokens: e.SourceTokens = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Print what would be allocated and run; needs no GPU.")] = False,
     revision: o.Revision = None,
     json: o.Json = False,

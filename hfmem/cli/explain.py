@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from hfmem.cli import engine_options as e
 from hfmem.cli import options as o
 from hfmem.cli.output import json_text, say, show, write
 from hfmem.cli.params import OUTPUT
@@ -18,7 +19,7 @@ def explain(
     engine: o.Engine = None,
     draft: o.Draft = None,
     draft_tokens: o.DraftTokens = None,
-    overhead: o.Overhead = None,
+    overhead: e.Overhead = None,
     device: Annotated[
         str | None,
         o.Option("--device-memory", metavar="BYTES", help="Count devices of this size: 40GB, 80g [default: none]."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from hfmem.cli import engine_options as e
 from hfmem.cli import options as o
 from hfmem.cli.params import Parameter, parameters
 from hfmem.errors import UsageError
@@ -25,21 +26,21 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "ep": (o.Ep, False),
     "attn_dp": (o.AttnDp, "1"),
     "dcp": (o.Dcp, "1"),
-    "max_num_batched_tokens": (o.BatchedTokens, None),
-    "page_size": (o.PageSize, None),
-    "prefix_caching": (o.PrefixCaching, False),
-    "no_prefix_caching": (o.NoPrefixCaching, False),
-    "state_dtype": (o.StateDtype, None),
-    "swa_ratio": (o.SwaRatio, None),
-    "mamba_ratio": (o.MambaRatio, None),
-    "max_total_tokens": (o.TotalTokens, None),
-    "one_kind_of_page": (o.OneKind, False),
-    "synchronous": (o.Synchronous, False),
-    "cpu_offload_gb": (o.CpuOffload, None),
+    "max_num_batched_tokens": (e.BatchedTokens, None),
+    "page_size": (e.PageSize, None),
+    "prefix_caching": (e.PrefixCaching, False),
+    "no_prefix_caching": (e.NoPrefixCaching, False),
+    "state_dtype": (e.StateDtype, None),
+    "swa_ratio": (e.SwaRatio, None),
+    "mamba_ratio": (e.MambaRatio, None),
+    "max_total_tokens": (e.TotalTokens, None),
+    "one_kind_of_page": (e.OneKind, False),
+    "synchronous": (e.Synchronous, False),
+    "cpu_offload_gb": (e.CpuOffload, None),
     "eager": (o.Eager, False),
     "language_model_only": (o.LanguageModelOnly, False),
-    "source_tokens": (o.SourceTokens, None),
-    "overhead": (o.Overhead, None),
+    "source_tokens": (e.SourceTokens, None),
+    "overhead": (e.Overhead, None),
     "quant": (o.Quant, None),
     "dtype": (o.Dtype, None),
     "lora": (o.Lora, None),
@@ -47,19 +48,19 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "max_lora_rank": (o.MaxLoraRank, None),
     "draft": (o.Draft, None),
     "draft_tokens": (o.DraftTokens, None),
-    "ngl": (o.Ngl, None),
-    "n_cpu_moe": (o.NCpuMoe, None),
-    "cache_type_v": (o.CacheTypeV, None),
-    "swa_full": (o.SwaFull, False),
-    "kv_unified": (o.KvUnified, False),
+    "ngl": (e.Ngl, None),
+    "n_cpu_moe": (e.NCpuMoe, None),
+    "cache_type_v": (e.CacheTypeV, None),
+    "swa_full": (e.SwaFull, False),
+    "kv_unified": (e.KvUnified, False),
 }
 #: on what
 DEVICES: Final[dict[str, tuple[Any, Any]]] = {
     "gpu": (o.Gpu, None),
     "num_gpus": (o.NumGpus, None),
     "utilization": (o.Utilization, None),
-    "kv_memory": (o.KvMemory, None),
-    "num_gpu_blocks": (o.GpuBlocks, None),
+    "kv_memory": (e.KvMemory, None),
+    "num_gpu_blocks": (e.GpuBlocks, None),
 }
 #: where the model is read from
 READING: Final[dict[str, tuple[Any, Any]]] = {
