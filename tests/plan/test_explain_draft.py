@@ -171,46 +171,17 @@ def test_what_cannot_draft_is_refused(command: Callable[..., object]) -> None:
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str], head: str) -> None:
-    def run(*words: str) -> tuple[str, str]:
+    def run(*words: str) -> str:
+        asked = f"{LLAMA_8B} --ctx 4k --engine vllm --draft-tokens 3 --offline --draft".split()
         with pytest.raises(SystemExit) as left:
-            main(
-                [
-                    *words,
-                    LLAMA_8B,
-                    "--ctx",
-                    "4k",
-                    "--engine",
-                    "vllm",
-                    "--draft",
-                    head,
-                    "--draft-tokens",
-                    "3",
-                    "--offline",
-                ]
-            )
+            main([*words, *asked, head])
         assert left.value.code == 0
-        return capsys.readouterr()
+        return capsys.readouterr().out
 
-    rows = json.loads(run("layers", "--json")[0])
+    rows = json.loads(run("layers", "--json"))
     assert [row["stack"] for row in rows["layers"]] == ["decoder", "draft"]
     assert rows["draft"]["kv_cache_bytes"] == rows["layers"][1]["engine_bytes"] == 4096 * 4096
-    out, _ = run("layers")
+    out = run("layers")
     assert "32 draft" in out and "in vllm's pool, 16 MiB more with it" in out
-    told = json.loads(run("explain", "--json")[0])
-    with pytest.raises(SystemExit):
-        words = [
-            LLAMA_8B,
-            "--ctx",
-            "4k",
-            "--engine",
-            "vllm",
-            "--draft",
-            head,
-            "--draft-tokens",
-            "3",
-            "--offline",
-            "--json",
-        ]
-        main(words)
-    assert told["total_bytes"] == json.loads(capsys.readouterr().out)["total_bytes"]
-    assert Path(head).name in run("explain")[0]
+    assert json.loads(run("explain", "--json"))["total_bytes"] == json.loads(run("--json"))["total_bytes"]
+    assert Path(head).name in run("explain")
