@@ -18,6 +18,7 @@ from hfmem.errors import UnsupportedError
 from hfmem.memory import engines
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.fused import FusedProjections, fused_projections
+from hfmem.memory.in_fp32 import in_fp32
 from hfmem.memory.loaded import HeldTensors, rounding
 from hfmem.memory.model_classes import (
     BUFFER_PARAMETERS,
@@ -30,11 +31,13 @@ from hfmem.memory.model_classes import (
 )
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
 from hfmem.memory.offload import offloaded
-from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32, padded_share, refined_scales
+from hfmem.memory.padding import copies_beside_codes, padded_share, refined_scales
 from hfmem.memory.placement import BY_LAYER
+from hfmem.memory.quantized_modules import QuantizedModules
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import VOCAB_PADDING, Sharding, check_blocks, in_image_attention, share
 from hfmem.memory.stages import Stages, stages_of
+from hfmem.memory.tiles import kernel_share
 from hfmem.memory.torch_allocator import Allocated
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
@@ -44,10 +47,9 @@ from hfmem.records import dataclass, replace
 
 #: devices of one machine, where nothing else is known
 _RANKS_OF_HOST: Final = 8
-#: names of the codes of weights that are packed
-_CODES: Final = (".weight", ".qweight")
-#: what stands beside the codes of GPTQ and AWQ and is not held as it is stored
-_BESIDE_CODES: Final = ("qzeros", "g_idx", "bias")
+#: what stands beside packed codes and is not held as it is stored
+_BESIDE_CODES: Final = ("qzeros", "g_idx", "bias", "weight_zero_point")
+_PACKED: Final = (".qweight", ".weight_packed")
 #: what SGLang shares out within a group of data-parallel attention, as it does an image encoder's attention
 #: (`layers/attention/vision.py`); the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
@@ -256,10 +258,7 @@ def _held(
     kernel = kernel_of(engine, capability, release) if packed and engines.engine(engine).OWN_CLASSES else None
     gated = any(isinstance(spec.split, ExpertSplit) and "gate" in spec.pattern for spec in arch.tensors)
     own_classes = engines.engine(engine).OWN_CLASSES
-    codes: dict[str, list[TensorGroup]] = {}
-    for group in groups if own_classes else ():
-        if group.pattern.endswith(_CODES):
-            codes.setdefault(core(group.pattern), []).append(group)
+    modules = QuantizedModules(groups if own_classes else ())
     matcher = matcher_of(arch.tensors)
     nowhere = [0] * stages.count
     downcast = _target_dtype(arch, groups) if engines.engine(engine).HALVES_FP32 else None
@@ -279,7 +278,8 @@ def _held(
                 continue
             target = downcast if match.expected is not None else None
             size = num_bytes(_held_dtype(group, target), group.elements)
-            if engine == "vllm" and BITS.get(group.dtype) == 16 and in_fp32(group.pattern):
+            codes = modules.codes(group)
+            if engine == "vllm" and BITS.get(group.dtype) == 16 and in_fp32(arch, group.pattern, codes):
                 size *= 2
             if match.expected is not None:
                 size += num_bytes(_held_dtype(group, target), fused.bias(spec))
@@ -288,25 +288,26 @@ def _held(
             if match.expected is None and not _same_module(group.pattern, expected):
                 spec = replace(spec, split=Replicated())  # a neighbour in the same layer, whose split is not known
             finer = None
-            if match.expected is None and engines.engine(engine).OWN_CLASSES and not isinstance(spec.split, Replicated):
+            packed_codes = codes if codes is not None and codes.pattern.endswith(_PACKED) else None
+            if match.expected is None and own_classes and not isinstance(spec.split, Replicated):
                 routed = isinstance(spec.split, ExpertSplit)
                 ranks = sharding.expert_ranks if routed else sharding.tp
                 if not (routed and sharding.expert_parallel):
                     finer = refined_scales(spec, group.pattern, group.shape, ranks) if engine == "vllm" else None
-                    if finer is None:
+                    makes_groups = (
+                        routed and engine == "vllm" and packed_codes and packed_codes.pattern.endswith(".qweight")
+                    )
+                    if finer is None and not makes_groups:
                         check_blocks(spec, group.pattern, group.shape, ranks)
             part = finer or _group_share(group, spec, sharding, match.expected is not None)
-            module, _, leaf = core(group.pattern).rpartition(".")
-            if (
-                leaf in _BESIDE_CODES
-                and match.expected is None
-                and (own := _beside(group, codes.get(f"{module}.qweight")))
-            ):
-                size *= copies_beside_codes(spec, leaf, own.shape, sharding, capability, release, engine)
+            leaf = group.pattern.rpartition(".")[2]
+            if leaf in _BESIDE_CODES and match.expected is None and packed_codes:
+                size *= copies_beside_codes(spec, leaf, packed_codes.shape, sharding, capability, release, engine)
             if engine == "vllm" and finer is None:
                 part = padded_share(arch, spec, sharding, part)
-                if group.elements > 1 and (own := _beside(group, codes.get(f"{module}.weight"))) and own.dtype == "U8":
-                    part *= fp4_share(spec, sharding, capability, release, gated=gated)
+                if codes is not None:
+                    group_size = modules.group_size(spec, group)
+                    part *= kernel_share(spec, group, codes, group_size, sharding, capability, release, gated=gated)
             if kernel is not None:
                 padded = held_share(group.pattern, arch, sharding, kernel)
                 part = part if padded is None else padded
@@ -315,11 +316,6 @@ def _held(
             held = stages.counts(spec, match.boxes, axis)
             place = stages.place(expected.spec, places.get(expected.spec))
             yield HeldTensors(group.pattern, on_rank, tuple(held), tuple(match.boxes), axis, _use(spec, arch), place)
-
-
-def _beside(group: TensorGroup, codes: Sequence[TensorGroup] | None) -> TensorGroup | None:
-    """The codes that a tensor stands beside: layers of two kinds have matrices of two shapes under one name."""
-    return next((own for own in codes or () if own.boxes == group.boxes), codes[0] if codes else None)
 
 
 def _use(spec: TensorSpec, arch: Architecture) -> Literal["read", "routed", "idle"]:
