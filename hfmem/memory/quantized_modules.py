@@ -7,6 +7,7 @@ from math import prod
 from typing import Final
 
 from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.memory.shares import block_size
 from hfmem.model.inventory import TensorSpec
 from hfmem.model.names import core
 
@@ -34,8 +35,9 @@ class QuantizedModules:
         scales = self._of(group, _SCALES)
         if scales is None or len(spec.shape) < 2 or not scales.elements:
             return None
-        size = prod(spec.shape[-2:]) // prod(scales.shape[-2:])
-        return -1 if size == spec.shape[-1] else size
+        rows, columns = spec.shape[-2:]
+        groups = prod(scales.shape[-2:]) // rows
+        return block_size(columns, groups) if groups > 1 else -1
 
     def _of(self, group: TensorGroup, leaves: tuple[str, ...]) -> TensorGroup | None:
         """Layers of two kinds have matrices of two shapes under one name: the one with the same boxes, else the first."""
