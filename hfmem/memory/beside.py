@@ -19,6 +19,7 @@ from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory.cache import decoding_layers
 from hfmem.memory.engines.vllm.classes import batched_tokens
 from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.model_classes import through_transformers
 from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -48,7 +49,8 @@ def kept_beside(
     release: Release | None = None,
 ) -> int:
     """Bytes on a rank, tables of rotations among them."""
-    found = rotary_table_bytes(arch, serving.engine)
+    backend = serving.engine == "vllm" and through_transformers(arch)  # whose module rotates without a table
+    found = 0 if backend else rotary_table_bytes(arch, serving.engine)
     if serving.engine == "vllm":
         found += (
             _deepstack(arch, serving) + _layer_inputs(arch, serving) + _streams(arch, serving, release or Release())

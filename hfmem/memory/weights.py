@@ -7,6 +7,7 @@ multi-token-prediction layers without speculation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Final, Literal
@@ -50,6 +51,8 @@ _RANKS_OF_HOST: Final = 8
 #: what stands beside packed codes and is not held as it is stored
 _BESIDE_CODES: Final = ("qzeros", "g_idx", "bias", "weight_zero_point")
 _PACKED: Final = (".qweight", ".weight_packed")
+#: what an expert's gate is called: `gate_proj`, `gate_up_proj`, `w1` beside `w3`
+_GATE: Final = re.compile(r"gate|w13|\bw3\b")
 #: what SGLang shares out within a group of data-parallel attention, as it does an image encoder's attention
 #: (`layers/attention/vision.py`); the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
@@ -256,7 +259,7 @@ def _held(
     packed = arch.model_type in PADDED_BY_DEVICE and any(is_packed(group.pattern, group.dtype) for group in groups)
     capability = serving.compute_capability
     kernel = kernel_of(engine, capability, release) if packed and engines.engine(engine).OWN_CLASSES else None
-    gated = any(isinstance(spec.split, ExpertSplit) and "gate" in spec.pattern for spec in arch.tensors)
+    gated = any(isinstance(spec.split, ExpertSplit) and _GATE.search(spec.pattern) for spec in arch.tensors)
     own_classes = engines.engine(engine).OWN_CLASSES
     modules = QuantizedModules(groups if own_classes else ())
     matcher = matcher_of(arch.tensors)
