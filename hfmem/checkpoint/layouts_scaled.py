@@ -84,7 +84,7 @@ def _packing(weight: Part, scale: Part, module: str, said: Quantization | None) 
 
 
 def _packed_in_bytes(weight: Part, scale: Part, bits: int | None) -> _Packing:
-    """How bytes hold codes: two or four thirds of one each, where as many groups of 16 or 32 as there are scales make that, else one."""
+    """How bytes hold codes: two each or four in three, where as many groups of 16 or 32 as there are scales make that, else one."""
     rows, cols = _rows(weight), weight.shape[-1]
     down, groups = _rows(scale), _groups(weight, scale)
     micro = scale.dtype in _MICRO_SCALES
