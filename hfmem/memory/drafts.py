@@ -197,14 +197,6 @@ def _beside(target: RankWeights, draft: RankWeights) -> RankWeights:
     )
 
 
-def prediction_bytes(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> int:
-    """Bytes on a rank of the layers that predict further tokens, split like the layers of the model."""
-    alone, stored = replace(serving, pp=1), tuple(groups)
-    return (
-        rank_weights(_predicting(arch, serving.engine), stored, alone).bytes - rank_weights(arch, stored, alone).bytes
-    )
-
-
 @remembered
 def prediction_layers(architecture: Architecture) -> tuple[Layer, ...]:
     """The layers that predict further tokens: as the architecture has them, else as many blocks as they have weights for, each like
