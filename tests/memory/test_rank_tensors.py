@@ -14,6 +14,7 @@ from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.families.registry import read_architecture
+from hfmem.model.inventory import ExpertSplit
 from hfmem.model.quantized import stored_as_said
 
 #: NVFP4: half a byte a weight, and a scale of one byte for each 16
@@ -115,3 +116,44 @@ def test_scales_of_experts_dealt_out_whole_go_with_their_experts() -> None:
     codes, scales = 3 * 4 * 3 * 64 * 32, 3 * 4 * (32 + 32 + 64) * 4  # gate, up: 32 rows each; down: 64
     assert routed(ep=True) == (codes + scales) // 2
     assert routed() == codes // 2 + 3 * 4 * (16 + 16 + 64) * 4  # down is cut along its inputs: every row on both ranks
+
+
+def test_a_tensor_that_no_rule_knows_is_whole_on_the_ranks_of_the_first_stage() -> None:
+    arch = read_architecture({**MIXTURE, "tie_word_embeddings": False})
+    serving = Serving(100, engine="vllm", tp=2, pp=3)
+    known = rank_weights(arch, stored(arch), serving)
+    table = TensorGroup("lookup.table", "F32", (10, 30), ((),))
+    found = rank_weights(arch, [*stored(arch), table], serving)
+    first, *others = (a - b for a, b in zip(found.stage_bytes, known.stage_bytes, strict=True))
+    assert (first, others) == (10 * 30 * 4, [0, 0])
+
+
+def test_whispers_fused_projections_have_a_bias_for_keys() -> None:
+    """whisper-tiny: 4 encoder and 4 decoder layers of 384, the latter with cross attention; `k_proj` is stored without a bias and
+    `QKVParallelLinear` has one. Its table of words is not padded (`whisper.py`: `nn.Embedding`)."""
+    config = {
+        "model_type": "whisper", "d_model": 384, "encoder_layers": 4, "decoder_layers": 4, "encoder_attention_heads": 6,
+        "decoder_attention_heads": 6, "encoder_ffn_dim": 1536, "decoder_ffn_dim": 1536, "vocab_size": 51865,
+        "num_mel_bins": 80, "max_source_positions": 1500, "max_target_positions": 448, "torch_dtype": "float16",
+    }  # fmt: skip
+    arch = read_architecture(config)
+    groups = [TensorGroup(s.pattern, "F16", s.shape, s.boxes) for s in arch.tensors if s.tied_to is None]
+    plain = sum(group.total_bytes for group in groups)
+    found = rank_weights(arch, groups, Serving(100, engine="vllm")).bytes
+    assert found - plain == 12 * 384 * 2
+
+
+def test_blocks_of_experts_are_cut_by_replicas_too() -> None:
+    """vLLM shares experts among the ranks of all replicas: 256 rows over four are 64 each, blocks of 128 become blocks of 64."""
+    arch = read_architecture(
+        {**MIXTURE, "tie_word_embeddings": False, "hidden_size": 256, "moe_intermediate_size": 256}
+    )
+    groups = []
+    for spec in arch.tensors:
+        if isinstance(spec.split, ExpertSplit):
+            groups.append(TensorGroup(spec.pattern, "F8_E4M3", spec.shape, spec.boxes))
+            groups.append(TensorGroup(f"{spec.pattern}_scale_inv", "F32", (2, 2), spec.boxes))
+    matrices = 3 * 4 * 3
+    held = [rank_weights(arch, groups, Serving(100, engine="vllm", dp=dp)).bytes for dp in (1, 2, 4)]
+    scales = (2 * 2, 1 * 2, 1 * 4)
+    assert held == [matrices * (256 * 256 // dp + 4 * count) for dp, count in zip((1, 2, 4), scales, strict=True)]
