@@ -102,7 +102,9 @@ def deepseek_vl2(cfg: Config) -> Architecture:
     inv = Inventory()
     width, count = seen.positive("width"), seen.positive("layers")
     inside = int(width * seen.positive_float("mlp_ratio"))
-    side = (seen.opt_int("image_size") or 384) // seen.positive("patch_size")  # published ones rely on its class's default
+    side = (seen.opt_int("image_size") or 384) // seen.positive(
+        "patch_size"
+    )  # published ones rely on its class's default
     sizes = {
         "hidden_size": width,
         "num_channels": 3,
