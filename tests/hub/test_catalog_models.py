@@ -171,6 +171,19 @@ def test_glm_5_3_flash_part_by_part() -> None:
     assert parts["vision"] == 1_127_254_016
 
 
+def test_deepseek_v4_1_part_by_part() -> None:
+    """Bytes by the published headers: FP4 experts, FP8 n-gram tables with a byte for each 32 of a row, FP8 in blocks of 32 × 32."""
+    parts = read_model(
+        "deepseek-ai/DeepSeek-V4.1-Flash", fetch=FetchOptions(offline=True)
+    ).parameters.weights_by_component
+    assert parts["experts"] == 288_777_830_400 + 2 * 40 * 384 * 5120  # and the routers, without their biases
+    assert parts["mlp"] == 1_416_960_000
+    projected = 2 * 25_600 * 6144 * (1 + 1 / 1024) + 2 * 2 * 4 * 5120 * 2  # wkv, and two norms a layer
+    assert parts["embedding"] == 1_323_827_200 + 203_073_076_240 - projected
+    assert parts["vision"] == 970_506_240 + 3 * 2 * 5120  # with three learnt tokens
+    assert parts["lm_head"] == 1_323_827_200
+
+
 def test_qwen_3_8_in_fp8() -> None:
     """407 tensors of its files are FP8 in blocks of 128 × 128, all of whole blocks; no head, embedding or tower."""
     h, inner, wide = 5120, 17_408, 6144
