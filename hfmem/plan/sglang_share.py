@@ -68,15 +68,17 @@ _TEXT_ALONE: Final = frozenset(
 )
 
 
-#: classes that SGLang reads by a config of its own → what it finds as `num_hidden_layers` and `hidden_size` of `vision_config`
-#: (`getattr` with ViT-L's as defaults: Qwen's says `depth`, MiniMax M3's stays a dict)
+#: classes that SGLang reads by a config of its own → what it finds as `num_hidden_layers` of `vision_config`, and as `hidden_size`
+#: whatever a checkpoint says (None: as it says, or 1152). `getattr` has ViT-L's as defaults: Qwen's says `depth`, MiniMax M3's
+#: stays a dict
 _OWN_VISION: Final = {
-    "qwen3_5": (_VIT_LAYERS, 1152),
-    "qwen3_5_moe": (_VIT_LAYERS, 1152),
-    "qwen4_exp": (_VIT_LAYERS, 1152),
+    "qwen3_5": (_VIT_LAYERS, None),
+    "qwen3_5_moe": (_VIT_LAYERS, None),
+    "qwen4_exp": (_VIT_LAYERS, None),
     "kimi_k3": (27, 1024),
     "minimax_m3_vl": (_VIT_LAYERS, _VIT_HIDDEN),
 }
+_QWEN_HIDDEN: Final = 1152
 #: classes whose prefill is captured up to so many tokens (`apply_muse_glimmer_prefill_cuda_graph_max_bs_default`)
 _SMALL_PREFILL: Final = {"MuseGlimmerForCausalLM": 512, "MuseGlimmerForConditionalGeneration": 512}
 #: classes whose pools are sized once graphs are captured (`MUSE_SPARK_ENV_DEFAULTS`), so that little is reserved for these; and
@@ -106,7 +108,10 @@ def served_model(arch: Architecture) -> ServedModel:
     multimodal = towers or any(isinstance(cache, CrossAttention) for cache in caches)
     delta = any(isinstance(cache, KimiDeltaState) for cache in caches)
     compressed = any(isinstance(cache, CompressedAttention) for cache in caches)
-    layers, hidden = _OWN_VISION.get(arch.model_type) or arch.vision_size or (None, None)
+    layers, hidden = arch.vision_size or (None, None)
+    if arch.model_type in _OWN_VISION:
+        layers, own = _OWN_VISION[arch.model_type]
+        hidden = own or hidden or _QWEN_HIDDEN
     captured = not multimodal or not _CAPTURED.isdisjoint(arch.architectures)
     return ServedModel(
         latent=any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in caches),

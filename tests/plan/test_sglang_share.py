@@ -98,6 +98,9 @@ def test_what_a_model_changes() -> None:
     assert served("deepseek-ai/DeepSeek-V3") == ServedModel(latent=True)
     # a vision encoder of 32 layers and 1,280 (its config)
     assert served("Qwen/Qwen2.5-VL-3B-Instruct") == ServedModel(captures_prefill=False, vision=(32, 1280))
+    # Qwen3.5's says `depth`, which is not read: ViT-L's 24 layers, of the width that the checkpoint's encoder has
+    for name, width in (("Qwen/Qwen3.5-0.8B", 768), ("Qwen/Qwen3.5-2B", 1024), ("Qwen/Qwen3.5-27B", 1152)):
+        assert served(name).vision == (24, width)
     # SigLIP is left out unless told `--enable-multimodal`
     assert served("google/gemma-3-27b-it") == ServedModel()
 
