@@ -85,19 +85,25 @@ _SMALL_PREFILL: Final = {"MuseGlimmerForCausalLM": 512, "MuseGlimmerForCondition
 #: what is then, in MiB, with and without a vision encoder
 _SIZED_AFTER_CAPTURE: Final = frozenset({"MuseSparkForConditionalGeneration"})
 _AFTER_CAPTURE, _VISION_AFTER_CAPTURE = 1536, 8 * 1024
+#: model types whose features lie in memory that processes share on large Hoppers, what that is and what a cache of features is
+#: (`SGLANG_MM_FEATURE_CACHE_MB`, `SGLANG_VLM_CACHE_SIZE_MB`)
+_SHARES_FEATURES: Final = frozenset({"qwen3_vl", "qwen3_vl_moe"})
+_SHARED_FEATURES, _FEATURES = 1024 * MIB, 100 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """What the share depends on beside the device: latent attention, whether prefill is captured in graphs and up to how many
     tokens (None: a chunk's), the vision encoder's layers and hidden size where there is one, and whether pools are sized once
-    graphs are captured."""
+    graphs are captured. `multimodal`: images or sound are served; `shares_features`: by Qwen3-VL's way on large Hoppers."""
 
     latent: bool = False
     captures_prefill: bool = True
     vision: tuple[int, int] | None = None
     most_captured: int | None = None
     sized_after_capture: bool = False
+    multimodal: bool = False
+    shares_features: bool = False
 
 
 def served_model(arch: Architecture) -> ServedModel:
@@ -119,6 +125,20 @@ def served_model(arch: Architecture) -> ServedModel:
         vision=(layers or _VIT_LAYERS, hidden or _VIT_HIDDEN) if towers and arch.vision_size else None,
         most_captured=next((_SMALL_PREFILL[name] for name in arch.architectures if name in _SMALL_PREFILL), None),
         sized_after_capture=not _SIZED_AFTER_CAPTURE.isdisjoint(arch.architectures),
+        multimodal=multimodal,
+        shares_features=arch.model_type in _SHARES_FEATURES,
+    )
+
+
+def features_bytes(memory_bytes: int, capability: int, model: ServedModel) -> int:
+    """What a multimodal model's features take of the pool's memory (`mm_runtime_reservation_gb`): a cache of them, or on large
+    Hoppers the memory in which Qwen3-VL's tokenizer hands them over."""
+    if not model.multimodal:
+        return 0
+    return (
+        _SHARED_FEATURES
+        if model.shares_features and capability // 10 == 9 and memory_bytes / MIB >= _LARGE
+        else _FEATURES
     )
 
 
