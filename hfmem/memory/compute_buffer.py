@@ -30,6 +30,7 @@ _WIDE_MASK, _NARROW_MASK = 6, 2
 _WINDOWED: Final = (SlidingAttention, ChunkedAttention, CompressedAttention)
 #: … and without flash attention in fp32 alone
 _PLAIN_MASK: Final = 4
+_SCHEDULED: Final = 4
 #: from this build on (of June 2026) CUDA's copies of the cache in 16 bit are in the buffer; before, in a pool that no log names
 _COPIES_BUILD: Final = 9489
 
@@ -70,17 +71,27 @@ def compute_buffer(
     if few:  # else logits are wider as a rule, and what was seen of long contexts is attention
         widths = max(widths, 2 * arch.hidden_size + _feed_forward(arch))
         low = 0.3 if arch.num_experts else low
-    inner = attention.masks + max(tokens * 4 * widths, attention.bytes)
+    copies = _input_copies(serving)
+    inner = copies * attention.masks + max(tokens * 4 * widths, attention.bytes)
+    inner += copies * tokens * 4 * arch.hidden_size if copies > 1 else 0  # what the device before passes on
     high = 2.5 if arch.num_experts and few else 1.5
     if attention.bytes > tokens * 4 * widths:
         low, high = 0.9, 1.2
-    if serving.tp * serving.pp > 1:  # copies of what passes between devices
-        high = 2.5
+    if serving.tp * serving.pp > 1:  # no log of them was at hand
+        high = max(high, 2.0)
     if told.cpu_moe_layers or told.gpu_layers is not None:  # weights of the host that a large batch copies over
         high = 3.5
     if inner > logits:
         return Buffer(inner, low, high, f"{tokens:,} tokens × activations{attention.words}")
     return Buffer(logits, 0.9, high, f"{rows:,} tokens × (vocabulary + hidden size) in fp32")
+
+
+def _input_copies(serving: Serving) -> int:
+    """How often a device holds what it gets from others: once, or for four micro-batches under way where whole layers of all kinds
+    are on several devices (pipeline parallelism, `GGML_SCHED_MAX_COPIES`)."""
+    told = serving.llama_cpp
+    alone = told.gpu_layers is not None or told.cpu_moe_layers or not told.kv_offload
+    return 1 if alone or serving.tp * serving.pp == 1 else _SCHEDULED
 
 
 class _Attention(NamedTuple):

@@ -146,3 +146,12 @@ def test_a_cache_on_the_host() -> None:
     assert (found.bytes_per_rank, found.host_bytes) == (0, 8192 * 131_072)
     near, far = (compute_buffer(llama_3_8b(), served(count, kv_offload=False)).bytes for count in (8192, 65_536))
     assert near == far
+
+
+def test_several_devices_hold_inputs_of_four_micro_batches() -> None:
+    """Masks, and rows of the hidden size from the device before; not where layers, experts or the cache stay on the host."""
+    one_device = compute_buffer(llama_3_8b(), served(32_768)).bytes
+    for told, copies in (({}, 4), ({"gpu_layers": 20}, 1), ({"cpu_moe_layers": 2}, 1)):
+        serving = Serving(32_768, engine="llama.cpp", pp=2, llama_cpp=LlamaCpp(**told))  # type: ignore[arg-type]
+        more = 3 * 512 * 32_768 * 2 + 4 * 512 * 4096 * 4 if copies == 4 else 0
+        assert compute_buffer(llama_3_8b(), serving).bytes == one_device + more
