@@ -68,6 +68,12 @@ def test_gated_experts_of_nvfp4_are_whole_where_their_rows_suit(minor: int, rows
         assert kernel_share(up, *_fp4(up), ranks, capability, Release(minor), gated=True) == Fraction(rows, 704)
 
 
+def test_humming_pads_inputs_and_outputs_apart() -> None:
+    """Nemotron 3 Nano on Hopper: `down_proj` is 2688 rows to 2816 and 1856 columns to 1920."""
+    down = TensorSpec("layers.{}.experts.{}.down_proj.weight", (2688, 1856), (), Component.MLP, ExpertSplit(1, Row()))
+    assert kernel_share(down, *_fp4(down), Sharding(), 90, Release(), gated=False) == Fraction(2816 * 1920, 2688 * 1856)
+
+
 #: an expert of Qwen3 30B A3B: 768 of 2048, gate and up in one parameter
 _GATE = TensorSpec("layers.{}.experts.{}.up_proj.weight", (768, 2048), (), Component.MLP, ExpertSplit(1, Column()))
 _DOWN = TensorSpec("layers.{}.experts.{}.down_proj.weight", (2048, 768), (), Component.MLP, ExpertSplit(1, Row()))
