@@ -26,9 +26,9 @@ from hfmem.memory.quantized_modules import QuantizedModules
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import Sharding, check_blocks, in_image_attention, share
 from hfmem.memory.stages import Stages
-from hfmem.memory.tiles import kernel_share
+from hfmem.memory.tiles import expanded_scales, kernel_share
 from hfmem.model.architecture import Architecture
-from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
+from hfmem.model.inventory import Box, Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
 from hfmem.model.matching import Expected, Match, matcher_of
 from hfmem.model.names import core
 from hfmem.records import replace
@@ -125,22 +125,28 @@ class RankTensors:
         matcher = matcher_of(self.arch.tensors)
         for group in self.groups:
             for match in matcher.assign(group.pattern, group.boxes):
-                expected = match.expected or matcher.owner(group.pattern, match.boxes)
-                held = self._unknown(group, match) if expected is None else self._known(group, match, expected)
-                if held is not None:
-                    yield held
+                if match.expected is not None:
+                    yield from self._known(group, match.boxes, match.expected, is_expected=True)
+                    continue
+                for own in matcher.owners(group.pattern, match.boxes):
+                    if own.expected is None:
+                        yield self._unknown(group, own)
+                    else:
+                        yield from self._known(group, own.boxes, own.expected, is_expected=False)
 
     def _unknown(self, group: TensorGroup, match: Match) -> HeldTensors:
         counts = (match.count, *[0] * (self.stages.count - 1))
         return HeldTensors(group.pattern, group.tensor_bytes, counts, tuple(match.boxes), None)
 
-    def _known(self, group: TensorGroup, match: Match, expected: Expected) -> HeldTensors | None:
-        """Matches of a group that are an expected tensor's (`match.expected`) or stand beside it; None: they are not loaded."""
-        spec, is_expected = expected.spec, match.expected is not None
+    def _known(
+        self, group: TensorGroup, boxes: tuple[Box, ...], expected: Expected, *, is_expected: bool
+    ) -> Iterator[HeldTensors]:
+        """Tensors of a group that are the expected one's or stand beside it, if they are loaded."""
+        spec = expected.spec
         if is_expected and (spec.tied_to is not None or spec.pattern == self.stages.dropped):
-            return None
+            return
         if is_passed_over(spec, self.serving, self.fused):
-            return None
+            return
         size = self._stored_bytes(group, spec, is_expected=is_expected)
         if is_expected or _is_same_module(group.pattern, expected):
             size *= self.fused.copies(spec)
@@ -151,15 +157,18 @@ class RankTensors:
         part = self._part(group, spec, is_expected=is_expected)
         on_rank = -(-size * part.numerator // part.denominator)
         axis = _folded_axis(expected)
-        counts = tuple(self.stages.counts(spec, match.boxes, axis))
+        counts = tuple(self.stages.counts(spec, boxes, axis))
         place = self.stages.place(expected.spec, self.places.get(expected.spec))
-        return HeldTensors(group.pattern, on_rank, counts, tuple(match.boxes), axis, _use(spec, self.arch), place)
+        yield HeldTensors(group.pattern, on_rank, counts, boxes, axis, _use(spec, self.arch), place)
 
     def _stored_bytes(self, group: TensorGroup, spec: TensorSpec, *, is_expected: bool) -> int:
         """Bytes of the whole tensor in the dtype in which the engine holds it, with the bias that it adds."""
         dtype = _held_dtype(group, self.target_dtype if is_expected else None)
         size = num_bytes(dtype, group.elements)
-        if self.vllm and BITS.get(group.dtype) == 16 and in_fp32(self.arch, group.pattern, self.modules.codes(group)):
+        codes = self.modules.codes(group) if self.vllm else None
+        if codes is not None and (scales := expanded_scales(spec, group, codes, self.serving.compute_capability)):
+            return scales
+        if self.vllm and BITS.get(group.dtype) == 16 and in_fp32(self.arch, group.pattern, codes):
             size *= 2
         return size + num_bytes(dtype, self.fused.bias(spec)) if is_expected else size
 
@@ -228,7 +237,8 @@ class RankTensors:
         out, inputs = spec.shape[-2], spec.shape[-1]
         if group.pattern.endswith("g_idx"):
             return whole if isinstance(inner, Row) else Fraction(1)
-        if isinstance(inner, Row) and group.elements == out != inputs:
+        experts = spec.shape[0] if len(spec.shape) > 2 else 1
+        if isinstance(inner, Row) and group.elements == experts * out != experts * inputs:
             return Fraction(1)
         return whole
 

@@ -23,6 +23,8 @@ from hfmem.records import dataclass
 _FP4_ROWS: Final = 128
 _FP4_GATED_ROWS, _FP4_GATED_RELEASE = 64, 28
 _FP4_COLUMNS, _FP4_COLUMNS_RELEASE = 256, 20
+#: compute capability from which devices compute in fp8
+_COMPUTES_FP8: Final = 89
 #: generations of devices that compute in NVFP4
 _COMPUTES_FP4: Final = (10, 12)
 #: the first release that serves packed experts by Humming on Hopper, and in which Marlin pads them, and what these pad to
@@ -95,6 +97,19 @@ def kernel_share(
     if prod(group.shape[-2:]) == spec.shape[-2]:  # one scale a row
         return taller
     return taller * Fraction(columns, part.columns) * Fraction(size, smaller)
+
+
+def expanded_scales(spec: TensorSpec, group: TensorGroup, codes: TensorGroup | None, capability: int) -> int | None:
+    """Bytes of a matrix's scales for blocks of fp8 where Marlin serves it, on devices that do not compute in fp8: for each row and
+    block of columns one of 16 bits (`marlin_utils_fp8.py`); None: they are kept as they are."""
+    if capability >= _COMPUTES_FP8 or codes is None or codes.dtype != "F8_E4M3" or len(spec.shape) < 2:
+        return None
+    routed = isinstance(spec.split, ExpertSplit)
+    if not group.pattern.endswith((".weight_scale_inv", ".weight_scale") if routed else ".weight_scale_inv"):
+        return None
+    if len(group.shape) < 2 or min(group.shape[-2:]) < 2:
+        return None
+    return prod((*group.shape[:-2], spec.shape[-2], group.shape[-1])) * 2
 
 
 def _part(spec: TensorSpec, sharding: Sharding, gated: bool) -> _Part:
