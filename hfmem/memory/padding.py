@@ -120,9 +120,7 @@ def copies_beside_codes(
     if leaf == "g_idx":
         return 1 if by_machete and not routed and release.minor < _NO_ORDER else 0
     if not of_awq:
-        # Humming leaves an expert its own tensors alone
-        by_humming = engine == "vllm" and release.minor >= _NO_ORDER and capability // 10 == _HOPPER
-        return 1 if (routed and not by_humming) or (not routed and by_machete) else 0
+        return 1 if routed or by_machete else 0
     return 4 if by_machete and not routed and release.minor >= _AWQ_BY_KERNEL else 1
 
 

@@ -80,23 +80,25 @@ def kernel_share(
         return Fraction(1)
     size, own = group_size or -1, part.columns if part.is_down else part.rows
     smaller = _smaller_group(size, part, own) if codes.pattern.endswith(".qweight") else size
+    hidden = part.rows if part.is_down else part.columns
+    humming = release.minor >= _TILED and capability == _HOPPER
+    by_marlin = smaller == size and size in (*_MARLIN_GROUPS, 16) and (size == 16 or hidden % _MARLIN_HIDDEN == 0)
+    if group.pattern.endswith(".qzeros") and (humming or not by_marlin) and codes.shape[-2] != spec.shape[-1]:
+        return Fraction(0)  # of a symmetric GPTQ file: what is not Marlin's does without
     rows, columns = Fraction(part.rows), part.columns
-    if release.minor >= _TILED:
-        if capability == _HOPPER:
-            rows = Fraction(_up(part.rows * part.merged, _HUMMING_ROWS), part.merged)
-            columns = _up(columns, _HUMMING_COLUMNS)
-        elif smaller == size and size in (*_MARLIN_GROUPS, 16):
-            step = lcm(_MARLIN_INNER, max(size, 1))
-            if size == 16 and (part.rows if part.is_down else part.columns) % _MARLIN_HIDDEN:
-                step = _FP4_ROWS
-            inner = _up(own, step)
-            rows, columns = (rows, inner) if part.is_down else (Fraction(inner), columns)
+    if humming:
+        rows = Fraction(_up(part.rows * part.merged, _HUMMING_ROWS), part.merged)
+        columns = _up(columns, _HUMMING_COLUMNS)
+    elif release.minor >= _TILED and by_marlin:
+        inner = _up(own, _FP4_ROWS if hidden % _MARLIN_HIDDEN else lcm(_MARLIN_INNER, max(size, 1)))
+        rows, columns = (rows, inner) if part.is_down else (Fraction(inner), columns)
     taller = rows / part.rows
     if group is codes:
         return taller * Fraction(columns, part.columns)
-    if prod(group.shape[-2:]) == spec.shape[-2]:  # one scale a row
+    if size < 0:
         return taller
-    return taller * Fraction(columns, part.columns) * Fraction(size, smaller)
+    in_file = Fraction(-(-spec.shape[-1] // size) * part.columns, spec.shape[-1])  # groups, the rank's share of them
+    return taller * Fraction(columns, smaller) / in_file
 
 
 def expanded_scales(spec: TensorSpec, group: TensorGroup, codes: TensorGroup | None, capability: int) -> int | None:
