@@ -50,7 +50,7 @@ def kept_beside(
 ) -> int:
     """Bytes on a rank, tables of rotations among them."""
     backend = serving.engine == "vllm" and through_transformers(arch)  # whose module rotates without a table
-    found = 0 if backend else rotary_table_bytes(arch, serving.engine)
+    found = 0 if backend else rotary_table_bytes(arch, serving.engine, release)
     if serving.engine == "vllm":
         found += (
             _deepstack(arch, serving) + _layer_inputs(arch, serving) + _streams(arch, serving, release or Release())

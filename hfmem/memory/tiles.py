@@ -1,9 +1,10 @@
 """What kernels of packed weights round a rank's part of an expert up to, once the weights are loaded.
 
 Read from vLLM 0.14, 0.17, 0.20 to 0.31 and 0.33: `quantization/utils/flashinfer_fp4_moe.py`
-(`prepare_nvfp4_moe_layer_for_fi_or_cutlass`); from 0.33: `quantization/utils/humming/{priority,moe}.py` (on Hopper, Humming before
-Marlin: gate and up together to 256 rows, inputs to 128), `quantization/utils/marlin_utils.py` (`marlin_moe_padded_intermediate`),
-`marlin_utils_fp4.py`, `quantization/moe_wna16.py` (groups halved until they suit a rank's part). Experts of gpt-oss: `mxfp4.py`.
+(`prepare_nvfp4_moe_layer_for_fi_or_cutlass`); from 0.32 `quantization/utils/humming/{priority,moe}.py` (on Hopper, Humming before
+Marlin: gate and up together to 256 rows, inputs to 128); from 0.20, 0.24, 0.27 and 0.30 to 0.33 `quantization/utils/
+{marlin_utils,marlin_utils_fp4,marlin_utils_fp8}.py` (`marlin_moe_padded_intermediate`); `quantization/moe_wna16.py` (groups halved
+until they suit a rank's part). Experts of gpt-oss: `mxfp4.py`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ _FP4_COLUMNS, _FP4_COLUMNS_RELEASE = 256, 20
 _COMPUTES_FP8: Final = 89
 #: generations of devices that compute in NVFP4
 _COMPUTES_FP4: Final = (10, 12)
-#: the first release that serves packed experts by Humming on Hopper, and in which Marlin pads them, and what these pad to
-_TILED: Final = 33
+#: the first release that serves packed experts by Humming on Hopper, those in which Marlin pads them in NVFP4 and others, and what
+#: these pad to
+_HUMMING_RELEASE: Final = 32
+_MARLIN_FP4_RELEASE, _MARLIN_RELEASE = 24, 27
 _HOPPER: Final = 90
 _HUMMING_ROWS, _HUMMING_COLUMNS = 256, 128
 _MARLIN_INNER, _MARLIN_HIDDEN = 64, 128
@@ -81,7 +84,7 @@ def kernel_share(
     size, own = group_size or -1, part.columns if part.is_down else part.rows
     smaller = _smaller_group(size, part, own) if codes.pattern.endswith(".qweight") else size
     hidden = part.rows if part.is_down else part.columns
-    humming = release.minor >= _TILED and capability == _HOPPER
+    humming = release.minor >= _HUMMING_RELEASE and capability == _HOPPER
     by_marlin = smaller == size and size in (*_MARLIN_GROUPS, 16) and (size == 16 or hidden % _MARLIN_HIDDEN == 0)
     if group.pattern.endswith(".qzeros") and (humming or not by_marlin) and codes.shape[-2] != spec.shape[-1]:
         return Fraction(0)  # of a symmetric GPTQ file: what is not Marlin's does without
@@ -89,7 +92,7 @@ def kernel_share(
     if humming:
         rows = Fraction(_up(part.rows * part.merged, _HUMMING_ROWS), part.merged)
         columns = _up(columns, _HUMMING_COLUMNS)
-    elif release.minor >= _TILED and by_marlin:
+    elif by_marlin and release.minor >= (_MARLIN_FP4_RELEASE if size == 16 else _MARLIN_RELEASE):
         inner = _up(own, _FP4_ROWS if hidden % _MARLIN_HIDDEN else lcm(_MARLIN_INNER, max(size, 1)))
         rows, columns = (rows, inner) if part.is_down else (Fraction(inner), columns)
     taller = rows / part.rows

@@ -42,7 +42,7 @@ _UP = TensorSpec("layers.{}.experts.{}.up_proj.weight", (1856, 2688), (), Compon
         (120, 33, 2, True, 1920, 2688),
         (100, 17, 1, False, 1920, 2688),
         (100, 33, 1, False, 1920, 2816),  # TensorRT-LLM's kernel: hidden sizes to 256, from 0.20
-        (90, 32, 1, False, 1856, 2688),  # Marlin, before it padded
+        (90, 31, 1, False, 1856, 2688),  # Marlin: 29 × 64
         (90, 33, 1, False, 2048, 2688),  # Humming: rows to 256, columns to 128
         (90, 33, 2, False, 1024, 2688),
         (89, 33, 2, False, 960, 2688),  # Marlin: to 64 where the hidden size is whole 128s
@@ -83,7 +83,7 @@ _DOWN = TensorSpec("layers.{}.experts.{}.down_proj.weight", (2048, 768), (), Com
     ("capability", "minor", "up", "down"),
     [
         (90, 33, (256, 2048), (2048, 256)),  # Humming: 2 × 192 rows to 512, 192 columns to 256
-        (90, 32, (192, 2048), (2048, 192)),
+        (90, 31, (192, 2048), (2048, 192)),
         (89, 33, (192, 2048), (2048, 192)),  # Marlin: 192 = 3 × 64
     ],
 )
@@ -120,7 +120,7 @@ def test_marlin_pads_the_inner_size_to_whole_groups() -> None:
     assert kernel_share(down, codes, codes, 128, ranks, 80, Release(), gated=True) == 1
     narrow = Sharding(tp=16, expert_ranks=16, num_experts=128)  # 96 columns in groups of 32: to 128
     assert kernel_share(down, codes, codes, 32, narrow, 80, Release(), gated=True) == Fraction(128, 96)
-    assert kernel_share(down, codes, codes, 32, narrow, 80, Release(32), gated=True) == 1
+    assert kernel_share(down, codes, codes, 32, narrow, 80, Release(24), gated=True) == 1
 
 
 def test_a_model_of_nvfp4_experts_on_hopper() -> None:
