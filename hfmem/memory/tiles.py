@@ -24,6 +24,9 @@ from hfmem.records import dataclass
 _FP4_ROWS: Final = 128
 _FP4_GATED_ROWS, _FP4_GATED_RELEASE = 64, 28
 _FP4_COLUMNS, _FP4_COLUMNS_RELEASE = 256, 20
+#: scales of blocks, and the matrices that DeepGEMM takes
+_BLOCK_SCALES: Final = (".weight_scale_inv", ".weight_scale")
+_DEEPGEMM_ROWS, _DEEPGEMM_COLUMNS = 64, 128
 #: compute capability from which devices compute in fp8
 _COMPUTES_FP8: Final = 89
 #: generations of devices that compute in NVFP4
@@ -105,16 +108,24 @@ def kernel_share(
 
 
 def expanded_scales(spec: TensorSpec, group: TensorGroup, codes: TensorGroup | None, capability: int) -> int | None:
-    """Bytes of a matrix's scales for blocks of fp8 where Marlin serves it, on devices that do not compute in fp8: for each row and
-    block of columns one of 16 bits (`marlin_utils_fp8.py`); None: they are kept as they are."""
-    if capability >= _COMPUTES_FP8 or codes is None or codes.dtype != "F8_E4M3" or len(spec.shape) < 2:
+    """Bytes of a matrix's scales for blocks of fp8 where a kernel has one for each row and block of columns; None: they are kept as
+    they are.
+
+    Marlin, on devices that do not compute in fp8, has them in 16 bits (`marlin_utils_fp8.py`); DeepGEMM on data-centre Blackwell
+    those of dense layers as exponents, four in a word (`fp8_utils.py`, `deepgemm_post_process_fp8_weight_block`).
+    """
+    if codes is None or codes.dtype != "F8_E4M3" or len(spec.shape) < 2 or len(group.shape) < 2:
         return None
+    rows, columns = spec.shape[-2:]
     routed = isinstance(spec.split, ExpertSplit)
-    if not group.pattern.endswith((".weight_scale_inv", ".weight_scale") if routed else ".weight_scale_inv"):
+    blocks = group.shape[-1]
+    if not group.pattern.endswith(_BLOCK_SCALES) or min(group.shape[-2:]) < 2:
         return None
-    if len(group.shape) < 2 or min(group.shape[-2:]) < 2:
-        return None
-    return prod((*group.shape[:-2], spec.shape[-2], group.shape[-1])) * 2
+    if capability < _COMPUTES_FP8 and (routed or group.pattern.endswith("_inv")):
+        return prod(group.shape[:-2]) * rows * blocks * 2
+    if capability // 10 == 10 and not routed and rows % _DEEPGEMM_ROWS == 0 and columns % _DEEPGEMM_COLUMNS == 0:
+        return rows * -(-blocks // 4) * 4
+    return None
 
 
 def _part(spec: TensorSpec, sharding: Sharding, gated: bool) -> _Part:

@@ -169,12 +169,12 @@ def test_packed_experts_of_prediction_layers_are_left_out() -> None:
     assert rank_weights(arch, [codes], Serving(100, compute_capability=80)).bytes == 45 * 128 * 1408 * 2048
 
 
-def test_scales_of_fp8_blocks_on_devices_without_fp8() -> None:
-    """Marlin has one of 16 bits for each row and block of columns: of 1024 × 4096 in blocks of 128, 1024 × 32."""
+def test_scales_of_fp8_blocks() -> None:
+    """Of 1024 × 4096 in blocks of 128, 8 × 32 in fp32; Marlin has 1024 × 32 of 16 bits, DeepGEMM on Blackwell as many of 8."""
     arch = architecture("meta-llama/Meta-Llama-3-8B")
     at, boxes = "model.layers.{}.self_attn.k_proj.weight", ((range(32),),)
     groups = [TensorGroup(at, "F8_E4M3", (1024, 4096), boxes), TensorGroup(f"{at}_scale_inv", "F32", (8, 32), boxes)]
-    for capability, scales in ((80, 1024 * 32 * 2), (89, 8 * 32 * 4)):
+    for capability, scales in ((80, 1024 * 32 * 2), (89, 8 * 32 * 4), (100, 1024 * 32), (120, 8 * 32 * 4)):
         for tp in (1, 2):
             held = rank_weights(arch, groups, Serving(100, tp=tp, compute_capability=capability)).bytes
             assert held == 32 * (1024 * 4096 + scales) // tp
