@@ -97,7 +97,7 @@ def hybrid_block(
 ) -> int:
     """The attention block whose page covers a state's page (`_align_hybrid_block_size`)."""
     step = block
-    if isinstance(attention, LatentAttention):
+    if isinstance(attention, LatentAttention | SparseLatentAttention):
         step = max(step, _HYBRID_MLA_BLOCK)
     if align and serving.prefill_checkpoints:
         step = lcm(step, checkpoint_alignment(arch, serving.compute_capability))
