@@ -1,12 +1,13 @@
-"""transformers' dynamic cache: what it holds during decoding.
+"""transformers' caches: what the dynamic one holds during decoding, and the static and offloaded ones.
 
-Read from transformers 5.24.0: `cache_utils.py` (`DynamicLayer`, `DynamicSlidingWindowLayer`, `DynamicIndexedLayer`,
-`LinearAttentionLayer`, `EncoderDecoderCache`) and the models' own states (`modeling_recurrent_gemma.py`, `modeling_rwkv.py`,
-`modeling_minimax.py`, `modeling_falcon.py`).
+Read from transformers 5.24.0: `cache_utils.py` (`DynamicLayer`, `DynamicSlidingWindowLayer`, `DynamicIndexedLayer`, `StaticLayer`
+and kin, `LinearAttentionLayer`, `EncoderDecoderCache`, `Cache.prefetch`) and the models' own states
+(`modeling_recurrent_gemma.py`, `modeling_rwkv.py`, `modeling_minimax.py`, `modeling_falcon.py`).
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final, assert_never, assert_type
 
 from hfmem.dtypes import num_bytes
@@ -70,9 +71,11 @@ _DTYPES: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
 def cache(arch: Architecture, serving: Serving) -> CacheBytes:
-    """Bytes of the dynamic cache of `num_seqs` sequences of `context` tokens, one decode step after the prompt.
+    """Bytes of the cache of `num_seqs` sequences of `context` tokens, one decode step after the prompt.
 
-    Tensor parallelism shards the KV heads (a head is never split); pipeline stages are even runs of layers, as `device_map` does.
+    A static cache has room for `context` tokens, and in windowed layers for a window's. An offloaded one has all attention layers
+    but two on the host (of a static one those that keep every token): the one that runs and the next. Tensor parallelism shards
+    the KV heads (a head is never split); pipeline stages are even runs of layers, as `device_map` does.
 
     Raises:
         UnsupportedError: a type that there is no code for, a KV dtype that the dynamic cache does not hold, or KV heads that `tp`
@@ -87,17 +90,21 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, None)
     if fmt not in _DTYPES:
         raise UnsupportedError(f"transformers' dynamic cache holds the model's dtype, not {fmt}")
+    static, offloads = "static" in serving.cache_implementation, "offloaded" in serving.cache_implementation
     groups = []
     stages = [0] * serving.pp
+    moved: list[dict[bool, dict[int, int]]] = [{False: {}, True: {}} for _ in stages]
     num_layers = max(len(decoding_layers(arch)), 1)
     for kind, layers in decoding_kinds(arch).items():
         held = _as_cached(arch, kind)
-        tokens = decode_tokens(held, serving.context, serving.source_tokens)
+        tokens = decode_tokens(held, serving.context, serving.source_tokens, static=static)
         per_token = token_bytes(held, fmt)
         state = _state_bytes(held, "F32" if (arch.text_type or arch.model_type) in _FP32_CONV else arch.dtype)
         constant = tokens * per_token if isinstance(held, CrossAttention) else state
         growing = 0 if isinstance(held, CrossAttention) else tokens * per_token
         if isinstance(held, CompressedAttention):
+            if static:
+                raise UnsupportedError(f"transformers has no static cache for {arch.model_type} models")
             # a layer of the window alone stores the row twice, as keys and as values
             growing *= 1 if held.ratio else 2
             growing += compressed_bytes(held, serving.context, fmt, arch.dtype)
@@ -105,19 +112,33 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         copies = len(layers) * serving.tp // shards
         groups.append(LayerGroup(kind, layers, per_token, tokens, copies * (growing + constant), copies * constant))
         for index in layers:
-            stages[index * serving.pp // num_layers] += (growing + constant) // shards
+            stage, size = index * serving.pp // num_layers, (growing + constant) // shards
+            if offloads and tokens and not (static and isinstance(held, SlidingAttention | ChunkedAttention)):
+                rows = moved[stage][isinstance(held, CrossAttention)]
+                rows[index] = rows.get(index, 0) + size
+            else:
+                stages[stage] += size
+    for stage, kept in enumerate(moved):
+        stages[stage] += sum(_two_at_once(rows) for rows in kept.values())
     per_seq = sum(group.bytes for group in groups)
     return CacheBytes(
         engine=NAME,
         kv_dtype=fmt,
         bytes=per_seq * serving.num_seqs,
         bytes_per_rank=max(stages) * serving.num_seqs_per_replica,
+        host_bytes=per_seq * serving.num_seqs - sum(stages) * serving.tp * serving.num_seqs if offloads else 0,
         bytes_per_seq=per_seq,
         state_bytes_per_seq=sum(group.state_bytes for group in groups),
         layer_groups=tuple(groups),
         notes=(*open_source_notes(arch, serving), *_remote_notes(arch)),
         stage_bytes=tuple(size * serving.num_seqs_per_replica for size in stages),
     )
+
+
+def _two_at_once(layers: dict[int, int]) -> int:
+    """Bytes of the two neighbours among offloaded layers that are largest together."""
+    sizes = [layers[index] for index in sorted(layers)]
+    return max(map(sum, pairwise([*sizes, sizes[0]])), default=0) if len(sizes) > 1 else sum(sizes)
 
 
 def _remote_notes(arch: Architecture) -> tuple[Note, ...]:
@@ -143,14 +164,14 @@ def _as_cached(arch: Architecture, kind: Cache) -> Cache:
     return kind
 
 
-def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None) -> int:
-    """Tokens a layer's tensors hold during decoding: windows and chunks alike keep one less than their size.
+def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None, *, static: bool = False) -> int:
+    """Tokens a layer's tensors hold during decoding: windows and chunks alike keep one less than their size, static ones all.
 
     A window of 1 keeps everything: the slice `[-window + 1:]` is then the whole.
     """
     match kind:
         case SlidingAttention(window=size) | ChunkedAttention(chunk=size) | CompressedAttention(window=size):
-            return min(context, size - 1) if size > 1 else context
+            return min(context, size - (not static)) if size > 1 or static else context
         case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
             return context
         case CrossAttention():
