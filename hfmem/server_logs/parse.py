@@ -89,8 +89,13 @@ class LogFacts:
         return min(self.readings.get(name, ()), key=lambda reading: reading.value, default=None)
 
     def largest(self, name: str) -> Reading | None:
-        """Of all ranks the most."""
-        return max(self.readings.get(name, ()), key=lambda reading: reading.value, default=None)
+        """Of all ranks the most; where two lines say the same, the one with more digits."""
+        found = self.readings.get(name, ())
+        most = max(found, key=lambda reading: reading.value, default=None)
+        if most is None:
+            return None
+        same = (reading for reading in found if most.value - reading.value <= most.slack)
+        return min(same, key=lambda reading: reading.slack)
 
 
 def parse_log(text: str) -> LogFacts:

@@ -65,8 +65,13 @@ _ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|(?!')[^,}\s]{
 _SERVE: Final = re.compile(
     r"\b(?:vllm serve|trtllm-serve(?: serve)?|lmdeploy serve api_server)\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})"
 )
+#: … after flags, where only a name with its owner or a path is surely not a flag's value
+_SERVE_LATER: Final = re.compile(
+    r"\bvllm serve(?:\s{1,4}--?[A-Za-z][\w-]{0,40}(?:[ =][^\s/-][^\s/]{0,60})?){1,12}"
+    r"\s{1,4}(\.{0,2}/[^\s\\]{1,300}|[\w.-]{1,96}/[\w.-]{1,96})(?=\s|$)"
+)
 _CONFIG: Final = re.compile(
-    r"Initializing an? (?:V1 )?LLM (?:engine|server)(?:[^\n]{0,80}? with config: |(?: \(v[^)\n]{1,60}\))? ?\.\.\. )"
+    r"Initializing an? (?:V[01] )?LLM (?:engine|server)(?:[^\n]{0,80}? with config: |(?: \(v[^)\n]{1,60}\))? ?\.\.\. )"
 )
 _POOLING: Final = re.compile(
     r"pooler_config=PoolerConfig\(|(?:--task|--runner)[ =](?:embed|pooling|score|reward|classify)"
@@ -201,7 +206,7 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
     run = text[since:]
     elsewhere = named_elsewhere(run) or named_elsewhere(text)
     text, draft = without_speculation(_ADVICE.sub("", text))  # advice names flags that were not given
-    if served := _SERVE.search(text):
+    if served := _SERVE.search(text) or _SERVE_LATER.search(text):
         _put(said, "model", served[1])
     for match in _FLAG.finditer(text):
         _put(said, match[1].replace("-", "_"), (match[2] or "true"))
