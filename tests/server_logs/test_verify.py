@@ -242,3 +242,18 @@ def test_sglang_ratio_of_pools_and_a_draft_model() -> None:
     )
     item = compare(text, "Qwen/Qwen2.5-1.5B-Instruct")["KV cache tokens"]
     assert abs(item.difference or 1) < 0.001 and item.logged == 1_287_482
+
+
+@pytest.mark.parametrize(("available", "zeros"), [("0.58", 1), ("50.0", 4)])
+def test_a_device_too_small_for_hopper(available: str, zeros: int) -> None:
+    """A log of Qwen2.5 32B AWQ on 24 GB: 18.14 GiB. Machete (Hopper's, >= 68 GiB in use) holds zero points as halves, not as codes.
+
+    Each layer has 2 x 5120² + 2 x 5120 x 1024 + 3 x 5120 x 27648 entries; 64 layers, groups of 128, four bits a zero point.
+    """
+    text = (
+        "Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen2.5-32B-Instruct-AWQ'\n"
+        f"Model loading took 18.14 GiB memory and 8.8 seconds\nAvailable KV cache memory: {available} GiB\n"
+    )
+    points = 64 * (2 * 5120**2 + 2 * 5120 * 1024 + 3 * 5120 * 27648) // 128 // 2
+    item = by_name(verify_log(text, fetch=OFFLINE).result)["weights"]
+    assert abs(item.predicted - (18.14 * GIB + (zeros - 1) * points)) < 0.01 * GIB
