@@ -111,15 +111,20 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     share = log.settings.utilization
     if budget is None and (device is None or not (share or log.settings.complete)):
         return
-    share = share or release.utilization
-    room = budget.value if budget is not None else (device.memory_bytes if device is not None else 0) * share
-    bottom, taken, top = together((e.low, e.bytes, e.high) for e in estimates.values() if e.in_budget)
-    for rival in rivals(log):
-        others = runtime_estimates(read, serving, ranks, device, rival, log.graphs, encoder)
-        low, _, high = together((e.low, e.bytes, e.high) for e in others.values() if e.in_budget)
-        bottom, top = min(bottom, low), max(top, high)
     loaded = ranks.bytes * widening(read, log)
-    left, least, most = (int(room - loaded - size) for size in (taken, top, bottom))
+    ends = []
+    for one in (release, *rivals(log)):
+        each = (
+            estimates if one is release else runtime_estimates(read, serving, ranks, device, one, log.graphs, encoder)
+        )
+        room = (
+            budget.value
+            if budget is not None
+            else (device.memory_bytes if device is not None else 0) * (share or one.utilization)
+        )
+        taken = together((item.low, item.bytes, item.high) for item in each.values() if item.in_budget)
+        ends.append([int(room - loaded - size) for size in taken])
+    left, least, most = ends[0][1], min(end[2] for end in ends), max(end[0] for end in ends)
     if available is not None:
         item = check(_LEFT, "bytes", available, left, low=least, high=most, estimated=True)
         if item.verdict == "differs":
