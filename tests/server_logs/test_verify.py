@@ -257,3 +257,23 @@ def test_a_device_too_small_for_hopper(available: str, zeros: int) -> None:
     points = 64 * (2 * 5120**2 + 2 * 5120 * 1024 + 3 * 5120 * 27648) // 128 // 2
     item = by_name(verify_log(text, fetch=OFFLINE).result)["weights"]
     assert abs(item.predicted - (18.14 * GIB + (zeros - 1) * points)) < 0.01 * GIB
+
+
+def test_memory_left_by_what_the_log_prints_itself() -> None:
+    """Another server starting on the device is in vLLM's estimate of CUDA graphs, by free memory, and so in what is left."""
+    text = (
+        "vllm serve Qwen/Qwen3-8B --gpu-memory-utilization 0.5 --max-model-len 16000\nvLLM API server version 0.24.0\n"
+        "Model loading took 15.27 GiB memory and 9.1 seconds\nEstimated CUDA graph memory: {graphs:.2f} GiB total\n"
+        "Available KV cache memory: {left:.2f} GiB\n"
+    )
+    plain = by_name(verify_log(text.format(graphs=0.5, left=20), fetch=OFFLINE, device="h100").result)
+    left, graphs = (
+        float(plain[name].predicted or 0) / GIB for name in ("memory left for the cache", "estimate of CUDA graphs")
+    )
+    item = by_name(verify_log(text.format(graphs=7, left=left + graphs - 7), fetch=OFFLINE, device="h100").result)[
+        "memory left for the cache"
+    ]
+    assert item.reason == "follows from what the log itself prints of estimate of CUDA graphs"
+    assert item.met is not None and abs(item.met - item.logged) < 0.05 * GIB
+    other = verify_log(text.format(graphs=graphs, left=left + graphs - 7), fetch=OFFLINE, device="h100").result
+    assert by_name(other)["memory left for the cache"].reason is None
