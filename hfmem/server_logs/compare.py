@@ -152,7 +152,7 @@ def _assumptions(log: LogFacts) -> Iterator[str]:
     if log.settings.context is None:
         yield "the context is not among the settings: the log's own lines or the model's positions"
     if log.starts > 1:
-        yield f"{log.starts} starts are in the log: the last that printed sizes"
+        yield f"{log.starts} starts are in the log: the last that printed sizes, of those that name the model"
     if drafts_itself(log):
         yield f"the model's own prediction layers draft {log.settings.draft_tokens or 'some'} tokens at once"
     elif log.settings.speculative:

@@ -168,8 +168,9 @@ def _message(held: object, depth: int = 0) -> str | None:
     return text or next((inner for value in values if (inner := _message(value, depth + 1))), None)
 
 
-def one_stream(text: str, numbers: list[int]) -> tuple[str, list[int], tuple[str, ...]]:
-    """Of several containers' lines in one log those of the last that printed what only one engine does; which were left out."""
+def one_stream(text: str, numbers: list[int], about: str = "") -> tuple[str, list[int], tuple[str, ...]]:
+    """Of several containers' lines in one log those of the last that printed what only one engine does, and names `about` (in
+    lower case) if one does; which were left out."""
     rows = text.split("\n")
     names = [(match[1] or match[2]) if (match := STREAM.match(row)) else None for row in rows]
     if len(set(names) - {None}) < 2:
@@ -178,6 +179,8 @@ def one_stream(text: str, numbers: list[int]) -> tuple[str, list[int], tuple[str
     servers = [name for name, row in zip(names, rows, strict=True) if name is not None and decisive.search(row)]
     if len(set(servers)) < 2:
         return text, numbers, ()
-    kept = [at for at, name in enumerate(names) if name in (None, servers[-1])]
-    left_out = tuple(dict.fromkeys(name for name in servers if name != servers[-1]))
+    naming = {name for name, row in zip(names, rows, strict=True) if about in row.lower()}
+    chosen = next((name for name in reversed(servers) if name in naming), servers[-1])
+    kept = [at for at, name in enumerate(names) if name in (None, chosen)]
+    left_out = tuple(dict.fromkeys(name for name in servers if name != chosen))
     return "\n".join(rows[at] for at in kept), [numbers[at] for at in kept], left_out

@@ -277,3 +277,27 @@ def test_memory_left_by_what_the_log_prints_itself() -> None:
     assert item.met is not None and abs(item.met - item.logged) < 0.05 * GIB
     other = verify_log(text.format(graphs=graphs, left=left + graphs - 7), fetch=OFFLINE, device="h100").result
     assert by_name(other)["memory left for the cache"].reason is None
+
+
+def _start(model: str, context: int, weights: str, left: str, tokens: int) -> str:
+    return (
+        f"Initializing a V1 LLM engine (v0.19.0) with config: model='{model}', max_seq_len={context}\n"
+        f"Model loading took {weights} GiB memory\nAvailable KV cache memory: {left} GiB\nGPU KV cache size: {tokens:,} tokens\n"
+    )
+
+
+@pytest.mark.parametrize("prefixes", [("", ""), ("vllm-a-1  | ", "vllm-b-1  | ")])
+def test_the_start_of_the_model_that_is_asked_for(prefixes: tuple[str, str]) -> None:
+    """Two servers in one file. Qwen3 8B: 36 layers x 2 x 8 heads x 128 x 2 B = 147,456 B a token; Llama 3.1 8B: 131,072 B."""
+    starts = (
+        _start("Qwen/Qwen3-8B", 16384, "15.27", "9.00", 9 * GIB // (16 * 147_456) * 16),
+        _start("meta-llama/Llama-3.1-8B-Instruct", 8192, "14.99", "10.00", 10 * GIB // 131_072),
+    )
+    text = "".join(
+        prefix + line
+        for prefix, start in zip(prefixes, starts, strict=True)
+        for line in start.splitlines(keepends=True)
+    )
+    for model, context in (("Qwen/Qwen3-8B", 16384), ("meta-llama/Llama-3.1-8B-Instruct", 8192), (None, 8192)):
+        found = verify_log(text, model, fetch=OFFLINE).result
+        assert found.agrees and found.flags["--ctx"] == str(context), model
