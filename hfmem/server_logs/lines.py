@@ -164,8 +164,15 @@ def _message(held: object, depth: int = 0) -> str | None:
         return None
     named = {str(key).lower(): value for key, value in held.items()}
     values = [named[key] for key in JSON_KEYS if key in named]
-    text = next((value for value in values if isinstance(value, str)), None)
+    text = next((said for value in values if (said := _spelled(value)) is not None), None)
     return text or next((inner for value in values if (inner := _message(value, depth + 1))), None)
+
+
+def _spelled(value: object) -> str | None:
+    """A text; journald writes one that has colours as a list of its bytes."""
+    if isinstance(value, list) and value and all(isinstance(item, int) and 0 <= item < 256 for item in value):
+        return bytes(value).decode(errors="replace")
+    return value if isinstance(value, str) else None
 
 
 def one_stream(text: str, numbers: list[int], about: str = "") -> tuple[str, list[int], tuple[str, ...]]:
