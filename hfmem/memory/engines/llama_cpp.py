@@ -140,6 +140,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     groups = []
     for kind, indices in kinds.items():
         row, state = _row_bytes(kind, formats), _state_bytes(kind, arch)
+        size = _layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
         groups.append(
             LayerGroup(
                 kind,
@@ -148,9 +149,9 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
                 one.of(kind),
                 len(indices) * (_layer_bytes(kind, one, row, formats) + state),
                 len(indices) * state,
+                size,
             )
         )
-        size = _layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
         on_host += count_in(indices, where.host) * size
         for stage, run in enumerate(where.stages):
             on_stage[stage] += count_in(indices, run) * size
@@ -164,6 +165,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         page_size=_PAD,
         stage_bytes=tuple(on_stage),
+        stage_layers=tuple((run,) for run in where.stages),
         host_bytes=on_host * serving.dp,
         value_dtype=None if formats.key == formats.value else formats.value,
     )
