@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from hfmem.cli import options as o
-from hfmem.cli.output import fetching, json_text, say, say_stats, show, write
+from hfmem.cli.output import fetching, formatted, json_text, say, say_stats, show, write
 from hfmem.cli.params import OUTPUT
 from hfmem.cli.settings import DEVICES, READING, SERVING, takes
+from hfmem.errors import UsageError
 
 
 @takes(SERVING, DEVICES, READING, gpu=(o.OnGpu, None))
@@ -17,8 +18,9 @@ def explain(
         str | None,
         o.Option("--device-memory", metavar="BYTES", help="Count devices of this size: 40GB, 80g [default: none]."),
     ] = None,
-    markdown: Annotated[bool, o.Option("--markdown", help="Print Markdown tables.", section=OUTPUT)] = False,
+    markdown: Annotated[bool, o.Option("--markdown", help="As --format markdown.", section=OUTPUT)] = False,
     json: o.Json = False,
+    format: o.Format = None,
     *,
     settings: dict[str, Any],
     reading: dict[str, Any],
@@ -26,12 +28,14 @@ def explain(
     """The arithmetic with the model's numbers put in: parameters, weights, cache, sum; over several ranks the most loaded one's."""
     from hfmem.units import parse_memory
 
+    if markdown and format not in (None, "markdown"):
+        raise UsageError(f"--markdown and --format {format} are two formats: choose one")
+    kind = formatted("markdown" if markdown else format, json)
     device_bytes = None if device is None else parse_memory(device, "--device-memory")
     from hfmem.api.estimates import explain as run
     from hfmem.api.estimates import read_model
-    from hfmem.render.explain import markdown_lines, text_lines
+    from hfmem.render.explain import explanation_text, text_lines
     from hfmem.render.json import to_dict, versioned
-    from hfmem.render.lines import safe
 
     fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
     verbose = reading.pop("verbose")
@@ -42,9 +46,9 @@ def explain(
         told = run(read, device_bytes=device_bytes, **settings, fetch=fetch)
     for note in told.notes:
         say(f"warning: {note.message}")
-    if json:
+    if kind == "json":
         write(json_text(versioned(to_dict(told))))
-    elif markdown:
-        write("".join(f"{safe(text)}\n" for text in markdown_lines(told)))
-    else:
+    elif kind == "table":
         show(text_lines(told))
+    else:
+        write(explanation_text(kind, told))
