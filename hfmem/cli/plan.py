@@ -24,7 +24,8 @@ def plan(
     settings: dict[str, Any],
     reading: dict[str, Any],
 ) -> int:
-    """The fewest of each device that serve the load, smallest first. --emit prints the first one's launch command."""
+    """The fewest of each device that serve the load, smallest first; where those are pipeline stages, also the fewest that
+    share every layer. --emit prints the first one's launch command."""
     from hfmem.units import parse_count
 
     kind = formatted(format, json)
