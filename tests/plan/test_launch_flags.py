@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from commands import Run
@@ -102,3 +103,38 @@ def test_a_pool_in_blocks_replaces_the_share() -> None:
     found = words(emit("vllm", launch(engine="vllm", num_gpu_blocks=600, utilization=0.9)))
     assert found[found.index("--num-gpu-blocks-override") + 1] == "600"
     assert "--gpu-memory-utilization" not in found
+
+
+def _adapter(place: Path, rank: int) -> str:
+    """A LoRA adapter of one matrix of Llama 3 8B."""
+    place.mkdir()
+    (place / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": rank, "target_modules": ["q_proj"]})
+    )
+    stem, size = "base_model.model.model.layers.0.self_attn.q_proj.lora", rank * 4096 * 2
+    shapes = {f"{stem}_A.weight": [rank, 4096], f"{stem}_B.weight": [4096, rank]}
+    header = json.dumps(
+        {
+            name: {"dtype": "BF16", "shape": shape, "data_offsets": [at * size, at * size + size]}
+            for at, (name, shape) in enumerate(shapes.items())
+        }
+    ).encode()
+    with (place / "adapter_model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * size)
+    return str(place)
+
+
+def test_vllm_is_told_a_rank_beyond_its_own(run: Run, tmp_path: Path) -> None:
+    """vLLM 0.33 keeps room for rank 16 and refuses a higher one; ranks that it knows are 1, 8, 16, 32, 64 … SGLang looks at the
+    adapter."""
+    for rank, told in ((8, None), (16, None), (24, "32"), (64, "64")):
+        place = _adapter(tmp_path / str(rank), rank)
+        for kind in ("vllm", "sglang"):
+            asked = f"fit meta-llama/Meta-Llama-3-8B --gpu h100 --lora {place} --emit {kind} --offline"
+            status, out, _ = run(*asked.split())
+            said = words(out)
+            assert status == 0 and f"adapter={place}" in said
+            expected = told if kind == "vllm" else None
+            found = said[said.index("--max-lora-rank") + 1] if "--max-lora-rank" in said else None
+            assert found == expected, (kind, rank)
