@@ -10,6 +10,7 @@ from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory import engines
 from hfmem.memory.lora import DEFAULT_RANK
 from hfmem.model.layers import CompressedAttention
+from hfmem.plan.fit_notes import TOO_FEW_BLOCKS
 from hfmem.plan.launch import Launch, emit
 from hfmem.report import Report
 
@@ -54,7 +55,7 @@ def launch_text(
             engine=serving.engine,
             context=serving.context,
             num_seqs=serving.num_seqs,
-            max_num_seqs=serving.max_num_seqs,
+            max_num_seqs=serving.max_num_seqs or _blocks(report),
             eager=serving.eager,
             language_model_only=serving.language_model_only,
             kv_dtype=serving.kv_dtype,
@@ -90,6 +91,21 @@ def launch_text(
             **_beside(found.extras, serving),
         ),
     )
+
+
+def as_launched(found: Configuration) -> Configuration:
+    """`found` with the limit that its command sets where several sequences were asked for: the engine then makes room for no
+    more."""
+    serving = found.serving
+    if serving.max_num_seqs is not None or serving.num_seqs == 1 or not engines.is_server(serving.engine):
+        return found
+    return found.serve(max_num_seqs=serving.num_seqs_per_replica if serving.engine == "vllm" else serving.num_seqs)
+
+
+def _blocks(report: Report) -> int | None:
+    """The most sequences that vLLM starts with where its pool has fewer blocks than its default asks for."""
+    few = any(warning.code == TOO_FEW_BLOCKS for warning in report.warnings)
+    return report.engine_pool.num_pages if few and report.engine_pool is not None else None
 
 
 def _path(read: Model, place: str) -> str:

@@ -52,10 +52,12 @@ def plan(
 
         write(json_text({**report_dict(found.report), "layouts": to_dict(found.layouts)}))
     elif emit is not None and found.layouts:
-        from hfmem.api.launching import launch_text
+        from hfmem.api.launching import as_launched, launch_text
 
-        write(launch_text(emit, found.first, found.report, model, reading["revision"]))
-        warn(found.report)
+        first = as_launched(found.first)
+        report = first.report()
+        write(launch_text(emit, first, report, model, reading["revision"]))
+        warn(report)
         least = found.layouts[0]
         say(f"for {least.num_devices} × {least.device}, the first of {len(found.layouts)} ({least.verdict})")
     elif found.layouts:

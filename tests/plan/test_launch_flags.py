@@ -138,3 +138,38 @@ def test_vllm_is_told_a_rank_beyond_its_own(run: Run, tmp_path: Path) -> None:
             expected = told if kind == "vllm" else None
             found = said[said.index("--max-lora-rank") + 1] if "--max-lora-rank" in said else None
             assert found == expected, (kind, rank)
+
+
+NEMOTRON = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
+
+
+def test_states_need_as_many_blocks_as_vllm_captures_sequences(run: Run) -> None:
+    """`resolve_cudagraph_mode_and_sizes` of vLLM 0.33 raises where `max_num_seqs` exceeds the blocks of a model with recurrent
+    layers and full graphs are captured. 59 GiB of Nemotron 3 Nano leave an H100, where the default is 1,024, fewer blocks."""
+    asked = f"fit {NEMOTRON} --gpu h100 --ctx 8k --offline"
+
+    def told(*more: str) -> tuple[int, list[str]]:
+        found = json.loads(run(*asked.split(), *more, "--json")[1])
+        return found["engine_pool"]["num_pages"], [warning["code"] for warning in found["warnings"]]
+
+    blocks, codes = told()
+    assert blocks < 1024 and "max_num_seqs_exceeds_blocks" in codes
+    assert "max_num_seqs_exceeds_blocks" not in told("--enforce-eager")[1]
+    assert "max_num_seqs_exceeds_blocks" not in told("--max-num-seqs", str(blocks), "--batch", "1")[1]
+    assert "max_num_seqs_exceeds_blocks" not in told("--engine", "sglang")[1]
+    assert "max_num_seqs_exceeds_blocks" in told("--max-num-seqs", "1000", "--batch", "1")[1]
+    said = words(run(*asked.split(), "--emit", "vllm")[1])
+    assert said[said.index("--max-num-seqs") + 1] == str(blocks)
+    plain = words(run(*asked.replace(NEMOTRON, "meta-llama/Meta-Llama-3-8B").split(), "--emit", "vllm")[1])
+    assert "--max-num-seqs" not in plain
+
+
+def test_what_is_launched_is_what_was_weighed(run: Run) -> None:
+    """The flags of the command, given back, are the configuration that it was printed for: room for as many sequences."""
+    asked = "fit Qwen/Qwen3-8B --gpu 4090 --ctx 8k --batch 3 --utilization 0.85 --kv-dtype fp8 --offline"
+    said = words(run(*asked.split(), "--emit", "vllm")[1])
+    flags = said[said.index("--max-model-len") :]
+    again = json.loads(run("fit", "Qwen/Qwen3-8B", "--gpu", "4090", *flags, "--json", "--offline")[1])
+    told = json.loads(run(*asked.split(), "--max-num-seqs", "3", "--json")[1])
+    for key in ("fit", "per_rank", "engine_pool", "kv_cache"):
+        assert again[key] == told[key]
