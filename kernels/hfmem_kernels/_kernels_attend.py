@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from hfmem_kernels._kernels_common import INT8, LOG2E, PLAIN, decode_low, decode_pair, format_factor, load_ids, rows_of
+from hfmem_kernels._kernels_slots import hide, load_rows
 
 #: scales of values below this count as this, so that what they are split into is finite
 TINY = tl.constexpr(2.0**-100)
@@ -96,15 +97,6 @@ def split_scale(scale):
 
 
 @triton.jit
-def load_rows(rows, stride_d, cols, LIMIT: tl.constexpr, FULL: tl.constexpr):
-    """A tile [BLOCK_N, columns] of the cache, zero in columns that it does not have."""
-    pointers = rows[:, None] + cols[None, :] * stride_d
-    if FULL:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=(cols < LIMIT)[None, :], other=0)
-
-
-@triton.jit
 def scores_of(
     q_low, q_high, tile,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, DECODER: tl.constexpr,
@@ -164,15 +156,6 @@ def interleaved(low, high, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW: tl.constexpr):
-    """-inf where a row does not see the key: rows see row_lo <= position < row_hi."""
-    seen = offsets[None, :] < (row_hi - t0)[:, None]
-    if HAS_WINDOW:
-        seen = seen & (offsets[None, :] >= (row_lo - t0)[:, None])
-    return tl.where(seen, scores, float("-inf"))
-
-
-@triton.jit
 def softmax_step(scores, factor, m):
     """The running maximum, what fades what came before, the weights of this tile. Rows that saw no key stay at -inf, 1, 0.
 
@@ -190,7 +173,7 @@ def attend(
     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
     GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
     DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
-    SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    SCALES: tl.constexpr, V_SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr,
     PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, SAME_SCALES: tl.constexpr, WIDE: tl.constexpr,
     WIDE_SCALES: tl.constexpr, CUT: tl.constexpr,
@@ -227,7 +210,7 @@ def attend(
     factor = v_factor
     if FORMAT != PLAIN:
         factor = factor * format_factor(FORMAT, PAIRS, DECODER)
-    if SCALES == 1:
+    if V_SCALES == 1:
         factor = factor * tl.load(v_scale_ptr + head.to(tl.int64) * vsh)
 
     row_lo, row_hi = seen_keys(query, row_mask, q_len, hi, window)
@@ -257,19 +240,20 @@ def attend(
         if WIDE:
             first = first.to(tl.int64)
             second = second.to(tl.int64)
+        ids = first
         rows = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES, CLAMP)
         k_rows = k_base + rows.to(tl.int64) * UNIT_K
-        k1 = load_rows(k_rows, skd, cols1, DK // STEP, D1 <= DK)
+        k1 = load_rows(k_rows, skd, cols1, DK // STEP, D1 <= DK, ids, PAGES)
         k2 = k1
         if D2 > 0:
-            k2 = load_rows(k_rows, skd, cols2, DK // STEP, D1 + D2 <= DK)
+            k2 = load_rows(k_rows, skd, cols2, DK // STEP, D1 + D2 <= DK, ids, PAGES)
         if not SAME_STRIDES:
             rows = rows_of(first, second, t0, last, offsets, svp, svt, PAGE, PAGES, CLAMP)
         v_rows = v_base + rows.to(tl.int64) * UNIT_V
-        v = load_rows(v_rows, svd, cols_v, DV // STEP, DVP <= DV)
+        v = load_rows(v_rows, svd, cols_v, DV // STEP, DVP <= DV, ids, PAGES)
         v_high = v
         if HALVES:
-            v_high = load_rows(v_rows, svd, WIDTH + cols_v, DV, DVP <= DV)
+            v_high = load_rows(v_rows, svd, WIDTH + cols_v, DV, DVP <= DV, ids, PAGES)
         k_token = to_log2
         v_token = to_log2
         if SCALES == 2:
@@ -299,7 +283,7 @@ def attend(
             scores = (1.0 - 2.0 / (1.0 + e)) * (softcap * LOG2E)
         if HAS_ALIBI:
             scores += slope[:, None] * (offsets[None, :] - (row_hi - t0 - 1)[:, None]).to(tl.float32)
-        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW)
+        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
         if SCALES == 2:
             exponent, rest, inverse = split_scale(v_token)
             m, alpha, p = softmax_step(scores + exponent[None, :], to_logit, m)

@@ -32,7 +32,7 @@ from hfmem_kernels._kernels_attend import (
     split_scale,
 )
 from hfmem_kernels._kernels_common import E4M3, LOG2E, format_factor, load_ids, rows_of
-from hfmem_kernels._kernels_slots import hide_unlisted, load_listed
+from hfmem_kernels._kernels_slots import hide, load_rows
 
 # rows by their bytes; the launcher's numbers are the same
 ROWS_656 = tl.constexpr(656)
@@ -58,7 +58,7 @@ def _load_codes(rows, ids, PAGES: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.
     """The codes of each token, chunk by chunk, two to a uint16."""
     codes = ()
     for group in tl.static_range(GROUPS):
-        codes = codes + (load_listed(rows, 1, group * (WIDTH // 2) + tl.arange(0, WIDTH // 2), 0, True, ids, PAGES),)
+        codes = codes + (load_rows(rows, 1, group * (WIDTH // 2) + tl.arange(0, WIDTH // 2), 0, True, ids, PAGES),)
     return codes
 
 
@@ -167,7 +167,7 @@ def attend_packed_latent(
         else:
             scales = _four_scales(scales_ptr + units * (UNIT // 2), BLOCK_N, BLOCK_M == 16)
         scales = _listed(scales, ids, GROUPS, PAGES)
-        rope = load_listed(rope_ptr + units * UNIT, 1, rope_cols, 0, True, ids, PAGES)
+        rope = load_rows(rope_ptr + units * UNIT, 1, rope_cols, 0, True, ids, PAGES)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
         scores = (
@@ -177,7 +177,7 @@ def attend_packed_latent(
             part = scores_of(q_low[group], q_high[group], codes[group], BLOCK_M, BLOCK_N, E4M3, True, DECODER, CUT)
             scores += part * scales[group][None, :]
         scores = scores * latent_factor[:, None] + tl.dot(q_rope, tl.trans(rope)) * rope_factor
-        scores = hide_unlisted(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
+        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
 
         exponent, _, inverse = split_scale(_largest(scales, GROUPS))
         m, alpha, p = softmax_step(scores + exponent[None, :], one, m)

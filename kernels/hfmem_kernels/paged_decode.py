@@ -60,7 +60,8 @@ def paged_decode_attention(
         workspace: see `allocate_workspace`; calls that may run at the same time need their own.
         batch_invariant: split every sequence at the same places whatever else is in the batch: bitwise the same row, slower.
         config: a launch configuration instead of the table's.
-        check_indices: check page ids and lengths by value (waits for the device).
+        check_indices: check page ids, lengths and `cu_q` by value (waits for the device); else they are believed, and a page id
+            that is none reads foreign memory.
         impl: "triton", or "reference" for plain PyTorch. Neither ever stands in for the other.
 
     Returns:
@@ -70,8 +71,7 @@ def paged_decode_attention(
         ValueError: an argument does not fit; the message names it.
         RuntimeError: impl="triton" without Triton or without a device it runs on.
     """
-    batch = seq_lens.shape[0] if seq_lens.dim() else 0
-    most = _validate.check_queries(q, cu_q, max_q_len, batch)
+    most = _validate.check_queries(q, cu_q, max_q_len, seq_lens)
     _validate.check_pages(page_table, seq_lens, q.device)
     _validate.check_caches(q, k_cache, v_cache)
     _validate.check_vector("sinks", sinks, q.shape[-2], q.device)
@@ -85,7 +85,8 @@ def paged_decode_attention(
     _validate.check_outputs(q, v_cache.shape[-1], out, lse, return_lse)
     window, softcap = limits(window, softcap)
     if check_indices:
-        _validate.check_indices(page_table, seq_lens, k_cache.shape[0], k_cache.shape[1], window)
+        counts = _validate.query_counts(q, cu_q, most, seq_lens.shape[0])
+        _validate.check_indices(page_table, seq_lens, k_cache, window, counts)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if impl == "reference":
         keywords: dict[str, Any] = {"cu_q": cu_q, "scale": scale, "window": window, "softcap": softcap, "sinks": sinks}

@@ -166,6 +166,18 @@ def test_scales_given_as_numbers(device: str) -> None:
     torch.testing.assert_close(lse_as_numbers, lse, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("key", ["none", "number", "one", "head"])
+@pytest.mark.parametrize("value", ["none", "number", "one", "head"])
+def test_scales_of_keys_and_values_are_given_as_they_come(key: str, value: str, device: str) -> None:
+    """Each in a form of its own: what the other is must not matter. All are powers of two, so nothing is rounded anew."""
+    inputs = testing.build(Case((40, 19), cache_dtype="float8_e4m3fn"), device)
+    plain, plain_lse = call(inputs)
+    forms = {"none": None, "number": 0.5, "one": torch.tensor([0.5], device=device)}
+    forms["head"] = torch.tensor([0.5, 0.5], device=device)
+    out, lse = call(inputs, scale=0.125 * (1.0 if key == "none" else 2.0), k_scale=forms[key], v_scale=forms[value])
+    assert torch.equal(out, plain * (1.0 if value == "none" else 0.5)) and torch.equal(lse, plain_lse)
+
+
 @pytest.mark.parametrize("programs", [1, 3, 17, 40])
 @pytest.mark.parametrize("min_tiles", [1, 3])
 def test_any_share_of_the_work(programs: int, min_tiles: int, device: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from index_cases import FORMATS, NARROW, case, check
 
 from hfmem_kernels import _reference_index, index_logits, layout
+from hfmem_kernels._calls import Impl
 from hfmem_kernels._launch import device_facts
 from hfmem_kernels._reference_index import pack_index_keys
 from hfmem_kernels.traffic import index_traffic
@@ -99,6 +100,33 @@ def test_a_buffer_is_written_where_a_query_sees_something(device: str) -> None:
     narrow = torch.full((2, 1, 9), 7.0, device=device)
     index_logits(*inputs, out=narrow)
     assert torch.equal(narrow[0, 0], whole[0, 0, :9]) and bool((narrow[1, 0, 5:] == 7.0).all())
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+def test_a_narrow_buffer_cuts_scores_not_what_a_query_sees(impl: Impl, device: str) -> None:
+    """Of 20 tokens the older of two queries sees 19, so all of the first 9."""
+    inputs = case((20, 5), page=16, queries=2, device=device)
+    narrow = torch.full((2, 2, 9), 7.0, device=device)
+    index_logits(*inputs, out=narrow, impl=impl)
+    whole = index_logits(*inputs, impl=impl)
+    assert torch.equal(narrow[0], whole[0, :, :9]) and torch.equal(narrow[1, 1, :5], whole[1, 1, :5])
+    assert torch.equal(narrow[1, 0, :4], whole[1, 0, :4]) and bool((narrow[1, 0, 4:] == 7.0).all())
+
+
+@pytest.mark.parametrize("start", [1, 4, 8])
+def test_keys_of_16_bits_begin_anywhere(start: int, device: str) -> None:
+    """Within rows of something else, at no multiple of 16 bytes; queries of e4m3 at odd addresses."""
+    q, keys, weights, table, lengths = case((20, 37), device=device, **FORMATS["bf16"])
+    wide = torch.full((*keys.shape[:2], keys.shape[2] + 11), float("nan"), dtype=keys.dtype, device=device)
+    within = wide[..., start : start + keys.shape[2]]
+    within.copy_(keys)
+    assert torch.equal(index_logits(q, within, weights, table, lengths), index_logits(q, keys, weights, table, lengths))
+    q, *rest = case((20, 37), device=device)
+    odd = torch.zeros(*q.shape[:-1], q.shape[-1] + 9, dtype=torch.uint8, device=device).view(q.dtype)[..., start:][
+        ..., : q.shape[-1]
+    ]
+    odd.copy_(q)
+    assert torch.equal(index_logits(odd, *rest), index_logits(q, *rest))
 
 
 def test_the_reference_on_request() -> None:

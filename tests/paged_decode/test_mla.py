@@ -222,6 +222,28 @@ def test_other_ranks(rank: int, rope: int, dtype: str, device: str) -> None:
     assert torch.allclose(out.float(), expected.float(), atol=2e-2 * float(expected.float().abs().max()), rtol=0)
 
 
+@pytest.mark.parametrize("rank", [16, 64, 128])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_lists_with_holes_for_any_rank(rank: int, dtype: str, device: str) -> None:
+    """Negative slots are left out, at the front, in the middle and all of them, also of ranks whose rows are read twice."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(4, 16, rank + 16, generator=generator)
+    rows[0, 0] = float("nan")  # what a negative slot is nearest to
+    cache = rows.to(getattr(torch, dtype)).to(device)
+    q = (torch.randn(3, 8, rank + 16, generator=generator) * 0.3).to(torch.bfloat16).to(device)
+    listed = [[-1, 9, -7, 63, 17, -1], [-5, -1, 3, -1, -1, -1], [-1, -2, -3, -4, -5, -6]]
+    slots = torch.tensor(listed, dtype=torch.int32, device=device)
+    lengths = torch.tensor([6, 5, 6], dtype=torch.int32, device=device)
+    options = {"scale": 0.2, "kv_lora_rank": rank, "return_lse": True}
+    out, lse = sparse_mla_decode_attention(q, cache, slots, lengths, config=SMALL, **options)
+    for token, kept in enumerate(([9, 63, 17], [3], [])):
+        k = cache.double().view(64, -1)[kept]
+        logits = q[token].double() @ k.T * 0.2
+        torch.testing.assert_close(lse[token].double(), torch.logsumexp(logits, 1), rtol=0, atol=1e-3)
+        expected = torch.softmax(logits, 1) @ k[:, :rank]
+        torch.testing.assert_close(out[token].double(), expected, rtol=2**-7, atol=2**-6)
+
+
 def test_whole_row_in_fp8(device: str) -> None:
     """576 e4m3 elements with one scale for all."""
     tensors = build((45, 33), LatentFormat.PLAIN, "float8_e4m3fn", 16, 1, 16, device)
