@@ -34,6 +34,11 @@ def limits(window: int | None, softcap: float | None) -> tuple[int, float]:
     return min(window or 0, MOST_TOKENS), float(softcap or 0.0)  # a larger window hides nothing
 
 
+def parted(scale: torch.Tensor | float | None) -> tuple[float, torch.Tensor | None]:
+    """A scale as a number, 1 if it is a tensor or none, and a tensor, None if it is a number."""
+    return (1.0, scale) if scale is None or isinstance(scale, torch.Tensor) else (float(scale), None)
+
+
 def tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Tensor | None:
     if scale is None or isinstance(scale, torch.Tensor):
         return scale

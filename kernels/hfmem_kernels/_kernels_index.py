@@ -22,6 +22,7 @@ from hfmem_kernels._kernels_common import (
     load_ids,
     num_tiles,
     rows_of,
+    widened,
 )
 from hfmem_kernels._kernels_schedule import first_unit, piece_at
 
@@ -112,9 +113,7 @@ def index_kernel(
         first, second = load_ids(ids_ptr, tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
         for tile in range(tile0, tile1):
             t0 = tile * BLOCK_N
-            if WIDE:
-                first = first.to(tl.int64)
-                second = second.to(tl.int64)
+            first, second = widened(first, second, WIDE)
             rows = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64) * UNIT
             keys = tl.load(first_key + rows[:, None] + cols[None, :])
             scale = offsets * 0.0 + 1.0

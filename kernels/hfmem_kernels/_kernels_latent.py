@@ -25,7 +25,7 @@ from hfmem_kernels._kernels_attend import (
     softmax_step,
     with_more,
 )
-from hfmem_kernels._kernels_common import LOG2E, PLAIN, format_factor, load_ids, rows_of
+from hfmem_kernels._kernels_common import LOG2E, PLAIN, format_factor, load_ids, rows_of, widened
 from hfmem_kernels._kernels_slots import hide, load_rows
 
 
@@ -106,9 +106,7 @@ def attend_latent(
     offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        if WIDE:
-            first = first.to(tl.int64)
-            second = second.to(tl.int64)
+        first, second = widened(first, second, WIDE)
         ids = first
         rows = base + rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64) * UNIT
         ka = load_rows(rows, skd, cols, DK // STEP, True, ids, PAGES)

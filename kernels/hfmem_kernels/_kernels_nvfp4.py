@@ -25,7 +25,16 @@ from hfmem_kernels._kernels_attend import (
     seen_keys,
     softmax_step,
 )
-from hfmem_kernels._kernels_common import ARITHMETIC, E4M3, LOG2E, decode_pair, format_factor, load_ids, rows_of
+from hfmem_kernels._kernels_common import (
+    ARITHMETIC,
+    E4M3,
+    LOG2E,
+    decode_pair,
+    format_factor,
+    load_ids,
+    rows_of,
+    widened,
+)
 from hfmem_kernels._kernels_slots import hide, load_rows
 
 #: what a decoded and scaled element is to be multiplied by: codes come times 2**-14, scales times 2**7
@@ -135,9 +144,7 @@ def attend_nvfp4_latent(
     offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        if WIDE:
-            first = first.to(tl.int64)
-            second = second.to(tl.int64)
+        first, second = widened(first, second, WIDE)
         ids = first
         rows = rows_ptr + rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64) * UNIT
         codes = ()

@@ -31,7 +31,7 @@ from hfmem_kernels._kernels_attend import (
     softmax_step,
     split_scale,
 )
-from hfmem_kernels._kernels_common import E4M3, LOG2E, format_factor, load_ids, rows_of
+from hfmem_kernels._kernels_common import E4M3, LOG2E, format_factor, load_ids, rows_of, widened
 from hfmem_kernels._kernels_slots import hide, load_rows
 
 # rows by their bytes; the launcher's numbers are the same
@@ -154,9 +154,7 @@ def attend_packed_latent(
     offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        if WIDE:
-            first = first.to(tl.int64)
-            second = second.to(tl.int64)
+        first, second = widened(first, second, WIDE)
         ids = first
         units = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64)
         rows = rows_ptr + units * UNIT

@@ -6,6 +6,7 @@ import torch
 
 from hfmem_kernels import _validate
 from hfmem_kernels._addresses import cache_format, scale_mode, scale_strides
+from hfmem_kernels._calls import parted
 from hfmem_kernels._heuristics import LaunchConfig, next_power_of_2
 from hfmem_kernels._launch import decoder_of, require_triton, run
 from hfmem_kernels._reference import gather
@@ -55,14 +56,13 @@ def write_kv(
     _check_slots(slot_mapping, k)
     _validate.check_scale("k_scale", k_scale, k_cache)
     _validate.check_scale("v_scale", v_scale, v_cache)
-    tensors = [s if isinstance(s, torch.Tensor) else None for s in (k_scale, v_scale)]
-    factors = [1.0 if s is None or isinstance(s, torch.Tensor) else float(s) for s in (k_scale, v_scale)]
+    (k_factor, k_scale), (v_factor, v_scale) = parted(k_scale), parted(v_scale)
     if impl == "reference":
-        _write_reference(k, k_cache, slot_mapping, tensors[0], factors[0])
-        _write_reference(v, v_cache, slot_mapping, tensors[1], factors[1])
+        _write_reference(k, k_cache, slot_mapping, k_scale, k_factor)
+        _write_reference(v, v_cache, slot_mapping, v_scale, v_factor)
         return
     require_triton(impl, k)
-    write_kv_op(k, v, k_cache, v_cache, slot_mapping, tensors[0], tensors[1], factors[0], factors[1])
+    write_kv_op(k, v, k_cache, v_cache, slot_mapping, k_scale, v_scale, k_factor, v_factor)
 
 
 def write_latent(

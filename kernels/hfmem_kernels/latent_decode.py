@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hfmem_kernels import _reference, _validate
-from hfmem_kernels._calls import Impl, choose, dispatch, limits, reference_result, stored, tensor
+from hfmem_kernels._calls import Impl, choose, dispatch, limits, parted, reference_result, stored, tensor
 from hfmem_kernels._heuristics import DecodeShape, LaunchConfig
 from hfmem_kernels._launch import Workspace, require_triton
 from hfmem_kernels.layout import LatentFormat
@@ -146,12 +146,9 @@ def _call(
     """`dispatch` for a cache [pages, page, columns or bytes]; table: page ids, or slots if `by_slot`."""
     rows = cache[:, :, None, :]
     values = rows if cache.dtype == torch.uint8 else rows[..., :kv_lora_rank]
-    factor = 1.0
-    if isinstance(cache_scale, torch.Tensor):
-        cache_scale = cache_scale.reshape(1)
-    elif cache_scale is not None:
-        factor, cache_scale = float(cache_scale), None
+    factor, one = parted(cache_scale)
+    one = one if one is None else one.reshape(1)
     return dispatch(
-        q, rows, values, table, lengths, cu_q, max_q_len, scale * factor, window, 0.0, sinks, None, cache_scale, cache_scale,
+        q, rows, values, table, lengths, cu_q, max_q_len, scale * factor, window, 0.0, sinks, None, one, one,
         factor, kv_lora_rank, by_slot, config, out, lse, return_lse, workspace,
     )  # fmt: skip

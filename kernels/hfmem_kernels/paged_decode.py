@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hfmem_kernels import _validate
-from hfmem_kernels._calls import Impl, choose, dispatch, limits, reference_result, tensor
+from hfmem_kernels._calls import Impl, choose, dispatch, limits, parted, reference_result, tensor
 from hfmem_kernels._heuristics import DecodeShape, LaunchConfig
 from hfmem_kernels._launch import Workspace, device_facts, require_triton
 
@@ -78,9 +78,8 @@ def paged_decode_attention(
     _validate.check_vector("alibi_slopes", alibi_slopes, q.shape[-2], q.device)
     _validate.check_scale("k_scale", k_scale, k_cache)
     _validate.check_scale("v_scale", v_scale, v_cache)
-    if (isinstance(k_scale, torch.Tensor) and k_scale.dim() == 3) != (
-        isinstance(v_scale, torch.Tensor) and v_scale.dim() == 3
-    ):
+    by_token = [isinstance(s, torch.Tensor) and s.dim() == 3 for s in (k_scale, v_scale)]
+    if by_token[0] != by_token[1]:
         _validate.fail("v_scale", "scales of tokens for both k_scale and v_scale, or for neither", "one of them")
     _validate.check_outputs(q, v_cache.shape[-1], out, lse, return_lse)
     window, softcap = limits(window, softcap)
@@ -96,16 +95,12 @@ def paged_decode_attention(
     if config is None:
         shape = DecodeShape(
             q.shape[-2] // k_cache.shape[2], most, q.shape[-1], v_cache.shape[-1], k_cache.element_size(),
-            token_scales=isinstance(k_scale, torch.Tensor) and k_scale.dim() == 3,
+            token_scales=by_token[0],
         )  # fmt: skip
         config = choose(shape, q.device, batch_invariant)
-    if not isinstance(k_scale, torch.Tensor) and k_scale is not None:
-        scale, k_scale = scale * k_scale, None
-    v_factor = 1.0
-    if not isinstance(v_scale, torch.Tensor) and v_scale is not None:
-        v_factor, v_scale = float(v_scale), None
+    (k_factor, k_scale), (v_factor, v_scale) = parted(k_scale), parted(v_scale)
     return dispatch(
-        q, k_cache, v_cache, page_table, seq_lens, cu_q, most, scale, window, softcap, sinks, alibi_slopes,
+        q, k_cache, v_cache, page_table, seq_lens, cu_q, most, scale * k_factor, window, softcap, sinks, alibi_slopes,
         k_scale, v_scale, v_factor, 0, False, config, out, lse, return_lse, workspace,
     )  # fmt: skip
 
