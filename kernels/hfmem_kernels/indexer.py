@@ -30,14 +30,19 @@ def index_logits(
 ) -> torch.Tensor:
     """Σ over index heads of weight · relu(q · k), of the newest tokens of each sequence against all its keys.
 
-    What is chosen by them, and attended to, is the caller's: `sparse_mla_decode_attention` takes lists. Source of the formula:
-    DeepSeek V3.2's report, equation 1; as vLLM's `fp8_fp4_paged_mqa_logits` computes it.
+    What is chosen by them is the caller's; `sparse_mla_decode_attention` takes lists of slots. With one query a sequence, e.g.:
+
+        best, at = index_logits(q, keys, weights, page_table, seq_lens).topk(2048)  # no wider than the page table's capacity
+        slots = page_table.gather(1, at // page_size) * page_size + at % page_size
+        slots = torch.where(best > float("-inf"), slots, -1).to(torch.int32)
+
+    Source of the formula: DeepSeek V3.2's report, equation 1; as vLLM's `fp8_fp4_paged_mqa_logits` computes it.
 
     Args:
         q: [batch, heads, dim] or [batch, queries, heads, dim]; dim 32, 64 or 128. bf16, fp16 or float8_e4m3fn, whose scales
             belong into the weights; adjacent columns.
-        keys: uint8 [pages, page_size, dim + 4], e4m3 elements of all tokens of a page and behind them their fp32 scales, as vLLM
-            and SGLang lay them out (`layout.allocate_index`); or [pages, page_size, dim] in q's dtype of 16 bits.
+        keys: uint8 [pages, page_size, dim + 4], e4m3 elements of all tokens of a page and behind them their fp32 scales, none
+            negative, as vLLM and SGLang lay them out (`layout.allocate_index`); or [pages, page_size, dim] in q's dtype of 16 bits.
         weights: float32 [batch(, queries), heads], all other factors included; adjacent heads.
         page_table, seq_lens: as in `paged_decode_attention`; query i sees what a query of decode attention would.
         out: float32 [batch(, queries), columns], adjacent columns; keys behind the last column have no score. What a query does

@@ -40,10 +40,13 @@ def paged_decode_attention(
     """Attention of the newest tokens of each sequence to its paged KV cache, which already holds their keys and values.
 
     Args:
-        q: [batch, heads, dim] or [batch, q_len, heads, dim]; with `cu_q` [tokens, heads, dim]. bf16, fp16 or fp32.
+        q: [batch, heads, dim] or [batch, q_len, heads, dim], the newest tokens of each sequence, the last at position seq_lens - 1;
+            with `cu_q` [tokens, heads, dim]. bf16, fp16 or fp32 (with fp16's digits against 8-bit caches). Query heads are in
+            groups: head h reads KV head h // (heads // kv_heads).
         k_cache, v_cache: [pages, page_size, kv_heads, dim] by view: any strides, any page size, v's dim may differ. q's dtype,
-            or float8_e4m3fn, float8_e5m2, int8. `layout` makes such views of the usual memory orders. The kernel reads e4m3's
-            NaN code as ±480; writers that saturate, as `write_kv` does, never store it.
+            or float8_e4m3fn, float8_e5m2, int8; dim up to 1,024 in fp32, else K's and V's, each as the next power of two, together.
+            `layout` makes such views of the usual memory orders. The kernel reads e4m3's NaN code as ±480; writers that saturate,
+            as `write_kv` does, never store it.
         page_table: int32 [batch, pages of the longest]; entries behind a sequence's end, or before what a window still sees,
             are never read and may be -1.
         seq_lens: int32 [batch], tokens in the cache, the newest included; 0 gives zeros and an lse of -inf.
@@ -52,8 +55,8 @@ def paged_decode_attention(
         softcap: logits become softcap · tanh(logits / softcap).
         sinks: [heads]; one more logit for each head, with a value of zero. Part of the lse.
         alibi_slopes: [heads]; slope · (key position - query position) is added.
-        k_scale, v_scale: what stored elements are multiplied by: a number, one element, [kv_heads], or
-            [pages, page_size, kv_heads] (any strides).
+        k_scale, v_scale: what stored elements of 8-bit caches are multiplied by, 1 by default: a number, or in float32 one
+            element, [kv_heads] or, for both, [pages, page_size, kv_heads] (any strides; those of values are not negative).
         cu_q, max_q_len: int32 [batch + 1] first rows of each sequence in q, and the most rows of one, known to the host.
         out, lse: buffers of q's shape (v's dim), and float32 of q's shape without dim. With `out` and `workspace` the call
             allocates nothing, and neither waits for the device: both are needed inside a captured CUDA graph's pool anyway.

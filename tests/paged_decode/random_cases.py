@@ -104,9 +104,11 @@ def bounds(
     return bound, (np.where(np.isinf(lse), 0.0, np.abs(lse)) + 4) * 2.0**-22 + delta + tokens * 2.0**-24
 
 
-def laid_out(dice: random.Random, shape: tuple[int, int, int, int], dtype: torch.dtype) -> torch.Tensor:
+def laid_out(
+    dice: random.Random, shape: tuple[int, int, int, int], dtype: torch.dtype, *, columns_apart: bool = True
+) -> torch.Tensor:  # fmt: skip
     """A [pages, page, heads, dim] with its first three axes in any order, rows and all begun anywhere; full of NaN (int8: -1)."""
-    strides, size = [0, 0, 0, dice.choice((1, 1, 1, 1, 2, 3))], 0
+    strides = [0, 0, 0, dice.choice((1, 1, 1, 1, 2, 3)) if columns_apart else 1]
     size = shape[3] * strides[3] + dice.choice((0, 0, 0, 1, 2, 4, 8, 16, 40))
     for axis in dice.sample(range(3), 3):
         strides[axis] = size
