@@ -160,7 +160,7 @@ def attend_packed_latent(
         rows = rows_ptr + units * UNIT
         codes = _load_codes(rows, ids, PAGES, GROUPS, WIDTH)
         if WHOLE:
-            place = rows_of(first, second, t0, last, offsets, skp * UNIT // 4, 1, PAGE, PAGES)
+            place = rows_of(first, second, t0, last, offsets, skp * (UNIT // 4), 1, PAGE, PAGES)
             scales = _seven_scales(tl.load(scales_ptr + place))
         else:
             scales = _four_scales(scales_ptr + units * (UNIT // 2), BLOCK_N, BLOCK_M == 16)

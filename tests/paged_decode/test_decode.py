@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from far_pages import spread
 
 from hfmem_kernels import _addresses, _launch, testing
 from hfmem_kernels._heuristics import LaunchConfig
@@ -320,21 +320,10 @@ def test_offsets_beyond_32_bits(config: LaunchConfig, stride: int, device: str, 
     inputs = testing.build(Case((20,), num_heads=2, num_kv_heads=1, head_dim=16, page_size=16), device, spare_pages=0)
     cache = replace(
         inputs.cache,
-        k=_spread(inputs.cache.k, stride, tmp_path / "k"),
-        v=_spread(inputs.cache.v, stride, tmp_path / "v"),
+        k=spread(inputs.cache.k, stride, tmp_path / "k"),
+        v=spread(inputs.cache.v, stride, tmp_path / "v"),
     )
     assert torch.equal(call(replace(inputs, cache=cache), config)[0], call(inputs, config)[0])
-
-
-def _spread(cache: torch.Tensor, stride: int, path: Path) -> torch.Tensor:
-    """The pages of `cache`, `stride` elements apart."""
-    size = (stride * (cache.shape[0] - 1) + cache[0].numel()) * cache.element_size()
-    with path.open("w+b") as file:
-        file.truncate(size)
-        flat = torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=cache.dtype)
-    view = flat.as_strided(cache.shape, (stride, *cache.stride()[1:]))
-    view.copy_(cache)
-    return view
 
 
 def test_empty_batch(device: str) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import random
 import struct
+from pathlib import Path
 
 import pytest
 import torch
+from far_pages import spread
 from index_cases import FORMATS, NARROW, case, check
 
 from hfmem_kernels import _reference_index, index_logits, layout, sparse_mla_decode_attention
@@ -148,6 +150,16 @@ def test_keys_of_16_bits_begin_anywhere(start: int, device: str) -> None:
     ]
     odd.copy_(q)
     assert torch.equal(index_logits(odd, *rest), index_logits(q, *rest))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("gib", [2, 8])
+def test_pages_far_apart(name: str, gib: int, device: str, tmp_path: Path) -> None:
+    if device != "cpu":
+        pytest.skip("on a GPU it would take the memory")
+    q, keys, *rest = case((33, 7), page=16, device=device, **FORMATS[name])
+    far = spread(keys, (gib * 2**30 + 576 * 16) // keys.element_size(), tmp_path / "far")
+    assert torch.equal(index_logits(q, far, *rest), index_logits(q, keys, *rest))
 
 
 def test_the_reference_on_request() -> None:

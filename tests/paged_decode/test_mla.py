@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from far_pages import spread
 
 from hfmem_kernels import _reference, layout, merge_attention, testing
 from hfmem_kernels._heuristics import LaunchConfig
@@ -242,6 +244,24 @@ def test_lists_with_holes_for_any_rank(rank: int, dtype: str, device: str) -> No
         torch.testing.assert_close(lse[token].double(), torch.logsumexp(logits, 1), rtol=0, atol=1e-3)
         expected = torch.softmax(logits, 1) @ k[:, :rank]
         torch.testing.assert_close(out[token].double(), expected, rtol=2**-7, atol=2**-6)
+
+
+@pytest.mark.parametrize("latent_format", LatentFormat)
+@pytest.mark.parametrize("gib", [2, 4, 8])
+def test_pages_far_apart(latent_format: LatentFormat, gib: int, device: str, tmp_path: Path) -> None:
+    """Written, read by page table and by lists: offsets beyond 32 bits of bytes and of what rows are read in."""
+    if device != "cpu":
+        pytest.skip("on a GPU it would take the memory")
+    q, cache, table, lengths = build((33, 7), latent_format, "bfloat16", 16, 1, 16, device)
+    far = spread(cache, (gib * 2**30 + 576 * 16) // cache.element_size(), tmp_path / "far")
+    slots = torch.tensor([[47, -1, 9], [9, 47, 0]], dtype=torch.int32)
+    counts, rows = torch.tensor([3, 2], dtype=torch.int32), []
+    new = torch.randn(2, 576, generator=torch.Generator().manual_seed(5)).to(torch.bfloat16)
+    for each in (cache, far):
+        write_latent(new[:, : q.shape[3] - 64], new[:, :64], each, torch.tensor([47, 9]))
+        rows.append(mla_decode_attention(q, each, table, lengths, scale=SCALE))
+        rows.append(sparse_mla_decode_attention(q[:, 0], each, slots, counts, scale=SCALE))
+    assert torch.equal(rows[0], rows[2]) and torch.equal(rows[1], rows[3])
 
 
 def test_whole_row_in_fp8(device: str) -> None:
