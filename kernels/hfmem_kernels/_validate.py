@@ -24,10 +24,15 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_dtype(name: str, tensor: torch.Tensor, allowed: Sequence[torch.dtype]) -> None:
-    """`tensor` is one, and has one of the dtypes."""
+def check_tensor(name: str, tensor: torch.Tensor) -> None:
+    """`tensor` is one."""
     if not isinstance(tensor, torch.Tensor):
         fail(name, "a tensor", type(tensor).__name__)
+
+
+def check_dtype(name: str, tensor: torch.Tensor, allowed: Sequence[torch.dtype]) -> None:
+    """`tensor` is one, and has one of the dtypes."""
+    check_tensor(name, tensor)
     if tensor.dtype not in allowed:
         fail(name, "dtype " + " or ".join(map(dtype_name, allowed)), f"dtype {dtype_name(tensor.dtype)}")
 

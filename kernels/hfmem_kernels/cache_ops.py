@@ -81,8 +81,8 @@ def write_latent(
     """
     _validate.check_dtype("latent", latent, _validate.QUERY_DTYPES)
     _validate.check_shape("latent", latent, ["tokens", "rank"])
-    _validate.check_shape("rope", rope, [latent.shape[0], "rope dim"])
     _validate.check_dtype("rope", rope, [latent.dtype])
+    _validate.check_shape("rope", rope, [latent.shape[0], "rope dim"])
     _validate.check_device("rope", rope, latent.device)
     _check_slots(slot_mapping, latent)
     _validate.check_dtype("cache", cache, [*_validate.QUERY_DTYPES, *_validate.QUANTIZED, torch.uint8])
@@ -120,6 +120,9 @@ def gather_kv(cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Ten
     Raises:
         ValueError: an argument does not fit, or a page id or a length is none of this cache; the message names it.
     """
+    _validate.check_tensor("cache", cache)
+    if cache.dim() < 2:
+        _validate.fail("cache", "shape [pages, page size, …]", f"shape {list(cache.shape)}")
     _validate.check_pages(page_table, seq_lens, cache.device)
     _validate.check_indices(page_table, seq_lens, cache)
     longest = int(seq_lens.max()) if seq_lens.numel() else 0
@@ -136,6 +139,7 @@ def move_pages(cache: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor
     Raises:
         ValueError: `sources` and `targets` are no int32 or int64 vectors of the same length where the cache is.
     """
+    _validate.check_tensor("cache", cache)
     _validate.check_dtype("sources", sources, [torch.int32, torch.int64])
     _validate.check_dtype("targets", targets, [sources.dtype])
     _validate.check_shape("sources", sources, ["pages"])
@@ -147,8 +151,8 @@ def move_pages(cache: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor
 
 
 def _check_slots(slot_mapping: torch.Tensor, rows: torch.Tensor) -> None:
-    _validate.check_device("slot_mapping", slot_mapping, rows.device)
     _validate.check_dtype("slot_mapping", slot_mapping, [torch.int64])
+    _validate.check_device("slot_mapping", slot_mapping, rows.device)
     _validate.check_shape("slot_mapping", slot_mapping, [rows.shape[0]])
     if not slot_mapping.is_contiguous():
         _validate.fail("slot_mapping", "a contiguous tensor", f"stride {slot_mapping.stride(0)}")
