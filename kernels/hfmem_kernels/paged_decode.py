@@ -44,9 +44,9 @@ def paged_decode_attention(
             with `cu_q` [tokens, heads, dim]. bf16, fp16 or fp32 (with fp16's digits against 8-bit caches). Query heads are in
             groups: head h reads KV head h // (heads // kv_heads).
         k_cache, v_cache: [pages, page_size, kv_heads, dim] by view: any strides, any page size, v's dim may differ. q's dtype,
-            or float8_e4m3fn, float8_e5m2, int8; dim up to 1,024 in fp32, else K's and V's, each as the next power of two, together.
-            `layout` makes such views of the usual memory orders. The kernel reads e4m3's NaN code as ±480; writers that saturate,
-            as `write_kv` does, never store it.
+            or float8_e4m3fn, float8_e5m2, int8. Both dims, each as the next power of two, are 1,024 together at the most (fp32: 2,048
+            on sm_90, sm_100 and gfx942). `layout` makes such views of the usual memory orders. The kernel reads e4m3's NaN code as
+            ±480; writers that saturate, as `write_kv` does, never store it.
         page_table: int32 [batch, pages of the longest]; entries behind a sequence's end, or before what a window still sees,
             are never read and may be -1.
         seq_lens: int32 [batch], tokens in the cache, the newest included; 0 gives zeros and an lse of -inf.
@@ -57,7 +57,8 @@ def paged_decode_attention(
         alibi_slopes: [heads]; slope · (key position - query position) is added.
         k_scale, v_scale: what stored elements of 8-bit caches are multiplied by, 1 by default: a number, or in float32 one
             element, [kv_heads] or, for both, [pages, page_size, kv_heads] (any strides; those of values are not negative).
-        cu_q, max_q_len: int32 [batch + 1] first rows of each sequence in q, and the most rows of one, known to the host.
+        cu_q, max_q_len: int32 [batch + 1] first rows of each sequence in q, and the most rows of one, known to the host. Rows of
+            nobody, behind the last, are not written.
         out, lse: buffers of q's shape (v's dim), and float32 of q's shape without dim. With `out` and `workspace` the call
             allocates nothing, and neither waits for the device: both are needed inside a captured CUDA graph's pool anyway.
         workspace: see `allocate_workspace`; calls that may run at the same time need their own.
