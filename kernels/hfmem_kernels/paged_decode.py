@@ -45,8 +45,8 @@ def paged_decode_attention(
             groups: head h reads KV head h // (heads // kv_heads).
         k_cache, v_cache: [pages, page_size, kv_heads, dim] by view: any strides, any page size, v's dim may differ. q's dtype,
             or float8_e4m3fn, float8_e5m2, int8. Both dims, each as the next power of two, are 1,024 together at the most (fp32:
-            2,048 on sm_90, sm_100 and gfx942). `layout` makes such views of the usual memory orders. The kernel reads e4m3's NaN code as
-            ±480; writers that saturate, as `write_kv` does, never store it.
+            2,048 on sm_90, sm_100 and gfx942). `layout` makes such views of the usual memory orders. The kernel reads
+            e4m3's NaN code as ±480; writers that saturate, as `write_kv` does, never store it.
         page_table: int32 [batch, pages of the longest]; entries behind a sequence's end, or before what a window still sees,
             are never read and may be -1.
         seq_lens: int32 [batch], tokens in the cache, the newest included; 0 gives zeros and an lse of -inf.
