@@ -24,7 +24,7 @@ from hfmem.memory.cache import (
 )
 from hfmem.memory.engines.ideal import open_source_notes
 from hfmem.memory.formats import resolve_kv_dtype
-from hfmem.memory.result import CacheBytes, LayerGroup
+from hfmem.memory.result import CacheBytes, LayerGroup, count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.layers import (
@@ -94,7 +94,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     groups = []
     stages = [0] * serving.pp
     moved: list[dict[bool, dict[int, int]]] = [{False: {}, True: {}} for _ in stages]
-    num_layers = max(len(decoding_layers(arch)), 1)
+    count = max(len(decoding_layers(arch)), 1)
+    runs = [range(-(-s * count // serving.pp), -(-(s + 1) * count // serving.pp)) for s in range(serving.pp)]
     for kind, layers in decoding_kinds(arch).items():
         held = _as_cached(arch, kind)
         tokens = decode_tokens(held, serving.context, serving.source_tokens, static=static)
@@ -110,14 +111,19 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
             growing += compressed_bytes(held, serving.context, fmt, arch.dtype)
         shards = _shards(held, serving.tp)
         copies = len(layers) * serving.tp // shards
-        groups.append(LayerGroup(kind, layers, per_token, tokens, copies * (growing + constant), copies * constant))
-        for index in layers:
-            stage, size = index * serving.pp // num_layers, (growing + constant) // shards
-            if offloads and tokens and not (static and isinstance(held, SlidingAttention | ChunkedAttention)):
+        whole, on_rank = copies * (growing + constant), (growing + constant) // shards
+        groups.append(
+            LayerGroup(
+                kind, layers, per_token, tokens, whole, copies * constant, on_rank * serving.num_seqs_per_replica
+            )
+        )
+        moves = offloads and tokens and not (static and isinstance(held, SlidingAttention | ChunkedAttention))
+        for stage, run in enumerate(runs):
+            if moves:
                 rows = moved[stage][isinstance(held, CrossAttention)]
-                rows[index] = rows.get(index, 0) + size
+                rows.update({index: rows.get(index, 0) + on_rank for index in layers if index in run})
             else:
-                stages[stage] += size
+                stages[stage] += count_in(layers, run) * on_rank
     for stage, kept in enumerate(moved):
         stages[stage] += sum(_two_at_once(rows) for rows in kept.values())
     per_seq = sum(group.bytes for group in groups)
@@ -132,6 +138,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         notes=(*open_source_notes(arch, serving), *_remote_notes(arch)),
         stage_bytes=tuple(size * serving.num_seqs_per_replica for size in stages),
+        stage_layers=tuple((run,) for run in runs),
     )
 
 
