@@ -17,7 +17,7 @@ from hfmem.memory.cache import (
     compressed_bytes,
     constant_bytes,
     decoding_kinds,
-    decoding_layers,
+    num_dealt_layers,
     source_tokens,
     state_tensors,
     token_bytes,
@@ -93,8 +93,11 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     static, offloads = "static" in serving.cache_implementation, "offloaded" in serving.cache_implementation
     groups = []
     stages = [0] * serving.pp
-    moved: list[dict[bool, dict[int, int]]] = [{False: {}, True: {}} for _ in stages]
-    count = max(len(decoding_layers(arch)), 1)
+    moved: list[dict[int, int]] = [{} for _ in stages]
+    with_states = {
+        index for kind, ids in decoding_kinds(arch).items() if isinstance(kind, RecurrentCache) for index in ids
+    }
+    count = max(num_dealt_layers(arch), 1)
     runs = [range(-(-s * count // serving.pp), -(-(s + 1) * count // serving.pp)) for s in range(serving.pp)]
     for kind, layers in decoding_kinds(arch).items():
         held = _as_cached(arch, kind)
@@ -119,13 +122,12 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         )
         moves = offloads and tokens and not (static and isinstance(held, SlidingAttention | ChunkedAttention))
         for stage, run in enumerate(runs):
-            if moves:
-                rows = moved[stage][isinstance(held, CrossAttention)]
-                rows.update({index: rows.get(index, 0) + on_rank for index in layers if index in run})
-            else:
-                stages[stage] += count_in(layers, run) * on_rank
-    for stage, kept in enumerate(moved):
-        stages[stage] += sum(_two_at_once(rows) for rows in kept.values())
+            away = [index for index in layers if index in run and index not in with_states] if moves else []
+            moved[stage] |= {index: moved[stage].get(index, 0) + on_rank for index in away}
+            stages[stage] += (count_in(layers, run) - len(away)) * on_rank
+    here = [_two_at_once(rows) for rows in moved]
+    for stage, pair in enumerate(here):
+        stages[stage] += sum(moved[stage][index] for index in pair)
     per_seq = sum(group.bytes for group in groups)
     return CacheBytes(
         engine=NAME,
@@ -138,14 +140,21 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         notes=(*open_source_notes(arch, serving), *_remote_notes(arch)),
         stage_bytes=tuple(size * serving.num_seqs_per_replica for size in stages),
-        stage_layers=tuple((run,) for run in runs),
+        stage_layers=tuple(
+            tuple(range(index, index + 1) for index in run if index not in rows or index in pair)
+            if offloads
+            else (run,)
+            for run, rows, pair in zip(runs, moved, here, strict=True)
+        ),
     )
 
 
-def _two_at_once(layers: dict[int, int]) -> int:
-    """Bytes of the two neighbours among offloaded layers that are largest together."""
-    sizes = [layers[index] for index in sorted(layers)]
-    return max(map(sum, pairwise([*sizes, sizes[0]])), default=0) if len(sizes) > 1 else sum(sizes)
+def _two_at_once(layers: dict[int, int]) -> tuple[int, ...]:
+    """The two neighbours among offloaded layers (the last's is the first) that take most together."""
+    order = sorted(layers)
+    if len(order) < 3:
+        return tuple(order)
+    return max(pairwise([*order, order[0]]), key=lambda pair: sum(layers[index] for index in pair))
 
 
 def _remote_notes(arch: Architecture) -> tuple[Note, ...]:
