@@ -195,15 +195,17 @@ class Live:
             response = None
         elif response is not None and not by_route:
             repo.checked(response)
-        front = single.result()
         no_index = response is not None and response.header("x-error-code") == "EntryNotFound"
-        # On the official Hub the route speaks for the index: that it failed and the single file is there settles it.
-        if by_route and not no_index and (front.status == 404 or not self.settings.official):
-            if response is not None and is_plain_404(response) and not self.settings.official:
+        elsewhere = not self.settings.official
+        # On the official Hub the route speaks for the index: that it failed and the single file is there settles it. Elsewhere the
+        # index is asked for at once: the single file's front may still be on its way from a storage host.
+        if by_route and not no_index and (elsewhere or single.result().status == 404):
+            if response is not None and is_plain_404(response) and elsewhere:
                 self.store.remember_no_metadata_route(self.settings.endpoint)
             index = repo.get(INDEX, MAX_INDEX_BYTES)
             if index.status == 200:
                 return from_index(repo, index.body, INDEX)
+        front = single.result()
         if front.status == 404:
             return None if is_gguf_place(repo) else other_weights(repo, repo.listing())
         return from_headers({SINGLE: repo.finish_header(SINGLE, front)})

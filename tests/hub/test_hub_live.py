@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from hub_models import CONFIG, FRESH, TENSOR_BYTES, TENSORS, add_sharded, add_single, weight_sizes
-from hub_server import Blob, HubServer, shard, sharded
+from hub_server import Blob, HubServer, hold_until, shard, sharded
 
 from hfmem.errors import (
     MissingFileError,
@@ -72,6 +73,23 @@ def test_single_file_without_the_metadata_route(hub: HubServer) -> None:
     hub.clear()
     load_model("org/two")
     assert len(hub.requests()) == 4
+
+
+def test_elsewhere_the_index_is_asked_for_while_the_single_file_is_on_its_way(hub: HubServer) -> None:
+    hub.metadata_route = False
+    add_single(hub)
+    fault, asked = hold_until(r"index\.json", on="//model.safetensors")  # the storage host's answer
+    hub.faults.append(fault)
+    started = time.monotonic()
+    assert load_model("org/single", options=FRESH).evidence == "headers"
+    assert asked.is_set() and time.monotonic() - started < 4
+    # a sharded model does not wait for the single file at all
+    add_sharded(hub, 2)
+    fault, _ = hold_until("//model-00002-of", on="/model.safetensors$")
+    hub.faults[:] = [fault]
+    started = time.monotonic()
+    assert load_model("org/sharded", options=FRESH).evidence == "headers"
+    assert time.monotonic() - started < 4
 
 
 def test_an_endpoint_without_the_route_is_remembered(hub: HubServer) -> None:
