@@ -1,6 +1,6 @@
 """Reading a model: reference → source → architecture → parameters. No memory is computed yet.
 
-What follows the source is loaded when it is needed, so that the first request is on its way before (`preload`).
+What follows the source is loaded when it is needed, so that the first request is on its way before (`hfmem.cli.loading`).
 """
 
 from __future__ import annotations
@@ -89,20 +89,6 @@ def read_model(
     except AdapterError as error:
         return _read_base(model, error, revision, assume, strict, fetch)
     return _interpret(facts, assume, strict)
-
-
-def preload() -> None:
-    """Loads what `read_model` needs once it has a model's facts; for while they are on their way."""
-    from importlib import import_module
-
-    for name in (
-        "checkpoint.logical",
-        "memory.formats",
-        "model.families.registry",
-        "model.parameters",
-        "model.crosscheck",
-    ):
-        import_module(f"hfmem.{name}")
 
 
 def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:

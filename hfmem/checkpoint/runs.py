@@ -209,23 +209,19 @@ def _equal(text: bytes, start: int, expected: bytes, separator: bytes) -> tuple[
 def are_distinct(parts: Iterable[Part]) -> bool:
     """Whether no name occurs twice in `parts`. Names that start differently differ, and of the others the rests are compared: a run
     has them once for all its stretches, so that hardly anything is made anew."""
-    rests: dict[bytes, set[bytes]] = {}
+    rests: dict[bytes, list[bytes]] = {}
     names: list[bytes] = []
-    count = 0
     for part in parts:
-        count += len(part)
         if isinstance(part, Again):
-            rests.setdefault(part.head, set()).update(part.run.rests[part.first : part.end])
+            rests.setdefault(part.head, []).extend(part.run.rests[part.first : part.end])
         else:
             names += part.names
-    others = set(names)  # those that start as no run does
-    if len(others) != len(names):
+    if len(set(names)) != len(names):
         return False
     heads = tuple(rests)
     if len(heads) < _FEW:
         names = [name for name in names if name.startswith(heads)] if heads else []
     for name, head in zip(names, map(re.compile(_HEAD).match, names), strict=True):
         if head is not None and head[0] in rests:
-            rests[head[0]].add(name[head.end() :])
-            others.remove(name)
-    return count == len(others) + sum(map(len, rests.values()))
+            rests[head[0]].append(name[head.end() :])
+    return all(len(set(found)) == len(found) for found in rests.values())

@@ -89,7 +89,7 @@ class Live:
 
         timeout = self.settings.etag_timeout
         asked = Task(self.client, lambda: repo.get(CONFIG, MAX_CONFIG_BYTES, timeout=timeout, stop=confirms))
-        self._meanwhile()
+        self._meanwhile(asked)
         config = asked.result()
         commit = config.header("x-repo-commit")
         if not is_commit(commit):
@@ -129,7 +129,7 @@ class Live:
             self.client, lambda: start.metadata(INDEX) if by_route else start.whole(INDEX, MAX_INDEX_BYTES)
         )
         single = Task(self.client, lambda: start.front(SINGLE, DEFAULT_GUESS))
-        self._meanwhile()
+        self._meanwhile(config_task or all_headers)
 
         config = known_config if config_task is None else config_task.result()
         assert config is not None
@@ -243,9 +243,9 @@ class Live:
         if is_plain_404(config) and config.header("x-repo-commit") is None and not repo.listing():
             repo.fail(config)
 
-    def _meanwhile(self) -> None:
+    def _meanwhile(self, first: Task[Response]) -> None:
         if self.options.meanwhile is not None:
-            self.options.meanwhile()
+            self.options.meanwhile(first.is_waiting)
 
     def _progress(self, repo: RemoteFiles, done: int, total: int) -> None:
         if self.options.progress is not None:

@@ -13,7 +13,7 @@ class FetchOptions:
     """How to fetch. `no_cache` neither reads nor writes stored facts; `refresh` does not read them; `offline` opens no socket.
 
     `token` replaces the one of the environment (`False`: send none). `deadline` is in seconds, for one model. `meanwhile` is called
-    once while the first answers are waited for.
+    once while the first answers are waited for, with what tells whether they still are.
     """
 
     no_cache: bool = False
@@ -22,4 +22,4 @@ class FetchOptions:
     token: str | bool | None = None
     deadline: float | None = None
     progress: Progress | None = None
-    meanwhile: Callable[[], None] | None = None
+    meanwhile: Callable[[Callable[[], bool]], None] | None = None

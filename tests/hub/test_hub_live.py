@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from hub_models import CONFIG, FRESH, TENSOR_BYTES, TENSORS, add_sharded, add_single, weight_sizes
-from hub_server import Blob, HubServer, hold_until, shard, sharded
+from hub_server import Blob, Handler, HubServer, hold_until, shard, sharded
 
 from hfmem.errors import (
     MissingFileError,
 )
 from hfmem.hub import FetchOptions, load_model
+from hfmem.hub.connection import MAX_PER_HOST
 from hfmem.hub.files import DEFAULT_GUESS
 
 
@@ -62,6 +63,29 @@ def test_sharded_model_without_the_metadata_route(hub: HubServer) -> None:
     assert by_route.checkpoint is not None
     assert by_range.checkpoint == by_route.checkpoint
     assert by_range.weight_files == by_route.weight_files
+
+
+def test_no_host_is_asked_for_more_at_once_than_it_bears(hub: HubServer) -> None:
+    hub.metadata_route = False
+    add_sharded(hub, 161)
+    now, most = {"hub": 0, "cdn": 0}, {"hub": 0, "cdn": 0, "both": 0}
+
+    def watch(handler: Handler) -> bool:
+        with hub.lock:
+            now[handler.server.role] += 1
+            for name, value in {**now, "both": sum(now.values())}.items():
+                most[name] = max(most[name], value)
+        time.sleep(0.05)
+        with hub.lock:
+            now[handler.server.role] -= 1
+        return False
+
+    hub.faults.append(watch)
+    load_model("org/sharded", options=FRESH)
+    assert most["hub"] <= MAX_PER_HOST and most["cdn"] <= MAX_PER_HOST
+    assert (
+        most["both"] > MAX_PER_HOST
+    )  # the Hub is asked for further files while a storage host answers for the first ones
 
 
 def test_single_file_without_the_metadata_route(hub: HubServer) -> None:
