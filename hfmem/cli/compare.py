@@ -26,7 +26,7 @@ _SHARED: Final = {
     **{name: SERVING[name] for name in ("eager", "overhead", "draft", "draft_tokens")},
     **{name: DEVICES[name] for name in ("gpu", "num_gpus", "utilization")},
 }
-_READING: Final = {name: option for name, option in READING.items() if name != "strict"}
+_READING: Final = {name: option for name, option in READING.items() if name not in ("strict", "no_headers")}
 
 
 @takes(_SHARED, _READING)

@@ -6,7 +6,7 @@ serves `main` of the official Hub; where it is known to be missing, the weight i
 `model.safetensors`. One of the last two answers, and a single-file or sharded model is complete after it. Where
 neither the route nor the single file exists: the index, then one ranged request a shard. A GGUF model (named by a
 variant or a file, or all that the repo holds): one listing where a choice is to be made, then ranged requests for the
-headers of its parts.
+headers of its parts. Without headers (`no_headers`): config.json and the list of files, at once.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from hfmem.hub.weights import (
     from_metadata_route,
     from_named_file,
     is_gguf_place,
+    listed_weights,
     other_weights,
     quantization_files,
     without_config,
@@ -69,6 +70,10 @@ class Live:
             config, facts = self._stored(repo, revision, part)
             if facts is not None:
                 return replace(facts, stats=replace(self.client.stats(), cache_hit=True))
+        if self.options.no_headers and part is None:
+            config, facts = self._fetch_sizes(repo, config)
+            if facts is not None:  # not stored: they would stand in the way of what headers say
+                return replace(facts, stats=self.client.stats())
         facts = self._fetch(repo, config)
         self.store.save(facts, self.settings.endpoint, revision, part)
         return replace(facts, stats=self.client.stats())
@@ -147,6 +152,22 @@ class Live:
             weights = found
         return self._facts(repo, config, values, name, weights)
 
+    def _fetch_sizes(self, repo: RemoteFiles, config: Response | None) -> tuple[Response, ModelFacts | None]:
+        """config.json, and the facts by it and the sizes of files; None where these do not tell which files are the weights."""
+        start = RemoteFiles(self.client, repo.endpoint, repo.repo_id, repo.revision)
+        listed = Task(self.client, start.tree)
+        if config is None:
+            timeout = self.settings.etag_timeout
+            asked = Task(self.client, lambda: repo.get(CONFIG, MAX_CONFIG_BYTES, timeout=timeout))
+            self._meanwhile(asked)
+            config = asked.result()
+        _pin(repo, config)
+        weights = listed_weights(listed.result()) if config.status == 200 else None
+        if weights is None:
+            return config, None
+        values = parse_object(config.body, f"{repo.label}: {CONFIG}")
+        return config, self._facts(repo, config, values, CONFIG, weights, listed.result())
+
     def _fetch_gguf(self, repo: RemoteFiles) -> ModelFacts:
         """A GGUF model has no config.json: its own keys describe it."""
         from hfmem.hub.gguf import load_file, load_place
@@ -211,10 +232,16 @@ class Live:
         return from_headers({SINGLE: repo.finish_header(SINGLE, front)})
 
     def _facts(
-        self, repo: RemoteFiles, config: Response, values: dict[str, object], name: str, weights: Weights
+        self,
+        repo: RemoteFiles,
+        config: Response,
+        values: dict[str, object],
+        name: str,
+        weights: Weights,
+        tree: Mapping[str, int | None] | None = None,
     ) -> ModelFacts:
         extra: dict[str, Mapping[str, object]] = {}
-        wanted = quantization_files(values, weights.checkpoint)
+        wanted = quantization_files(values, weights.checkpoint, tree)
         if wanted:
             found = run_all(self.client, wanted, lambda file: repo.read(file, MAX_CONFIG_BYTES))
             for file, data in zip(wanted, found, strict=True):
