@@ -228,6 +228,10 @@ class Live:
                 return from_index(repo, index.body, INDEX)
         front = single.result()
         if front.status == 404:
+            if there := [name for name in (INDEX, SINGLE) if name in repo.listing()]:
+                raise NetworkError(
+                    f"{repo.label}: {there[0]} is in the list of files, and the server says that it is not there"
+                )
             return None if is_gguf_place(repo) else other_weights(repo, repo.listing())
         return from_headers({SINGLE: repo.finish_header(SINGLE, front)})
 
