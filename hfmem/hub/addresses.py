@@ -24,7 +24,7 @@ def resolve(host: str, port: int, timeout: float) -> list[Address]:
         OSError: it has none, or is too slow. UnicodeError: not the name of a host.
     """
     # as bytes: a string would be encoded by a codec that takes milliseconds to load
-    name = ascii_name(host)
+    name = _ascii(host)
     found: list[list[Address]] = []
     errors: list[BaseException] = []
     done = threading.Event()
@@ -104,6 +104,5 @@ def _started(address: Address) -> socket.socket:
     return sock
 
 
-def ascii_name(host: str) -> bytes:
-    """A host's name as the network has it."""
+def _ascii(host: str) -> bytes:
     return host.encode("ascii") if host.isascii() else host.encode("idna")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from hfmem.errors import NetworkError
-from hfmem.hub.addresses import Address, ascii_name, open_socket, resolve
+from hfmem.hub.addresses import Address, open_socket, resolve
 from hfmem.hub.http11 import Stream, answer, request
 from hfmem.records import dataclass
 
@@ -112,6 +112,7 @@ class Pool:
         def load() -> None:
             with contextlib.suppress(NetworkError):  # told when a connection needs them
                 self._context()
+                "host".encode("idna")  # and the codec by which `ssl` takes a name
 
         threading.Thread(target=load, daemon=True).start()
 
@@ -190,7 +191,7 @@ class Pool:
             if origin.scheme == "https":
                 if proxy is not None:
                     _tunnel(sock, origin, headers)
-                sock = self._context().wrap_socket(sock, server_hostname=ascii_name(origin.host))
+                sock = self._context().wrap_socket(sock, server_hostname=origin.host)
         except BaseException:
             sock.close()
             raise
