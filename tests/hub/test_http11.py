@@ -81,9 +81,8 @@ BODIES = st.sampled_from(
 def test_answers_are_what_the_library_reads(
     status: bytes, lines: list[bytes], body: bytes, end: bytes, size: int
 ) -> None:
-    lines = list(
-        {line.partition(b":")[0].lower(): line for line in lines}.values()
-    )  # of two of one name another test tells
+    if sum(line.lower().startswith(b"content-length") for line in lines) > 1:
+        return  # of two lengths the first one counts, here and there
     if status[9:12] in (b"204", b"304"):
         lines = [
             line for line in lines if b"chunked" not in line.lower()
