@@ -23,7 +23,7 @@ _AHEAD: Final = 1 << 14
 _STATUS: Final = r"HTTP/1\.([0-9])[ \t]+([1-9][0-9]{2})(?![0-9])[ \t]*(.*)"
 _CHUNK: Final = rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(;.*)?"
 #: headers of which the first one counts, where a server sends two
-_ONCE: Final = frozenset({"location", "content-length", "content-range", "transfer-encoding"})
+_ONCE: Final = frozenset({"location", "content-length", "content-range"})
 
 
 class ProtocolError(Exception):

@@ -84,9 +84,7 @@ def test_answers_are_what_the_library_reads(
     if sum(line.lower().startswith(b"content-length") for line in lines) > 1:
         return  # of two lengths the first one counts, here and there
     if status[9:12] in (b"204", b"304"):
-        lines = [
-            line for line in lines if b"chunked" not in line.lower()
-        ]  # no body by RFC 9112; the library looks for one
+        lines = [line for line in lines if b"chunked" not in line.lower()]  # no body by RFC 9112; the library looks for one
     data = end.join([status, *lines, b"", b""]) + body
     theirs = by_the_library(data)
     try:
