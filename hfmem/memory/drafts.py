@@ -106,11 +106,12 @@ def served_with(arch: Architecture, drafter: Drafter | None, serving: Serving) -
 
 @remembered
 def joined(arch: Architecture, drafter: Drafter, engine: str) -> Architecture:
-    """The model with the layers of what drafts after its own."""
+    """The model with the layers of what drafts after its own, and the size of its blocks."""
     own = prediction_layers(arch) if drafter.own else _decoder(drafter.architecture)
     own = own[:1] if drafter.own and _first_alone(arch, engine) else own
     kept, stack = tuple(layer for layer in arch.layers if layer.stack != "mtp"), PREDICT if drafter.own else DRAFT
-    return replace(arch, layers=(*kept, *(Layer(layer.caches, stack) for layer in own)))
+    layers = (*kept, *(Layer(layer.caches, stack) for layer in own))
+    return replace(arch, layers=layers, drafted=drafter.architecture.drafted)
 
 
 def _decoder(arch: Architecture) -> tuple[Layer, ...]:
