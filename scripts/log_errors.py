@@ -112,6 +112,7 @@ COLUMNS = (
     "blind, night",
     "blind, morning",
     "blind, 28 November",
+    "blind, 28 November, noon",
 )
 MARKS = ("<!-- accuracy table: scripts/validate_logs.py --readme writes it -->", "<!-- end of the accuracy table -->")
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from hfmem.api.reading import Model
     from hfmem.plan.devices import Device
 
+#: the least memory of a device of Hopper's (80 GB, of which 79 GiB are seen), vLLM's default share at its least, and what it takes
+#: beside weights and pool at most, on small devices
+_LEAST_HOPPER, _LEAST_SHARE, _RUNTIME_AT_MOST = 70 * GIB, 0.9, 12 * GIB
 #: what a reason names as a flag of this command
 _FLAG: Final = re.compile(
     r": (--(?:tp|pp|ep|kv-dtype|quant|page-size|max-num-batched-tokens|language-model-only))\b ?([^\s;]*)"
@@ -53,7 +56,7 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         serving = replace(serving, compute_capability=device.compute_capability)
     elif log.settings.capability is not None:
         serving = replace(serving, compute_capability=log.settings.capability)
-    elif log.settings.kernel_version == 2 or log.settings.rocm:
+    elif log.settings.kernel_version == 2 or log.settings.rocm or (device is None and _small_device(log)):
         serving = replace(
             serving, compute_capability=NO_CHECKPOINTS
         )  # Hopper's kernel is the third, Blackwell's another
@@ -79,6 +82,18 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         flags=_flags(log, serving, checks),
         assumptions=tuple(_assumptions(log)),
     )
+
+
+def _small_device(log: LogFacts) -> bool:
+    """Whether vLLM's device is too small for one of Hopper's: by its memory, or by what the weights and the pool leave of it."""
+    if device := log.first("device_bytes"):
+        return device.value < _LEAST_HOPPER
+    weights, pool = log.largest("weights_bytes"), log.smallest("available_bytes")
+    told = log.settings
+    if weights is None or pool is None or told.kv_memory_bytes or told.override_blocks or told.cpu_offload_gb:
+        return False
+    share = float(told.utilization or _LEAST_SHARE)
+    return log.engine == "vllm" and (weights.value + pool.value) / share + _RUNTIME_AT_MOST < _LEAST_HOPPER
 
 
 def _serving(read: Model, log: LogFacts) -> Serving:
@@ -137,7 +152,7 @@ def _assumptions(log: LogFacts) -> Iterator[str]:
     if log.settings.context is None:
         yield "the context is not among the settings: the log's own lines or the model's positions"
     if log.starts > 1:
-        yield f"{log.starts} starts are in the log: the last that printed sizes"
+        yield f"{log.starts} starts are in the log: the last that printed sizes, of those that name the model"
     if drafts_itself(log):
         yield f"the model's own prediction layers draft {log.settings.draft_tokens or 'some'} tokens at once"
     elif log.settings.speculative:

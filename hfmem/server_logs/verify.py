@@ -64,7 +64,7 @@ def verify_log(
         UsageError: no engine's line is in the text, or it names no model and none is given.
         SourceError, UnsupportedError: the model cannot be read, or is not supported.
     """
-    log = parse_log(text)
+    log = parse_log(text, model)
     told = dict(given or {})
     if "kv_dtype" in told:
         told["kv_dtype"] = canonical_kv_dtype(told["kv_dtype"])

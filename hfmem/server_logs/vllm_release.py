@@ -45,7 +45,9 @@ def rivals(log: LogFacts) -> tuple[Release, ...]:
     """The releases at both ends of what a log may be of that names none: their estimates widen the band."""
     if release_of(log.version) is not None or log.form:
         return ()
-    ends = (V1 + 1, _OLD) if _looks_old(log) else (_NEW_CAPACITY, _LAST_BETWEEN if log.until_27 else LATEST)
+    newest = _LAST_BETWEEN if log.until_27 else LATEST
+    sure = log.smallest("max_concurrency") is not None and old_capacity(log)
+    ends = (V1 + 1, _OLD if sure else newest) if _looks_old(log) else (_NEW_CAPACITY, newest)
     return tuple(Release(minor, log.settings.flashinfer) for minor in ends)
 
 
