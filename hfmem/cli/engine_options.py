@@ -103,6 +103,7 @@ KvMemory = Annotated[
     str | None,
     Option(
         "--kv-memory",
+        "--kv-cache-memory-bytes",
         metavar="BYTES",
         help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none].",
         section=ENGINE,

@@ -91,6 +91,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     groups = []
     for kind, indices in kinds.items():
         row, state = row_bytes(kind, formats), state_bytes(kind, arch)
+        size = layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
         groups.append(
             LayerGroup(
                 kind,
@@ -99,9 +100,9 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
                 one.of(kind),
                 len(indices) * (layer_bytes(kind, one, row, formats) + state),
                 len(indices) * state,
+                size,
             )
         )
-        size = layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
         on_devices = [count_in(indices, run) * size * serving.llama_cpp.kv_offload for run in where.stages]
         on_host += len(indices) * size - sum(on_devices)
         on_stage = [whole + own for whole, own in zip(on_stage, on_devices, strict=True)]
@@ -115,6 +116,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         page_size=PAD,
         stage_bytes=tuple(on_stage),
+        stage_layers=tuple((run,) for run in where.stages),
         host_bytes=on_host * serving.dp,
         value_dtype=None if formats.key == formats.value else formats.value,
     )
