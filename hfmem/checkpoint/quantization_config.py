@@ -82,9 +82,17 @@ _METHOD_NAMES: Final = {
 }
 
 
-#: where sections name the modules that stay as they were; AQLM names weights
+#: where sections name the modules that stay as they were, the first that says something; AQLM names weights
 _EXCEPTIONS: Final = (
-    *("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules", "exclude", "skip_modules"),
+    *(
+        "ignored_layers",
+        "modules_to_not_convert",
+        "ignore",
+        "exclude_modules",
+        "llm_int8_skip_modules",
+        "exclude",
+        "skip_modules",
+    ),
     "linear_weights_not_to_quantize",
 )
 
@@ -94,7 +102,7 @@ class Quantization:
     """What the configuration files say. `group_size` None is one scale a channel or a tensor; `block` is rows × columns of a scale.
 
     `ignored` are the modules said to stay as they were, as written. `kv_cache` is the dtype the file asks for the KV
-    cache, as written. `expert_dtype` is that of routed experts where they differ from the rest (DeepSeek V4: fp4), as written.
+    cache, `expert_dtype` that of routed experts where they differ from the rest (DeepSeek V4: fp4; MiMo-V2: mxfp4), as written.
     `others_plain`: modules that none of `targets` names stay as they were. `only`: prefixes outside of which modules stay so, too.
     `head`: the output head is quantized. `biases`: each packed matrix has a bias, of zeros where the model has none. `scheme`: the
     layout, of methods that have words of their own for it.
@@ -166,7 +174,7 @@ def parse_quantization(files: Mapping[str, Mapping[str, Any]]) -> Quantization |
         found = _parse(file, config)
         if found is not None:
             experts = config.get("expert_dtype", files.get("config.json", {}).get("expert_dtype"))
-            return replace(found, expert_dtype=text(experts))
+            return replace(found, expert_dtype=text(experts) or text(config.get("store_dtype")))
     return None
 
 
@@ -243,7 +251,7 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
         (
             tuple(str(item).removesuffix(".weight") for item in config[key])
             for key in _EXCEPTIONS
-            if isinstance(config.get(key), (list, tuple))
+            if isinstance(config.get(key), (list, tuple)) and config[key]
         ),
         (),
     )

@@ -294,7 +294,7 @@ def _held(
                 if not (routed and sharding.expert_parallel):
                     finer = refined_scales(spec, group.pattern, group.shape, ranks) if engine == "vllm" else None
                     if finer is None:
-                        check_blocks(spec, group.pattern, group.shape, ranks)
+                        check_blocks(spec, group.pattern, group.shape, ranks, merged=engine == "vllm")
             part = finer or _group_share(group, spec, sharding, match.expected is not None)
             module, _, leaf = core(group.pattern).rpartition(".")
             if (

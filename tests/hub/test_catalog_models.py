@@ -192,3 +192,27 @@ def test_qwen_3_8_in_fp8() -> None:
     fp8 = 48 * linear + 16 * full + (64 + 1) * 3 * h * inner + full
     read = read_model("Qwen/Qwen3.8-27B-FP8", fetch=FetchOptions(offline=True)).parameters
     assert read.weights_bytes == 2 * (27_781_427_952 - fp8) + fp8 + 4 * fp8 // 128**2
+
+
+#: bytes by dtype in the headers of XiaomiMiMo's repositories: BF16, FP8 codes, packed FP4 with a byte for each 32 of them
+MIMO = {
+    "V2.6-Flash-RL": (8_202_616_064, 3_859_808_256, 160_859_947_008),
+    "V2.6-Pro-RL": (21_294_573_312, 13_378_781_184, 531_351_207_936),
+}
+
+
+@pytest.mark.parametrize("name", MIMO)
+def test_mimo_v2_6_dtype_by_dtype(name: str) -> None:
+    """Experts in FP4 beside FP8, the way out of attention in BF16 in prediction layers, too; Pro's config does not name these."""
+    read = read_model(f"XiaomiMiMo/MiMo-{name}", fetch=FetchOptions(offline=True)).parameters
+    assert tuple(read.weights_by_dtype[dtype] for dtype in ("BF16", "F8_E4M3", "U8")) == MIMO[name]
+
+
+def test_mimo_v2_5_pro_with_its_scales() -> None:
+    """1,023,244,718,976 elements in 159,581 tensors: scales and corrections of 69 gates are no parameters.
+
+    Queries, keys and values were quantized in 8 pieces: 216 rows of scales where 27,136 rows have 212 blocks.
+    """
+    read = read_model("XiaomiMiMo/MiMo-V2.5-Pro", fetch=FetchOptions(offline=True)).parameters
+    scales = read.weights_by_dtype["F32"] // 4 + (70 + 3) * (216 - 212) * 48
+    assert read.total + scales + 69 * 384 == 1_023_244_718_976
