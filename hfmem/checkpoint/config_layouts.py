@@ -204,6 +204,11 @@ def packed_without_index(bits: int | None, group: int | None) -> Scheme | None:
     )
 
 
+def has_float_codes(config: Mapping[str, Any]) -> bool:
+    """Whether AutoRound's codes are floating-point numbers, which are packed in other ways than its integers."""
+    return not (text(config.get("data_type")) or "int").startswith("int")
+
+
 def blocks_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     """AutoRound's `block_name_to_quantize`: prefixes of what it quantized; empty where it says nothing usable."""
     said = config.get("block_name_to_quantize")
