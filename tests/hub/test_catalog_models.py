@@ -125,6 +125,18 @@ def test_contexts_are_the_publishers(name: str, tokens: int) -> None:
         ("google/gemma-4-12B-it", 11_959_730_224, 48),
         ("MiniMaxAI/MiniMax-M3", 427_040_140_160, 57 * 128),
         ("moonshotai/Kimi-K3", 2_779_931_837_184, 92 * 896),
+        (
+            "deepseek-ai/DeepSeek-V4-Flash",
+            290_944_616_402,
+            3 * 129_280 * 6 + 41 * 256,
+        ),  # and what hashes tokens to experts
+        ("deepseek-ai/DeepSeek-V4-Flash-0731", 304_180_418_494, 3 * 129_280 * 6 + 43 * 256),  # three draft layers
+        ("deepseek-ai/DeepSeek-V4-Pro", 1_598_839_674_782, 3 * 129_280 * 6 + 59 * 384),
+        ("deepseek-ai/DeepSeek-V4-Pro-0813", 1_650_497_936_906, 3 * 129_280 * 6 + 61 * 384),
+        ("deepseek-ai/DeepSeek-V2", 235_741_434_880, 0),
+        ("deepseek-ai/DeepSeek-R1", 684_489_845_504, 59 * 256),
+        ("zai-org/GLM-4.7-Flash", 31_221_488_576, 47 * 64),  # with an embedding and a head for its prediction layer
+        ("zai-org/GLM-4.5V", 107_710_933_120, 45 * 128),
     ],
 )
 def test_derived_parameters_against_published_counts(name: str, published: int, beside: int) -> None:
@@ -216,3 +228,17 @@ def test_mimo_v2_5_pro_with_its_scales() -> None:
     read = read_model("XiaomiMiMo/MiMo-V2.5-Pro", fetch=FetchOptions(offline=True)).parameters
     scales = read.weights_by_dtype["F32"] // 4 + (70 + 3) * (216 - 212) * 48
     assert read.total + scales + 69 * 384 == 1_023_244_718_976
+
+
+def test_mimo_v2_5_with_its_scales() -> None:
+    """310,775,040,000 elements, as V2.5-Pro's are counted; q, k and v of 9 full layers in 4 pieces: 108 rows for 106 blocks."""
+    read = read_model("XiaomiMiMo/MiMo-V2.5", fetch=FetchOptions(offline=True)).parameters
+    assert read.total + read.weights_by_dtype["F32"] // 4 + 9 * 2 * 32 + 47 * 256 == 310_775_040_000
+
+
+def test_deepseek_v4_flash_0731_as_stored() -> None:
+    """165,265,454,782 elements in its headers, two codes in one of the experts'; a scale takes a byte there, 4 are assumed."""
+    read = read_model("deepseek-ai/DeepSeek-V4-Flash-0731", fetch=FetchOptions(offline=True)).parameters
+    sizes = read.weights_by_dtype
+    stored = sizes["U8"] + sizes["F8_E4M3"] + sizes["BF16"] // 2 + sizes["F32"] // 4
+    assert stored + 3 * 129_280 * 6 + 43 * 256 == 165_265_454_782
