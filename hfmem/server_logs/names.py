@@ -30,12 +30,15 @@ def model_names(text: str) -> tuple[str, ...]:
 #: end of a repo's name → the format its weights are in, as `--quant` takes it
 _FORMAT_WORDS: Final = (
     (r"(?:-text)?[-.](?:nv)?fp4(?:-mtp)?", "nvfp4"),
-    (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*))?", "fp8"),
+    (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*|kv))?", "fp8"),
     (r"[-.](?:quantized\.)?w8a8", "int8"),
     (r"[-.]autoround-(?:int4|w4a16)(?:-\w{1,20})?", "gptq"),
     (r"(?:-qat)?[-.](?:quantized\.)?w4a16(?:-ct)?", "gptq"),
     (r"[-.]awq(?:-int4|-4bit)?", "awq"),
-    (r"[-.]gptq(?:-int4)?", "gptq"),
+    (r"[-.]gptq-(?:int8|8bit)", "gptq-int8"),
+    (r"(?:[-.]autoround(?:-4bit)?)?[-.]gptq(?:-(?:int4|4b(?:it)?|w4a16))?(?:-\w{1,20})?", "gptq"),
+    (r"[-.]mxfp4(?:-\w{1,20})?", "mxfp4"),
+    (r"[-.]bf16", "bf16"),
     (r"[-.](?:unsloth-)?bnb-4bit", "nf4"),
     (r"[-.]int4-autoround", "gptq"),
 )

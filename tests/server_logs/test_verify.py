@@ -301,3 +301,22 @@ def test_the_start_of_the_model_that_is_asked_for(prefixes: tuple[str, str]) -> 
     for model, context in (("Qwen/Qwen3-8B", 16384), ("meta-llama/Llama-3.1-8B-Instruct", 8192), (None, 8192)):
         found = verify_log(text, model, fetch=OFFLINE).result
         assert found.agrees and found.flags["--ctx"] == str(context), model
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "billions"),
+    [
+        ("lmsys/gpt-oss-20b-bf16", "openai/gpt-oss-20b", 20.915),  # the model's own files are MXFP4
+        ("/models/Qwen3-8B/snapshot-123", "Qwen/Qwen3-8B", 8.191),
+        ("/models/Qwen_Qwen3-8B-bf16.gguf", "Qwen/Qwen3-8B", 8.191),
+    ],
+)
+def test_a_copy_in_16_bit_and_a_folder_above(name: str, model: str, billions: float) -> None:
+    """Parameters as the models' cards have them, two bytes each."""
+    found = verify_log(
+        f"Initializing a V1 LLM engine (v0.19.0) with config: model='{name}'\nModel loading took 9 GiB memory\n",
+        fetch=OFFLINE,
+    )
+    predicted = by_name(found.result)["weights"].predicted
+    assert found.model == model and predicted is not None
+    assert abs(predicted / (2e9 * billions) - 1) < 0.005
