@@ -32,6 +32,8 @@ _LAST_BETWEEN: Final = 27
 #: the least memory of a device of Hopper's (80 GB, of which 79 GiB are seen), vLLM's default share at its least, and what it takes
 #: beside weights and pool at most, on small devices
 _LEAST_HOPPER, _LEAST_SHARE, _RUNTIME_AT_MOST = 70 * GIB, 0.9, 12 * GIB
+#: … and of the largest card that is likelier than a part of a Hopper, where nothing tells that the share is the default
+_CONSUMERS: Final = 48 * GIB
 #: … and of a DGX Spark's 119.7 GiB at least, where an H200's 139.8 would leave 16 GiB and more to the engine
 _LEAST_SPARK: Final = 106 * GIB
 
@@ -134,7 +136,7 @@ def guessed_device(log: LogFacts) -> Guess | None:
     if weights is None or pool is None or told.kv_memory_bytes or told.override_blocks or told.cpu_offload_gb:
         return None
     seen = (weights.value + pool.value) / float(told.utilization or _LEAST_SHARE)
-    if seen + _RUNTIME_AT_MOST < _LEAST_HOPPER:
+    if seen + _RUNTIME_AT_MOST < (_LEAST_HOPPER if told.utilization or told.complete else _CONSUMERS):
         return small
     return _SPARK if told.utilization and _LEAST_SPARK <= seen < _SPARK.memory_bytes else None
 
