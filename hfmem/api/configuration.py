@@ -96,14 +96,22 @@ class Configuration:
             *_context_notes(self.read, self.serving.context),
             *unused_settings(self.read.architecture, self.serving),
         ]
+        serving = self.on_devices
         if self.target is None:
-            return assemble(self.read, self.serving, notes, self.overhead, None, self.extras)
+            return assemble(self.read, serving, notes, self.overhead, None, self.extras)
         from hfmem.plan.fit import assess
-        from hfmem.plan.target import on_device
 
-        serving = on_device(self.serving, self.target.device)
         report = assemble(self.read, serving, notes, self.overhead, self.target.device, self.extras)
         return assess(report, self.scale(), serving)
+
+    @property
+    def on_devices(self) -> Serving:
+        """`serving` with what the engine derives from the devices."""
+        if self.target is None:
+            return self.serving
+        from hfmem.plan.target import on_device
+
+        return on_device(self.serving, self.target.device)
 
     def serve(self, **changes: Any) -> Configuration:
         """The same with other settings of `Serving`."""

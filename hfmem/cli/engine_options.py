@@ -103,6 +103,7 @@ KvMemory = Annotated[
     str | None,
     Option(
         "--kv-memory",
+        "--kv-cache-memory-bytes",
         metavar="BYTES",
         help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none].",
         section=ENGINE,
@@ -160,6 +161,23 @@ CacheTypeV = Annotated[
         help="The values' type [default: the keys', --kv-dtype].",
         section=LLAMA_CPP,
     ),
+]
+FlashAttn = Annotated[
+    str | None,
+    Option(
+        "--flash-attn",
+        "-fa",
+        metavar="auto|on|off",
+        help="Flash attention; off: the scores are in the compute buffer [default: auto].",
+        section=LLAMA_CPP,
+    ),
+]
+Ubatch = Annotated[
+    str | None,
+    Option("--ubatch-size", "-ub", metavar="TOKENS", help="Tokens of a micro-batch [default: 512].", section=LLAMA_CPP),
+]
+NoKvOffload = Annotated[
+    bool, Option("--no-kv-offload", "-nkvo", help="The cache stays on the host.", section=LLAMA_CPP)
 ]
 SwaFull = Annotated[bool, Option("--swa-full", help="Windowed layers keep every token.", section=LLAMA_CPP)]
 KvUnified = Annotated[

@@ -46,6 +46,10 @@ def estimate(
         try:
             with fetching(**fetching_as) as fetch:
                 found = configure(model, **settings, **reading, fetch=fetch)
+                if emit is not None:
+                    from hfmem.api.launching import as_launched
+
+                    found = as_launched(found)
                 report = found.report()
         except HfmemError as error:
             status = max(status, _failed(model, error, settings, results, kind))

@@ -54,6 +54,10 @@ def fit(
         found = configure(model, **settings, **reading, fetch=fetch)
     if verbose:
         say_stats(model, found.read.facts.stats)
+    if emit is not None:
+        from hfmem.api.launching import as_launched
+
+        found = as_launched(found)
     told = answer(found)
     fits = told.report.fit is not None and told.report.fit.verdict != "does-not-fit"
     if emit is not None and fits:

@@ -142,6 +142,16 @@ FitGpu = Annotated[
         words=of.devices,
     ),
 ]
+#: of commands that say nothing of what fits
+OnGpu = Annotated[
+    str | None,
+    Option(
+        "--gpu",
+        metavar="NAME",
+        help="What it is served on: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none].",
+        words=of.devices,
+    ),
+]
 PlanGpu = Annotated[
     str | None,
     Option(

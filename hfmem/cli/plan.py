@@ -24,7 +24,8 @@ def plan(
     settings: dict[str, Any],
     reading: dict[str, Any],
 ) -> int:
-    """The fewest of each device that serve the load, smallest first. --emit prints the first one's launch command."""
+    """The fewest of each device that serve the load, smallest first; where those are pipeline stages, also the fewest that
+    share every layer. --emit prints the first one's launch command."""
     from hfmem.units import parse_count
 
     kind = formatted(format, json)
@@ -51,10 +52,12 @@ def plan(
 
         write(json_text({**report_dict(found.report), "layouts": to_dict(found.layouts)}))
     elif emit is not None and found.layouts:
-        from hfmem.api.launching import launch_text
+        from hfmem.api.launching import as_launched, launch_text
 
-        write(launch_text(emit, found.first, found.report, model, reading["revision"]))
-        warn(found.report)
+        first = as_launched(found.first)
+        report = first.report()
+        write(launch_text(emit, first, report, model, reading["revision"]))
+        warn(report)
         least = found.layouts[0]
         say(f"for {least.num_devices} × {least.device}, the first of {len(found.layouts)} ({least.verdict})")
     elif found.layouts:

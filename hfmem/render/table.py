@@ -255,10 +255,8 @@ def _total_detail(report: Report) -> list[Span | str]:
     spans: list[Span | str] = []
     rank, layout = report.per_rank, report.parallelism
     if layout.num_ranks > 1:
-        stages = layout.pp if report.kv_cache.engine != "llama.cpp" else layout.tp * layout.pp
-        name = "device" if report.kv_cache.engine == "llama.cpp" else "stage"
-        where = f" ({name} {rank.stage + 1} of {stages})" if stages > 1 else ""
-        spans.append(f"{format_bytes(rank.total_bytes)} on the most loaded rank{where}")
+        where = report.stage_name(rank.stage)
+        spans.append(f"{format_bytes(rank.total_bytes)} on the most loaded rank{f' ({where})' if where else ''}")
     return spans
 
 

@@ -206,7 +206,9 @@ _CDNA_16 = (
     Entry(32, 256, 32, 4, 2, 1),
     Entry(32, 1024, 16, 4, 2, 1),
 )
-_FLOAT32 = (Entry(16, 256, 16, 4, 2, 1), Entry(16, 2048, 16, 8, 1, 1))
+_FLOAT32 = (Entry(16, 256, 16, 4, 2, 1), Entry(16, 1024, 16, 8, 1, 1), Entry(16, 2048, 16, 8, 1, 1))
+#: families whose shared memory does not hold the 192 KiB of the last
+_NARROW = ("sm80", "sm86", "sm120")
 _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
     "sm80": {2: _AMPERE_16, 1: _AMPERE_8},
     "sm86": {2: _NARROW_16, 1: _NARROW_8},
@@ -267,7 +269,7 @@ def table_entries(
 ) -> tuple[Entry, ...]:
     """The rows that `select_config` chooses from with that Triton."""
     if element_bytes == 4:
-        return _FLOAT32
+        return _FLOAT32[:2] if family in _NARROW else _FLOAT32
     rows = _LATENT[family][packed or element_bytes] if latent else _TABLE[family][element_bytes]
     latest: dict[tuple[int, int], Entry] = {}
     for entry in sorted((e for e in rows if e.since <= triton), key=lambda e: e.since):

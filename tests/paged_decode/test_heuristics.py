@@ -57,6 +57,22 @@ def test_bytes_in_flight_on_hopper(element_bytes: int) -> None:
             assert in_flight >= (65536 if element_bytes == 2 else 32768)
 
 
+@pytest.mark.parametrize(
+    ("family", "fits"), [("sm80", False), ("sm86", False), ("sm90", True), ("sm100", True), ("sm120", False)]
+)
+def test_the_widest_fp32_rows_need_their_shared_memory(family: str, fits: bool) -> None:
+    """Queries, keys and values of 16 rows and 1,024 columns are 64 KiB each, 192 together; of 512 columns half of that fits all."""
+    assert fits == (SHARED_BYTES[family] - 1024 >= 3 * 16 * 1024 * 4)
+    select_config(DecodeShape(4, 1, 512, 512, 4), family)
+    if fits:
+        select_config(DecodeShape(4, 1, 1024, 1024, 4), family)
+    else:
+        with pytest.raises(
+            ValueError, match="head_dim: expected at most 1024 padded key and value columns, given 2048"
+        ):
+            select_config(DecodeShape(4, 1, 1024, 1024, 4), family)
+
+
 def test_batch_invariant_splits_by_tokens() -> None:
     config = select_config(DecodeShape(4, 1, 128, 128, 2), "sm90", batch_invariant=True)
     assert config.split_tiles * config.block_n == FIXED_SPLIT_TOKENS

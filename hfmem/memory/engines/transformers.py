@@ -23,7 +23,7 @@ from hfmem.memory.cache import (
 )
 from hfmem.memory.engines.ideal import open_source_notes
 from hfmem.memory.formats import resolve_kv_dtype
-from hfmem.memory.result import CacheBytes, LayerGroup
+from hfmem.memory.result import CacheBytes, LayerGroup, count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.layers import (
@@ -89,7 +89,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         raise UnsupportedError(f"transformers' dynamic cache holds the model's dtype, not {fmt}")
     groups = []
     stages = [0] * serving.pp
-    num_layers = max(len(decoding_layers(arch)), 1)
+    count = max(len(decoding_layers(arch)), 1)
+    runs = [range(-(-s * count // serving.pp), -(-(s + 1) * count // serving.pp)) for s in range(serving.pp)]
     for kind, layers in decoding_kinds(arch).items():
         held = _as_cached(arch, kind)
         tokens = decode_tokens(held, serving.context, serving.source_tokens)
@@ -103,9 +104,14 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
             growing += compressed_bytes(held, serving.context, fmt, arch.dtype)
         shards = _shards(held, serving.tp)
         copies = len(layers) * serving.tp // shards
-        groups.append(LayerGroup(kind, layers, per_token, tokens, copies * (growing + constant), copies * constant))
-        for index in layers:
-            stages[index * serving.pp // num_layers] += (growing + constant) // shards
+        whole, on_rank = copies * (growing + constant), (growing + constant) // shards
+        groups.append(
+            LayerGroup(
+                kind, layers, per_token, tokens, whole, copies * constant, on_rank * serving.num_seqs_per_replica
+            )
+        )
+        for stage, run in enumerate(runs):
+            stages[stage] += count_in(layers, run) * on_rank
     per_seq = sum(group.bytes for group in groups)
     return CacheBytes(
         engine=NAME,
@@ -117,6 +123,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         notes=(*open_source_notes(arch, serving), *_remote_notes(arch)),
         stage_bytes=tuple(size * serving.num_seqs_per_replica for size in stages),
+        stage_layers=tuple((run,) for run in runs),
     )
 
 
