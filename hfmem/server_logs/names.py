@@ -53,6 +53,11 @@ def base_of(name: str) -> tuple[str, str | None]:
     return name, None
 
 
+def is_publishers_own(name: str) -> bool:
+    """Whether `name` is a quantized copy under its publisher's name: another's of the same name may keep other tensors in 16 bit."""
+    return base_of(name)[1] is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
 #: what names the model where no setting does, the surest first: the loader's line, the banner, an image's argument, a snapshot
 _ELSEWHERE: Final = (
     re.compile(r"Starting to load model (\S{1,300}?)\.\.\."),

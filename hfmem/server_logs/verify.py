@@ -16,7 +16,7 @@ from hfmem.plan.devices import find_device
 from hfmem.records import dataclass, replace
 from hfmem.server_logs.checks import Verification
 from hfmem.server_logs.compare import verify
-from hfmem.server_logs.names import base_of, model_names
+from hfmem.server_logs.names import base_of, is_publishers_own, model_names
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.settings import Settings
 
@@ -156,7 +156,7 @@ def _references(names: list[str]) -> Iterator[str]:
         if candidate not in seen and (_REPO.fullmatch(candidate) or (candidate == names[0] and "/" in candidate)):
             seen.add(candidate)
             yield candidate
-    for candidate in names:
+    for candidate in () if is_publishers_own(names[0]) else names:
         known = tails.get(_key(candidate.rpartition("/")[2]))
         if known is not None and known not in seen:
             seen.add(known)
