@@ -54,7 +54,7 @@ def base_of(name: str) -> tuple[str, str | None]:
 
 
 def is_publishers_own(name: str) -> bool:
-    """Whether `name` is a quantized copy under its publisher's name: another's of the same name may keep other tensors in 16 bit."""
+    """Whether `name` is a quantized copy under its publisher's name: another may keep other tensors in 16 bit."""
     return base_of(name)[1] is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 
