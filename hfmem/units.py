@@ -88,7 +88,7 @@ def parse_memory(text: str, what: str = "memory size") -> int:
     return value
 
 
-def parse_percent(text: str, what: str = "share") -> Fraction:
+def parse_percent(text: str, what: str) -> Fraction:
     """A share from 0 to 10 (1000 %) of `"10%"` or `"10"`, exact.
 
     Raises:

@@ -232,9 +232,9 @@ def test_a_family_loads_when_it_is_asked_for() -> None:
 
 
 def test_modules_stay_readable() -> None:
-    """The house rule is about 300 lines; a registry of facts may be longer, nothing may grow into a heap."""
+    """The house rule is about 300 lines; nothing may grow into a heap."""
     long = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
-    assert not {name: lines for name, lines in long.items() if lines > 500}
+    assert not {name: lines for name, lines in long.items() if lines > 400}
 
 
 def test_the_package_names_no_folder_of_one_machine() -> None:
@@ -246,15 +246,17 @@ def test_the_package_names_no_folder_of_one_machine() -> None:
 
 #: matches over kinds of cache in which a kind that nobody thought of is rightly like most, and why
 OPEN_MATCHES = {
-    "memory.engines.llama_cpp": {
+    "memory.engines.llama_cpp.cells": {
         "cell_bytes": "two old ways of keeping latents",
-        "_state_bytes": "asks isinstance itself",
+        "seen": "compressed rows and indexers alone read more than cells",
+        "state_bytes": "asks isinstance itself",
     },
+    "memory.engines.llama_cpp.flash": {"heads_of": "what has no heads is not attention"},
     "memory.engines.sglang.pool": {"_token_pool": "what has no V is logged in one sum"},
     "memory.engines.transformers": {"_state_bytes": "ends in state_tensors, which the type checker proves whole"},
     "memory.engines.vllm.layers": {
         "_as_held": "as the layer says",
-        "_attention_specs": "ends in a function of recurrent kinds",
+        "specs": "ends in a function of recurrent kinds",
     },
     "memory.engines.vllm.blocks": {"_kernel_block": "the smallest block of every backend"},
     "memory.engines.vllm.states": {"request_states": "the last two"},

@@ -165,7 +165,7 @@ def runtime_estimates(
         read.architecture,
         serving,
         extra=extra,
-        host=None if device is None else Host(device.memory_bytes, device.name, _linked(device)),
+        host=None if device is None else Host(device.memory_bytes, device.name, _linked(device), device.vendor),
         release=release,
         experts=_expert_format(read),
         graphs=graphs,

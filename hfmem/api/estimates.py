@@ -64,6 +64,9 @@ def estimate(
     value_dtype: str | None = None,
     swa_full: bool = False,
     unified: bool = False,
+    flash_attention: str = "auto",
+    ubatch: int | None = None,
+    kv_offload: bool = True,
     quant: str | None = None,
     dtype: str | None = None,
     lora: str | None = None,
@@ -108,7 +111,8 @@ def estimate(
         device: `h100`, `8xh100`, `80GiB`, `local` or a `Device`; fills `fit` and `engine_pool`.
         num_devices: how many; without `tp` and `pp` the engine's way to use them all. utilization: the share of each that the
             engine may take; None: its default.
-        gpu_layers, cpu_moe_layers, value_dtype, swa_full, unified: llama.cpp's settings (`hfmem.memory.serving.LlamaCpp`).
+        gpu_layers, cpu_moe_layers, value_dtype, swa_full, unified, flash_attention, ubatch, kv_offload: llama.cpp's settings
+            (`hfmem.memory.serving.LlamaCpp`).
         revision, assume, strict, fetch: as in `read_model`.
 
     Returns:

@@ -24,14 +24,25 @@ _COUNTS: Final = frozenset(
     {
         *("context", "num_seqs", "tp", "pp", "dp", "attn_dp", "dcp", "num_devices", "source_tokens", "kv_memory_bytes"),
         *("max_num_batched_tokens", "max_num_seqs", "page_size", "num_gpu_blocks", "gpu_layers", "cpu_moe_layers"),
-        *("max_loras", "max_lora_rank", "draft_tokens", "max_total_tokens"),
+        *("max_loras", "max_lora_rank", "draft_tokens", "max_total_tokens", "ubatch"),
     }
 )
 _SHARES: Final = frozenset(
     {"utilization", "overhead", "swa_full_tokens_ratio", "mamba_full_memory_ratio", "cpu_offload_gb"}
 )
 _WORDS: Final = frozenset(
-    {"engine", "kv_dtype", "value_dtype", "state_dtype", "quant", "dtype", "lora", "revision", "assume"}
+    {
+        "engine",
+        "kv_dtype",
+        "value_dtype",
+        "flash_attention",
+        "state_dtype",
+        "quant",
+        "dtype",
+        "lora",
+        "revision",
+        "assume",
+    }
 )
 
 

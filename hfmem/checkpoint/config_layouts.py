@@ -45,15 +45,19 @@ def mlx(bits: int | None, group: int | None, mode: str | None) -> Scheme | None:
 
 
 def fp8(config: Mapping[str, Any], block: tuple[int, int] | None) -> Scheme | None:
-    """An FP8 file's scales where they are not the usual blocks of 128 × 128 or a matrix's with its static inputs'."""
+    """An FP8 file's scales where they are not the usual blocks of 128 × 128 or a matrix's with its static inputs'.
+
+    Of other blocks DeepSeek V4.1 stores the exponents that `scale_fmt` says; V3.1's and V3.2's files say the same and hold FP32.
+    """
     if block == (128, 128) or (block is None and config.get("activation_scheme") == "static"):
         return None
+    kind = "F8_E8M0" if config.get("scale_fmt") == "ue8m0" else "F32"
 
     def layout(shape: Shape, size: int | None) -> tuple[_Stored, ...]:
         codes = ("weight", "F8_E4M3", shape)
         if block is None:
             return codes, ("weight_scale_inv", "F32", shape[:-2])
-        return codes, ("weight_scale_inv", "F32", stack(shape, up(shape[-2], block[0]), up(shape[-1], block[1])))
+        return codes, ("weight_scale_inv", kind, stack(shape, up(shape[-2], block[0]), up(shape[-1], block[1])))
 
     return Scheme(f"fp8-{block}", "fp8", 8, None, layout, "FP8")
 
@@ -198,6 +202,11 @@ def packed_without_index(bits: int | None, group: int | None) -> Scheme | None:
     return Scheme(
         f"auto-round-{bits}-{group}", "auto-round", bits, group, gptq_layout(bits, index=False), "GPTQ's codes in order"
     )
+
+
+def has_float_codes(config: Mapping[str, Any]) -> bool:
+    """Whether AutoRound's codes are floating-point numbers, which are packed in other ways than its integers."""
+    return not (text(config.get("data_type")) or "int").startswith("int")
 
 
 def blocks_of(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -78,6 +78,8 @@ def own_layouts(
             return None, grouped.quanto_map(config)
         case "quanto":
             return grouped.quanto(text(config.get("weights"))), targets
+        case "auto-round" if layouts.has_float_codes(config):
+            return None, ()
         case "auto-round":
             return _auto_round(config, bits, group, targets)
         case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ from hfmem.records import dataclass
 
 #: the class of modules that a target may name instead of modules
 EVERY_LINEAR: Final = "Linear"
+#: what wrappers call the text model in them
+_TEXT: Final = "language_model"
 #: from this width on a module is no quantized one (AutoRound writes 16 for what it leaves)
 _WHOLE_BITS: Final = 16
 #: characters of a regular expression, and how often it may say "any number of"
@@ -58,6 +60,9 @@ def fits(pattern: str, module: str) -> bool:
 def exceptions(patterns: Iterable[str]) -> Callable[[str], bool]:
     """Whether one of the patterns speaks of a module, or of what it lies in; sections name thousands, of models of any depth.
 
+    A wrapper's text model may be listed by the names it has on its own (GLM-5.3-Flash: `model.layers.0.…` for
+    `model.language_model.layers.0.…`).
+
     Raises:
         UnsupportedError: as `fits`, when it is asked.
     """
@@ -68,15 +73,20 @@ def exceptions(patterns: Iterable[str]) -> Callable[[str], bool]:
     some = re.compile("|".join(fnmatch.translate(glob) for glob in globs)) if globs else None
 
     def speaks(module: str) -> bool:
-        parts = module.split(".") if whole else ()
-        ends = range(1, len(parts) + 1)
-        if any(".".join(parts[start:end]) in whole for end in ends for start in range(end)):
+        parts = module.split(".") if whole else []
+        if _holds(whole, parts) or (_TEXT in parts and _holds(whole, [part for part in parts if part != _TEXT])):
             return True
         if some is not None and some.match(module):
             return True
         return any(fits(expression, module) for expression in expressions)
 
     return speaks
+
+
+def _holds(names: Container[str], parts: Sequence[str]) -> bool:
+    """Whether some run of the parts of a name is one of `names`."""
+    ends = range(1, len(parts) + 1)
+    return any(".".join(parts[start:end]) in names for end in ends for start in range(end))
 
 
 @lru_cache(maxsize=4096)

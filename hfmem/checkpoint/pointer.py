@@ -21,11 +21,6 @@ class PointerError(FormatError):
     """A pointer of Git LFS or git-annex stands where the file should."""
 
 
-def is_pointer(data: bytes) -> bool:
-    """Whether the first bytes of a file are a pointer's."""
-    return data.startswith(_LFS) or _ANNEX.match(data) is not None
-
-
 def pointer_size(data: bytes) -> int | None:
     """Bytes of the file that a pointer stands for; None: it is no pointer, or does not say."""
     found = _LFS_SIZE.search(data) if data.startswith(_LFS) else _ANNEX.match(data)

@@ -11,22 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from hfmem.checkpoint.config_grouped import is_quanto_map
-from hfmem.checkpoint.config_layouts import blocks_of, quark_word
+from hfmem.checkpoint.config_layouts import blocks_of
 from hfmem.checkpoint.config_methods import own_layouts
 from hfmem.checkpoint.config_schemes import torchao_by_name
-from hfmem.checkpoint.config_targets import (
-    EVERY_LINEAR,
-    Target,
-    bits_in,
-    config_groups,
-    exceptions,
-    integer,
-    mapping,
-    overrides,
-    positive,
-    text,
-)
+from hfmem.checkpoint.config_section import QUANTO_MAP, is_symmetric, kv_cache, method_of, pair, precision, unquantized
+from hfmem.checkpoint.config_targets import EVERY_LINEAR, Target, config_groups, exceptions, mapping, overrides, text
 from hfmem.checkpoint.schemes import Scheme
 from hfmem.records import dataclass, replace
 
@@ -57,35 +46,6 @@ KNOWN_METHODS: Final = frozenset(
         "sinq",
         "torchao",
     }
-)
-
-#: where quanto's own models name their modules' formats
-QUANTO_MAP: Final = "quanto_qmap.json"
-
-_METHOD_NAMES: Final = {
-    "compressed_tensors": "compressed-tensors",
-    "sparseml": "compressed-tensors",
-    "intel/auto-round": "auto-round",
-    "auto_round": "auto-round",
-    "modelopt_fp4": "modelopt",
-    "modelopt_mixed": "modelopt",
-    "fp8_block": "fp8",
-    "fp4": "modelopt",
-    "gptqmodel": "gptq",
-    "gptq_v2": "gptq",
-    "marlin": "gptq",
-    "fp-quant": "fp_quant",
-    "fbgemm-fp8": "fbgemm_fp8",
-    "bnb": "bitsandbytes",
-    "inc": "auto-round",
-    "quip#": "quip",
-}
-
-
-#: where sections name the modules that stay as they were; AQLM names weights
-_EXCEPTIONS: Final = (
-    *("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules", "exclude", "skip_modules"),
-    "linear_weights_not_to_quantize",
 )
 
 
@@ -187,99 +147,27 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
     nested = config.get("quantization")
     if isinstance(nested, Mapping):  # hf_quant_config.json wraps what matters
         config = {**nested, "quant_method": config.get("quant_method", "modelopt")}
-    method = _method(file, config)
+    method = method_of(file, config)
     if method is None:
         return None
-    first, targets = config_groups(config)
+    first, grouped = config_groups(config)
     weights = mapping(first.get("weights"))
-    bits = _first_int(config, "bits", "w_bit", "num_bits", "nbits", "weight_bits") or integer(weights.get("num_bits"))
-    group = _first_int(config, "group_size", "q_group_size") or integer(weights.get("group_size"))
-    algorithm = text(config.get("quant_algo")) or text(config.get("format")) or text(config.get("fmt"))
-    block = _pair(config.get("weight_block_size")) or _pair(weights.get("block_structure"))
-    symmetric = _bool(config.get("sym", weights.get("symmetric")))
-    if "zero_point" in config and symmetric is None:
-        symmetric = not config["zero_point"]
-    match method:
-        case "bitsandbytes":
-            four = bool(config.get("load_in_4bit") or config.get("_load_in_4bit"))
-            bits = 4 if four else 8
-            algorithm = (text(config.get("bnb_4bit_quant_type")) or "fp4") if four else "int8"
-            algorithm += "-double" if four and config.get("bnb_4bit_use_double_quant") is True else ""
-            group = 64 if four else None  # bitsandbytes' default block; the configuration has no key for it
-        case "mxfp4":
-            bits, group, algorithm = 4, 32, "mxfp4"
-        case "fp8" | "fbgemm_fp8" | "eetq":
-            bits = bits or 8
-        case "bitnet":
-            bits = 2
-        case "hqq":
-            inner = mapping(config.get("quant_config", config))
-            params = mapping(inner.get("weight_quant_params", inner))
-            bits, group = bits or integer(params.get("nbits")), group or integer(params.get("group_size"))
-        case "aqlm":
-            bits = bits or _aqlm_bits(config)
-        case "torchao":
-            algorithm = _torchao_type(config)
-            bits = bits or bits_in(algorithm)
-        case "quanto":
-            algorithm = algorithm or text(config.get("weights"))
-        case "quark":
-            algorithm = algorithm or quark_word(config)
-        case "auto-round":  # the layout of the tool that it packs for
-            algorithm = algorithm or text(config.get("packing_format")) or text(config.get("backend"))
-        case _:
-            pass
-    if bits is None and algorithm:
-        bits = bits_in(algorithm)
-    if group is None and algorithm and "nvfp4" in algorithm.lower():
-        group = 16
-    kv = config.get("kv_cache_scheme") or config.get("kv_cache_quant_algo")
-    if isinstance(kv, Mapping):
-        dynamic = (
-            "dynamic " if method == "modelopt" and kv.get("num_bits") == 8 and kv.get("dynamic") is not False else ""
-        )
-        kv = f"{dynamic}{kv.get('type', 'int')}{kv.get('num_bits', '')}"
-    ignored = next(
-        (
-            tuple(str(item).removesuffix(".weight") for item in config[key])
-            for key in _EXCEPTIONS
-            if isinstance(config.get(key), (list, tuple))
-        ),
-        (),
-    )
-    pruned = mapping(config.get("sparsity_config")).get("ignore")
-    if not ignored and not first and isinstance(pruned, list):  # pruned alone: what stayed whole is said there
-        ignored = tuple(str(item) for item in pruned)
-    ignored += tuple(f"re:{name[2:]}" for name in mapping(config.get("dynamic")) if name.startswith("-:"))
-    mixed = (algorithm or "").upper() == "MIXED_PRECISION"
-    if mixed and method == "modelopt":  # each module by name, with its format; the groups say bits alone
-        targets = overrides(config) or targets
-    if mixed and method == "fp8":  # some modules in a format of their own, the others as an FP8 file has them
-        mixed, algorithm, ignored, targets = False, text(config.get("fmt")), (), overrides(config)
-        bits, group = 8, None
-    others_plain = mixed or (bool(targets) and all(target.match != EVERY_LINEAR for target in targets))
-    others_plain = others_plain and method != "fp8"
-    targets = targets or overrides(config)
-    scheme, targets = own_layouts(method, config, bits, group if group and group > 0 else None, block, targets)
-    bits = bits if bits is not None or scheme is None else scheme.bits
-    if (method in ("spqr", "vptq", "quanto") and targets) or (method == "torchao" and targets and _leaves_rest(config)):
-        others_plain = True
-    if method == "compressed-tensors" and not first and "sparsity_config" not in config:  # a cache's format alone
-        others_plain = True
-    if method == "auto-round" and not (text(config.get("data_type")) or "int").startswith("int"):
-        scheme, bits, targets = None, None, ()  # floating-point formats are packed in other ways
+    stored = precision(method, config, weights)
+    block = pair(config.get("weight_block_size")) or pair(weights.get("block_structure"))
+    targets = overrides(config) or grouped if stored.mixed else grouped or overrides(config)
+    scheme, targets = own_layouts(method, config, stored.bits, stored.group_size, block, targets)
     return Quantization(
         method=method,
-        algorithm=algorithm,
-        bits=bits,
-        group_size=group if group and group > 0 else None,
+        algorithm=stored.algorithm,
+        bits=stored.bits if stored.bits is not None or scheme is None else scheme.bits,
+        group_size=stored.group_size,
         block=block,
-        symmetric=symmetric,
-        ignored=ignored,
-        kv_cache=text(kv),
+        symmetric=is_symmetric(config, weights),
+        ignored=() if stored.mixed and method == "fp8" else unquantized(config, grouped=bool(first)),
+        kv_cache=kv_cache(method, config),
         targets=targets,
         file=file,
-        others_plain=others_plain,
+        others_plain=_others_plain(method, config, first, grouped, targets, mixed=stored.mixed),
         scheme=scheme,
         only=blocks_of(config) if method == "auto-round" else (),
         head=method in ("gptq", "awq") and config.get("lm_head") is True,
@@ -288,58 +176,24 @@ def _parse(file: str, config: Mapping[str, Any]) -> Quantization | None:
     )
 
 
-def _leaves_rest(config: Mapping[str, Any]) -> bool:
-    """Whether torchao's configurations by name say nothing of the modules that they do not name, or that they stay."""
-    return (torchao_by_name(config) or {}).get("_default") is None
-
-
-def _method(file: str, config: Mapping[str, Any]) -> str | None:
-    name = text(config.get("quant_method"))
-    if name:
-        return _METHOD_NAMES.get(name.lower(), name.lower())
-    if "quant_algo" in config or isinstance(config.get("producer"), Mapping):
-        return "modelopt"
-    if "config_groups" in config or "sparsity_config" in config:
-        return "compressed-tensors"
-    if "load_in_4bit" in config or "load_in_8bit" in config:
-        return "bitsandbytes" if config.get("load_in_4bit") or config.get("load_in_8bit") else None
-    if "w_bit" in config or "q_group_size" in config:
-        return "awq"
-    if file == "quantize_config.json" and "bits" in config:
-        return "gptq"
-    if "bits" in config and "group_size" in config:
-        return "mlx"
-    if file == QUANTO_MAP and is_quanto_map(config):
-        return "quanto"
-    return None
-
-
-def _aqlm_bits(config: Mapping[str, Any]) -> int | None:
-    """Bits of codes a weight, of all codebooks together, where they are whole."""
-    values = [
-        positive(config.get(key)) for key in ("num_codebooks", "nbits_per_codebook", "in_group_size", "out_group_size")
-    ]
-    books, bits, wide, high = (value or 0 for value in values)
-    each = wide * high
-    return books * bits // each if each and books and bits and books * bits % each == 0 else bits or None
-
-
-def _torchao_type(config: Mapping[str, Any]) -> str | None:
-    kind = config.get("quant_type")
-    while isinstance(kind, Mapping):
-        kind = kind.get("default", kind.get("_type"))
-    return text(kind)
-
-
-def _first_int(config: Mapping[str, Any], *keys: str) -> int | None:
-    return next((value for key in keys if (value := integer(config.get(key))) is not None), None)
-
-
-def _bool(value: Any) -> bool | None:
-    return value if type(value) is bool else None
-
-
-def _pair(value: Any) -> tuple[int, int] | None:
-    if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int and v > 0 for v in value):
-        return value[0], value[1]
-    return None
+def _others_plain(
+    method: str,
+    config: Mapping[str, Any],
+    first: Mapping[str, Any],
+    grouped: tuple[Target, ...],
+    targets: tuple[Target, ...],
+    *,
+    mixed: bool,
+) -> bool:
+    """Whether the modules that no target names stay as they were."""
+    match method:
+        case "fp8":
+            return False
+        case "spqr" | "vptq" | "quanto" if targets:
+            return True
+        case "torchao" if targets and (torchao_by_name(config) or {}).get("_default") is None:
+            return True  # its configurations by name say nothing of the others, or that they stay
+        case "compressed-tensors" if not first and "sparsity_config" not in config:
+            return True  # a cache's format alone
+        case _:
+            return mixed or (bool(grouped) and all(target.match != EVERY_LINEAR for target in grouped))

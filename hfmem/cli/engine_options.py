@@ -162,6 +162,23 @@ CacheTypeV = Annotated[
         section=LLAMA_CPP,
     ),
 ]
+FlashAttn = Annotated[
+    str | None,
+    Option(
+        "--flash-attn",
+        "-fa",
+        metavar="auto|on|off",
+        help="Flash attention; off: the scores are in the compute buffer [default: auto].",
+        section=LLAMA_CPP,
+    ),
+]
+Ubatch = Annotated[
+    str | None,
+    Option("--ubatch-size", "-ub", metavar="TOKENS", help="Tokens of a micro-batch [default: 512].", section=LLAMA_CPP),
+]
+NoKvOffload = Annotated[
+    bool, Option("--no-kv-offload", "-nkvo", help="The cache stays on the host.", section=LLAMA_CPP)
+]
 SwaFull = Annotated[bool, Option("--swa-full", help="Windowed layers keep every token.", section=LLAMA_CPP)]
 KvUnified = Annotated[
     bool,

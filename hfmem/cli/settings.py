@@ -53,6 +53,9 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "cache_type_v": (e.CacheTypeV, None),
     "swa_full": (e.SwaFull, False),
     "kv_unified": (e.KvUnified, False),
+    "flash_attn": (e.FlashAttn, None),
+    "ubatch": (e.Ubatch, None),
+    "no_kv_offload": (e.NoKvOffload, False),
 }
 #: on what
 DEVICES: Final[dict[str, tuple[Any, Any]]] = {
@@ -125,6 +128,8 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         "cpu_moe_layers": _count(asked, "n_cpu_moe", "--n-cpu-moe", "min"),
         "value_dtype": asked.get("cache_type_v"),
         "unified": asked.get("kv_unified"),
+        "flash_attention": asked.get("flash_attn"),
+        "kv_offload": not asked.get("no_kv_offload"),
         "device": gpu,
     }
     for name, flag in (
@@ -141,6 +146,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         ("max_lora_rank", "--max-lora-rank"),
         ("draft_tokens", "--draft-tokens"),
         ("max_total_tokens", "--max-total-tokens"),
+        ("ubatch", "--ubatch-size"),
     ):
         found[name] = _count(asked, name, flag)
     if asked.get("kv_memory") is not None:

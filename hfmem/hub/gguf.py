@@ -247,13 +247,20 @@ def _without_label(model: GgufModel) -> str:
     return base.replace(model.label, "") if model.label else base
 
 
-def load_file(files: Files, name: str) -> GgufFacts:
-    """The model that one named file holds or is a part of, without a projector.
+def load_file(files: Files, name: str, *, alone: bool = False) -> GgufFacts:
+    """The model that one named file holds or is a part of, with the projector beside it; `alone`: without, as llama.cpp reads a
+    file of this machine.
 
     Raises:
         MissingFileError, FormatError, ContradictionError, UnsupportedError: as `load_model_files`.
     """
-    return load_model_files(files, dict.fromkeys(parts_of(name)), None)
+    names = parts_of(name)
+    if alone or parse_name(name).projector:
+        return load_model_files(files, dict.fromkeys(names), None)
+    tree = files.tree()
+    sizes = {part: tree.get(part) for part in names}
+    model = GgufModel(parse_name(name).stem, None, tuple(WeightFile(part, size) for part, size in sizes.items()))
+    return load_model_files(files, sizes, projector_for(model, list_gguf(tree)))
 
 
 def has_models(tree: Iterable[str]) -> bool:

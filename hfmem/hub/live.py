@@ -111,7 +111,7 @@ class Live:
         return snapshot_facts(self.settings.hub_cache, self.ref.repo_id, commit)
 
     def _fetch(self, repo: RemoteFiles, known_config: Response | None) -> ModelFacts:
-        self._progress(repo, 0, 1)
+        self._progress(repo, 0)
         if self.ref.variant is not None or (self.ref.file or "").lower().endswith(".gguf"):
             return self._fetch_gguf(repo)
         config_task = None
@@ -153,7 +153,7 @@ class Live:
 
         ref = self.ref
         found = load_place(repo, ref.repo_id, ref.variant) if ref.file is None else load_file(repo, ref.file)
-        self._progress(repo, 1, 1)
+        self._progress(repo, 1)
         commit = next((c for c in (repo.commit, repo.revision, ref.revision) if is_commit(c)), None)
         return gguf_facts(found, ref.repo_id, commit, "hub")
 
@@ -218,7 +218,7 @@ class Live:
             for file, data in zip(wanted, found, strict=True):
                 if data is not None:
                     extra[file] = parse_object(data, f"{repo.label}: {file}")
-        self._progress(repo, 1, 1)
+        self._progress(repo, 1)
         commit = config.header("x-repo-commit")
         return ModelFacts(
             repo_id=self.ref.repo_id,
@@ -245,9 +245,9 @@ class Live:
         if self.options.meanwhile is not None:
             self.options.meanwhile()
 
-    def _progress(self, repo: RemoteFiles, done: int, total: int) -> None:
+    def _progress(self, repo: RemoteFiles, done: int) -> None:
         if self.options.progress is not None:
-            self.options.progress(done, total, repo.label)
+            self.options.progress(done, 1, repo.label)
 
 
 def _pin(repo: RemoteFiles, response: Response) -> None:

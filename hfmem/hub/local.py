@@ -218,7 +218,7 @@ def folder_facts(folder: Path, label: str, *, repo_id: str, revision: str | None
 def _load_gguf(files: LocalFiles, name: str | None, repo_id: str, revision: str | None, source: Source) -> ModelFacts:
     from hfmem.hub.gguf import load_file, load_place
 
-    found = load_place(files, files.label, None, by_label=False) if name is None else load_file(files, name)
+    found = load_place(files, files.label, None, by_label=False) if name is None else load_file(files, name, alone=True)
     return gguf_facts(found, repo_id, revision, source)
 
 

@@ -222,9 +222,9 @@ def decoding_kinds(arch: Architecture) -> Mapping[Cache, tuple[int, ...]]:
     return group_layers(tuple(layer.caches for layer in decoding_layers(arch)))
 
 
-def bytes_per_token(arch: Architecture, kv_dtype: str = "auto", declared: str | None = None) -> int:
+def bytes_per_token(arch: Architecture, kv_dtype: str = "auto") -> int:
     """Growth per token of the layers that keep every token, over all layers: `kv_cache.bytes_per_token` of the contract."""
-    fmt = resolve_kv_dtype(arch.dtype, kv_dtype, declared)
+    fmt = resolve_kv_dtype(arch.dtype, kv_dtype, None)
     kinds = decoding_kinds(arch).items()
     return int(sum((len(layers) * growth_per_token(kind, fmt) for kind, layers in kinds), Fraction(0)))
 

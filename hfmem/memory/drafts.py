@@ -108,11 +108,12 @@ def served_with(arch: Architecture, drafter: Drafter | None, serving: Serving) -
 
 @remembered
 def joined(arch: Architecture, drafter: Drafter, engine: str) -> Architecture:
-    """The model with the layers of what drafts after its own."""
+    """The model with the layers of what drafts after its own, and the size of its blocks."""
     own = prediction_layers(arch) if drafter.own else _decoder(drafter.architecture)
     own = own[:1] if drafter.own and _first_alone(arch, engine) else own
     kept, stack = tuple(layer for layer in arch.layers if layer.stack != "mtp"), PREDICT if drafter.own else DRAFT
-    return replace(arch, layers=(*kept, *(Layer(layer.caches, stack) for layer in own)))
+    layers = (*kept, *(Layer(layer.caches, stack) for layer in own))
+    return replace(arch, layers=layers, drafted=drafter.architecture.drafted)
 
 
 def _decoder(arch: Architecture) -> tuple[Layer, ...]:
@@ -212,14 +213,6 @@ def _beside(target: RankWeights, draft: RankWeights) -> RankWeights:
         stage_bytes=sizes,
         stage_parameters=parameters,
         host_bytes=target.host_bytes + draft.host_bytes,
-    )
-
-
-def prediction_bytes(arch: Architecture, groups: Iterable[TensorGroup], serving: Serving) -> int:
-    """Bytes on a rank of the layers that predict further tokens, split like the layers of the model."""
-    alone, stored = replace(serving, pp=1), tuple(groups)
-    return (
-        rank_weights(_predicting(arch, serving.engine), stored, alone).bytes - rank_weights(arch, stored, alone).bytes
     )
 
 

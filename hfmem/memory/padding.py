@@ -87,9 +87,13 @@ def padded_share(arch: Architecture, spec: TensorSpec, sharding: Sharding, part:
             return part
         inner = spec.shape[-2] if isinstance(spec.split.inner, Column) else spec.shape[-1]
         return max(part, Fraction(_LEAST_EXPERT_ROWS, inner))
+    state = next((cache for cache in arch.kinds() if isinstance(cache, KimiDeltaState)), None)
+    if state is None:
+        return part
+    heads = state.num_heads // sharding.tp
+    if spec.pattern.endswith(".self_attn.A_log"):  # those of its heads, of as many as the file stores
+        return Fraction(heads, spec.elements)
     if spec.pattern.endswith(".self_attn.b_proj.weight"):  # the last rows of q, k, v, gate, f_a and b in one matrix
-        state = next(cache for cache in arch.kinds() if isinstance(cache, KimiDeltaState))
-        heads = state.num_heads // sharding.tp
         rows = 4 * heads * state.head_k_dim + state.head_k_dim + heads
         return Fraction(heads + -rows % _JOINT_ROWS, state.num_heads)
     return part

@@ -46,8 +46,8 @@ _OWN_GRAPHS: Final = {"gpt_oss": 1024}
 _CONTEXT: Final = (GIB // 4, GIB * 45 // 100, GIB * 7 // 10)
 #: … and, with several ranks, what NCCL takes when it is set up
 _CONTEXT_RANKS: Final = (GIB * 4 // 10, GIB * 9 // 10, GIB * 2)
-#: llama.cpp's micro-batch
-UBATCH: Final = 512
+#: makers of devices that run CUDA's kernels, ported or not; "any": a size alone is given
+_CUDA: Final = frozenset({"nvidia", "amd", "any"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a rank runs on, as far as runtime memory depends on it: the device's memory and name, and whether devices talk over
-    links of their own (NVLink, Infinity Fabric); None: not known."""
+    """What a rank runs on, as far as runtime memory depends on it: the device's memory, name and maker, and whether devices talk
+    over links of their own (NVLink, Infinity Fabric); None: not known."""
 
     memory_bytes: int | None = None
     name: str = ""
     linked: bool | None = None
+    vendor: str = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,6 @@ def estimate_runtime(
     *,
     extra: LoadedExtra | None = None,
     host: Host | None = None,
-    ubatch: int | None = None,
     release: Release | None = None,
     experts: ExpertFormat = "plain",
     graphs: GraphSizes | None = None,
@@ -117,7 +117,7 @@ def estimate_runtime(
     Args:
         extra: what the loaded weights take beside themselves.
         host: the device, which decides defaults.
-        ubatch, build, outputs: llama.cpp's micro-batch, and of its build (`hfmem.memory.compute_buffer`).
+        build, outputs: of llama.cpp's build (`hfmem.memory.compute_buffer`).
         release: vLLM's, where it is an older one.
         experts: as in `hfmem.memory.activations.peak`.
         graphs: what vLLM captures, where a log says it.
@@ -126,7 +126,9 @@ def estimate_runtime(
     match engines.engine(serving.engine).RUNTIME:
         case "compute buffer":
             return {
-                "activations_bytes": _band(*compute_buffer(arch, serving, ubatch or UBATCH, build, outputs)),
+                "activations_bytes": _band(
+                    *compute_buffer(arch, serving, build, outputs, cuda=host is None or host.vendor in _CUDA)
+                ),
                 "context_bytes": _item(_CONTEXT, "CUDA context", outside=True),
             }
         case "forward":

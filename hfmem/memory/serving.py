@@ -28,7 +28,9 @@ class LlamaCpp:
 
     `gpu_layers` of the layers, the output counted as one, go to the devices (`-ngl`; None: all); the routed experts of the first
     `cpu_moe_layers` stay on the host (`--n-cpu-moe`). `value_dtype` is the values' format where it differs from the keys' (`-ctv`).
-    `swa_full` keeps every token in windowed layers, `unified` shares one context out over the sequences.
+    `swa_full` keeps every token in windowed layers, `unified` shares one context out over the sequences. `flash_attention` is
+    `auto`, `on` or `off` (`-fa`), `ubatch` the tokens of a micro-batch (`-ub`; None: 512); with `kv_offload` False the cache stays
+    on the host (`-nkvo`), and attention with it.
     """
 
     gpu_layers: int | None = None
@@ -36,11 +38,18 @@ class LlamaCpp:
     value_dtype: str | None = None
     swa_full: bool = False
     unified: bool = False
+    flash_attention: str = "auto"
+    ubatch: int | None = None
+    kv_offload: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("gpu_layers", self.gpu_layers or 0), ("cpu_moe_layers", self.cpu_moe_layers)):
             if value < 0:
                 raise UsageError(f"{name} must be at least 0, not {value}")
+        if self.ubatch is not None and self.ubatch < 1:
+            raise UsageError(f"ubatch must be at least 1, not {self.ubatch}")
+        if self.flash_attention not in ("auto", "on", "off"):
+            raise UsageError(f"flash_attention is auto, on or off, not {self.flash_attention!r}")
         if self.value_dtype is not None:
             object.__setattr__(self, "value_dtype", canonical_kv_dtype(self.value_dtype))
 

@@ -169,13 +169,10 @@ def attention(
             inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM, split)
 
 
-def fused_qkv(
-    inv: Inventory, pattern: str, indices: Iterable[int], d: Dims, *, bias: bool = False, v_head_dim: int | None = None
-) -> None:
+def fused_qkv(inv: Inventory, pattern: str, indices: Iterable[int], d: Dims, *, bias: bool = False) -> None:
     """One projection holding q, k and v. `pattern` ends before `.weight`. Ranks split each part on its own."""
     layers = list(indices)
-    dv = d.head_dim if v_head_dim is None else v_head_dim
-    parts = (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim, d.num_kv_heads * dv)
+    parts = (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim, d.num_kv_heads * d.head_dim)
     split = Column(parts, (None, d.num_kv_heads, d.num_kv_heads))
     inv.each(f"{pattern}.weight", layers, (sum(parts), d.hidden), Component.ATTENTION, split)
     if bias:
@@ -211,14 +208,13 @@ def gated_mlp(
     *,
     bias: bool = False,
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
-    component: Component = Component.MLP,
 ) -> None:
     """Gate, up and down projections (SwiGLU and kin) in each layer."""
     layers = list(indices)
     gate, up, down = names
-    linear(inv, f"{prefix}.{gate}", layers, intermediate, hidden, component, Column(), bias=bias)
-    linear(inv, f"{prefix}.{up}", layers, intermediate, hidden, component, Column(), bias=bias)
-    linear(inv, f"{prefix}.{down}", layers, hidden, intermediate, component, Row(), bias=bias)
+    linear(inv, f"{prefix}.{gate}", layers, intermediate, hidden, Component.MLP, Column(), bias=bias)
+    linear(inv, f"{prefix}.{up}", layers, intermediate, hidden, Component.MLP, Column(), bias=bias)
+    linear(inv, f"{prefix}.{down}", layers, hidden, intermediate, Component.MLP, Row(), bias=bias)
 
 
 def plain_mlp(
@@ -230,13 +226,12 @@ def plain_mlp(
     *,
     bias: bool,
     names: tuple[str, str],
-    component: Component = Component.MLP,
 ) -> None:
     """Up and down projections without a gate (GPT, OPT, Falcon …) in each layer."""
     layers = list(indices)
     up, down = names
-    linear(inv, f"{prefix}.{up}", layers, intermediate, hidden, component, Column(), bias=bias)
-    linear(inv, f"{prefix}.{down}", layers, hidden, intermediate, component, Row(), bias=bias)
+    linear(inv, f"{prefix}.{up}", layers, intermediate, hidden, Component.MLP, Column(), bias=bias)
+    linear(inv, f"{prefix}.{down}", layers, hidden, intermediate, Component.MLP, Row(), bias=bias)
 
 
 def routed_experts(
@@ -313,7 +308,6 @@ def assemble(
     intermediate: int | None = None,
     num_experts: int | None = None,
     top_k: int | None = None,
-    num_kv_heads: int | None = None,
     notes: Sequence[Note] = (),
 ) -> Architecture:
     """Put an `Architecture` together. `cfg` is the whole config, `text` the part that describes the main stack (often the same)."""
@@ -329,7 +323,7 @@ def assemble(
         hidden_size=d.hidden,
         num_hidden_layers=d.num_layers,
         num_attention_heads=d.num_heads,
-        num_kv_heads=d.num_kv_heads if num_kv_heads is None else num_kv_heads,
+        num_kv_heads=d.num_kv_heads,
         head_dim=d.head_dim,
         vocab_size=vocab,
         max_position_embeddings=text.opt_int(*POSITIONS),

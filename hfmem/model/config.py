@@ -53,12 +53,6 @@ def _aliases(model_type: str) -> dict[str, str]:
     return _class_entry(model_type).get("aliases", {})
 
 
-def class_defaults_source() -> str:
-    """Where the table of class defaults was read from, with its version."""
-    source: str = json.loads(_class_text())["source"]
-    return source
-
-
 def in_transformers(model_type: str) -> bool:
     """Whether the transformers release of the table has the type: every type that its auto classes know has a line there."""
     return bool(_class_entry(model_type))

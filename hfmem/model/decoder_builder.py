@@ -189,7 +189,6 @@ class DecoderBuilder:
         layers: Iterable[int] | None = None,
         names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj"),
         router: str = "gate",
-        router_bias: bool = False,
         correction: str | None = None,
         correction_is_buffer: bool = True,
     ) -> None:
@@ -205,7 +204,6 @@ class DecoderBuilder:
             top_k,
             names=names,
             router=router,
-            router_bias=router_bias,
         )
         if correction is not None:
             self.each(f"{tail}.{correction}", (num_experts,), Component.EXPERTS, where, buffer=correction_is_buffer)

@@ -156,14 +156,22 @@ class Inventory:
         component: Component,
         split: Split | None = None,
         *,
-        active: Fraction = Fraction(1),
         tied_to: str | None = None,
         optional: bool = False,
         buffer: bool = False,
     ) -> None:
         """One tensor outside the layers (`pattern` has no `{}`)."""
         self.specs.append(
-            TensorSpec(pattern, shape, ((),), component, split or Replicated(), active, tied_to, optional, buffer)
+            TensorSpec(
+                pattern,
+                shape,
+                ((),),
+                component,
+                split or Replicated(),
+                tied_to=tied_to,
+                optional=optional,
+                buffer=buffer,
+            )
         )
 
     def each(
@@ -176,7 +184,6 @@ class Inventory:
         *,
         inner: int | None = None,
         active: Fraction = Fraction(1),
-        tied_to: str | None = None,
         optional: bool = False,
         buffer: bool = False,
     ) -> None:
@@ -192,9 +199,8 @@ class Inventory:
                     component,
                     split or Replicated(),
                     active,
-                    tied_to,
-                    optional,
-                    buffer,
+                    optional=optional,
+                    buffer=buffer,
                     layer_axis=0,
                 )
             )

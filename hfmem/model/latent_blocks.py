@@ -78,16 +78,14 @@ def latent_attention(
     latent: Latent,
     *,
     bias: bool = False,
-    q_gate: bool = False,
 ) -> None:
     """Down- and up-projections of queries and of the shared latent, and the output projection.
 
-    The down-projections are replicated on every rank, the up-projections split by heads. `q_gate`: the query up-projection also
-    yields an output gate of `heads · v` (A.X K2).
+    The down-projections are replicated on every rank, the up-projections split by heads.
     """
     layers = list(indices)
     part = Component.ATTENTION
-    q_rows = latent.num_heads * (latent.nope + latent.rope) + (latent.num_heads * latent.v if q_gate else 0)
+    q_rows = latent.num_heads * (latent.nope + latent.rope)
     if latent.q_lora_rank is None:
         linear_block(inv, f"{prefix}.q_proj", layers, q_rows, hidden, part, Column())
     else:

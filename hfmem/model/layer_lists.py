@@ -16,15 +16,13 @@ def full_layers(d: Dims) -> list[Layer]:
     return [Layer((blocks.full(d),))] * d.num_layers
 
 
-def windowed_layers(cfg: Config, d: Dims, key: str = "sliding_window") -> list[Layer]:
-    """One window for every layer where `key` is set, else full attention."""
-    window = cfg.opt_int(key)
+def windowed_layers(cfg: Config, d: Dims) -> list[Layer]:
+    """One window for every layer where `sliding_window` is set, else full attention."""
+    window = cfg.opt_int("sliding_window")
     return [Layer((blocks.sliding(d, window),))] * d.num_layers if window else full_layers(d)
 
 
-def typed_layers(
-    cfg: Config, d: Dims, is_full: Callable[[int], bool] | None, *, window_key: str = "sliding_window"
-) -> list[Layer]:
+def typed_layers(cfg: Config, d: Dims, is_full: Callable[[int], bool] | None) -> list[Layer]:
     """Layers by `layer_types`; where a config has none, layer i is full attention if `is_full(i)` and slides otherwise.
 
     `is_full` None: absent `layer_types` means full attention everywhere.
@@ -35,7 +33,7 @@ def typed_layers(
             return full_layers(d)
         types = ["full_attention" if is_full(i) else "sliding_attention" for i in range(d.num_layers)]
     types = exactly(cfg, "layer_types", types, d.num_layers)
-    return blocks.attention_by_types(cfg, d, types, cfg.opt_int(window_key) or None)
+    return blocks.attention_by_types(cfg, d, types, cfg.opt_int("sliding_window") or None)
 
 
 def exactly(cfg: Config, key: str, values: list[object], count: int) -> list[str]:

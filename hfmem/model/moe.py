@@ -66,9 +66,7 @@ def moe(
     experts: Experts,
     *,
     names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj"),
-    router: str = "gate",
     correction_bias: str | None = None,
-    shared: str = "shared_experts",
     shared_bias: bool = False,
 ) -> None:
     """Router, routed and shared experts in each layer; the shared ones may have biases.
@@ -76,8 +74,8 @@ def moe(
     `correction_bias` names the load-balancing buffer (DeepSeek V3's `gate.e_score_correction_bias`): in files, not a parameter.
     """
     layers = list(indices)
-    routed_experts(inv, prefix, layers, hidden, experts.width, experts.count, experts.top_k, names=names, router=router)
+    routed_experts(inv, prefix, layers, hidden, experts.width, experts.count, experts.top_k, names=names)
     if correction_bias is not None:
         inv.each(f"{prefix}.{correction_bias}", layers, (experts.count,), Component.EXPERTS, buffer=True, optional=True)
     if experts.shared_width:
-        gated_mlp(inv, f"{prefix}.{shared}", layers, hidden, experts.shared_width, bias=shared_bias)
+        gated_mlp(inv, f"{prefix}.shared_experts", layers, hidden, experts.shared_width, bias=shared_bias)

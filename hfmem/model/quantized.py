@@ -19,6 +19,8 @@ from hfmem.records import replace
 
 #: how a module is stored: the what-if scheme and its group size
 Choice = tuple[str | Scheme, int | None]
+#: tables of DeepSeek V4.1 that are stored in FP8 with an exponent for each 32 of a row
+_NGRAMS: Final = re.compile(r"\.engram\.embed\.weight$")
 #: a module that stays as it was
 _PLAIN: Final[Choice] = ("", None)
 
@@ -91,13 +93,15 @@ def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[L
             dealt.setdefault(choice, []).append(TensorGroup(group.pattern, group.dtype, group.shape, boxes))
     stored = logical_groups(dealt.pop(_PLAIN, ()))
     for (word, group_size), packed in dealt.items():
-        fp4 = said.expert_dtype == "fp4" and isinstance(word, str) and word.startswith("fp8")
+        fp4 = said.expert_dtype == "fp4" and (word if isinstance(word, str) else word.name).startswith("fp8")
         experts = [group for group in packed if fp4 and is_expert(group.pattern)]
-        rest = [group for group in packed if group not in experts]
+        tables = [group for group in packed if fp4 and _NGRAMS.search(group.pattern)]
+        rest = [group for group in packed if group not in (*experts, *tables)]
         stored = (
             *stored,
             *convert(logical_groups(rest), word, group_size=group_size),
             *convert(logical_groups(experts), "mxfp4"),
+            *convert(logical_groups(tables), replace(SCHEMES["mxfp8"], everything=True)),
         )
     return _with_biases(stored, groups) if said.biases else stored
 

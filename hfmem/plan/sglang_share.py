@@ -68,34 +68,42 @@ _TEXT_ALONE: Final = frozenset(
 )
 
 
-#: classes that SGLang reads by a config of its own → what it finds as `num_hidden_layers` and `hidden_size` of `vision_config`
-#: (`getattr` with ViT-L's as defaults: Qwen's says `depth`, MiniMax M3's stays a dict)
+#: classes that SGLang reads by a config of its own → what it finds as `num_hidden_layers` of `vision_config`, and as `hidden_size`
+#: whatever a checkpoint says (None: as it says, or 1152). `getattr` has ViT-L's as defaults: Qwen's says `depth`, MiniMax M3's
+#: stays a dict
 _OWN_VISION: Final = {
-    "qwen3_5": (_VIT_LAYERS, 1152),
-    "qwen3_5_moe": (_VIT_LAYERS, 1152),
-    "qwen4_exp": (_VIT_LAYERS, 1152),
+    "qwen3_5": (_VIT_LAYERS, None),
+    "qwen3_5_moe": (_VIT_LAYERS, None),
+    "qwen4_exp": (_VIT_LAYERS, None),
     "kimi_k3": (27, 1024),
     "minimax_m3_vl": (_VIT_LAYERS, _VIT_HIDDEN),
 }
+_QWEN_HIDDEN: Final = 1152
 #: classes whose prefill is captured up to so many tokens (`apply_muse_glimmer_prefill_cuda_graph_max_bs_default`)
 _SMALL_PREFILL: Final = {"MuseGlimmerForCausalLM": 512, "MuseGlimmerForConditionalGeneration": 512}
 #: classes whose pools are sized once graphs are captured (`MUSE_SPARK_ENV_DEFAULTS`), so that little is reserved for these; and
 #: what is then, in MiB, with and without a vision encoder
 _SIZED_AFTER_CAPTURE: Final = frozenset({"MuseSparkForConditionalGeneration"})
 _AFTER_CAPTURE, _VISION_AFTER_CAPTURE = 1536, 8 * 1024
+#: model types whose features lie in memory that processes share on large Hoppers, what that is and what a cache of features is
+#: (`SGLANG_MM_FEATURE_CACHE_MB`, `SGLANG_VLM_CACHE_SIZE_MB`)
+_SHARES_FEATURES: Final = frozenset({"qwen3_vl", "qwen3_vl_moe"})
+_SHARED_FEATURES, _FEATURES = 1024 * MIB, 100 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """What the share depends on beside the device: latent attention, whether prefill is captured in graphs and up to how many
     tokens (None: a chunk's), the vision encoder's layers and hidden size where there is one, and whether pools are sized once
-    graphs are captured."""
+    graphs are captured. `multimodal`: images or sound are served; `shares_features`: by Qwen3-VL's way on large Hoppers."""
 
     latent: bool = False
     captures_prefill: bool = True
     vision: tuple[int, int] | None = None
     most_captured: int | None = None
     sized_after_capture: bool = False
+    multimodal: bool = False
+    shares_features: bool = False
 
 
 def served_model(arch: Architecture) -> ServedModel:
@@ -106,7 +114,10 @@ def served_model(arch: Architecture) -> ServedModel:
     multimodal = towers or any(isinstance(cache, CrossAttention) for cache in caches)
     delta = any(isinstance(cache, KimiDeltaState) for cache in caches)
     compressed = any(isinstance(cache, CompressedAttention) for cache in caches)
-    layers, hidden = _OWN_VISION.get(arch.model_type) or arch.vision_size or (None, None)
+    layers, hidden = arch.vision_size or (None, None)
+    if arch.model_type in _OWN_VISION:
+        layers, own = _OWN_VISION[arch.model_type]
+        hidden = own or hidden or _QWEN_HIDDEN
     captured = not multimodal or not _CAPTURED.isdisjoint(arch.architectures)
     return ServedModel(
         latent=any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in caches),
@@ -114,6 +125,20 @@ def served_model(arch: Architecture) -> ServedModel:
         vision=(layers or _VIT_LAYERS, hidden or _VIT_HIDDEN) if towers and arch.vision_size else None,
         most_captured=next((_SMALL_PREFILL[name] for name in arch.architectures if name in _SMALL_PREFILL), None),
         sized_after_capture=not _SIZED_AFTER_CAPTURE.isdisjoint(arch.architectures),
+        multimodal=multimodal,
+        shares_features=arch.model_type in _SHARES_FEATURES,
+    )
+
+
+def features_bytes(memory_bytes: int, capability: int, model: ServedModel) -> int:
+    """What a multimodal model's features take of the pool's memory (`mm_runtime_reservation_gb`): a cache of them, or on large
+    Hoppers the memory in which Qwen3-VL's tokenizer hands them over."""
+    if not model.multimodal:
+        return 0
+    return (
+        _SHARED_FEATURES
+        if model.shares_features and capability // 10 == 9 and memory_bytes / MIB >= _LARGE
+        else _FEATURES
     )
 
 

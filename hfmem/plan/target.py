@@ -14,7 +14,7 @@ from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.serving import Serving
 from hfmem.plan.devices import Device, Devices, find_device
 from hfmem.plan.layouts import place
-from hfmem.plan.sglang_share import ServedModel, chunk_tokens, static_fraction
+from hfmem.plan.sglang_share import ServedModel, chunk_tokens, features_bytes, static_fraction
 from hfmem.records import dataclass, replace
 
 
@@ -59,7 +59,11 @@ class Target:
 
     def usable_bytes(self, serving: Serving, gone: int = 0) -> int:
         """Bytes of one device that the engine may take; `gone`: those it does not count into what it takes its share of."""
-        return min(math.ceil((self.device.memory_bytes - gone) * self.share(serving)), self.free_bytes())
+        found = min(math.ceil((self.device.memory_bytes - gone) * self.share(serving)), self.free_bytes())
+        if serving.engine != "sglang":
+            return found
+        capability = self.device.compute_capability or serving.compute_capability
+        return found - features_bytes(self.device.memory_bytes, capability, self.model)
 
 
 def place_on(

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from hfmem.errors import UnsupportedError
-from hfmem.memory.engines.llama_cpp import cell_bytes, state_cell_bytes
-from hfmem.memory.runtime import UBATCH, Estimate, estimate_runtime
+from hfmem.memory.engines.llama_cpp.cells import UBATCH, cell_bytes, state_cell_bytes
+from hfmem.memory.formats import GGML_BLOCKS
+from hfmem.memory.runtime import Estimate, estimate_runtime
 from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import LatentAttention, SparseLatentAttention
@@ -39,17 +40,29 @@ def llama_checks(arch: Architecture, log: LogFacts, serving: Serving) -> list[Ch
         found.append(states)
     buffer = log.largest("compute_buffer_bytes")
     latent = any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in arch.caches())
-    # without flash attention the scores are in it; under latent attention what `-mla` and `-amb` say: no estimate here
-    if buffer is not None and buffer.value > 0 and not latent and log.settings.flash_attention is not False:
-        slots = log.settings.slots
+    # under latent attention what forks' `-mla` and `-amb` say is in it, too: no estimate here
+    if buffer is not None and buffer.value > 0 and not latent:
+        told, slots = log.settings, log.settings.slots
         load = replace(
             serving,
             context=max(serving.context // slots, 1),
             num_seqs=slots,
-            llama_cpp=LlamaCpp(unified=log.settings.unified),
+            kv_dtype=_known_type(told.key_type),
+            llama_cpp=LlamaCpp(
+                unified=told.unified,
+                ubatch=told.ubatch,
+                value_dtype=_known_type(told.value_type or told.key_type),
+                flash_attention={True: "on", False: "off", None: "auto"}[told.flash_attention],
+            ),
         )
         found.append(_compute_check(arch, log, load, buffer))
     return found
+
+
+def _known_type(name: str | None) -> str:
+    """A cache's type as a log has it; forks' own count as 16 bits here."""
+    name = (name or "f16").lower()
+    return name if name in GGML_BLOCKS or name in ("f32", "bf16") else "f16"
 
 
 def _compute_check(arch: Architecture, log: LogFacts, load: Serving, buffer: Reading) -> Check:
@@ -59,7 +72,7 @@ def _compute_check(arch: Architecture, log: LogFacts, load: Serving, buffer: Rea
     build = build_of(log.version) or log.form
 
     def under(number: int | None) -> Estimate:
-        found = estimate_runtime(arch, load, ubatch=log.settings.ubatch, build=number, outputs=outputs)
+        found = estimate_runtime(arch, load, build=number, outputs=outputs)
         return found["activations_bytes"]
 
     own = under(build)

@@ -15,69 +15,14 @@ from hfmem.memory.formats import canonical_kv_dtype
 from hfmem.records import dataclass, replace
 from hfmem.server_logs.gguf_settings import put_gguf
 from hfmem.server_logs.names import named_elsewhere
-from hfmem.server_logs.ranks import ranks_seen
+from hfmem.server_logs.ranks import Ranks, ranks_seen
+from hfmem.server_logs.setting_words import ABSENT, ARGS, SERVE, words_said
 from hfmem.server_logs.speculation import without_speculation
 from hfmem.units import parse_count, parse_memory
 
-#: setting → what engines call it, in flags and in their own dumps (with underscores)
-_NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "model": ("model", "model_path", "model_id", "model_tag", "pretrained"),
-    "revision": ("revision",),
-    "dtype": ("dtype",),
-    "quantization": ("quantization", "q"),
-    "kv_dtype": ("kv_cache_dtype",),
-    "key_type": ("cache_type_k", "ctk"),
-    "value_type": ("cache_type_v", "ctv"),
-    "context": ("max_model_len", "max_seq_len", "context_length", "context_len", "ctx_size", "c"),
-    "ubatch": ("ubatch_size", "ub"),
-    "tp": ("tensor_parallel_size", "tp_size", "tp"),
-    "pp": ("pipeline_parallel_size", "pp_size", "pp"),
-    "dp": ("data_parallel_size", "dp_size", "dp"),
-    "dcp": ("decode_context_parallel_size", "dcp_size", "dcp"),
-    "ep": ("enable_expert_parallel", "enable_expert_paralle", "ep_size"),
-    "utilization": ("gpu_memory_utilization", "mem_fraction_static"),
-    "max_num_seqs": ("max_num_seqs", "max_running_requests"),
-    "max_num_batched_tokens": ("max_num_batched_tokens", "max_num_batched_token", "chunked_prefill_size"),
-    "page_size": ("block_size", "page_size"),
-    "prefix_caching": ("enable_prefix_caching",),
-    "no_prefix_caching": ("no_enable_prefix_caching", "disable_radix_cache"),
-    "speculative": ("speculative_config", "speculative_model", "speculative_algorithm", "num_speculative_tokens"),
-    "eager": ("enforce_eager", "disable_cuda_graph"),
-    "kv_memory_bytes": ("kv_cache_memory_bytes", "kv_cache_memory"),
-    "cpu_offload_gb": ("cpu_offload_gb",),
-    "offload": ("kv_offloading_size", "cpu_offload_params", "offload_group_size"),
-    "lora": ("enable_lora",),
-    "language_model_only": ("language_model_only",),
-    "swa_ratio": ("swa_full_tokens_ratio",),
-    "mamba_ratio": ("mamba_full_memory_ratio",),
-    "max_total_tokens": ("max_total_tokens",),
-    "state_dtype": ("mamba_ssm_cache_dtype", "mamba_ssm_dtype"),
-    "hybrid_off": ("disable_hybrid_kv_cache_manager",),
-    "override_blocks": ("num_gpu_blocks_override",),
-    "ktransformers": ("kt_method", "kt_weight_path"),
-}
-_KEYS: Final = {name: setting for setting, names in _NAMES.items() for name in names}
-_ABSENT: Final = frozenset({"", "none", "null", "auto", "{}", "false"})
-
-_FLAG: Final = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]{0,60})(?:[ =]{1,4}(?!-)([^\s\\`|]{1,300}))?")
-_PAIR: Final = re.compile(r"\b([a-z][a-z_]{1,50})=('[^']{0,300}'|\"[^\"]{0,300}\"|(?!['\"])[^,\s)]{1,200})")
-_ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|(?!')[^,}\s]{1,200})")
-_SERVE: Final = re.compile(
-    r"\b(?:vllm serve|trtllm-serve(?: serve)?|lmdeploy serve api_server)\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})"
-)
-_CONFIG: Final = re.compile(
-    r"Initializing an? (?:V1 )?LLM (?:engine|server)(?:[^\n]{0,80}? with config: |(?: \(v[^)\n]{1,60}\))? ?\.\.\. )"
-)
 _POOLING: Final = re.compile(
     r"pooler_config=PoolerConfig\(|(?:--task|--runner)[ =](?:embed|pooling|score|reward|classify)"
 )
-_ARGS: Final = re.compile(
-    r"non-default args: |ServerArgs\(|server_args=\{|Namespace\(|\bLLM\((?=[^)]{0,40}model)|vllm model, with arguments: "
-)
-#: what vLLM makes of it, or of its default
-_STEP: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d{1,9})")
-_LENGTH: Final = re.compile(r"Using max model len (\d{1,9})")
-_RANGE: Final = re.compile(r"\bcompile range \(1, (\d{1,9})\)")
 #: `--limit-mm-per-prompt` with no picture, and what vLLM says where nothing but text is left
 _LIMITS: Final = re.compile(r"limit[-_]mm[-_]per[-_]prompt['\"]?[\s=:]{1,4}([^}\n]{1,120})")
 _TEXT_ONLY: Final = "running in text-only mode"
@@ -86,6 +31,8 @@ _WORLD: Final = re.compile(r"\bworld_size=(\d{1,4}) rank=\d")
 _NO_ENCODER: Final = re.compile(r"Skipping memory profiling for multimodal encoder|--skip-mm-profiling\b")
 _FLASHINFER: Final = "Using FlashInfer for top-p & top-k sampling"
 _MOVED: Final = re.compile(r"buffer type overrid|--n-cpu-moe|-ncmoe|--cpu-moe|-cmoe|--override-tensor|(?<![\w-])-ot ")
+#: a server, not vLLM's `LLM` class
+_SERVER: Final = re.compile(r"APIServer|api_server|vllm serve|launcher\.py")
 #: the head of a line as vLLM's logger writes it
 _LOGGED: Final = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d \d\d:\d\d")
 #: SGLang says what "auto" became
@@ -113,7 +60,6 @@ _HYBRID_OFF: Final = re.compile(
 #: llama.cpp's `--swa-full`
 _FULL_WINDOWS: Final = "using full-size SWA cache"
 _KERNEL: Final = re.compile(r"Using Flash ?Attention version (\d)")
-_SGLANG_END: Final = re.compile(r"max_total_num_tokens=\d{1,15}, [^\n]{0,300}")
 _ADVICE: Final = re.compile(r"(?:Replace gpu_memory_utilization config|Try (?:increasing|decreasing))[^\n]{0,400}")
 
 #: vLLM's and SGLang's names of types
@@ -122,8 +68,6 @@ _STATE_DTYPES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _STATES_IN: Final = re.compile(r"Updating mamba_ssm_cache_dtype to '(\w{1,12})'")
 #: more ranks than this are a slip or a forged log
 _MOST_RANKS: Final = 4096
-#: a dump of settings is one line; of a paste without line ends this much is read
-_DUMP: Final = 6000
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,53 +141,22 @@ class Settings:
 
 def read_settings(text: str, engine: str, since: int = 0) -> Settings:
     """The settings that `text` tells of; the start that they are for begins at `since`."""
-    said: dict[str, str] = {}
     run = text[since:]
     elsewhere = named_elsewhere(run) or named_elsewhere(text)
     text, draft = without_speculation(_ADVICE.sub("", text))  # advice names flags that were not given
-    if served := _SERVE.search(text):
-        _put(said, "model", served[1])
-    for match in _FLAG.finditer(text):
-        _put(said, match[1].replace("-", "_"), (match[2] or "true"))
-    for start in _ARGS.finditer(text):
-        part = _line(text, start.end())
-        for match in (*_ENTRY.finditer(part), *_PAIR.finditer(part)):
-            _put(said, match[1], match[2])
-    if end := _SGLANG_END.search(text):
-        for match in _PAIR.finditer(end[0]):
-            _put(said, match[1], match[2])
-    for start in _CONFIG.finditer(text):
-        for match in _PAIR.finditer(_line(text, start.end())):
-            _put(said, match[1], match[2])
-    if "context" not in said and (length := _LENGTH.search(run)):
-        said["context"] = length[1]  # the first: a draft model's comes after it
-    for pattern in (_RANGE, _STEP):  # the sizes it compiles for end at those of a step
-        if steps := pattern.findall(text):
-            _put(said, "max_num_batched_tokens", steps[-1])
+    said = words_said(text, run)
     if engine == "llama.cpp":
         said.pop("context", None)  # `-c` is rounded, shared by slots, and may be another program's
         put_gguf(said, text[:since], run)
     if draft is not None:
         said["speculative"] = draft.method or "on"
-    if engine == "sglang" and (stored := _STORED.findall(run)):
-        said["kv_dtype"] = stored[-1]
     seen = ranks_seen(run, engine)
-    for name, count in (("tp", seen.tp), ("pp", seen.pp), ("dp", seen.dp)):
-        if count > 1 and name not in said and (name != "dp" or engine == "vllm"):
-            said[name] = str(count)
-    if "state_dtype" not in said and (states := _STATES_IN.search(run)):
-        said["state_dtype"] = states[1]
-    if not {"tp", "pp", "dp"} & said.keys() and engine == "vllm" and (world := _WORLD.search(run)):
-        said["tp"] = world[1]
-    if _TEXT_ONLY in run or _no_pictures(text):
-        said["language_model_only"] = "true"
-    if seen.ep and "ep" not in said:
-        said["ep"] = "true"
-    whole = _SERVE.search(text) or _ARGS.search(text) or "api_server --" in text
-    told = engine == "vllm" and _LOGGED.search(text)  # a few figures quoted without their lines say nothing of who ran
-    offline = bool(told) and not re.search(r"APIServer|api_server|vllm serve|launcher\.py", text)
+    _put_ranks(said, seen, run, engine)
+    _put_reported(said, text, run, engine)
     found = _settings(said)
     own = draft.model if draft else None
+    whole = SERVE.search(text) or ARGS.search(text) or "api_server --" in text
+    told = engine == "vllm" and _LOGGED.search(text)  # a few figures quoted without their lines say nothing of who ran
     return replace(
         found,
         model=found.model or (elsewhere[0] if elsewhere else None),
@@ -257,13 +170,34 @@ def read_settings(text: str, engine: str, since: int = 0) -> Settings:
         skips_encoder=bool(_NO_ENCODER.search(text)),
         full_windows=engine == "llama.cpp" and _FULL_WINDOWS in run,
         hybrid_off=found.hybrid_off or bool(_HYBRID_OFF.search(run)),
-        complete=whole is not None and whole is not False,
-        offline=offline,
+        complete=bool(whole),
+        offline=bool(told) and not _SERVER.search(text),
         pooling=bool(_POOLING.search(text)),
         flashinfer=_FLASHINFER in text,
         moved_tensors=bool(_MOVED.search(text)),
         kernel_version=int(kernel[1]) if (kernel := _KERNEL.search(run)) else None,
     )
+
+
+def _put_ranks(said: dict[str, str], seen: Ranks, run: str, engine: str) -> None:
+    """What the run's lines tell of ranks, where no word does."""
+    for name, count in (("tp", seen.tp), ("pp", seen.pp), ("dp", seen.dp)):
+        if count > 1 and name not in said and (name != "dp" or engine == "vllm"):
+            said[name] = str(count)
+    if not {"tp", "pp", "dp"} & said.keys() and engine == "vllm" and (world := _WORLD.search(run)):
+        said["tp"] = world[1]
+    if seen.ep:
+        said.setdefault("ep", "true")
+
+
+def _put_reported(said: dict[str, str], text: str, run: str, engine: str) -> None:
+    """What the engine reports of itself: the formats that "auto" became, and that it takes no pictures."""
+    if engine == "sglang" and (stored := _STORED.findall(run)):
+        said["kv_dtype"] = stored[-1]
+    if states := _STATES_IN.search(run):
+        said.setdefault("state_dtype", states[1])
+    if _TEXT_ONLY in run or _no_pictures(text):
+        said["language_model_only"] = "true"
 
 
 def _no_pictures(text: str) -> bool:
@@ -286,24 +220,6 @@ def _capability(run: str) -> int | None:
     return _BLACKWELL if _PLAIN_FP8 in run else None
 
 
-def _line(text: str, begin: int) -> str:
-    end = text.find("\n", begin)
-    return text[begin : min(end if end >= 0 else len(text), begin + _DUMP)]
-
-
-def _put(said: dict[str, str], name: str, value: str) -> None:
-    setting = _KEYS.get(name)
-    if setting is None:
-        return
-    value = value.strip("'\"`,;)}]")
-    if setting in ("model", "context") and (value.startswith("-") or value.lower() in _ABSENT):
-        return
-    if value.lower() in _ABSENT and setting not in ("prefix_caching", "speculative", "eager", "ep"):
-        said.pop(setting, None) if value.lower() == "none" and setting != "quantization" else None
-        return
-    said[setting] = value
-
-
 def _settings(said: dict[str, str]) -> Settings:
     def number(name: str) -> int | None:
         text = re.sub(r"(?i)[^\dkm].*", "", re.sub(r"(?<=\d)_(?=\d)", "", said.get(name, "")))  # Python's 30_000 too
@@ -317,7 +233,7 @@ def _settings(said: dict[str, str]) -> Settings:
         return count if count <= _MOST_RANKS else 1
 
     def flag(name: str) -> bool:
-        return name in said and said[name].lower() not in (*_ABSENT, "0", "1" if name == "ep" else "0")
+        return name in said and said[name].lower() not in (*ABSENT, "0", "1" if name == "ep" else "0")
 
     prefix: bool | None = None
     if said.get("no_prefix_caching", "").lower() == "true":

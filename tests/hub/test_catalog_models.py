@@ -103,6 +103,28 @@ def test_contexts_are_the_publishers(name: str, tokens: int) -> None:
         ("zai-org/GLM-4.7", 358_337_791_296, 90 * 160),
         ("zai-org/GLM-5", 753_864_139_008, 76 * 256),  # without an embedding and a head for its prediction layer
         ("zai-org/GLM-5.3", 753_329_940_480, 76 * 256),
+        ("zai-org/GLM-5.3-Flash", 321_323_031_390, 43 * 288),
+        ("zai-org/GLM-4.6V", 107_710_933_120, 45 * 128),
+        ("Qwen/Qwen3.8-Flash-Next", 179_999_981_424, 0),
+        ("Qwen/Qwen3.8-2.4T-A95B", 2_446_182_725_504, 0),
+        ("Qwen/Qwen2-VL-2B-Instruct", 2_208_985_600, 0),
+        ("Qwen/Qwen2-VL-7B-Instruct", 8_291_375_616, 0),
+        ("OpenGVLab/InternVL2_5-1B", 938_193_024, 0),
+        ("OpenGVLab/InternVL2_5-2B", 2_205_754_368, 0),
+        ("OpenGVLab/InternVL2_5-4B", 3_712_637_952, 0),
+        ("OpenGVLab/InternVL2_5-8B", 8_075_365_376, 0),
+        ("OpenGVLab/InternVL2_5-26B", 25_514_186_112, 0),
+        ("OpenGVLab/InternVL2_5-38B", 38_388_164_992, 0),
+        ("OpenGVLab/InternVL2_5-78B", 78_408_318_336, 0),
+        ("openbmb/MiniCPM-V-2_6", 8_099_175_152, 0),
+        ("internlm/internlm2-7b", 7_737_708_544, 0),
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", 10_670_220_835, 0),
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 108_641_793_536, 0),
+        ("mistralai/Ministral-3-14B-Instruct-2512", 13_945_032_240, 40 * 7 * 2),
+        ("mistralai/Devstral-Small-2-24B-Instruct-2512", 24_011_361_840, 40 * 7 * 2),
+        ("google/gemma-4-12B-it", 11_959_730_224, 48),
+        ("MiniMaxAI/MiniMax-M3", 427_040_140_160, 57 * 128),
+        ("moonshotai/Kimi-K3", 2_779_931_837_184, 92 * 896),
     ],
 )
 def test_derived_parameters_against_published_counts(name: str, published: int, beside: int) -> None:
@@ -117,6 +139,16 @@ def test_derived_parameters_against_published_counts(name: str, published: int, 
         # without the FP32 biases of its routers
         ("openai/gpt-oss-120b", 2 * 2_167_371_072 + 36 * 128 * 3 * 2880 * 2880 // 32 * 17),
         ("zai-org/GLM-5.2-FP8", 755_617_140_416 - 4 * 76 * 256),
+        # less what the files store in FP32 and in I64: decays, mixing weights and router biases (GLM 5.3 Flash, Kimi K3 counts
+        # 11,122,432 elements), 35 numbers that hash n-grams
+        ("zai-org/GLM-5.3-Flash", 328_326_771_576 - 2 * (45 * 2 * 27 + 34 * (64 + 64 * 128)) - 4 * 43 * 288),
+        ("moonshotai/Kimi-K3", 1_560_860_324_864 - 2 * (11_122_432 - 92 * 896) - 4 * 92 * 896),
+        ("Qwen/Qwen3.8-Flash-Next", 359_999_963_128 - 8 * 35),
+        # FP8 of Qwen: scales of its blocks are BF16 in the file, 300 an expert, and the n-gram table has one scale
+        (
+            "Qwen/Qwen3.8-Flash-Next-FP8",
+            185_502_232_570 - 8 * 35 + 2 * 49 * 512 * 300 + 4 * 320_001_536 // 128 * 2 - 2,
+        ),
         ("google/gemma-4-26B-A4B-it", 51_611_872_412),
         ("google/gemma-4-31B-it", 62_546_177_752),
         ("google/gemma-4-E2B-it", 10_246_357_958),
@@ -125,3 +157,38 @@ def test_derived_parameters_against_published_counts(name: str, published: int, 
 )
 def test_derived_bytes_against_published_sizes(name: str, size: int) -> None:
     assert read_model(name, fetch=FetchOptions(offline=True)).parameters.weights_bytes == size
+
+
+def test_glm_5_3_flash_part_by_part() -> None:
+    """Bytes of the published headers: FP8 in blocks of 128 × 128, and in BF16 what its config lists by names of the text model."""
+    parts = read_model("zai-org/GLM-5.3-Flash", fetch=FetchOptions(offline=True)).parameters.weights_by_component
+    delta, latent, indexer = 9_366_356_992, 1_476_710_400, 164_381_184
+    norms = 2 * (11 * (1536 + 512 + 2 * 128) + 34 * 128)  # of latents, the indexer's keys, the delta's heads
+    assert parts["attention"] == delta + latent + indexer - norms - 2 * 34 * (64 + 64 * 128)  # decays in FP32
+    assert parts["mlp"] == 1_057_222_656 + 453_095_424  # shared experts, dense layers
+    assert parts["experts"] == 304_480_124_928 + 99_138_816 - 4 * 42 * 288  # with routers, without their biases
+    assert parts["mtp"] == 243_872_384 + 7_249_526_784 - 4 * 288
+    assert parts["vision"] == 1_127_254_016
+
+
+def test_deepseek_v4_1_part_by_part() -> None:
+    """Bytes by the published headers: FP4 experts, FP8 n-gram tables with a byte for each 32 of a row, FP8 in blocks of 32 × 32."""
+    parts = read_model(
+        "deepseek-ai/DeepSeek-V4.1-Flash", fetch=FetchOptions(offline=True)
+    ).parameters.weights_by_component
+    assert parts["experts"] == 288_777_830_400 + 2 * 40 * 384 * 5120  # and the routers, without their biases
+    assert parts["mlp"] == 1_416_960_000
+    projected = 2 * 25_600 * 6144 * (1 + 1 / 1024) + 2 * 2 * 4 * 5120 * 2  # wkv, and two norms a layer
+    assert parts["embedding"] == 1_323_827_200 + 203_073_076_240 - projected
+    assert parts["vision"] == 970_506_240 + 3 * 2 * 5120  # with three learnt tokens
+    assert parts["lm_head"] == 1_323_827_200
+
+
+def test_qwen_3_8_in_fp8() -> None:
+    """407 tensors of its files are FP8 in blocks of 128 × 128, all of whole blocks; no head, embedding or tower."""
+    h, inner, wide = 5120, 17_408, 6144
+    linear = (10_240 + wide + wide) * h  # q, k and v; z; out
+    full = (2 * wide + 2 * 1024) * h + wide * h
+    fp8 = 48 * linear + 16 * full + (64 + 1) * 3 * h * inner + full
+    read = read_model("Qwen/Qwen3.8-27B-FP8", fetch=FetchOptions(offline=True)).parameters
+    assert read.weights_bytes == 2 * (27_781_427_952 - fp8) + fp8 + 4 * fp8 // 128**2

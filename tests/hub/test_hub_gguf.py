@@ -66,7 +66,11 @@ def test_a_header_of_two_megabytes_costs_about_two(hub: HubServer) -> None:
     read = sum(entry.sent for entry in hub.requests())
     assert len(blob.front) <= read < 1.1 * len(blob.front)
     assert len(spans) <= 12
-    assert len(hub.requests("hub")) == 1  # the redirect is followed once
+    # the redirect is followed once; the listing says whether a projector lies beside
+    assert [entry.path for entry in hub.requests("hub") if "/tree/" not in entry.path] == [
+        "/org/m/resolve/main/m-Q4_K_M.gguf"
+    ]
+    assert len(hub.requests("hub")) == 2
 
 
 def test_the_report_of_one_file(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,8 +224,8 @@ def test_a_projector_is_counted_and_named(hub: HubServer) -> None:
     assert report.weights.by_component["vision"] == tensor_bytes(tower)
     assert report.weights.download_bytes == model.size + projector.size
     assert "with the projector mmproj-F16.gguf" in str(report.model.notice)
-    alone = estimate("org/vl/m-Q4_K_M.gguf", context=512, fetch=FRESH)
-    assert alone.weights.bytes == tensor_bytes(Q4)
+    named = estimate("org/vl/m-Q4_K_M.gguf", context=512, fetch=FRESH)  # `-hf org/vl --hf-file` loads it as well
+    assert named.weights.bytes == report.weights.bytes and named.model.notice == report.model.notice
     with pytest.raises(MissingFileError, match=r"mmproj-F16\.gguf is a projector"):
         load_model("org/vl/mmproj-F16.gguf", options=FRESH)
 

@@ -26,7 +26,7 @@ def _qwen_27b() -> Architecture:
 
 def test_todays_server_keeps_one_row_of_logits_a_slot() -> None:
     """A server with 32,768 cells and micro-batches of 512 logged 154.02 MiB: 512 × (32768 × 2 + 4 × (2 × 5120 + 3 × 17408))."""
-    item = compute_buffer(_qwen_27b(), Serving(32_768, engine="llama.cpp"), 512)
+    item = compute_buffer(_qwen_27b(), Serving(32_768, engine="llama.cpp"))
     assert item.bytes == 512 * (32_768 * 2 + 4 * (2 * 5120 + 3 * 17_408))
     assert abs(item.bytes - 154.02 * MIB) < 0.05 * MIB
 
@@ -36,7 +36,7 @@ def test_rows_of_logits_by_build(build_number: int, rows: int) -> None:
     """With few cells logits of a whole micro-batch are the widest: those of four slots are not."""
     arch = _qwen_27b()
     serving = Serving(1024, 4, engine="llama.cpp", llama_cpp=LlamaCpp(unified=True))
-    item = compute_buffer(arch, serving, 512, build_number)
+    item = compute_buffer(arch, serving, build_number)
     logits = rows * (248_320 + 5120) * 4
     assert (item.bytes == logits) is (rows == 512)
     assert item.bytes >= logits
@@ -44,7 +44,7 @@ def test_rows_of_logits_by_build(build_number: int, rows: int) -> None:
 
 def test_what_a_log_says_of_its_rows_is_taken() -> None:
     arch = _qwen_27b()
-    told = compute_buffer(arch, Serving(4096, engine="llama.cpp"), 512, None, 512)
+    told = compute_buffer(arch, Serving(4096, engine="llama.cpp"), None, 512)
     assert told.bytes == 512 * (248_320 + 5120) * 4
 
 
@@ -57,8 +57,8 @@ def test_the_mask_was_wider_before() -> None:
         vocab_size=248_320,
         intermediate_size=12288,
     )
-    serving = Serving(2048, 4, engine="llama.cpp", llama_cpp=LlamaCpp(unified=True))
-    before, today = (compute_buffer(arch, serving, 2048, number).bytes for number in (9849, 11_342))
+    serving = Serving(2048, 4, engine="llama.cpp", llama_cpp=LlamaCpp(unified=True, ubatch=2048))
+    before, today = (compute_buffer(arch, serving, number).bytes for number in (9849, 11_342))
     assert abs(before - 447.38 * MIB) < 0.005 * 447.38 * MIB
     assert before - today == 2048 * 8192 * 4
 
@@ -83,6 +83,6 @@ def test_experts_outputs_before_and_after_they_are_weighted(
          "head_dim": 128, "num_hidden_layers": 8, "vocab_size": 151_936, "max_position_embeddings": 40_960,
          "dtype": "bfloat16"}
     )  # fmt: skip
-    item = compute_buffer(arch, Serving(8192, engine="llama.cpp"), 512)
+    item = compute_buffer(arch, Serving(8192, engine="llama.cpp"))
     assert item.bytes == size * MIB
     assert item.low * item.bytes <= measured * MIB <= item.high * item.bytes

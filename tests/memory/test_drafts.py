@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from hfmem.memory.drafts import drafting, prediction_bytes
+from typing import Any
+
+from hfmem.memory.drafts import Drafter, drafting, weights_with
 from hfmem.memory.serving import Serving
+from hfmem.memory.weights import rank_weights
 from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
 
@@ -43,10 +46,18 @@ def test_prediction_layers_are_split_like_the_model() -> None:
     split = heads + 3 * HIDDEN * WIDTH * (EXPERTS + 1)
     tables = 2 * VOCAB * HIDDEN  # the copies of embedding and head, which the target's stand in for
     groups = synthesise(arch)
+    own = Drafter(arch, (), own=True)
+
+    def more(**settings: Any) -> int:
+        """Bytes of a rank of the last stage that the model has not without its prediction layer."""
+        serving = Serving(512, **settings)
+        drafts = weights_with(arch, groups, own, serving).stage_bytes[-1]
+        return drafts - rank_weights(arch, groups, serving).stage_bytes[-1]
+
     for tp in (1, 2, 4):
         for pp in (1, 2):
-            assert prediction_bytes(arch, groups, Serving(512, tp=tp, pp=pp)) == 2 * (whole + split // tp), (tp, pp)
-    assert prediction_bytes(arch, groups, Serving(512, engine="transformers")) == 2 * (whole + split + tables)
+            assert more(tp=tp, pp=pp) == 2 * (whole + split // tp), (tp, pp)
+    assert more(engine="transformers") == 2 * (whole + split + tables)
 
 
 def test_a_draft_runs_on_one_stage_with_the_ranks_of_its_target() -> None:

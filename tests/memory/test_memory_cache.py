@@ -8,7 +8,6 @@ from example_architectures import (
     deepseek_v3,
     deepseek_v4_flash,
     deepseek_v32,
-    falcon_40b,
     gemma_3_27b,
     gpt_oss_120b,
     lfm2,
@@ -34,7 +33,7 @@ from hfmem.memory.cache import (
     state_bytes_per_seq,
     state_tensors,
 )
-from hfmem.memory.engines import cache_or_none, engine, pooling_engine
+from hfmem.memory.engines import engine, pooling_engine
 from hfmem.memory.formats import GGML_BLOCKS, canonical_kv_dtype, resolve_kv_dtype, vector_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -281,8 +280,5 @@ def test_a_vector_never_takes_less_than_its_bits(fmt: str, sixteens: int) -> Non
     assert vector_bytes(fmt, 16 * sixteens) >= 16 * sixteens * bits // 8
 
 
-def test_registry() -> None:
+def test_an_engine_without_a_pool() -> None:
     assert pooling_engine("ideal") is None
-    refused = Serving(10, kv_dtype="fp8")
-    assert cache_or_none("transformers", falcon_40b(), refused) is None
-    assert cache_or_none("ideal", build("x", one(FullAttention(1, 1, 64, 64), 1)), Serving(10)) is not None

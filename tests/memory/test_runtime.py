@@ -14,7 +14,7 @@ from hfmem.hub import FetchOptions
 from hfmem.memory.activations import Sampler, forward_bytes, peak
 from hfmem.memory.engines.vllm.releases import Release, release_of
 from hfmem.memory.runtime import Estimate, Host, LoadedExtra, estimate_runtime, flat_overhead, together
-from hfmem.memory.serving import Serving
+from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import DeltaNetState, FullAttention, KimiDeltaState, Mamba2State
 from hfmem.units import GIB, MIB
@@ -285,9 +285,9 @@ def test_independent_estimates_together() -> None:
 def test_micro_batch() -> None:
     """llama.cpp on Qwen3 235B with `-ub 4096`: 2.443 GiB = 8 × the 0.305 of 512."""
     arch = catalogue("Qwen/Qwen3-235B-A22B").architecture
-    serving = Serving(32_768, engine="llama.cpp")
     for ubatch, logged in ((512, 0.305), (4096, 2.443)):
-        item = runtime(arch, serving, ubatch=ubatch, build=5000)["activations_bytes"]
+        serving = Serving(32_768, engine="llama.cpp", llama_cpp=LlamaCpp(ubatch=ubatch))
+        item = runtime(arch, serving, build=5000)["activations_bytes"]
         assert item.low <= logged * GIB <= item.high
 
 

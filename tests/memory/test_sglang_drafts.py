@@ -6,8 +6,10 @@ with pages of one token, four draft tokens and SGLang's 48 requests.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from drafting_models import EXAONE, MIMO, architecture
+from drafting_models import EXAONE, MIMO, STEP, architecture
 
 from hfmem.memory.drafts import Drafter, served_with
 from hfmem.memory.engines.sglang import cache, pool
@@ -28,7 +30,7 @@ from hfmem.model.families.registry import read_architecture
         ("zai-org/GLM-4.5", 2, 451_000),
         ("zai-org/GLM-5", 2, 689_932 // 64 * 64),
         (EXAONE, 2, 18_641_351),
-        (MIMO | {"architectures": ["MiMoV2FlashForCausalLM"]}, 2, 11_773_484),
+        (MIMO | {"architectures": ["MiMoV2FlashForCausalLM"]}, 2, 10_168_009),
     ],
 )
 def test_tokens_of_a_pool(model: str | dict[str, object], tp: int, tokens: int) -> None:
@@ -36,6 +38,40 @@ def test_tokens_of_a_pool(model: str | dict[str, object], tp: int, tokens: int) 
     serving = Serving(1, engine="sglang", tp=tp, page_size=1, kv_dtype="fp8", speculative_tokens=4)
     planned = served_with(arch, Drafter(arch, (), own=True), serving)
     assert pool(planned, serving, 40 << 30).capacity_tokens == tokens
+
+
+#: five layers of Qwen3's attention that draft blocks of 16, narrower than any target's here
+BLOCKS = {
+    "architectures": ["DFlashDraftModel"], "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288,
+    "num_hidden_layers": 6, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 151936,
+    "max_position_embeddings": 40960, "tie_word_embeddings": False, "dtype": "bfloat16", "rms_norm_eps": 1e-6, "block_size": 16,
+    "dflash_config": {"target_layer_ids": [1, 9, 17, 25, 33], "mask_token_id": 151669},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "settings", "tokens"),
+    [
+        # `dflash_draft_cell_size_per_token`: a block drafter's own rows, here beside latents, windows and states
+        ("Qwen/Qwen3-8B", BLOCKS, {}, 279_620),
+        ("deepseek-ai/DeepSeek-R1", BLOCKS, {"tp": 2, "kv_dtype": "fp8"}, 1_171_184),
+        ("openai/gpt-oss-120b", BLOCKS, {}, 592_415),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", BLOCKS, {"tp": 8}, 2_211_201),
+        # a model's rows are the target's, windowed where its layers are
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B", {"tp": 8}, 1_310_720),
+        ("openai/gpt-oss-120b", "openai/gpt-oss-20b", {}, 388_361),
+        ("openai/gpt-oss-120b", "openai/gpt-oss-20b", {"enable_prefix_caching": False, "max_num_seqs": 16}, 672_297),
+        # prediction layers take windowed rows as far as the target has such: here three, all of them
+        (STEP | {"architectures": ["Step3p5ForCausalLM"]}, None, {}, 6_168_094),
+    ],
+)
+def test_rows_reckoned_for_a_draft(
+    target: str | dict[str, object], draft: str | dict[str, object] | None, settings: dict[str, Any], tokens: int
+) -> None:
+    arch = architecture(target)
+    beside = Drafter(arch, (), own=True) if draft is None else Drafter(architecture(draft), ())
+    serving = Serving(4096, engine="sglang", speculative_tokens=16 if draft is BLOCKS else 4, **settings)
+    assert pool(served_with(arch, beside, serving), serving, 40 << 30).capacity_tokens == tokens
 
 
 def test_a_draft_has_rows_of_its_own_on_the_last_stage() -> None:

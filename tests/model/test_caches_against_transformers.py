@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from drawn_models import decoder_types, draw
 
-transformers = pytest.importorskip("transformers", minversion="5.23", exc_type=ImportError)
+transformers = pytest.importorskip("transformers", minversion="5.24", exc_type=ImportError)
 torch = pytest.importorskip("torch")
 
 from hfmem.memory.engines import engine  # noqa: E402
@@ -66,8 +66,8 @@ def test_a_drawn_models_cache(model_type: str, seed: int) -> None:
     with torch.no_grad():
         out = model(input_ids=torch.full((1, prompt), 5), use_cache=True)
         for _ in range(steps):
-            out = model(input_ids=torch.full((1, 1), 5), use_cache=True, past_key_values=out.past_key_values)
-    held = sum(t.numel() * t.element_size() for layer in out.past_key_values.layers for t in tensors(vars(layer)))
+            out = model(input_ids=torch.full((1, 1), 5), use_cache=True, cache=out.cache)
+    held = sum(t.numel() * t.element_size() for layer in out.cache.layers for t in tensors(vars(layer)))
     arch = read_architecture({"model_type": model_type, **keys, "dtype": "float32"})
     serving = Serving(context=prompt + steps, engine="transformers")
     assert engine("transformers").cache(arch, serving).bytes == held

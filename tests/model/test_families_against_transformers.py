@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from drawn_models import decoder_types, draw
 
-transformers = pytest.importorskip("transformers", minversion="5.23", exc_type=ImportError)
+transformers = pytest.importorskip("transformers", minversion="5.24", exc_type=ImportError)
 torch = pytest.importorskip("torch")
 
 from hfmem.model.architecture import Architecture  # noqa: E402

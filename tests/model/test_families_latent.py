@@ -58,8 +58,8 @@ def test_kimi_k3_by_hand() -> None:
     arch = read_architecture(dict(K3))
     h, inner = 7168, 96 * 128
     kda = (
-        5 * h * inner + h * 128 + 128 * inner + h * 96 + 3 * 4 * inner + inner + 96 + 128
-    )  # q k v g o, f_a f_b, b, conv …
+        5 * h * inner + h * 128 + 128 * inner + h * 96 + 3 * 4 * inner + inner + 128 + 128
+    )  # q k v g o, f_a f_b, b, conv, dt, 128 decays as published …
     mla = h * 1536 + 1536 * 96 * 192 + h * 576 + 512 * 96 * 256 + 2 * inner * h + 1536 + 512
     dense = 3 * h * 33792
     routed = 896 * 3 * 3072 * 3584 + 896 * h + 2 * 3584 * h + 3584
@@ -70,6 +70,8 @@ def test_kimi_k3_by_hand() -> None:
     block = 3 * w * q + q * w + 2 * w * 4096 + 2 * w
     vision = 27 * block + 3 * 14 * 14 * w + 64 * 64 * w + w + 4096 * 4096 + 4096 * h + h
     assert arch.expected_parameters() == text + vision
+    # the Hub counts the biases of the routers, too
+    assert arch.expected_parameters() + 92 * 896 == 2_779_931_837_184
     kinds = [layer.caches[0] for layer in arch.layers if layer.stack == "decoder"]
     assert [i for i, kind in enumerate(kinds) if isinstance(kind, LatentAttention)] == [*range(3, 92, 4), 92]
     assert kinds[0] == KimiDeltaState(96, 128, 128, 4)

@@ -25,6 +25,7 @@ from recurrent_configs import (
 
 from hfmem.errors import ContradictionError, HfmemError, UnknownArchitectureError
 from hfmem.memory.cache import bytes_per_token, state_bytes_per_seq
+from hfmem.memory.drafts import prediction_layers
 from hfmem.memory.engines import transformers
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
@@ -228,6 +229,35 @@ def test_qwen4_ngram_tables_have_prime_sizes() -> None:
     assert arch.layers[3].caches == (IndexedAttention(16, 2, 256, 256, 256),)
     with pytest.raises(ContradictionError, match="ple_layer_ids"):
         read_architecture({"model_type": "qwen4_exp", "text_config": text | {"ple_layer_ids": [9]}})
+
+
+def test_qwen4_prediction_layer() -> None:
+    """Its 31 tensors in the published Qwen3.8-Flash-Next have 2,607,150,848 elements; vLLM keeps its rows like the trunk's."""
+    text = {
+        "mtp_num_hidden_layers": 1,
+        "hc_lowrank": 320,
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 128,
+    }
+    text |= {
+        "hidden_size": 2560,
+        "moe_intermediate_size": 640,
+        "shared_expert_intermediate_size": 640,
+        "num_experts": 512,
+    }
+    text |= {
+        "num_experts_per_tok": 10,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "hc_count": 4,
+    }
+    config = {"model_type": "qwen4_exp_text", "dtype": "bfloat16", "num_hidden_layers": 4, "vocab_size": 320, **text}
+    arch = read_architecture(config)
+    assert arch.parameters_by_component()[Component.MTP] == 2_607_150_848
+    assert prediction_layers(arch)[0].caches == (IndexedAttention(24, 2, 256, 256, 128),)
+    assert Component.MTP not in read_architecture(config | {"mtp_num_hidden_layers": 0}).parameters_by_component()
 
 
 def test_plamo2_by_hand() -> None:

@@ -187,6 +187,35 @@ DEEPSEEK_OCR: Facts = {
         "width": {"clip-l-14-224": _CLIP_L, "sam_vit_b": _SAM_B},
     },
 }
+#: deepseek-vl2-tiny as published: its tower's section names neither heads nor an image's side
+DEEPSEEK_VL2: Facts = {
+    "model_type": "deepseek_vl_v2",
+    "language_config": DEEPSEEK_OCR["language_config"] | {"model_type": "deepseek_v2"},
+    "projector_config": {"model_type": "mlp_projector", "n_embed": 1280},
+    "vision_config": {
+        "layers": 27,
+        "mlp_ratio": 3.7362,
+        "model_name": "siglip_so400m_patch14_384",
+        "model_type": "vision",
+        "patch_size": 14,
+        "width": 1152,
+    },
+}
+
+
+def _vl2_tiny() -> int:
+    """ "3.37 B" on its card: a mixture of 12 layers, SigLIP so400m with an unread pooling head, 2 × 2 patches merged."""
+    h, w, inner, vocab = 1280, 1152, int(1152 * 3.7362), 129_280
+    text = 2 * vocab * h + 12 * 4 * h * h + 25 * h + 3 * h * 6848
+    text += 11 * (64 * h + (64 + 2) * 3 * h * 896)
+    mlp = 2 * w * inner + inner + w
+    block = 4 * (w * w + w) + mlp + 2 * 2 * w
+    pooling = w + 4 * (w * w + w) + 2 * w + mlp
+    tower = 3 * 14 * 14 * w + w + (384 // 14) ** 2 * w + 27 * block + 2 * w + pooling
+    projector = 4 * w * h + h + h * h + h + 2 * h
+    return text + tower + projector
+
+
 LLAVA_16: Facts = {  # as its authors publish LLaVA 1.6 7B
     "model_type": "llava_llama",
     "architectures": ["LlavaLlamaForCausalLM"],
@@ -230,6 +259,7 @@ MODELS: dict[str, tuple[Facts, int, int]] = {
     "NV-Embed-v2": (NV_EMBED, 7851016192, 0),  # header of nvidia/NV-Embed-v2
     "MiniCPM-V-2": (MINICPM_V_2, 3434965792, 368640),  # header of openbmb/MiniCPM-V-2
     "DeepSeek-OCR": (DEEPSEEK_OCR, 3336106240, 61440),  # published parameter count
+    "DeepSeek-VL2-Tiny": (DEEPSEEK_VL2, _vl2_tiny(), 61440),
     "LLaVA-1.6-7B": (LLAVA_16, 7062906880, 524288),  # as transformers' llava_next, whose defaults are this model
     "lfm2_vl": (
         {"model_type": "lfm2_vl"},

@@ -11,9 +11,7 @@ import torch
 from hfmem_kernels import transformers_adapter
 from hfmem_kernels.transformers_adapter import page_table_of, paged_decode
 
-transformers = pytest.importorskip(
-    "transformers", reason="transformers is not installed (a dev dependency of this seam)"
-)
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra dev)")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -84,9 +82,10 @@ def test_sliding_layers_stay_with_transformers(device: str) -> None:
 
 
 def test_nothing_is_left_behind(device: str) -> None:
+    from transformers.generation.continuous_batching.cache import PagedAttentionCache
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"], PagedAttentionCache.update
     model = tiny_model("sdpa", device)
     tokens = torch.tensor([PROMPTS[0]], device=device)
     plain = model(tokens).logits
@@ -94,7 +93,7 @@ def test_nothing_is_left_behind(device: str) -> None:
         assert torch.equal(model(tokens).logits, plain)
         assert calls.decoded == 0 and calls.passed_on == 2
         raise RuntimeError("on purpose")
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
+    assert (ALL_ATTENTION_FUNCTIONS["sdpa"], PagedAttentionCache.update) == before
 
 
 def test_page_table_of_index_lists() -> None:
@@ -116,25 +115,19 @@ def test_one_layer_by_hand(paged: bool) -> None:
         def get_cache_for_block_table(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
             return self.k, self.v
 
-    class Cache:
-        def __init__(self) -> None:
-            self.layer_to_allocator = {0: Allocator()}
-
-    module = torch.nn.Module()
-    module.layer_idx = 0  # type: ignore[assignment]
-    cache = Cache()
-    allocator = cache.layer_to_allocator[0]
+    allocator = Allocator()
     torch.manual_seed(0)
     allocator.k[2, :2], allocator.v[2, :2] = torch.randn(2, 1, 8), torch.randn(2, 1, 8)
     query, key, value = torch.randn(1, 2, 1, 8), torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
     kwargs: dict[str, Any] = {
-        "cache": cache, "max_length_q": 1, "cu_seq_lens_q": torch.tensor([0, 1]), "scaling": 0.5,
+        "max_length_q": 1, "cu_seq_lens_q": torch.tensor([0, 1]), "scaling": 0.5,
         "cu_seq_lens_k": {"full_attention": torch.tensor([0, 3])}, "max_length_k": {"full_attention": 3},
         "read_index": [torch.tensor([8, 9, 10])], "write_index": [torch.tensor([10])],
         "block_table": torch.tensor([[[2, -1]]], dtype=torch.int32) if paged else None,
     }  # fmt: skip
-    assert transformers_adapter.decodable(module, kwargs)
-    out = transformers_adapter.decode(module, query, key, value, kwargs, "reference")
+    assert transformers_adapter.decodable(allocator, kwargs)
+    step = transformers_adapter.written(allocator, key, value, 0, kwargs, "reference")
+    out = transformers_adapter.attended(step, query, kwargs, "reference")
     assert torch.equal(allocator.k[2, 2], key[0, 0]) and torch.equal(allocator.v[2, 2], value[0, 0])
     weights = torch.softmax(query[0, :, 0] @ allocator.k[2, :3, 0].T * 0.5, dim=-1)
     torch.testing.assert_close(out[0, 0], weights @ allocator.v[2, :3, 0])

@@ -84,8 +84,8 @@ KNOWN = {
         --speculative-num-draft-tokens --speculative-dspark-block-size --enable-dp-lm-head --nnodes --node-rank --dist-init-addr
         --host --port""",
     "llama.cpp": """--model -hf --hf-file --ctx-size --parallel --n-gpu-layers --n-cpu-moe --flash-attn --split-mode --cache-type-k
-        --cache-type-v --swa-full --kv-unified --lora --spec-draft-model --spec-draft-hf --spec-type --spec-draft-n-max --host
-        --port""",
+        --cache-type-v --swa-full --kv-unified --ubatch-size --batch-size --no-kv-offload --lora
+        --spec-draft-model --spec-draft-hf --spec-type --spec-draft-n-max --host --port""",
 }
 #: and the words that they take for a cache's format
 CACHES = {

@@ -82,6 +82,26 @@ def test_sglang_is_told_how_to_divide_its_pool() -> None:
     assert not [word for word in words(emit("sglang", launch(engine="sglang"))) if "ratio" in word]
 
 
+def test_llama_cpp_is_told_how_attention_runs(run: Run) -> None:
+    asked = ("--offline", "--engine", "llama.cpp", "--gpu", "24GiB", "--ctx", "8k", "--emit", "llama.cpp")
+    _, plain, _ = run("fit", "Qwen/Qwen3-8B", "--quant", "q4_k_m", *asked)
+    assert not {"--flash-attn", "--ubatch-size", "--batch-size", "--no-kv-offload"} & set(words(plain))
+    _, told, _ = run("fit", "Qwen/Qwen3-8B", "--quant", "q4_k_m", *asked, "-fa", "off", "-ub", "4096", "-nkvo")
+    found = words(told)
+    after = ["--flash-attn", "off", "--ubatch-size", "4096", "--batch-size", "4096", "--no-kv-offload"]
+    assert found[found.index("--flash-attn") :][: len(after)] == after
+
+
+def test_every_part_of_a_split_file_is_mounted() -> None:
+    for name, mounted in (
+        ("/models/m-Q8_0.gguf", "/models/m-Q8_0.gguf"),
+        ("/models/big/m-Q8_0-00001-of-00003.gguf", "/models/big"),
+    ):
+        found = words(emit("docker", launch(engine="llama.cpp", model=name, revision=None, is_gguf=True)))
+        assert found[found.index("--volume") + 1] == f"{mounted}:{mounted}:ro"
+        assert found[found.index("--model") + 1] == name
+
+
 def test_deepseek_v4_is_told_what_it_drafts(run: Run) -> None:
     """SGLang: "Only EAGLE speculative algorithm with topk == 1 is supported for DeepseekV4ForCausalLM", not left to its default."""
     asked = ("--offline", "--engine", "sglang", "--gpu", "4xh200", "--ctx", "32k", "--draft", "mtp", "--emit", "sglang")

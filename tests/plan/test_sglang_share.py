@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +13,7 @@ from hfmem.api.estimates import read_model
 from hfmem.hub import FetchOptions
 from hfmem.memory.serving import Serving
 from hfmem.plan.sglang_share import ServedModel, _prefill_sizes, chunk_tokens, served_model, static_fraction
+from hfmem.plan.target import on_device, place_on
 
 MEMORY = 80 << 30
 #: sizes of captured prefills up to 8192 tokens, and up to 2048: 8 MiB each
@@ -97,9 +100,30 @@ def test_what_a_model_changes() -> None:
     assert served("meta-llama/Llama-3.1-8B-Instruct") == ServedModel()
     assert served("deepseek-ai/DeepSeek-V3") == ServedModel(latent=True)
     # a vision encoder of 32 layers and 1,280 (its config)
-    assert served("Qwen/Qwen2.5-VL-3B-Instruct") == ServedModel(captures_prefill=False, vision=(32, 1280))
+    assert served("Qwen/Qwen2.5-VL-3B-Instruct") == ServedModel(
+        captures_prefill=False, vision=(32, 1280), multimodal=True
+    )
+    # Qwen3.5's says `depth`, which is not read: ViT-L's 24 layers, of the width that the checkpoint's encoder has
+    for name, width in (("Qwen/Qwen3.5-0.8B", 768), ("Qwen/Qwen3.5-2B", 1024), ("Qwen/Qwen3.5-27B", 1152)):
+        assert served(name).vision == (24, width)
     # SigLIP is left out unless told `--enable-multimodal`
     assert served("google/gemma-3-27b-it") == ServedModel()
+
+
+def test_features_take_memory_from_the_pool() -> None:
+    """`mm_runtime_reservation_gb`: 100 MiB, and 1 GiB for Qwen3-VL on Hoppers of 60 GiB and more; nothing for text alone."""
+    for name, device, left_out in (
+        ("Qwen/Qwen3-VL-8B-Instruct", "h100", 1024),
+        ("Qwen/Qwen3-VL-8B-Instruct", "a100-80g", 100),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "h100", 100),
+        ("google/gemma-3-27b-it", "h100", 0),
+        ("Qwen/Qwen3-8B", "h100", 0),
+    ):
+        target, _, _ = place_on(device, 1, None, "sglang", 1, 1, 1)
+        model = served_model(read_model(name, fetch=FetchOptions(offline=True, no_cache=True)).architecture)
+        serving = on_device(Serving(4096, engine="sglang"), target.device)
+        whole = math.ceil(target.device.memory_bytes * replace(target, model=model).share(serving))
+        assert whole - replace(target, model=model).usable_bytes(serving) == left_out << 20
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from example_architectures import build, one
 
 from hfmem.api.reading import read_model
 from hfmem.hub import FetchOptions
-from hfmem.memory.engines.llama_cpp import cell_bytes, state_cell_bytes
+from hfmem.memory.engines.llama_cpp.cells import cell_bytes, state_cell_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.layers import FullAttention, Layer, SlidingAttention
 from hfmem.server_logs.gguf_settings import build_told

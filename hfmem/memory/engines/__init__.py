@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Literal, Protocol, cast
 
-from hfmem.errors import UnsupportedError, UsageError
+from hfmem.errors import UsageError
 from hfmem.memory.result import CacheBytes, Pool
 from hfmem.memory.serving import ENGINES, Serving
 from hfmem.model.architecture import Architecture
@@ -92,11 +92,3 @@ def given_pools(arch: Architecture, serving: Serving, num_stages: int) -> list[i
         sizes = layout(arch, serving).stage_block_bytes
         return [serving.num_gpu_blocks * size or None for size in sizes] if any(sizes) else None
     return None if serving.kv_memory_bytes is None else [serving.kv_memory_bytes] * num_stages
-
-
-def cache_or_none(name: str, arch: Architecture, serving: Serving) -> CacheBytes | None:
-    """The engine's answer, or None where it refuses the model or the layout."""
-    try:
-        return engine(name).cache(arch, serving)
-    except UnsupportedError:
-        return None

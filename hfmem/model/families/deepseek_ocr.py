@@ -101,10 +101,10 @@ def deepseek_vl2(cfg: Config) -> Architecture:
     inner = text_architecture(text) if text.flag("use_mla", default=True) else _deepseek_mha(text)
     inv = Inventory()
     width, count = seen.positive("width"), seen.positive("layers")
-    inside, side = (
-        int(width * seen.positive_float("mlp_ratio")),
-        seen.positive("image_size") // seen.positive("patch_size"),
-    )
+    inside = int(width * seen.positive_float("mlp_ratio"))
+    side = (seen.opt_int("image_size") or 384) // seen.positive(
+        "patch_size"
+    )  # published ones rely on its class's default
     sizes = {
         "hidden_size": width,
         "num_channels": 3,

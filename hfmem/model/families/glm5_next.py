@@ -1,14 +1,17 @@
 """GLM-5 Next: Kimi's delta attention with a latent-attention layer in every fourth, a pooled indexer, hyper-connections, a tower.
 
-Source: transformers 5.23.0 `models/glm5_next` and its checkpoint renames.
+Sources: transformers 5.23.0 `models/glm5_next` and its checkpoint renames; vLLM 0.33.0 `models/glm5next/common/mtp.py` and the
+bytes of the published GLM-5.3-Flash, part by part, for the prediction layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import gated_mlp, norm
+from hfmem.model.blocks import Dims, gated_mlp, norm
 from hfmem.model.config import Config
-from hfmem.model.families.deepseek import CORRECTION, shared_indexers
+from hfmem.model.families.deepseek import CORRECTION, mtp_head, nextn_layers, shared_indexers
 from hfmem.model.families.kimi import delta_attention
 from hfmem.model.families.multimodal import NESTED, text_config, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW, Part
@@ -16,8 +19,8 @@ from hfmem.model.families.vision import side
 from hfmem.model.inventory import Column, Component, Inventory
 from hfmem.model.latent_blocks import indexer, latent_attention, latent_dims, read_indexer, read_latent
 from hfmem.model.layers import KimiDeltaState, Layer
-from hfmem.model.moe import moe, read_experts, sparse_layers
-from hfmem.model.stack import indices_of, layer_kinds, open_stack
+from hfmem.model.moe import Experts, moe, read_experts, sparse_layers
+from hfmem.model.stack import as_mtp, indices_of, layer_kinds, open_stack
 from hfmem.model.state_blocks import state_dtype
 from hfmem.records import replace
 
@@ -34,7 +37,7 @@ def glm5_next_text(cfg: Config) -> Architecture:
     words = cfg.opt_list("layer_types")
     if words is None:
         words = [INDEXED if i % 4 == 3 else LINEAR for i in every]
-    named = [INDEXED if word == "full_attention" else word for word in words]
+    named = [INDEXED if word in ("full_attention", "deepseek_sparse_attention") else word for word in words]
     kinds = layer_kinds(cfg, "layer_types", named, (LINEAR, INDEXED), d.num_layers)
     part = cfg.opt_sub("linear_attn_config") or Config({}, cfg.file, "", cfg.used_defaults)
     width = part.opt_int("head_dim") or cfg.positive("linear_head_dim")
@@ -48,13 +51,8 @@ def glm5_next_text(cfg: Config) -> Architecture:
         replace(s, shape=(heads,), split=Column()) if s.pattern == decay else s for s in found.specs
     )  # Kimi's shape is [1, 1, heads, 1]
     latents = indices_of(kinds, INDEXED)
-    latent_attention(inv, mixer, latents, d.hidden, latent, bias=cfg.flag("attention_bias", default=False))
     own = set(shared_indexers(cfg, d.num_layers))
-    indexed, pool = [i for i in latents if i in own], cfg.positive("index_kpool")
-    indexer(inv, f"{mixer}.indexer", indexed, d.hidden, latent.q_lora_rank or d.hidden, index)
-    pooling = f"{mixer}.indexer.index_kpool_compress"
-    inv.each(f"{pooling}_ape", indexed, (pool, index.head_dim), Component.ATTENTION)
-    inv.each(f"{pooling}_gate", indexed, (index.head_dim, d.hidden), Component.ATTENTION)
+    _attention(inv, cfg, d.hidden, latents, [i for i in latents if i in own])
     experts = read_experts(cfg)
     sparse = sparse_layers(cfg, d.num_layers, dense_default=3) if experts else []
     stack.intermediate = cfg.positive("intermediate_size")
@@ -62,8 +60,9 @@ def glm5_next_text(cfg: Config) -> Architecture:
     if experts:
         moe(inv, f"{LAYER}.mlp", sparse, d.hidden, experts, correction_bias=CORRECTION)
         stack.num_experts, stack.top_k = experts.count, experts.top_k
-    norm(inv, f"{LAYER}.input_layernorm", every, d.hidden)
-    norm(inv, f"{LAYER}.post_attention_layernorm", every, d.hidden)
+    _norms(inv, d.hidden, every)
+    if extra := nextn_layers(cfg):
+        _prediction(inv, cfg, d, range(d.num_layers, d.num_layers + extra), experts)
     streams = cfg.positive("hc_mult")
     mixes = streams * (2 + streams)
     for place in ("attn", "ffn"):
@@ -75,6 +74,36 @@ def glm5_next_text(cfg: Config) -> Architecture:
         Layer((state if kind == LINEAR else latent.sparse(packed, i in own),)) for i, kind in enumerate(kinds)
     ]
     return stack.finish(cfg, "glm5_next")
+
+
+def _attention(inv: Inventory, cfg: Config, hidden: int, layers: Sequence[int], indexed: Sequence[int]) -> None:
+    """Latent attention, and in the layers of `indexed` an indexer that scores pools of `index_kpool` tokens."""
+    latent, index, mixer = read_latent(cfg), read_indexer(cfg), f"{LAYER}.self_attn"
+    latent_attention(inv, mixer, layers, hidden, latent, bias=cfg.flag("attention_bias", default=False))
+    indexer(inv, f"{mixer}.indexer", indexed, hidden, latent.q_lora_rank or hidden, index)
+    pooling = f"{mixer}.indexer.index_kpool_compress"
+    inv.each(f"{pooling}_ape", indexed, (cfg.positive("index_kpool"), index.head_dim), Component.ATTENTION)
+    inv.each(f"{pooling}_gate", indexed, (index.head_dim, hidden), Component.ATTENTION)
+
+
+def _norms(inv: Inventory, hidden: int, layers: Sequence[int]) -> None:
+    norm(inv, f"{LAYER}.input_layernorm", layers, hidden)
+    norm(inv, f"{LAYER}.post_attention_layernorm", layers, hidden)
+
+
+def _prediction(inv: Inventory, cfg: Config, d: Dims, layers: range, experts: Experts | None) -> None:
+    """Prediction layers: one stream of the residual, an indexer, experts; embedding and head are the model's."""
+
+    def describe(part: Inventory) -> None:
+        _attention(part, cfg, d.hidden, layers, layers)
+        _norms(part, d.hidden, layers)
+        if experts:
+            moe(part, f"{LAYER}.mlp", layers, d.hidden, experts, correction_bias=CORRECTION)
+        else:
+            gated_mlp(part, f"{LAYER}.mlp", layers, d.hidden, cfg.positive("intermediate_size"))
+        mtp_head(part, LAYER, layers, d.hidden, 0, shared=True)
+
+    as_mtp(inv, describe)
 
 
 def _tower(part: Part, vision: Config) -> int:

@@ -136,13 +136,17 @@ def _kinds(cfg: Config, part: Config, num_layers: int) -> list[str]:
 def delta_attention(
     inv: Inventory, prefix: str, indices: Sequence[int], hidden: int, m: KimiDeltaState, *, full_gate: bool
 ) -> None:
-    """Kimi delta attention: three convolutions, a low-rank forget gate, an output gate (low-rank, or of full rank in K3)."""
+    """Kimi delta attention: three convolutions, a low-rank forget gate, an output gate (low-rank, or of full rank in K3).
+
+    K3's 69 layers store as many decays as a head is wide, of which its 96 heads read the first (published total).
+    """
     inner, part = m.num_heads * m.head_k_dim, Component.ATTENTION
+    decays = (m.head_k_dim,) if full_gate else (1, 1, m.num_heads, 1)
     for name in ("q", "k", "v"):
         linear(inv, f"{prefix}.{name}_proj", indices, inner, hidden, part, Column())
         inv.each(f"{prefix}.{name}_conv1d.weight", indices, (inner, 1, m.conv_kernel), part, Column())
     inv.each(f"{prefix}.dt_bias", indices, (inner,), part, Column())
-    inv.each(f"{prefix}.A_log", indices, (1, 1, m.num_heads, 1), part, Column((m.num_heads,)))
+    inv.each(f"{prefix}.A_log", indices, decays, part, Column((max(decays),)))
     linear(inv, f"{prefix}.f_a_proj", indices, m.head_k_dim, hidden, part, Replicated())
     linear(inv, f"{prefix}.f_b_proj", indices, inner, m.head_k_dim, part, Column())
     linear(inv, f"{prefix}.b_proj", indices, m.num_heads, hidden, part, Column())

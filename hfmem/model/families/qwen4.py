@@ -1,9 +1,12 @@
 """Qwen4-Exp: Qwen3.5's delta nets, attention read through an indexer, mixed residual streams, n-gram embeddings in some layers.
 
-Source: transformers 5.23.0 `models/qwen4_exp`, whose parameter names are used (checkpoints split the n-gram tables into shards).
+Sources: transformers 5.23.0 `models/qwen4_exp`, whose parameter names are used (checkpoints split the n-gram tables into shards);
+vLLM 0.33.0 `models/qwen4_exp/nvidia/mtp.py` and the headers of nvidia's NVFP4 copy for the prediction layer.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
@@ -15,7 +18,7 @@ from hfmem.model.families.qwen_hybrid import feed_forward, vision_config
 from hfmem.model.families.vision import qwen3_vl
 from hfmem.model.inventory import Component, Inventory, Replicated, Vocab
 from hfmem.model.layers import Cache, IndexedAttention, Layer, ShortConvState
-from hfmem.model.stack import Stack, indices_of, layer_kinds, open_stack
+from hfmem.model.stack import Stack, as_mtp, indices_of, layer_kinds, open_stack
 
 LAYER = "model.layers.{}"
 LINEAR, INDEXED = "linear_attention", "indexed_attention"
@@ -44,19 +47,44 @@ def primes_from(start: int, count: int) -> list[int]:
     return found
 
 
-def _residual_mixers(inv: Inventory, cfg: Config, d: Dims) -> None:
-    """Streams of the residual are mixed around each half of a layer, and once at the end."""
+def _residual_mixers(inv: Inventory, cfg: Config, d: Dims, root: str, every: Sequence[int]) -> None:
+    """Streams of the residual are mixed around each half of a layer of `root`, and once at the end."""
     streams, rank, part = cfg.positive("hc_count"), cfg.positive("hc_lowrank"), Component.OTHER
-    wide, every = streams * d.hidden, range(d.num_layers)
+    wide = streams * d.hidden
     for place in ("attn_hyper_connection", "mlp_hyper_connection"):
-        mixer = f"{LAYER}.{place}"
+        mixer = f"{root}.layers.{{}}.{place}"
         norm(inv, f"{mixer}.hc_norm", every, wide)
         linear(inv, f"{mixer}.input_mix_weight_down", every, rank, wide, part, Replicated())
         linear(inv, f"{mixer}.input_mix_weight_up", every, wide, rank, part, Replicated())
         linear(inv, f"{mixer}.block_inject_weight", every, streams, wide, part, Replicated())
-    norm(inv, "model.hyper_connection_mixer.hc_norm", None, wide)
-    inv.add("model.hyper_connection_mixer.input_mix_weight_down.weight", (rank, wide), part)
-    inv.add("model.hyper_connection_mixer.input_mix_weight_up.weight", (wide, rank), part)
+    norm(inv, f"{root}.hyper_connection_mixer.hc_norm", None, wide)
+    inv.add(f"{root}.hyper_connection_mixer.input_mix_weight_down.weight", (rank, wide), part)
+    inv.add(f"{root}.hyper_connection_mixer.input_mix_weight_up.weight", (wide, rank), part)
+
+
+def _indexed_attention(inv: Inventory, cfg: Config, d: Dims, mixer: str, layers: Sequence[int]) -> None:
+    """Gated attention, and the indexer that picks what it reads."""
+    bias = cfg.flag("attention_bias", default=False)
+    attention(inv, mixer, layers, d, qkv_bias=bias, o_bias=bias, qk_norm="head", q_gate=True)
+    heads, width = cfg.positive("indexer_n_heads") + cfg.positive("indexer_kv_heads"), cfg.positive("indexer_head_dim")
+    linear(inv, f"{mixer}.indexer.index_qk_proj", layers, heads * width, d.hidden, Component.ATTENTION, Replicated())
+    for name in ("q_layernorm", "k_layernorm"):
+        norm(inv, f"{mixer}.indexer.{name}", layers, width)
+
+
+def _prediction(inv: Inventory, cfg: Config, d: Dims, count: int) -> None:
+    """The `mtp.` stack: indexed layers over the sum of a projected embedding and the projected streams; no head of its own."""
+    layers, wide = range(count), cfg.positive("hc_count") * d.hidden
+
+    def describe(part: Inventory) -> None:
+        for name, width in (("embedding", d.hidden), ("hidden", wide)):
+            part.add(f"mtp.fc_{name}.weight", (d.hidden, d.hidden), Component.MTP)
+            norm(part, f"mtp.pre_fc_norm_{name}", None, width)
+        _indexed_attention(part, cfg, d, "mtp.layers.{}.self_attn", layers)
+        feed_forward(part, cfg, "mtp.layers.{}.mlp", d, layers, [], stacked=True)
+        _residual_mixers(part, cfg, d, "mtp", layers)
+
+    as_mtp(inv, describe)
 
 
 def _ngram_layers(stack: Stack, cfg: Config) -> dict[int, Cache]:
@@ -98,20 +126,16 @@ def qwen4_exp_text(cfg: Config) -> Architecture:
     inv, every = stack.inv, range(d.num_layers)
     kinds, net = _kinds(cfg, d.num_layers), read_delta_net(cfg)
     delta_net(inv, f"{LAYER}.linear_attn", indices_of(kinds, LINEAR), d.hidden, net, fused=False)
-    indexed, bias = indices_of(kinds, INDEXED), cfg.flag("attention_bias", default=False)
-    mixer = f"{LAYER}.self_attn"
-    attention(inv, mixer, indexed, d, qkv_bias=bias, o_bias=bias, qk_norm="head", q_gate=True)
-    q, kv, width = cfg.positive("indexer_n_heads"), cfg.positive("indexer_kv_heads"), cfg.positive("indexer_head_dim")
-    fused = f"{mixer}.indexer.index_qk_proj"
-    linear(inv, fused, indexed, (q + kv) * width, d.hidden, Component.ATTENTION, Replicated())
-    for name in ("q_layernorm", "k_layernorm"):
-        norm(inv, f"{mixer}.indexer.{name}", indexed, width)
+    _indexed_attention(inv, cfg, d, f"{LAYER}.self_attn", indices_of(kinds, INDEXED))
     feed_forward(inv, cfg, f"{LAYER}.mlp", d, every, [], stacked=True)
-    _residual_mixers(inv, cfg, d)
+    _residual_mixers(inv, cfg, d, "model", every)
     histories = _ngram_layers(stack, cfg)
+    if predicting := cfg.opt_int("mtp_num_hidden_layers"):
+        _prediction(inv, cfg, d, predicting)
     stack.num_experts, stack.top_k = cfg.opt_int("num_experts"), cfg.opt_int("num_experts_per_tok")
     budget, block = cfg.opt_int("indexer_budget") or None, cfg.opt_int("indexer_compress_ratio") or 1
-    picked = IndexedAttention(d.num_heads, d.num_kv_heads, d.head_dim, d.head_dim, kv * width, budget, block)
+    index = cfg.positive("indexer_kv_heads") * cfg.positive("indexer_head_dim")
+    picked = IndexedAttention(d.num_heads, d.num_kv_heads, d.head_dim, d.head_dim, index, budget, block)
     for i, kind in enumerate(kinds):
         own: Cache = net.cache() if kind == LINEAR else picked
         stack.layers.append(Layer((own, histories[i]) if i in histories else (own,)))

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
+from hfmem.checkpoint.gguf_names import parse_name
 from hfmem.errors import UsageError
 from hfmem.plan.launch.flags import arguments
 from hfmem.plan.launch.settings import Launch
@@ -67,8 +68,10 @@ def docker(launch: Launch) -> str:
     words += [word for name, value in environment(launch) for word in ("--env", f"{name}={value}")]
     words += ["--entrypoint", _PROGRAMS[launch.engine][0]]
     local = launch.model.startswith(("/", "."))
-    if local:
-        words += ["--volume", f"{launch.model}:{launch.model}:ro"]
+    if local:  # all parts of a model that is split into files
+        split = parse_name(launch.model).parts > 1
+        mounted = launch.model.rpartition("/")[0] if split else launch.model
+        words += ["--volume", f"{mounted}:{mounted}:ro"]
     command = command_text(words)
     if not local:
         command += ' \\\n  --volume "$HOME/.cache/huggingface:/root/.cache/huggingface"'

@@ -40,6 +40,8 @@ _LLAMA_CACHE: Final[dict[str, str]] = {
     "int4": "q4_0",
     **{name: name for name in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")},
 }
+#: llama.cpp's `--batch-size` default, which a micro-batch is no more than
+_BATCH: Final = 2048
 #: `quant` words that vLLM and SGLang apply to an unquantized checkpoint while loading it
 ON_THE_FLY: Final = frozenset({"fp8"})
 #: `dtype` words → vLLM's and SGLang's; fp32 weights they load in 16 bits where nothing is said
@@ -146,7 +148,10 @@ def _llama_cpp(launch: Launch) -> list[str]:
     words += ["--ctx-size", str(launch.context * launch.num_seqs), "--parallel", str(launch.num_seqs)]
     words += ["--n-gpu-layers", "999" if told.gpu_layers is None else str(told.gpu_layers)]
     words += _set("--n-cpu-moe", told.cpu_moe_layers or None)
-    words += ["--flash-attn", "on"]
+    words += _set("--flash-attn", None if told.flash_attention == "auto" else told.flash_attention)
+    words += _set("--ubatch-size", told.ubatch)
+    words += _set("--batch-size", told.ubatch if (told.ubatch or 0) > _BATCH else None)
+    words += [] if told.kv_offload else ["--no-kv-offload"]
     words += ["--split-mode", "layer"] if launch.num_devices > 1 else []
     words += _cache("--cache-type-k", launch.kv_dtype, _LLAMA_CACHE, "llama.cpp")
     words += _cache("--cache-type-v", told.value_dtype or launch.kv_dtype, _LLAMA_CACHE, "llama.cpp")

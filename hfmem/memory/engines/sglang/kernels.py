@@ -42,11 +42,28 @@ _TRTLLM_DRAFTING: Final = frozenset(
         "Olmo3ForCausalLM",
     }
 )
-#: model types that run on Triton's, FlashInfer's or FlashAttention 3's kernels there, a token a page
-_PLAIN: Final = frozenset({"falcon_h1", "jet_nemotron", "lfm2", "lfm2_moe", "granitemoehybrid", "iquest_q1"})
-#: … with the radix cache on, which is resolved later than their kernels
-_PLAIN_WITH_RADIX: Final = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe"})
-_FA4_DRAFTING: Final = frozenset({"mimo_v2", "mimo_v2_flash"})
+#: model types that run on Triton's, FlashInfer's or FlashAttention 3's kernels there
+_PLAIN: Final = frozenset({"falcon_h1", "jet_nemotron", "lfm2", "lfm2_moe", "granitemoehybrid", "iquest_q1", "whisper"})
+#: classes that are given a page there whatever is asked: of one token with the radix cache on, where prefixes' states are tracked
+_TRACKED: Final = frozenset(
+    {
+        "Qwen3NextForCausalLM",
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
+        "InternS2PreviewForConditionalGeneration",
+        "InternS2MobiusForConditionalGeneration",
+    }
+)
+#: classes that run on FlashAttention 4's kernels there
+_FA4: Final = frozenset(
+    {
+        "InklingForConditionalGeneration",
+        "MiMoV2FlashForCausalLM",
+        "MiMoV2ForCausalLM",
+        "Step3p5ForCausalLM",
+        "Step3p7ForConditionalGeneration",
+    }
+)
 #: classes whose cache is fp8 unless told
 _FP8_BY_DEFAULT: Final = frozenset({"MuseSparkForConditionalGeneration"})
 #: model types whose sparse latent attention learns sinks, which want a cache in bf16
@@ -54,11 +71,17 @@ _SINKS: Final = frozenset({"hy_v4"})
 _SM100: Final = range(100, 110)
 _HOPPER: Final = range(90, 100)
 _BLACKWELL: Final = 100
-#: page of sparse latent attention's kernels, of TensorRT-LLM's, of block-sparse attention's and of FlashAttention 4's
-_SPARSE_PAGE: Final = 64
-_TRTLLM_PAGE: Final = 64
+_SM12: Final = range(120, 130)
+#: classes whose fp8 latents are packed on SM120 and SM121
+_SMALL_BLACKWELL_PACKS: Final = frozenset({"GlmMoeDsaForCausalLM"})
+#: tokens of a page that kernels take, the one first that they are given unless another is asked for: any, sparse latent
+#: attention's, TensorRT-LLM's for latents and for keys and values, block-sparse attention's and FlashAttention 4's
+_ANY: Final[tuple[int, ...]] = (1,)
+_SPARSE_PAGES: Final[tuple[int, ...]] = (64,)
+_TRTLLM_LATENT_PAGES: Final = (64, 32)
+_TRTLLM_PAGES: Final = (64, 16, 32, 128)
 _INDEXED_PAGE: Final = 128
-_FA4_PAGE: Final = 128
+_FA4_PAGES: Final = (128,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +97,34 @@ class Attention:
 def page_size(
     arch: Architecture, asked: int | None, capability: int, attention: Attention, *, drafts: bool, radix: bool
 ) -> int:
-    """Tokens of a page: what the kernels chosen for the device want, else what was asked for, else one.
+    """Tokens of a page: what was asked for where the kernels chosen for the device take it, else what these want.
 
     Args:
         capability: the device's compute capability. drafts: something drafts, with the number of branches left to SGLang.
         radix: the radix cache is on.
     """
-    if attention.sparse:
-        return _SPARSE_PAGE
-    if asked is not None:
-        return asked
+    if attention.indexed and capability in _HOPPER:
+        return asked or _INDEXED_PAGE
     data_centre = capability in _SM100
-    if attention.indexed:
-        return _INDEXED_PAGE if data_centre or capability in _HOPPER else 1
-    if not data_centre:
-        return 1
+    if data_centre and not _TRACKED.isdisjoint(arch.architectures):
+        return 1 if radix or drafts else _TRTLLM_PAGES[0]
+    pages = _SPARSE_PAGES if attention.sparse else _ANY
+    if data_centre and not attention.sparse:
+        pages = _data_centre_pages(arch, attention, drafts)
+    return asked if asked is not None and (pages is _ANY or asked in pages) else pages[0]
+
+
+def _data_centre_pages(arch: Architecture, attention: Attention, drafts: bool) -> tuple[int, ...]:
+    """Pages that the kernels of data-centre Blackwell take."""
     if attention.latent:
-        return 1 if _TRTLLM_LATENT.isdisjoint(arch.architectures) else _TRTLLM_PAGE
-    if arch.model_type in _PLAIN or (radix and arch.model_type in _PLAIN_WITH_RADIX):
-        return 1
-    if attention.uneven:
-        return 1 if drafts and arch.model_type not in _FA4_DRAFTING else _FA4_PAGE
-    return 1 if drafts and _TRTLLM_DRAFTING.isdisjoint(arch.architectures) else _TRTLLM_PAGE
+        return _ANY if _TRTLLM_LATENT.isdisjoint(arch.architectures) else _TRTLLM_LATENT_PAGES
+    if arch.model_type in _PLAIN:
+        return _ANY
+    if attention.indexed or not _FA4.isdisjoint(arch.architectures):
+        return _FA4_PAGES
+    if drafts and _TRTLLM_DRAFTING.isdisjoint(arch.architectures):
+        return _ANY
+    return _FA4_PAGES if attention.uneven else _TRTLLM_PAGES
 
 
 def kv_dtype_default(arch: Architecture, kv_dtype: str) -> str:
@@ -122,6 +151,8 @@ def sparse_latent_dtype(arch: Architecture, kv_dtype: str, capability: int) -> s
     return kv_dtype
 
 
-def packs_latents(capability: int) -> bool:
-    """Whether fp8 latents carry scales and a rotary part in bf16: Hopper's kernels; TensorRT-LLM's take them raw."""
-    return capability < _BLACKWELL
+def packs_latents(arch: Architecture, capability: int) -> bool:
+    """Whether fp8 latents carry scales and a rotary part in bf16: for Hopper's kernels, and for FlashInfer's that GLM runs on with
+    small Blackwells; TensorRT-LLM's take them raw (`_dsa_split_backend_resolution`)."""
+    small = capability in _SM12 and not _SMALL_BLACKWELL_PACKS.isdisjoint(arch.architectures)
+    return small or capability < _BLACKWELL

@@ -97,7 +97,7 @@ class Layout:
     def _sparse(self, kind: SparseLatentAttention) -> int:
         rank, rope = kind.kv_lora_rank, kind.qk_rope_head_dim
         key = index_bytes(kind)
-        if self.fmt == "fp8" and kernels.packs_latents(self.capability):  # fp8 row, fp32 scales, bf16 rotary part
+        if self.fmt == "fp8" and kernels.packs_latents(self.arch, self.capability):  # and fp32 scales, bf16 rotary
             return rank + rank // _FP8_SCALE_GROUP * 4 + rope * 2 + key
         return self.vector(rank + rope) + key
 

@@ -76,20 +76,32 @@ def _cell(plan: Layout, stage: range, swa_ratio: float, capped: int | None) -> t
     for kind, indices in plan.kinds:
         size = plan.token_bytes(kind) * count_in(indices, stage)
         full, windowed = (full, windowed + size) if plan.windowed(kind) else (full + size, windowed)
-    drafts = _drafts_cell(plan, stage, full)
+    drafts, narrow = _drafts_cell(plan, stage, full)
     if capped is not None and full:
-        return capped * windowed, full + drafts
-    return 0, full + (swa_ratio if full else 1) * windowed + drafts
+        return capped * (windowed + narrow), full + drafts
+    return 0, full + drafts + (swa_ratio if full else 1) * (windowed + narrow)
 
 
-def _drafts_cell(plan: Layout, stage: range, full: int) -> int:
-    """Bytes that SGLang reckons for the draft's row of a token: as many of the target's rows as the draft has layers, whatever
-    these take (`DefaultPoolConfigurator`). None for prediction layers that a config does not
-    count under `num_nextn_predict_layers`, which is where the target's reading looks."""
+def _drafts_cell(plan: Layout, stage: range, full: int) -> tuple[int, int]:
+    """Bytes that SGLang reckons for the draft's row of a token in the full pool and in the windowed one.
+
+    A draft of blocks has its own (`dflash_draft_cell_size_per_token`). Others have as many of the target's rows as layers, whatever
+    these take (`DefaultPoolConfigurator`): windowed ones for a model's windowed layers, and for prediction layers as far as the
+    target has such (`HybridSWAPoolConfigurator`). Nothing is reckoned for prediction layers that a config does not count under
+    `num_nextn_predict_layers`, which is where the target's reading looks.
+    """
     layers = sum(len(ids) for _, ids in plan.drafts)
     own = any(layer.stack == "predict" for layer in plan.arch.layers)
     if not layers or not full or (own and plan.arch.model_type in COUNTS_PREDICTIONS_OTHERWISE):
-        return 0
+        return 0, 0
+    if plan.arch.drafted is not None:
+        return sum(plan.token_bytes(kind) * len(ids) for kind, ids in plan.drafts), 0
+    windows = [(plan.token_bytes(kind), len(ids)) for kind, ids in plan.kinds if plan.windowed(kind)]
+    if own:
+        narrow = min(layers, sum(count for _, count in windows))
+    else:
+        narrow = sum(len(ids) for kind, ids in plan.drafts if plan.windowed(kind))
+    layers -= narrow
     rows = {
         i for kind, ids in plan.kinds if plan.token_bytes(kind) and not plan.windowed(kind) for i in ids if i in stage
     }
@@ -98,7 +110,8 @@ def _drafts_cell(plan: Layout, stage: range, full: int) -> int:
     ]
     # an indexer for each of the draft's layers, and latents like the target's
     latents = full - sum(size * count for size, count in keys)
-    return latents * layers // len(rows) + max((size for size, _ in keys), default=0) * layers
+    wide = latents * layers // len(rows) + max((size for size, _ in keys), default=0) * layers
+    return wide, narrow * max((size for size, _ in windows), default=0)
 
 
 def token_pool_bytes(

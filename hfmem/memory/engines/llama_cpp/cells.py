@@ -1,21 +1,16 @@
-"""llama.cpp's cache: cells allocated for the whole context at start, windowed layers in a smaller cache of their own.
+"""Cells of llama.cpp's caches: how many each kind of layer has, and what a row and a state take.
 
-Read from ggml-org/llama.cpp as vendored in llama-cpp-python 0.3.36 (October 2026), and compared with what it allocates for small
-models of sixty architectures: `src/llama-context.cpp` (context rounded up to 256 cells), `src/llama-kv-cache.cpp` (K and V rows a
-layer, no V under latent attention), `llama-kv-cache-iswa.cpp` (window + micro-batch, rounded up to 256), `llama-kv-cache-dsa.cpp`
-and `-msa.cpp` (index keys), `-dsv4.cpp` (DeepSeek V4), `llama-memory-recurrent.cpp` and `llama-hparams.cpp` (fp32 states).
+Read from the files that `hfmem.memory.engines.llama_cpp` names.
 """
 
 from __future__ import annotations
 
-from typing import Final, assert_type
+from typing import Final, NamedTuple, assert_type
 
 from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
-from hfmem.memory.cache import decoding_kinds, decoding_layers, state_tensors
+from hfmem.memory.cache import decoding_layers, state_tensors
 from hfmem.memory.formats import GGML_BLOCKS, KV_BITS
-from hfmem.memory.placement import placement
-from hfmem.memory.result import CacheBytes, LayerGroup, count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.families.gguf_tables import SHORT_CONV, WINDOWED
@@ -38,21 +33,9 @@ from hfmem.model.layers import (
 )
 from hfmem.records import dataclass
 
-NAME: Final = "llama.cpp"
-VERSION: Final = "2026-10"
-VENDORS: Final = frozenset({"nvidia", "amd", "apple", "intel"})
-RUNTIME: Final = "compute buffer"
-WEIGHT_FORMATS: Final = (("bf16", 16), ("q8_0", 8), ("q4_k_m", 4))
-CACHE_FORMATS: Final = ("q8_0", "q4_0")
-OWN_CLASSES: Final = False
-HALVES_FP32: Final = False
-DRAFTS_IN_POOL: Final = False
-OLDEST: Final = None
-
 #: cells that the context and a windowed cache are rounded up to
-_PAD: Final = 256
-#: `--batch-size` and `--ubatch-size` defaults
-_BATCH: Final = 2048
+PAD: Final = 256
+#: `--ubatch-size` default
 UBATCH: Final = 512
 
 #: format asked for → the type given to `-ctk` and `-ctv`; `auto` is f16 whatever the model's dtype
@@ -73,127 +56,55 @@ _WINDOWED: Final = frozenset(WINDOWED) | SHORT_CONV
 _POOLED_INDEX: Final = frozenset({"glm5_next", "glm5_next_text", "qwen4_exp", "qwen4_exp_text"})
 #: DeepSeek V4's compressors keep this many unfinished rows, values and scores in fp32: ratio → rows, and rows of how many heads
 _COMPRESSORS: Final[dict[int, tuple[int, int]]] = {4: (8, 2), 128: (128, 1)}
-#: families without an implementation
-_NOT_SERVED: Final = frozenset(
-    {
-        *("Klear", "baichuan_m1", "bailing_moe_linear", "iquest_q1", "xverse_moe", "yuan"),
-        "gigachat3_5",
-        "whisper",
-        "moonshine",
-        "moonshine_streaming",
-        "pix2struct",
-        "pop2piano",
-        "xlnet",
-        "step5",
-        "step5_vl",
-        "moshi",
-        "musicgen",
-        "musicgen_decoder",
-        "musicgen_melody",
-        "musicgen_melody_decoder",
-        "sdar",
-        "sdar_moe",
-        "jet_nemotron",
-        "minicpm_sala",
-        "emu3",
-        "bart",
-        "mbart",
-        "pegasus",
-        "m2m_100",
-        "marian",
-        "florence2",
-        "mllama",
-        "recurrent_gemma",
-        "zamba",
-        "zamba2",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
-class _Formats:
+class Formats:
     """Types of keys and values: a name of `KV_BITS` each."""
 
     key: str
     value: str
 
 
-def cache(arch: Architecture, serving: Serving) -> CacheBytes:
-    """Bytes allocated for `num_seqs` slots of `context` tokens each (`--parallel`; with `unified` one cache for all of them).
+class Seen(NamedTuple):
+    """What a layer's attention reads of one stream: cells of its cache, compressed rows, and how many of either an indexer scores
+    first; and how many streams there are."""
 
-    Devices hold runs of layers (`--split-mode layer`): `tp` and `pp` both count them. Layers that stay on the host keep their cache
-    there.
+    cells: int
+    rows: int
+    scored: int
+    streams: int
+
+
+def seen(kind: Cache, arch: Architecture, serving: Serving) -> Seen:
+    """What attention of that kind reads."""
+    held = cells_of(arch, serving, serving.num_seqs_per_replica)
+    cells, streams = held.of(kind), 1 if held.shared else held.seqs
+    match kind:
+        case CompressedAttention(ratio=ratio) if ratio:
+            rows = held.rows(ratio)
+            return Seen(cells, rows, rows if kind.index_head_dim else 0, streams)
+        case SparseLatentAttention(has_indexer=True):
+            return Seen(cells, 0, cells, streams)
+        case _:
+            return Seen(cells, 0, 0, streams)
+
+
+def formats_of(serving: Serving) -> Formats:
+    """Types of the cache.
 
     Raises:
-        UnsupportedError: a model or format llama.cpp does not have.
+        UnsupportedError: a format that llama.cpp does not have.
     """
-    if arch.model_type in _NOT_SERVED:
-        raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
-    formats = _formats(serving)
-    _check_formats(arch, formats)
-    kinds, num_layers = decoding_kinds(arch), len(decoding_layers(arch))
-    seqs = serving.num_seqs_per_replica
-    one = _cells_of(arch, serving, 1)
-    held = _cells_of(arch, serving, seqs)
-    where = placement(NAME, num_layers, serving)
-    on_stage, on_host = [0] * len(where.stages), 0
-    groups = []
-    for kind, indices in kinds.items():
-        row, state = _row_bytes(kind, formats), _state_bytes(kind, arch)
-        size = _layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
-        groups.append(
-            LayerGroup(
-                kind,
-                indices,
-                row,
-                one.of(kind),
-                len(indices) * (_layer_bytes(kind, one, row, formats) + state),
-                len(indices) * state,
-                size,
-            )
-        )
-        on_host += count_in(indices, where.host) * size
-        for stage, run in enumerate(where.stages):
-            on_stage[stage] += count_in(indices, run) * size
-    return CacheBytes(
-        engine=NAME,
-        kv_dtype=formats.key,
-        bytes=(sum(on_stage) + on_host) * serving.dp,
-        bytes_per_rank=max(on_stage),
-        bytes_per_seq=sum(group.bytes for group in groups),
-        state_bytes_per_seq=sum(group.state_bytes for group in groups),
-        layer_groups=tuple(groups),
-        page_size=_PAD,
-        stage_bytes=tuple(on_stage),
-        stage_layers=tuple((run,) for run in where.stages),
-        host_bytes=on_host * serving.dp,
-        value_dtype=None if formats.key == formats.value else formats.value,
-    )
-
-
-def _formats(serving: Serving) -> _Formats:
     names = [serving.kv_dtype, serving.llama_cpp.value_dtype or serving.kv_dtype]
     for name in names:
         if name not in _TYPES:
             raise UnsupportedError(f"llama.cpp has no {name} cache")
-    return _Formats(_TYPES[names[0]], _TYPES[names[1]])
-
-
-def _check_formats(arch: Architecture, formats: _Formats) -> None:
-    """Refuse types of their own for keys and values where one row is both.
-
-    Raises:
-        UnsupportedError: with llama.cpp's condition (`llama_init_from_model`).
-    """
-    one_row = LatentAttention | SparseLatentAttention | CompressedAttention
-    if formats.key != formats.value and any(isinstance(kind, one_row) for kind in arch.kinds()):
-        raise UnsupportedError(
-            f"llama.cpp: {arch.model_type} models do not support different K ({formats.key}) and V ({formats.value}) cache types"
-        )
+    return Formats(_TYPES[names[0]], _TYPES[names[1]])
 
 
 @dataclass(frozen=True, slots=True)
-class _Cells:
+class Cells:
     """Cells of one stream: `base` of layers that keep every token; of windowed ones the window's and a micro-batch's.
 
     `shared`: all `seqs` sequences live in one stream (`--kv-unified`). `windows` False: windowed layers keep every token;
@@ -222,34 +133,38 @@ class _Cells:
                 assert_type(kind, NoTokens)
                 return 0
 
+    def rows(self, ratio: int) -> int:
+        """Compressed rows of all tokens."""
+        return _pad(-(-self.base // ratio))
+
     def windowed(self, size: int) -> int:
         """Cells of a window, never more than those of everything."""
         return _pad(min(self.base, size * (self.seqs if self.shared else 1) + self.ubatch))
 
 
-def _cells_of(arch: Architecture, serving: Serving, seqs: int) -> _Cells:
+def cells_of(arch: Architecture, serving: Serving, seqs: int) -> Cells:
     # DeepSeek V4 keeps a stream a sequence all the same, each of the whole context (`llama-kv-cache-dsv4.cpp`)
     compressed = any(isinstance(kind, CompressedAttention) for kind in arch.kinds())
     shared = serving.llama_cpp.unified and not compressed
     total = serving.context * seqs
-    return _Cells(
+    return Cells(
         base=_pad(total if serving.llama_cpp.unified else serving.context),
-        ubatch=min(UBATCH, _BATCH, total),
+        ubatch=min(serving.llama_cpp.ubatch or UBATCH, total),
         seqs=seqs,
         shared=shared,
-        windows=_uses_windows(arch) and not serving.llama_cpp.swa_full,
+        windows=uses_windows(arch) and not serving.llama_cpp.swa_full,
         swa_full=serving.llama_cpp.swa_full,
     )
 
 
-def _layer_bytes(kind: Cache, cells: _Cells, row: int, formats: _Formats) -> int:
+def layer_bytes(kind: Cache, cells: Cells, row: int, formats: Formats) -> int:
     """Bytes of one layer's cells in one stream."""
     size = cells.of(kind) * row
     if isinstance(kind, CompressedAttention) and kind.ratio:
         if kind.ratio not in _COMPRESSORS:
             raise UnsupportedError(f"llama.cpp compresses by 4 or 128 tokens, not by {kind.ratio}")
         index = _row(formats.key, kind.index_head_dim) if kind.index_head_dim else 0
-        size += _pad(-(-cells.base // kind.ratio)) * (row + index)
+        size += cells.rows(kind.ratio) * (row + index)
     return size
 
 
@@ -284,9 +199,9 @@ def cell_bytes(
     key, value = (_TYPES.get(names.get(name, name)) for name in (key_type, value_type))
     if key is None or value is None:
         raise UnsupportedError(f"llama.cpp has no {key_type if key is None else value_type} cache")
-    formats = _Formats(key, value)
+    formats = Formats(key, value)
     each = context if unified else context // slots
-    cells = _Cells(_pad(each), min(ubatch, context), slots, unified, windows and _uses_windows(arch))
+    cells = Cells(_pad(each), min(ubatch, context), slots, unified, windows and uses_windows(arch))
     total = 0
     for layer in decoding_layers(arch):
         for kind in layer.caches:
@@ -299,8 +214,8 @@ def cell_bytes(
                 case LatentAttention() if latent == "transposed":
                     row = _row(key, kind.kv_lora_rank + kind.qk_rope_head_dim) + _row(value, kind.kv_lora_rank)
                 case _:
-                    row = _row_bytes(kind, formats)
-            total += _layer_bytes(kind, cells, row, formats)
+                    row = row_bytes(kind, formats)
+            total += layer_bytes(kind, cells, row, formats)
     return total if unified else total * slots
 
 
@@ -310,14 +225,14 @@ def state_cell_bytes(arch: Architecture) -> int:
     Raises:
         UnsupportedError: states that llama.cpp does not have.
     """
-    return sum(_state_bytes(kind, arch) for layer in decoding_layers(arch) for kind in layer.caches)
+    return sum(state_bytes(kind, arch) for layer in decoding_layers(arch) for kind in layer.caches)
 
 
 def _pad(tokens: int) -> int:
-    return -(-tokens // _PAD) * _PAD
+    return -(-tokens // PAD) * PAD
 
 
-def _uses_windows(arch: Architecture) -> bool:
+def uses_windows(arch: Architecture) -> bool:
     """Whether windowed layers get the smaller cache: in models that mix them with full ones, and under architectures that know
     windows whatever the pattern.
 
@@ -329,7 +244,7 @@ def _uses_windows(arch: Architecture) -> bool:
 
 
 def _row(fmt: str, elements: int, heads: int = 1) -> int:
-    """Bytes of one cell's row of that many heads (`ggml_row_size`): whole blocks only, and with flash attention in each head."""
+    """Bytes of one cell's row of that many heads (`ggml_row_size`): whole blocks in each head."""
     if fmt in GGML_BLOCKS:
         block, size = GGML_BLOCKS[fmt]
         if elements % block:
@@ -340,7 +255,7 @@ def _row(fmt: str, elements: int, heads: int = 1) -> int:
     return heads * elements * KV_BITS[fmt] // 8
 
 
-def _row_bytes(kind: Cache, formats: _Formats) -> int:
+def row_bytes(kind: Cache, formats: Formats) -> int:
     """Bytes of one cell in one layer."""
     key, value = formats.key, formats.value
     match kind:
@@ -366,7 +281,7 @@ def _row_bytes(kind: Cache, formats: _Formats) -> int:
             return 0
 
 
-def _state_bytes(kind: Cache, arch: Architecture) -> int:
+def state_bytes(kind: Cache, arch: Architecture) -> int:
     """Bytes of one sequence's state in one layer: convolution rows and states in fp32."""
     if arch.model_type in _POOLED_INDEX:
         raise UnsupportedError(f"the cells of {arch.model_type} models in llama.cpp are not known here")
