@@ -71,11 +71,14 @@ READING: Final[dict[str, tuple[Any, Any]]] = {
     "revision": (o.Revision, None),
     "assume": (o.Assume, None),
     "strict": (o.Strict, False),
+    "no_headers": (o.NoHeaders, False),
     "no_cache": (o.NoCache, False),
     "refresh": (o.Refresh, False),
     "offline": (o.Offline, False),
     "verbose": (o.Verbose, False),
 }
+#: the part of it that a fetch is told
+FETCHING: Final = ("no_cache", "refresh", "offline", "no_headers")
 
 
 def takes(*groups: dict[str, tuple[Any, Any]], **own: tuple[Any, Any]) -> Callable[[Callable[..., Any]], Any]:

@@ -94,6 +94,11 @@ def _plain_total(report: Report) -> list[Span]:
     return [(item, "") if isinstance(item, str) else item for item in _total_detail(report)]
 
 
+def report_text(report: Report) -> str:
+    """One report as `hfmem MODEL` prints it in a pipe, without a final newline."""
+    return "\n".join(item.text.rstrip() for item in (*render_report(report), *legend()))
+
+
 def legend() -> list[Line]:
     """What the marks mean."""
     return [
