@@ -106,6 +106,8 @@ def test_what_a_model_changes() -> None:
     # Qwen3.5's says `depth`, which is not read: ViT-L's 24 layers, of the width that the checkpoint's encoder has
     for name, width in (("Qwen/Qwen3.5-0.8B", 768), ("Qwen/Qwen3.5-2B", 1024), ("Qwen/Qwen3.5-27B", 1152)):
         assert served(name).vision == (24, width)
+    assert served("google/gemma-3n-E2B-it").vision == (24, 2048)
+    assert served("google/gemma-4-12B").vision == (16, 768)
     # SigLIP is left out unless told `--enable-multimodal`
     assert served("google/gemma-3-27b-it") == ServedModel()
 
