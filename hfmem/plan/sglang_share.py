@@ -154,7 +154,7 @@ def static_fraction(memory_bytes: int, serving: Serving, model: ServedModel, *, 
     """The share of a device for weights and cache, to three digits (of models with a vision encoder to the last)."""
     memory = memory_bytes / MIB
     captured = cuda and serving.pp == 1 and model.captures_prefill and not serving.eager
-    if model.sized_after_capture and captured:
+    if model.sized_after_capture and captured and serving.max_total_tokens is None:
         reserved = _AFTER_CAPTURE + Fraction(serving.tp * serving.pp * 1024, 8)
         share = _rounded(memory, reserved)
         return share if model.vision is None else Fraction(float(share) - _VISION_AFTER_CAPTURE / memory)
