@@ -14,7 +14,6 @@ from typing import Final, Literal, NamedTuple
 
 from hfmem.memory import engines
 from hfmem.memory.activations import Peak, Sampler, forward_bytes, peak
-from hfmem.memory.compute_buffer import compute_buffer
 from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, GraphSizes, Release
@@ -125,6 +124,8 @@ def estimate_runtime(
     """
     match engines.engine(serving.engine).RUNTIME:
         case "compute buffer":
+            from hfmem.memory.compute_buffer import compute_buffer  # with llama.cpp's rules, which others do not need
+
             return {
                 "activations_bytes": _band(
                     *compute_buffer(arch, serving, build, outputs, cuda=host is None or host.vendor in _CUDA)
