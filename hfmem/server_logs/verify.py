@@ -106,10 +106,11 @@ def _told(
 
 
 def _mentioned(text: str) -> str | None:
-    """The only model of the catalogue that a text names in full."""
-    known = {name.lower(): name for name in catalog_names()}
-    found = {known[name] for name in map(str.lower, _REPO.findall(text[:_SEARCHED])) if name in known}
-    return found.pop() if len(found) == 1 else None
+    """The only model of the catalogue, or quantized copy of one, that a text names in full."""
+    known = {name.lower() for name in catalog_names()}
+    named = {name.strip("."): None for name in _REPO.findall(text[:_SEARCHED])}
+    found = [name for name in named if name.lower() in known or base_of(name)[0].lower() in known]
+    return found[0] if len({name.lower() for name in found}) == 1 else None
 
 
 def _named(name: str, revision: str | None, assume: str | None, fetch: FetchOptions | None) -> tuple[Model, list[str]]:

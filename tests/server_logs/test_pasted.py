@@ -6,7 +6,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from verified_logs import compare
+from verified_logs import OFFLINE, by_name, compare
 
 from hfmem.errors import UsageError
 from hfmem.hub.logfile import read_log
@@ -15,6 +15,7 @@ from hfmem.server_logs.names import base_of, model_names, named_elsewhere
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.ranks import ranks_seen
 from hfmem.server_logs.speculation import without_speculation
+from hfmem.server_logs.verify import verify_log
 
 
 def test_lines_that_a_writer_broke() -> None:
@@ -231,3 +232,27 @@ def test_the_end_of_a_wrapped_line_that_fills_the_terminal_is_kept() -> None:
     row = "Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3-8B', max_seq_len=8192,"
     wide = "GPU KV cache size: 1,024 tokens ".ljust(len(row), ".")
     assert "1,024 tokens" in relevant("\n".join([row] * 4 + [wide]))[0]
+
+
+def test_a_copy_that_only_the_text_names() -> None:
+    """Figures of a published start: 1.66 GiB at 28 layers x 2 x 2 heads x 128 x 2 B a token are 62,16x tokens of 28,672 B."""
+    text = (
+        "Loading Qwen/Qwen2.5-1.5B-Instruct-AWQ with awq quantization...\nINFO: Model loading took 1.1 GiB memory\n"
+        "INFO: Available KV cache memory: 1.66 GiB\nINFO: GPU KV cache size: 62,208 tokens\n"
+    )
+    found = verify_log(text, fetch=OFFLINE)
+    tokens = by_name(found.result)["KV cache tokens"]
+    assert found.model == "Qwen/Qwen2.5-1.5B-Instruct" and tokens.predicted == int(1.66 * 2**30) // (28_672 * 16) * 16
+    with pytest.raises(UsageError, match="names no model"):  # two of them
+        verify_log(f"Qwen/Qwen2.5-1.5B-Instruct\n{text}", fetch=OFFLINE)
+
+
+def test_a_pool_that_was_set() -> None:
+    """With `--kv-cache-memory-bytes` what is left for the cache is not the pool."""
+    text = (
+        "vllm serve Qwen/Qwen3-8B --gpu-memory-utilization 0.9 --max-model-len 16000{}\nvLLM API server version 0.24.0\n"
+        "Model loading took 15.27 GiB memory\nAvailable KV cache memory: 5.68 GiB\n"
+    )
+    for flag, compared in ((" --kv-cache-memory-bytes 5820M", False), ("", True)):
+        found = verify_log(text.format(flag), fetch=OFFLINE, device="h100").result
+        assert ("memory left for the cache" in by_name(found)) == compared
