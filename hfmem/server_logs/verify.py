@@ -16,7 +16,7 @@ from hfmem.plan.devices import find_device
 from hfmem.records import dataclass, replace
 from hfmem.server_logs.checks import Verification
 from hfmem.server_logs.compare import verify
-from hfmem.server_logs.names import base_of, is_publishers_own, model_names
+from hfmem.server_logs.names import base_of, gguf_type, is_publishers_own, model_names
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.settings import Settings
 
@@ -75,6 +75,9 @@ def verify_log(
         read = read_model(model, revision=revision, assume=assume, fetch=fetch)
     else:
         read, notes = _told(log.settings, text, revision or log.settings.revision, assume, fetch)
+    if quant is None and log.engine == "vllm" and read.packing is None and read.quantization is None:
+        quant = gguf_type(log.settings.model or "")  # llama.cpp's logs say what each tensor is in
+        notes += [f"weights in {quant}, by the name of {log.settings.model}"] if quant else []
     read = in_format(read, quant)
     if read.facts.notice:
         notes.append(read.facts.notice)

@@ -11,7 +11,7 @@ from verified_logs import OFFLINE, by_name, compare
 from hfmem.errors import UsageError
 from hfmem.hub.logfile import read_log
 from hfmem.server_logs.lines import clean, one_stream, relevant
-from hfmem.server_logs.names import base_of, model_names, named_elsewhere
+from hfmem.server_logs.names import base_of, gguf_type, model_names, named_elsewhere
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.ranks import ranks_seen
 from hfmem.server_logs.speculation import without_speculation
@@ -256,3 +256,27 @@ def test_a_pool_that_was_set() -> None:
     for flag, compared in ((" --kv-cache-memory-bytes 5820M", False), ("", True)):
         found = verify_log(text.format(flag), fetch=OFFLINE, device="h100").result
         assert ("memory left for the cache" in by_name(found)) == compared
+
+
+def test_a_gguf_that_vllm_serves() -> None:
+    """Figures of a published start of vLLM 0.8: a tied model, whose table vLLM keeps in the file's type too."""
+    text = (
+        "vllm serve /models/Llama-3.2-3B-Instruct-Q8_0.gguf --max-model-len 10000\n"
+        "INFO [model_runner.py:1146] Model loading took 3.2637 GB and 18.052839 seconds\n"
+    )
+    found = verify_log(text, fetch=OFFLINE)
+    assert abs(by_name(found.result)["weights"].difference or 1) < 0.005
+    assert any("q8_0" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("unsloth/Qwen3-0.6B-GGUF:Q4_K_M", "q4_k_m"),
+        ("/m/x-BF16.gguf", "bf16"),
+        ("/m/x-UD-Q9_Z.gguf", None),
+        ("org/Qwen3-8B-bf16", None),
+    ],
+)
+def test_types_of_gguf_names(name: str, kind: str | None) -> None:
+    assert gguf_type(name) == kind
