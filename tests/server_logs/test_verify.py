@@ -337,8 +337,13 @@ def test_a_spark_that_no_line_names() -> None:
         ("google/gemma-4-31B-it", "fp8", "57.91", "22.61", "124,255", "15.17"),
     ):
         log = text.format(model=model, kv=kv, weights=weights, left=left, tokens=tokens, times=times)
-        item = by_name(verify_log(log, fetch=OFFLINE).result)["KV cache tokens"]
+        found = verify_log(log, fetch=OFFLINE).result
+        item = by_name(found)["KV cache tokens"]
         assert item.verdict in ("equal", "near") and abs(item.difference or 0) < 0.001, model
+        assert any("DGX Spark" in words for words in found.assumptions)
+        assert not any(
+            "DGX Spark" in words for words in verify_log(log, fetch=OFFLINE, device="h200").result.assumptions
+        )
 
 
 @pytest.mark.parametrize(
