@@ -96,14 +96,22 @@ class Configuration:
             *_context_notes(self.read, self.serving.context),
             *unused_settings(self.read.architecture, self.serving),
         ]
+        serving = self.on_devices
         if self.target is None:
-            return assemble(self.read, self.serving, notes, self.overhead, None, self.extras)
+            return assemble(self.read, serving, notes, self.overhead, None, self.extras)
         from hfmem.plan.fit import assess
-        from hfmem.plan.target import on_device
 
-        serving = on_device(self.serving, self.target.device)
         report = assemble(self.read, serving, notes, self.overhead, self.target.device, self.extras)
         return assess(report, self.scale(), serving)
+
+    @property
+    def on_devices(self) -> Serving:
+        """`serving` with what the engine derives from the devices."""
+        if self.target is None:
+            return self.serving
+        from hfmem.plan.target import on_device
+
+        return on_device(self.serving, self.target.device)
 
     def serve(self, **changes: Any) -> Configuration:
         """The same with other settings of `Serving`."""
@@ -185,6 +193,9 @@ def _serving(read: Model, given: Settings, *, local: bool, apple: bool) -> tuple
     llama_cpp = LlamaCpp(**{name: given.take(name, getattr(LLAMA_CPP, name)) for name in LLAMA_CPP.__match_args__})
     if engine is None and (local or llama_cpp != LLAMA_CPP):
         engine = "llama.cpp"
+    cached = given.take("cache_implementation", "dynamic")
+    if engine is None and cached != "dynamic":
+        engine = "transformers"
     serving = Serving(
         context=context,
         num_seqs=given.take("num_seqs", 1),
@@ -203,6 +214,7 @@ def _serving(read: Model, given: Settings, *, local: bool, apple: bool) -> tuple
         swa_full_tokens_ratio=given.take("swa_full_tokens_ratio"),
         mamba_full_memory_ratio=given.take("mamba_full_memory_ratio"),
         max_total_tokens=given.take("max_total_tokens"),
+        cache_implementation=cached,
         one_kind_of_page=given.take("one_kind_of_page", False),
         synchronous=given.take("synchronous", False),
         cpu_offload_bytes=int(given.take("cpu_offload_gb", 0) * GIB),  # rounded down, as vLLM does

@@ -85,6 +85,11 @@ def is_expert(pattern: str) -> bool:
     return _EXPERTS.search(pattern) is not None
 
 
+def is_prediction(pattern: str) -> bool:
+    """Whether the weight belongs to prediction layers of their own name (DeepSeek's are its last decoder layers)."""
+    return "mtp" in pattern.split(".")
+
+
 def layer_axis(pattern: str) -> int | None:
     """Which `{}` of the pattern counts decoder layers, None where none does."""
     parts = pattern.split(".")

@@ -96,7 +96,7 @@ def flat_overhead(weights_bytes: int, cache_bytes: int, share: Fraction) -> Esti
     """The articles' rule: `share` of weights and cache together (10 % as a rule), for everything else."""
     size = (weights_bytes + cache_bytes) * share
     value = -(-size.numerator // size.denominator)
-    return Estimate(value, value, value, f"flat rule: {float(share):.0%} of weights and cache")
+    return Estimate(value, value, value, f"flat rule: {float(share * 100):g} % of weights and cache")
 
 
 def estimate_runtime(

@@ -50,6 +50,9 @@ def read_dims(cfg: Config, *, rounded: bool = False) -> Dims:
 
     Absent KV heads mean one for each head (MHA); an absent or null `head_dim` means hidden_size / num_attention_heads, as in
     transformers' attention classes; `rounded`: rounded down where the heads do not divide it.
+
+    Raises:
+        MissingKeyError: one of them is not told. ContradictionError: heads that cannot share, or do not divide the hidden size.
     """
     hidden = cfg.positive(*HIDDEN)
     heads = cfg.positive(*HEADS)

@@ -60,7 +60,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         whole = copies * (one * per_token + (slots + ahead) * state)
         alone += whole
         groups.append(
-            LayerGroup(kind, indices, per_token * serving.attn_tp, one if per_token else 0, whole, copies * state)
+            LayerGroup(kind, indices, per_token * serving.attn_tp, one if per_token else 0, whole, copies * state, size)
         )
     per_replica = serving.tp * sum(on_stage)
     return CacheBytes(
@@ -73,6 +73,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         page_size=plan.page,
         stage_bytes=tuple(on_stage),
+        stage_layers=tuple((layers,) for layers in stages),
+        decoder_first=True,
     )
 
 

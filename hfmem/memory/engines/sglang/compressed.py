@@ -95,13 +95,14 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     on_stage, groups, alone = [0] * len(stages), [], 0
     for kind, indices in kinds:
         rows = _rows((kind,), (1,), serving)
+        size = _layer(kind, rows, serving, seqs)
         for stage, layers in enumerate(stages):
-            on_stage[stage] += count_in(indices, layers) * _layer(kind, rows, serving, seqs)
+            on_stage[stage] += count_in(indices, layers) * size
         one = len(indices) * _layer(kind, rows, serving, 1) * serving.attn_tp
         states = len(indices) * rows.request_states(1, rows.many) * serving.attn_tp
         alone += one
         per_token = rows.full_page(rows.few, rows.many) // _PAGE
-        groups.append(LayerGroup(kind, indices, per_token * serving.attn_tp, serving.context, one, states))
+        groups.append(LayerGroup(kind, indices, per_token * serving.attn_tp, serving.context, one, states, size))
     return CacheBytes(
         engine=NAME,
         kv_dtype="fp8",
@@ -112,6 +113,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         page_size=_PAGE,
         stage_bytes=tuple(on_stage),
+        stage_layers=tuple((layers,) for layers in stages),
+        decoder_first=True,
     )
 
 
