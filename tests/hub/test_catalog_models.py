@@ -138,6 +138,9 @@ def test_contexts_are_the_publishers(name: str, tokens: int) -> None:
         ("zai-org/GLM-4.7-Flash", 31_221_488_576, 47 * 64),  # with an embedding and a head for its prediction layer
         ("zai-org/GLM-4.5V", 107_710_933_120, 45 * 128),
         ("PrimeIntellect/INTELLECT-3", 106_852_251_264, 45 * 128),
+        ("deepseek-ai/DeepSeek-OCR", 3_336_106_240, 0),
+        ("moonshotai/Kimi-Linear-48B-A3B-Instruct", 49_122_681_728, 26 * 256),
+        ("Qwen/Qwen3-Omni-30B-A3B-Instruct", 35_259_818_545, 0),
         ("Qwen/Qwen1.5-MoE-A2.7B", 14_315_784_192, 0),
         ("MiniMaxAI/MiniMax-M1-80k", 456_089_655_296, 0),
         ("inclusionAI/Ling-mini-2.0", 16_255_643_392, 19 * 256),
@@ -255,3 +258,16 @@ def test_deepseek_v4_flash_0731_as_stored() -> None:
     sizes = read.weights_by_dtype
     stored = sizes["U8"] + sizes["F8_E4M3"] + sizes["BF16"] // 2 + sizes["F32"] // 4
     assert stored + 3 * 129_280 * 6 + 43 * 256 == 165_265_454_782
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "beside"),
+    [
+        ("moonshotai/Kimi-K2.7-Code", 170_738_182_128, 60 * 384),  # eight int4 codes in one, two numbers for a shape
+        ("Qwen/Qwen3-32B-AWQ", 5_731_472_384, 0),
+    ],
+)
+def test_packed_elements_against_published_headers(name: str, stored: int, beside: int) -> None:
+    sizes = read_model(name, fetch=FetchOptions(offline=True)).parameters.weights_by_dtype
+    widths = {"I32": 4, "I64": 8, "BF16": 2, "F16": 2}
+    assert sum(size // widths[dtype] for dtype, size in sizes.items() if size) + beside == stored
