@@ -96,3 +96,11 @@ def test_quantization_settings_beside_the_config(hub: HubServer) -> None:
     hub.add("org/q", {"config.json": LLAMA, "model.safetensors": shard(TENSORS), "quantize_config.json": settings})
     assert load_model("org/q", options=SIZES).extra == {"quantize_config.json": settings}
     assert paths(hub) == ["config.json", "main", "quantize_config.json"]
+
+
+@pytest.mark.parametrize("words", ["", "fit --gpu h100", "plan", "layers", "explain"])
+def test_commands_that_take_it(hub: HubServer, run: Run, words: str) -> None:
+    hub.add("org/m", {"config.json": LLAMA, "model.safetensors": shard(TENSORS)})
+    status, out, _ = run(*words.split(), "org/m", "--no-headers", "--no-cache", "--json")
+    assert status == 0 and json.loads(out)
+    assert paths(hub) == ["config.json", "main"]
