@@ -18,6 +18,7 @@ from raw_http import client
 from repository import ROOT
 
 from hfmem.errors import NetworkError
+from hfmem.hub.connection import origin_of
 from hfmem.hub.http11 import Answer, ProtocolError, Stream, answer, is_length, request
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -203,3 +204,21 @@ def test_plain_addresses_load_neither_mail_nor_certificates(hub: HubServer) -> N
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "http:///x", "//host/x", "host/x", "http://h:x/", "http://[::/"])
+def test_what_is_no_web_address(url: str) -> None:
+    with pytest.raises(NetworkError, match="not a web address"):
+        origin_of(url)
+
+
+def test_connections_send_small_requests_at_once_and_none_after_the_end(hub: HubServer) -> None:
+    http, origin = client(hub.url), origin_of(hub.url)
+    connection = http.pool.take(origin, 5)
+    assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    http.pool.give(origin, connection)
+    assert http.pool.take(origin, 5) is connection
+    http.close()
+    http.pool.drop(connection)
+    with pytest.raises(ConnectionAbortedError):
+        http.pool.take(origin, 5)
