@@ -1,32 +1,31 @@
 """Kept-alive HTTP/1.1 connections by origin, through a proxy where the environment names one.
 
-Of our own (`http11`), because a memory estimate reads kilobytes: the HTTP clients of huggingface_hub (httpx in 1.x, httpx2 in 2.x)
+Over `http.client`, because a memory estimate reads kilobytes: the HTTP clients of huggingface_hub (httpx in 1.x, httpx2 in 2.x)
 take longer to import than a whole estimate.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from base64 import b64encode
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from hfmem.errors import NetworkError
 from hfmem.hub.addresses import Address, open_socket, resolve
-from hfmem.hub.http11 import Stream, answer, request
 from hfmem.records import dataclass
-
-if TYPE_CHECKING:
-    import ssl
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 #: requests that one host is to answer at once; huggingface_hub's HTTP client (httpx) would open 100 connections
 MAX_PER_HOST = 32
+_MAX_INFORMATIONAL = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +65,33 @@ def shown(url: str) -> str:
     return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"[:200]
 
 
+class FinalResponse(http.client.HTTPResponse):
+    """A response after those that only inform, such as 103 Early Hints; `http.client` skips 100 alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MAX_INFORMATIONAL):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 102 <= status <= 199:  # 101 would speak another protocol from here on
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("it answers without an end and never finally")
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy)."""
+    """One open connection. `proxied` means that requests name the whole address (plain HTTP through a proxy).
 
-    stream: Stream
+    `sock` is kept because `http` lets go of it when the server announces that it will close the connection.
+    """
+
+    http: http.client.HTTPConnection
+    sock: socket.socket
     proxied: bool
     proxy_headers: dict[str, str]
     reused: bool = False
 
-    @property
-    def sock(self) -> socket.socket:
-        return self.stream.sock
-
     def is_quiet(self) -> bool:
         """Whether nothing came that belongs to no request: neither bytes nor the connection's end."""
-        if self.stream.ahead:
-            return False
         try:
             if hasattr(select, "poll"):  # select itself knows no socket above 1023
                 waiting = select.poll()
@@ -125,7 +134,7 @@ class Pool:
         """An idle connection to `origin`, else a new one.
 
         Raises:
-            OSError, UnicodeError, ProtocolError: it cannot be opened.
+            OSError, UnicodeError, http.client.HTTPException: it cannot be opened.
             NetworkError: the proxy or the certificates that the environment names cannot be used.
         """
         while not fresh:
@@ -159,7 +168,7 @@ class Pool:
         """Closes a connection that cannot be used again."""
         with self._lock:
             self._open.discard(connection)
-        connection.sock.close()
+        connection.http.close()
 
     def close(self) -> None:
         """Closes everything; threads that wait for bytes get an error at once."""
@@ -171,7 +180,7 @@ class Pool:
         for connection in connections:
             with contextlib.suppress(OSError):
                 if id(connection) in idle:
-                    connection.sock.close()
+                    connection.http.close()
                 else:
                     # Not SSLSocket.shutdown: it drops the TLS state under the thread that reads.
                     socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
@@ -185,18 +194,23 @@ class Pool:
         until = time.monotonic() + timeout
         if (host, port) not in self._addresses:
             self._addresses[host, port] = resolve(host, port, timeout)
-        sock = self._dial(host, port, until)
+        connection: http.client.HTTPConnection
+        if origin.scheme == "https":
+            connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context())
+            if proxy is not None:
+                connection.set_tunnel(origin.host, origin.port, headers)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        connection.response_class = FinalResponse
+        # what http.client opens a socket by, made an attribute to be replaced
+        connection._create_connection = lambda *_: self._dial(host, port, until)  # type: ignore[attr-defined]
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if origin.scheme == "https":
-                if proxy is not None:
-                    _tunnel(sock, origin, headers)
-                sock = self._context().wrap_socket(sock, server_hostname=origin.host)
+            connection.connect()
         except BaseException:
-            sock.close()
+            connection.close()
             raise
         plain = proxy is not None and origin.scheme == "http"
-        return Connection(Stream(sock), plain, headers if plain else {})
+        return Connection(connection, connection.sock, plain, headers if plain else {})
 
     def _dial(self, host: str, port: int, until: float) -> socket.socket:
         """A connection to one of the host's addresses, which the next connections try first."""
@@ -212,24 +226,8 @@ class Pool:
             return self._tls
 
 
-def _tunnel(sock: socket.socket, origin: Origin, headers: dict[str, str]) -> None:
-    """Has a proxy pass everything on to `origin` from here on.
-
-    Raises:
-        OSError, ProtocolError: it does not.
-    """
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    place = f"{host}:{origin.port}"
-    sock.sendall(request("CONNECT", place, {"host": place, **headers}))
-    said = answer(Stream(sock))
-    if not 200 <= said.status < 300:
-        raise OSError(f"it answered {said.status} {said.reason}".strip())
-
-
 def _tls_context() -> ssl.SSLContext:
     """Verifies against SSL_CERT_FILE/SSL_CERT_DIR, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, the system's store, or certifi's."""
-    import ssl  # 4 ms that a plain address needs not
-
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         path = os.environ.get(name)
         if path:
@@ -248,8 +246,6 @@ def _tls_context() -> ssl.SSLContext:
 
 def _other_certificates(context: ssl.SSLContext) -> ssl.SSLContext:
     """`context`, which knows no authority, with certifi's; else one that asks the system, where truststore is there."""
-    import ssl
-
     with contextlib.suppress(ImportError):
         import certifi  # type: ignore[import-not-found,unused-ignore]
 
@@ -293,7 +289,5 @@ def proxy_for(origin: Origin) -> SplitResult | None:
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
     if proxy.username is None:
         return {}
-    from base64 import b64encode
-
     pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
     return {"Proxy-Authorization": "Basic " + b64encode(pair).decode("ascii")}

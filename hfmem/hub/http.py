@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +13,6 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.connection import Connection, Origin, Pool, origin_of, proxy_for, shown
 from hfmem.hub.facts import FetchStats
-from hfmem.hub.http11 import Answer, ProtocolError, answer, request
 from hfmem.hub.wire import (
     Decoder,
     Reader,
@@ -20,6 +21,7 @@ from hfmem.hub.wire import (
     check_content_range,
     check_length,
     describe,
+    header_values,
     is_stale,
     range_total,
     retry_after,
@@ -242,11 +244,11 @@ class Client:
             keep = False
             try:
                 started = self._send(connection, url, headers, timeout)
-                reader = Reader(started, lambda: self._limit(timeout), self._count)
+                reader = Reader(started, connection.sock, lambda: self._limit(timeout), self._count)
                 response = self._receive(started, reader, url, max_bytes, byte_range, hops, sink)
-                keep = started.ended and not started.closes
+                keep = reader.ended and not started.will_close
                 return response
-            except (OSError, ProtocolError) as error:
+            except (OSError, http.client.HTTPException) as error:
                 if connection.reused and is_stale(error):
                     fresh = True  # the server closed it while it was idle: not a failure
                     continue
@@ -277,38 +279,40 @@ class Client:
         try:
             limit = self._limit(min(timeout, QUICK_CONNECT) if self.quick else timeout)
             return self.pool.take(origin, limit, fresh=fresh)
-        except (OSError, ProtocolError, UnicodeError) as error:
-            import ssl
-
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise NetworkError(
-                    f"the certificate of {origin} is not trusted ({error.verify_message}); SSL_CERT_FILE may name your CA"
-                ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise NetworkError(
+                f"the certificate of {origin} is not trusted ({error.verify_message}); SSL_CERT_FILE may name your CA"
+            ) from None
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             if self.deadline.remaining() <= 0:
                 raise NetworkError(self.late(f"connecting to {origin}")) from None
             proxy = proxy_for(origin)
             way = f" through the proxy {proxy.netloc.rpartition('@')[2]}" if proxy else ""
             raise TransientError(f"{origin} cannot be reached{way}: {describe(error)}", connecting=True) from None
 
-    def _send(self, connection: Connection, url: str, headers: dict[str, str], timeout: float) -> Answer:
+    def _send(
+        self, connection: Connection, url: str, headers: dict[str, str], timeout: float
+    ) -> http.client.HTTPResponse:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         if connection.proxied:
             target = urlunsplit((parts.scheme, host, parts.path or "/", parts.query, ""))
-        try:
-            text = request("GET", target, {"host": host, **headers, **connection.proxy_headers})
-        except ValueError:
-            raise NetworkError(f"{shown(url)!r} is not a web address") from None
         connection.sock.settimeout(self._limit(timeout))
         with self._lock:
             self._requests += 1
-        connection.sock.sendall(text)
-        return answer(connection.stream)
+        try:
+            connection.http.request("GET", target, headers={"host": host, **headers, **connection.proxy_headers})
+        except (http.client.InvalidURL, UnicodeError):
+            raise NetworkError(f"{shown(url)!r} is not a web address") from None
+        started = connection.http.getresponse()
+        if started.status < 200:
+            raise http.client.HTTPException(f"it answered {started.status}")
+        return started
 
     def _receive(
         self,
-        started: Answer,
+        started: http.client.HTTPResponse,
         reader: Reader,
         url: str,
         max_bytes: int,
@@ -317,7 +321,7 @@ class Client:
         sink: Callable[[], Sink] | None,
     ) -> Response:
         """Reads the body within its bounds."""
-        headers, status = started.headers, started.status
+        headers, status = header_values(started.headers), started.status
         check_length(headers, url)
         if status in _REDIRECT_STATUS or status >= 400:
             body = reader.read(_MAX_ERROR_BODY)
@@ -343,7 +347,7 @@ class Client:
             stop, total = check_content_range(headers, first, end, url)
             body = reader.read(end - first)
             if len(body) != stop - first:
-                raise ProtocolError("the body ended early")
+                raise http.client.IncompleteRead(b"", stop - first - len(body))
             return Response(206, headers, body, url, total, hops)
         if status != 200:
             raise NetworkError(f"{shown(url)}: answered {status} to a range request")
@@ -355,7 +359,7 @@ class Client:
         total = started.length
         body = reader.read(end if total is None else min(end, total))
         if total is not None and len(body) < min(end, total):
-            raise ProtocolError("the body ended early")
+            raise http.client.IncompleteRead(b"", min(end, total) - len(body))
         return Response(206, headers, body[first:], url, total, hops)
 
 

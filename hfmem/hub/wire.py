@@ -1,16 +1,20 @@
-"""What an answer means for its reader: bounded bodies, compression, ranges, and when to try again."""
+"""What `http.client` leaves to its caller: bounded bodies, compression, ranges, and when to try again."""
 
 from __future__ import annotations
 
+import http.client
 import re
+import ssl
 import zlib
 from collections.abc import Callable, Mapping
-from socket import gaierror
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from socket import gaierror, socket
 from typing import Protocol
 
 from hfmem.errors import FormatError, NetworkError
 from hfmem.hub.connection import shown
-from hfmem.hub.http11 import Answer, is_length
 
 #: a limit of which nothing remains
 _RATE_LIMIT = r'"\s*;\s*r\s*=\s*0+\s*;\s*t\s*=\s*([0-9]{1,9})\b'
@@ -38,26 +42,43 @@ class Sink(Protocol):
 class Reader:
     """Reads a body piece by piece, each piece within the time limit."""
 
-    def __init__(self, answer: Answer, limit: Callable[[], float], count: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        response: http.client.HTTPResponse,
+        sock: socket,
+        limit: Callable[[], float],
+        count: Callable[[int], None],
+    ) -> None:
         """`limit` tells the seconds that the next piece may take, `count` takes the size of each."""
-        self._answer, self._limit, self._count = answer, limit, count
+        self._response, self._sock, self._limit, self._count = response, sock, limit, count
+        #: whether all of the body was read
+        self.ended = False
 
     def read(self, limit: int, take: Callable[[bytes], None] | None = None) -> bytes:
         """At most `limit` bytes; with `take` that gets them, piece by piece.
 
         Raises:
-            ProtocolError: the connection ended before the announced length.
+            http.client.IncompleteRead: the connection ended before the announced length.
         """
-        answer = self._answer
+        response = self._response
+        expected = response.length
         parts: list[bytes] = []
         take = take or parts.append
         size = 0
-        while size < limit and not answer.ended:
-            answer.stream.sock.settimeout(self._limit())
-            part = answer.read(min(_PIECE, limit - size))
+        while (
+            size < limit and not response.isclosed()
+        ):  # from Python 3.12 on the last byte closes it, and the socket with it
+            self._sock.settimeout(self._limit())
+            part = response.read1(min(_PIECE, limit - size))
+            if not part:
+                break
             take(part)
             size += len(part)
             self._count(len(part))
+        if expected is not None and size < min(limit, expected):
+            raise http.client.IncompleteRead(b"", expected - size)
+        self.ended = response.isclosed() or expected == size
+        response.close()  # http.client refuses the next request on the connection before this
         return b"".join(parts)
 
 
@@ -105,8 +126,20 @@ class Decoder:
             raise TransientError(f"{shown(self._url)}: the compressed body ends early")
 
 
+def header_values(message: Message) -> dict[str, str]:
+    """Headers by their names in lower case, each on one line; of those that say where and how long, the first one counts."""
+    found: dict[str, str] = {}
+    for name, value in message.items():
+        name, value = name.lower(), " ".join(line.strip() for line in value.splitlines())
+        if name not in found:
+            found[name] = value
+        elif name not in ("location", "content-length", "content-range"):
+            found[name] += f", {value}"
+    return found
+
+
 def check_length(headers: Mapping[str, str], url: str) -> None:
-    """An answer whose Content-Length is not a length would be read until the connection closes; that may be never.
+    """`http.client` reads on until the connection closes where Content-Length is not a length; that may be never.
 
     Raises:
         NetworkError: it is negative, or no number, or one that no file has.
@@ -114,7 +147,7 @@ def check_length(headers: Mapping[str, str], url: str) -> None:
     text = headers.get("content-length")
     if text is None or "transfer-encoding" in headers:  # chunks have lengths of their own
         return
-    if not is_length(text):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise NetworkError(f"{shown(url)}: Content-Length {text[:40]!r} is no length")
 
 
@@ -153,12 +186,6 @@ def retry_after(status: int, headers: Mapping[str, str]) -> float | None:
         return float(text)
     if not text:
         return None
-    from datetime import (
-        UTC,
-        datetime,
-    )  # with `email` they take longer to load than all else here, and are hardly ever needed
-    from email.utils import parsedate_to_datetime
-
     try:
         when = parsedate_to_datetime(text)
     except (TypeError, ValueError):
@@ -169,8 +196,6 @@ def retry_after(status: int, headers: Mapping[str, str]) -> float | None:
 
 def is_stale(error: Exception) -> bool:
     """Whether this is what a kept connection gives that the server closed while it was idle."""
-    import ssl
-
     closed = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
     return isinstance(error, closed)
 
@@ -182,7 +207,11 @@ def describe(error: Exception) -> str:
             return "timed out"
         case gaierror():
             return "the name cannot be resolved"
+        case http.client.IncompleteRead():
+            return "the body ended early"
         case OSError():
             return error.strerror or str(error) or type(error).__name__
+        case http.client.BadStatusLine():
+            return f"its answer is no HTTP/1.1: {str(error)[:40]!r}"
         case _:
             return str(error) or type(error).__name__

@@ -138,6 +138,7 @@ def steps_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
 
 
 def more_ranks(serving: Serving) -> Iterator[tuple[str, Serving]]:
+    """Tensor-parallel sizes, each with the words for it."""
     for size in _SIZES:
         yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
 

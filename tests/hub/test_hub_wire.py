@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from raw_http import client
 
 from hfmem.errors import FormatError, NetworkError
+from hfmem.hub.connection import FinalResponse
 from hfmem.hub.http import Deadline, Response
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -87,6 +88,24 @@ def get(data: bytes, size: int = 1 << 20) -> Response:
 def test_responses(data: bytes, status: int, body: bytes, size: int) -> None:
     response = get(data, size)
     assert (response.status, response.body) == (status, body)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_response_that_closes_the_socket_with_its_last_byte(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as http.client does from Python 3.12.2 and 3.13 on, where the server says that it will hang up
+    class Closing(FinalResponse):
+        def read1(self, n: int = -1) -> bytes:
+            length = self.length
+            data = super().read1(n)
+            if length is not None:
+                self.length = length - len(data)
+                if not self.length:
+                    self.close()
+            return data
+
+    monkeypatch.setattr("hfmem.hub.connection.FinalResponse", Closing)
+    response = get(b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nabc", size)
+    assert (response.status, response.body) == (200, b"abc")
 
 
 def test_headers() -> None:
