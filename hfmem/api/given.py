@@ -35,6 +35,7 @@ _WORDS: Final = frozenset(
         "engine",
         "kv_dtype",
         "value_dtype",
+        "cache_implementation",
         "flash_attention",
         "state_dtype",
         "quant",

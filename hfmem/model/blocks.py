@@ -172,10 +172,13 @@ def attention(
             inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM, split)
 
 
-def fused_qkv(inv: Inventory, pattern: str, indices: Iterable[int], d: Dims, *, bias: bool = False) -> None:
+def fused_qkv(
+    inv: Inventory, pattern: str, indices: Iterable[int], d: Dims, *, bias: bool = False, v_head_dim: int | None = None
+) -> None:
     """One projection holding q, k and v. `pattern` ends before `.weight`. Ranks split each part on its own."""
     layers = list(indices)
-    parts = (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim, d.num_kv_heads * d.head_dim)
+    dv = d.head_dim if v_head_dim is None else v_head_dim
+    parts = (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim, d.num_kv_heads * dv)
     split = Column(parts, (None, d.num_kv_heads, d.num_kv_heads))
     inv.each(f"{pattern}.weight", layers, (sum(parts), d.hidden), Component.ATTENTION, split)
     if bias:

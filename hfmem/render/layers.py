@@ -30,7 +30,7 @@ def layers_grid(table: LayerTable) -> Grid:
     engine = table.engine
     name = engine.engine if engine.engine != "ideal" else ""
     stages = list(dict.fromkeys(sorted((run.stage for run in table.runs), key=lambda at: (at is None, at))))
-    apart = len(stages) > 1
+    apart = len(stages) > 1 or None in stages
     one = "a rank" if table.report.parallelism.num_ranks > 1 else ""
     rows: list[tuple[str, ...]] = []
     bold: list[int] = []

@@ -24,16 +24,13 @@ from hfmem.server_logs.patterns import FOREIGN
 from hfmem.server_logs.reasons import NO_CHECKPOINTS, drafts_itself
 from hfmem.server_logs.sglang import sglang_checks
 from hfmem.server_logs.vllm import vllm_checks
-from hfmem.server_logs.vllm_release import release_by_form
+from hfmem.server_logs.vllm_release import guessed_device, release_by_form
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
     from hfmem.plan.devices import Device
 
-#: the least memory of a device of Hopper's (80 GB, of which 79 GiB are seen), vLLM's default share at its least, and what it takes
-#: beside weights and pool at most, on small devices
-_LEAST_HOPPER, _LEAST_SHARE, _RUNTIME_AT_MOST = 70 * GIB, 0.9, 12 * GIB
 #: what a reason names as a flag of this command
 _FLAG: Final = re.compile(
     r": (--(?:tp|pp|ep|kv-dtype|quant|page-size|max-num-batched-tokens|language-model-only))\b ?([^\s;]*)"
@@ -56,10 +53,11 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         serving = replace(serving, compute_capability=device.compute_capability)
     elif log.settings.capability is not None:
         serving = replace(serving, compute_capability=log.settings.capability)
-    elif log.settings.kernel_version == 2 or log.settings.rocm or (device is None and _small_device(log)):
-        serving = replace(
-            serving, compute_capability=NO_CHECKPOINTS
-        )  # Hopper's kernel is the third, Blackwell's another
+    elif log.settings.kernel_version == 2 or log.settings.rocm:
+        # Hopper's kernel is the third, Blackwell's another
+        serving = replace(serving, compute_capability=NO_CHECKPOINTS)
+    elif device is None and (guess := guessed_device(log)) is not None:
+        serving = replace(serving, compute_capability=guess.capability)
     checks: list[Check]
     match log.engine:
         case "vllm":
@@ -82,18 +80,6 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         flags=_flags(log, serving, checks),
         assumptions=tuple(_assumptions(log)),
     )
-
-
-def _small_device(log: LogFacts) -> bool:
-    """Whether vLLM's device is too small for one of Hopper's: by its memory, or by what the weights and the pool leave of it."""
-    if device := log.first("device_bytes"):
-        return device.value < _LEAST_HOPPER
-    weights, pool = log.largest("weights_bytes"), log.smallest("available_bytes")
-    told = log.settings
-    if weights is None or pool is None or told.kv_memory_bytes or told.override_blocks or told.cpu_offload_gb:
-        return False
-    share = float(told.utilization or _LEAST_SHARE)
-    return log.engine == "vllm" and (weights.value + pool.value) / share + _RUNTIME_AT_MOST < _LEAST_HOPPER
 
 
 def _serving(read: Model, log: LogFacts) -> Serving:

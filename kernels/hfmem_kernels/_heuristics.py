@@ -52,6 +52,8 @@ class LaunchConfig:
 #: Triton as (major, minor): the latest that the table was compiled with, which is also the first that 64 rows do not spill with
 NEWEST = ROOMY = (3, 9)
 BEFORE_ROOMY = (3, 8)
+#: the first that compiles 64 rows for sm90: 3.3.1 refuses wgmma within a loop like this one's, 3.4 nobody has asked
+WGMMA = (3, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +143,9 @@ _HOPPER_16 = (
     Entry(32, 256, 64, 4, 3, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
-    Entry(64, 128, 64, 4, 3, 2),
+    Entry(64, 128, 64, 4, 3, 2, since=WGMMA),
     Entry(64, 256, 64, 4, 3, 1, since=ROOMY),
-    Entry(64, 256, 32, 4, 4, 2),  # tiles of 64 tokens spill before 3.9
+    Entry(64, 256, 32, 4, 4, 2, since=WGMMA),  # tiles of 64 tokens spill before 3.9
 )
 _HOPPER_8 = (
     Entry(16, 128, 64, 4, 4, 3),
@@ -154,8 +156,8 @@ _HOPPER_8 = (
     Entry(32, 256, 64, 4, 4, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
-    Entry(64, 128, 64, 4, 3, 2),
-    Entry(64, 256, 32, 4, 4, 1),
+    Entry(64, 128, 64, 4, 3, 2, since=WGMMA),
+    Entry(64, 256, 32, 4, 4, 1, since=WGMMA),
     Entry(64, 512, 32, 8, 3, 1, since=ROOMY),
 )
 _AMPERE_16 = (

@@ -301,3 +301,41 @@ def test_the_start_of_the_model_that_is_asked_for(prefixes: tuple[str, str]) -> 
     for model, context in (("Qwen/Qwen3-8B", 16384), ("meta-llama/Llama-3.1-8B-Instruct", 8192), (None, 8192)):
         found = verify_log(text, model, fetch=OFFLINE).result
         assert found.agrees and found.flags["--ctx"] == str(context), model
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "billions"),
+    [
+        ("lmsys/gpt-oss-20b-bf16", "openai/gpt-oss-20b", 20.915),  # the model's own files are MXFP4
+        ("/models/Qwen3-8B/snapshot-123", "Qwen/Qwen3-8B", 8.191),
+        ("/models/Qwen_Qwen3-8B-bf16.gguf", "Qwen/Qwen3-8B", 8.191),
+    ],
+)
+def test_a_copy_in_16_bit_and_a_folder_above(name: str, model: str, billions: float) -> None:
+    """Parameters as the models' cards have them, two bytes each."""
+    found = verify_log(
+        f"Initializing a V1 LLM engine (v0.19.0) with config: model='{name}'\nModel loading took 9 GiB memory\n",
+        fetch=OFFLINE,
+    )
+    predicted = by_name(found.result)["weights"].predicted
+    assert found.model == model and predicted is not None
+    assert abs(predicted / (2e9 * billions) - 1) < 0.005
+
+
+def test_a_spark_that_no_line_names() -> None:
+    """Figures of two logs of vLLM 0.20 (dev) on 119.7 GiB at 0.72: steps are of 2048 tokens there, and fp8 pages of 16."""
+    text = (
+        "Initializing a V1 LLM engine (v0.1.dev1+g9759e3b06) with config: model='{model}', dtype=torch.bfloat16,"
+        " max_seq_len=8192, tensor_parallel_size=1, kv_cache_dtype={kv}, enable_prefix_caching=True\n"
+        "non-default args: {{'model': '{model}', 'gpu_memory_utilization': 0.72, 'language_model_only': True}}\n"
+        "CUDA graph memory profiling is enabled\nModel loading took {weights} GiB memory\n"
+        "Available KV cache memory: {left} GiB\nGPU KV cache size: {tokens} tokens\n"
+        "Maximum concurrency for 8,192 tokens per request: {times}x\n"
+    )
+    for model, kv, weights, left, tokens, times in (
+        ("google/gemma-4-26B-A4B-it", "auto", "47.47", "34.95", "384,185", "46.90"),
+        ("google/gemma-4-31B-it", "fp8", "57.91", "22.61", "124,255", "15.17"),
+    ):
+        log = text.format(model=model, kv=kv, weights=weights, left=left, tokens=tokens, times=times)
+        item = by_name(verify_log(log, fetch=OFFLINE).result)["KV cache tokens"]
+        assert item.verdict in ("equal", "near") and abs(item.difference or 0) < 0.001, model

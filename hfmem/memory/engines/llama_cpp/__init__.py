@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from hfmem.errors import UnsupportedError
-from hfmem.memory.cache import decoding_kinds, decoding_layers
+from hfmem.memory.cache import decoding_kinds, num_dealt_layers
 from hfmem.memory.engines.llama_cpp.cells import PAD, Formats, cells_of, formats_of, layer_bytes, row_bytes, state_bytes
 from hfmem.memory.engines.llama_cpp.flash import runs_flash
 from hfmem.memory.formats import GGML_BLOCKS
@@ -82,7 +82,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
     formats = formats_of(serving)
     _check_formats(arch, formats, serving.llama_cpp.flash_attention)
-    kinds, num_layers = decoding_kinds(arch), len(decoding_layers(arch))
+    kinds, num_layers = decoding_kinds(arch), num_dealt_layers(arch)
     seqs = serving.num_seqs_per_replica
     one = cells_of(arch, serving, 1)
     held = cells_of(arch, serving, seqs)
@@ -116,7 +116,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         page_size=PAD,
         stage_bytes=tuple(on_stage),
-        stage_layers=tuple((run,) for run in where.stages),
+        stage_layers=tuple((run,) if serving.llama_cpp.kv_offload else () for run in where.stages),
         host_bytes=on_host * serving.dp,
         value_dtype=None if formats.key == formats.value else formats.value,
     )
