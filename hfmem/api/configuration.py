@@ -193,6 +193,9 @@ def _serving(read: Model, given: Settings, *, local: bool, apple: bool) -> tuple
     llama_cpp = LlamaCpp(**{name: given.take(name, getattr(LLAMA_CPP, name)) for name in LLAMA_CPP.__match_args__})
     if engine is None and (local or llama_cpp != LLAMA_CPP):
         engine = "llama.cpp"
+    cached = given.take("cache_implementation", "dynamic")
+    if engine is None and cached != "dynamic":
+        engine = "transformers"
     serving = Serving(
         context=context,
         num_seqs=given.take("num_seqs", 1),
@@ -211,6 +214,7 @@ def _serving(read: Model, given: Settings, *, local: bool, apple: bool) -> tuple
         swa_full_tokens_ratio=given.take("swa_full_tokens_ratio"),
         mamba_full_memory_ratio=given.take("mamba_full_memory_ratio"),
         max_total_tokens=given.take("max_total_tokens"),
+        cache_implementation=cached,
         one_kind_of_page=given.take("one_kind_of_page", False),
         synchronous=given.take("synchronous", False),
         cpu_offload_bytes=int(given.take("cpu_offload_gb", 0) * GIB),  # rounded down, as vLLM does

@@ -49,6 +49,7 @@ def estimate(
     swa_full_tokens_ratio: float | None = None,
     mamba_full_memory_ratio: float | None = None,
     max_total_tokens: int | None = None,
+    cache_implementation: str = "dynamic",
     one_kind_of_page: bool = False,
     synchronous: bool = False,
     cpu_offload_gb: float | None = None,
@@ -98,6 +99,7 @@ def estimate(
         state_dtype: `bf16`, `fp16` or `fp32` for recurrent states; None: the engine's own.
         swa_full_tokens_ratio, mamba_full_memory_ratio: how SGLang divides its pool; None: 0.8 and 0.9. max_total_tokens: the most
             that its pool may hold.
+        cache_implementation: transformers': `dynamic`, `static`, `offloaded` or `offloaded_static`.
         one_kind_of_page, synchronous: vLLM without its hybrid cache manager, without asynchronous scheduling.
         cpu_offload_gb: GiB of weights that each of vLLM's ranks may leave in the host's memory.
         eager: without CUDA graphs. language_model_only: without the towers for images and sound.

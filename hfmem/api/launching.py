@@ -72,6 +72,7 @@ def launch_text(
             attn_dp=serving.attn_dp,
             dcp=serving.dcp,
             state_dtype=serving.state_dtype,
+            cache_implementation=serving.cache_implementation,
             swa_full_tokens_ratio=serving.swa_full_tokens_ratio,
             mamba_full_memory_ratio=serving.mamba_full_memory_ratio,
             one_kind_of_page=serving.one_kind_of_page,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SHARED: Final = {
     name: option for name, option in (SERVING | DEVICES).items() if name not in ("ctx", "quant", "engine")
 }
-_READING: Final = {name: option for name, option in READING.items() if name != "strict"}
+_READING: Final = {name: option for name, option in READING.items() if name not in ("strict", "no_headers")}
 
 
 @takes(_SHARED, _READING)

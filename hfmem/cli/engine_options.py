@@ -78,6 +78,15 @@ TotalTokens = Annotated[
         section=ENGINE,
     ),
 ]
+CacheImplementation = Annotated[
+    str | None,
+    Option(
+        "--cache-implementation",
+        metavar="NAME",
+        help="transformers: dynamic, static, offloaded or offloaded_static [default: dynamic].",
+        section=ENGINE,
+    ),
+]
 OneKind = Annotated[
     bool,
     Option(

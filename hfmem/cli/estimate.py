@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, fetching, formatted, has_room_for_bars, json_text, say_stats, show, warn, write
 from hfmem.cli.plain import COMMANDS
-from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
+from hfmem.cli.settings import DEVICES, FETCHING, READING, SERVING, engine_of, takes
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def estimate(
     results: list[Any] = []
     reports: list[Report] = []
     status = 0
-    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")
     for model in models:
         try:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from hfmem.cli import options as o
 from hfmem.cli.output import fetching, formatted, json_text, say, say_stats, show, write
 from hfmem.cli.params import OUTPUT
-from hfmem.cli.settings import DEVICES, READING, SERVING, takes
+from hfmem.cli.settings import DEVICES, FETCHING, READING, SERVING, takes
 from hfmem.errors import UsageError
 
 
@@ -37,7 +37,7 @@ def explain(
     from hfmem.render.explain import explanation_text, text_lines
     from hfmem.render.json import to_dict, versioned
 
-    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")
     with fetching(**fetching_as) as fetch:
         read = read_model(model, **reading, fetch=fetch)

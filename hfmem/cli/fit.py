@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
 from hfmem.cli.output import fetching, formatted, give, has_room_for_bars, json_text, say_stats, show, warn, write
-from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
+from hfmem.cli.settings import DEVICES, FETCHING, READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 from hfmem.records import replace
 
@@ -48,7 +48,7 @@ def fit(
     from hfmem.api.answers import answer
     from hfmem.api.configuration import configure
 
-    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")
     with fetching(**fetching_as) as fetch:
         found = configure(model, **settings, **reading, fetch=fetch)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from hfmem.cli import options as o
 from hfmem.cli.output import fetching, formatted, give, json_text, say_stats, warn, write
-from hfmem.cli.settings import DEVICES, READING, SERVING, takes
+from hfmem.cli.settings import DEVICES, FETCHING, READING, SERVING, takes
 
 #: settings that change nothing in a cache
 _BESIDE: Final = frozenset({"overhead", "lora", "max_loras", "max_lora_rank"})
@@ -26,7 +26,7 @@ def layers(
     kind = formatted(format, json)
     from hfmem.api.estimates import layer_table, read_model
 
-    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")
     with fetching(**fetching_as) as fetch:
         read = read_model(model, **reading, fetch=fetch)

@@ -248,6 +248,10 @@ Assume = Annotated[
         "--assume", metavar="MODEL_TYPE", help="Read the config as this model_type, whatever it says.", section=READING
     ),
 ]
+NoHeaders = Annotated[
+    bool,
+    Option("--no-headers", help="Two requests: the config and the files' sizes; weights derived.", section=READING),
+]
 NoCache = Annotated[bool, Option("--no-cache", help="Neither read nor write stored facts.", section=READING)]
 Refresh = Annotated[bool, Option("--refresh", help="Fetch again and replace stored facts.", section=READING)]
 Offline = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
 from hfmem.cli.output import complain, fetching, formatted, give, json_text, say, say_stats, warn, write
-from hfmem.cli.settings import READING, SERVING, engine_of, takes
+from hfmem.cli.settings import FETCHING, READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 
 
@@ -40,7 +40,7 @@ def plan(
     from hfmem.api.planning import plan as search
     from hfmem.api.reading import read_model
 
-    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")
     with fetching(**fetching_as) as fetch:
         read = read_model(model, **reading, fetch=fetch)

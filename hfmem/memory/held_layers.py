@@ -30,8 +30,9 @@ class HeldLayers:
         everywhere = None if engine.host_bytes else 0
         self.stages = [where.get(self._number(index), everywhere) for index in range(len(layers))]
         on_host = sum(g.rank_bytes for n, held in self._groups.items() if n not in where for g in held)
-        whole = sum(engine.stage_bytes) + on_host
-        self.copies = Fraction(engine.bytes, whole) if whole else Fraction(0)
+        on_devices = sum(engine.stage_bytes)
+        held, once = (engine.bytes - engine.host_bytes, on_devices) if on_devices else (engine.bytes, on_host)
+        self.copies = Fraction(held, once) if once else Fraction(0)
 
     def _number(self, index: int) -> int:
         """What the engine numbers a layer."""

@@ -200,7 +200,7 @@ class RankTensors:
         ranks = self.sharding.expert_ranks if routed else self.sharding.tp
         finer = refined_scales(spec, group.pattern, group.shape, ranks) if self.vllm else None
         if finer is None:
-            check_blocks(spec, group.pattern, group.shape, ranks)
+            check_blocks(spec, group.pattern, group.shape, ranks, merged=self.vllm)
         return finer
 
     def _padded(self, group: TensorGroup, spec: TensorSpec, part: Fraction) -> Fraction:

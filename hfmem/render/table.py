@@ -282,8 +282,9 @@ def _host_lines(report: Report) -> list[Line]:
     host = report.host
     if host is None:
         return []
-    text = f"  of it in the host's memory: {format_bytes(host.weights_bytes)} of weights"
-    text += f", {format_bytes(host.kv_cache_bytes)} of cache" if host.kv_cache_bytes else ""
+    parts = ((host.weights_bytes, "weights"), (host.kv_cache_bytes, "cache"))
+    named = ", ".join(f"{format_bytes(size)} of {name}" for size, name in parts if size)
+    text = f"  of it in the host's memory: {named or 'nothing'}"
     flags = [f"--ngl {host.gpu_layers}"] if host.gpu_layers is not None else []
     flags += [f"--n-cpu-moe {host.cpu_moe_layers}"] if host.cpu_moe_layers else []
     flags += [f"--cpu-offload-gb {host.cpu_offload_bytes / GIB:g}"] if host.cpu_offload_bytes else []

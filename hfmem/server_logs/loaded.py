@@ -22,6 +22,8 @@ from hfmem.units import GIB, MIB
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
 
+#: the last vLLM that keeps scales of bitsandbytes quantized in their turn (`loader.py`; `dequantize_dq` in 0.9's)
+_NESTED_SCALES: Final = 8
 #: so much more than was loaded is another number of ranks or another format
 _FAR: Final = 0.3
 _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
@@ -43,8 +45,10 @@ def as_loaded(read: Model, log: LogFacts) -> Model:
     told = log.settings.quantization
     if not told or read.quantization is not None or read.packing is not None:
         return read
+    release = release_of(log.version)
+    nested = release is not None and release.minor <= _NESTED_SCALES and log.engine == "vllm"
     try:
-        return in_format(read, {"bitsandbytes": "nf4"}.get(told, told))
+        return in_format(read, {"bitsandbytes": "nf4-double" if nested else "nf4"}.get(told, told))
     except HfmemError:
         return read
 

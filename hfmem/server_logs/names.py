@@ -29,13 +29,16 @@ def model_names(text: str) -> tuple[str, ...]:
 
 #: end of a repo's name → the format its weights are in, as `--quant` takes it
 _FORMAT_WORDS: Final = (
-    (r"(?:-text)?[-.]nvfp4(?:-mtp)?", "nvfp4"),
-    (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*))?", "fp8"),
+    (r"(?:-text)?[-.](?:nv)?fp4(?:-mtp)?", "nvfp4"),
+    (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*|kv))?", "fp8"),
     (r"[-.](?:quantized\.)?w8a8", "int8"),
     (r"[-.]autoround-(?:int4|w4a16)(?:-\w{1,20})?", "gptq"),
-    (r"[-.](?:quantized\.)?w4a16", "gptq"),
+    (r"(?:-qat)?[-.](?:quantized\.)?w4a16(?:-ct)?", "gptq"),
     (r"[-.]awq(?:-int4|-4bit)?", "awq"),
-    (r"[-.]gptq(?:-int4)?", "gptq"),
+    (r"[-.]gptq-(?:int8|8bit)", "gptq-int8"),
+    (r"(?:[-.]autoround(?:-4bit)?)?[-.]gptq(?:-(?:int4|4b(?:it)?|w4a16))?(?:-\w{1,20})?", "gptq"),
+    (r"[-.]mxfp4(?:-\w{1,20})?", "mxfp4"),
+    (r"[-.]bf16", "bf16"),
     (r"[-.](?:unsloth-)?bnb-4bit", "nf4"),
     (r"[-.]int4-autoround", "gptq"),
 )
@@ -48,6 +51,11 @@ def base_of(name: str) -> tuple[str, str | None]:
         if match := re.fullmatch(rf"(.+?){pattern}/?", name, re.IGNORECASE):
             return match[1], fmt
     return name, None
+
+
+def is_publishers_own(name: str) -> bool:
+    """Whether `name` is a quantized copy under its publisher's name: another may keep other tensors in 16 bit."""
+    return base_of(name)[1] is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 
 #: what names the model where no setting does, the surest first: the loader's line, the banner, an image's argument, a snapshot

@@ -92,6 +92,23 @@ def test_llama_cpp_is_told_how_attention_runs(run: Run) -> None:
     assert found[found.index("--flash-attn") :][: len(after)] == after
 
 
+def test_transformers_is_told_how_it_caches(run: Run) -> None:
+    asked = (
+        "--offline",
+        "--gpu",
+        "24GiB",
+        "--ctx",
+        "8k",
+        "--cache-implementation",
+        "offloaded_static",
+        "--emit",
+        "transformers",
+    )
+    _, told, _ = run("fit", "Qwen/Qwen3-8B", *asked)
+    assert "model.generate(**inputs, max_length=8192, cache_implementation='offloaded_static')" in told
+    assert "cache_implementation" not in emit("transformers", launch(engine="transformers"))
+
+
 def test_every_part_of_a_split_file_is_mounted() -> None:
     for name, mounted in (
         ("/models/m-Q8_0.gguf", "/models/m-Q8_0.gguf"),

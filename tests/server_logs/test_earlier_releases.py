@@ -85,3 +85,17 @@ def test_what_a_copy_keeps_in_16_bit() -> None:
     )
     item = by_name(verify_log(text, base, quant="nvfp4", fetch=OFFLINE).result)["weights"]
     assert item.reason is not None and "linear attention" in item.reason
+
+
+@pytest.mark.parametrize(("version", "scale"), [("0.8.5", 1 / 64 + 4 / (64 * 256)), ("0.9.2", 4 / 64)])
+def test_scales_of_bitsandbytes(version: str, scale: float) -> None:
+    """`quantize_4bit(compress_statistics=True)`: a byte for 64 weights and four for 256 such bytes; from 0.9 four bytes for 64.
+    Llama 3.1 8B has 32 x (2 x 4096² + 2 x 4096 x 1024 + 3 x 4096 x 14336) weights in matrices of its layers."""
+    found = compare(
+        f"Initializing a V1 LLM engine (v{version}) with config: model='meta-llama/Llama-3.1-8B', quantization=bitsandbytes\n"
+        "Model loading took 5.00 GiB memory\n"
+    )
+    layers = 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    table = 131_072 * 128 * 2
+    expected = layers * (0.5 + scale) + 2 * (8_030_261_248 - layers) + table
+    assert abs((found["weights"].predicted or 0) / expected - 1) < 0.002  # blocks of the allocator

@@ -70,6 +70,8 @@ def test_names_in_paths(path: str, name: str) -> None:
         ("qwen3.6-27b-autoround-int4", "qwen3.6-27b", "gptq"),
         ("RedHatAI/gemma-4-26B-A4B-it-NVFP4", "RedHatAI/gemma-4-26B-A4B-it", "nvfp4"),
         ("sakamakismile/Qwen3.6-27B-Text-NVFP4-MTP", "sakamakismile/Qwen3.6-27B", "nvfp4"),
+        ("nvidia/Llama-3.3-70B-Instruct-FP4", "nvidia/Llama-3.3-70B-Instruct", "nvfp4"),
+        ("google/gemma-4-E2B-it-qat-w4a16-ct", "google/gemma-4-E2B-it", "gptq"),
         ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B", None),
     ],
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from hfmem.errors import UnsupportedError
-from hfmem.memory.cache import decoding_kinds, decoding_layers
+from hfmem.memory.cache import decoding_kinds, num_dealt_layers
 from hfmem.memory.engines.llama_cpp.cells import PAD, Formats, cells_of, formats_of, layer_bytes, row_bytes, state_bytes
 from hfmem.memory.engines.llama_cpp.flash import runs_flash
 from hfmem.memory.formats import GGML_BLOCKS
@@ -87,7 +87,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         raise UnsupportedError(f"llama.cpp: n_seq_max must be <= {_MOST_SEQS}, not {seqs}")
     formats = formats_of(serving)
     _check_formats(arch, formats, serving.llama_cpp.flash_attention)
-    kinds, num_layers = decoding_kinds(arch), len(decoding_layers(arch))
+    kinds, num_layers = decoding_kinds(arch), num_dealt_layers(arch)
     one = cells_of(arch, serving, 1)
     held = cells_of(arch, serving, seqs)
     where = placement(NAME, num_layers, serving)
