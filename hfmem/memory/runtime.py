@@ -160,8 +160,11 @@ def estimate_runtime(
 
 
 def engine_seqs(serving: Serving, host: Host, release: Release) -> int:
-    """vLLM's `max_num_seqs`: as set, else the device's default, or as many sequences as are asked for."""
+    """vLLM's `max_num_seqs`: as set, else the device's default within the tokens of a step that were set (`arg_utils.py`:
+    `_set_default_max_num_seqs_and_batched_tokens_args`), or as many sequences as are asked for."""
     default = release.max_num_seqs(host.memory_bytes, host.name)
+    if serving.engine == "vllm":
+        default = min(default, serving.max_num_batched_tokens or default)
     return serving.max_num_seqs or max(default, serving.num_seqs_per_replica)
 
 
