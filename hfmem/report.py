@@ -271,3 +271,9 @@ class Report:
     draft: DraftInfo | None = None
     host: HostMemory | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
+
+    def stage_name(self, stage: int) -> str:
+        """What to call a pipeline stage: `stage 2 of 3`, of llama.cpp `device 2 of 3`; empty where there is one."""
+        layout, by_layer = self.parallelism, self.kv_cache.engine == "llama.cpp"
+        count = layout.tp * layout.pp if by_layer else layout.pp
+        return f"{'device' if by_layer else 'stage'} {stage + 1} of {count}" if count > 1 else ""

@@ -8,6 +8,7 @@ metadata route ("mirror"); every tool reads the same server in the same run, in 
 between runs.
 `--peers` names a Python that has hf-mem and kvfit installed (their dependencies may clash with ours); a tool that is not there, or
 cannot read the server, is a row that says so. Both ignore HF_ENDPOINT: for the measurement their base address is set from outside.
+kvfit reads the config and the files' sizes alone, as `hfmem --no-headers` does; the other tools read headers.
 Run it with an installed hfmem (`pip install .`): a checkout may be compiled anew at every start.
 """
 
@@ -298,6 +299,7 @@ def main() -> None:
                         group = f"{title}, {latency * 1000:.0f} ms a request" + ("" if route else ", mirror")
                         commands = {
                             "hfmem": [*hfmem, model, "--no-cache"],
+                            "hfmem --no-headers": [*hfmem, model, "--no-cache", "--no-headers"],
                             "huggingface_hub get_safetensors_metadata": [python, "-c", HUB, model],
                             "hf-mem": [options.peers, "-c", HF_MEM, hub.url, "--model-id", model],
                             "kvfit": [

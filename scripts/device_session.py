@@ -1,12 +1,13 @@
 """All that a GPU of fifteen minutes is asked, in one call that ends in time: what matters most first, results after every step.
 
-    python scripts/device_session.py --out OUT [--seconds 560] [--peers FOLDER] [--commit COMMIT] [--only NAME,…]
+    python scripts/device_session.py [--seconds 560] [--copy FOLDER] [--peers FOLDER] [--commit COMMIT] [--only NAME,…]
     python scripts/device_session.py --place FOLDER --from vllm=DIR --from sglang=DIR --from lmdeploy=DIR
 
 The second form copies the few files of three engines that the peers' adapters import, so that they can travel with a checkout.
-OUT gets a log of each step, the benchmark's files and session.json: {step: status, seconds}. The same command goes on where it
-stopped: a step that ended well is not run again. A step has a limit and is ended, with what it started, when that or the session's
-time is over; one that would have less than its least is left for the next call. Needs nothing but what the steps need.
+OUT, session-out unless said otherwise, gets session.log, the benchmark's files and session.json: {step: status, seconds}. The same
+command goes on where it stopped as long as OUT is there: a step that ended well is not run again. What is to be taken home, the log
+and two files, is copied to --copy after every step. A step has a limit and is ended, with what it started, when that or the
+session's time is over; one that would have less than its least is left for the next call. Needs nothing but what the steps need.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ PEER_FILES = {
         *(f"pytorch/kernels/cuda/{name}.py" for name in ("pagedattention", "turbo_quant", "utils")),
     ),
 }
+#: what of OUT is worth keeping: the rest is made from results.json
+KEPT = ("session.json", "session.log", "bench/results.json")
 #: seconds that a step is given to end by itself, and that are kept for the last line
 ENDING, ASIDE = 5.0, 3.0
 
@@ -59,18 +62,9 @@ def steps(out: Path, peers: Path | None, commit: str | None) -> tuple[Step, ...]
     bench += ("--commit", commit) if commit else ()
     bench += tuple(word for name in PEER_FILES if peers for word in ("--peer-path", f"{name}={peers}"))
     python, tests = sys.executable, "tests/paged_decode"
-    grid: tuple[str, ...] = (
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "gpu",
-        "-n",
-        str(max(1, (os.cpu_count() or 2) - 2)),
-    )
+    workers = str(max(1, (os.cpu_count() or 2) - 2))
+    pytest = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", workers)
+    grid = (*pytest, "-m", "gpu")
     models = {
         "llama": ("meta-llama/Llama-3.1-8B", "--ctx", "32k", "--batch", "8"),
         "v3.2": ("deepseek-ai/DeepSeek-V3.2", "--ctx", "32k", "--batch", "8", "--kv-dtype", "fp8", "--tp", "8"),
@@ -83,6 +77,7 @@ def steps(out: Path, peers: Path | None, commit: str | None) -> tuple[Step, ...]
             Step(f"bench-{name}", (python, "-m", "hfmem", "bench", *words, "--offline"), 20, 70)
             for name, words in models.items()
         ),
+        Step("random", (*pytest, f"{tests}/test_random_cases.py"), 30, 120),
         Step("core", (python, *bench, "--minutes", "4"), 90, 260),
         Step("calls", (*grid, f"{tests}/test_gpu_calls.py"), 30, 90),
         Step("grid", (*grid, f"{tests}/test_gpu_grid.py"), 60, 240),
@@ -90,10 +85,12 @@ def steps(out: Path, peers: Path | None, commit: str | None) -> tuple[Step, ...]
 
 
 def run(step: Step, out: Path, seconds: float) -> int | None:
-    """Run a step for `seconds` at most, its output in OUT/NAME.log; its status, None if it was ended."""
+    """Run a step for `seconds` at most, its output behind its name in OUT/session.log; its status, None if it was ended."""
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    with (out / f"{step.name}.log").open("ab") as log:
+    with (out / "session.log").open("ab") as log:
+        log.write(f"\n== {step.name}\n".encode())
+        log.flush()
         child = subprocess.Popen(
             step.command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
@@ -112,7 +109,19 @@ def run(step: Step, out: Path, seconds: float) -> int | None:
                 child.wait(timeout=ENDING)
 
 
-def session(todo: Sequence[Step], out: Path, seconds: float) -> dict[str, dict[str, object]]:
+def keep(out: Path, copy: Path) -> None:
+    """Copy what is to be taken home into one folder; a file that is being written there is not there under its name."""
+    copy.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        if (out / name).is_file():
+            partial = copy / (Path(name).name + ".partial")
+            shutil.copyfile(out / name, partial)
+            partial.replace(copy / Path(name).name)
+
+
+def session(
+    todo: Sequence[Step], out: Path, seconds: float, copy: Path | None = None
+) -> dict[str, dict[str, object]]:  # fmt: skip
     """Run the steps that have not ended well before; what is known of each, which OUT/session.json has after every step."""
     out.mkdir(parents=True, exist_ok=True)
     state = out / "session.json"
@@ -133,6 +142,8 @@ def session(todo: Sequence[Step], out: Path, seconds: float) -> dict[str, dict[s
         partial = state.with_suffix(".partial")
         partial.write_text(json.dumps(known, indent=1) + "\n")
         partial.replace(state)
+        if copy:
+            keep(out, copy)
     return known
 
 
@@ -158,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("session-out"), help="[default: session-out]")
     parser.add_argument("--seconds", type=float, default=560.0, help="time of this call [default: 560]")
+    parser.add_argument("--copy", type=Path, metavar="FOLDER", help="what is to be taken home, after every step")
     parser.add_argument("--peers", type=Path, metavar="FOLDER", help="that --place filled")
     parser.add_argument("--commit", help="the commit of a checkout that came without its history")
     parser.add_argument("--only", default="", metavar="NAMES", help="these steps alone, with commas")
@@ -173,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(names) - {step.name for step in todo}:
         sys.stderr.write(f"error: --only {', '.join(sorted(unknown))}: expected {', '.join(s.name for s in todo)}\n")
         return 2
-    known = session([step for step in todo if not names or step.name in names], out, options.seconds)
+    known = session([step for step in todo if not names or step.name in names], out, options.seconds, options.copy)
     return 0 if all(each["status"] == 0 for each in known.values()) else 1
 
 

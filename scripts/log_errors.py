@@ -1,4 +1,4 @@
-"""How the errors of rows of logs are distributed, by quantity, and README's table of them."""
+"""How the errors of rows of logs are distributed, by quantity, and the table of them in docs/accuracy.md."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def distribution(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     }
 
 
-#: what README shows: quantity → its words there
+#: what the table shows: quantity → its words there
 TABLE: Mapping[str, str] = {
     "weights": "weights of a rank",
     "weights, format by name": "weights, the copy's format taken from its name",
@@ -112,8 +112,9 @@ COLUMNS = (
     "blind, night",
     "blind, morning",
     "blind, 28 November",
+    "blind, 28 November, noon",
 )
-MARKS = ("<!-- accuracy table: scripts/validate_logs.py --readme writes it -->", "<!-- end of the accuracy table -->")
+MARKS = ("<!-- accuracy table: scripts/validate_logs.py --table writes it -->", "<!-- end of the accuracy table -->")
 
 
 def table(summary: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:

@@ -19,7 +19,7 @@ from hfmem.api.reading import Model, in_format, read_model
 from hfmem.errors import HfmemError
 from hfmem.hub import FetchOptions
 from hfmem.hub.catalog import catalog_names
-from hfmem.server_logs.names import base_of, model_names
+from hfmem.server_logs.names import base_of, is_publishers_own, model_names
 
 #: configs of models that are not in the catalogue
 _KNOWN = Path(__file__).parent / "log_configs.jsonl"
@@ -48,10 +48,13 @@ class Models:
         fetch = FetchOptions(offline=True, no_cache=True)
         if bare := re.fullmatch(r"(\S.*?) \(.*\)", name):  # a copyist's remark
             name = bare[1]
-        for candidate in (*model_names(name), GGUF_WORDS.sub("", GGUF_WORDS.sub("", name)).replace(" ", "-")):
-            key = _key(candidate)
-            known = candidate if candidate in catalog_names() else self._tails.get(_key(candidate.rpartition("/")[2]))
-            path = None if known else self._configs.get(key) or self._configs.get(_key(candidate.rpartition("/")[2]))
+        names = (*model_names(name), GGUF_WORDS.sub("", GGUF_WORDS.sub("", name)).replace(" ", "-"))
+        for candidate in (name,) if is_publishers_own(name) else names:
+            key, tail = _key(candidate), _key(candidate.rpartition("/")[2])
+            if is_publishers_own(name):
+                tail = key
+            known = candidate if candidate in catalog_names() else self._tails.get(tail)
+            path = None if known else self._configs.get(key) or self._configs.get(tail)
             if known or path:
                 try:
                     read = read_model(known or self._folder(path), fetch=fetch)

@@ -1,7 +1,7 @@
 """Take measured results into the repository, and bring what is made from them up to date.
 
 python scripts/publish_results.py RESULTS.json …     # check, copy to kernels/results/<device>/, then write
-python scripts/publish_results.py                    # write the README's kernel table and hfmem's efficiency table
+python scripts/publish_results.py                    # write the table in kernels/README.md and hfmem's efficiency table
 python scripts/publish_results.py --check            # exit 1 if one of them is out of date
 """
 
@@ -20,7 +20,7 @@ from hfmem_kernels.benchmarks.grid import full_grid  # noqa: E402
 
 RESULTS = ROOT / "kernels" / "results"
 MEASURED = ROOT / "hfmem" / "plan" / "data" / "measured.json"
-README = ROOT / "README.md"
+README = ROOT / "kernels" / "README.md"
 
 
 def wanted() -> dict[Path, str]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Predicted against logged for rows of real server logs, and how the errors are distributed.
 
-    python scripts/validate_logs.py [LOGS.jsonl] [--configs FOLDER]... [--json | --readme] [--figures FILE]
+    python scripts/validate_logs.py [LOGS.jsonl] [--configs FOLDER]... [--json | --table] [--figures FILE]
 
 `log_rows.py` says what a row is. Models come from the shipped catalogue, or from config.json files in the folders given
 (`org__name/config.json`, `org__name.json`, `org--name.json`). Nothing is fetched.
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--figures", type=Path, help="write the figures of the rows there, and compare nothing")
     parser.add_argument("--configs", type=Path, action="append", default=[], help="folder of config.json files")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--readme", action="store_true", help="write the distribution into README.md")
+    parser.add_argument("--table", "--readme", action="store_true", help="write the distribution into docs/accuracy.md")
     options = parser.parse_args()
     if options.figures:
         with options.logs.open(encoding="utf-8") as file:
@@ -47,8 +47,8 @@ def main() -> int:
     rows = [replace(check_row(row, models), part=str(row.get("set", ""))) for row in raw]
     parts = dict.fromkeys(row.part for row in rows)
     summary = {part: distribution(row for row in rows if row.part == part) for part in parts}
-    if options.readme:
-        write_table(table(summary), Path(__file__).parent.parent / "README.md")
+    if options.table:
+        write_table(table(summary), Path(__file__).parent.parent / "docs" / "accuracy.md")
         return 0
     if options.json:
         answer = {"rows": [_plain(row) for row in rows], "distribution": summary.get("", summary)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -50,3 +51,18 @@ def stall_times(times: int, seconds: float, *, on: str) -> Fault:
         return False
 
     return fault
+
+
+def hold_until(come: str, *, on: str, seconds: float = 5.0) -> tuple[Fault, threading.Event]:
+    """Answers what matches `on` only once a request that matches `come` has arrived, or after `seconds`; the event is set by that
+    request."""
+    arrived = threading.Event()
+
+    def fault(handler: Handler) -> bool:
+        if re.search(come, handler.path):
+            arrived.set()
+        elif re.search(on, handler.path):
+            arrived.wait(seconds)
+        return False
+
+    return fault, arrived

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hub_answers import Logged, Server
-from hub_faults import Fault, fail_times, stall_times, truncate_times
+from hub_faults import Fault, fail_times, hold_until, stall_times, truncate_times
 from hub_files import Blob, Repo, header_bytes, shard, sharded
 from hub_routes import Handler
 
@@ -24,6 +24,7 @@ __all__ = [
     "HubServer",
     "fail_times",
     "header_bytes",
+    "hold_until",
     "shard",
     "sharded",
     "stall_times",

@@ -90,7 +90,13 @@ def test_the_python_shown_runs(capsys: pytest.CaptureFixture[str], monkeypatch: 
 def test_the_sets_of_logs_are_as_large_as_it_says() -> None:
     rows = [json.loads(line) for line in (ROOT / "scripts" / "logged_figures.jsonl").read_text().splitlines()]
     sets = Counter(row["set"] for row in rows)
-    assert f"with what {len(rows)} servers logged" in README
-    told = {name: int(count) for name, count in re.findall(r"^- \*\*(.+?)\*\* \((\d+)\)", README, re.MULTILINE)}
+    page = (ROOT / "docs" / "accuracy.md").read_text()
+    assert all(f"with what {len(rows)} servers logged" in text for text in (README, page))
+    told = {name: int(count) for name, count in re.findall(r"^- \*\*(.+?)\*\* \((\d+)\)", page, re.MULTILINE)}
     assert told == {name: sets[name] for name in told} and len(told) >= 6
-    assert f"The {sets['tune']} logs used for writing them are not shown." in README
+    assert f"The {sets['tune']} logs used for writing them are not shown." in page
+
+
+def test_the_pages_that_it_links_are_there() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(links) >= 2 and all((ROOT / link).is_file() for link in links)

@@ -72,6 +72,7 @@ WHISPER: Facts = {
     "max_source_positions": 1500,
 }
 MIMO: Facts = {
+    "num_nextn_predict_layers": 0,
     "hidden_size": 512,
     "intermediate_size": 1024,
     "num_attention_heads": 8,

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hfmem.api.configuration import Configuration, configure
+from hfmem.api.configuration import Configuration
+from hfmem.api.configuring import configure
 from hfmem.api.reading import Model, in_format, read_model
-from hfmem.errors import UnsupportedError
 from hfmem.hub import FetchOptions
-from hfmem.memory.drafts import cache_with, joined, weights_with
-from hfmem.memory.layer_table import LayerRun, layer_runs, merged
+from hfmem.memory.drafts import cache_with, held_with, joined, weights_with
+from hfmem.memory.layer_table import LayerRun, layer_runs, merged, unused_bytes
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights
 from hfmem.model.architecture import Note
 from hfmem.records import dataclass, replace
-from hfmem.report import DraftInfo, Report, RuntimeItem
+from hfmem.report import DraftInfo, Report
 
 if TYPE_CHECKING:
     from hfmem.plan.devices import Device
     from hfmem.plan.explain import Explanation
     from hfmem.plan.explain_draft import Drafted
+    from hfmem.plan.explain_rank import Rank
 
 __all__ = ["LayerTable", "Model", "estimate", "explain", "in_format", "layer_table", "read_model"]
 
@@ -50,6 +50,7 @@ def estimate(
     swa_full_tokens_ratio: float | None = None,
     mamba_full_memory_ratio: float | None = None,
     max_total_tokens: int | None = None,
+    cache_implementation: str = "dynamic",
     one_kind_of_page: bool = False,
     synchronous: bool = False,
     cpu_offload_gb: float | None = None,
@@ -99,6 +100,7 @@ def estimate(
         state_dtype: `bf16`, `fp16` or `fp32` for recurrent states; None: the engine's own.
         swa_full_tokens_ratio, mamba_full_memory_ratio: how SGLang divides its pool; None: 0.8 and 0.9. max_total_tokens: the most
             that its pool may hold.
+        cache_implementation: transformers': `dynamic`, `static`, `offloaded` or `offloaded_static`.
         one_kind_of_page, synchronous: vLLM without its hybrid cache manager, without asynchronous scheduling.
         cpu_offload_gb: GiB of weights that each of vLLM's ranks may leave in the host's memory.
         eager: without CUDA graphs. language_model_only: without the towers for images and sound.
@@ -130,150 +132,134 @@ def estimate(
 
 @dataclass(frozen=True, slots=True)
 class LayerTable:
-    """Rows by layer, the configuration they speak of, and the engine's cache where it answers for this model; what drafts, and what
-    is worth saying of it all."""
+    """Rows by layer, the configuration they speak of, the engine's cache, and the estimate of the same settings.
+
+    `unused_bytes`: of a rank of each pipeline stage, what the engine's pages take beyond the rows. A stage's rows and that are
+    `engine.stage_bytes`, of which the estimate has the most loaded rank's.
+    """
 
     runs: tuple[LayerRun, ...]
     serving: Serving
-    engine: CacheBytes | None
-    draft: DraftInfo | None = None
-    notes: tuple[Note, ...] = ()
+    engine: CacheBytes
+    unused_bytes: tuple[int, ...]
+    report: Report
+
+    @property
+    def draft(self) -> DraftInfo | None:
+        """What drafts, if anything."""
+        return self.report.draft
 
 
-def layer_table(
-    model: str | Model,
-    *,
-    context: int | None = None,
-    num_seqs: int = 1,
-    kv_dtype: str = "auto",
-    engine: str | None = None,
-    draft: str | Model | None = None,
-    draft_tokens: int | None = None,
-    merge: bool = True,
-) -> LayerTable:
-    """What each layer keeps, per token and at a context. `merge` folds equal layers over the whole model into one row.
+def layer_table(model: str | Model, *, merge: bool = True, **settings: Any) -> LayerTable:
+    """What each layer keeps, per token and at a context, and what a rank holds of it. `settings` are those of `estimate`; `merge`
+    folds equal layers over the whole model into one row.
 
-    The layers of `draft` come after the model's, in the stack "draft", or "predict" where its own prediction layers draft (`mtp`).
+    The layers of a draft come after the model's, in the stack "draft", or "predict" where its own prediction layers draft (`mtp`).
 
     Raises:
-        UsageError, SourceError, UnsupportedError: as `estimate`; without a draft an engine that refuses leaves its column out.
+        UsageError, SourceError, UnsupportedError: as `estimate`.
     """
-    found = configure(
-        model,
-        context=context,
-        num_seqs=num_seqs,
-        kv_dtype=kv_dtype,
-        engine=engine,
-        draft=draft,
-        draft_tokens=draft_tokens,
-    )
-    served = _served(found)
-    arch, serving = found.read.architecture, found.serving
+    found = configure(model, **settings)
+    report, served = found.report(), _served(found)
+    arch, held, serving = found.read.architecture, served.cache, served.serving
     if found.drafter is not None:
         arch = joined(arch, found.drafter, serving.engine)
-    held = served.cache if served else None
     # the model's own need in the format that the engine keeps, as an estimate counts it
-    runs = layer_runs(arch, replace(serving, kv_dtype=held.kv_dtype) if held else serving, held)
-    info = served.draft if served else None
-    return LayerTable(merged(runs) if merge else runs, serving, held, info, found.notes)
+    runs = layer_runs(arch, replace(serving, kv_dtype=held.kv_dtype), held)
+    return LayerTable(merged(runs) if merge else runs, serving, held, unused_bytes(runs, held), report)
 
 
-def explain(
-    model: str | Model,
-    *,
-    context: int | None = None,
-    num_seqs: int = 1,
-    kv_dtype: str = "auto",
-    engine: str | None = None,
-    draft: str | Model | None = None,
-    draft_tokens: int | None = None,
-    overhead: Fraction | None = None,
-    device_bytes: int | None = None,
-) -> Explanation:
-    """The arithmetic behind an estimate, step by step; without a draft an engine that refuses is left out.
+def explain(model: str | Model, *, device_bytes: int | None = None, **settings: Any) -> Explanation:
+    """The arithmetic behind an estimate, step by step; over several ranks also that of the most loaded one. `settings` are those
+    of `estimate`. `device_bytes`: memory of one device, to count how many are needed by the sum alone.
 
     Raises:
         UsageError, SourceError, UnsupportedError: as `estimate`.
     """
     from hfmem.plan.explain import explain as explain_steps
 
-    found = configure(
-        model,
-        context=context,
-        num_seqs=num_seqs,
-        kv_dtype=kv_dtype,
-        engine=engine,
-        draft=draft,
-        draft_tokens=draft_tokens,
-    )
-    read, serving = found.read, found.serving
-    served = _served(found)
+    found = configure(model, **settings)
+    report, served = found.report(), _served(found)
+    read, serving = found.read, served.serving
     told = explain_steps(
         read.facts.repo_id,
         read.architecture,
         read.parameters,
         serving,
-        engine=served.alone[1] if served and serving.engine != "ideal" else None,
-        loaded_bytes=served.alone[0].all_ranks_bytes if served else None,
-        host_bytes=served.ranks.host_bytes + served.cache.host_bytes if served else 0,
-        runtime=_runtime(found, served) if served and overhead is None else None,
-        overhead=overhead or Fraction(0),
+        engine=served.alone[1] if serving.engine != "ideal" else None,
+        loaded_bytes=served.alone[0].all_ranks_bytes,
+        host_bytes=served.ranks.host_bytes + served.cache.host_bytes,
+        runtime=report.runtime,
         device_bytes=device_bytes,
-        draft=_drafted(found, served) if served else None,
+        overhead=(Fraction(found.overhead or 0), served.ranks.bytes + served.cache.bytes_per_rank),
+        draft=_drafted(found, served),
+        rank=_rank(found, served, report),
     )
-    return replace(told, notes=found.notes)
+    assert told.total_bytes == report.total_bytes, "an explanation ends with the estimate's number"
+    return replace(told, notes=tuple(Note(warning.code, warning.message) for warning in report.warnings))
 
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """Weights and cache with what drafts, and `alone` without it."""
+    """Weights and cache with what drafts, and `alone` without it, on the devices."""
 
+    serving: Serving
     ranks: RankWeights
     cache: CacheBytes
     alone: tuple[RankWeights, CacheBytes]
-    draft: DraftInfo | None
 
 
-def _served(found: Configuration) -> _Served | None:
-    """What the engine loads and keeps; None where it refuses a model that is served without a draft.
+def _served(found: Configuration) -> _Served:
+    """What the engine loads and keeps.
 
     Raises:
         UnsupportedError: it refuses the model or its draft.
     """
-    from hfmem.api.assembly import draft_info
-
-    read, serving, drafter = found.read, found.serving, found.drafter
+    read, serving, drafter = found.read, found.on_devices, found.drafter
     arch, groups = read.architecture, read.parameters.groups
-    try:
-        ranks, cache = weights_with(arch, groups, drafter, serving), cache_with(arch, drafter, serving)
-    except UnsupportedError:
-        if drafter is not None:
-            raise
-        return None
+    ranks, cache = weights_with(arch, groups, drafter, serving), cache_with(arch, drafter, serving)
     if drafter is None:
-        return _Served(ranks, cache, (ranks, cache), None)
+        return _Served(serving, ranks, cache, (ranks, cache))
     plain = replace(serving, speculative_tokens=0)
     alone = weights_with(arch, groups, None, plain), cache_with(arch, None, plain)
-    return _Served(ranks, cache, alone, draft_info(read, found.extras, serving, ranks, cache))
+    return _Served(serving, ranks, cache, alone)
 
 
-def _runtime(found: Configuration, served: _Served) -> Mapping[str, RuntimeItem]:
-    """What the engine takes beside weights and cache."""
-    from hfmem.api.assembly import runtime_items
+def _rank(found: Configuration, served: _Served, report: Report) -> Rank | None:
+    """What an explanation has to know of the most loaded rank; None where it holds all that there is."""
+    from hfmem.plan.explain_rank import Rank
 
-    return runtime_items(found.read, found.serving, served.ranks, served.cache)
+    if report.per_rank.total_bytes == report.total_bytes:
+        return None
+    drafter = found.drafter
+    arch, serving = found.read.architecture, served.serving
+    loaded = served.ranks if drafter is not None and drafter.own else served.alone[0]
+    tensors = held_with(arch, found.read.parameters.groups, drafter, serving)
+    runs = layer_runs(joined(arch, drafter, serving.engine) if drafter else arch, serving, served.cache)
+    stage = report.per_rank.stage
+    return Rank(
+        report.per_rank,
+        report.stage_name(report.per_rank.stage),
+        report.parallelism.num_ranks,
+        tuple(tensors),
+        weights_bytes=loaded.stage_bytes[stage],
+        runs=merged(run for run in runs if run.stage == stage or not served.cache.stage_layers),
+        unused_bytes=(unused_bytes(runs, served.cache) * (stage + 1))[stage],
+        runtime=report.runtime,
+    )
 
 
 def _drafted(found: Configuration, served: _Served) -> Drafted | None:
     """What an explanation has to know of the draft."""
+    from hfmem.api.assembly import draft_info
     from hfmem.plan.explain_draft import Drafted
 
-    drafter, info = found.drafter, served.draft
-    if drafter is None or info is None:
+    info = draft_info(found.read, found.extras, served.serving, served.ranks, served.cache)
+    if found.drafter is None or info is None:
         return None
     return Drafted(
         info=info,
-        drafter=drafter,
+        drafter=found.drafter,
         loaded=(served.ranks.all_ranks_bytes, served.alone[0].all_ranks_bytes),
         cache=(served.cache, served.alone[1]),
     )

@@ -35,6 +35,7 @@ _WORDS: Final = frozenset(
         "engine",
         "kv_dtype",
         "value_dtype",
+        "cache_implementation",
         "flash_attention",
         "state_dtype",
         "quant",
@@ -57,6 +58,7 @@ class Settings:
         self._left = {name: _checked(name, value) for name, value in values.items()}
 
     def take(self, name: str, default: Any = None) -> Any:
+        """The setting of this name, `default` where it is None or was not given; it counts as read."""
         value = self._left.pop(name, None)
         return default if value is None else value
 
@@ -77,6 +79,7 @@ class Settings:
         return words[0]
 
     def check_all_taken(self) -> None:
+        """Raises TypeError, as a call with a wrong keyword does, naming a setting that nothing read."""
         if self._left:
             raise TypeError(f"no setting is called {next(iter(self._left))!r}")
 

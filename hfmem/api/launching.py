@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from hfmem.api.configuration import Configuration, is_gguf
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory import engines
+from hfmem.memory.lora import DEFAULT_RANK
 from hfmem.model.layers import CompressedAttention
+from hfmem.plan.fit_notes import TOO_FEW_BLOCKS
 from hfmem.plan.launch import Launch, emit
 from hfmem.report import Report
 
 if TYPE_CHECKING:
     from hfmem.api.extras import Extras
     from hfmem.api.reading import Model
+    from hfmem.memory.serving import Serving
 
 
 def launch_text(
@@ -52,7 +55,7 @@ def launch_text(
             engine=serving.engine,
             context=serving.context,
             num_seqs=serving.num_seqs,
-            max_num_seqs=serving.max_num_seqs,
+            max_num_seqs=serving.max_num_seqs or _blocks(report),
             eager=serving.eager,
             language_model_only=serving.language_model_only,
             kv_dtype=serving.kv_dtype,
@@ -69,6 +72,7 @@ def launch_text(
             attn_dp=serving.attn_dp,
             dcp=serving.dcp,
             state_dtype=serving.state_dtype,
+            cache_implementation=serving.cache_implementation,
             swa_full_tokens_ratio=serving.swa_full_tokens_ratio,
             mamba_full_memory_ratio=serving.mamba_full_memory_ratio,
             one_kind_of_page=serving.one_kind_of_page,
@@ -85,9 +89,24 @@ def launch_text(
             beyond_positions=bool(positions and serving.context > positions),
             vendor=device.vendor if device is not None else "nvidia",
             gpus_per_node=device.gpus_per_node if device is not None else None,
-            **_beside(found.extras, serving.engine),
+            **_beside(found.extras, serving),
         ),
     )
+
+
+def as_launched(found: Configuration) -> Configuration:
+    """`found` with the limit that its command sets where several sequences were asked for: the engine then makes room for no
+    more."""
+    serving = found.serving
+    if serving.max_num_seqs is not None or serving.num_seqs == 1 or not engines.is_server(serving.engine):
+        return found
+    return found.serve(max_num_seqs=serving.num_seqs_per_replica if serving.engine == "vllm" else serving.num_seqs)
+
+
+def _blocks(report: Report) -> int | None:
+    """The most sequences that vLLM starts with where its pool has fewer blocks than its default asks for."""
+    few = any(warning.code == TOO_FEW_BLOCKS for warning in report.warnings)
+    return report.engine_pool.num_pages if few and report.engine_pool is not None else None
 
 
 def _path(read: Model, place: str) -> str:
@@ -96,13 +115,17 @@ def _path(read: Model, place: str) -> str:
     return str(PurePath(place, read.facts.config_file)) if folder else place
 
 
-def _beside(extras: Extras | None, engine: str) -> dict[str, Any]:
+def _beside(extras: Extras | None, serving: Serving) -> dict[str, Any]:
     """Adapter and draft model, by the names that an engine finds them under."""
     if extras is None:
         return {}
     found: dict[str, Any] = {}
-    if extras.adapter is not None:
-        found |= {"lora": extras.adapter.id, "max_loras": extras.max_loras, "max_lora_rank": extras.max_lora_rank}
+    engine, told = serving.engine, extras.lora_info(serving)
+    if told is not None:
+        rank = told.max_lora_rank if engine == "vllm" else extras.max_lora_rank  # SGLang takes the adapter's itself
+        if rank == DEFAULT_RANK and extras.max_lora_rank is None:
+            rank = None
+        found |= {"lora": told.id, "max_loras": extras.max_loras, "max_lora_rank": rank}
     drafter = extras.drafter
     if drafter is not None:
         arch = drafter.architecture

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from hfmem.api.configuration import Configuration, configure
+from hfmem.api.configuration import Configuration
+from hfmem.api.configuring import configure
 from hfmem.api.reading import Model
 from hfmem.api.solving import NODE, device_counts, layouts
 from hfmem.errors import UsageError
@@ -26,7 +27,8 @@ MOST_PLANNED: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The fewest of one device that serve the load. `headroom_bytes` on the rank with least, `memory_bytes` of all devices."""
+    """The fewest of one device that serve the load, or the fewest without pipeline stages. `headroom_bytes` on the rank with least,
+    `memory_bytes` of all devices."""
 
     device: str
     num_devices: int
@@ -136,7 +138,8 @@ def _named(devices: str | Sequence[Device]) -> _Candidates:
 def _smallest(
     base: Configuration, device: Device, most: int, there_are: int | None
 ) -> Iterator[tuple[Configuration, Layout]]:
-    """The layout with the fewest of `device`, if any: every number in a machine is tried, whole machines beyond."""
+    """The layout with the fewest of `device`, if any: every number in a machine is tried, whole machines beyond. Where that has
+    pipeline stages which nobody asked for, also the fewest over all of which a server cuts every tensor: they are faster."""
     node = device.gpus_per_node or NODE
     serving = base.serving
     target = Target(device, 1)
@@ -144,16 +147,20 @@ def _smallest(
         target = replace(target, model=served_model(base.read.architecture))
     unit = serving.dp * (serving.tp if base.tp_given else 1) * (serving.pp if base.pp_given else 1)
     most = min(most, there_are or most, node if device.vendor == "apple" else most)
+    stages_too = True
     for count in sorted({*device_counts(node, most), *([unit] if unit <= most else [])}):
         if count % unit:
             continue
         scale = base.scale(replace(target, num_devices=count))
         for tp, pp in layouts(base, count // serving.dp, node):
             tried = replace(serving, tp=tp, pp=pp)
-            if scale.fits(tried):
+            if (stages_too or pp == 1) and scale.fits(tried):
                 found = base.place(scale.target, tp, pp)
                 yield found, _layout(found)
-                return
+                if pp == 1 or base.pp_given or not engines.is_server(serving.engine):
+                    return
+                stages_too = False
+                break
 
 
 def _layout(found: Configuration) -> Layout:

@@ -1,12 +1,12 @@
 """Reading a model: reference → source → architecture → parameters. No memory is computed yet.
 
-What follows the source is loaded when it is needed, so that the first request is on its way before (`preload`).
+What follows the source is loaded when it is needed, so that the first request is on its way before (`hfmem.cli.loading`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hfmem.checkpoint.tensors import Checkpoint, TensorGroup
 from hfmem.dtypes import canonical
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from hfmem.memory.lora import Adapter
     from hfmem.model.architecture import Architecture, Note
     from hfmem.model.parameters import ParameterReport
+
+#: more than a tensor takes in a header, its name included, and more than a header holds besides
+_ENTRY_BYTES: Final = 300
+_METADATA_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +87,15 @@ def read_model(
     Raises:
         SourceError: the model could not be read.
         UnsupportedError: it was read, and no rule covers it, or (`strict`) it contradicts itself.
+        UsageError: `strict` without headers.
     """
+    if strict and fetch is not None and fetch.no_headers:
+        raise UsageError("--strict compares the config with the headers: leave out --no-headers")
     try:
         facts = load_model(model, revision=revision, options=fetch)
     except AdapterError as error:
         return _read_base(model, error, revision, assume, strict, fetch)
     return _interpret(facts, assume, strict)
-
-
-def preload() -> None:
-    """Loads what `read_model` needs once it has a model's facts; for while they are on their way."""
-    from importlib import import_module
-
-    for name in (
-        "checkpoint.logical",
-        "memory.formats",
-        "model.families.registry",
-        "model.parameters",
-        "model.crosscheck",
-    ):
-        import_module(f"hfmem.{name}")
 
 
 def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
@@ -119,6 +112,7 @@ def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
     if checkpoint is None:
         architecture = with_stored_dtype(architecture, quantized=quantization is not None)
         parameters = count_parameters(architecture, total_size=facts.index_total_size, quantization=quantization)
+        parameters = _beside_files(parameters, facts)
     else:
         architecture = with_stored_dtype(architecture, checkpoint.groups)
         logical: Sequence[TensorGroup] = checkpoint.groups
@@ -138,6 +132,25 @@ def _interpret(facts: ModelFacts, assume: str | None, strict: bool) -> Model:
     return Model(
         facts, architecture, quantization, packing, parameters, (*architecture.notes, *notes, *parameters.notes)
     )
+
+
+def _beside_files(parameters: ParameterReport, facts: ModelFacts) -> ParameterReport:
+    """Weights derived from config.json alone, with what the files' sizes say of them: can they hold these, and their headers, and
+    nothing more?"""
+    sizes = [file.size for file in facts.weight_files if file.name.endswith(".safetensors")]
+    if parameters.exact or not sizes or len(sizes) < len(facts.weight_files) or facts.download_bytes is None:
+        return parameters
+    headers = _ENTRY_BYTES * sum(group.count for group in parameters.groups) + _METADATA_BYTES * len(sizes)
+    rest = facts.download_bytes - parameters.weights_bytes
+    if 0 <= rest <= headers:
+        return replace(parameters, notes=tuple(n for n in parameters.notes if n.code != "quantized_size_derived"))
+    from hfmem.model.architecture import Note
+
+    differ = (
+        f"{abs(rest):,} bytes {'more' if rest > 0 else 'less'} than the {parameters.weights_bytes:,} of the weights"
+    )
+    message = f"the files take {differ} derived from config.json: their headers would tell what is stored"
+    return replace(parameters, notes=(*parameters.notes, Note("file_sizes_differ", message)))
 
 
 def _read_base(

@@ -2,7 +2,8 @@
 
 A larger share of the device loses nothing; a shorter context or fewer sequences lose reach; a narrower cache, then narrower
 weights, lose precision; layers on the host lose speed; more devices cost. Where no change of that sort is enough alone, changes are
-combined: on the same devices as far as they reach, and on as few more as the mildest format allows.
+combined: on the same devices as far as they reach, else with llama.cpp, which leaves a part on the host; and on as few more as the
+mildest format allows.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ _SAFE_SHARE: Final = Fraction(97, 100)
 _WIDE: Final = frozenset({"auto", "bf16", "fp16", "fp32"})
 #: devices older than this compute nothing in 8 bits
 _EIGHT_BITS: Final = 80
+#: weights of llama.cpp's where nobody says which: what most repositories of GGUF files offer first
+_GGUF: Final = "q4_k_m"
 #: kinds that ask for other devices than those at hand
 _ELSEWHERE: Final = frozenset({"devices"})
 #: api settings → the flags that set them
 _FLAGS: Final[dict[str, str]] = {
+    "engine": "--engine",
     "utilization": "--utilization",
     "context": "--ctx",
     "num_seqs": "--batch",
@@ -78,9 +82,12 @@ def remedies(found: Configuration, fit: Fit) -> Iterator[Remedy]:
     here = [remedy for remedy in alone if remedy.kind not in _ELSEWHERE]
     yield from here
     if not here:
-        yield from _combined_here(found)
+        combined = list(_combined_here(found))
+        yield from combined or (remedy for change in _by_llama_cpp(found) if (remedy := _weighed(change)) is not None)
     elsewhere = [remedy for remedy in alone if remedy.kind in _ELSEWHERE]
-    yield from elsewhere or _combined_elsewhere(found)
+    yield from elsewhere
+    if not here:
+        yield from _combined_elsewhere(found, min((one.settings["num_devices"] for one in elsewhere), default=None))
 
 
 def _weighed(change: _Change) -> Remedy | None:
@@ -204,6 +211,20 @@ def _host(found: Configuration) -> Iterator[_Change]:
         yield _Change("gpu_layers", {"gpu_layers": most}, "the other layers on the host", changed)
 
 
+def _by_llama_cpp(found: Configuration) -> Iterator[_Change]:
+    """Another engine, with as much on the devices as they hold."""
+    if found.serving.engine == "llama.cpp":
+        return
+    try:
+        other = found.stored_as(_GGUF).serve(engine="llama.cpp")
+        changes = list(_host(other))
+    except HfmemError:  # it has no such model, or not these settings
+        return
+    for change in changes:
+        settings = {"engine": "llama.cpp", "quant": _GGUF, **change.settings}
+        yield replace(change, kind="engine", settings=settings, text=f"llama.cpp, weights in {_GGUF}, {change.text}")
+
+
 def _devices(found: Configuration) -> Iterator[_Change]:
     """More of the same devices: the fewest, and the fewest over all of which tensors are cut."""
     target = found.target
@@ -239,9 +260,9 @@ def _combined_here(found: Configuration) -> Iterator[Remedy]:
                 return
 
 
-def _combined_elsewhere(found: Configuration) -> Iterator[Remedy]:
-    """On as few more devices as a format needs, the mildest first, each narrower one only where it saves devices."""
-    best: int | None = None
+def _combined_elsewhere(found: Configuration, best: int | None) -> Iterator[Remedy]:
+    """On as few more devices as a format needs, the mildest first, each narrower one only where it saves devices: fewer than `best`
+    to begin with."""
     for mild in _formats(found):
         for narrow in (None, *_caches(mild.found)):
             both = mild if narrow is None else narrow

@@ -45,8 +45,11 @@ class Columns:
     json_bytes: int
 
 
-def read_columns(text: bytes, known: Known) -> Columns | None:
-    """The columns of a header's JSON, None unless it is in the library's form and keeps all rules of the format."""
+def read_columns(text: bytes, known: Known, *, checks_names: bool = True) -> Columns | None:
+    """The columns of a header's JSON, None unless it is in the library's form and keeps all rules of the format.
+
+    `checks_names` False: that no name occurs twice is left to the caller (`are_distinct`), who has those of all headers.
+    """
     if len(text) > _MAX_BYTES or not text.isascii() or b"\n" in text or not text.endswith(b"]}}"):
         return None
     at = 2
@@ -79,7 +82,7 @@ def read_columns(text: bytes, known: Known) -> Columns | None:
             break
         at += 2
     count = sum(map(len, parts))
-    if at != len(text) - 1 or end > _MAX_U64 or not are_distinct(parts):
+    if at != len(text) - 1 or end > _MAX_U64 or (checks_names and not are_distinct(parts)):
         return None
     if any(isinstance(part, Listed) and b"__metadata__" in part.names for part in parts):
         return None

@@ -32,10 +32,10 @@ _METHOD_NAMES: Final = {
     "quip#": "quip",
 }
 
-#: where sections name the modules that stay as they were; AQLM names weights
+#: where sections name the modules that stay as they were, the first that says something; AQLM names weights
 _EXCEPTIONS: Final = (
-    *("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules", "exclude", "skip_modules"),
-    "linear_weights_not_to_quantize",
+    *("ignored_layers", "modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules", "exclude"),
+    *("skip_modules", "linear_weights_not_to_quantize"),
 )
 
 
@@ -171,7 +171,7 @@ def unquantized(config: Mapping[str, Any], *, grouped: bool) -> tuple[str, ...]:
     Args:
         grouped: the section has `config_groups`; without them it may be of a model that is pruned alone.
     """
-    said = (config[key] for key in _EXCEPTIONS if isinstance(config.get(key), (list, tuple)))
+    said = (config[key] for key in _EXCEPTIONS if isinstance(config.get(key), (list, tuple)) and config[key])
     names = tuple(str(item).removesuffix(".weight") for item in next(said, ()))
     pruned = mapping(config.get("sparsity_config")).get("ignore")
     if not names and not grouped and isinstance(pruned, list):

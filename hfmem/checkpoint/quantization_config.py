@@ -54,7 +54,7 @@ class Quantization:
     """What the configuration files say. `group_size` None is one scale a channel or a tensor; `block` is rows × columns of a scale.
 
     `ignored` are the modules said to stay as they were, as written. `kv_cache` is the dtype the file asks for the KV
-    cache, as written. `expert_dtype` is that of routed experts where they differ from the rest (DeepSeek V4: fp4), as written.
+    cache, `expert_dtype` that of routed experts where they differ from the rest (DeepSeek V4: fp4; MiMo-V2: mxfp4), as written.
     `others_plain`: modules that none of `targets` names stay as they were. `only`: prefixes outside of which modules stay so, too.
     `head`: the output head is quantized. `biases`: each packed matrix has a bias, of zeros where the model has none. `scheme`: the
     layout, of methods that have words of their own for it.
@@ -126,7 +126,7 @@ def parse_quantization(files: Mapping[str, Mapping[str, Any]]) -> Quantization |
         found = _parse(file, config)
         if found is not None:
             experts = config.get("expert_dtype", files.get("config.json", {}).get("expert_dtype"))
-            return replace(found, expert_dtype=text(experts))
+            return replace(found, expert_dtype=text(experts) or text(config.get("store_dtype")))
     return None
 
 

@@ -59,9 +59,11 @@ _ROUTER: Final = _words(
     "gate router wg gate_inp ffn_gate_inp ffn_gate_inp_shexp shared_expert_gate classifier gate_network"
 )
 #: what scores or pools tokens beside attention (DeepSeek V3.2's indexer, V4's compressors): vLLM's classes give it no quantization;
-#: Kimi K3's way into and out of its experts and its residual scores, which its files keep in BF16 (57,179,884,544 elements)
+#: what files keep in BF16 unnamed: Kimi K3's way into and out of its experts and its residual scores (57,179,884,544 elements),
+#: the outputs of attention in MiMo-V2's prediction layers
 _SCORES: Final = re.compile(
     r"\bindexer\.weights_proj\b|\bcompressor\.(?:wkv|wgate)\b|\brouted_expert_(?:down|up)_proj\b|_res_proj\b"
+    r"|^model\.mtp\.layers\.\{\}\.self_attn\.o_proj\b"
 )
 _NAMES: Final = {
     Role.Q: "q_proj query wq attn_q to_q q_lin query_proj",
@@ -81,6 +83,11 @@ _LAYERS: Final = _words("layers h blocks block blk layer decoder_layers resblock
 def is_expert(pattern: str) -> bool:
     """Whether the weight belongs to a routed expert (a shared expert does not count)."""
     return _EXPERTS.search(pattern) is not None
+
+
+def is_prediction(pattern: str) -> bool:
+    """Whether the weight belongs to prediction layers of their own name (DeepSeek's are its last decoder layers)."""
+    return "mtp" in pattern.split(".")
 
 
 def layer_axis(pattern: str) -> int | None:

@@ -128,6 +128,7 @@ def _object_hook(what: str, strict: bool) -> Callable[[list[tuple[str, Any]]], A
 
 
 def check_text(text: str, what: str, file: str) -> None:
+    """Raises FormatError naming `what` where a name cannot be written as UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -38,6 +38,12 @@ class Scheme:
     head: bool = False
     of_dtype: Callable[[str], _Layout] | None = None
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether tools make such copies from transformers' classes, which have no prediction layers: those stay as they are
+        (`mtp*` among what the configs of NVIDIA's copies leave out)."""
+        return self.method in ("gptq", "awq", "modelopt") or self.name in ("int4", "int8")
+
 
 def up(value: int, per: int) -> int:
     """`value / per`, rounded up."""

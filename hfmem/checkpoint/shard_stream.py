@@ -58,9 +58,7 @@ class ShardStream:
             return
         try:
             while not self._whole and (end := self._rest.find(_NEXT, max(self._seen - len(_NEXT), 0))) >= 0:
-                with memoryview(self._rest) as view:
-                    member = bytes(view[: end + 3])
-                self._whole = not self._shard(member)
+                self._whole = not self._shard(end + 3)
                 if not self._whole:
                     del self._rest[: end + 4]
                     self._dropped += end + 4
@@ -102,11 +100,13 @@ class ShardStream:
         del self._rest[: at + len(_HEADERS)]
         return True
 
-    def _shard(self, member: bytes) -> bool:
-        """Reads `"name":{…}`; False where it is not in the library's form."""
-        quoted, _, text = member.partition(b'":')
+    def _shard(self, end: int) -> bool:
+        """Reads `"name":{…}`, which ends there in what is left; False where it is not in the library's form."""
+        colon = self._rest.find(b'":', 0, end)
+        with memoryview(self._rest) as view:
+            quoted, text = bytes(view[: max(colon, 0)]), bytes(view[colon + 2 : end])
         name = plain_text(quoted[1:]) if quoted.startswith(b'"') else None
-        columns = None if name is None or name in self._files else read_columns(text, self._known)
+        columns = None if name is None or name in self._files else read_columns(text, self._known, checks_names=False)
         if name is None or columns is None:
             return False
         self._fold.add_parts(columns.parts)
@@ -128,7 +128,7 @@ class ShardStream:
             last = self._rest.rfind(_LAST)
             outside = self._front + b"null" + bytes(self._rest[last + len(_LAST) :])
             root = self._loaded(outside) if last >= 0 else None
-            if root is not None and root.get("headers", ()) is None and self._shard(bytes(self._rest[: last + 3])):
+            if root is not None and root.get("headers", ()) is None and self._shard(last + 3):
                 return root
         before = b"" if self._front is None else self._front + b"{"
         root = load(before + bytes(self._rest), self._what, self._dropped)

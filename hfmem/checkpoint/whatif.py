@@ -13,7 +13,7 @@ from math import prod
 from typing import Final
 
 from hfmem.checkpoint.logical import LogicalGroup, Part
-from hfmem.checkpoint.roles import MATRICES, Role, is_expert, role_of, vocabulary
+from hfmem.checkpoint.roles import MATRICES, Role, is_expert, is_prediction, role_of, vocabulary
 from hfmem.checkpoint.schemes import ALIASES, SCHEMES, Scheme
 from hfmem.checkpoint.whatif_gguf import FILE_TYPES, gguf_groups
 from hfmem.dtypes import canonical, num_bytes
@@ -114,6 +114,8 @@ def _takes(scheme: Scheme, group: LogicalGroup, vocab: int | None, moe: bool) ->
     if role not in MATRICES or "{}" not in group.pattern or group.pattern.endswith("eh_proj.weight"):
         return False
     if scheme.experts_only and moe and not is_expert(group.pattern):
+        return False
+    if scheme.calibrated and is_prediction(group.pattern):
         return False
     # a dimension this small is a gate or a per-head factor, which recipes name as exceptions
     return len(group.shape) == 1 or (min(group.shape[-2:]) >= 32 and group.shape[-1] % 32 == 0)

@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 
 #: of the options that a report takes, those that are one for all rows
 _SHARED: Final = {
-    **{
-        name: SERVING[name]
-        for name in ("batch", "max_num_seqs", "kv_dtype", "tp", "pp", "ep", "max_num_batched_tokens")
-    },
-    **{name: SERVING[name] for name in ("eager", "overhead", "draft", "draft_tokens")},
-    **{name: DEVICES[name] for name in ("gpu", "num_gpus", "utilization")},
+    name: option for name, option in (SERVING | DEVICES).items() if name not in ("ctx", "quant", "engine")
 }
-_READING: Final = {name: option for name, option in READING.items() if name != "strict"}
+_READING: Final = {name: option for name, option in READING.items() if name not in ("strict", "no_headers")}
 
 
 @takes(_SHARED, _READING)
@@ -128,8 +123,10 @@ def _rows(
         HfmemError: of the only row, or for usage.
     """
     from hfmem.api.estimates import estimate
+    from hfmem.hub import FetchOptions
     from hfmem.render.json import error_dict, report_dict
 
+    fetch = FetchOptions(**{name: reading[name] for name in ("no_cache", "refresh", "offline")})
     rows: list[Row] = []
     told: list[dict[str, Any]] = []
     status = 0
@@ -154,7 +151,7 @@ def _rows(
             words = [model] if len(models) > 1 or name is None else []
             label = " ".join([*words, *([name] if name else [])])
             try:
-                report = estimate(read, **{**settings, "context": context, "engine": rules, "quant": name})
+                report = estimate(read, **{**settings, "context": context, "engine": rules, "quant": name}, fetch=fetch)
             except HfmemError as error:
                 status = max(status, failed(error, model, [label, *([rules] if rules else [])]))
                 continue

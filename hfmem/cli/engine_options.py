@@ -78,6 +78,15 @@ TotalTokens = Annotated[
         section=ENGINE,
     ),
 ]
+CacheImplementation = Annotated[
+    str | None,
+    Option(
+        "--cache-implementation",
+        metavar="NAME",
+        help="transformers: dynamic, static, offloaded or offloaded_static [default: dynamic].",
+        section=ENGINE,
+    ),
+]
 OneKind = Annotated[
     bool,
     Option(
@@ -103,6 +112,7 @@ KvMemory = Annotated[
     str | None,
     Option(
         "--kv-memory",
+        "--kv-cache-memory-bytes",
         metavar="BYTES",
         help="One rank's cache pool: 24GiB, 24GB, 80g or bytes [default: none].",
         section=ENGINE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from hfmem.cli import options as o
 from hfmem.cli.output import complain, fetching, formatted, has_room_for_bars, json_text, say_stats, show, warn, write
 from hfmem.cli.plain import COMMANDS
-from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
+from hfmem.cli.settings import DEVICES, FETCHING, READING, SERVING, engine_of, takes
 from hfmem.errors import HfmemError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -35,17 +35,21 @@ def estimate(
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
     settings["engine"] = settings["engine"] or engine_of(emit)
-    from hfmem.api.configuration import configure
+    from hfmem.api.configuring import configure
 
     results: list[Any] = []
     reports: list[Report] = []
     status = 0
-    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")
     for model in models:
         try:
             with fetching(**fetching_as) as fetch:
                 found = configure(model, **settings, **reading, fetch=fetch)
+                if emit is not None:
+                    from hfmem.api.launching import as_launched
+
+                    found = as_launched(found)
                 report = found.report()
         except HfmemError as error:
             status = max(status, _failed(model, error, settings, results, kind))

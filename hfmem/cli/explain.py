@@ -2,68 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from hfmem.cli import engine_options as e
 from hfmem.cli import options as o
-from hfmem.cli.output import json_text, say, show, write
+from hfmem.cli.output import fetching, formatted, json_text, say, say_stats, show, write
 from hfmem.cli.params import OUTPUT
-from hfmem.cli.reading import draft_for, read_for
+from hfmem.cli.settings import DEVICES, FETCHING, READING, SERVING, takes
+from hfmem.errors import UsageError
 
 
+@takes(SERVING, DEVICES, READING, gpu=(o.OnGpu, None))
 def explain(
     model: o.Model,
-    ctx: o.Length = None,
-    batch: o.Batch = "1",
-    kv_dtype: o.KvDtype = "auto",
-    engine: o.Engine = None,
-    draft: o.Draft = None,
-    draft_tokens: o.DraftTokens = None,
-    overhead: e.Overhead = None,
     device: Annotated[
         str | None,
         o.Option("--device-memory", metavar="BYTES", help="Count devices of this size: 40GB, 80g [default: none]."),
     ] = None,
-    markdown: Annotated[bool, o.Option("--markdown", help="Print Markdown tables.", section=OUTPUT)] = False,
-    revision: o.Revision = None,
+    markdown: Annotated[bool, o.Option("--markdown", help="As --format markdown.", section=OUTPUT)] = False,
     json: o.Json = False,
-    assume: o.Assume = None,
-    no_cache: o.NoCache = False,
-    refresh: o.Refresh = False,
-    offline: o.Offline = False,
-    verbose: o.Verbose = False,
+    format: o.Format = None,
+    *,
+    settings: dict[str, Any],
+    reading: dict[str, Any],
 ) -> None:
-    """The arithmetic with the model's numbers put in: parameters, weights, cache, sum."""
-    from hfmem.units import parse_count, parse_memory, parse_percent
+    """The arithmetic with the model's numbers put in: parameters, weights, cache, sum; over several ranks the most loaded one's."""
+    from hfmem.units import parse_memory
 
-    context = None if ctx is None else parse_count(ctx, "--ctx")
-    num_seqs = parse_count(batch, "--batch")
-    ahead = None if draft_tokens is None else parse_count(draft_tokens, "--draft-tokens")
-    share = None if overhead is None else parse_percent(overhead, "--overhead")
+    if markdown and format not in (None, "markdown"):
+        raise UsageError(f"--markdown and --format {format} are two formats: choose one")
+    kind = formatted("markdown" if markdown else format, json)
     device_bytes = None if device is None else parse_memory(device, "--device-memory")
     from hfmem.api.estimates import explain as run
-    from hfmem.render.explain import markdown_lines, text_lines
+    from hfmem.api.estimates import read_model
+    from hfmem.render.explain import explanation_text, text_lines
     from hfmem.render.json import to_dict, versioned
-    from hfmem.render.lines import safe
 
-    read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
-    small = draft_for(draft, no_cache, refresh, offline, verbose)
-    told = run(
-        read,
-        context=context,
-        num_seqs=num_seqs,
-        kv_dtype=kv_dtype,
-        engine=engine,
-        draft=small,
-        draft_tokens=ahead,
-        overhead=share,
-        device_bytes=device_bytes,
-    )
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
+    verbose = reading.pop("verbose")
+    with fetching(**fetching_as) as fetch:
+        read = read_model(model, **reading, fetch=fetch)
+        if verbose:
+            say_stats(model, read.facts.stats)
+        told = run(read, device_bytes=device_bytes, **settings, fetch=fetch)
     for note in told.notes:
         say(f"warning: {note.message}")
-    if json:
+    if kind == "json":
         write(json_text(versioned(to_dict(told))))
-    elif markdown:
-        write("".join(f"{safe(text)}\n" for text in markdown_lines(told)))
-    else:
+    elif kind == "table":
         show(text_lines(told))
+    else:
+        write(explanation_text(kind, told))

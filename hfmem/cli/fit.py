@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
 from hfmem.cli.output import fetching, formatted, give, has_room_for_bars, json_text, say_stats, show, warn, write
-from hfmem.cli.settings import DEVICES, READING, SERVING, engine_of, takes
+from hfmem.cli.settings import DEVICES, FETCHING, READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 from hfmem.records import replace
 
@@ -46,14 +46,18 @@ def fit(
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
     settings["engine"] = settings["engine"] or engine_of(emit)
     from hfmem.api.answers import answer
-    from hfmem.api.configuration import configure
+    from hfmem.api.configuring import configure
 
-    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")
     with fetching(**fetching_as) as fetch:
         found = configure(model, **settings, **reading, fetch=fetch)
     if verbose:
         say_stats(model, found.read.facts.stats)
+    if emit is not None:
+        from hfmem.api.launching import as_launched
+
+        found = as_launched(found)
     told = answer(found)
     fits = told.report.fit is not None and told.report.fit.verdict != "does-not-fit"
     if emit is not None and fits:

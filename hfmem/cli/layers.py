@@ -2,68 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from hfmem.cli import options as o
-from hfmem.cli.output import formatted, give, json_text, say, write
-from hfmem.cli.reading import draft_for, read_for
+from hfmem.cli.output import fetching, formatted, give, json_text, say_stats, warn, write
+from hfmem.cli.settings import DEVICES, FETCHING, READING, SERVING, takes
+
+#: settings that change nothing in a cache
+_BESIDE: Final = frozenset({"overhead", "lora", "max_loras", "max_lora_rank"})
 
 
+@takes({name: option for name, option in SERVING.items() if name not in _BESIDE}, DEVICES, READING, gpu=(o.OnGpu, None))
 def layers(
     model: o.Model,
-    ctx: o.Length = None,
-    batch: o.Batch = "1",
-    kv_dtype: o.KvDtype = "auto",
-    engine: o.Engine = None,
-    draft: o.Draft = None,
-    draft_tokens: o.DraftTokens = None,
     runs: Annotated[bool, o.Option("--runs", help="Rows in layer order, not merged over the model.")] = False,
-    revision: o.Revision = None,
     json: o.Json = False,
     format: o.Format = None,
-    assume: o.Assume = None,
-    no_cache: o.NoCache = False,
-    refresh: o.Refresh = False,
-    offline: o.Offline = False,
-    verbose: o.Verbose = False,
+    *,
+    settings: dict[str, Any],
+    reading: dict[str, Any],
 ) -> None:
-    """A table by layer: kind, shape, window, bytes per token and at a context."""
-    from hfmem.units import parse_count
-
+    """A table by layer: kind, shape, window, bytes per token and at a context; over several ranks what one of them holds."""
     kind = formatted(format, json)
-    context = None if ctx is None else parse_count(ctx, "--ctx")
-    num_seqs = parse_count(batch, "--batch")
-    ahead = None if draft_tokens is None else parse_count(draft_tokens, "--draft-tokens")
-    from hfmem.api.estimates import layer_table
-    from hfmem.render.json import to_dict, versioned
+    from hfmem.api.estimates import layer_table, read_model
 
-    read = read_for(model, revision, assume, no_cache, refresh, offline, verbose)
-    small = draft_for(draft, no_cache, refresh, offline, verbose)
-    table = layer_table(
-        read,
-        context=context,
-        num_seqs=num_seqs,
-        kv_dtype=kv_dtype,
-        engine=engine,
-        draft=small,
-        draft_tokens=ahead,
-        merge=not runs,
-    )
-    for note in table.notes:
-        say(f"warning: {note.message}")
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
+    verbose = reading.pop("verbose")
+    with fetching(**fetching_as) as fetch:
+        read = read_model(model, **reading, fetch=fetch)
+        if verbose:
+            say_stats(model, read.facts.stats)
+        table = layer_table(read, merge=not runs, **settings, fetch=fetch)
+    warn(table.report)
     if kind == "json":
-        rows = [to_dict(run) for run in table.runs]
-        found = {
-            "model": {"id": read.facts.repo_id},
-            "context": table.serving.context,
-            "num_seqs": num_seqs,
-            "layers": rows,
-            "draft": to_dict(table.draft),
-        }
-        write(json_text(versioned(found)))
+        from hfmem.render.layers import layers_dict
+
+        write(json_text(layers_dict(table)))
         return
     from hfmem.render.layers import layers_grid
 
-    give(
-        kind, layers_grid(table.runs, table.serving, table.engine, table.draft), table.runs, read.facts.repo_id or model
-    )
+    give(kind, layers_grid(table), table.runs, read.facts.repo_id or model)

@@ -142,6 +142,16 @@ FitGpu = Annotated[
         words=of.devices,
     ),
 ]
+#: of commands that say nothing of what fits
+OnGpu = Annotated[
+    str | None,
+    Option(
+        "--gpu",
+        metavar="NAME",
+        help="What it is served on: h100, 8xh100, 4090, 80GiB, local (hfmem devices) [default: none].",
+        words=of.devices,
+    ),
+]
 PlanGpu = Annotated[
     str | None,
     Option(
@@ -237,6 +247,10 @@ Assume = Annotated[
     Option(
         "--assume", metavar="MODEL_TYPE", help="Read the config as this model_type, whatever it says.", section=READING
     ),
+]
+NoHeaders = Annotated[
+    bool,
+    Option("--no-headers", help="Two requests: the config and the files' sizes; weights derived.", section=READING),
 ]
 NoCache = Annotated[bool, Option("--no-cache", help="Neither read nor write stored facts.", section=READING)]
 Refresh = Annotated[bool, Option("--refresh", help="Fetch again and replace stored facts.", section=READING)]

@@ -125,25 +125,15 @@ class _Bar:
             self._bar.stop()
 
 
-def _preload() -> None:
-    """Loads what comes after the reading, which takes as long as a request does."""
-    from importlib import import_module
-
-    from hfmem.api.reading import preload
-
-    preload()
-    for name in ("api", "render.table"):
-        import_module(f"hfmem.{name}")
-
-
 @contextmanager
-def fetching(no_cache: bool, refresh: bool, offline: bool) -> Iterator[FetchOptions]:
+def fetching(no_cache: bool, refresh: bool, offline: bool, no_headers: bool = False) -> Iterator[FetchOptions]:
     """Fetch options with a progress bar on stderr while the block runs."""
+    from hfmem.cli.loading import load_ahead
     from hfmem.hub import FetchOptions
 
     bar = _Bar() if sys.stderr.isatty() else None
     try:
-        yield FetchOptions(no_cache=no_cache, refresh=refresh, offline=offline, progress=bar, meanwhile=_preload)
+        yield FetchOptions(no_cache, refresh, offline, no_headers=no_headers, progress=bar, meanwhile=load_ahead)
     finally:
         if bar is not None:
             bar.stop()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from hfmem.cli import options as o
 from hfmem.cli.estimate import DOES_NOT_FIT
 from hfmem.cli.output import complain, fetching, formatted, give, json_text, say, say_stats, warn, write
-from hfmem.cli.settings import READING, SERVING, engine_of, takes
+from hfmem.cli.settings import FETCHING, READING, SERVING, engine_of, takes
 from hfmem.errors import UsageError
 
 
@@ -24,7 +24,8 @@ def plan(
     settings: dict[str, Any],
     reading: dict[str, Any],
 ) -> int:
-    """The fewest of each device that serve the load, smallest first. --emit prints the first one's launch command."""
+    """The fewest of each device that serve the load, smallest first; where those are pipeline stages, also the fewest that
+    share every layer. --emit prints the first one's launch command."""
     from hfmem.units import parse_count
 
     kind = formatted(format, json)
@@ -39,7 +40,7 @@ def plan(
     from hfmem.api.planning import plan as search
     from hfmem.api.reading import read_model
 
-    fetching_as = {name: reading.pop(name) for name in ("no_cache", "refresh", "offline")}
+    fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")
     with fetching(**fetching_as) as fetch:
         read = read_model(model, **reading, fetch=fetch)
@@ -51,10 +52,12 @@ def plan(
 
         write(json_text({**report_dict(found.report), "layouts": to_dict(found.layouts)}))
     elif emit is not None and found.layouts:
-        from hfmem.api.launching import launch_text
+        from hfmem.api.launching import as_launched, launch_text
 
-        write(launch_text(emit, found.first, found.report, model, reading["revision"]))
-        warn(found.report)
+        first = as_launched(found.first)
+        report = first.report()
+        write(launch_text(emit, first, report, model, reading["revision"]))
+        warn(report)
         least = found.layouts[0]
         say(f"for {least.num_devices} × {least.device}, the first of {len(found.layouts)} ({least.verdict})")
     elif found.layouts:

@@ -34,6 +34,7 @@ SERVING: Final[dict[str, tuple[Any, Any]]] = {
     "swa_ratio": (e.SwaRatio, None),
     "mamba_ratio": (e.MambaRatio, None),
     "max_total_tokens": (e.TotalTokens, None),
+    "cache_implementation": (e.CacheImplementation, None),
     "one_kind_of_page": (e.OneKind, False),
     "synchronous": (e.Synchronous, False),
     "cpu_offload_gb": (e.CpuOffload, None),
@@ -70,11 +71,14 @@ READING: Final[dict[str, tuple[Any, Any]]] = {
     "revision": (o.Revision, None),
     "assume": (o.Assume, None),
     "strict": (o.Strict, False),
+    "no_headers": (o.NoHeaders, False),
     "no_cache": (o.NoCache, False),
     "refresh": (o.Refresh, False),
     "offline": (o.Offline, False),
     "verbose": (o.Verbose, False),
 }
+#: the part of it that a fetch is told
+FETCHING: Final = ("no_cache", "refresh", "offline", "no_headers")
 
 
 def takes(*groups: dict[str, tuple[Any, Any]], **own: tuple[Any, Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -167,7 +171,7 @@ def settings_of(asked: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         share = asked["utilization"]
         found["utilization"] = "min" if share.lower() == "min" else parse_share(share, "--utilization")
     same = ("kv_dtype", "engine", "ep", "quant", "dtype", "lora", "draft", "swa_full", "eager", "language_model_only")
-    told = ("state_dtype", "one_kind_of_page", "synchronous")
+    told = ("state_dtype", "cache_implementation", "one_kind_of_page", "synchronous")
     return found | {name: asked.get(name) for name in (*same, *told)}
 
 

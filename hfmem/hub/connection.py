@@ -23,6 +23,8 @@ from hfmem.hub.addresses import Address, open_socket, resolve
 from hfmem.records import dataclass
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: requests that one host is to answer at once; huggingface_hub's HTTP client (httpx) would open 100 connections
+MAX_PER_HOST = 32
 _MAX_INFORMATIONAL = 10
 
 
@@ -108,8 +110,25 @@ class Pool:
         self._open: set[Connection] = set()
         self._lock = threading.Lock()
         self._tls: ssl.SSLContext | None = None
+        self._tls_lock = threading.Lock()
         self._addresses: dict[tuple[str, int], list[Address]] = {}
+        self._slots: dict[Origin, threading.Semaphore] = {}
         self.closed = False
+
+    def warm(self) -> None:
+        """Loads the certificates beside what is done until a host is connected, which takes about as long as they do: 25 ms."""
+
+        def load() -> None:
+            with contextlib.suppress(NetworkError):  # told when a connection needs them
+                self._context()
+                "host".encode("idna")  # and the codec by which `ssl` takes a name
+
+        threading.Thread(target=load, daemon=True).start()
+
+    def slot(self, origin: Origin) -> threading.Semaphore:
+        """What lets so many requests to one host through as may be at once."""
+        with self._lock:
+            return self._slots.setdefault(origin, threading.Semaphore(MAX_PER_HOST))
 
     def take(self, origin: Origin, timeout: float, *, fresh: bool = False) -> Connection:
         """An idle connection to `origin`, else a new one.
@@ -201,7 +220,7 @@ class Pool:
         return sock
 
     def _context(self) -> ssl.SSLContext:
-        with self._lock:
+        with self._tls_lock:
             if self._tls is None:
                 self._tls = _tls_context()
             return self._tls

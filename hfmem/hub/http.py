@@ -114,6 +114,8 @@ class Client:
         self._watch = threading.Timer(self.deadline.remaining(), self.pool.close)
         self._watch.daemon = True
         self._watch.start()
+        if self.home.scheme == "https":
+            self.pool.warm()
 
     def stats(self) -> FetchStats:
         """Requests sent (each redirect is one more), body bytes received, seconds since the start."""
@@ -199,7 +201,13 @@ class Client:
                 headers["accept-encoding"] = "gzip"
             if token is not None:
                 headers["authorization"] = f"Bearer {token}"
-            response = self._exchange(origin, url, headers, max_bytes, byte_range, timeout, tuple(hops), sink)
+            slot = self.pool.slot(origin)
+            if not slot.acquire(timeout=self.deadline.remaining()):
+                raise NetworkError(self.late(f"waiting for {origin}"))
+            try:
+                response = self._exchange(origin, url, headers, max_bytes, byte_range, timeout, tuple(hops), sink)
+            finally:
+                slot.release()
             location = response.headers.get("location")
             if response.status not in _REDIRECT_STATUS:
                 return response

@@ -6,7 +6,7 @@ serves `main` of the official Hub; where it is known to be missing, the weight i
 `model.safetensors`. One of the last two answers, and a single-file or sharded model is complete after it. Where
 neither the route nor the single file exists: the index, then one ranged request a shard. A GGUF model (named by a
 variant or a file, or all that the repo holds): one listing where a choice is to be made, then ranged requests for the
-headers of its parts.
+headers of its parts. Without headers (`no_headers`): config.json and the list of files, at once.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from hfmem.hub.weights import (
     from_metadata_route,
     from_named_file,
     is_gguf_place,
+    listed_weights,
     other_weights,
     quantization_files,
     without_config,
@@ -69,6 +70,10 @@ class Live:
             config, facts = self._stored(repo, revision, part)
             if facts is not None:
                 return replace(facts, stats=replace(self.client.stats(), cache_hit=True))
+        if self.options.no_headers and part is None:
+            config, facts = self._fetch_sizes(repo, config)
+            if facts is not None:  # not stored: they would stand in the way of what headers say
+                return replace(facts, stats=self.client.stats())
         facts = self._fetch(repo, config)
         self.store.save(facts, self.settings.endpoint, revision, part)
         return replace(facts, stats=self.client.stats())
@@ -89,7 +94,7 @@ class Live:
 
         timeout = self.settings.etag_timeout
         asked = Task(self.client, lambda: repo.get(CONFIG, MAX_CONFIG_BYTES, timeout=timeout, stop=confirms))
-        self._meanwhile()
+        self._meanwhile(asked)
         config = asked.result()
         commit = config.header("x-repo-commit")
         if not is_commit(commit):
@@ -129,7 +134,7 @@ class Live:
             self.client, lambda: start.metadata(INDEX) if by_route else start.whole(INDEX, MAX_INDEX_BYTES)
         )
         single = Task(self.client, lambda: start.front(SINGLE, DEFAULT_GUESS))
-        self._meanwhile()
+        self._meanwhile(config_task or all_headers)
 
         config = known_config if config_task is None else config_task.result()
         assert config is not None
@@ -146,6 +151,22 @@ class Live:
                 return self._fetch_gguf(repo)
             weights = found
         return self._facts(repo, config, values, name, weights)
+
+    def _fetch_sizes(self, repo: RemoteFiles, config: Response | None) -> tuple[Response, ModelFacts | None]:
+        """config.json, and the facts by it and the sizes of files; None where these do not tell which files are the weights."""
+        start = RemoteFiles(self.client, repo.endpoint, repo.repo_id, repo.revision)
+        listed = Task(self.client, start.tree)
+        if config is None:
+            timeout = self.settings.etag_timeout
+            asked = Task(self.client, lambda: repo.get(CONFIG, MAX_CONFIG_BYTES, timeout=timeout))
+            self._meanwhile(asked)
+            config = asked.result()
+        _pin(repo, config)
+        weights = listed_weights(listed.result()) if config.status == 200 else None
+        if weights is None:
+            return config, None
+        values = parse_object(config.body, f"{repo.label}: {CONFIG}")
+        return config, self._facts(repo, config, values, CONFIG, weights, listed.result())
 
     def _fetch_gguf(self, repo: RemoteFiles) -> ModelFacts:
         """A GGUF model has no config.json: its own keys describe it."""
@@ -195,24 +216,36 @@ class Live:
             response = None
         elif response is not None and not by_route:
             repo.checked(response)
-        front = single.result()
         no_index = response is not None and response.header("x-error-code") == "EntryNotFound"
-        # On the official Hub the route speaks for the index: that it failed and the single file is there settles it.
-        if by_route and not no_index and (front.status == 404 or not self.settings.official):
-            if response is not None and is_plain_404(response) and not self.settings.official:
+        elsewhere = not self.settings.official
+        # On the official Hub the route speaks for the index: that it failed and the single file is there settles it. Elsewhere the
+        # index is asked for at once: the single file's front may still be on its way from a storage host.
+        if by_route and not no_index and (elsewhere or single.result().status == 404):
+            if response is not None and is_plain_404(response) and elsewhere:
                 self.store.remember_no_metadata_route(self.settings.endpoint)
             index = repo.get(INDEX, MAX_INDEX_BYTES)
             if index.status == 200:
                 return from_index(repo, index.body, INDEX)
+        front = single.result()
         if front.status == 404:
+            if there := [name for name in (INDEX, SINGLE) if name in repo.listing()]:
+                raise NetworkError(
+                    f"{repo.label}: {there[0]} is in the list of files, and the server says that it is not there"
+                )
             return None if is_gguf_place(repo) else other_weights(repo, repo.listing())
         return from_headers({SINGLE: repo.finish_header(SINGLE, front)})
 
     def _facts(
-        self, repo: RemoteFiles, config: Response, values: dict[str, object], name: str, weights: Weights
+        self,
+        repo: RemoteFiles,
+        config: Response,
+        values: dict[str, object],
+        name: str,
+        weights: Weights,
+        tree: Mapping[str, int | None] | None = None,
     ) -> ModelFacts:
         extra: dict[str, Mapping[str, object]] = {}
-        wanted = quantization_files(values, weights.checkpoint)
+        wanted = quantization_files(values, weights.checkpoint, tree)
         if wanted:
             found = run_all(self.client, wanted, lambda file: repo.read(file, MAX_CONFIG_BYTES))
             for file, data in zip(wanted, found, strict=True):
@@ -241,9 +274,9 @@ class Live:
         if is_plain_404(config) and config.header("x-repo-commit") is None and not repo.listing():
             repo.fail(config)
 
-    def _meanwhile(self) -> None:
+    def _meanwhile(self, first: Task[Response]) -> None:
         if self.options.meanwhile is not None:
-            self.options.meanwhile()
+            self.options.meanwhile(first.is_waiting)
 
     def _progress(self, repo: RemoteFiles, done: int) -> None:
         if self.options.progress is not None:

@@ -65,6 +65,8 @@ def _text(file: IO[bytes]) -> str:
     head = decoder.decode(first, len(first) < MAX_BYTES)
     if len(first) < MAX_BYTES:
         return head
+    if "\n" not in head and "\0" in head:  # a device, or a checkpoint: there may be terabytes of it
+        raise ValueError("it holds zero bytes and no line")
     rest = iter(lambda: file.read(_BLOCK), b"")
     blocks = (decoder.decode(block) for block in rest)
     return _condensed(_whole_lines([*(head[at : at + _BLOCK] for at in range(0, len(head), _BLOCK))], blocks))

@@ -105,10 +105,10 @@ def _load_live(ref: HubRef, settings: Settings, store: FactStore, options: Fetch
         facts = _stored(ref, settings, store, None)  # a commit never changes: nothing to ask
         if facts is not None and facts.source == "cache":
             return facts
-    from hfmem.hub.live import Live
-
     client = open_client(options, quick=_has_stored(ref, settings, store))
     try:
+        from hfmem.hub.live import Live
+
         return Live(client, settings, store, ref, options).load()
     finally:
         client.close()

@@ -261,13 +261,32 @@ def describe(files: Files, listing: Mapping[str, int | None]) -> str:
     return f"; found {_some(sorted(weights or listing or tree))}"
 
 
-def quantization_files(config: Mapping[str, Any], checkpoint: Checkpoint | None) -> tuple[str, ...]:
-    """Files to look for beside config.json, when the tensors look quantized, or are not known, and it does not say how."""
+def listed_weights(tree: Mapping[str, int | None]) -> Weights | None:
+    """The default set of safetensors files by their names and sizes alone; None where these do not tell it."""
+    from hfmem.hub.loose import one_set
+
+    names = one_set(name for name in tree if name.startswith("model-")) if INDEX in tree else None
+    if names is None and SINGLE in tree:
+        names = (SINGLE,)
+    if names is None or any(tree[name] is None for name in names):
+        return None
+    notice = "no headers were read: the weights follow from config.json, and the files' sizes are compared with them"
+    return Weights(None, "config", None, tuple(WeightFile(name, tree[name]) for name in names), notice)
+
+
+def quantization_files(
+    config: Mapping[str, Any], checkpoint: Checkpoint | None, tree: Iterable[str] | None = None
+) -> tuple[str, ...]:
+    """Files to look for beside config.json, when the tensors look quantized, or are not known, and it does not say how.
+
+    `tree` are the files that are there, where that is known.
+    """
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if any(part.get(key) for key in ("quantization_config", "compression_config", "quantization")):
             return ()
     if checkpoint is None:
-        return (*_FLOAT_FILES, *_QUANTO_FILES)
+        names = (*_FLOAT_FILES, *_QUANTO_FILES)
+        return names if tree is None else tuple(name for name in (*_INTEGER_FILES, *names) if name in tree)
     ends = {group.pattern.rpartition(".")[2] for group in checkpoint.groups}
     if "qweight" in ends:
         return _INTEGER_FILES

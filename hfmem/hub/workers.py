@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from hfmem.errors import NetworkError
+from hfmem.hub.connection import MAX_PER_HOST
 from hfmem.hub.http import Client
 
 T = TypeVar("T")
 S = TypeVar("S")
 
-#: requests in flight for one model: bound by the network, not by cores
-MAX_IN_FLIGHT = 32
+#: requests in flight for one model: bound by the network, not by cores. A file's first one goes to the Hub and its second one to a
+#: storage host, so that each of two hosts is busy with half of them
+MAX_IN_FLIGHT = 2 * MAX_PER_HOST
 # A wait without an end cannot be interrupted on every platform, one of this many seconds can.
 _TICK = 0.25
 
@@ -35,6 +37,10 @@ class Task(Generic[T]):
         except BaseException as error:
             self._error = error
         self._done.set()
+
+    def is_waiting(self) -> bool:
+        """Whether the call still runs."""
+        return not self._done.is_set()
 
     def result(self) -> T:
         """The value, or the exception, of the call.

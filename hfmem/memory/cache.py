@@ -217,6 +217,13 @@ def decoding_layers(arch: Architecture) -> tuple[Layer, ...]:
 
 
 @remembered
+def num_dealt_layers(arch: Architecture) -> int:
+    """How many of these layers are dealt out to devices in runs: those up to the decoder's last; towers come after it."""
+    decoder = [index for index, layer in enumerate(decoding_layers(arch)) if layer.stack == "decoder"]
+    return decoder[-1] + 1 if decoder else len(decoding_layers(arch))
+
+
+@remembered
 def decoding_kinds(arch: Architecture) -> Mapping[Cache, tuple[int, ...]]:
     """Each distinct cache of these layers, and the layers that have it."""
     return group_layers(tuple(layer.caches for layer in decoding_layers(arch)))

@@ -10,14 +10,16 @@ target's (`pool_configurator.py`). transformers and llama.cpp keep a draft's cac
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import add
 from typing import Final, Literal
 
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory import engines
 from hfmem.memory.cache import decoding_layers
+from hfmem.memory.loaded import HeldTensors
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
-from hfmem.memory.weights import RankWeights, rank_weights
+from hfmem.memory.weights import RankWeights, held_tensors, rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.inventory import Component, TensorSpec
 from hfmem.model.layers import (
@@ -145,11 +147,13 @@ def apart(arch: Architecture, drafter: Drafter, serving: Serving) -> tuple[Archi
 def _together(target: CacheBytes, draft: CacheBytes, num_layers: int) -> CacheBytes:
     """Two caches; a draft's of fewer stages lies on the last ones. Its layers are numbered after the target's `num_layers`."""
     later = (replace(group, layers=tuple(num_layers + i for i in group.layers)) for group in draft.layer_groups)
-    stages = target.stage_bytes
+    stages, layers = target.stage_bytes, target.stage_layers
     if stages:
         last = draft.stage_bytes or (draft.bytes_per_rank,)
         padded = (*(0,) * (len(stages) - len(last)), *last)
         stages = tuple(a + b for a, b in zip(stages, padded, strict=True))
+        moved = [tuple(range(num_layers + r.start, num_layers + r.stop) for r in runs) for runs in draft.stage_layers]
+        layers = tuple(map(add, layers, [*[()] * (len(layers) - len(moved)), *moved]))
     return replace(
         target,
         bytes=target.bytes + draft.bytes,
@@ -158,6 +162,7 @@ def _together(target: CacheBytes, draft: CacheBytes, num_layers: int) -> CacheBy
         state_bytes_per_seq=target.state_bytes_per_seq + draft.state_bytes_per_seq,
         layer_groups=(*target.layer_groups, *later),
         stage_bytes=stages,
+        stage_layers=layers,
         host_bytes=target.host_bytes + draft.host_bytes,
     )
 
@@ -177,6 +182,19 @@ def weights_with(
     target = rank_weights(arch, groups, serving)
     served = drafting(serving, drafter.architecture, drafter.declared_kv_dtype)
     return _beside(target, rank_weights(drafter.architecture, drafter.groups, served))
+
+
+def held_with(
+    arch: Architecture, groups: Iterable[TensorGroup], drafter: Drafter | None, serving: Serving
+) -> Iterator[HeldTensors]:
+    """What the ranks hold of the model, its own prediction layers included where these draft.
+
+    Raises:
+        UnsupportedError: as `rank_weights`.
+    """
+    return held_tensors(
+        _predicting(arch, serving.engine) if drafter is not None and drafter.own else arch, groups, serving
+    )
 
 
 def _beside(target: RankWeights, draft: RankWeights) -> RankWeights:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import accumulate, pairwise
+from math import ceil
 from typing import Final, assert_never, assert_type
 
 from hfmem.memory.cache import constant_bytes, decoding_layers, held_tokens, layer_bytes, source_tokens, token_bytes
 from hfmem.memory.formats import resolve_kv_dtype
+from hfmem.memory.held_layers import HeldLayers
 from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -48,9 +52,10 @@ class LayerRun:
 
     `kind` to `state_bytes` are the report's `layers[]`. `window` is in tokens (a chunk's size in chunked layers). Per layer and
     sequence: `state_bytes` is constant, `bytes_per_token` grows for `tokens` tokens at the context asked about. `bytes` is all of
-    that over the run's layers and all sequences, as the model itself needs it, `engine_bytes` as an engine holds it (None where it
-    was not asked). `layers` are indices in execution order. A layer that keeps two things (attention beside a state, self beside
-    cross attention) is in two runs.
+    that over the run's layers and all sequences, as the model itself needs it, `engine_bytes` as an engine holds it on all ranks
+    (None where it was not asked), `rank_bytes` on one rank of pipeline stage `stage`, or in the host's memory (None). `layers` are
+    indices in execution order. A layer that keeps two things (attention beside a state, self beside cross attention) is in two
+    runs.
     """
 
     kind: str
@@ -67,6 +72,8 @@ class LayerRun:
     tokens: int
     bytes: int
     engine_bytes: int | None = None
+    rank_bytes: int | None = None
+    stage: int | None = 0
 
 
 def kind_of(cache: Cache) -> str:
@@ -178,12 +185,13 @@ def _shape(cache: Cache) -> tuple[int | None, int | None, int | None, int | None
 
 
 def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None = None) -> tuple[LayerRun, ...]:
-    """The layers in execution order, runs of one kind and shape merged. With `engine`, also what that engine holds for each run."""
+    """The layers in execution order, runs of one kind and shape merged. With `engine`, also what that engine holds for each run, by
+    pipeline stage."""
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
-    held = _held_by_layer(engine) if engine else {}
+    held = HeldLayers(arch, engine) if engine else None
     layers = decoding_layers(arch)
     runs: list[LayerRun] = []
-    start = decoders = 0
+    start = 0
     while start < len(layers):
         first = layers[start]
         kinds = [_merge_key(cache) for cache in first.caches]
@@ -192,20 +200,14 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
             end < len(layers)
             and layers[end].stack == first.stack
             and (layers[end] is layers[end - 1] or [_merge_key(cache) for cache in layers[end].caches] == kinds)
+            and (held is None or held.stages[end] == held.stages[start])
         ):
             end += 1
-        for cache in first.caches:
+        on_rank = None if held is None else held.of_run(range(start, end))
+        for place, cache in enumerate(first.caches):
             heads, head_dim, v_head_dim, window = _shape(cache)
             count = end - start
-            of_engine = None
-            if engine is not None:
-                same = [
-                    held.get(c) or _instead(engine, c, first.stack, decoders + index - start)
-                    for index in range(start, end)
-                    for c in layers[index].caches
-                    if _merge_key(c) == _merge_key(cache)
-                ]
-                of_engine = round(sum(same) * serving.num_seqs)
+            one = layer_bytes(cache, serving.context, fmt, arch.dtype, serving.source_tokens)
             runs.append(
                 LayerRun(
                     kind=kind_of(cache),
@@ -222,32 +224,30 @@ def layer_runs(arch: Architecture, serving: Serving, engine: CacheBytes | None =
                     tokens=source_tokens(cache, serving.source_tokens)
                     if isinstance(cache, CrossAttention)
                     else held_tokens(cache, serving.context),
-                    bytes=count
-                    * serving.num_seqs
-                    * layer_bytes(cache, serving.context, fmt, arch.dtype, serving.source_tokens),
-                    engine_bytes=of_engine,
+                    bytes=count * serving.num_seqs * one,
+                    engine_bytes=None if held is None or on_rank is None else int(on_rank[place] * held.copies),
+                    rank_bytes=None if on_rank is None else on_rank[place],
+                    stage=0 if held is None else held.stages[start],
                 )
             )
-        decoders += end - start if first.stack == "decoder" else 0
         start = end
-    return tuple(runs)
+    return tuple(runs) if engine is None or engine.stage_layers else _even(runs, engine)
 
 
-def _held_by_layer(engine: CacheBytes) -> dict[Cache, float]:
-    """Bytes of one sequence in a layer of each kind. A draft beside its target may have layers of the same kind as that has."""
-    sizes: dict[Cache, int] = {}
-    counts: dict[Cache, int] = {}
-    for group in engine.layer_groups:
-        sizes[group.cache] = sizes.get(group.cache, 0) + group.bytes
-        counts[group.cache] = counts.get(group.cache, 0) + group.count
-    return {cache: size / counts[cache] for cache, size in sizes.items()}
+def _even(runs: Sequence[LayerRun], engine: CacheBytes) -> tuple[LayerRun, ...]:
+    """Runs of a cache that the ranks share evenly: their parts of a rank's bytes, rounded so that they add up."""
+    share = Fraction(engine.bytes_per_rank, engine.bytes) if engine.bytes else Fraction(0)
+    ends = [ceil(share * size) for size in accumulate((run.engine_bytes or 0 for run in runs), initial=0)]
+    return tuple(replace(run, rank_bytes=b - a) for run, (a, b) in zip(runs, pairwise(ends), strict=True))
 
 
-def _instead(engine: CacheBytes, cache: Cache, stack: str, decoder: int) -> float:
-    """Bytes of one sequence in a windowed decoder layer that the engine holds as one of another kind: SGLang, with one pool."""
-    if stack != "decoder" or not isinstance(cache, SlidingAttention | ChunkedAttention):
-        return 0
-    return sum(group.bytes / group.count for group in engine.layer_groups if decoder in group.layers)
+def unused_bytes(runs: Iterable[LayerRun], engine: CacheBytes) -> tuple[int, ...]:
+    """Of a rank of each pipeline stage, what pages take beyond layers: vLLM's groups share blocks as wide as the widest."""
+    held = [0] * max(len(engine.stage_bytes), 1)
+    for run in runs:
+        if run.stage is not None:
+            held[run.stage] += run.rank_bytes or 0
+    return tuple(whole - part for whole, part in zip(engine.stage_bytes or (engine.bytes_per_rank,), held, strict=True))
 
 
 def _shares(layers: Iterable[Layer]) -> str:
@@ -266,23 +266,36 @@ def _merge_key(cache: Cache) -> Cache:
 
 
 def merged(runs: Iterable[LayerRun]) -> tuple[LayerRun, ...]:
-    """All layers of one kind and shape as one row, in order of first appearance: the short table for interleaved models."""
+    """All layers of one kind and shape (on one stage) as one row, in order of first appearance: the short table for interleaved
+    models."""
     found: dict[tuple[object, ...], LayerRun] = {}
     for run in runs:
         detail = "" if run.kind == "shared" else run.detail
-        key = (run.kind, run.stack, run.num_kv_heads, run.head_dim, run.v_head_dim, run.window, run.state_bytes, detail)
+        key = (
+            run.stage,
+            run.kind,
+            run.stack,
+            run.num_kv_heads,
+            run.head_dim,
+            run.v_head_dim,
+            run.window,
+            run.state_bytes,
+            detail,
+        )
         if (before := found.get(key)) is None:
             found[key] = run
             continue
-        engine = None
-        if before.engine_bytes is not None and run.engine_bytes is not None:
-            engine = before.engine_bytes + run.engine_bytes
         found[key] = replace(
             before,
             count=before.count + run.count,
             detail=before.detail if before.detail == run.detail else _OTHERS,
             layers=before.layers + run.layers,
             bytes=before.bytes + run.bytes,
-            engine_bytes=engine,
+            engine_bytes=_sum(before.engine_bytes, run.engine_bytes),
+            rank_bytes=_sum(before.rank_bytes, run.rank_bytes),
         )
     return tuple(found.values())
+
+
+def _sum(first: int | None, second: int | None) -> int | None:
+    return None if first is None or second is None else first + second

@@ -208,7 +208,7 @@ class RankTensors:
         codes = self.modules.codes(group)
         makes_groups = self.vllm and routed and codes is not None and codes.pattern.endswith(".qweight")
         if finer is None and not makes_groups:
-            check_blocks(spec, group.pattern, group.shape, ranks)
+            check_blocks(spec, group.pattern, group.shape, ranks, merged=self.vllm)
         return finer
 
     def _padded(self, group: TensorGroup, spec: TensorSpec, part: Fraction) -> Fraction:

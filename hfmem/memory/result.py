@@ -16,7 +16,8 @@ class LayerGroup:
 
     `layers` are indices in execution order. `bytes_per_token` is what each further token adds while the layer still grows,
     `tokens` how many tokens the engine holds there for one sequence, `bytes` all of that for one sequence over all `layers` and
-    ranks, `state_bytes` the part of `bytes` that does not depend on the context.
+    ranks, `state_bytes` the part of `bytes` that does not depend on the context. `rank_bytes` is what one of the layers takes on
+    one of the ranks that hold it (or on the host), for all sequences that such a rank serves.
     """
 
     cache: Cache
@@ -25,6 +26,7 @@ class LayerGroup:
     tokens: int
     bytes: int
     state_bytes: int = 0
+    rank_bytes: int = 0
 
     @property
     def count(self) -> int:
@@ -38,8 +40,10 @@ class CacheBytes:
 
     `bytes` counts all ranks together (replicas included), `bytes_per_rank` the most loaded rank, `bytes_per_seq` one sequence over
     the ranks that hold it. `state_bytes_per_seq` is the part of `bytes_per_seq` that does not depend on the context.
-    `stage_bytes` are those of a rank of each pipeline stage in turn; empty: the stages share the cache evenly. `host_bytes` is the
-    part of `bytes` that lies in the host's memory, `value_dtype` the values' format where it is not the keys'.
+    `stage_bytes` are those of a rank of each pipeline stage in turn; empty: the ranks share the cache evenly. `stage_layers` are
+    the layers of each stage; those of none are the host's. `decoder_first`: layers are numbered from the decoder's first, an
+    encoder's and those that draft after it; False: in execution order. `host_bytes` is the part of `bytes` that lies in the host's
+    memory, `value_dtype` the values' format where it is not the keys'.
     """
 
     engine: str
@@ -54,6 +58,8 @@ class CacheBytes:
     stage_bytes: tuple[int, ...] = ()
     host_bytes: int = 0
     value_dtype: str | None = None
+    stage_layers: tuple[tuple[range, ...], ...] = ()
+    decoder_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,8 @@ class LlamaCpp:
 _VLLMS: Final = ("language_model_only", "dcp", "one_kind_of_page", "synchronous", "cpu_offload_bytes", "num_gpu_blocks")
 #: settings that only SGLang has → the most they may be
 _SGLANGS: Final = {"swa_full_tokens_ratio": 1.0, "mamba_full_memory_ratio": 1000.0}
+#: transformers' caches
+CACHE_IMPLEMENTATIONS: Final = ("dynamic", "static", "offloaded", "offloaded_static")
 #: nothing set
 LLAMA_CPP: Final = LlamaCpp()
 
@@ -86,6 +88,7 @@ class Serving:
     one more than the pipeline's stages, as today. `device_batched_tokens` is what vLLM takes on the device for
     `max_num_batched_tokens` where that is not told. `speculative_tokens` are those a draft proposes at once, for which vLLM keeps a
     state each. `max_total_tokens` is SGLang's: the most tokens of a pool, whatever the memory holds.
+    `cache_implementation` is transformers': how `generate` keeps keys and values.
     `state_dtype` is that of recurrent states as a server was told it (vLLM's `--mamba-ssm-cache-dtype`, SGLang's
     `--mamba-ssm-dtype`), by its name in safetensors.
 
@@ -126,6 +129,7 @@ class Serving:
     device_batched_tokens: int | None = None
     speculative_tokens: int = 0
     max_total_tokens: int | None = None
+    cache_implementation: str = "dynamic"
     state_dtype: str | None = None
     dcp: int = 1
     one_kind_of_page: bool = False
@@ -172,6 +176,11 @@ class Serving:
                 raise UsageError(f"{name} must be above 0 and at most {most:g}, not {ratio}")
             if ratio is not None and self.engine != "sglang":
                 raise UsageError(f"{name}: only SGLang has that setting, not {self.engine}")
+        if self.cache_implementation not in CACHE_IMPLEMENTATIONS:
+            known = ", ".join(CACHE_IMPLEMENTATIONS)
+            raise UsageError(f"cache_implementation is one of {known}, not {self.cache_implementation!r}")
+        if self.cache_implementation != "dynamic" and self.engine != "transformers":
+            raise UsageError(f"cache_implementation: only transformers has that setting, not {self.engine}")
         if self.max_total_tokens is not None and self.engine != "sglang":
             raise UsageError(f"max_total_tokens: only SGLang has that setting, not {self.engine}")
         if self.tp % self.attn_dp:
@@ -192,6 +201,8 @@ class Serving:
     def alone(self, engine: str) -> Serving:
         """The same load under another engine's rules on one rank, with that engine's defaults."""
         plain = replace(self, tp=1, pp=1, dp=1, ep=False, attn_dp=1, dcp=1, llama_cpp=LLAMA_CPP)
+        if engine != "transformers":
+            plain = replace(plain, cache_implementation="dynamic")
         if engine != "sglang":
             plain = replace(plain, swa_full_tokens_ratio=None, mamba_full_memory_ratio=None, max_total_tokens=None)
         if engine == "vllm":

@@ -128,11 +128,16 @@ def _part_rows(rows: int, heads: int | None, ranks: int, pattern: str) -> int:
     return rows // ranks
 
 
-def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: int) -> None:
+#: a matrix may be quantized in as many pieces as ranks trained it (MiMo-V2.5 and 2.6: q, k and v in 4 or 8)
+_PIECES: Final = (1, 2, 4, 8, 16)
+
+
+def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: int, *, merged: bool = False) -> None:
     """Refuse a split that cuts through quantization blocks, as vLLM does (`fp8_utils.py`, `awq.py`, `gptq.py`).
 
     `scales` is the shape of the stored scales `name` of a matrix that `ranks` share: `[out / block, in / block]` for fp8 blocks,
-    `[in / group, out]` for GPTQ and AWQ, `[out, in / group]` for compressed-tensors.
+    `[in / group, out]` for GPTQ and AWQ, `[out, in / group]` for compressed-tensors. `merged`: blocks of a matrix that holds
+    queries, keys and values may be cut between ranks (`linear.py`: `_maybe_allow_fp8_block_shape_mismatch`).
 
     Raises:
         UnsupportedError: in vLLM's words.
@@ -147,7 +152,7 @@ def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: in
             raise UnsupportedError(
                 f"{name}: input_size_per_partition = {inputs // ranks} is not divisible by weight quantization block_k = {along}"
             )
-        if isinstance(split, Column):
+        if isinstance(split, Column) and not (merged and split.kv_heads):
             for rows, heads in zip(
                 split.parts or (out,), split.kv_heads or (None,) * len(split.parts or (out,)), strict=True
             ):
@@ -166,5 +171,6 @@ def check_blocks(spec: TensorSpec, name: str, scales: tuple[int, ...], ranks: in
 
 
 def block_size(size: int, blocks: int) -> int:
-    """The block size: 128 where that gives as many blocks, else what the shape says."""
-    return 128 if -(-size // 128) == blocks else -(-size // blocks)
+    """The block size: 128 where that gives as many blocks, of the whole or of equal pieces one by one, else what the shape says."""
+    pieces = (n for n in _PIECES if n == 1 or size >= n * 128)
+    return 128 if any(n * -(-size // (n * 128)) == blocks for n in pieces) else -(-size // blocks)

@@ -50,6 +50,9 @@ def read_dims(cfg: Config, *, rounded: bool = False) -> Dims:
 
     Absent KV heads mean one for each head (MHA); an absent or null `head_dim` means hidden_size / num_attention_heads, as in
     transformers' attention classes; `rounded`: rounded down where the heads do not divide it.
+
+    Raises:
+        MissingKeyError: one of them is not told. ContradictionError: heads that cannot share, or do not divide the hidden size.
     """
     hidden = cfg.positive(*HIDDEN)
     heads = cfg.positive(*HEADS)
@@ -169,10 +172,13 @@ def attention(
             inv.each(f"{prefix}.{name}.weight", layers, (size,), Component.NORM, split)
 
 
-def fused_qkv(inv: Inventory, pattern: str, indices: Iterable[int], d: Dims, *, bias: bool = False) -> None:
+def fused_qkv(
+    inv: Inventory, pattern: str, indices: Iterable[int], d: Dims, *, bias: bool = False, v_head_dim: int | None = None
+) -> None:
     """One projection holding q, k and v. `pattern` ends before `.weight`. Ranks split each part on its own."""
     layers = list(indices)
-    parts = (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim, d.num_kv_heads * d.head_dim)
+    dv = d.head_dim if v_head_dim is None else v_head_dim
+    parts = (d.num_heads * d.head_dim, d.num_kv_heads * d.head_dim, d.num_kv_heads * dv)
     split = Column(parts, (None, d.num_kv_heads, d.num_kv_heads))
     inv.each(f"{pattern}.weight", layers, (sum(parts), d.hidden), Component.ATTENTION, split)
     if bias:

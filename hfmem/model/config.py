@@ -146,7 +146,7 @@ class Config:
     # ---- typed access -----------------------------------------------------------------------------------------------------
 
     def opt_int(self, *names: str) -> int | None:
-        """An integer or None; negative numbers are errors."""
+        """An integer or None. Raises ContradictionError for another type, a negative number, or more layers than any model has."""
         value = self.lookup(*names)
         if value is None:
             return None
@@ -165,7 +165,7 @@ class Config:
         return value
 
     def positive(self, *names: str) -> int:
-        """An integer ≥ 1 that must be there."""
+        """An integer ≥ 1 that must be there. Raises MissingKeyError or ContradictionError."""
         value = self.need_int(*names)
         if value < 1:
             raise ContradictionError(f"{self.file}: {names[0]!r} is {value}, expected at least 1")
@@ -179,7 +179,7 @@ class Config:
         return float(self._typed(float if isinstance(value, float) else int, names, value))
 
     def positive_float(self, *names: str) -> float:
-        """A number that must be there: a ratio of sizes, above 0 and with an inverse."""
+        """A number that must be there: a ratio of sizes, above 0 and with an inverse. Raises as `positive`."""
         value = self.opt_float(*names)
         if value is None:
             raise self._missing(names)
@@ -188,7 +188,11 @@ class Config:
         return value
 
     def flag(self, *names: str, default: bool | None = None) -> bool:
-        """A flag. `default` is the meaning of its absence, to be given only where the model's code defines it."""
+        """A flag. `default` is the meaning of its absence, to be given only where the model's code defines it.
+
+        Raises:
+            MissingKeyError: it is absent and has no such meaning. ContradictionError: it is no flag.
+        """
         value = self.lookup(*names)
         if value is None:
             if default is None:
@@ -202,7 +206,7 @@ class Config:
         return None if value is None else self._typed(str, names, value)
 
     def opt_list(self, *names: str) -> list[Any] | None:
-        """A list or None."""
+        """A list or None. Raises ContradictionError for anything else."""
         value: list[Any] | None = self.lookup(*names)
         if value is not None and not isinstance(value, list):
             raise ContradictionError(f"{self.file}: {names[0]!r} is {json.dumps(value)[:80]}, expected a list")
@@ -214,7 +218,7 @@ class Config:
         return None if values is None else [self._typed(int, names, value) for value in values]
 
     def need_numbers(self, *names: str) -> list[int]:
-        """A list of whole numbers that must be there and holds some."""
+        """A list of whole numbers that must be there and holds some. Raises as `positive`."""
         values = self.numbers(*names)
         if values is None:
             raise self._missing(names)
@@ -223,7 +227,7 @@ class Config:
         return values
 
     def need_list(self, *names: str) -> list[Any]:
-        """A list that must be there."""
+        """A list that must be there. Raises as `positive`."""
         value = self.opt_list(*names)
         if value is None:
             raise self._missing(names)

@@ -257,10 +257,8 @@ def _without_headers(
 def _derived_size(quantization: Quantization, converted: bool) -> Note:
     if converted:
         message = f"the weights' size follows from what {quantization.file} says of {quantization.method}"
-        return Note("quantized_size_derived", f"no file sizes at hand: {message}")
-    message = (
-        f"{quantization.file} says {quantization.method}, whose layout is not known, and no file sizes are at hand"
-    )
+        return Note("quantized_size_derived", f"no headers at hand: {message}")
+    message = f"{quantization.file} says {quantization.method}, whose layout is not known, and no headers are at hand"
     message += ": this is the size before quantization"
     return Note("quantized_size_unknown", message)
 

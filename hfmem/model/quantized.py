@@ -93,7 +93,7 @@ def stored_as_said(groups: Iterable[TensorGroup], said: Quantization) -> tuple[L
             dealt.setdefault(choice, []).append(TensorGroup(group.pattern, group.dtype, group.shape, boxes))
     stored = logical_groups(dealt.pop(_PLAIN, ()))
     for (word, group_size), packed in dealt.items():
-        fp4 = said.expert_dtype == "fp4" and (word if isinstance(word, str) else word.name).startswith("fp8")
+        fp4 = said.expert_dtype in ("fp4", "mxfp4") and (word if isinstance(word, str) else word.name).startswith("fp8")
         experts = [group for group in packed if fp4 and is_expert(group.pattern)]
         tables = [group for group in packed if fp4 and _NGRAMS.search(group.pattern)]
         rest = [group for group in packed if group not in (*experts, *tables)]

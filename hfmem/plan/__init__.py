@@ -1,0 +1,1 @@
+"""Questions asked of the bytes: what fits on which devices, how it is launched, how fast it can be at best."""

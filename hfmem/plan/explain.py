@@ -18,9 +18,10 @@ from hfmem.model.parameters import ParameterReport
 from hfmem.plan.explain_cache import at_context, per_token
 from hfmem.plan.explain_draft import Drafted, draft_sections, draft_sum
 from hfmem.plan.explain_parameters import parameter_steps, weight_steps
+from hfmem.plan.explain_rank import Rank, rank_sections, runtime_steps
 from hfmem.plan.steps import Section, Step
-from hfmem.records import dataclass
-from hfmem.report import RUNTIME_WORDS, DraftInfo, RuntimeItem
+from hfmem.records import dataclass, replace
+from hfmem.report import DraftInfo, RuntimeItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,10 @@ def explain(
     loaded_bytes: int | None = None,
     host_bytes: int = 0,
     runtime: Mapping[str, RuntimeItem] | None = None,
-    overhead: Fraction = Fraction(0),
+    overhead: tuple[Fraction, int] = (Fraction(0), 0),
     device_bytes: int | None = None,
     draft: Drafted | None = None,
+    rank: Rank | None = None,
 ) -> Explanation:
     """The steps from tensors to bytes.
 
@@ -54,10 +56,11 @@ def explain(
         model: what to call it.
         engine: an engine's cache for the same serving configuration without a draft, to show beside the model's own need.
         loaded_bytes: what the engine loads of the weights. host_bytes: of weights and cache, what lies in the host's memory.
-        runtime: the rest of what it takes, by the report's keys.
-        overhead: a flat share of weights and cache on top (the articles' 10 %: `Fraction(1, 10)`).
+        runtime: the rest of what a rank takes, by the report's keys.
+        overhead: the flat share in it (the articles' 10 %: `Fraction(1, 10)`), and of how many bytes of a rank.
         device_bytes: memory of one device, to count how many are needed by the sum alone.
         draft: what drafts beside it, which adds to the sum.
+        rank: what the most loaded rank holds, where that is not everything.
     """
     weights = _weights(parameters)
     cache = ideal_cache(arch, serving)
@@ -73,7 +76,9 @@ def explain(
     first = _first_steps(parameters.weights_bytes, loaded_bytes, held, engine)
     if draft is not None:
         first += draft_sum(draft, serving, first[-1].result)
-    total = _total(first, runtime or {}, (overhead, host_bytes), device_bytes)
+    if rank is not None:
+        sections += rank_sections(arch, rank, serving, overhead)
+    total = _total(first, serving, runtime or {}, overhead, host_bytes, device_bytes)
     sections.append(total)
     return Explanation(model, tuple(sections), total.result, draft.info if draft else None)
 
@@ -109,29 +114,17 @@ def _first_steps(stored: int, loaded: int | None, cache: int, engine: CacheBytes
 
 def _total(
     steps: list[Step],
+    serving: Serving,
     runtime: Mapping[str, RuntimeItem],
     flat: tuple[Fraction, int],
+    on_host: int,
     device_bytes: int | None,
 ) -> Section:
-    """`flat`: the share, and the bytes in the host's memory, which it is not taken of."""
-    overhead, on_host = flat
+    """`flat`: the share that stands for all of the runtime, and the bytes of a rank that it is taken of."""
     total = sum(step.result for step in steps)
-    for key, item in runtime.items():
-        total += item.bytes
-        title = RUNTIME_WORDS.get(key, key.removesuffix("_bytes"))
-        band = f"between {item.low:,} and {item.high:,} bytes" if item.low != item.high else None
-        steps.append(
-            Step(f"{title[:1].upper()}{title[1:]}, {item.grade}", item.source, item.bytes, "bytes", band, total)
-        )
-    if overhead:
-        base = total - on_host
-        extra = -(-base * overhead.numerator // overhead.denominator)
-        percent = f"{float(overhead * 100):g} %"
-        total += extra
-        note = "activations, temporary buffers, fragmentation: a flat rule, not a measurement"
-        if on_host:
-            note += f"; without the {on_host:,} bytes in the host's memory"
-        steps.append(Step(f"Overhead of {percent}", f"{percent} × {base:,}", extra, "bytes", note, total))
+    for step in runtime_steps(runtime, flat, serving.num_ranks):
+        total += step.result
+        steps.append(replace(step, running=total))
     if device_bytes:
         count = -(-(total - on_host) // device_bytes)
         away = f"({total:,} - {on_host:,} in the host's memory)" if on_host else f"{total:,}"

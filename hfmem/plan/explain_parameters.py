@@ -24,9 +24,9 @@ from hfmem.plan.steps import Step, bytes_of
 from hfmem.units import counted
 
 #: terms of a formula that are written out; further ones are summed up
-_MAX_TERMS: Final = 8
+MAX_TERMS: Final = 8
 
-_TITLES: Final[dict[Component, str]] = {
+TITLES: Final[dict[Component, str]] = {
     Component.EMBEDDING: "Embedding",
     Component.ATTENTION: "Attention",
     Component.MLP: "MLP",
@@ -108,7 +108,7 @@ def _by_component(report: ParameterReport) -> list[Step]:
     for name, count in report.by_component.items():
         if count:
             total += count
-            steps.append(Step(_TITLES[Component(name)], f"{count:,}", count, "parameters", None, total))
+            steps.append(Step(TITLES[Component(name)], f"{count:,}", count, "parameters", None, total))
     return steps
 
 
@@ -131,7 +131,7 @@ def _component_steps(arch: Architecture, component: Component, within_layers: bo
         specs = [s for s in specs if (s.layer_axis is not None) is within_layers]
     tied = [s for s in specs if s.tied_to is not None]
     specs = [s for s in specs if s.tied_to is None]
-    title = _TITLES[component]
+    title = TITLES[component]
     if component is Component.NORM and within_layers is False:
         final = len(specs) <= 2 and not any("embed" in s.pattern.lower() for s in specs)
         title = "Final norm" if final else "Norms outside the layers"
@@ -227,8 +227,8 @@ def _formula(specs: Sequence[TensorSpec], num_layers: int) -> str:
         target.append((len(labels) * each * prod(shape), f"{names} {times}{_shape(shape)}"))
     for each, inside in of_experts.items():
         terms.append((sum(size for size, _ in inside), f"{each:,} × ({' + '.join(text for _, text in inside)})"))
-    if len(terms) > _MAX_TERMS:
-        large = sorted(terms, key=lambda term: -term[0])[: _MAX_TERMS - 1]
+    if len(terms) > MAX_TERMS:
+        large = sorted(terms, key=lambda term: -term[0])[: MAX_TERMS - 1]
         small = [term for term in terms if term not in large]
         terms = [term for term in terms if term in large]
         terms.append((0, f"{sum(size for size, _ in small):,} in {len(small)} smaller kinds"))

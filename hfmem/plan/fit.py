@@ -5,7 +5,6 @@ What belongs to the engine's share must fit that share; everything together must
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from operator import sub
@@ -22,12 +21,11 @@ from hfmem.memory.runtime import together
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import RankWeights
 from hfmem.model.architecture import Architecture
-from hfmem.plan.devices import Device
+from hfmem.plan.fit_notes import fit_notes
 from hfmem.plan.solver import crossing, largest, smallest
 from hfmem.plan.target import Target, on_device
 from hfmem.records import dataclass, field, replace
-from hfmem.report import EnginePool, Fit, Report, ReportWarning, RuntimeItem
-from hfmem.units import format_gib
+from hfmem.report import EnginePool, Fit, Report, RuntimeItem
 
 #: below this share of the usable memory left, a fit is tight
 TIGHT: Final = Fraction(1, 20)
@@ -39,13 +37,6 @@ _OUTSIDE: Final[dict[str, frozenset[str]]] = {
     "vllm": frozenset({"context_bytes"}),
     "sglang": frozenset({"activations_bytes", "cuda_graph_bytes", "engine_bytes", "context_bytes"}),
 }
-
-#: of memory that is the system's, too: vLLM's recipe for DGX Spark (vllm-project/recipes, Nemotron-3-Super), where its default is
-#: more than there is (`request_memory` in `v1/worker/utils.py`)
-_SHARE_OF_UNIFIED: Final = Fraction(85, 100)
-
-#: code of the warning that the memory given for the cache is more than is left
-POOL_TOO_LARGE: Final = "pool_too_large"
 
 Verdict = Literal["fits", "tight", "does-not-fit"]
 #: what the runtime takes on a rank, by name
@@ -330,52 +321,11 @@ def _sum(items: Iterable[RuntimeItem]) -> tuple[int, int]:
     return middle, high
 
 
-def _device_notes(report: Report, device: Device, share: Fraction) -> list[ReportWarning]:
-    """What the engine makes of such a device, as far as it changes the answer."""
-    engine = report.kv_cache.engine
-    vendors = engines.engine(engine).VENDORS
-    if device.vendor not in ("any", *vendors):
-        makers = " and ".join(sorted(vendors))
-        other = "llama.cpp" if device.vendor in engines.engine("llama.cpp").VENDORS else "ideal"
-        text = f"the rules of {engine} are read for devices of {makers}, not of {device.vendor}: --engine {other} may fit better"
-        return [ReportWarning("device_engine", text)]
-    old = device.compute_capability is not None and device.compute_capability < 80
-    if old and engines.engine(engine).OLDEST is not None and report.model.dtype == "bfloat16":
-        text = f"{device.name} (compute capability {(device.compute_capability or 0) / 10:.1f}) computes no bf16: --dtype half"
-        return [ReportWarning("device_dtype", text)]
-    if device.unified and report.host is not None and report.host.cpu_offload_bytes:
-        text = (
-            f"{device.name} shares its memory with the system: weights that are left to the host lie in the same memory"
-        )
-        return [ReportWarning("device_unified", text)]
-    if device.unified and engine == "vllm" and share > _SHARE_OF_UNIFIED:
-        asked = format_gib(math.ceil(device.memory_bytes * share))
-        text = (
-            f"{device.name} shares its memory with the system: vLLM starts only while {asked} of it are available; "
-            f"--utilization {float(_SHARE_OF_UNIFIED):g} leaves the system some"
-        )
-        return [ReportWarning("device_unified", text)]
-    return []
-
-
 def assess(report: Report, scale: Scale, serving: Serving) -> Report:
     """`report` with `fit` and `engine_pool` filled in for the target."""
     load = scale.weigh(serving)
     target, device = scale.target, scale.target.device
-    notes = list(report.warnings)
-    if device.memory_used_bytes and load.usable_bytes == target.free_bytes():
-        notes.append(
-            ReportWarning(
-                "device_in_use",
-                f"{format_gib(device.memory_used_bytes)} of {device.name} are in use by other processes: "
-                f"{format_gib(load.usable_bytes)} are left",
-            )
-        )
-    if not load.pool_fits_device:
-        room = format_gib(max(load.pool_room_bytes or 0, 0))
-        text = f"the pool is to be {format_gib(load.kv_memory_bytes)} and weights and runtime leave {room} for it"
-        notes.append(ReportWarning(POOL_TOO_LARGE, text))
-    notes += _device_notes(report, device, target.share(serving))
+    notes = fit_notes(report, load, target, serving, scale.architecture)
     fit = Fit(
         device=device.name,
         num_devices=target.num_devices,
@@ -397,4 +347,4 @@ def assess(report: Report, scale: Scale, serving: Serving) -> Report:
             pool.memory_bytes_per_rank, pool.page_size, pool.num_pages, pool.capacity_tokens, pool.max_concurrency
         )
     )
-    return replace(report, fit=fit, engine_pool=held or report.engine_pool, warnings=tuple(notes))
+    return replace(report, fit=fit, engine_pool=held or report.engine_pool, warnings=(*report.warnings, *notes))

@@ -8,14 +8,14 @@ from hfmem.errors import HfmemError
 from hfmem.render.fit import STYLES, device_words
 from hfmem.render.grid import Grid
 from hfmem.render.table import held_grade, held_weights
-from hfmem.report import Fit, Report
+from hfmem.report import Fit, HostMemory, Report
 from hfmem.units import GIB, format_count
 
 #: a label, and what is told of it or why nothing is
 Row = tuple[str, Report | HfmemError]
 
 _MARKS = {"exact": "=", "derived": "≈", "estimated": "~"}
-_HEAD = ("", "params", "weights", "", "bits each", "KV cache", "sequences", "tokens", "total", "engine")
+_HEAD = ("", "params", "weights", "", "bits each", "KV cache", "sequences", "tokens", "total", "on host", "engine")
 #: what stands beside them where devices are named
 _FIT_HEAD = ("GPUs", "verdict", "left", "longest")
 _VERDICT = len(_HEAD) + _FIT_HEAD.index("verdict")
@@ -27,7 +27,8 @@ def compare_grid(rows: Sequence[Row], *, reasons: bool = False) -> Grid:
     on devices the verdict, what is left or missing on the fullest rank, and the longest context that fits; sizes in GiB.
 
     Parameters, sequences, lengths, engines and numbers of devices have columns where they differ, and stand below the table where
-    they do not: it has to fit 80 columns. On devices an error has a row, too; `reasons`: with its message below the table.
+    they do not: it has to fit 80 columns. What settings leave on the host has one where there is any. On devices an error has a
+    row, too; `reasons`: with its message below the table.
     """
     reports = [found for _, found in rows if isinstance(found, Report)]
     caches = [report.kv_cache for report in reports]
@@ -95,8 +96,16 @@ def _cells(
         f"{cache.num_seqs:,}" if with_load else "",
         f"{cache.context:,}" if with_length else "",
         f"{found.total_bytes / GIB:,.2f}",
+        _on_host(found.host),
         cache.engine if with_engine else "",
     )
+
+
+def _on_host(host: HostMemory | None) -> str:
+    """GiB of the total that settings leave in the host's memory."""
+    if host is None or (host.gpu_layers is None and not host.cpu_moe_layers and not host.cpu_offload_bytes):
+        return ""
+    return f"{(host.weights_bytes + host.kv_cache_bytes) / GIB:,.2f}"
 
 
 def _fit_cells(found: Report | HfmemError, with_count: bool) -> tuple[str, str, str, str]:

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 from hfmem.plan.explain import Explanation
 from hfmem.plan.steps import Section, Step
-from hfmem.render.lines import Line, line
+from hfmem.render.grid import Grid, grid_html, grid_markdown, html_text, markdown_cell
+from hfmem.render.json import to_dict
+from hfmem.render.lines import Line, line, safe
+from hfmem.render.pages import csv_text, page
 from hfmem.units import format_bytes
 
 
@@ -44,21 +47,32 @@ def text_lines(explanation: Explanation) -> list[Line]:
 
 def markdown_lines(explanation: Explanation) -> Iterator[str]:
     """A heading for the model and one table a section."""
-    yield f"## {_cell(explanation.model)}"
+    yield f"## {markdown_cell(explanation.model)}"
     for section in explanation.sections:
         yield ""
-        yield f"### {_cell(section.title)}: {_amount(section.result, section.unit)}"
+        yield f"### {markdown_cell(section.title)}: {_amount(section.result, section.unit)}"
         yield ""
         yield from _table(section)
 
 
 def _table(section: Section) -> Iterator[str]:
-    yield "| step | arithmetic | result | |"
-    yield "|---|---|---:|---|"
-    for step in section.steps:
-        note = _cell(step.note or "")
-        yield f"| {_cell(step.title)} | {_cell(step.formula)} | {_amount(step.result, step.unit)} | {note} |"
+    return grid_markdown(_grid(section))
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+def _grid(section: Section, title: str = "") -> Grid:
+    rows = tuple((s.title, s.formula, _amount(s.result, s.unit), s.note or "") for s in section.steps)
+    return Grid(("step", "arithmetic", "result", ""), rows, left=frozenset({0, 1, 3}), title=title)
+
+
+def explanation_text(kind: str, explanation: Explanation) -> str:
+    """The whole as `markdown`, `csv` (a row a step, nothing rounded) or `html`."""
+    sections = explanation.sections
+    match kind:
+        case "markdown":
+            return "".join(f"{safe(text)}\n" for text in markdown_lines(explanation))
+        case "csv":
+            return csv_text([{"section": part.title, **to_dict(step)} for part in sections for step in part.steps])
+        case _:
+            grids = (_grid(part, f"{part.title}: {_amount(part.result, part.unit)}") for part in sections)
+            head = f"<h1>{html_text(explanation.model)}</h1>"
+            return page(explanation.model, [head, *(text for grid in grids for text in grid_html(grid))])

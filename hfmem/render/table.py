@@ -94,6 +94,11 @@ def _plain_total(report: Report) -> list[Span]:
     return [(item, "") if isinstance(item, str) else item for item in _total_detail(report)]
 
 
+def report_text(report: Report) -> str:
+    """One report as `hfmem MODEL` prints it in a pipe, without a final newline."""
+    return "\n".join(item.text.rstrip() for item in (*render_report(report), *legend()))
+
+
 def legend() -> list[Line]:
     """What the marks mean."""
     return [
@@ -255,10 +260,8 @@ def _total_detail(report: Report) -> list[Span | str]:
     spans: list[Span | str] = []
     rank, layout = report.per_rank, report.parallelism
     if layout.num_ranks > 1:
-        stages = layout.pp if report.kv_cache.engine != "llama.cpp" else layout.tp * layout.pp
-        name = "device" if report.kv_cache.engine == "llama.cpp" else "stage"
-        where = f" ({name} {rank.stage + 1} of {stages})" if stages > 1 else ""
-        spans.append(f"{format_bytes(rank.total_bytes)} on the most loaded rank{where}")
+        where = report.stage_name(rank.stage)
+        spans.append(f"{format_bytes(rank.total_bytes)} on the most loaded rank{f' ({where})' if where else ''}")
     return spans
 
 
@@ -279,8 +282,9 @@ def _host_lines(report: Report) -> list[Line]:
     host = report.host
     if host is None:
         return []
-    text = f"  of it in the host's memory: {format_bytes(host.weights_bytes)} of weights"
-    text += f", {format_bytes(host.kv_cache_bytes)} of cache" if host.kv_cache_bytes else ""
+    parts = ((host.weights_bytes, "weights"), (host.kv_cache_bytes, "cache"))
+    named = ", ".join(f"{format_bytes(size)} of {name}" for size, name in parts if size)
+    text = f"  of it in the host's memory: {named or 'nothing'}"
     flags = [f"--ngl {host.gpu_layers}"] if host.gpu_layers is not None else []
     flags += [f"--n-cpu-moe {host.cpu_moe_layers}"] if host.cpu_moe_layers else []
     flags += [f"--cpu-offload-gb {host.cpu_offload_bytes / GIB:g}"] if host.cpu_offload_bytes else []

@@ -24,7 +24,7 @@ from hfmem.server_logs.patterns import FOREIGN
 from hfmem.server_logs.reasons import NO_CHECKPOINTS, drafts_itself
 from hfmem.server_logs.sglang import sglang_checks
 from hfmem.server_logs.vllm import vllm_checks
-from hfmem.server_logs.vllm_release import release_by_form
+from hfmem.server_logs.vllm_release import guessed_device, release_by_form
 from hfmem.units import GIB
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
     elif log.settings.capability is not None:
         serving = replace(serving, compute_capability=log.settings.capability)
     elif log.settings.kernel_version == 2 or log.settings.rocm:
-        serving = replace(
-            serving, compute_capability=NO_CHECKPOINTS
-        )  # Hopper's kernel is the third, Blackwell's another
+        # Hopper's kernel is the third, Blackwell's another
+        serving = replace(serving, compute_capability=NO_CHECKPOINTS)
+    elif device is None and (guess := guessed_device(log)) is not None:
+        serving = replace(serving, compute_capability=guess.capability)
     checks: list[Check]
     match log.engine:
         case "vllm":
@@ -77,7 +78,7 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         kv_dtype=serving.kv_dtype,
         checks=tuple(checks),
         flags=_flags(log, serving, checks),
-        assumptions=tuple(_assumptions(log)),
+        assumptions=tuple(_assumptions(log, device)),
     )
 
 
@@ -117,7 +118,7 @@ def _serving(read: Model, log: LogFacts) -> Serving:
     )
 
 
-def _assumptions(log: LogFacts) -> Iterator[str]:
+def _assumptions(log: LogFacts, device: Device | None) -> Iterator[str]:
     """What the comparison took for granted."""
     for name in log.others:
         yield f"lines of {name} are in the log too, and left out"
@@ -134,10 +135,13 @@ def _assumptions(log: LogFacts) -> Iterator[str]:
         yield f"the log names no version: {log.engine}'s rules of {engines.engine(log.engine).VERSION}"
     else:
         yield f"rules of {log.engine} {engines.engine(log.engine).VERSION}; the log is of {log.version}"
+    guess = guessed_device(log) if device is None and log.settings.capability is None else None
+    if guess is not None and guess.name:
+        yield f"no line names the device: taken for a {guess.name} by the memory that weights and pool hold; --gpu says another"
     if log.settings.context is None:
         yield "the context is not among the settings: the log's own lines or the model's positions"
     if log.starts > 1:
-        yield f"{log.starts} starts are in the log: the last that printed sizes"
+        yield f"{log.starts} starts are in the log: the last that printed sizes, of those that name the model"
     if drafts_itself(log):
         yield f"the model's own prediction layers draft {log.settings.draft_tokens or 'some'} tokens at once"
     elif log.settings.speculative:

@@ -164,12 +164,20 @@ def _message(held: object, depth: int = 0) -> str | None:
         return None
     named = {str(key).lower(): value for key, value in held.items()}
     values = [named[key] for key in JSON_KEYS if key in named]
-    text = next((value for value in values if isinstance(value, str)), None)
+    text = next((said for value in values if (said := _spelled(value)) is not None), None)
     return text or next((inner for value in values if (inner := _message(value, depth + 1))), None)
 
 
-def one_stream(text: str, numbers: list[int]) -> tuple[str, list[int], tuple[str, ...]]:
-    """Of several containers' lines in one log those of the last that printed what only one engine does; which were left out."""
+def _spelled(value: object) -> str | None:
+    """A text; journald writes one that has colours as a list of its bytes."""
+    if isinstance(value, list) and value and all(isinstance(item, int) and 0 <= item < 256 for item in value):
+        return bytes(value).decode(errors="replace")
+    return value if isinstance(value, str) else None
+
+
+def one_stream(text: str, numbers: list[int], about: str = "") -> tuple[str, list[int], tuple[str, ...]]:
+    """Of several containers' lines in one log those of the last that printed what only one engine does, and names `about` (in
+    lower case) if one does; which were left out."""
     rows = text.split("\n")
     names = [(match[1] or match[2]) if (match := STREAM.match(row)) else None for row in rows]
     if len(set(names) - {None}) < 2:
@@ -178,6 +186,8 @@ def one_stream(text: str, numbers: list[int]) -> tuple[str, list[int], tuple[str
     servers = [name for name, row in zip(names, rows, strict=True) if name is not None and decisive.search(row)]
     if len(set(servers)) < 2:
         return text, numbers, ()
-    kept = [at for at, name in enumerate(names) if name in (None, servers[-1])]
-    left_out = tuple(dict.fromkeys(name for name in servers if name != servers[-1]))
+    naming = {name for name, row in zip(names, rows, strict=True) if about in row.lower()}
+    chosen = next((name for name in reversed(servers) if name in naming), servers[-1])
+    kept = [at for at, name in enumerate(names) if name in (None, chosen)]
+    left_out = tuple(dict.fromkeys(name for name in servers if name != chosen))
     return "\n".join(rows[at] for at in kept), [numbers[at] for at in kept], left_out

@@ -22,6 +22,8 @@ from hfmem.units import GIB, MIB
 if TYPE_CHECKING:
     from hfmem.api.reading import Model
 
+#: the last vLLM that keeps scales of bitsandbytes quantized in their turn (`loader.py`; `dequantize_dq` in 0.9's)
+_NESTED_SCALES: Final = 8
 #: so much more than was loaded is another number of ranks or another format
 _FAR: Final = 0.3
 _FORMATS: Final = ("bf16", "fp8", "int8", "int4", "nvfp4")
@@ -43,8 +45,10 @@ def as_loaded(read: Model, log: LogFacts) -> Model:
     told = log.settings.quantization
     if not told or read.quantization is not None or read.packing is not None:
         return read
+    release = release_of(log.version)
+    nested = release is not None and release.minor <= _NESTED_SCALES and log.engine == "vllm"
     try:
-        return in_format(read, {"bitsandbytes": "nf4"}.get(told, told))
+        return in_format(read, {"bitsandbytes": "nf4-double" if nested else "nf4"}.get(told, told))
     except HfmemError:
         return read
 
@@ -99,6 +103,11 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     if log.settings.rocm and by_free_memory and untied and abs(more - untied) <= NEAR * logged.value:
         reason = "on ROCm until 0.20 what was allocated and given up counts: an output head made before it was tied"
         return replace(result, reason=reason, met=compute(serving) + untied)
+    if by_free_memory and log.engine == "vllm" and 0 < more <= _OTHERS:
+        reason = (
+            "vLLM until 0.20 prints on ROCm how free memory fell, with what the allocator keeps of what was given up"
+        )
+        return replace(result, reason=reason)
     if log.engine == "sglang" and 0 < more <= _OTHERS:
         return replace(
             result, reason="SGLang prints how free memory fell: other programs on the device may have taken some"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from hfmem.checkpoint.whatif import names
+
 
 def model_names(text: str) -> tuple[str, ...]:
     """What a model that a log names may be called: as it stands, then what its path tells.
@@ -29,13 +31,16 @@ def model_names(text: str) -> tuple[str, ...]:
 
 #: end of a repo's name → the format its weights are in, as `--quant` takes it
 _FORMAT_WORDS: Final = (
-    (r"(?:-text)?[-.]nvfp4(?:-mtp)?", "nvfp4"),
-    (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*))?", "fp8"),
+    (r"(?:-text)?[-.](?:nv)?fp4(?:-mtp)?", "nvfp4"),
+    (r"[-.](?:fp8)(?:-(?:dynamic|block|static\w*|kv))?", "fp8"),
     (r"[-.](?:quantized\.)?w8a8", "int8"),
     (r"[-.]autoround-(?:int4|w4a16)(?:-\w{1,20})?", "gptq"),
-    (r"[-.](?:quantized\.)?w4a16", "gptq"),
+    (r"(?:-qat)?[-.](?:quantized\.)?w4a16(?:-ct)?", "gptq"),
     (r"[-.]awq(?:-int4|-4bit)?", "awq"),
-    (r"[-.]gptq(?:-int4)?", "gptq"),
+    (r"[-.]gptq-(?:int8|8bit)", "gptq-int8"),
+    (r"(?:[-.]autoround(?:-4bit)?)?[-.]gptq(?:-(?:int4|4b(?:it)?|w4a16))?(?:-\w{1,20})?", "gptq"),
+    (r"[-.]mxfp4(?:-\w{1,20})?", "mxfp4"),
+    (r"[-.]bf16", "bf16"),
     (r"[-.](?:unsloth-)?bnb-4bit", "nf4"),
     (r"[-.]int4-autoround", "gptq"),
 )
@@ -48,6 +53,17 @@ def base_of(name: str) -> tuple[str, str | None]:
         if match := re.fullmatch(rf"(.+?){pattern}/?", name, re.IGNORECASE):
             return match[1], fmt
     return name, None
+
+
+def is_publishers_own(name: str) -> bool:
+    """Whether `name` is a quantized copy under its publisher's name: another may keep other tensors in 16 bit."""
+    return base_of(name)[1] is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def gguf_type(name: str) -> str | None:
+    """The type that a GGUF's own name tells, of a file or as a tag (`org/Name-GGUF:Q4_K_M`), in lower case; None: none."""
+    found = re.search(r"[-._:/](i?q\d\w{0,8}|bf16|f16)(?:\.gguf)?$", name, re.IGNORECASE)
+    return found[1].lower() if found and "gguf" in name.lower() and found[1].lower() in names() else None
 
 
 #: what names the model where no setting does, the surest first: the loader's line, the banner, an image's argument, a snapshot

@@ -89,18 +89,24 @@ class LogFacts:
         return min(self.readings.get(name, ()), key=lambda reading: reading.value, default=None)
 
     def largest(self, name: str) -> Reading | None:
-        """Of all ranks the most."""
-        return max(self.readings.get(name, ()), key=lambda reading: reading.value, default=None)
+        """Of all ranks the most; where two lines say the same, the one with more digits."""
+        found = self.readings.get(name, ())
+        most = max(found, key=lambda reading: reading.value, default=None)
+        if most is None:
+            return None
+        same = (reading for reading in found if most.value - reading.value <= most.slack)
+        return min(same, key=lambda reading: reading.slack)
 
 
-def parse_log(text: str) -> LogFacts:
-    """The facts of the last start in `text` that printed any size.
+def parse_log(text: str, model: str | None = None) -> LogFacts:
+    """The facts of the last start in `text` that printed any size; of those that name `model`, where some do.
 
     Raises:
         UsageError: no line of an engine's is in it, or it is of one that has no rules and prints nothing to compare.
     """
     text, numbers = relevant(clean(text))
-    text, numbers, others = one_stream(text, numbers)
+    about = (model or "").strip("/").rpartition("/")[2].lower()
+    text, numbers, others = one_stream(text, numbers, about)
     engine, rivals = _engine(text)
     begins, counts = STARTS[engine]
     if engine == "llama.cpp":
@@ -108,8 +114,10 @@ def parse_log(text: str) -> LogFacts:
     cuts = [match.start() for match in begins.finditer(text)]
     if engine != "llama.cpp" or not cuts:
         cuts = [0, *cuts[1:]]  # what stands before the first is of the same start
+    spans = list(zip(cuts, [*cuts[1:], len(text)], strict=True))
+    named = [(begin, end) for begin, end in spans if about in text[_opens(text, begin, engine) : end].lower()]
     start, readings = 0, dict[str, tuple[Reading, ...]]()
-    for begin, end in reversed(list(zip(cuts, [*cuts[1:], len(text)], strict=True))):
+    for begin, end in (*reversed(named), *reversed(spans)):
         found = _readings(text, begin, end, numbers)
         whole = engine != "llama.cpp" or "cache_bytes" in found
         if found and (whole or not readings):
@@ -121,7 +129,7 @@ def parse_log(text: str) -> LogFacts:
     until = next((cut for cut in cuts if cut > start), len(text))
     # what it says while it loads stands before the context, but for Ollama's own runner
     if engine == "llama.cpp" and start and not text.startswith("msg=load", start):
-        loaded = _readings(text, max(text.rfind("loaded meta data", 0, start), 0), start, numbers)
+        loaded = _readings(text, _opens(text, start, engine), start, numbers)
         readings = {name: loaded[name] for name in LOADED if name in loaded} | {
             name: found for name, found in readings.items() if name not in LOADED
         }
@@ -140,6 +148,11 @@ def parse_log(text: str) -> LogFacts:
     graphs = _graphs(text[start:until])
     old = engine == "vllm" and line_of_its_own(text[start:until])
     return LogFacts(engine, version, settings, readings, max(starts, 1), counted, form, graphs, (*rivals, *others), old)
+
+
+def _opens(text: str, start: int, engine: Engine) -> int:
+    """Where the start whose sizes begin at `start` says what it loads: llama.cpp does so before its context."""
+    return max(text.rfind("loaded meta data", 0, start), 0) if engine == "llama.cpp" else start
 
 
 def _before_draft(text: str, begins: re.Pattern[str]) -> str:

@@ -35,6 +35,7 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("consumed_bytes", rf"Actual usage is {SIZE} for consumed memory"),
     ("available_bytes", rf"Available KV cache memory: {SIZE}"),
     ("available_bytes", rf"reserved for KV Cache is {SIZE}"),
+    ("available_bytes", rf"Memory profiling results: [^\n]{{1,300}}?kv_cache_size={SIZE}"),
     ("available_bytes", rf"than the available KV cache memory \({SIZE}\)"),
     ("available_bytes", rf"KV cache is needed, but only {SIZE} is available"),
     ("available_bytes", rf"reserved {SIZE} memory for KV Cache"),
@@ -49,12 +50,14 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("cuda_graph_bytes", rf"{SIZE} for CUDAGraph memory"),
     ("cuda_graph_bytes", rf"Capture (?:cuda|target \w+|decode) graph end\.[^\n]{{0,80}}?mem usage={SIZE}"),
     ("device_bytes", rf"total_gpu_memory \({SIZE}\)"),
+    ("device_bytes", rf"Memory profiling results: [^\n]{{1,100}}?total_gpu_memory={SIZE}"),
     ("budget_bytes", rf"gpu_memory_utilization \(\d(?:\.\d{{1,6}})?\) = {SIZE}"),
     ("budget_bytes", rf"Desired GPU memory utilization is \(\d(?:\.\d{{1,6}})?, {SIZE}\)"),
     ("key_bytes", rf"K size: {SIZE}"),
     ("value_bytes", rf"(?<!K)V size: {SIZE}"),
     ("cache_bytes", rf"(?:#tokens: \d{{1,15}}, )KV size: {SIZE}"),
     ("cache_bytes", rf"(?:KV self size|kv self size)\s{{0,4}}=\s{{0,8}}{SIZE}"),
+    ("reserved_bytes", rf"Reserving {SIZE} of the KV budget"),
     ("pools_bytes", rf"SWAKVPool mem usage: {SIZE}"),
     ("convolution_bytes", rf"\bconv_state size: {SIZE}"),
     ("ssm_bytes", rf"[, ]ssm_state size: {SIZE}"),
@@ -230,7 +233,7 @@ LOADED: Final = ("device_weights_bytes", "host_weights_bytes", "offloaded_layers
 #: … and one of these in a line of traffic
 TRAFFIC: Final = ("throughput:", "HTTP/1.1", "#running-req", "Received request", "print_timing", "update_slots")
 VERSIONS: Final = (
-    r"Initializing an? (?:V1 )?LLM engine \(v([\w.+]{1,60})\)",
+    r"Initializing an? (?:V[01] )?LLM engine \(v([\w.+]{1,60})\)",
     r"vLLM (?:API server )?version v?(\d[\w.+]{1,60})",
     r"█ {1,6}version (\d[\w.+]{1,60})",
     r"sglang[=: v`]{1,4}(\d[\w.+]{1,40})",
@@ -242,8 +245,8 @@ VERSIONS: Final = (
 #: where a start begins: what its server says first, and what its engine says first (of llama.cpp a context)
 STARTS: Final[dict[Engine, tuple[re.Pattern[str], re.Pattern[str]]]] = {
     "vllm": (
-        re.compile(r"vLLM API server version|Initializing an? (?:V1 )?LLM (?:engine|server)"),
-        re.compile(r"Initializing an? (?:V1 )?LLM (?:engine|server)"),
+        re.compile(r"vLLM API server version|Initializing an? (?:V[01] )?LLM (?:engine|server)"),
+        re.compile(r"Initializing an? (?:V[01] )?LLM (?:engine|server)"),
     ),
     **{engine: (re.compile(r"(?!)"), re.compile(r"(?!)")) for engine in FOREIGN},
     "sglang": (re.compile(r"server_args=(?:ServerArgs\(|\{)"), re.compile(r"server_args=(?:ServerArgs\(|\{)")),

@@ -138,6 +138,7 @@ def steps_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving
 
 
 def more_ranks(serving: Serving) -> Iterator[tuple[str, Serving]]:
+    """Tensor-parallel sizes, each with the words for it."""
     for size in _SIZES:
         yield f"fits if it ran on {size} ranks: --tp {size}", replace(serving, tp=size)
 
@@ -149,14 +150,14 @@ def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Servi
     if log.settings.pp == 1:
         yield "fits if it ran in 2 stages: --pp 2", replace(serving, pp=2)
     if serving.compute_capability > NO_CHECKPOINTS:
-        reason = "fits on devices before Hopper, whose kernels pad experts otherwise"
+        reason = "fits on devices before Hopper, whose kernels lay weights out otherwise"
         yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
     if serving.engine == "vllm" and not serving.language_model_only:
         yield "fits without the encoder: --language-model-only", replace(serving, language_model_only=True)
     for capability, name in _BLACKWELL:
         if serving.compute_capability < capability and serving.engine == "vllm":
             yield (
-                f"fits on {name}, whose kernels pad experts otherwise",
+                f"fits on {name}, whose kernels lay weights out otherwise",
                 replace(serving, compute_capability=capability),
             )
     if not serving.ep and serving.num_ranks > 1:

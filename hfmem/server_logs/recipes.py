@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from hfmem.checkpoint.roles import is_expert
+from hfmem.checkpoint.roles import is_expert, is_prediction
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import HfmemError
 from hfmem.server_logs.names import base_of
@@ -24,7 +24,6 @@ _KEPT: Final[tuple[tuple[str, Callable[[str], bool]], ...]] = (
     ("its attention", lambda pattern: "self_attn" in pattern),
     ("its attention of both kinds", lambda pattern: "attn" in pattern),
 )
-_PREDICTS: Final = "mtp"
 
 
 def format_by_name(read: Model, log: LogFacts) -> str | None:
@@ -47,14 +46,14 @@ def recipes(read: Model, quant: str) -> Iterator[tuple[str, tuple[TensorGroup, .
         stored = convert(logical, quant, tied=read.architecture.tie_word_embeddings)
     except HfmemError:
         return
-    predicts = any(_is_prediction(group.pattern) for group in logical)
+    predicts = any(is_prediction(group.pattern) for group in logical)
     kept: tuple[tuple[str, Callable[[str], bool]], ...] = (*_KEPT, ("", lambda _: False))
     for words, keeps in kept:
         for mtp in (False, True) if predicts else (False,):
             if not words and not mtp:
                 continue
             groups = tuple(
-                was if keeps(was.pattern) or (mtp and _is_prediction(was.pattern)) else now
+                was if keeps(was.pattern) or (mtp and is_prediction(was.pattern)) else now
                 for was, now in zip(logical, stored, strict=True)
             )
             what = " and ".join(part for part in (words, "its prediction layers" if mtp else "") if part)
@@ -64,7 +63,3 @@ def recipes(read: Model, quant: str) -> Iterator[tuple[str, tuple[TensorGroup, .
                 for part in group.parts
             )
             yield f"fits if the copy keeps {what} in 16 bit: its own config tells", tensors
-
-
-def _is_prediction(pattern: str) -> bool:
-    return _PREDICTS in pattern.split(".")

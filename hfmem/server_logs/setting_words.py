@@ -51,8 +51,13 @@ _ENTRY: Final = re.compile(r"'([a-z][a-z_]{1,50})': ('[^']{0,300}'|(?!')[^,}\s]{
 SERVE: Final = re.compile(
     r"\b(?:vllm serve|trtllm-serve(?: serve)?|lmdeploy serve api_server)\s{1,8}(?:\\\s{0,8})?([^\s-][^\s\\]{0,300})"
 )
+#: … after flags, where only a name with its owner or a path is surely not a flag's value
+_SERVE_LATER: Final = re.compile(
+    r"\bvllm serve(?:\s{1,4}--?[A-Za-z][\w-]{0,40}(?:[ =][^\s/-][^\s/]{0,60})?){1,12}"
+    r"\s{1,4}(\.{0,2}/[^\s\\]{1,300}|[\w.-]{1,96}/[\w.-]{1,96})(?=\s|$)"
+)
 _CONFIG: Final = re.compile(
-    r"Initializing an? (?:V1 )?LLM (?:engine|server)(?:[^\n]{0,80}? with config: |(?: \(v[^)\n]{1,60}\))? ?\.\.\. )"
+    r"Initializing an? (?:V[01] )?LLM (?:engine|server)(?:[^\n]{0,80}? with config: |(?: \(v[^)\n]{1,60}\))? ?\.\.\. )"
 )
 ARGS: Final = re.compile(
     r"non-default args: |ServerArgs\(|server_args=\{|Namespace\(|\bLLM\((?=[^)]{0,40}model)|vllm model, with arguments: "
@@ -73,7 +78,7 @@ def words_said(text: str, run: str) -> dict[str, str]:
         text: the whole log, without its advice; run: the part of it since the start that is asked about.
     """
     said: dict[str, str] = {}
-    if served := SERVE.search(text):
+    if served := SERVE.search(text) or _SERVE_LATER.search(text):
         _put(said, "model", served[1])
     for match in _FLAG.finditer(text):
         _put(said, match[1].replace("-", "_"), (match[2] or "true"))

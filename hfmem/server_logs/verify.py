@@ -16,7 +16,7 @@ from hfmem.plan.devices import find_device
 from hfmem.records import dataclass, replace
 from hfmem.server_logs.checks import Verification
 from hfmem.server_logs.compare import verify
-from hfmem.server_logs.names import base_of, model_names
+from hfmem.server_logs.names import base_of, gguf_type, is_publishers_own, model_names
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.settings import Settings
 
@@ -64,7 +64,7 @@ def verify_log(
         UsageError: no engine's line is in the text, or it names no model and none is given.
         SourceError, UnsupportedError: the model cannot be read, or is not supported.
     """
-    log = parse_log(text)
+    log = parse_log(text, model)
     told = dict(given or {})
     if "kv_dtype" in told:
         told["kv_dtype"] = canonical_kv_dtype(told["kv_dtype"])
@@ -75,6 +75,9 @@ def verify_log(
         read = read_model(model, revision=revision, assume=assume, fetch=fetch)
     else:
         read, notes = _told(log.settings, text, revision or log.settings.revision, assume, fetch)
+    if quant is None and log.engine == "vllm" and read.packing is None and read.quantization is None:
+        quant = gguf_type(log.settings.model or "")  # llama.cpp's logs say what each tensor is in
+        notes += [f"weights in {quant}, by the name of {log.settings.model}"] if quant else []
     read = in_format(read, quant)
     if read.facts.notice:
         notes.append(read.facts.notice)
@@ -106,46 +109,58 @@ def _told(
 
 
 def _mentioned(text: str) -> str | None:
-    """The only model of the catalogue that a text names in full."""
-    known = {name.lower(): name for name in catalog_names()}
-    found = {known[name] for name in map(str.lower, _REPO.findall(text[:_SEARCHED])) if name in known}
-    return found.pop() if len(found) == 1 else None
+    """The only model of the catalogue, or quantized copy of one, that a text names in full."""
+    known = {name.lower() for name in catalog_names()}
+    named = {name.strip("."): None for name in _REPO.findall(text[:_SEARCHED])}
+    found = [name for name in named if name.lower() in known or base_of(name)[0].lower() in known]
+    return found[0] if len({name.lower() for name in found}) == 1 else None
 
 
 def _named(name: str, revision: str | None, assume: str | None, fetch: FetchOptions | None) -> tuple[Model, list[str]]:
     """The model that a log calls `name`: as it stands, what its path tells, a catalogue model of that name, or the model of which
     it is a quantized copy."""
     first: HfmemError | None = None
-    for reference in _references(name):
-        try:
-            read = read_model(reference, revision=revision, assume=assume, fetch=fetch)
-        except (SourceError, UsageError) as error:
-            first = first or error
-            if not isinstance(error, ModelNotFoundError | OfflineError | UsageError):
-                raise
-            continue
-        return read, [] if reference == name else [f"the log's {name} is taken for {reference}"]
-    base, quant = base_of(name)
-    if quant is not None:
-        try:
-            read, _ = _named(base, None, assume, fetch)
-        except HfmemError:
-            pass
-        else:
-            return in_format(read, quant), [f"{name} cannot be read: {read.facts.repo_id} in {quant}, by its name"]
+    for copy in (False, True):
+        for reference in _references(_stripped(name) if copy else _written(name)):
+            try:
+                read = read_model(reference, revision=revision, assume=assume, fetch=fetch)
+            except (SourceError, UsageError) as error:
+                first = first or error
+                if not isinstance(error, ModelNotFoundError | OfflineError | UsageError):
+                    raise
+                continue
+            return read, [] if reference == name else [f"the log's {name} is taken for {reference}"]
+        base, quant = base_of(name)
+        if quant is not None and not copy:
+            try:
+                read, _ = _named(base, None, assume, fetch)
+            except HfmemError:
+                pass
+            else:
+                return in_format(read, quant), [f"{name} cannot be read: {read.facts.repo_id} in {quant}, by its name"]
     raise ModelNotFoundError(f"the log names {name}, which cannot be read here: hfmem verify LOGFILE MODEL") from first
 
 
-def _references(name: str) -> Iterator[str]:
-    seen = set()
+def _written(name: str) -> list[str]:
+    """`name` as it stands, by its path, and without its maker's name."""
+    return [*model_names(name), _MAKER.sub("", _FOLDERS.sub("", name))]
+
+
+def _stripped(name: str) -> list[str]:
+    """`name` without what a GGUF's own name ends with; then the folder of its file or copy."""
     file = _GGUF_WORDS.sub("", _GGUF_WORDS.sub("", _FOLDERS.sub("", name)))
-    names = [*model_names(name), _GGUF_WORDS.sub("", name), file, _MAKER.sub("", file)]
+    above = re.split(r"[/\\]", name.rstrip("/"))[-2:-1]
+    return [_GGUF_WORDS.sub("", name), file, _MAKER.sub("", file), *above]
+
+
+def _references(names: list[str]) -> Iterator[str]:
+    seen = set()
     tails = {_key(known.rpartition("/")[2]): known for known in catalog_names()}
     for candidate in names:
-        if candidate not in seen and (_REPO.fullmatch(candidate) or (candidate == name.strip() and "/" in name)):
+        if candidate not in seen and (_REPO.fullmatch(candidate) or (candidate == names[0] and "/" in candidate)):
             seen.add(candidate)
             yield candidate
-    for candidate in names:
+    for candidate in () if is_publishers_own(names[0]) else names:
         known = tails.get(_key(candidate.rpartition("/")[2]))
         if known is not None and known not in seen:
             seen.add(known)

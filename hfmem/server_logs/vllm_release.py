@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hfmem.memory.engines.vllm.releases import LATEST, Release, release_of
 from hfmem.memory.serving import Serving
 from hfmem.records import replace
 from hfmem.server_logs.parse import LogFacts
+from hfmem.server_logs.reasons import NO_CHECKPOINTS
+from hfmem.units import GIB
 
 if TYPE_CHECKING:
     from hfmem.plan.devices import Device
@@ -27,6 +29,14 @@ _OLD: Final = 19
 _BETWEEN: Final = 24
 _LAST_BETWEEN: Final = 27
 
+#: the least memory of a device of Hopper's (80 GB, of which 79 GiB are seen), vLLM's default share at its least, and what it takes
+#: beside weights and pool at most, on small devices
+_LEAST_HOPPER, _LEAST_SHARE, _RUNTIME_AT_MOST = 70 * GIB, 0.9, 12 * GIB
+#: … and of the largest card that is likelier than a part of a Hopper, where nothing tells that the share is the default
+_CONSUMERS: Final = 48 * GIB
+#: … and of a DGX Spark's 119.7 GiB at least, where an H200's 139.8 would leave 16 GiB and more to the engine
+_LEAST_SPARK: Final = 106 * GIB
+
 
 def release_by_form(log: LogFacts) -> Release:
     """The release that a log is of: by its version, by what it prints, or today's where nothing tells."""
@@ -43,9 +53,13 @@ def told(log: LogFacts) -> bool:
 
 def rivals(log: LogFacts) -> tuple[Release, ...]:
     """The releases at both ends of what a log may be of that names none: their estimates widen the band."""
-    if release_of(log.version) is not None or log.form:
+    if release_of(log.version) is not None:
         return ()
-    ends = (V1 + 1, _OLD) if _looks_old(log) else (_NEW_CAPACITY, _LAST_BETWEEN if log.until_27 else LATEST)
+    if log.form:  # of all later releases too, where only the pool's one line tells it
+        return (Release(LATEST, log.settings.flashinfer),) if log.form == _LAST_BETWEEN + 1 else ()
+    newest = _LAST_BETWEEN if log.until_27 else LATEST
+    sure = log.smallest("max_concurrency") is not None and old_capacity(log)
+    ends = (V1 + 1, _OLD if sure else newest) if _looks_old(log) else (_NEW_CAPACITY, newest)
     return tuple(Release(minor, log.settings.flashinfer) for minor in ends)
 
 
@@ -85,9 +99,10 @@ def _looks_old(log: LogFacts) -> bool:
 
 def stepped(serving: Serving, log: LogFacts, release: Release, device: Device | None) -> Serving:
     """With the tokens of a step that `release` takes on `device` where the log does not say them."""
-    if serving.max_num_batched_tokens is not None or device is None:
+    ran_on = device or guessed_device(log)
+    if serving.max_num_batched_tokens is not None or ran_on is None:
         return serving
-    step = release.max_num_batched_tokens(device.memory_bytes, device.name, offline=log.settings.offline)
+    step = release.max_num_batched_tokens(ran_on.memory_bytes, ran_on.name, offline=log.settings.offline)
     return replace(serving, max_num_batched_tokens=step)
 
 
@@ -99,3 +114,33 @@ def as_logged(device: Device | None, log: LogFacts) -> Device | None:
     from hfmem.plan.devices import plain_memory
 
     return replace(device or plain_memory(int(reading.value)), memory_bytes=int(reading.value))
+
+
+class Guess(NamedTuple):
+    """A device that no line names: memory (at most), name, and compute capability as far as kernels go by it."""
+
+    memory_bytes: int
+    name: str
+    capability: int
+
+
+def guessed_device(log: LogFacts) -> Guess | None:
+    """What vLLM ran on by the memory that it saw, or that weights and pool leave of its share: a device too small for one of
+    Hopper's, or a DGX Spark, beside which no device is as large."""
+    small = Guess(_LEAST_HOPPER - 1, "", NO_CHECKPOINTS)
+    told, device = log.settings, log.first("device_bytes")
+    weights, pool = log.largest("weights_bytes"), log.smallest("available_bytes")
+    if log.engine != "vllm" or told.rocm:
+        return None
+    if device is not None:
+        spark = _SPARK.memory_bytes * 0.98 < device.value < _SPARK.memory_bytes * 1.02
+        return small if device.value < _LEAST_HOPPER else _SPARK if spark else None
+    if weights is None or pool is None or told.kv_memory_bytes or told.override_blocks or told.cpu_offload_gb:
+        return None
+    seen = (weights.value + pool.value) / float(told.utilization or _LEAST_SHARE)
+    if seen + _RUNTIME_AT_MOST < (_LEAST_HOPPER if told.utilization or told.complete else _CONSUMERS):
+        return small
+    return _SPARK if told.utilization and _LEAST_SPARK <= seen < _SPARK.memory_bytes else None
+
+
+_SPARK: Final = Guess(int(GIB * 1197 // 10), "DGX Spark GB10", 121)

@@ -8,12 +8,10 @@ import torch
 
 from hfmem_kernels import _ops, _reference, _validate
 from hfmem_kernels._heuristics import DecodeShape, DeviceFacts, LaunchConfig, select_config
-from hfmem_kernels._launch import Workspace, device_facts
+from hfmem_kernels._launch import MOST_TOKENS, Workspace, device_facts
 from hfmem_kernels._register import wants_backward, without_backward
 
 Impl = Literal["triton", "reference"]
-#: positions and windows up to here add up in int32
-MOST_TOKENS = 1 << 30
 #: what the table said before: a decode step asks the same for every layer
 _chosen: dict[tuple[DecodeShape, DeviceFacts, bool], LaunchConfig] = {}
 
@@ -31,9 +29,14 @@ def choose(shape: DecodeShape, device: torch.device, batch_invariant: bool) -> L
 def limits(window: int | None, softcap: float | None) -> tuple[int, float]:
     if window is not None and (not isinstance(window, int) or window < 1):
         _validate.fail("window", "an integer of at least 1, or None for no window", window)
-    if softcap is not None and softcap < 0.0:
+    if softcap is not None and not softcap >= 0.0:
         _validate.fail("softcap", "a positive number, or None", softcap)
     return min(window or 0, MOST_TOKENS), float(softcap or 0.0)  # a larger window hides nothing
+
+
+def parted(scale: torch.Tensor | float | None) -> tuple[float, torch.Tensor | None]:
+    """A scale as a number, 1 if it is a tensor or none, and a tensor, None if it is a number."""
+    return (1.0, scale) if scale is None or isinstance(scale, torch.Tensor) else (float(scale), None)
 
 
 def tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Tensor | None:

@@ -52,6 +52,8 @@ class LaunchConfig:
 #: Triton as (major, minor): the latest that the table was compiled with, which is also the first that 64 rows do not spill with
 NEWEST = ROOMY = (3, 9)
 BEFORE_ROOMY = (3, 8)
+#: the first that compiles 64 rows for sm90: 3.3.1 refuses wgmma within a loop like this one's, 3.4 nobody has asked
+WGMMA = (3, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +143,9 @@ _HOPPER_16 = (
     Entry(32, 256, 64, 4, 3, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
-    Entry(64, 128, 64, 4, 3, 2),
+    Entry(64, 128, 64, 4, 3, 2, since=WGMMA),
     Entry(64, 256, 64, 4, 3, 1, since=ROOMY),
-    Entry(64, 256, 32, 4, 4, 2),  # tiles of 64 tokens spill before 3.9
+    Entry(64, 256, 32, 4, 4, 2, since=WGMMA),  # tiles of 64 tokens spill before 3.9
 )
 _HOPPER_8 = (
     Entry(16, 128, 64, 4, 4, 3),
@@ -154,8 +156,8 @@ _HOPPER_8 = (
     Entry(32, 256, 64, 4, 4, 2),
     Entry(32, 512, 32, 4, 3, 2),
     Entry(32, 1024, 16, 8, 3, 1),
-    Entry(64, 128, 64, 4, 3, 2),
-    Entry(64, 256, 32, 4, 4, 1),
+    Entry(64, 128, 64, 4, 3, 2, since=WGMMA),
+    Entry(64, 256, 32, 4, 4, 1, since=WGMMA),
     Entry(64, 512, 32, 8, 3, 1, since=ROOMY),
 )
 _AMPERE_16 = (
@@ -206,7 +208,9 @@ _CDNA_16 = (
     Entry(32, 256, 32, 4, 2, 1),
     Entry(32, 1024, 16, 4, 2, 1),
 )
-_FLOAT32 = (Entry(16, 256, 16, 4, 2, 1), Entry(16, 2048, 16, 8, 1, 1))
+_FLOAT32 = (Entry(16, 256, 16, 4, 2, 1), Entry(16, 1024, 16, 8, 1, 1), Entry(16, 2048, 16, 8, 1, 1))
+#: families whose shared memory does not hold the 192 KiB of the last
+_NARROW = ("sm80", "sm86", "sm120")
 _TABLE: dict[str, dict[int, tuple[Entry, ...]]] = {
     "sm80": {2: _AMPERE_16, 1: _AMPERE_8},
     "sm86": {2: _NARROW_16, 1: _NARROW_8},
@@ -267,7 +271,7 @@ def table_entries(
 ) -> tuple[Entry, ...]:
     """The rows that `select_config` chooses from with that Triton."""
     if element_bytes == 4:
-        return _FLOAT32
+        return _FLOAT32[:2] if family in _NARROW else _FLOAT32
     rows = _LATENT[family][packed or element_bytes] if latent else _TABLE[family][element_bytes]
     latest: dict[tuple[int, int], Entry] = {}
     for entry in sorted((e for e in rows if e.since <= triton), key=lambda e: e.since):

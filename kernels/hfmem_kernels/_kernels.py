@@ -48,7 +48,7 @@ def decode_kernel(
     ssp, sst, ssh, vsp, vst, vsh,
     HEADS: tl.constexpr, GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, D1: tl.constexpr,
     D2: tl.constexpr, DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
-    SCALES: tl.constexpr, LATENT: tl.constexpr, VARLEN: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    SCALES: tl.constexpr, V_SCALES: tl.constexpr, LATENT: tl.constexpr, VARLEN: tl.constexpr, HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_LSE: tl.constexpr,
     M_BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
     ONE_SCAN: tl.constexpr, SPLIT_TILES: tl.constexpr, MIN_TILES: tl.constexpr, SNAP: tl.constexpr,
@@ -127,7 +127,7 @@ def decode_kernel(
                     q_ptr, k_ptr, v_ptr, page_table_ptr + b.to(tl.int64) * spb, k_scale_ptr, v_scale_ptr, alibi_ptr,
                     b, head, m_block, q_row0, count, lo, hi, tile, tile_stop, window, scale, softcap, v_factor, k_offset, v_offset,
                     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
-                    GROUP, PAGE, DK, DV, D1, D2, DVP, FORMAT, PAIRS, UNIT_K, UNIT_V, SCALES, HAS_WINDOW,
+                    GROUP, PAGE, DK, DV, D1, D2, DVP, FORMAT, PAIRS, UNIT_K, UNIT_V, SCALES, V_SCALES, HAS_WINDOW,
                     HAS_SOFTCAP, HAS_ALIBI, BLOCK_M, BLOCK_N, DECODER, PAGES, SAME_STRIDES, SAME_SCALES, WIDE,
                     WIDE_SCALES, CUT,
                 )  # fmt: skip

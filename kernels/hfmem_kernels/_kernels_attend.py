@@ -15,7 +15,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hfmem_kernels._kernels_common import INT8, LOG2E, PLAIN, decode_low, decode_pair, format_factor, load_ids, rows_of
+from hfmem_kernels._kernels_common import (
+    INT8,
+    LOG2E,
+    PLAIN,
+    decode_low,
+    decode_pair,
+    format_factor,
+    load_ids,
+    rows_of,
+    widened,
+)
+from hfmem_kernels._kernels_slots import hide, load_rows
 
 #: scales of values below this count as this, so that what they are split into is finite
 TINY = tl.constexpr(2.0**-100)
@@ -96,15 +107,6 @@ def split_scale(scale):
 
 
 @triton.jit
-def load_rows(rows, stride_d, cols, LIMIT: tl.constexpr, FULL: tl.constexpr):
-    """A tile [BLOCK_N, columns] of the cache, zero in columns that it does not have."""
-    pointers = rows[:, None] + cols[None, :] * stride_d
-    if FULL:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=(cols < LIMIT)[None, :], other=0)
-
-
-@triton.jit
 def scores_of(
     q_low, q_high, tile,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, DECODER: tl.constexpr,
@@ -164,15 +166,6 @@ def interleaved(low, high, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW: tl.constexpr):
-    """-inf where a row does not see the key: rows see row_lo <= position < row_hi."""
-    seen = offsets[None, :] < (row_hi - t0)[:, None]
-    if HAS_WINDOW:
-        seen = seen & (offsets[None, :] >= (row_lo - t0)[:, None])
-    return tl.where(seen, scores, float("-inf"))
-
-
-@triton.jit
 def softmax_step(scores, factor, m):
     """The running maximum, what fades what came before, the weights of this tile. Rows that saw no key stay at -inf, 1, 0.
 
@@ -184,50 +177,83 @@ def softmax_step(scores, factor, m):
 
 
 @triton.jit
+def scaled_queries(
+    q_rows, stride_d, row_mask, scale, DK: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, FORMAT: tl.constexpr,
+    PAIRS: tl.constexpr, BLOCK_M: tl.constexpr, DECODER: tl.constexpr, CUT: tl.constexpr,
+):  # fmt: skip
+    """A block's queries, D1 columns and D2 more, in the type of the dot's other side and some negated (`scores_of`); and what makes
+    logits of their scores, a positive factor for each row."""
+    low1, high1, biggest = query_parts(q_rows, stride_d, row_mask, 0, D1, DK, PAIRS)
+    low2 = low1
+    high2 = high1
+    if D2 > 0:
+        low2, high2, other = query_parts(q_rows, stride_d, row_mask, D1, D2, DK, PAIRS)
+        biggest = tl.maximum(biggest, other)
+    sign, scale = logit_factor(scale)
+    factor = tl.full([BLOCK_M], 1.0, tl.float32) * scale
+    if FORMAT == PLAIN:
+        low1 = (low1 * sign).to(q_rows.dtype.element_ty)
+        low2 = (low2 * (-sign if CUT else sign)).to(q_rows.dtype.element_ty)
+    else:
+        power = power_of(biggest)  # fp16 holds every decoded element
+        shrink = (sign * 16384.0 / power)[:, None]
+        turned = -shrink if CUT else shrink
+        low1 = (low1 * shrink).to(tl.float16)
+        high1 = (high1 * turned).to(tl.float16)
+        low2 = (low2 * turned).to(tl.float16)
+        high2 = (high2 * shrink).to(tl.float16)
+        factor = tl.maximum(factor * power * (1.0 / 16384.0) * format_factor(FORMAT, PAIRS, DECODER), TINY)
+    return low1, high1, low2, high2, factor
+
+
+@triton.jit
+def logits_of(
+    scores, to_log2, k_token, softcap, slope, offsets, at,
+    SCALES: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Scores with all that is done to them but the factor of `softmax_step`, which comes back too: `to_log2`, or 1 if it was needed
+    before. at: each row's own position in the tile."""
+    to_logit = to_log2
+    if (SCALES == 2 or HAS_SOFTCAP) or HAS_ALIBI:
+        scores = scores * to_log2[:, None]
+        to_logit = tl.full([BLOCK_M], 1.0, tl.float32)
+    if SCALES == 2:
+        scores = scores * k_token[None, :]
+    if HAS_SOFTCAP:
+        # cap · tanh(x / cap); tanh(y) = 1 - 2 / (1 + 2**(2 y log2 e)) neither overflows nor needs a library
+        e = tl.exp2(scores * (2.0 * LOG2E / softcap))
+        scores = (1.0 - 2.0 / (1.0 + e)) * (softcap * LOG2E)
+    if HAS_ALIBI:
+        scores += slope[:, None] * (offsets[None, :] - at[:, None]).to(tl.float32)
+    return scores, to_logit
+
+
+@triton.jit
 def attend(
     q_ptr, k_ptr, v_ptr, ids_ptr, k_scale_ptr, v_scale_ptr, alibi_ptr,
     b, head, m_block, q_row0, q_len, lo, hi, tile0, tile1, window, scale, softcap, v_factor, k_offset, v_offset,
     sqb, sqt, sqh, sqd, skp, skt, skh, skd, svp, svt, svh, svd, ssp, sst, ssh, vsp, vst, vsh,
     GROUP: tl.constexpr, PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,
     DVP: tl.constexpr, FORMAT: tl.constexpr, PAIRS: tl.constexpr, UNIT_K: tl.constexpr, UNIT_V: tl.constexpr,
-    SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    SCALES: tl.constexpr, V_SCALES: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DECODER: tl.constexpr,
     PAGES: tl.constexpr, SAME_STRIDES: tl.constexpr, SAME_SCALES: tl.constexpr, WIDE: tl.constexpr,
     WIDE_SCALES: tl.constexpr, CUT: tl.constexpr,
 ):  # fmt: skip
     """Attention of one block of query rows to the tiles tile0 … tile1 - 1. Returns acc [BLOCK_M, DVP], m and norm [BLOCK_M]."""
-    # --- the query rows, in the type of the dot's other side; some negated (`scores_of`)
     query, row_mask, q_head, q_rows = query_rows(q_ptr, b, head, m_block, q_row0, q_len, sqb, sqt, sqh, GROUP, BLOCK_M)
     STEP: tl.constexpr = 2 if PAIRS else 1
-    q_low1, q_high1, biggest = query_parts(q_rows, sqd, row_mask, 0, D1, DK, PAIRS)
-    q_low2 = q_low1
-    q_high2 = q_high1
-    if D2 > 0:
-        q_low2, q_high2, other = query_parts(q_rows, sqd, row_mask, D1, D2, DK, PAIRS)
-        biggest = tl.maximum(biggest, other)
     if SCALES == 1:
         scale = scale * tl.load(k_scale_ptr + head.to(tl.int64) * ssh)
     if not HAS_SOFTCAP:
         scale = scale * LOG2E
-    sign, scale = logit_factor(scale)
-    to_log2 = tl.full([BLOCK_M], 1.0, tl.float32) * scale
-    if FORMAT == PLAIN:
-        q_low1 = (q_low1 * sign).to(q_ptr.dtype.element_ty)
-        q_low2 = (q_low2 * (-sign if CUT else sign)).to(q_ptr.dtype.element_ty)
-    else:
-        power = power_of(biggest)  # fp16 holds every decoded element
-        shrink = (sign * 16384.0 / power)[:, None]
-        turned = -shrink if CUT else shrink
-        q_low1 = (q_low1 * shrink).to(tl.float16)
-        q_high1 = (q_high1 * turned).to(tl.float16)
-        q_low2 = (q_low2 * turned).to(tl.float16)
-        q_high2 = (q_high2 * shrink).to(tl.float16)
-        to_log2 = tl.maximum(to_log2 * power * (1.0 / 16384.0) * format_factor(FORMAT, PAIRS, DECODER), TINY)
-
+    q_low1, q_high1, q_low2, q_high2, to_log2 = scaled_queries(
+        q_rows, sqd, row_mask, scale, DK, D1, D2, FORMAT, PAIRS, BLOCK_M, DECODER, CUT
+    )
     factor = v_factor
     if FORMAT != PLAIN:
         factor = factor * format_factor(FORMAT, PAIRS, DECODER)
-    if SCALES == 1:
+    if V_SCALES == 1:
         factor = factor * tl.load(v_scale_ptr + head.to(tl.int64) * vsh)
 
     row_lo, row_hi = seen_keys(query, row_mask, q_len, hi, window)
@@ -254,28 +280,25 @@ def attend(
     offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        if WIDE:
-            first = first.to(tl.int64)
-            second = second.to(tl.int64)
+        first, second = widened(first, second, WIDE)
+        ids = first
         rows = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES, CLAMP)
         k_rows = k_base + rows.to(tl.int64) * UNIT_K
-        k1 = load_rows(k_rows, skd, cols1, DK // STEP, D1 <= DK)
+        k1 = load_rows(k_rows, skd, cols1, DK // STEP, D1 <= DK, ids, PAGES)
         k2 = k1
         if D2 > 0:
-            k2 = load_rows(k_rows, skd, cols2, DK // STEP, D1 + D2 <= DK)
+            k2 = load_rows(k_rows, skd, cols2, DK // STEP, D1 + D2 <= DK, ids, PAGES)
         if not SAME_STRIDES:
             rows = rows_of(first, second, t0, last, offsets, svp, svt, PAGE, PAGES, CLAMP)
         v_rows = v_base + rows.to(tl.int64) * UNIT_V
-        v = load_rows(v_rows, svd, cols_v, DV // STEP, DVP <= DV)
+        v = load_rows(v_rows, svd, cols_v, DV // STEP, DVP <= DV, ids, PAGES)
         v_high = v
         if HALVES:
-            v_high = load_rows(v_rows, svd, WIDTH + cols_v, DV, DVP <= DV)
+            v_high = load_rows(v_rows, svd, WIDTH + cols_v, DV, DVP <= DV, ids, PAGES)
         k_token = to_log2
         v_token = to_log2
         if SCALES == 2:
-            if WIDE_SCALES:
-                first = first.to(tl.int64)
-                second = second.to(tl.int64)
+            first, second = widened(first, second, WIDE_SCALES)
             rows = rows_of(first, second, t0, last, offsets, ssp, sst, PAGE, PAGES)
             k_token = tl.load(k_scale_ptr + head.to(tl.int64) * ssh + rows)
             if not SAME_SCALES:
@@ -287,19 +310,10 @@ def attend(
         if D2 > 0:
             more = scores_of(q_low2, q_high2, k2, BLOCK_M, BLOCK_N, FORMAT, PAIRS, DECODER, CUT)
             scores = with_more(scores, more, CUT)
-        to_logit = to_log2
-        if (SCALES == 2 or HAS_SOFTCAP) or HAS_ALIBI:
-            scores = scores * to_log2[:, None]
-            to_logit = tl.full([BLOCK_M], 1.0, tl.float32)
-        if SCALES == 2:
-            scores = scores * k_token[None, :]
-        if HAS_SOFTCAP:
-            # cap · tanh(x / cap); tanh(y) = 1 - 2 / (1 + 2**(2 y log2 e)) neither overflows nor needs a library
-            e = tl.exp2(scores * (2.0 * LOG2E / softcap))
-            scores = (1.0 - 2.0 / (1.0 + e)) * (softcap * LOG2E)
-        if HAS_ALIBI:
-            scores += slope[:, None] * (offsets[None, :] - (row_hi - t0 - 1)[:, None]).to(tl.float32)
-        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW)
+        scores, to_logit = logits_of(
+            scores, to_log2, k_token, softcap, slope, offsets, row_hi - t0 - 1, SCALES, HAS_SOFTCAP, HAS_ALIBI, BLOCK_M
+        )
+        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
         if SCALES == 2:
             exponent, rest, inverse = split_scale(v_token)
             m, alpha, p = softmax_step(scores + exponent[None, :], to_logit, m)

@@ -77,7 +77,7 @@ def write_kernel(
     k_ptr, v_ptr, k_cache_ptr, v_cache_ptr, slots_ptr, k_scale_ptr, v_scale_ptr, k_factor, v_factor,
     skt, skh, skd, svt, svh, svd, ckp, ckt, ckh, ckd, cvp, cvt, cvh, cvd, ksp, kst, ksh, vsp, vst, vsh,
     PAGE: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
-    FORMAT: tl.constexpr, SCALES: tl.constexpr, DECODER: tl.constexpr,
+    FORMAT: tl.constexpr, K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, DECODER: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens, heads): K and V of one token and head into its slot; a negative slot is skipped."""
     token = tl.program_id(0).to(tl.int64)
@@ -88,11 +88,11 @@ def write_kernel(
         place = slot % PAGE
         _write_row(
             k_ptr + token * skt + head * skh, skd, k_cache_ptr + page * ckp + place * ckt + head * ckh, ckd,
-            k_scale_ptr + page * ksp + place * kst + head * ksh, k_factor, DK, BLOCK_K, FORMAT, SCALES,
+            k_scale_ptr + page * ksp + place * kst + head * ksh, k_factor, DK, BLOCK_K, FORMAT, K_SCALES,
         )  # fmt: skip
         _write_row(
             v_ptr + token * svt + head * svh, svd, v_cache_ptr + page * cvp + place * cvt + head * cvh, cvd,
-            v_scale_ptr + page * vsp + place * vst + head * vsh, v_factor, DV, BLOCK_V, FORMAT, SCALES,
+            v_scale_ptr + page * vsp + place * vst + head * vsh, v_factor, DV, BLOCK_V, FORMAT, V_SCALES,
         )  # fmt: skip
 
 

@@ -164,6 +164,15 @@ def load_ids(ids_ptr, t0, last, offsets, PAGE: tl.constexpr, PAGES: tl.constexpr
 
 
 @triton.jit
+def widened(first, second, WIDE: tl.constexpr):
+    """Ids in 64 bits, if offsets of rows need them."""
+    if WIDE:
+        first = first.to(tl.int64)
+        second = second.to(tl.int64)
+    return first, second
+
+
+@triton.jit
 def rows_of(
     first, second, t0, last, offsets, stride_page, stride_token, PAGE: tl.constexpr, PAGES: tl.constexpr,
     CLAMP: tl.constexpr = True,

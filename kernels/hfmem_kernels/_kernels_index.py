@@ -22,6 +22,7 @@ from hfmem_kernels._kernels_common import (
     load_ids,
     num_tiles,
     rows_of,
+    widened,
 )
 from hfmem_kernels._kernels_schedule import first_unit, piece_at
 
@@ -64,12 +65,12 @@ def _products(keys, low, high, MODE: tl.constexpr, DECODER: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["batch", "capacity", "spb", "sob"],
+    do_not_specialize=["batch", "capacity", "columns", "offset", "spb", "sob"],
     do_not_specialize_on_alignment=["page_table_ptr", "seq_lens_ptr"],
 )
 def index_kernel(
     q_ptr, keys_ptr, scales_ptr, weights_ptr, page_table_ptr, seq_lens_ptr, out_ptr,
-    batch, capacity, sqb, sqt, sqh, skp, skt, ssp, swb, swt, spb, sob, sot,
+    batch, capacity, columns, offset, sqb, sqt, sqh, skp, skt, ssp, swb, swt, spb, sob, sot,
     QUERIES: tl.constexpr, HEADS: tl.constexpr, BLOCK_H: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
     UNIT: tl.constexpr, FORMAT: tl.constexpr, MODE: tl.constexpr, DECODER: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr, ONE_SCAN: tl.constexpr, PAGES: tl.constexpr, WIDE: tl.constexpr, LOCKSTEP: tl.constexpr,
@@ -77,20 +78,23 @@ def index_kernel(
     """Grid: (programs) sharing all tiles equally. Query i of a sequence's QUERIES sees all keys but the last QUERIES - 1 - i.
 
     `s??` are strides: q, keys (in UNIT elements), scales, weights, page table (p), out, by batch, query, head, page, token.
+    capacity: tokens that the page table holds; columns: of `out` and no more than those, what is scored; offset: of the first key.
     LOCKSTEP of a sequence's queries are worked on side by side, by as many programs, so that they share reads of keys.
     """
     STEP: tl.constexpr = 1 if MODE == ALIKE else 2
     program = tl.program_id(0)
     _, _, cost, unit, unit_stop, b, item_unit = first_unit(
         program // LOCKSTEP, tl.num_programs(0) // LOCKSTEP, seq_lens_ptr, seq_lens_ptr, batch, QUERIES // LOCKSTEP, QUERIES, 0,
-        capacity, BLOCK_B, ONE_SCAN, BLOCK_N, False, False, 1, 0, 1, 1,
+        columns, BLOCK_B, ONE_SCAN, BLOCK_N, False, False, 1, 0, 1, 1,
     )  # fmt: skip
     head = tl.arange(0, BLOCK_H)
     mask = head < HEADS
     offsets = tl.arange(0, BLOCK_N)
     cols = tl.arange(0, DIM // STEP)
+    first_key = keys_ptr + offset * UNIT
     while unit < unit_stop:
-        lo, hi = key_range(tl.load(seq_lens_ptr + b), QUERIES, 0, capacity, False)
+        seq_len = tl.load(seq_lens_ptr + b)
+        lo, hi = key_range(seq_len, QUERIES, 0, columns, False)
         tiles = num_tiles(lo, hi, BLOCK_N)
         lane, start, tile0, tile1 = piece_at(unit, unit_stop, item_unit, tiles, cost, 1)
         query = lane * LOCKSTEP + program % LOCKSTEP
@@ -103,17 +107,15 @@ def index_kernel(
         weights = weights * factor * key_factor
         ids_ptr = page_table_ptr + b64 * spb
         out_row = out_ptr + b64 * sob + query.to(tl.int64) * sot
-        seen = hi - QUERIES + 1 + query
+        seen = tl.minimum(tl.minimum(seq_len, capacity) - QUERIES + 1 + query, hi)
         last = hi - 1
         tile1 = tl.where(hi > 0, tile1, tile0)  # without a key there is no row to read
         first, second = load_ids(ids_ptr, tile0 * BLOCK_N, last, offsets, PAGE, PAGES, True)
         for tile in range(tile0, tile1):
             t0 = tile * BLOCK_N
-            if WIDE:
-                first = first.to(tl.int64)
-                second = second.to(tl.int64)
+            first, second = widened(first, second, WIDE)
             rows = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64) * UNIT
-            keys = tl.load(keys_ptr + rows[:, None] + cols[None, :])
+            keys = tl.load(first_key + rows[:, None] + cols[None, :])
             scale = offsets * 0.0 + 1.0
             if FORMAT != PLAIN:
                 scale = tl.load(scales_ptr + rows_of(first, second, t0, last, offsets, ssp, 1, PAGE, PAGES))

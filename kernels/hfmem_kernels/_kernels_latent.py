@@ -25,8 +25,8 @@ from hfmem_kernels._kernels_attend import (
     softmax_step,
     with_more,
 )
-from hfmem_kernels._kernels_common import LOG2E, PLAIN, format_factor, load_ids, rows_of
-from hfmem_kernels._kernels_slots import hide_unlisted, load_listed
+from hfmem_kernels._kernels_common import LOG2E, PLAIN, format_factor, load_ids, rows_of, widened
+from hfmem_kernels._kernels_slots import hide, load_rows
 
 
 @triton.jit
@@ -106,18 +106,16 @@ def attend_latent(
     offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        if WIDE:
-            first = first.to(tl.int64)
-            second = second.to(tl.int64)
+        first, second = widened(first, second, WIDE)
         ids = first
         rows = base + rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64) * UNIT
-        ka = load_listed(rows, skd, cols, DK // STEP, True, ids, PAGES)
-        kb = load_listed(rows, skd, cols + QUARTER // STEP, DK // STEP, True, ids, PAGES)
-        kc = load_listed(rows, skd, cols + 2 * (QUARTER // STEP), DK // STEP, True, ids, PAGES)
-        kd = load_listed(rows, skd, cols + 3 * (QUARTER // STEP), DK // STEP, True, ids, PAGES)
+        ka = load_rows(rows, skd, cols, DK // STEP, True, ids, PAGES)
+        kb = load_rows(rows, skd, cols + QUARTER // STEP, DK // STEP, True, ids, PAGES)
+        kc = load_rows(rows, skd, cols + 2 * (QUARTER // STEP), DK // STEP, True, ids, PAGES)
+        kd = load_rows(rows, skd, cols + 3 * (QUARTER // STEP), DK // STEP, True, ids, PAGES)
         kr = ka
         if D2 > 0:
-            kr = load_listed(rows, skd, cols_r, DK // STEP, RANK + D2 <= DK, ids, PAGES)
+            kr = load_rows(rows, skd, cols_r, DK // STEP, RANK + D2 <= DK, ids, PAGES)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
         scores = scores_of(qa, qa_high, ka, BLOCK_M, BLOCK_N, FORMAT, PAIRS, DECODER, CUT)
@@ -126,7 +124,7 @@ def attend_latent(
         scores = with_more(scores, scores_of(qd, qd_high, kd, BLOCK_M, BLOCK_N, FORMAT, PAIRS, DECODER, CUT), CUT)
         if D2 > 0:
             scores = with_more(scores, scores_of(qr, qr_high, kr, BLOCK_M, BLOCK_N, FORMAT, PAIRS, DECODER, CUT), CUT)
-        scores = hide_unlisted(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
+        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
         m, alpha, p = softmax_step(scores, to_log2, m)
         weights = weights * alpha[:, None] + p
         acc_a, acc_a_high = _faded(acc_a, acc_a_high, alpha, PAIRS)

@@ -25,8 +25,17 @@ from hfmem_kernels._kernels_attend import (
     seen_keys,
     softmax_step,
 )
-from hfmem_kernels._kernels_common import ARITHMETIC, E4M3, LOG2E, decode_pair, format_factor, load_ids, rows_of
-from hfmem_kernels._kernels_slots import hide_unlisted, load_listed
+from hfmem_kernels._kernels_common import (
+    ARITHMETIC,
+    E4M3,
+    LOG2E,
+    decode_pair,
+    format_factor,
+    load_ids,
+    rows_of,
+    widened,
+)
+from hfmem_kernels._kernels_slots import hide, load_rows
 
 #: what a decoded and scaled element is to be multiplied by: codes come times 2**-14, scales times 2**7
 FACTOR = tl.constexpr(128.0)
@@ -135,16 +144,14 @@ def attend_nvfp4_latent(
     offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        if WIDE:
-            first = first.to(tl.int64)
-            second = second.to(tl.int64)
+        first, second = widened(first, second, WIDE)
         ids = first
         rows = rows_ptr + rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64) * UNIT
         codes = ()
         for chunk in tl.static_range(4):
-            codes = codes + (load_listed(rows, 1, chunk * 32 + tl.arange(0, 32), 0, True, ids, PAGES),)
-        rope = load_listed(rows, 1, 128 + tl.arange(0, 32), 0, True, ids, PAGES)
-        scales = _four_chunks(load_listed(rows, 1, 160 + tl.arange(0, 16), 0, True, ids, PAGES), BLOCK_N, DECODER)
+            codes = codes + (load_rows(rows, 1, chunk * 32 + tl.arange(0, 32), 0, True, ids, PAGES),)
+        rope = load_rows(rows, 1, 128 + tl.arange(0, 32), 0, True, ids, PAGES)
+        scales = _four_chunks(load_rows(rows, 1, 160 + tl.arange(0, 16), 0, True, ids, PAGES), BLOCK_N, DECODER)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
         nothing = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
@@ -157,9 +164,7 @@ def attend_nvfp4_latent(
             for at in tl.static_range(4):
                 part = tl.dot(queries[4 * chunk + at], tl.trans(tiles[4 * chunk + at]), part)
             scores += part
-        scores = hide_unlisted(
-            scores * (to_log2 * FACTOR)[:, None], offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES
-        )
+        scores = hide(scores * (to_log2 * FACTOR)[:, None], offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
         m, alpha, p = softmax_step(scores, one, m)
         weights = weights * alpha[:, None] + p
         p_half = p.to(tl.float16)

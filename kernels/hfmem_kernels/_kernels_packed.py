@@ -31,8 +31,8 @@ from hfmem_kernels._kernels_attend import (
     softmax_step,
     split_scale,
 )
-from hfmem_kernels._kernels_common import E4M3, LOG2E, format_factor, load_ids, rows_of
-from hfmem_kernels._kernels_slots import hide_unlisted, load_listed
+from hfmem_kernels._kernels_common import E4M3, LOG2E, format_factor, load_ids, rows_of, widened
+from hfmem_kernels._kernels_slots import hide, load_rows
 
 # rows by their bytes; the launcher's numbers are the same
 ROWS_656 = tl.constexpr(656)
@@ -58,7 +58,7 @@ def _load_codes(rows, ids, PAGES: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.
     """The codes of each token, chunk by chunk, two to a uint16."""
     codes = ()
     for group in tl.static_range(GROUPS):
-        codes = codes + (load_listed(rows, 1, group * (WIDTH // 2) + tl.arange(0, WIDTH // 2), 0, True, ids, PAGES),)
+        codes = codes + (load_rows(rows, 1, group * (WIDTH // 2) + tl.arange(0, WIDTH // 2), 0, True, ids, PAGES),)
     return codes
 
 
@@ -154,20 +154,18 @@ def attend_packed_latent(
     offsets, last, tile1, first, second = open_loop(ids_ptr, lo, hi, tile0, tile1, BLOCK_N, PAGE, PAGES)
     for tile in range(tile0, tile1):
         t0 = lo + tile * BLOCK_N
-        if WIDE:
-            first = first.to(tl.int64)
-            second = second.to(tl.int64)
+        first, second = widened(first, second, WIDE)
         ids = first
         units = rows_of(first, second, t0, last, offsets, skp, skt, PAGE, PAGES).to(tl.int64)
         rows = rows_ptr + units * UNIT
         codes = _load_codes(rows, ids, PAGES, GROUPS, WIDTH)
         if WHOLE:
-            place = rows_of(first, second, t0, last, offsets, skp * UNIT // 4, 1, PAGE, PAGES)
+            place = rows_of(first, second, t0, last, offsets, skp * (UNIT // 4), 1, PAGE, PAGES)
             scales = _seven_scales(tl.load(scales_ptr + place))
         else:
             scales = _four_scales(scales_ptr + units * (UNIT // 2), BLOCK_N, BLOCK_M == 16)
         scales = _listed(scales, ids, GROUPS, PAGES)
-        rope = load_listed(rope_ptr + units * UNIT, 1, rope_cols, 0, True, ids, PAGES)
+        rope = load_rows(rope_ptr + units * UNIT, 1, rope_cols, 0, True, ids, PAGES)
         first, second = load_ids(ids_ptr, t0 + BLOCK_N, last, offsets, PAGE, PAGES, False)
 
         scores = (
@@ -177,7 +175,7 @@ def attend_packed_latent(
             part = scores_of(q_low[group], q_high[group], codes[group], BLOCK_M, BLOCK_N, E4M3, True, DECODER, CUT)
             scores += part * scales[group][None, :]
         scores = scores * latent_factor[:, None] + tl.dot(q_rope, tl.trans(rope)) * rope_factor
-        scores = hide_unlisted(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
+        scores = hide(scores, offsets, t0, row_lo, row_hi, HAS_WINDOW, ids, PAGES)
 
         exponent, _, inverse = split_scale(_largest(scales, GROUPS))
         m, alpha, p = softmax_step(scores + exponent[None, :], one, m)

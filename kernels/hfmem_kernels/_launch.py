@@ -28,6 +28,8 @@ from hfmem_kernels._heuristics import DeviceFacts, LaunchConfig, family_of, next
 #: fewest latent columns that are read once for keys and values: a quarter of them in pairs are the 16 that tensor cores take.
 #: Fewer, which only small test models have, are read as keys and again as values
 SMALLEST_LATENT = 128
+#: positions and windows up to here add up in int32
+MOST_TOKENS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,12 @@ def plan_split(config: LaunchConfig, num_items: int, max_tokens: int, num_sms: i
         slots = 2 * programs
     row_floats = config.block_m * v_columns
     return Split(programs, max_pieces, slots, slots * (config.block_m * 2 + row_floats))
+
+
+def token_limits(page_table: torch.Tensor, page_size: int, window: int, max_q_len: int) -> tuple[int, int]:
+    """The longest sequence that a table [batch, pages] holds, and how many tokens of one are looked at."""
+    capacity = min(page_table.shape[1] * page_size, MOST_TOKENS)
+    return capacity, min(capacity, window + max_q_len - 1) if window else capacity
 
 
 def merge_constants(rows: int, v_columns: int, config: LaunchConfig) -> dict[str, int]:
@@ -250,8 +258,7 @@ def launch_decode(
     pairs = kind != PLAIN and config.pairs and pairs_possible(k_cache, v_cache)
     cut = config.cut and config.block_m == 16
     columns = Columns.of(head_dim, v_head_dim, pairs=pairs, latent=latent, cut=cut)
-    capacity = page_table.shape[1] * (1 if by_slot else page_size)
-    max_tokens = min(capacity, window + max_q_len - 1) if window else capacity
+    capacity, max_tokens = token_limits(page_table, 1 if by_slot else page_size, window, max_q_len)
     split = plan_split(config, batch * items, max_tokens, num_sms, columns.dv)
 
     # few sizes, so that few kernels are compiled: a warp, four, and what longer batches are scanned in
@@ -284,7 +291,8 @@ def launch_decode(
         "LOCKSTEP": lockstep_of(items, split.num_programs) if config.lockstep and not config.split_tiles else 1,
         "GROUP": group, "PAGE": page_size, "DK": head_dim, "DV": v_head_dim, "D1": columns.d1, "D2": columns.d2,
         "DVP": columns.dv, "FORMAT": kind, "PAIRS": pairs, "UNIT_K": k_rows.unit, "UNIT_V": v_rows.unit,
-        "SCALES": scale_mode(k_scale), "LATENT": latent, "VARLEN": varlen, "HAS_WINDOW": window > 0,
+        "SCALES": scale_mode(k_scale), "V_SCALES": scale_mode(v_scale), "LATENT": latent, "VARLEN": varlen,
+        "HAS_WINDOW": window > 0,
         "HAS_SOFTCAP": softcap > 0.0, "HAS_ALIBI": alibi_slopes is not None, "HAS_SINKS": sinks is not None,
         "HAS_LSE": lse is not None, "M_BLOCKS": m_blocks, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
         "BLOCK_B": block_b, "ONE_SCAN": batch <= block_b or config.split_tiles > 0, "SPLIT_TILES": config.split_tiles,

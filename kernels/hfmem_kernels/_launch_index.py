@@ -8,7 +8,7 @@ import torch
 
 from hfmem_kernels._addresses import E4M3, PLAIN, extent, pages_a_tile, rows_of
 from hfmem_kernels._heuristics import LaunchConfig, next_power_of_2
-from hfmem_kernels._launch import decoder_of, lockstep_of, run
+from hfmem_kernels._launch import decoder_of, lockstep_of, run, token_limits
 from hfmem_kernels._reference_index import index_parts
 
 #: how queries and keys meet; the numbers are those of `_kernels_index`
@@ -46,13 +46,14 @@ def launch_index(
     alike = packed and mode == ALIKE
     base = rows.base.view(torch.float8_e4m3fn) if alike else rows.base  # which `rows_of` takes for bytes
     if mode == BOTH_DECODED:
-        q = q.view(torch.uint16)
+        odd = any(n % 2 for n in (*q.stride()[:3], q.storage_offset()))
+        q = (q.contiguous() if odd else q).view(torch.uint16)
     programs = max(1, num_sms * config.ctas_per_sm)
     block_b = 32 if batch <= 32 else 128 if batch <= 128 else 1024
-    capacity = min(page_table.shape[1] * keys.shape[1], out.shape[2])
+    capacity, _ = token_limits(page_table, keys.shape[1], 0, queries)
     arguments = [
-        q, base, scales, weights, page_table, seq_lens, out, batch, capacity, *q.stride()[:3], rows.page, rows.token,
-        scales.stride(0), *weights.stride()[:2], page_table.stride(0), *out.stride()[:2],
+        q, base, scales, weights, page_table, seq_lens, out, batch, capacity, min(capacity, out.shape[2]), rows.offset,
+        *q.stride()[:3], rows.page, rows.token, scales.stride(0), *weights.stride()[:2], page_table.stride(0), *out.stride()[:2],
     ]  # fmt: skip
     wide = max(extent(elements[:, :, None, :], rows), (keys.shape[0] - 1) * scales.stride(0) + keys.shape[1]) >= 2**31
     constants = {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hfmem_kernels._heuristics import LaunchConfig
-from hfmem_kernels._launch import Columns, Split, Workspace, device_facts, launch_decode, plan_split
+from hfmem_kernels._launch import Columns, Split, Workspace, device_facts, launch_decode, plan_split, token_limits
 from hfmem_kernels._register import nothing, op
 from hfmem_kernels._validate import fail
 
@@ -41,8 +41,7 @@ def _split(
     chosen = config_of(config)
     kv_heads = k_cache.shape[2]
     m_blocks = -(-(q.shape[-2] // kv_heads) * max_q_len // chosen.block_m)
-    capacity = page_table.shape[1] * (1 if by_slot else k_cache.shape[1])
-    tokens = min(capacity, window + max_q_len - 1) if window else capacity
+    _, tokens = token_limits(page_table, 1 if by_slot else k_cache.shape[1], window, max_q_len)
     v_dim = kv_lora_rank or v_cache.shape[-1]
     dv = Columns.of(q.shape[-1], v_dim, pairs=chosen.pairs, latent=bool(kv_lora_rank)).dv
     return plan_split(chosen, seq_lens.shape[0] * kv_heads * m_blocks, tokens, device_facts(q.device).num_sms, dv)

@@ -51,12 +51,13 @@ def index_logits(
     q: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Tensor,
     out: torch.Tensor, dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
-    """Arguments as `hfmem_kernels.index_logits`, q [batch, queries, heads, dim]; writes what each query sees into `out`."""
+    """Arguments as `hfmem_kernels.index_logits`, q [batch, queries, heads, dim]; writes what each query sees into `out`, as far as
+    that is wide enough."""
     queries, page = q.shape[1], keys.shape[1]
     for b, length in enumerate(seq_lens.tolist()):
         length = min(max(length, 0), page_table.shape[1] * page)
-        at = torch.arange(length, device=q.device)
+        at = torch.arange(min(length, out.shape[2]), device=q.device)
         rows = index_keys(keys, page_table[b, at // page].long() * page + at % page, dtype)
         for i in range(queries):
-            seen = max(0, length - queries + 1 + i)
+            seen = min(max(0, length - queries + 1 + i), len(at))
             out[b, i, :seen] = scores(q[b, i].to(dtype), rows[:seen], weights[b, i].to(dtype)).to(out.dtype)

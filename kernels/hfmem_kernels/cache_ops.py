@@ -6,6 +6,7 @@ import torch
 
 from hfmem_kernels import _validate
 from hfmem_kernels._addresses import cache_format, scale_mode, scale_strides
+from hfmem_kernels._calls import parted
 from hfmem_kernels._heuristics import LaunchConfig, next_power_of_2
 from hfmem_kernels._launch import decoder_of, require_triton, run
 from hfmem_kernels._reference import gather
@@ -41,8 +42,8 @@ def write_kv(
     """
     for name, rows, cache in (("k", k, k_cache), ("v", v, v_cache)):
         _validate.check_dtype(name, rows, _validate.QUERY_DTYPES)
-        _validate.check_device(f"{name}_cache", cache, k.device)
         _validate.check_dtype(f"{name}_cache", cache, [*_validate.QUERY_DTYPES, *_validate.QUANTIZED])
+        _validate.check_device(f"{name}_cache", cache, k.device)
         _validate.check_shape(
             f"{name}_cache", cache, ["pages", "page size", k_cache.shape[2] if name == "v" else "kv heads", "dim"]
         )
@@ -55,16 +56,13 @@ def write_kv(
     _check_slots(slot_mapping, k)
     _validate.check_scale("k_scale", k_scale, k_cache)
     _validate.check_scale("v_scale", v_scale, v_cache)
-    tensors = [s if isinstance(s, torch.Tensor) else None for s in (k_scale, v_scale)]
-    factors = [float(s) if isinstance(s, (int, float)) else 1.0 for s in (k_scale, v_scale)]
-    if scale_mode(tensors[0]) != scale_mode(tensors[1]):
-        _validate.fail("v_scale", "the same kind of scale as k_scale", v_scale)
+    (k_factor, k_scale), (v_factor, v_scale) = parted(k_scale), parted(v_scale)
     if impl == "reference":
-        _write_reference(k, k_cache, slot_mapping, tensors[0], factors[0])
-        _write_reference(v, v_cache, slot_mapping, tensors[1], factors[1])
+        _write_reference(k, k_cache, slot_mapping, k_scale, k_factor)
+        _write_reference(v, v_cache, slot_mapping, v_scale, v_factor)
         return
     require_triton(impl, k)
-    write_kv_op(k, v, k_cache, v_cache, slot_mapping, tensors[0], tensors[1], factors[0], factors[1])
+    write_kv_op(k, v, k_cache, v_cache, slot_mapping, k_scale, v_scale, k_factor, v_factor)
 
 
 def write_latent(
@@ -83,12 +81,14 @@ def write_latent(
     """
     _validate.check_dtype("latent", latent, _validate.QUERY_DTYPES)
     _validate.check_shape("latent", latent, ["tokens", "rank"])
-    _validate.check_shape("rope", rope, [latent.shape[0], "rope dim"])
     _validate.check_dtype("rope", rope, [latent.dtype])
+    _validate.check_shape("rope", rope, [latent.shape[0], "rope dim"])
     _validate.check_device("rope", rope, latent.device)
     _check_slots(slot_mapping, latent)
+    _validate.check_dtype("cache", cache, [*_validate.QUERY_DTYPES, *_validate.QUANTIZED, torch.uint8])
     if cache.dtype != torch.uint8:
         _validate.check_shape("cache", cache, ["pages", "page size", latent.shape[1] + rope.shape[1]])
+        cache_scale = _validate.check_one_scale("cache_scale", cache_scale, cache)
         rank = latent.shape[1]
         rows = cache[:, :, None, :]
         write_kv(
@@ -116,7 +116,15 @@ def gather_kv(cache: torch.Tensor, page_table: torch.Tensor, seq_lens: torch.Ten
     """The dense rows [batch, longest, …] of a paged cache [pages, page_size, …], zero behind each sequence's end.
 
     For tests, migration and prefill kernels without page tables; it reads the lengths, so it waits for the device.
+
+    Raises:
+        ValueError: an argument does not fit, or a page id or a length is none of this cache; the message names it.
     """
+    _validate.check_tensor("cache", cache)
+    if cache.dim() < 2:
+        _validate.fail("cache", "shape [pages, page size, …]", f"shape {list(cache.shape)}")
+    _validate.check_pages(page_table, seq_lens, cache.device)
+    _validate.check_indices(page_table, seq_lens, cache)
     longest = int(seq_lens.max()) if seq_lens.numel() else 0
     dense = torch.zeros(page_table.shape[0], longest, *cache.shape[2:], dtype=torch.float32, device=cache.device)
     dense = dense.to(cache.dtype)
@@ -129,19 +137,22 @@ def move_pages(cache: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor
     """Copy whole pages inside a cache [pages, …], all read before any is written, as defragmentation needs.
 
     Raises:
-        ValueError: `sources` and `targets` are no int32 or int64 vectors of the same length.
+        ValueError: `sources` and `targets` are no int32 or int64 vectors of the same length where the cache is.
     """
+    _validate.check_tensor("cache", cache)
     _validate.check_dtype("sources", sources, [torch.int32, torch.int64])
     _validate.check_dtype("targets", targets, [sources.dtype])
     _validate.check_shape("sources", sources, ["pages"])
     _validate.check_shape("targets", targets, [sources.shape[0]])
+    _validate.check_device("sources", sources, cache.device)
+    _validate.check_device("targets", targets, cache.device)
     raw = cache.view(torch.uint8) if cache.element_size() == 1 else cache
     raw[targets.long()] = raw[sources.long()]
 
 
 def _check_slots(slot_mapping: torch.Tensor, rows: torch.Tensor) -> None:
-    _validate.check_device("slot_mapping", slot_mapping, rows.device)
     _validate.check_dtype("slot_mapping", slot_mapping, [torch.int64])
+    _validate.check_device("slot_mapping", slot_mapping, rows.device)
     _validate.check_shape("slot_mapping", slot_mapping, [rows.shape[0]])
     if not slot_mapping.is_contiguous():
         _validate.fail("slot_mapping", "a contiguous tensor", f"stride {slot_mapping.stride(0)}")
@@ -197,7 +208,8 @@ def write_kv_op(
     ]  # fmt: skip
     constants = {
         "PAGE": k_cache.shape[1], "DK": k.shape[2], "DV": v.shape[2], "BLOCK_K": next_power_of_2(k.shape[2]),
-        "BLOCK_V": next_power_of_2(v.shape[2]), "FORMAT": kind, "SCALES": scale_mode(k_scale), "DECODER": decoder_of(k.device),
+        "BLOCK_V": next_power_of_2(v.shape[2]), "FORMAT": kind, "K_SCALES": scale_mode(k_scale),
+        "V_SCALES": scale_mode(v_scale), "DECODER": decoder_of(k.device),
     }  # fmt: skip
     run(write_kernel, (k.shape[0], k.shape[1]), arguments, constants, _CONFIG, warmup=False)
 

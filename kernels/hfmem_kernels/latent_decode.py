@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hfmem_kernels import _reference, _validate
-from hfmem_kernels._calls import Impl, choose, dispatch, limits, reference_result, stored, tensor
+from hfmem_kernels._calls import Impl, choose, dispatch, limits, parted, reference_result, stored, tensor
 from hfmem_kernels._heuristics import DecodeShape, LaunchConfig
 from hfmem_kernels._launch import Workspace, require_triton
 from hfmem_kernels.layout import LatentFormat
@@ -47,14 +47,14 @@ def mla_decode_attention(
 
     The other arguments, the result and what is raised are those of `paged_decode_attention`; out's dim is `kv_lora_rank`.
     """
-    batch = seq_lens.shape[0] if seq_lens.dim() else 0
-    most = _validate.check_queries(q, cu_q, max_q_len, batch)
+    most = _validate.check_queries(q, cu_q, max_q_len, seq_lens)
     _validate.check_pages(page_table, seq_lens, q.device)
     packed = _check(q, cache, kv_lora_rank, cache_scale, sinks)
     _validate.check_outputs(q, kv_lora_rank, out, lse, return_lse)
     window, _ = limits(window, None)
     if check_indices:
-        _validate.check_indices(page_table, seq_lens, cache.shape[0], cache.shape[1], window)
+        counts = _validate.query_counts(q, cu_q, most, seq_lens.shape[0])
+        _validate.check_indices(page_table, seq_lens, cache, window, counts)
     if impl == "reference":
         keywords = {"cu_q": cu_q, "scale": float(scale), "window": window, "sinks": sinks, "kv_lora_rank": kv_lora_rank}
         keywords["k_scale"] = tensor(cache_scale, q)
@@ -85,6 +85,7 @@ def sparse_mla_decode_attention(
     workspace: Workspace | None = None,
     batch_invariant: bool = False,
     config: LaunchConfig | None = None,
+    check_indices: bool = False,
     impl: Impl = "triton",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Decode attention of each token to a list of its own of tokens in a latent cache, such as an indexer picks (DSA).
@@ -95,6 +96,7 @@ def sparse_mla_decode_attention(
         slots: int32 [tokens, most], page · page_size + place in the page, in any order; negative ones are left out. What is
             listed twice counts twice.
         lengths: int32 [tokens], how many entries of each list count; the rest is never read. 0 gives zeros and an lse of -inf.
+        check_indices: check the slots by value (waits for the device); else they are believed.
 
     The other arguments, the result and what is raised are those of `mla_decode_attention`. Two caches under one softmax, as
     DeepSeek V4's window and its compressed rows, are two calls with `return_lse`, sinks in one of them, and `merge_attention`.
@@ -102,6 +104,8 @@ def sparse_mla_decode_attention(
     _validate.check_slots(slots, lengths, q)
     packed = _check(q, cache, kv_lora_rank, cache_scale, sinks)
     _validate.check_outputs(q, kv_lora_rank, out, lse, return_lse)
+    if check_indices:
+        _validate.check_slot_values(slots, lengths, cache)
     if impl == "reference":
         result, log_sum = _reference.decode_listed(
             q, cache, slots, lengths, scale=float(scale), kv_lora_rank=kv_lora_rank, sinks=sinks,
@@ -126,11 +130,9 @@ def _check(
     latent_format = _validate.check_latent(q, cache, kv_lora_rank)
     packed = 0 if latent_format is LatentFormat.PLAIN else cache.shape[2]
     if not packed:
-        _validate.check_scale("cache_scale", cache_scale, cache[:, :, None, :])
+        _validate.check_one_scale("cache_scale", cache_scale, cache)
     elif cache_scale is not None:
         _validate.fail("cache_scale", "None for rows that carry their scales", "a scale")
-    if isinstance(cache_scale, torch.Tensor) and cache_scale.numel() != 1:
-        _validate.fail("cache_scale", "a number or one element", f"shape {list(cache_scale.shape)}")
     _validate.check_vector("sinks", sinks, q.shape[-2], q.device)
     return packed
 
@@ -144,10 +146,9 @@ def _call(
     """`dispatch` for a cache [pages, page, columns or bytes]; table: page ids, or slots if `by_slot`."""
     rows = cache[:, :, None, :]
     values = rows if cache.dtype == torch.uint8 else rows[..., :kv_lora_rank]
-    factor = 1.0
-    if cache_scale is not None and not isinstance(cache_scale, torch.Tensor):
-        factor, cache_scale = float(cache_scale), None
+    factor, one = parted(cache_scale)
+    one = one if one is None else one.reshape(1)
     return dispatch(
-        q, rows, values, table, lengths, cu_q, max_q_len, scale * factor, window, 0.0, sinks, None, cache_scale, cache_scale,
+        q, rows, values, table, lengths, cu_q, max_q_len, scale * factor, window, 0.0, sinks, None, one, one,
         factor, kv_lora_rank, by_slot, config, out, lse, return_lse, workspace,
     )  # fmt: skip

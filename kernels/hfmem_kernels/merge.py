@@ -32,9 +32,9 @@ def merge_attention(
         ValueError: an argument does not fit; the message names it.
         RuntimeError: impl="triton" without Triton or without a device it runs on.
     """
+    _validate.check_dtype("outs", outs, _validate.QUERY_DTYPES)
     if outs.dim() < 3:
         _validate.fail("outs", "shape [parts, …, heads, dim]", f"shape {list(outs.shape)}")
-    _validate.check_dtype("outs", outs, _validate.QUERY_DTYPES)
     _validate.check_dtype("lses", lses, [torch.float32])
     _validate.check_device("lses", lses, outs.device)
     _validate.check_shape("lses", lses, list(outs.shape[:-1]))
@@ -42,8 +42,8 @@ def merge_attention(
         _validate.fail("outs", "at least one part", 0)
     for name, buffer, like, dtype in (("out", out, outs, outs.dtype), ("lse", lse, lses, torch.float32)):
         if buffer is not None:
-            _validate.check_device(name, buffer, outs.device)
             _validate.check_dtype(name, buffer, [dtype])
+            _validate.check_device(name, buffer, outs.device)
             _validate.check_shape(name, buffer, list(like.shape[1:]))
             if not buffer.is_contiguous():
                 _validate.fail(name, "a contiguous tensor", f"strides {list(buffer.stride())}")

@@ -157,7 +157,7 @@ def test_names_that_occur_twice_are_found_in_any_parts(data: st.DataObject) -> N
     rests = data.draw(st.lists(st.sampled_from([b"a.w", b"b.w", b"1.w", b"2.w", b"c"]), min_size=1, max_size=6))
     texts = [rest.decode() for rest in rests]
     facts = [("U8", (1,))] * len(rests)
-    runs = [Run(rests, texts, texts, texts, facts, [1] * len(rests)), Run(rests[1:], texts, texts, texts, facts, [1])]
+    runs = [Run(rests, texts, texts, facts, [1] * len(rests)), Run(rests[1:], texts, texts, facts, [1])]
     heads = [b"m.0.", b"m.1.", b"m.10.", b"layers.0."]
     parts: list[Listed | Again] = []
     for _ in range(data.draw(st.integers(0, 5))):

@@ -257,14 +257,13 @@ def test_header_with_a_hole_is_a_contradiction(tmp_path: Path, run: Run) -> None
 
 def test_python_api_gives_the_same_report(folder: Path, run: Run) -> None:
     import hfmem
-    from hfmem.render.json import report_dict
 
     report = hfmem.estimate(str(folder), context=1000, overhead=0)
     padding = 2 * (128 - 100) * 64 * 2  # vLLM pads a vocabulary of 100 to 128, in the embedding and in the head
     assert report.total_bytes == 2 * PARAMETERS + padding + 63 * 16 * TOKEN_BYTES
-    assert json.loads(json.dumps(report_dict(report))) == json.loads(
-        run(str(folder), "--ctx", "1000", "--overhead", "0", "--json")[1]
-    )
+    words = (str(folder), "--ctx", "1000", "--overhead", "0")
+    assert json.loads(json.dumps(hfmem.to_dict(report))) == json.loads(run(*words, "--json")[1])
+    assert f"{hfmem.to_text(report)}\n" == run(*words)[1]
 
 
 def test_a_shard_server_sees_no_weights(hub: HubServer, run: Run) -> None:

@@ -31,6 +31,7 @@ def _rows(run: Run, words: str) -> tuple[int, list[dict[str, Any]]]:
         "--gpu 4090 --batch max",
         "--gpu 2x4090 --pp 2 --enforce-eager --max-num-batched-tokens 4096",
         "--gpu 4090 --overhead 10%",
+        "--gpu 4090 --page-size 32 --no-prefix-caching",
     ],
 )
 def test_rows_are_what_fit_says(run: Run, shared: str) -> None:
@@ -42,6 +43,18 @@ def test_rows_are_what_fit_says(run: Run, shared: str) -> None:
         alone = json.loads(run(*words.split())[1])
         assert row.pop("label") == quant
         assert row == {name: value for name, value in alone.items() if name not in _OF_FIT}
+
+
+def test_what_settings_leave_on_the_host_has_a_column(run: Run) -> None:
+    """Llama 3 8B in bf16: 32 layers of 2 × (41,943,040 + 176,160,768 + 8,192) bytes and 4,096 a token, and the embedding of 128,256
+    × 4,096 that llama.cpp keeps on the host whatever is set. Half of the layers: 16."""
+    layer, table = 2 * (41_943_040 + 176_160_768 + 8192), 2 * 128_256 * 4096
+    words = f"compare {LLAMA} --ctx 4k,8k --engine llama.cpp --gpu 24GiB {OFF} --ngl"
+    head, first, second, *_ = run(*words.split(), "17")[1].splitlines()
+    assert "on host" in head
+    for row, tokens in ((first, 4096), (second, 8192)):
+        assert f" {(table + 16 * (layer + 4096 * tokens)) / 2**30:.2f} " in row
+    assert "on host" not in run(*words.split(), "all")[1]
 
 
 def test_the_verdicts_by_hand(run: Run) -> None:
@@ -67,6 +80,15 @@ def test_the_table_says_verdict_room_and_length(run: Run) -> None:
     assert "does not fit" in full and full.split()[-2:] == ["−10.92", "none"]
     assert max(map(len, (head, half, full))) <= 80
     assert any("20.00 GiB usable" in note for note in notes)
+
+
+def test_engines_settings_are_one_for_all_rows(run: Run) -> None:
+    """Decode context parallelism: DeepSeek V3's row of 576 × 2 bytes in 61 layers, of every eighth token on a rank."""
+    model = "deepseek-ai/DeepSeek-V3"
+    status, rows = _rows(run, f"{model} --ctx 16k,32k --tp 8 --dcp 8 --engine vllm")
+    assert status == 0 and [row["per_rank"]["kv_cache_bytes"] for row in rows] == [61 * 1152 * n for n in (2048, 4096)]
+    status, out, err = run(*f"compare {model} --engine vllm,llama.cpp --tp 8 --dcp 8 {OFF}".split())
+    assert (status, out) == (2, "") and err == "error: dcp: only vLLM has that setting, not llama.cpp\n"
 
 
 def test_without_a_device_nothing_is_said_of_fitting(run: Run) -> None:

@@ -97,7 +97,7 @@ def test_emit_warns_beside_the_command(run: Run, command: str) -> None:
 
 
 def test_help_promises_only_what_the_command_does(run: Run) -> None:
-    for command in ("layers", "explain", "plan", "verify", "bench"):  # which name no device to solve for
+    for command in ("plan", "verify", "bench"):  # which name no device to solve for
         text = " ".join(run(command, "--help")[1].split())
         assert "max: the most" not in text
     assert "max: the most that fits" in " ".join(run("fit", "--help")[1].split())

@@ -125,6 +125,34 @@ def test_contexts_are_the_publishers(name: str, tokens: int) -> None:
         ("google/gemma-4-12B-it", 11_959_730_224, 48),
         ("MiniMaxAI/MiniMax-M3", 427_040_140_160, 57 * 128),
         ("moonshotai/Kimi-K3", 2_779_931_837_184, 92 * 896),
+        (
+            "deepseek-ai/DeepSeek-V4-Flash",
+            290_944_616_402,
+            3 * 129_280 * 6 + 41 * 256,
+        ),  # and what hashes tokens to experts
+        ("deepseek-ai/DeepSeek-V4-Flash-0731", 304_180_418_494, 3 * 129_280 * 6 + 43 * 256),  # three draft layers
+        ("deepseek-ai/DeepSeek-V4-Pro", 1_598_839_674_782, 3 * 129_280 * 6 + 59 * 384),
+        ("deepseek-ai/DeepSeek-V4-Pro-0813", 1_650_497_936_906, 3 * 129_280 * 6 + 61 * 384),
+        ("deepseek-ai/DeepSeek-V2", 235_741_434_880, 0),
+        ("deepseek-ai/DeepSeek-R1", 684_489_845_504, 59 * 256),
+        ("zai-org/GLM-4.7-Flash", 31_221_488_576, 47 * 64),  # with an embedding and a head for its prediction layer
+        ("zai-org/GLM-4.5V", 107_710_933_120, 45 * 128),
+        ("PrimeIntellect/INTELLECT-3", 106_852_251_264, 45 * 128),
+        ("deepseek-ai/DeepSeek-OCR", 3_336_106_240, 0),
+        ("moonshotai/Kimi-Linear-48B-A3B-Instruct", 49_122_681_728, 26 * 256),
+        ("Qwen/Qwen3-Omni-30B-A3B-Instruct", 35_259_818_545, 0),
+        ("Qwen/Qwen1.5-MoE-A2.7B", 14_315_784_192, 0),
+        ("MiniMaxAI/MiniMax-M1-80k", 456_089_655_296, 0),
+        ("inclusionAI/Ling-mini-2.0", 16_255_643_392, 19 * 256),
+        ("inclusionAI/Ling-flash-2.0", 102_889_705_216, 31 * 256),
+        ("inclusionAI/Ling-1T", 999_705_328_640, 76 * 256),
+        ("meituan-longcat/LongCat-Flash-Chat", 561_862_880_256, 28 * 768),
+        ("tencent/Hy3", 298_786_155_776, 80 * 192),
+        ("moonshotai/Moonlight-16B-A3B", 15_960_111_936, 26 * 64 + 27 * 64),  # and each layer's inverse frequencies
+        ("deepseek-ai/deepseek-moe-16b-base", 16_375_728_128, 0),
+        ("poolside/Laguna-XS.2", 33_442_617_088, 0),
+        ("poolside/Laguna-S-2.1", 117_561_977_600, 0),
+        ("stepfun-ai/Step-3.5-Flash", 199_384_301_376, 42 * 288),
     ],
 )
 def test_derived_parameters_against_published_counts(name: str, published: int, beside: int) -> None:
@@ -192,3 +220,54 @@ def test_qwen_3_8_in_fp8() -> None:
     fp8 = 48 * linear + 16 * full + (64 + 1) * 3 * h * inner + full
     read = read_model("Qwen/Qwen3.8-27B-FP8", fetch=FetchOptions(offline=True)).parameters
     assert read.weights_bytes == 2 * (27_781_427_952 - fp8) + fp8 + 4 * fp8 // 128**2
+
+
+#: bytes by dtype in the headers of XiaomiMiMo's repositories: BF16, FP8 codes, packed FP4 with a byte for each 32 of them
+MIMO = {
+    "V2.6-Flash-RL": (8_202_616_064, 3_859_808_256, 160_859_947_008),
+    "V2.6-Pro-RL": (21_294_573_312, 13_378_781_184, 531_351_207_936),
+}
+
+
+@pytest.mark.parametrize("name", MIMO)
+def test_mimo_v2_6_dtype_by_dtype(name: str) -> None:
+    """Experts in FP4 beside FP8, the way out of attention in BF16 in prediction layers, too; Pro's config does not name these."""
+    read = read_model(f"XiaomiMiMo/MiMo-{name}", fetch=FetchOptions(offline=True)).parameters
+    assert tuple(read.weights_by_dtype[dtype] for dtype in ("BF16", "F8_E4M3", "U8")) == MIMO[name]
+
+
+def test_mimo_v2_5_pro_with_its_scales() -> None:
+    """1,023,244,718,976 elements in 159,581 tensors: scales and corrections of 69 gates are no parameters.
+
+    Queries, keys and values were quantized in 8 pieces: 216 rows of scales where 27,136 rows have 212 blocks.
+    """
+    read = read_model("XiaomiMiMo/MiMo-V2.5-Pro", fetch=FetchOptions(offline=True)).parameters
+    scales = read.weights_by_dtype["F32"] // 4 + (70 + 3) * (216 - 212) * 48
+    assert read.total + scales + 69 * 384 == 1_023_244_718_976
+
+
+def test_mimo_v2_5_with_its_scales() -> None:
+    """310,775,040,000 elements, as V2.5-Pro's are counted; q, k and v of 9 full layers in 4 pieces: 108 rows for 106 blocks."""
+    read = read_model("XiaomiMiMo/MiMo-V2.5", fetch=FetchOptions(offline=True)).parameters
+    assert read.total + read.weights_by_dtype["F32"] // 4 + 9 * 2 * 32 + 47 * 256 == 310_775_040_000
+
+
+def test_deepseek_v4_flash_0731_as_stored() -> None:
+    """165,265,454,782 elements in its headers, two codes in one of the experts'; a scale takes a byte there, 4 are assumed."""
+    read = read_model("deepseek-ai/DeepSeek-V4-Flash-0731", fetch=FetchOptions(offline=True)).parameters
+    sizes = read.weights_by_dtype
+    stored = sizes["U8"] + sizes["F8_E4M3"] + sizes["BF16"] // 2 + sizes["F32"] // 4
+    assert stored + 3 * 129_280 * 6 + 43 * 256 == 165_265_454_782
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "beside"),
+    [
+        ("moonshotai/Kimi-K2.7-Code", 170_738_182_128, 60 * 384),  # eight int4 codes in one, two numbers for a shape
+        ("Qwen/Qwen3-32B-AWQ", 5_731_472_384, 0),
+    ],
+)
+def test_packed_elements_against_published_headers(name: str, stored: int, beside: int) -> None:
+    sizes = read_model(name, fetch=FetchOptions(offline=True)).parameters.weights_by_dtype
+    widths = {"I32": 4, "I64": 8, "BF16": 2, "F16": 2}
+    assert sum(size // widths[dtype] for dtype, size in sizes.items() if size) + beside == stored

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_models import CONFIG, FRESH, TENSOR_BYTES, TENSORS, add_sharded, add_single, weight_sizes
-from hub_server import Blob, HubServer, shard, sharded
+from hub_server import Blob, Handler, HubServer, fail_times, hold_until, shard, sharded
 
 from hfmem.errors import (
     MissingFileError,
 )
 from hfmem.hub import FetchOptions, load_model
+from hfmem.hub.connection import MAX_PER_HOST
 from hfmem.hub.files import DEFAULT_GUESS
 
 
@@ -63,6 +66,29 @@ def test_sharded_model_without_the_metadata_route(hub: HubServer) -> None:
     assert by_range.weight_files == by_route.weight_files
 
 
+def test_no_host_is_asked_for_more_at_once_than_it_bears(hub: HubServer) -> None:
+    hub.metadata_route = False
+    add_sharded(hub, 161)
+    now, most = {"hub": 0, "cdn": 0}, {"hub": 0, "cdn": 0, "both": 0}
+
+    def watch(handler: Handler) -> bool:
+        with hub.lock:
+            now[handler.server.role] += 1
+            for name, value in {**now, "both": sum(now.values())}.items():
+                most[name] = max(most[name], value)
+        time.sleep(0.05)
+        with hub.lock:
+            now[handler.server.role] -= 1
+        return False
+
+    hub.faults.append(watch)
+    load_model("org/sharded", options=FRESH)
+    assert most["hub"] <= MAX_PER_HOST and most["cdn"] <= MAX_PER_HOST
+    assert (
+        most["both"] > MAX_PER_HOST
+    )  # the Hub is asked for further files while a storage host answers for the first ones
+
+
 def test_single_file_without_the_metadata_route(hub: HubServer) -> None:
     hub.metadata_route = False
     add_single(hub)
@@ -72,6 +98,44 @@ def test_single_file_without_the_metadata_route(hub: HubServer) -> None:
     hub.clear()
     load_model("org/two")
     assert len(hub.requests()) == 4
+
+
+def test_elsewhere_the_index_is_asked_for_while_the_single_file_is_on_its_way(hub: HubServer) -> None:
+    hub.metadata_route = False
+    add_single(hub)
+    fault, asked = hold_until(r"index\.json", on="//model.safetensors")  # the storage host's answer
+    hub.faults.append(fault)
+    started = time.monotonic()
+    assert load_model("org/single", options=FRESH).evidence == "headers"
+    assert asked.is_set() and time.monotonic() - started < 4
+    # a sharded model does not wait for the single file at all
+    add_sharded(hub, 2)
+    fault, _ = hold_until("//model-00002-of", on="/model.safetensors$")
+    hub.faults[:] = [fault]
+    started = time.monotonic()
+    assert load_model("org/sharded", options=FRESH).evidence == "headers"
+    assert time.monotonic() - started < 4
+
+
+def test_on_the_official_hub_the_route_speaks_for_the_index(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, facts_dir: Path
+) -> None:
+    monkeypatch.setattr("hfmem.hub.settings.OFFICIAL_ENDPOINTS", frozenset({hub.url}))
+    add_single(hub)
+    add_sharded(hub, 3)
+
+    def indices() -> list[str]:
+        return [entry.path for entry in hub.requests() if "/resolve/" in entry.path and "index.json" in entry.path]
+
+    for trouble in (fail_times(99, 500, on="safetensors-metadata"), fail_times(99, 404, on="safetensors-metadata")):
+        hub.faults[:] = [trouble]
+        hub.clear()
+        assert load_model("org/single", options=FRESH).evidence == "headers"
+        assert indices() == []
+        found = load_model("org/sharded", options=FetchOptions(refresh=True))
+        assert found.checkpoint is not None and found.checkpoint.num_files == 3
+        assert len(indices()) == 1
+        assert not (facts_dir / "endpoints-1.json").exists()  # a fault of the moment
 
 
 def test_an_endpoint_without_the_route_is_remembered(hub: HubServer) -> None:

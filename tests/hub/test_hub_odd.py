@@ -10,7 +10,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from hub_server import Handler, HubServer, shard
+from hub_server import Handler, HubServer, fail_times, shard, sharded
 from raw_http import FRESH, client, reply, serve
 
 from hfmem.errors import ModelNotFoundError, NetworkError
@@ -242,3 +242,20 @@ def test_messages_hold_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_redirect_to_nowhere() -> None:
     with serve(lambda handler: reply(handler, 302)) as url, pytest.raises(NetworkError, match="redirected to nowhere"):
         client(url).get(url + "/x", max_bytes=10)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_file_that_is_listed_and_said_not_to_be_there(hub: HubServer, name: str) -> None:
+    """Second copies are not taken for the weights because a server lost the first one for a moment."""
+    hub.metadata_route = False
+    files = {
+        "model.safetensors": shard([("w", "BF16", (4,))]),
+        "consolidated.safetensors": shard([("x", "BF16", (9,))]),
+    }
+    if "index" in name:
+        files = {**sharded({"model-1.safetensors": [("w", "BF16", (4,))]}), **files}
+        del files["model.safetensors"]
+    hub.add("org/m", {"config.json": {"model_type": "llama"}, **files})
+    hub.faults.append(fail_times(99, 404, on=f"resolve/.*{name}$"))
+    with pytest.raises(NetworkError, match=f"{name} is in the list of files"):
+        load_model("org/m", options=FRESH)

@@ -1,4 +1,4 @@
-"""transformers' dynamic cache: shapes of its tensors as transformers 5.23.0 allocates them, multiplied out."""
+"""transformers' caches: shapes of their tensors as transformers allocates them, multiplied out."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from example_architectures import (
     whisper_large_v3,
 )
 
-from hfmem.errors import UnsupportedError
+from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory.engines import engine
+from hfmem.memory.result import CacheBytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.layers import FullAttention, LinearAttentionState, RgLruState, RwkvState, SlidingAttention
 
+transformers = engine("transformers")
+
 
 def held(arch: Architecture, context: int, num_seqs: int = 1) -> int:
-    return engine("transformers").cache(arch, Serving(context, num_seqs)).bytes
+    return transformers.cache(arch, Serving(context, num_seqs)).bytes
 
 
 @pytest.mark.parametrize(
@@ -123,3 +126,50 @@ def test_types_that_transformers_has_no_code_for() -> None:
     found = engine("transformers").cache(read_architecture(remote), serving)
     assert found.bytes == own.bytes
     assert [note.code for note in found.notes] == ["remote_code"]
+
+
+def kept(arch: Architecture, name: str, context: int = 1000, **more: int) -> CacheBytes:
+    return transformers.cache(arch, Serving(context, engine="transformers", cache_implementation=name, **more))  # type: ignore[arg-type]
+
+
+def test_a_static_cache_holds_whole_windows() -> None:
+    """Run through transformers 5.24's own `generate(…, cache_implementation="static")` with six layers, two KV heads of 16, fp32,
+    two sequences of 40 tokens, of which 39 are kept: 119,808 bytes of a Llama, 60,928 of a Gemma 3 whose first five layers have
+    windows of 16."""
+    row = 2 * 2 * 16 * 4
+    full, near = FullAttention(4, 2, 16, 16), SlidingAttention(4, 2, 16, 16, 16)
+    llama = build("llama", one(full, 6), dtype="F32")
+    gemma = build("gemma3_text", [*one(near, 5), *one(full, 1)], dtype="F32")
+    assert kept(llama, "static", 39, num_seqs=2).bytes == 2 * 6 * 39 * row == 119_808
+    assert kept(gemma, "static", 39, num_seqs=2).bytes == 2 * (5 * 16 + 39) * row == 60_928
+    assert kept(gemma, "static", 12).bytes == 6 * 12 * row
+    with pytest.raises(UnsupportedError, match="no static cache for deepseek_v4 models"):
+        kept(deepseek_v4_flash(), "static")
+
+
+def test_an_offloaded_cache_keeps_two_layers_on_the_device() -> None:
+    layer = 1000 * 2 * 8 * 128 * 2
+    found = kept(llama_3_8b(), "offloaded")
+    assert (found.bytes, found.bytes_per_rank, found.host_bytes) == (32 * layer, 2 * layer, 30 * layer)
+    over_two = kept(llama_3_8b(), "offloaded", tp=2)
+    assert (over_two.bytes_per_rank, over_two.host_bytes) == (layer, 30 * layer)
+    # a static one keeps windowed layers, a dynamic one moves them, too: the widest neighbours are a windowed and a full layer
+    wide, near = FullAttention(8, 8, 64, 64), SlidingAttention(8, 8, 64, 64, 100)
+    row = 2 * 8 * 64 * 2
+    mixed = build("gemma3_text", [*one(near, 5), *one(wide, 1)] * 2)
+    assert kept(mixed, "offloaded_static").bytes_per_rank == (10 * 100 + 2 * 1000) * row
+    assert kept(mixed, "offloaded").bytes_per_rank == (99 + 1000) * row
+    # states are not moved
+    hybrid = qwen3_next()
+    states = transformers.cache(hybrid, Serving(1000)).state_bytes_per_seq
+    assert kept(hybrid, "offloaded").bytes_per_rank == states + 2 * 1000 * 2 * 2 * 256 * 2
+
+
+def test_only_transformers_has_these_caches() -> None:
+    with pytest.raises(UsageError, match="cache_implementation: only transformers has that setting, not vllm"):
+        Serving(1, cache_implementation="static")
+    with pytest.raises(UsageError, match="is one of dynamic, static, offloaded, offloaded_static, not 'quantized'"):
+        Serving(1, engine="transformers", cache_implementation="quantized")
+    assert (
+        Serving(1, engine="transformers", cache_implementation="static").alone("vllm").cache_implementation == "dynamic"
+    )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from example_architectures import build, deepseek_v3, deepseek_v32, gpt_oss_120b, llama_3_8b, one
 
+from hfmem.api.estimates import layer_table
 from hfmem.errors import UnsupportedError, UsageError
+from hfmem.hub import FetchOptions
 from hfmem.memory.compute_buffer import compute_buffer
 from hfmem.memory.engines import engine
 from hfmem.memory.engines.llama_cpp.flash import runs_flash
 from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import FullAttention, LatentAttention, SlidingAttention
+from hfmem.model.layers import FullAttention, IndexedAttention, LatentAttention, Layer, NoCache, SlidingAttention
 from hfmem.units import MIB
 
 llama_cpp = engine("llama.cpp")
@@ -93,6 +97,14 @@ def test_sparse_latents_are_scored_first() -> None:
     assert many - few == 131_072 * 512 * 8
 
 
+def test_blocks_that_an_indexer_chose_are_masked_by_head() -> None:
+    """MiniMax M3 of two KV heads: 18 bytes a cell and token with flash attention, 12 without (llama.cpp's graph on a CPU)."""
+    small = build("minimax_m3", one(IndexedAttention(2, 2, 128, 128, 128, 2048, 128), 2))
+    for asked, slope in (("on", 18), ("off", 12)):
+        few, many = (compute_buffer(small, served(n, flash_attention=asked)).bytes for n in (131_072, 262_144))
+        assert many - few == 131_072 * 512 * slope
+
+
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "width", "value_width", "runs"),
     [
@@ -155,3 +167,33 @@ def test_several_devices_hold_inputs_of_four_micro_batches() -> None:
         serving = Serving(32_768, engine="llama.cpp", pp=2, llama_cpp=LlamaCpp(**told))  # type: ignore[arg-type]
         more = 3 * 512 * 32_768 * 2 + 4 * 512 * 4096 * 4 if copies == 4 else 0
         assert compute_buffer(llama_3_8b(), serving).bytes == one_device + more
+
+
+def test_towers_are_no_layers_to_deal_out() -> None:
+    """Two of four layers, and the output, on the device (`-ngl 3`), whatever layers an image's encoder has after them."""
+    decoder = one(FullAttention(8, 8, 64, 64), 4)
+    arch = build("gemma3", [*decoder, *[Layer((NoCache("encoder"),), "vision")] * 6])
+    for found in (arch, build("gemma3_text", decoder)):
+        held = llama_cpp.cache(found, served(256, gpu_layers=3))
+        assert (held.stage_bytes, held.host_bytes) == ((2 * 256 * 2048,), 2 * 256 * 2048)
+        over_two = engine("transformers").cache(found, Serving(256, engine="transformers", pp=2))
+        assert over_two.stage_bytes == (2 * 256 * 2048,) * 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"engine": "llama.cpp", "kv_offload": False},
+        {"engine": "llama.cpp", "kv_offload": False, "pp": 2},
+        {"engine": "transformers", "cache_implementation": "offloaded", "tp": 2},
+        {"engine": "transformers", "cache_implementation": "offloaded_static", "pp": 2},
+    ],
+)
+def test_rows_of_layers_add_up_to_the_cache(settings: dict[str, Any]) -> None:
+    offline = FetchOptions(offline=True, no_cache=True)
+    told = settings | {"context": 5000, "num_seqs": 3, "fetch": offline}
+    table = layer_table("google/gemma-3-12b-it", **told)
+    report = table.report
+    assert sum(run.engine_bytes or 0 for run in table.runs) == report.kv_cache.bytes
+    on_host = sum(run.engine_bytes or 0 for run in table.runs if run.stage is None)
+    assert report.host is not None and on_host == report.host.kv_cache_bytes > 0

@@ -184,6 +184,7 @@ def test_mimo_v2_keys_wider_than_values() -> None:
         "swa_head_dim": 192,
         "swa_v_head_dim": 128,
         "add_swa_attention_sink_bias": True,
+        "num_nextn_predict_layers": 0,
         "dtype": "bfloat16",
     }
     arch = read_architecture(config)

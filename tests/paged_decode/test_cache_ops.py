@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -117,6 +118,44 @@ def test_pages_move_as_if_at_once() -> None:
     move_pages(cache, torch.tensor([0, 1, 2], dtype=torch.int32), torch.tensor([1, 2, 0], dtype=torch.int32))
     after = cache.view(torch.uint8)
     assert [torch.equal(after[t], before[s]) for s, t in ((0, 1), (1, 2), (2, 0), (3, 3))] == [True] * 4
+
+
+def test_scales_of_keys_and_values_are_of_any_kind_each(device: str) -> None:
+    """A scale for each token beside a number that numpy made; the same bits as when both are of one kind."""
+    k = rows(5, 16, 0).to(device)
+    slots = torch.arange(5, device=device)
+    for impl in ("triton", "reference"):
+        token, of_v = (torch.zeros(2, 3, 2, device=device) for _ in range(2))
+        mixed, alike, numbers = (
+            [torch.zeros(2, 3, 2, 16, dtype=torch.float8_e4m3fn, device=device) for _ in range(2)] for _ in range(3)
+        )
+        write_kv(k, k, *mixed, slots, k_scale=token, v_scale=np.float32(0.37), impl=impl)
+        write_kv(k, k, *alike, slots, k_scale=torch.zeros_like(token), v_scale=of_v, impl=impl)
+        write_kv(k, k, *numbers, slots, k_scale=0.37, v_scale=0.37, impl=impl)
+        assert torch.equal(token, of_v)
+        assert torch.equal(mixed[0].view(torch.uint8), alike[0].view(torch.uint8))
+        assert torch.equal(mixed[1].view(torch.uint8), numbers[1].view(torch.uint8))
+
+
+def test_a_latent_row_has_one_scale() -> None:
+    """A scale for each token would be the latent's and then the rotary part's."""
+    cache = torch.zeros(2, 4, 48, dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"cache_scale: expected a number or one element, given shape \[2, 4, 1\]"):
+        write_latent(
+            torch.ones(1, 32),
+            torch.ones(1, 16),
+            cache,
+            torch.zeros(1, dtype=torch.int64),
+            cache_scale=torch.ones(2, 4, 1),
+        )
+
+
+def test_gathering_refuses_what_is_no_page() -> None:
+    cache, lengths = torch.zeros(4, 8, 2), torch.tensor([9], dtype=torch.int32)
+    with pytest.raises(ValueError, match="page_table: expected ids 0 … 3 in the 9 tokens of sequence 0"):
+        gather_kv(cache, torch.tensor([[0, -1]], dtype=torch.int32), lengths)
+    with pytest.raises(ValueError, match="seq_lens: expected values 0 … 8"):
+        gather_kv(cache, torch.tensor([[0]], dtype=torch.int32), lengths)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from far_pages import spread
 
 from hfmem_kernels import _addresses, _launch, testing
 from hfmem_kernels._heuristics import LaunchConfig
@@ -166,6 +166,18 @@ def test_scales_given_as_numbers(device: str) -> None:
     torch.testing.assert_close(lse_as_numbers, lse, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("key", ["none", "number", "one", "head"])
+@pytest.mark.parametrize("value", ["none", "number", "one", "head"])
+def test_scales_of_keys_and_values_are_given_as_they_come(key: str, value: str, device: str) -> None:
+    """Each in a form of its own: what the other is must not matter. All are powers of two, so nothing is rounded anew."""
+    inputs = testing.build(Case((40, 19), cache_dtype="float8_e4m3fn"), device)
+    plain, plain_lse = call(inputs)
+    forms = {"none": None, "number": 0.5, "one": torch.tensor([0.5], device=device)}
+    forms["head"] = torch.tensor([0.5, 0.5], device=device)
+    out, lse = call(inputs, scale=0.125 * (1.0 if key == "none" else 2.0), k_scale=forms[key], v_scale=forms[value])
+    assert torch.equal(out, plain * (1.0 if value == "none" else 0.5)) and torch.equal(lse, plain_lse)
+
+
 @pytest.mark.parametrize("programs", [1, 3, 17, 40])
 @pytest.mark.parametrize("min_tiles", [1, 3])
 def test_any_share_of_the_work(programs: int, min_tiles: int, device: str) -> None:
@@ -308,21 +320,10 @@ def test_offsets_beyond_32_bits(config: LaunchConfig, stride: int, device: str, 
     inputs = testing.build(Case((20,), num_heads=2, num_kv_heads=1, head_dim=16, page_size=16), device, spare_pages=0)
     cache = replace(
         inputs.cache,
-        k=_spread(inputs.cache.k, stride, tmp_path / "k"),
-        v=_spread(inputs.cache.v, stride, tmp_path / "v"),
+        k=spread(inputs.cache.k, stride, tmp_path / "k"),
+        v=spread(inputs.cache.v, stride, tmp_path / "v"),
     )
     assert torch.equal(call(replace(inputs, cache=cache), config)[0], call(inputs, config)[0])
-
-
-def _spread(cache: torch.Tensor, stride: int, path: Path) -> torch.Tensor:
-    """The pages of `cache`, `stride` elements apart."""
-    size = (stride * (cache.shape[0] - 1) + cache[0].numel()) * cache.element_size()
-    with path.open("w+b") as file:
-        file.truncate(size)
-        flat = torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=cache.dtype)
-    view = flat.as_strided(cache.shape, (stride, *cache.stride()[1:]))
-    view.copy_(cache)
-    return view
 
 
 def test_empty_batch(device: str) -> None:

@@ -24,8 +24,22 @@ def test_what_ended_well_is_not_run_again(tmp_path: Path) -> None:
     for _ in range(2):
         known = session([good, bad], tmp_path / "out", 60)
         assert {name: each["status"] for name, each in known.items()} == {"good": 0, "bad": 3}
-    assert mark.read_text() == "xyy" and (tmp_path / "out" / "good.log").read_text() == "said\n"
+    assert mark.read_text() == "xyy" and (tmp_path / "out" / "session.log").read_text().startswith(
+        "\n== good\nsaid\n\n== bad\n"
+    )
     assert json.loads((tmp_path / "out" / "session.json").read_text()) == known
+
+
+def test_what_is_to_be_taken_home_lies_in_one_folder(tmp_path: Path) -> None:
+    """Three files at most and no folder, after every step: those of a step that is ended, too."""
+    bench = tmp_path / "out" / "bench"
+    code = f"import pathlib; p = pathlib.Path({str(bench)!r}); p.mkdir(); (p / 'results.json').write_text('1'); raise SystemExit(1)"
+    session([step("first", "print(5)"), step("second", code)], tmp_path / "out", 60, tmp_path / "home")
+    assert {p.name: p.is_file() for p in (tmp_path / "home").iterdir()} == dict.fromkeys(
+        ["results.json", "session.json", "session.log"], True
+    )
+    assert (tmp_path / "home" / "session.log").read_text() == "\n== first\n5\n\n== second\n"
+    assert json.loads((tmp_path / "home" / "session.json").read_text())["second"]["status"] == 1
 
 
 def gone(process: Path) -> bool:
@@ -63,7 +77,17 @@ def test_a_step_ends_when_its_time_is_over_with_what_it_started(
 def test_what_is_run_is_there(tmp_path: Path) -> None:
     """Scripts, tests and models that the steps name; the first steps fit one call of 560 s, each at its most."""
     found = {each.name: each for each in steps(tmp_path, tmp_path / "peers", "abc")}
-    assert list(found) == ["quick", "latents", "bench-llama", "bench-v3.2", "bench-v4", "core", "calls", "grid"]
+    assert list(found) == [
+        "quick",
+        "latents",
+        "bench-llama",
+        "bench-v3.2",
+        "bench-v4",
+        "random",
+        "core",
+        "calls",
+        "grid",
+    ]
     assert all(each.least <= each.most for each in found.values())
     assert sum(found[name].most for name in ("quick", "latents", "bench-llama", "bench-v3.2", "bench-v4")) <= 500
     named = [word for each in found.values() for word in each.command if word.endswith(".py")]

@@ -57,6 +57,30 @@ def test_bytes_in_flight_on_hopper(element_bytes: int) -> None:
             assert in_flight >= (65536 if element_bytes == 2 else 32768)
 
 
+@pytest.mark.parametrize(
+    ("family", "fits"), [("sm80", False), ("sm86", False), ("sm90", True), ("sm100", True), ("sm120", False)]
+)
+def test_the_widest_fp32_rows_need_their_shared_memory(family: str, fits: bool) -> None:
+    """Queries, keys and values of 16 rows and 1,024 columns are 64 KiB each, 192 together; of 512 columns half of that fits all."""
+    assert fits == (SHARED_BYTES[family] - 1024 >= 3 * 16 * 1024 * 4)
+    select_config(DecodeShape(4, 1, 512, 512, 4), family)
+    if fits:
+        select_config(DecodeShape(4, 1, 1024, 1024, 4), family)
+    else:
+        with pytest.raises(
+            ValueError, match="head_dim: expected at most 1024 padded key and value columns, given 2048"
+        ):
+            select_config(DecodeShape(4, 1, 1024, 1024, 4), family)
+
+
+@pytest.mark.parametrize(("element_bytes", "dim"), [(1, 64), (1, 128), (2, 64), (2, 128)])
+def test_blocks_of_64_rows_need_a_compiler_that_takes_them(element_bytes: int, dim: int) -> None:
+    """Triton 3.3.1 fails on wgmma within a while loop (FenceInsertion); 3.5.1 and 3.6.0 compile it."""
+    shape = DecodeShape(64, 1, dim, dim, element_bytes)
+    rows = {triton: select_config(shape, "sm90", triton=triton).block_m for triton in ((3, 3), (3, 5), (3, 6), (3, 9))}
+    assert rows == {(3, 3): 32, (3, 5): 64, (3, 6): 64, (3, 9): 64}
+
+
 def test_batch_invariant_splits_by_tokens() -> None:
     config = select_config(DecodeShape(4, 1, 128, 128, 2), "sm90", batch_invariant=True)
     assert config.split_tiles * config.block_n == FIXED_SPLIT_TOKENS

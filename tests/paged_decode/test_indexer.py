@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import random
 import struct
+from pathlib import Path
 
 import pytest
 import torch
+from far_pages import spread
 from index_cases import FORMATS, NARROW, case, check
 
-from hfmem_kernels import _reference_index, index_logits, layout
+from hfmem_kernels import _reference_index, index_logits, layout, sparse_mla_decode_attention
+from hfmem_kernels._calls import Impl
 from hfmem_kernels._launch import device_facts
 from hfmem_kernels._reference_index import pack_index_keys
 from hfmem_kernels.traffic import index_traffic
@@ -99,6 +102,64 @@ def test_a_buffer_is_written_where_a_query_sees_something(device: str) -> None:
     narrow = torch.full((2, 1, 9), 7.0, device=device)
     index_logits(*inputs, out=narrow)
     assert torch.equal(narrow[0, 0], whole[0, 0, :9]) and bool((narrow[1, 0, 5:] == 7.0).all())
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+def test_a_narrow_buffer_cuts_scores_not_what_a_query_sees(impl: Impl, device: str) -> None:
+    """Of 20 tokens the older of two queries sees 19, so all of the first 9."""
+    inputs = case((20, 5), page=16, queries=2, device=device)
+    narrow = torch.full((2, 2, 9), 7.0, device=device)
+    index_logits(*inputs, out=narrow, impl=impl)
+    whole = index_logits(*inputs, impl=impl)
+    assert torch.equal(narrow[0], whole[0, :, :9]) and torch.equal(narrow[1, 1, :5], whole[1, 1, :5])
+    assert torch.equal(narrow[1, 0, :4], whole[1, 0, :4]) and bool((narrow[1, 0, 4:] == 7.0).all())
+
+
+def test_scores_choose_what_is_attended_to(device: str) -> None:
+    """As the docstring has it: scores, torch's choice, lists of slots, attention; against the same from dense rows."""
+    q, keys, weights, table, lengths = case((40, 3), page=16, device=device, q_dtype=torch.bfloat16)
+    rows = torch.randn(keys.shape[0], 16, 80, generator=torch.Generator().manual_seed(1)).to(device, torch.bfloat16)
+    best, at = index_logits(q[:, 0], keys, weights[:, 0], table, lengths).topk(8)
+    slots = table.gather(1, at // 16) * 16 + at % 16
+    slots = torch.where(best > float("-inf"), slots, -1).to(torch.int32)
+    counts = torch.full((2,), 8, dtype=torch.int32, device=device)
+    mine = rows[:2, 0, None, :].expand(2, 6, 80)
+    out = sparse_mla_decode_attention(mine, rows, slots, counts, scale=0.1, kv_lora_rank=64, check_indices=True)
+    assert isinstance(out, torch.Tensor)
+    for b, length in enumerate((40, 3)):
+        position = torch.arange(length, device=device)
+        mapped = table[b, position // 16].long() * 16 + position % 16
+        key = _reference_index.index_keys(keys, mapped, torch.float64)
+        scores = (torch.relu(key @ q[b, 0].double().T) * weights[b, 0]).sum(1)
+        k = rows.view(-1, 80)[mapped[scores.argsort(descending=True)[:8]]].double()
+        expected = torch.softmax(mine[b].double() @ k.T * 0.1, 1) @ k[:, :64]
+        torch.testing.assert_close(out[b].double(), expected, rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("start", [1, 4, 8])
+def test_keys_of_16_bits_begin_anywhere(start: int, device: str) -> None:
+    """Within rows of something else, at no multiple of 16 bytes; queries of e4m3 at odd addresses."""
+    q, keys, weights, table, lengths = case((20, 37), device=device, **FORMATS["bf16"])
+    wide = torch.full((*keys.shape[:2], keys.shape[2] + 11), float("nan"), dtype=keys.dtype, device=device)
+    within = wide[..., start : start + keys.shape[2]]
+    within.copy_(keys)
+    assert torch.equal(index_logits(q, within, weights, table, lengths), index_logits(q, keys, weights, table, lengths))
+    q, *rest = case((20, 37), device=device)
+    odd = torch.zeros(*q.shape[:-1], q.shape[-1] + 9, dtype=torch.uint8, device=device).view(q.dtype)[..., start:][
+        ..., : q.shape[-1]
+    ]
+    odd.copy_(q)
+    assert torch.equal(index_logits(odd, *rest), index_logits(q, *rest))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("gib", [2, 8])
+def test_pages_far_apart(name: str, gib: int, device: str, tmp_path: Path) -> None:
+    if device != "cpu":
+        pytest.skip("on a GPU it would take the memory")
+    q, keys, *rest = case((33, 7), page=16, device=device, **FORMATS[name])
+    far = spread(keys, (gib * 2**30 + 576 * 16) // keys.element_size(), tmp_path / "far")
+    assert torch.equal(index_logits(q, far, *rest), index_logits(q, keys, *rest))
 
 
 def test_the_reference_on_request() -> None:

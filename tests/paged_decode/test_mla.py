@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from far_pages import spread
 
 from hfmem_kernels import _reference, layout, merge_attention, testing
 from hfmem_kernels._heuristics import LaunchConfig
@@ -220,6 +222,46 @@ def test_other_ranks(rank: int, rope: int, dtype: str, device: str) -> None:
     expected, expected_lse = mla_decode_attention(q, cache, table, lengths, impl="reference", **options)
     assert torch.allclose(lse, expected_lse, atol=2e-3, rtol=0)
     assert torch.allclose(out.float(), expected.float(), atol=2e-2 * float(expected.float().abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("rank", [16, 64, 128])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_lists_with_holes_for_any_rank(rank: int, dtype: str, device: str) -> None:
+    """Negative slots are left out, at the front, in the middle and all of them, also of ranks whose rows are read twice."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(4, 16, rank + 16, generator=generator)
+    rows[0, 0] = float("nan")  # what a negative slot is nearest to
+    cache = rows.to(getattr(torch, dtype)).to(device)
+    q = (torch.randn(3, 8, rank + 16, generator=generator) * 0.3).to(torch.bfloat16).to(device)
+    listed = [[-1, 9, -7, 63, 17, -1], [-5, -1, 3, -1, -1, -1], [-1, -2, -3, -4, -5, -6]]
+    slots = torch.tensor(listed, dtype=torch.int32, device=device)
+    lengths = torch.tensor([6, 5, 6], dtype=torch.int32, device=device)
+    options = {"scale": 0.2, "kv_lora_rank": rank, "return_lse": True}
+    out, lse = sparse_mla_decode_attention(q, cache, slots, lengths, config=SMALL, **options)
+    for token, kept in enumerate(([9, 63, 17], [3], [])):
+        k = cache.double().view(64, -1)[kept]
+        logits = q[token].double() @ k.T * 0.2
+        torch.testing.assert_close(lse[token].double(), torch.logsumexp(logits, 1), rtol=0, atol=1e-3)
+        expected = torch.softmax(logits, 1) @ k[:, :rank]
+        torch.testing.assert_close(out[token].double(), expected, rtol=2**-7, atol=2**-6)
+
+
+@pytest.mark.parametrize("latent_format", LatentFormat)
+@pytest.mark.parametrize("gib", [2, 4, 8])
+def test_pages_far_apart(latent_format: LatentFormat, gib: int, device: str, tmp_path: Path) -> None:
+    """Written, read by page table and by lists: offsets beyond 32 bits of bytes and of what rows are read in."""
+    if device != "cpu":
+        pytest.skip("on a GPU it would take the memory")
+    q, cache, table, lengths = build((33, 7), latent_format, "bfloat16", 16, 1, 16, device)
+    far = spread(cache, (gib * 2**30 + 576 * 16) // cache.element_size(), tmp_path / "far")
+    slots = torch.tensor([[47, -1, 9], [9, 47, 0]], dtype=torch.int32)
+    counts, rows = torch.tensor([3, 2], dtype=torch.int32), []
+    new = torch.randn(2, 576, generator=torch.Generator().manual_seed(5)).to(torch.bfloat16)
+    for each in (cache, far):
+        write_latent(new[:, : q.shape[3] - 64], new[:, :64], each, torch.tensor([47, 9]))
+        rows.append(mla_decode_attention(q, each, table, lengths, scale=SCALE))
+        rows.append(sparse_mla_decode_attention(q[:, 0], each, slots, counts, scale=SCALE))
+    assert torch.equal(rows[0], rows[2]) and torch.equal(rows[1], rows[3])
 
 
 def test_whole_row_in_fp8(device: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from hfmem_kernels import (
     _ops,
     allocate_workspace,
+    index_logits,
     merge_attention,
     mla_decode_attention,
     paged_decode_attention,
@@ -18,6 +19,7 @@ from hfmem_kernels import (
 from hfmem_kernels._heuristics import DecodeShape, select_config
 from hfmem_kernels._launch import Workspace
 from hfmem_kernels.cache_ops import write_kv_op, write_latent_op
+from hfmem_kernels.layout import LatentFormat, allocate_index, allocate_latent
 from hfmem_kernels.merge import merge_op
 from hfmem_kernels.testing import Case
 
@@ -97,6 +99,25 @@ def test_compiles_into_one_graph(device: str) -> None:
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(inputs.q), step(inputs.q))
+
+
+@pytest.mark.parametrize("latent_format", [LatentFormat.FP8_DS, LatentFormat.FP8_V4])
+def test_rows_and_index_keys_compile_into_one_graph(latent_format: LatentFormat, device: str) -> None:
+    """What the checks ask of addresses is not asked while torch.compile traces."""
+    lengths, table = torch.tensor([20], device=device).int(), torch.arange(2, device=device).int()[None]
+    rank, rope = latent_format.columns
+    rows = allocate_latent(2, 16, rank, rope, "bfloat16", latent_format, device)
+    keys = allocate_index(2, 16, 64, device)
+
+    def step(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = mla_decode_attention(q * 2.0, rows, table, lengths, scale=0.1)
+        assert isinstance(out, torch.Tensor)
+        return out, index_logits(q[:, :, :64], keys, q[:, :, 0].float(), table, lengths)
+
+    q = torch.randn(1, 4, rank + rope, device=device).to(torch.bfloat16)
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for found, expected in zip(compiled(q), step(q), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_gradients_are_refused_not_left_out(device: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from hfmem_kernels import mla_decode_attention, paged_decode_attention
-from hfmem_kernels._validate import check_indices
+from hfmem_kernels import mla_decode_attention, paged_decode_attention, sparse_mla_decode_attention
+from hfmem_kernels._validate import check_indices, check_page
 
 
 def good() -> dict[str, Any]:
@@ -91,6 +91,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"out: expected shape \[2, 4, 16\], given shape \[2, 4, 8\]",
     ),
     "lse alone": ({"lse": torch.zeros(2, 4)}, "lse: expected None without out, given a tensor"),
+    "q list": ({"q": [1.0]}, "q: expected a tensor, given list"),
+    "lengths list": ({"seq_lens": [1, 1]}, "seq_lens: expected a tensor, given list"),
+    "table list": ({"page_table": [[0], [0]]}, "page_table: expected a tensor, given list"),
+    "sinks list": ({"sinks": [0.0] * 4}, "sinks: expected a tensor, given list"),
+    "softcap NaN": ({"softcap": float("nan")}, "softcap: expected a positive number, or None, given nan"),
+    "empty pages": (
+        {name: torch.zeros(3, 0, 2, 16, dtype=BF16) for name in ("k_cache", "v_cache")},
+        "k_cache: expected a page size of at least 1, given 0",
+    ),
     "impl": ({"impl": "cuda"}, 'impl: expected "triton" or "reference", given \'cuda\''),
 }
 
@@ -102,6 +111,15 @@ def test_message(name: str) -> None:
         paged_decode_attention(**(good() | changes))
 
 
+def test_columns_beyond_32_bits() -> None:
+    """16 columns 2^27 elements apart: offsets of columns are counted in 32 bits."""
+    far = torch.empty_strided((3, 8, 2, 16), (16, 2, 1, 2**27), device="meta")
+    with pytest.raises(
+        ValueError, match=r"k_cache: expected columns within 2\^31 elements of each other, given strides"
+    ):
+        check_page("k_cache", far)
+
+
 def test_scales_of_quantized_caches() -> None:
     caches = {k: torch.zeros(3, 8, 2, 16, dtype=torch.int8) for k in ("k_cache", "v_cache")}
     with pytest.raises(
@@ -110,6 +128,10 @@ def test_scales_of_quantized_caches() -> None:
         paged_decode_attention(**(good() | caches), k_scale=torch.ones(4))
     with pytest.raises(ValueError, match="k_scale: expected dtype float32, given dtype float16"):
         paged_decode_attention(**(good() | caches), k_scale=torch.ones(1, dtype=torch.float16))
+    with pytest.raises(ValueError, match=r"k_scale: expected a number, one element, .*, given shape \[1, 1, 1\]"):
+        paged_decode_attention(**(good() | caches), k_scale=torch.ones(1, 1, 1), v_scale=torch.ones(1, 1, 1))
+    with pytest.raises(ValueError, match=r"v_scale: expected a number, one element, .*, given '0\.5'"):
+        paged_decode_attention(**(good() | caches), v_scale="0.5")
     with pytest.raises(ValueError, match="v_scale: expected scales of tokens for both"):
         paged_decode_attention(**(good() | caches), k_scale=torch.ones(3, 8, 2), v_scale=1.0)
 
@@ -146,7 +168,46 @@ def test_values_are_checked_on_request(table: list[list[int]], lengths: list[int
 
 
 def test_pages_before_a_window_may_be_missing() -> None:
-    check_indices(torch.tensor([[-1, 1]], dtype=torch.int32), torch.tensor([12], dtype=torch.int32), 3, 8, window=4)
+    """Of 12 tokens in pages of 8 the newest query sees 4; the older of two sees the one before those, in the first page."""
+    table, lengths, cache = (
+        torch.tensor([[-1, 1]], dtype=torch.int32),
+        torch.tensor([12], dtype=torch.int32),
+        torch.zeros(3, 8),
+    )
+    check_indices(table, lengths, cache, window=4)
+    with pytest.raises(
+        ValueError, match=r"page_table: expected ids 0 … 2 in the 12 tokens of sequence 0, given \[-1, 1\]"
+    ):
+        check_indices(table, lengths, cache, window=4, counts=[2])
+
+
+@pytest.mark.parametrize(
+    "starts", [[0, 1, 3], [-1, 0, 1], [0, 2, 1], [0, 3, 3]], ids=["past", "before", "back", "many"]
+)
+def test_first_rows_are_checked_on_request(starts: list[int]) -> None:
+    """Two rows of queries, two of a sequence at most."""
+    changes = {
+        "cu_q": torch.tensor(starts, dtype=torch.int32),
+        "max_q_len": 2,
+        "check_indices": True,
+        "impl": "reference",
+    }
+    with pytest.raises(
+        ValueError, match=r"cu_q: expected rows from 0 to 2 in order, 2 \(max_q_len\) at most of a sequence"
+    ):
+        paged_decode_attention(**(good() | changes))
+
+
+def test_slots_are_checked_on_request() -> None:
+    """Three pages of 8: slot 23 is the last; negative ones are of nothing."""
+    q, cache, lengths = torch.zeros(1, 2, 48), torch.zeros(3, 8, 48), torch.ones(1, dtype=torch.int32)
+    for slot in (-(2**31), 23):
+        slots = torch.tensor([[slot, 99]], dtype=torch.int32)
+        sparse_mla_decode_attention(
+            q, cache, slots, lengths, scale=1.0, kv_lora_rank=32, check_indices=True, impl="reference"
+        )
+    with pytest.raises(ValueError, match=r"slots: expected slots below 24 \(pages × page size\), given 24"):
+        sparse_mla_decode_attention(q, cache, slots + 1, lengths, scale=1.0, kv_lora_rank=32, check_indices=True)
 
 
 def _in_a_process_of_its_own(code: str, interpret: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from commands import Run
@@ -91,6 +92,23 @@ def test_llama_cpp_is_told_how_attention_runs(run: Run) -> None:
     assert found[found.index("--flash-attn") :][: len(after)] == after
 
 
+def test_transformers_is_told_how_it_caches(run: Run) -> None:
+    asked = (
+        "--offline",
+        "--gpu",
+        "24GiB",
+        "--ctx",
+        "8k",
+        "--cache-implementation",
+        "offloaded_static",
+        "--emit",
+        "transformers",
+    )
+    _, told, _ = run("fit", "Qwen/Qwen3-8B", *asked)
+    assert "model.generate(**inputs, max_length=8192, cache_implementation='offloaded_static')" in told
+    assert "cache_implementation" not in emit("transformers", launch(engine="transformers"))
+
+
 def test_every_part_of_a_split_file_is_mounted() -> None:
     for name, mounted in (
         ("/models/m-Q8_0.gguf", "/models/m-Q8_0.gguf"),
@@ -122,3 +140,75 @@ def test_a_pool_in_blocks_replaces_the_share() -> None:
     found = words(emit("vllm", launch(engine="vllm", num_gpu_blocks=600, utilization=0.9)))
     assert found[found.index("--num-gpu-blocks-override") + 1] == "600"
     assert "--gpu-memory-utilization" not in found
+
+
+def _adapter(place: Path, rank: int) -> str:
+    """A LoRA adapter of one matrix of Llama 3 8B."""
+    place.mkdir()
+    (place / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": rank, "target_modules": ["q_proj"]})
+    )
+    stem, size = "base_model.model.model.layers.0.self_attn.q_proj.lora", rank * 4096 * 2
+    shapes = {f"{stem}_A.weight": [rank, 4096], f"{stem}_B.weight": [4096, rank]}
+    header = json.dumps(
+        {
+            name: {"dtype": "BF16", "shape": shape, "data_offsets": [at * size, at * size + size]}
+            for at, (name, shape) in enumerate(shapes.items())
+        }
+    ).encode()
+    with (place / "adapter_model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * size)
+    return str(place)
+
+
+def test_vllm_is_told_a_rank_beyond_its_own(run: Run, tmp_path: Path) -> None:
+    """vLLM 0.33 keeps room for rank 16 and refuses a higher one; ranks that it knows are 1, 8, 16, 32, 64 … SGLang looks at the
+    adapter."""
+    for rank, told in ((8, None), (16, None), (24, "32"), (64, "64")):
+        place = _adapter(tmp_path / str(rank), rank)
+        for kind in ("vllm", "sglang"):
+            asked = f"fit meta-llama/Meta-Llama-3-8B --gpu h100 --lora {place} --emit {kind} --offline"
+            status, out, _ = run(*asked.split())
+            said = words(out)
+            assert status == 0 and f"adapter={place}" in said
+            expected = told if kind == "vllm" else None
+            found = said[said.index("--max-lora-rank") + 1] if "--max-lora-rank" in said else None
+            assert found == expected, (kind, rank)
+
+
+NEMOTRON = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
+
+
+def test_states_need_as_many_blocks_as_vllm_captures_sequences(run: Run) -> None:
+    """`resolve_cudagraph_mode_and_sizes` of vLLM 0.33 raises where `max_num_seqs` exceeds the blocks of a model with recurrent
+    layers and full graphs are captured. 59 GiB of Nemotron 3 Nano leave an H100, where the default is 1,024, fewer blocks."""
+    asked = f"fit {NEMOTRON} --gpu h100 --ctx 8k --offline"
+
+    def told(*more: str) -> tuple[int, list[str]]:
+        found = json.loads(run(*asked.split(), *more, "--json")[1])
+        return found["engine_pool"]["num_pages"], [warning["code"] for warning in found["warnings"]]
+
+    blocks, codes = told()
+    assert blocks < 1024 and "max_num_seqs_exceeds_blocks" in codes
+    assert "max_num_seqs_exceeds_blocks" not in told("--enforce-eager")[1]
+    assert "max_num_seqs_exceeds_blocks" not in told("--max-num-seqs", str(blocks), "--batch", "1")[1]
+    assert "max_num_seqs_exceeds_blocks" not in told("--engine", "sglang")[1]
+    assert "max_num_seqs_exceeds_blocks" in told("--max-num-seqs", "1000", "--batch", "1")[1]
+    # steps of 512 tokens: no more sequences than that by default (`_set_default_max_num_seqs_and_batched_tokens_args`)
+    assert "max_num_seqs_exceeds_blocks" not in told("--max-num-batched-tokens", "512")[1]
+    said = words(run(*asked.split(), "--emit", "vllm")[1])
+    assert said[said.index("--max-num-seqs") + 1] == str(blocks)
+    plain = words(run(*asked.replace(NEMOTRON, "meta-llama/Meta-Llama-3-8B").split(), "--emit", "vllm")[1])
+    assert "--max-num-seqs" not in plain
+
+
+def test_what_is_launched_is_what_was_weighed(run: Run) -> None:
+    """The flags of the command, given back, are the configuration that it was printed for: room for as many sequences."""
+    asked = "fit Qwen/Qwen3-8B --gpu 4090 --ctx 8k --batch 3 --utilization 0.85 --kv-dtype fp8 --offline"
+    said = words(run(*asked.split(), "--emit", "vllm")[1])
+    flags = said[said.index("--max-model-len") :]
+    again = json.loads(run("fit", "Qwen/Qwen3-8B", "--gpu", "4090", *flags, "--json", "--offline")[1])
+    told = json.loads(run(*asked.split(), "--max-num-seqs", "3", "--json")[1])
+    for key in ("fit", "per_rank", "engine_pool", "kv_cache"):
+        assert again[key] == told[key]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfmem.api.configuration import configure
+from hfmem.api.configuring import configure
 from hfmem.api.estimates import Model, estimate, read_model
 from hfmem.api.planning import plan
 from hfmem.cli import main
@@ -46,15 +46,20 @@ def test_no_smaller_layout_fits(
 ) -> None:
     devices = [plain_memory(size) for size in memory]
     found = plan(llama, users=users, context=context, devices=devices, max_devices=most, engine=engine)
-    fewest = {layout.memory_bytes // layout.num_devices: layout.num_devices for layout in found.layouts}
+    fewest: dict[int, list[int]] = {}
+    for layout in found.layouts:
+        fewest.setdefault(layout.memory_bytes // layout.num_devices, []).append(layout.num_devices)
+        assert len(fewest[layout.memory_bytes // layout.num_devices]) == 1 or layout.pp == 1
     order = [(layout.num_devices, layout.memory_bytes) for layout in found.layouts]
     assert order == sorted(order)
     for device in devices:
         base = configure(llama, context=context, num_seqs=users, engine=engine, device=device)
-        for count in range(1, fewest.get(device.memory_bytes, most + 1)):
+        counts = fewest.get(device.memory_bytes, [most + 1])
+        for count in range(1, counts[-1]):
             scale = base.scale(replace(base.target, num_devices=count) if base.target else Target(device, count))
             for tp in range(1, count + 1):
-                if count % tp == 0:
+                # beyond the fewest: the fewest without pipeline stages, if there are any (the last of two)
+                if count % tp == 0 and (count < counts[0] or tp == count > counts[0]):
                     tried = replace(base.serving, tp=tp, pp=count // tp)
                     assert not scale.fits(tried), (device.name, tp, count // tp)
 
@@ -102,8 +107,14 @@ def test_plan_and_fit_agree(capsys: pytest.CaptureFixture[str]) -> None:
         capsys, "plan", LLAMA, "--ctx", "32k", "--users", "16", "--gpu", "l4,a10,4090,l40s", "--format", "csv"
     )
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert len(rows) == 4
+    # 14.96 GiB of weights, 64 of cache and the runtime on each: five L4 of 20.3 GiB in stages, or eight that share every layer
+    assert [row["device"] for row in rows].count("L4") == 2 and len({row["device"] for row in rows}) == 4
     for row in rows:
+        if any(
+            int(row["num_devices"]) > int(other["num_devices"]) for other in rows if other["device"] == row["device"]
+        ):
+            assert (row["tp"], row["pp"]) == (row["num_devices"], "1")  # tensors cut over all of them
+            continue
         words = ("fit", LLAMA, "--ctx", "32k", "--batch", "16", "--json", "--gpu", row["device"], "--num-gpus", "min")
         status, out, _ = run(capsys, *words)
         fit = json.loads(out)["fit"]

@@ -29,6 +29,7 @@ ORDER = (
     "cpu_moe_layers",
     "gpu_layers",
     "combined",
+    "engine",
     "devices",
 )
 
@@ -47,6 +48,9 @@ COMMANDS = (
     f"{LLAMA_8B} --gpu 12GiB --ctx 16k --engine transformers",
     f"{LLAMA_8B} --gpu 2x4090 --tp 2 --ctx 128k --batch 4 --quant fp8",
     f"{LLAMA_70B} --gpu h100 --ctx 32k",
+    f"{LLAMA_70B} --gpu 4090",
+    f"{LLAMA_70B} --gpu 4090 --ctx 8k --engine sglang --tp 1",
+    f"{QWEN_MOE} --gpu 8GiB --ctx 8k",
     f"{LLAMA_70B} --gpu 24GiB --ctx 8k --pp 2 --num-gpus 2",
     f"{QWEN_MOE} --gpu 4090 --ctx 32k --engine llama.cpp",
     f"{QWEN_MOE} --gpu 16GiB --ctx 64k --batch 4",
@@ -119,6 +123,18 @@ def test_a_small_device_gets_both_narrower_and_shorter(llama: Model) -> None:
 def test_old_devices_are_not_told_to_compute_in_8_bits(llama: Model) -> None:
     found = fit(llama, device="t4", context=8192, dtype="half").remedies
     assert not {"kv_dtype", "quant"} & {remedy.kind for remedy in found}
+
+
+def test_one_small_device_and_a_large_model() -> None:
+    """70.6 billion numbers and one 4090: a part on the host, or more devices, of which fewer with narrower weights."""
+    model = read_model(LLAMA_70B, fetch=FetchOptions(offline=True, no_cache=True))
+    found = fit(model, device="4090", context=8192).remedies
+    assert [remedy.kind for remedy in found] == ["engine", "devices", "devices", "combined", "combined"]
+    assert {**found[0].settings, "gpu_layers": 0} == {"engine": "llama.cpp", "quant": "q4_k_m", "gpu_layers": 0}
+    assert 0 < found[0].settings["gpu_layers"] < 81
+    fewest, _, *fewer = (remedy.settings["num_devices"] for remedy in found[1:])
+    # 16 bits and 8 take 141.1 and 70.6 GB, of the 23.2 · 10⁹ that are usable on each: 6.1 and 3.04 devices for weights alone
+    assert (fewest, fewer[0]) == (7, 4) and fewer[1] < fewer[0]
 
 
 def test_experts_stay_on_the_host(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,12 @@ from verified_logs import OFFLINE, by_name, compare
 from hfmem.api.reading import in_format, read_model
 from hfmem.memory.engines.vllm import layout
 from hfmem.memory.engines.vllm.earlier import earlier_admitted_bytes, earlier_pool
+from hfmem.memory.engines.vllm.releases import LATEST
 from hfmem.memory.serving import Serving
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.recipes import format_by_name, recipes
 from hfmem.server_logs.verify import verify_log
+from hfmem.server_logs.vllm_release import rivals
 from hfmem.units import GIB
 
 V4 = "deepseek-ai/DeepSeek-V4-Flash"
@@ -85,3 +87,48 @@ def test_what_a_copy_keeps_in_16_bit() -> None:
     )
     item = by_name(verify_log(text, base, quant="nvfp4", fetch=OFFLINE).result)["weights"]
     assert item.reason is not None and "linear attention" in item.reason
+
+
+@pytest.mark.parametrize(("version", "scale"), [("0.8.5", 1 / 64 + 4 / (64 * 256)), ("0.9.2", 4 / 64)])
+def test_scales_of_bitsandbytes(version: str, scale: float) -> None:
+    """`quantize_4bit(compress_statistics=True)`: a byte for 64 weights and four for 256 such bytes; from 0.9 four bytes for 64.
+    Llama 3.1 8B has 32 x (2 x 4096² + 2 x 4096 x 1024 + 3 x 4096 x 14336) weights in matrices of its layers."""
+    found = compare(
+        f"Initializing a V1 LLM engine (v{version}) with config: model='meta-llama/Llama-3.1-8B', quantization=bitsandbytes\n"
+        "Model loading took 5.00 GiB memory\n"
+    )
+    layers = 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    table = 131_072 * 128 * 2
+    expected = layers * (0.5 + scale) + 2 * (8_030_261_248 - layers) + table
+    assert abs((found["weights"].predicted or 0) / expected - 1) < 0.002  # blocks of the allocator
+
+
+@pytest.mark.parametrize(
+    ("lines", "minors"),
+    [
+        (
+            "GPU KV cache size: 160 tokens, Maximum concurrency for 100 tokens per request: 1.60x",
+            (LATEST,),
+        ),  # 0.28 or later
+        (
+            "vLLM API server version 0.28.0\nGPU KV cache size: 160 tokens, Maximum concurrency for 100 tokens per request: 1.60x",
+            (),
+        ),
+        (
+            "GPU KV cache size: 160 tokens\nMaximum concurrency for 100 tokens per request: 1.60x",
+            (9, 27),
+        ),  # any: whole blocks
+        (
+            "GPU KV cache size: 151 tokens\nMaximum concurrency for 100 tokens per request: 1.51x",
+            (21, 27),
+        ),  # no whole block
+        (
+            "GPU KV cache size: 160 tokens\nMaximum concurrency for 100 tokens per request: 1.40x",
+            (9, 19),
+        ),  # no multiple either
+        ("Available KV cache memory: 4.00 GiB", (9, LATEST)),
+    ],
+)
+def test_what_a_log_without_release_may_be(lines: str, minors: tuple[int, ...]) -> None:
+    """From 0.21 the pool's tokens are concurrency x context, before it whole blocks; until 0.27 concurrency has its own line."""
+    assert tuple(release.minor for release in rivals(parse_log(f"INFO vLLM\n{lines}\n"))) == minors

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions, logfile
 from hfmem.hub.logfile import read_log
 from hfmem.memory.engines.vllm.releases import GraphSizes
@@ -49,6 +50,17 @@ def test_a_long_log_keeps_its_last_start_and_line_numbers(tmp_path: Path, monkey
     assert len(text) < 60_000 < path.stat().st_size // 50
     found = parse_log(text).readings["capacity_tokens"]
     assert [(item.value, item.line) for item in found] == [(136_080, 3), (90_000, 3 + 20_000 + 3)]
+
+
+def test_what_has_zeros_and_no_line_is_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device, or a checkpoint of a terabyte, is told by its first part and not read on."""
+    monkeypatch.setattr(logfile, "MAX_BYTES", 1 << 16)
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(b'{"a": 1}')
+        file.truncate(1 << 40)
+    with pytest.raises(UsageError, match="zero bytes and no line"):
+        read_log(str(path))
 
 
 def test_a_long_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,10 @@ def test_names() -> None:
     assert base_of("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic") == ("RedHatAI/Llama-3.3-70B-Instruct", "fp8")
     assert base_of("x/Y-quantized.w8a8") == ("x/Y", "int8")
     assert base_of("Qwen/Qwen3-8B") == ("Qwen/Qwen3-8B", None)
+    assert base_of("ISTA-DASLab/gemma-3-27b-it-GPTQ-4b-128g") == ("ISTA-DASLab/gemma-3-27b-it", "gptq")
+    assert base_of("x/Qwen3-8B-GPTQ-Int8") == ("x/Qwen3-8B", "gptq-int8")
+    assert base_of("amd/Llama-3.3-70B-Instruct-FP8-KV") == ("amd/Llama-3.3-70B-Instruct", "fp8")
+    assert base_of("amd/Llama-3.3-70B-Instruct-MXFP4-Preview") == ("amd/Llama-3.3-70B-Instruct", "mxfp4")
 
 
 def test_what_a_default_became() -> None:

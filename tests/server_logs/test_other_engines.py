@@ -87,3 +87,16 @@ def test_what_is_around_a_line(wrap: Callable[[str], str]) -> None:
     assert wrapped.settings == plain.settings and wrapped.version == plain.version
     values = [{name: items[0].value for name, items in log.readings.items()} for log in (plain, wrapped)]
     assert values[0] == values[1] and values[0]["capacity_tokens"] == 567_978
+
+
+def test_journald_with_colours() -> None:
+    """`journalctl -o json` writes a message with escape characters as a list of its bytes."""
+    rows = (
+        "\x1b[36m(EngineCore pid=7)\x1b[0m INFO Model loading took 15.27 GiB memory and 9.1 seconds",
+        "GPU KV cache size: 96 tokens",
+    )
+    text = "\n".join(json.dumps({"_PID": "7", "MESSAGE": list(row.encode())}) for row in rows)
+    log = parse_log(text)
+    weights, tokens = log.first("weights_bytes"), log.first("capacity_tokens")
+    assert weights is not None and tokens is not None
+    assert (weights.value, tokens.value, tokens.line) == (round(15.27 * 2**30), 96, 2)

@@ -242,3 +242,137 @@ def test_sglang_ratio_of_pools_and_a_draft_model() -> None:
     )
     item = compare(text, "Qwen/Qwen2.5-1.5B-Instruct")["KV cache tokens"]
     assert abs(item.difference or 1) < 0.001 and item.logged == 1_287_482
+
+
+@pytest.mark.parametrize(("available", "zeros"), [("0.58", 1), ("50.0", 4)])
+def test_a_device_too_small_for_hopper(available: str, zeros: int) -> None:
+    """A log of Qwen2.5 32B AWQ on 24 GB: 18.14 GiB. Machete (Hopper's, >= 68 GiB in use) holds zero points as halves, not as codes.
+
+    Each layer has 2 x 5120² + 2 x 5120 x 1024 + 3 x 5120 x 27648 entries; 64 layers, groups of 128, four bits a zero point.
+    """
+    text = (
+        "Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen2.5-32B-Instruct-AWQ'\n"
+        f"Model loading took 18.14 GiB memory and 8.8 seconds\nAvailable KV cache memory: {available} GiB\n"
+    )
+    points = 64 * (2 * 5120**2 + 2 * 5120 * 1024 + 3 * 5120 * 27648) // 128 // 2
+    item = by_name(verify_log(text, fetch=OFFLINE).result)["weights"]
+    assert abs(item.predicted - (18.14 * GIB + (zeros - 1) * points)) < 0.01 * GIB
+
+
+def test_memory_left_by_what_the_log_prints_itself() -> None:
+    """Another server starting on the device is in vLLM's estimate of CUDA graphs, by free memory, and so in what is left."""
+    text = (
+        "vllm serve Qwen/Qwen3-8B --gpu-memory-utilization 0.5 --max-model-len 16000\nvLLM API server version 0.24.0\n"
+        "Model loading took 15.27 GiB memory and 9.1 seconds\nEstimated CUDA graph memory: {graphs:.2f} GiB total\n"
+        "Available KV cache memory: {left:.2f} GiB\n"
+    )
+    plain = by_name(verify_log(text.format(graphs=0.5, left=20), fetch=OFFLINE, device="h100").result)
+    left, graphs = (
+        float(plain[name].predicted or 0) / GIB for name in ("memory left for the cache", "estimate of CUDA graphs")
+    )
+    item = by_name(verify_log(text.format(graphs=7, left=left + graphs - 7), fetch=OFFLINE, device="h100").result)[
+        "memory left for the cache"
+    ]
+    assert item.reason == "follows from what the log itself prints of estimate of CUDA graphs"
+    assert item.met is not None and abs(item.met - item.logged) < 0.05 * GIB
+    other = verify_log(text.format(graphs=graphs, left=left + graphs - 7), fetch=OFFLINE, device="h100").result
+    assert by_name(other)["memory left for the cache"].reason is None
+
+
+def _start(model: str, context: int, weights: str, left: str, tokens: int) -> str:
+    return (
+        f"Initializing a V1 LLM engine (v0.19.0) with config: model='{model}', max_seq_len={context}\n"
+        f"Model loading took {weights} GiB memory\nAvailable KV cache memory: {left} GiB\nGPU KV cache size: {tokens:,} tokens\n"
+    )
+
+
+@pytest.mark.parametrize("prefixes", [("", ""), ("vllm-a-1  | ", "vllm-b-1  | ")])
+def test_the_start_of_the_model_that_is_asked_for(prefixes: tuple[str, str]) -> None:
+    """Two servers in one file. Qwen3 8B: 36 layers x 2 x 8 heads x 128 x 2 B = 147,456 B a token; Llama 3.1 8B: 131,072 B."""
+    starts = (
+        _start("Qwen/Qwen3-8B", 16384, "15.27", "9.00", 9 * GIB // (16 * 147_456) * 16),
+        _start("meta-llama/Llama-3.1-8B-Instruct", 8192, "14.99", "10.00", 10 * GIB // 131_072),
+    )
+    text = "".join(
+        prefix + line
+        for prefix, start in zip(prefixes, starts, strict=True)
+        for line in start.splitlines(keepends=True)
+    )
+    for model, context in (("Qwen/Qwen3-8B", 16384), ("meta-llama/Llama-3.1-8B-Instruct", 8192), (None, 8192)):
+        found = verify_log(text, model, fetch=OFFLINE).result
+        assert found.agrees and found.flags["--ctx"] == str(context), model
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "billions"),
+    [
+        ("lmsys/gpt-oss-20b-bf16", "openai/gpt-oss-20b", 20.915),  # the model's own files are MXFP4
+        ("/models/Qwen3-8B/snapshot-123", "Qwen/Qwen3-8B", 8.191),
+        ("/models/Qwen_Qwen3-8B-bf16.gguf", "Qwen/Qwen3-8B", 8.191),
+    ],
+)
+def test_a_copy_in_16_bit_and_a_folder_above(name: str, model: str, billions: float) -> None:
+    """Parameters as the models' cards have them, two bytes each."""
+    found = verify_log(
+        f"Initializing a V1 LLM engine (v0.19.0) with config: model='{name}'\nModel loading took 9 GiB memory\n",
+        fetch=OFFLINE,
+    )
+    predicted = by_name(found.result)["weights"].predicted
+    assert found.model == model and predicted is not None
+    assert abs(predicted / (2e9 * billions) - 1) < 0.005
+
+
+def test_a_spark_that_no_line_names() -> None:
+    """Figures of two logs of vLLM 0.20 (dev) on 119.7 GiB at 0.72: steps are of 2048 tokens there, and fp8 pages of 16."""
+    text = (
+        "Initializing a V1 LLM engine (v0.1.dev1+g9759e3b06) with config: model='{model}', dtype=torch.bfloat16,"
+        " max_seq_len=8192, tensor_parallel_size=1, kv_cache_dtype={kv}, enable_prefix_caching=True\n"
+        "non-default args: {{'model': '{model}', 'gpu_memory_utilization': 0.72, 'language_model_only': True}}\n"
+        "CUDA graph memory profiling is enabled\nModel loading took {weights} GiB memory\n"
+        "Available KV cache memory: {left} GiB\nGPU KV cache size: {tokens} tokens\n"
+        "Maximum concurrency for 8,192 tokens per request: {times}x\n"
+    )
+    for model, kv, weights, left, tokens, times in (
+        ("google/gemma-4-26B-A4B-it", "auto", "47.47", "34.95", "384,185", "46.90"),
+        ("google/gemma-4-31B-it", "fp8", "57.91", "22.61", "124,255", "15.17"),
+    ):
+        log = text.format(model=model, kv=kv, weights=weights, left=left, tokens=tokens, times=times)
+        found = verify_log(log, fetch=OFFLINE).result
+        item = by_name(found)["KV cache tokens"]
+        assert item.verdict in ("equal", "near") and abs(item.difference or 0) < 0.001, model
+        assert any("DGX Spark" in words for words in found.assumptions)
+        assert not any(
+            "DGX Spark" in words for words in verify_log(log, fetch=OFFLINE, device="h200").result.assumptions
+        )
+
+
+@pytest.mark.parametrize(
+    ("device", "start", "left", "inside"),
+    [  # figures of published starts on DGX Sparks, the second as if it were of another device
+        (
+            "gb10",
+            "vLLM API server version 0.27.1\nvllm serve Qwen/Qwen3-0.6B --gpu-memory-utilization 0.6",
+            "69.4",
+            True,
+        ),
+        (
+            "121.69GiB",
+            "vLLM API server version 0.27.1\nvllm serve Qwen/Qwen3-0.6B --gpu-memory-utilization 0.6",
+            "69.4",
+            False,
+        ),
+        (
+            "gb10",
+            "vLLM API server version 0.13.0\n"
+            "vllm serve Qwen/Qwen3-30B-A3B-FP8 --gpu-memory-utilization 0.3 --max-num-batched-tokens 2048",
+            "4.04",
+            True,
+        ),
+    ],
+)
+def test_memory_that_is_the_hosts(device: str, start: str, left: str, inside: bool) -> None:
+    """vLLM takes the host's free memory there, which falls by 1 to 3 GiB more than what it allocates."""
+    text = f"{start}\ntotal_gpu_memory (121.69GiB)\nAvailable KV cache memory: {left} GiB\n"
+    item = by_name(verify_log(text, fetch=OFFLINE, device=device).result)["memory left for the cache"]
+    assert item.low is not None and item.high is not None
+    assert (item.low <= item.logged <= item.high) == inside

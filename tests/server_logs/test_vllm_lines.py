@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from verified_logs import OFFLINE, compare
 
@@ -79,6 +81,33 @@ def test_the_first_engine_tells_blocks_that_hold_less_than_one_request() -> None
     for name in ("weights", "GPU blocks", "KV cache tokens", "maximum concurrency"):
         assert found[name].verdict == "equal", name
     assert not {"peak activation", "non-torch memory", "memory left for the cache"} & set(found)
+
+
+def test_the_first_engines_profile_of_06_on_one_line() -> None:
+    """Llama 3.1 70B: 80 layers of 8 × 128 keys and values of 2 bytes are 327,680 bytes a token; 16 of them a block."""
+    text = (
+        'vllm serve -tp 1 org/Llama-70B --gpu_memory_utilization=0.98 --quantization="fp8" --max-model-len 32768\n'
+        "INFO 12-25 14:00:28 worker.py:265] Memory profiling results: duration=18.41 seconds, total_gpu_memory=191.98GiB, "
+        "initial_memory_usage=71.40GiB, peak_torch_memory=86.79GiB, kv_cache_size=95.28GiB, gpu_memory_utilization=0.98.\n"
+        "INFO 12-25 14:00:28 gpu_executor.py:76] # GPU blocks: 19513, # CPU blocks: 819\n"
+    )
+    log = parse_log(text)
+    assert log.settings.model == "org/Llama-70B" and log.settings.utilization == Fraction(98, 100)
+    pool, device = log.first("available_bytes"), log.first("device_bytes")
+    assert pool is not None and device is not None
+    assert pool.value // (16 * 80 * 2 * 8 * 128 * 2) == 19513 and device.value == round(191.98 * GIB)
+
+
+def test_the_first_engine_names_itself_from_08() -> None:
+    text = "INFO Initializing a V0 LLM engine (v0.10.0) with config: model='org/Small', max_seq_len=32768, "
+    log = parse_log(f"{text}\nINFO # cuda blocks: 190100, # CPU blocks: 0\n")
+    assert (log.settings.model, log.settings.context, log.version) == ("org/Small", 32768, "0.10.0")
+
+
+def test_of_two_lines_that_say_the_same_the_longer_number_counts() -> None:
+    text = "INFO Model loading took 0.5151 GiB\nINFO model weights take 0.52GiB; non_torch_memory takes 0.08GiB;\n"
+    weights = parse_log(text).largest("weights_bytes")
+    assert weights is not None and weights.value == round(0.5151 * GIB)
 
 
 def test_weights_without_the_encoder_are_told() -> None:
@@ -169,3 +198,13 @@ def test_the_flags_of_a_pool_in_blocks() -> None:
     flags = verify_log(text, None, given={}, fetch=OFFLINE).result.flags
     assert (flags["--num-gpu-blocks-override"], flags["--cpu-offload-gb"]) == ("1200", "2.5")
     assert "--kv-memory" not in flags
+
+
+@pytest.mark.parametrize(("version", "explained"), [("0.19.0", True), ("0.21.0", False)])
+def test_what_the_allocator_keeps_on_rocm(version: str, explained: bool) -> None:
+    """0.8 GiB beyond the weights of Llama 3.1 8B (14.99 GiB), by free memory until 0.20; PyTorch's own count has no such rest."""
+    found = compare(
+        f"vLLM API server version {version}\n[rocm.py:100] ROCm\nModel loading took 15.79 GiB memory\n",
+        "meta-llama/Llama-3.1-8B",
+    )
+    assert (found["weights"].reason is not None and "ROCm" in found["weights"].reason) == explained

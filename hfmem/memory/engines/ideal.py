@@ -35,6 +35,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, serving.declared_kv_dtype)
     groups = []
     for kind, layers in decoding_kinds(arch).items():
+        one = layer_bytes(kind, serving.context, fmt, arch.dtype, serving.source_tokens)
         tokens = held_tokens(kind, serving.context)
         state = constant_bytes(kind, fmt, arch.dtype, serving.source_tokens)
         if isinstance(kind, CrossAttention):
@@ -45,8 +46,9 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
                 layers=layers,
                 bytes_per_token=token_bytes(kind, fmt),
                 tokens=0 if isinstance(kind, NoCache | SharedCache) else tokens,
-                bytes=len(layers) * layer_bytes(kind, serving.context, fmt, arch.dtype, serving.source_tokens),
+                bytes=len(layers) * one,
                 state_bytes=len(layers) * state,
+                rank_bytes=one * serving.num_seqs,
             )
         )
     per_seq = sum(group.bytes for group in groups)

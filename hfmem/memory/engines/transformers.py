@@ -1,12 +1,13 @@
-"""transformers' dynamic cache: what it holds during decoding.
+"""transformers' caches: what the dynamic one holds during decoding, and the static and offloaded ones.
 
-Read from transformers 5.24.0: `cache_utils.py` (`DynamicLayer`, `DynamicSlidingWindowLayer`, `DynamicIndexedLayer`,
-`LinearAttentionLayer`, `EncoderDecoderCache`) and the models' own states (`modeling_recurrent_gemma.py`, `modeling_rwkv.py`,
-`modeling_minimax.py`, `modeling_falcon.py`).
+Read from transformers 5.24.0: `cache_utils.py` (`DynamicLayer`, `DynamicSlidingWindowLayer`, `DynamicIndexedLayer`, `StaticLayer`
+and kin, `LinearAttentionLayer`, `EncoderDecoderCache`, `Cache.prefetch`) and the models' own states
+(`modeling_recurrent_gemma.py`, `modeling_rwkv.py`, `modeling_minimax.py`, `modeling_falcon.py`).
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final, assert_never, assert_type
 
 from hfmem.dtypes import num_bytes
@@ -16,14 +17,14 @@ from hfmem.memory.cache import (
     compressed_bytes,
     constant_bytes,
     decoding_kinds,
-    decoding_layers,
+    num_dealt_layers,
     source_tokens,
     state_tensors,
     token_bytes,
 )
 from hfmem.memory.engines.ideal import open_source_notes
 from hfmem.memory.formats import resolve_kv_dtype
-from hfmem.memory.result import CacheBytes, LayerGroup
+from hfmem.memory.result import CacheBytes, LayerGroup, count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.layers import (
@@ -70,9 +71,11 @@ _DTYPES: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
 def cache(arch: Architecture, serving: Serving) -> CacheBytes:
-    """Bytes of the dynamic cache of `num_seqs` sequences of `context` tokens, one decode step after the prompt.
+    """Bytes of the cache of `num_seqs` sequences of `context` tokens, one decode step after the prompt.
 
-    Tensor parallelism shards the KV heads (a head is never split); pipeline stages are even runs of layers, as `device_map` does.
+    A static cache has room for `context` tokens, and in windowed layers for a window's. An offloaded one has all attention layers
+    but two on the host (of a static one those that keep every token): the one that runs and the next. Tensor parallelism shards
+    the KV heads (a head is never split); pipeline stages are even runs of layers, as `device_map` does.
 
     Raises:
         UnsupportedError: a type that there is no code for, a KV dtype that the dynamic cache does not hold, or KV heads that `tp`
@@ -87,37 +90,71 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     fmt = resolve_kv_dtype(arch.dtype, serving.kv_dtype, None)
     if fmt not in _DTYPES:
         raise UnsupportedError(f"transformers' dynamic cache holds the model's dtype, not {fmt}")
+    static, offloads = "static" in serving.cache_implementation, "offloaded" in serving.cache_implementation
     groups = []
     stages = [0] * serving.pp
-    num_layers = max(len(decoding_layers(arch)), 1)
+    moved: list[dict[int, int]] = [{} for _ in stages]
+    with_states = {
+        index for kind, ids in decoding_kinds(arch).items() if isinstance(kind, RecurrentCache) for index in ids
+    }
+    count = max(num_dealt_layers(arch), 1)
+    runs = [range(-(-s * count // serving.pp), -(-(s + 1) * count // serving.pp)) for s in range(serving.pp)]
     for kind, layers in decoding_kinds(arch).items():
         held = _as_cached(arch, kind)
-        tokens = decode_tokens(held, serving.context, serving.source_tokens)
+        tokens = decode_tokens(held, serving.context, serving.source_tokens, static=static)
         per_token = token_bytes(held, fmt)
         state = _state_bytes(held, "F32" if (arch.text_type or arch.model_type) in _FP32_CONV else arch.dtype)
         constant = tokens * per_token if isinstance(held, CrossAttention) else state
         growing = 0 if isinstance(held, CrossAttention) else tokens * per_token
         if isinstance(held, CompressedAttention):
+            if static:
+                raise UnsupportedError(f"transformers has no static cache for {arch.model_type} models")
             # a layer of the window alone stores the row twice, as keys and as values
             growing *= 1 if held.ratio else 2
             growing += compressed_bytes(held, serving.context, fmt, arch.dtype)
         shards = _shards(held, serving.tp)
         copies = len(layers) * serving.tp // shards
-        groups.append(LayerGroup(kind, layers, per_token, tokens, copies * (growing + constant), copies * constant))
-        for index in layers:
-            stages[index * serving.pp // num_layers] += (growing + constant) // shards
+        whole, on_rank = copies * (growing + constant), (growing + constant) // shards
+        groups.append(
+            LayerGroup(
+                kind, layers, per_token, tokens, whole, copies * constant, on_rank * serving.num_seqs_per_replica
+            )
+        )
+        moves = offloads and tokens and not (static and isinstance(held, SlidingAttention | ChunkedAttention))
+        for stage, run in enumerate(runs):
+            away = [index for index in layers if index in run and index not in with_states] if moves else []
+            moved[stage] |= {index: moved[stage].get(index, 0) + on_rank for index in away}
+            stages[stage] += (count_in(layers, run) - len(away)) * on_rank
+    here = [_two_at_once(rows) for rows in moved]
+    for stage, pair in enumerate(here):
+        stages[stage] += sum(moved[stage][index] for index in pair)
     per_seq = sum(group.bytes for group in groups)
     return CacheBytes(
         engine=NAME,
         kv_dtype=fmt,
         bytes=per_seq * serving.num_seqs,
         bytes_per_rank=max(stages) * serving.num_seqs_per_replica,
+        host_bytes=per_seq * serving.num_seqs - sum(stages) * serving.tp * serving.num_seqs if offloads else 0,
         bytes_per_seq=per_seq,
         state_bytes_per_seq=sum(group.state_bytes for group in groups),
         layer_groups=tuple(groups),
         notes=(*open_source_notes(arch, serving), *_remote_notes(arch)),
         stage_bytes=tuple(size * serving.num_seqs_per_replica for size in stages),
+        stage_layers=tuple(
+            tuple(range(index, index + 1) for index in run if index not in rows or index in pair)
+            if offloads
+            else (run,)
+            for run, rows, pair in zip(runs, moved, here, strict=True)
+        ),
     )
+
+
+def _two_at_once(layers: dict[int, int]) -> tuple[int, ...]:
+    """The two neighbours among offloaded layers (the last's is the first) that take most together."""
+    order = sorted(layers)
+    if len(order) < 3:
+        return tuple(order)
+    return max(pairwise([*order, order[0]]), key=lambda pair: sum(layers[index] for index in pair))
 
 
 def _remote_notes(arch: Architecture) -> tuple[Note, ...]:
@@ -143,14 +180,14 @@ def _as_cached(arch: Architecture, kind: Cache) -> Cache:
     return kind
 
 
-def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None) -> int:
-    """Tokens a layer's tensors hold during decoding: windows and chunks alike keep one less than their size.
+def decode_tokens(kind: Cache, context: int, given_source_tokens: int | None, *, static: bool = False) -> int:
+    """Tokens a layer's tensors hold during decoding: windows and chunks alike keep one less than their size, static ones all.
 
     A window of 1 keeps everything: the slice `[-window + 1:]` is then the whole.
     """
     match kind:
         case SlidingAttention(window=size) | ChunkedAttention(chunk=size) | CompressedAttention(window=size):
-            return min(context, size - 1) if size > 1 else context
+            return min(context, size - (not static)) if size > 1 or static else context
         case FullAttention() | LatentAttention() | SparseLatentAttention() | IndexedAttention():
             return context
         case CrossAttention():

@@ -172,6 +172,7 @@ def qwen3_asr(cfg: Config) -> Architecture:
 
 
 def grouped_attention(part: Part, width: int, heads: int, kv_heads: int, head_dim: int, *, bias: bool) -> None:
+    """Four projections `[heads · head_dim, width]` and back, fewer heads for keys and values; the output has no bias."""
     at = part.at("", component=Component.ATTENTION)
     at.linear("q_proj", heads * head_dim, width, split=COLUMN, bias=bias)
     for name in ("k_proj", "v_proj"):

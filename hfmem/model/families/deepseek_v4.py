@@ -17,13 +17,15 @@ from hfmem.model.families.deepseek import nextn_layers
 from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.layers import CompressedAttention, Layer
 from hfmem.model.moe import Experts, moe, read_experts
-from hfmem.model.stack import as_mtp, indices_of, layer_kinds, open_stack
-from hfmem.records import dataclass
+from hfmem.model.stack import Stack, as_mtp, indices_of, layer_kinds, open_stack
+from hfmem.records import dataclass, replace
 
 LAYER = "layers.{}"
 WINDOW, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 PART = Component.ATTENTION
 WHOLE = Replicated()
+#: draft layers of V4's checkpoints with DSpark, whose `num_nextn_predict_layers` is another (vLLM: `n_mtp_layers`, else 3)
+_SPARKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,31 @@ def _hyper_head(inv: Inventory, prefix: str, indices: Sequence[int] | None, hidd
             inv.each(f"{prefix}hc_head_{name}", indices, shape, Component.OTHER)
 
 
+def draft(
+    stack: Stack, cfg: Config, s: Sizes, experts: Experts, hc: int, steps: int, tables: Sequence[str], *, folded: bool
+) -> None:
+    """The draft layers (DSpark): blocks of the window alone; what joins layers of the model in front, heads at the end.
+
+    `tables`: what the two tables of the Markov head are called. `folded`: the last folds its residual streams into one.
+    """
+    d, last = stack.d, [steps - 1]
+
+    def describe(part: Inventory) -> None:
+        trunk(part, "mtp.{}", steps, d, s, experts, hc)
+        if targets := cfg.opt_list("dspark_target_layer_ids"):
+            linear(part, "mtp.{}.main_proj", [0], d.hidden, d.hidden * len(targets), Component.MTP, WHOLE)
+            norm(part, "mtp.{}.main_norm", [0], d.hidden)
+        norm(part, "mtp.{}.norm", last, d.hidden)
+        if rank := cfg.opt_int("dspark_markov_rank"):
+            for name in tables:
+                part.each(f"mtp.{{}}.markov_head.{name}.weight", last, (stack.vocab, rank), Component.MTP)
+            linear(part, "mtp.{}.confidence_head.proj", last, 1, d.hidden + rank, Component.MTP, WHOLE)
+        if folded:
+            _hyper_head(part, "mtp.{}.", last, d.hidden, hc)
+
+    as_mtp(stack.inv, describe)
+
+
 def read_dims(cfg: Config) -> Dims:
     """Widths and heads; K and V are one shared row, whatever `num_key_value_heads` says."""
     return Dims(cfg.positive(*HIDDEN), cfg.positive(*LAYERS), cfg.positive(*HEADS), 1, cfg.positive("head_dim"))
@@ -185,7 +212,11 @@ def deepseek_v4(cfg: Config) -> Architecture:
         optional=True,
     )
     _hyper_head(inv, "", None, d.hidden, hc)
-    if steps := nextn_layers(cfg):
+    drafted = cfg.opt_int("dspark_block_size") if cfg.opt_list("dspark_target_layer_ids") else None
+    if drafted:
+        layers = cfg.opt_int("n_mtp_layers") or _SPARKS
+        draft(stack, cfg, sizes, experts, hc, layers, ("markov_w1", "markov_w2"), folded=True)
+    elif steps := nextn_layers(cfg):
         run = range(steps)
 
         def mtp(part: Inventory) -> None:
@@ -207,4 +238,4 @@ def deepseek_v4(cfg: Config) -> Architecture:
         ),
     }
     stack.layers = [Layer((caches[kind],)) for kind in kinds]
-    return stack.finish(cfg, "deepseek_v4")
+    return replace(stack.finish(cfg, "deepseek_v4"), drafted=drafted or None)

@@ -10,15 +10,25 @@ from __future__ import annotations
 
 from hfmem.errors import ContradictionError, UnknownArchitectureError
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import Dims, linear, norm
+from hfmem.model.blocks import linear, norm
 from hfmem.model.config import Config
-from hfmem.model.families.deepseek_v4 import LAYER, PART, WHOLE, Sizes, need_experts, read_dims, read_sizes, trunk
+from hfmem.model.families.deepseek_v4 import (
+    LAYER,
+    PART,
+    WHOLE,
+    Sizes,
+    draft,
+    need_experts,
+    read_dims,
+    read_sizes,
+    trunk,
+)
 from hfmem.model.families.multimodal import cut_by_heads, text_config, tower, tower_layers, wrap
 from hfmem.model.families.parts import COLUMN, ROW
 from hfmem.model.inventory import Component, Inventory, Vocab
 from hfmem.model.layers import Cache, CompressedAttention, Layer, SharedCache
 from hfmem.model.moe import Experts
-from hfmem.model.stack import Stack, as_mtp, open_stack
+from hfmem.model.stack import Stack, open_stack
 from hfmem.records import replace
 
 _RATIOS = (0, 1, 2)
@@ -101,28 +111,13 @@ def _engram(stack: Stack, cfg: Config, hc: int) -> None:
         inv.each(f"{LAYER}.engram.{name}", layers, (hc, d.hidden), Component.OTHER)
 
 
-def _draft(inv: Inventory, cfg: Config, d: Dims, s: Sizes, experts: Experts, hc: int, vocab: int) -> None:
-    """The draft layers (DSpark): blocks of the window alone; what joins the target's layers in front, heads at the end."""
-    steps = cfg.opt_int("n_mtp_layers", "num_nextn_predict_layers") or 0
-    if not steps:
-        return
-    count = cfg.opt_int("dspark_n_routed_experts") or experts.count
-    top_k = cfg.opt_int("dspark_num_experts_per_tok") or experts.top_k
-    own = replace(experts, count=count, top_k=top_k)
-    targets, rank = cfg.opt_list("dspark_target_layer_ids"), cfg.opt_int("dspark_markov_rank")
-
-    def describe(part: Inventory) -> None:
-        trunk(part, "mtp.{}", steps, d, s, own, hc)
-        if targets:
-            linear(part, "mtp.{}.main_proj", [0], d.hidden, d.hidden * len(targets), Component.MTP, WHOLE)
-            norm(part, "mtp.{}.main_norm", [0], d.hidden)
-        norm(part, "mtp.{}.norm", [steps - 1], d.hidden)
-        if rank:
-            for name in ("embed", "head"):
-                part.each(f"mtp.{{}}.markov_head.{name}.weight", [steps - 1], (vocab, rank), Component.MTP)
-            linear(part, "mtp.{}.confidence_head.proj", [steps - 1], 1, d.hidden + rank, Component.MTP, WHOLE)
-
-    as_mtp(inv, describe)
+def _draft(stack: Stack, cfg: Config, s: Sizes, experts: Experts, hc: int) -> None:
+    """The draft layers, whose experts may be fewer."""
+    if steps := cfg.opt_int("n_mtp_layers", "num_nextn_predict_layers"):
+        count = cfg.opt_int("dspark_n_routed_experts") or experts.count
+        top_k = cfg.opt_int("dspark_num_experts_per_tok") or experts.top_k
+        own = replace(experts, count=count, top_k=top_k)
+        draft(stack, cfg, s, own, hc, steps, ("embed", "head"), folded=False)
 
 
 def _images(inv: Inventory, cfg: Config, hidden: int) -> int:
@@ -159,7 +154,7 @@ def deepseek_v41_text(cfg: Config, *, images: bool = False) -> Architecture:
         stack.inv.each(biases, range(d.num_layers), (experts.count,), Component.EXPERTS, buffer=True, optional=True)
     _attention_layers(stack, cfg, sizes)
     _engram(stack, cfg, hc)
-    _draft(stack.inv, cfg, d, sizes, experts, hc, stack.vocab)
+    _draft(stack, cfg, sizes, experts, hc)
     stack.intermediate, stack.num_experts, stack.top_k = experts.width, experts.count, experts.top_k
     return stack.finish(cfg, "deepseek_v41")
 

@@ -113,6 +113,7 @@ def _clipped(part: Part, name: str, out: int, features: int, *, clipped: bool, s
 
 
 def gemma4_vision(part: Part, cfg: Config) -> int:
+    """Gemma 4's image encoder; returns its layers."""
     width, count = cfg.positive("hidden_size"), cfg.positive("num_hidden_layers")
     heads, kv, dim = cfg.positive("num_attention_heads"), cfg.positive("num_key_value_heads"), cfg.positive("head_dim")
     inner, clipped = cfg.positive("intermediate_size"), cfg.flag("use_clipped_linears", default=False)
@@ -136,6 +137,7 @@ def gemma4_vision(part: Part, cfg: Config) -> int:
 
 
 def gemma4_audio(part: Part, cfg: Config) -> int:
+    """Gemma 4's conformer for sound; returns its layers."""
     width, count = cfg.positive("hidden_size"), cfg.positive("num_hidden_layers")
     clipped = cfg.flag("use_clipped_linears", default=False)
     channels, before = cfg.need_numbers("subsampling_conv_channels"), 1

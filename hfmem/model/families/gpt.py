@@ -43,6 +43,7 @@ def _mask(m: DecoderBuilder, tail: str, *names: str) -> None:
 def conv1d(
     m: DecoderBuilder, tail: str, in_features: int, out_features: int, component: Component, *, column: bool
 ) -> None:
+    """transformers' `Conv1D`, whose weight is `[in, out]`: ranks cut its second axis for a `column`, its first otherwise."""
     split = Row() if column else Column()
     m.each(f"{tail}.weight", (in_features, out_features), component, None, split)
     m.each(f"{tail}.bias", (out_features,), component, None, Column() if column else Replicated())

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import Dims, attention, gated_mlp, linear, norm, read_dims
+from hfmem.model.blocks import Dims, attention, fused_qkv, gated_mlp, linear, norm, read_dims
 from hfmem.model.config import Config
 from hfmem.model.families.deepseek import CORRECTION, nextn_layers
 from hfmem.model.families.llama import qwen_layers
-from hfmem.model.inventory import Column, Component, Inventory, Replicated
+from hfmem.model.inventory import Column, Component, Inventory, Replicated, Row
 from hfmem.model.layers import FullAttention, Layer, SlidingAttention
 from hfmem.model.moe import moe, read_experts, sparse_layers
 from hfmem.model.stack import as_mtp, indices_of, layer_kinds, open_stack
@@ -21,6 +21,8 @@ from hfmem.records import replace
 
 LAYER = "model.layers.{}"
 FULL, SLIDING = "full_attention", "sliding_attention"
+#: prediction layers of MiMo-V2's checkpoints, V2-Flash's and V2.6-Pro's, whose configs do not name them, too
+_PREDICTED = 3
 
 
 def _qwen2_block(inv: Inventory, prefix: str, indices: Sequence[int], d: Dims, width: int) -> None:
@@ -76,6 +78,17 @@ def _window(cfg: Config) -> int:
     return cfg.positive("sliding_window") if size is None else cfg.positive("sliding_window_size") + 1
 
 
+def _attention(inv: Inventory, cfg: Config, prefix: str, layers: Sequence[int], d: Dims, v: int) -> None:
+    """Queries, keys and values apart (V2 Flash), or in one matrix (from V2.5 on), and the way out."""
+    bias = cfg.flag("attention_bias", default=False)
+    key = "attention_projection_layout"
+    if cfg.choice(key, cfg.opt_str(key) or "split", ("split", "fused_qkv")) == "split":
+        attention(inv, prefix, layers, d, qkv_bias=bias, v_head_dim=v)
+        return
+    fused_qkv(inv, f"{prefix}.qkv_proj", layers, d, bias=bias, v_head_dim=v)
+    linear(inv, f"{prefix}.o_proj", layers, d.hidden, d.num_heads * v, Component.ATTENTION, Row())
+
+
 def mimo_v2(cfg: Config) -> Architecture:
     """MiMo-V2 Flash and Pro. Keys are wider than values; sliding layers have attention sinks and more KV heads."""
     d, v = read_dims(cfg), cfg.positive("v_head_dim")
@@ -83,10 +96,10 @@ def mimo_v2(cfg: Config) -> Architecture:
     stack = open_stack(cfg, cfg, d)
     inv, every = stack.inv, range(d.num_layers)
     kinds = _kinds(cfg, d.num_layers)
-    bias, mixer = cfg.flag("attention_bias", default=False), f"{LAYER}.self_attn"
+    mixer = f"{LAYER}.self_attn"
     full_layers, sliding_layers = indices_of(kinds, FULL), indices_of(kinds, SLIDING)
-    attention(inv, mixer, full_layers, d, qkv_bias=bias, v_head_dim=v)
-    attention(inv, mixer, sliding_layers, sliding, qkv_bias=bias, v_head_dim=sliding_v)
+    _attention(inv, cfg, mixer, full_layers, d, v)
+    _attention(inv, cfg, mixer, sliding_layers, sliding, sliding_v)
     sinks = "attention_sink_bias"
     if cfg.flag("add_swa_attention_sink_bias", default=True):
         inv.each(f"{mixer}.{sinks}", sliding_layers, (sliding.num_heads,), Component.ATTENTION, Column())
@@ -101,11 +114,12 @@ def mimo_v2(cfg: Config) -> Architecture:
     if experts:
         moe(inv, f"{LAYER}.mlp", sparse, d.hidden, experts, correction_bias=CORRECTION)
         stack.num_experts, stack.top_k = experts.count, experts.top_k
-    if count := nextn_layers(cfg):
+    count = _PREDICTED if cfg.published("num_nextn_predict_layers") is None else nextn_layers(cfg)
+    if count:
         run, place = range(count), "model.mtp.layers.{}"
 
         def mtp(part: Inventory) -> None:
-            attention(part, f"{place}.self_attn", run, sliding, qkv_bias=bias, v_head_dim=sliding_v)
+            _attention(part, cfg, f"{place}.self_attn", run, sliding, sliding_v)
             part.each(f"{place}.self_attn.{sinks}", run, (sliding.num_heads,), Component.MTP)
             gated_mlp(part, f"{place}.mlp", run, d.hidden, width)
             linear(part, f"{place}.eh_proj", run, d.hidden, 2 * d.hidden, Component.MTP, Replicated())
@@ -116,5 +130,5 @@ def mimo_v2(cfg: Config) -> Architecture:
     caches = {FULL: FullAttention(d.num_heads, d.num_kv_heads, d.head_dim, v)}
     slide = SlidingAttention(sliding.num_heads, sliding.num_kv_heads, sliding.head_dim, sliding_v, _window(cfg))
     stack.layers = [Layer((caches.get(kind, slide),)) for kind in kinds]
-    stack.towers += [Layer((slide,), "mtp")] * nextn_layers(cfg)
+    stack.towers += [Layer((slide,), "mtp")] * count
     return stack.finish(cfg, "mimo_v2")

@@ -56,6 +56,7 @@ class DraftHead:
         self.inv.add(f"{name}.weight", (out, columns), component, Replicated())
 
     def norm(self, name: str, size: int | None = None) -> None:
+        """A norm outside the layers, of the hidden size where none is given."""
         blocks.norm(self.inv, name, None, size or self.hidden)
 
     def output(self) -> int:
@@ -82,6 +83,7 @@ class DraftHead:
         return None
 
     def close(self, family: str, d: Dims, caches: list[Layer]) -> Architecture:
+        """The architecture of what was described, one layer for each of `caches`."""
         notes = []
         if not self.embeds:
             notes.append(Note("draft_head", "a head that drafts for another model; it shares that model's embedding"))

@@ -107,6 +107,7 @@ class Block:
         return draft_caches(self.cfg, self.d, window)
 
     def output_if_its_own(self) -> None:
+        """The output table where the head does not use its target's."""
         wanted = self.head.embeds or self.cfg.flag("has_own_lm_head", default=False)
         if self.has_output(wanted or bool(self.cfg.opt_int("draft_vocab_size"))):
             self.head.output()

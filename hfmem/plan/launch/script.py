@@ -57,5 +57,7 @@ def script(launch: Launch) -> str:
             f'assistant = AutoModelForCausalLM.from_pretrained({launch.draft!a}, dtype={dtype!a}, device_map="auto")'
         )
         assistant = ", assistant_model=assistant"
-    lines.append(f"output = model.generate(**inputs, max_length={launch.context}{assistant})")
+    kept = launch.cache_implementation
+    cached = "" if kept == "dynamic" else f", cache_implementation={kept!a}"
+    lines.append(f"output = model.generate(**inputs, max_length={launch.context}{cached}{assistant})")
     return "\n".join(lines)

@@ -42,6 +42,7 @@ class Launch:
     attn_dp: int = 1
     dcp: int = 1
     state_dtype: str | None = None
+    cache_implementation: str = "dynamic"
     swa_full_tokens_ratio: float | None = None
     mamba_full_memory_ratio: float | None = None
     one_kind_of_page: bool = False

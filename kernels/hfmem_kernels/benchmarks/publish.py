@@ -1,4 +1,5 @@
-"""From results of real devices to what the rest of the repository shows of them: hfmem's efficiency table, and the README's.
+"""From results of real devices to what the rest of the repository shows of them: hfmem's efficiency table, and the targets in
+kernels/README.md.
 
 Of several files of one device the newest counts. Made-up results are refused.
 """
@@ -79,7 +80,7 @@ def _plain(measured: Mapping[str, Measured]) -> list[tuple[int, float]]:
 
 
 def readme_block(devices: Mapping[str, tuple[Path, Results]], rows: Sequence[Row]) -> str:
-    """What stands between the README's two marks."""
+    """What stands between the two marks in kernels/README.md."""
     if not devices:
         return NOTHING
     lines = []

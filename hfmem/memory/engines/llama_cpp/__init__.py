@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from hfmem.errors import UnsupportedError
-from hfmem.memory.cache import decoding_kinds, decoding_layers
+from hfmem.memory.cache import decoding_kinds, num_dealt_layers
 from hfmem.memory.engines.llama_cpp.cells import PAD, Formats, cells_of, formats_of, layer_bytes, row_bytes, state_bytes
 from hfmem.memory.engines.llama_cpp.flash import runs_flash
 from hfmem.memory.formats import GGML_BLOCKS
@@ -32,6 +32,8 @@ HALVES_FP32: Final = False
 DRAFTS_IN_POOL: Final = False
 OLDEST: Final = None
 
+#: sequences of one context (`LLAMA_MAX_SEQ` in `src/llama-cparams.h`)
+_MOST_SEQS: Final = 256
 #: families without an implementation
 _NOT_SERVED: Final = frozenset(
     {
@@ -76,14 +78,16 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     there.
 
     Raises:
-        UnsupportedError: a model or format llama.cpp does not have.
+        UnsupportedError: a model or format llama.cpp does not have, or more slots than it has sequences.
     """
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
+    seqs = serving.num_seqs_per_replica
+    if seqs > _MOST_SEQS:
+        raise UnsupportedError(f"llama.cpp: n_seq_max must be <= {_MOST_SEQS}, not {seqs}")
     formats = formats_of(serving)
     _check_formats(arch, formats, serving.llama_cpp.flash_attention)
-    kinds, num_layers = decoding_kinds(arch), len(decoding_layers(arch))
-    seqs = serving.num_seqs_per_replica
+    kinds, num_layers = decoding_kinds(arch), num_dealt_layers(arch)
     one = cells_of(arch, serving, 1)
     held = cells_of(arch, serving, seqs)
     where = placement(NAME, num_layers, serving)
@@ -91,6 +95,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     groups = []
     for kind, indices in kinds.items():
         row, state = row_bytes(kind, formats), state_bytes(kind, arch)
+        size = layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
         groups.append(
             LayerGroup(
                 kind,
@@ -99,9 +104,9 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
                 one.of(kind),
                 len(indices) * (layer_bytes(kind, one, row, formats) + state),
                 len(indices) * state,
+                size,
             )
         )
-        size = layer_bytes(kind, held, row, formats) * (1 if held.shared else seqs) + state * seqs
         on_devices = [count_in(indices, run) * size * serving.llama_cpp.kv_offload for run in where.stages]
         on_host += len(indices) * size - sum(on_devices)
         on_stage = [whole + own for whole, own in zip(on_stage, on_devices, strict=True)]
@@ -115,6 +120,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         page_size=PAD,
         stage_bytes=tuple(on_stage),
+        stage_layers=tuple((run,) if serving.llama_cpp.kv_offload else () for run in where.stages),
         host_bytes=on_host * serving.dp,
         value_dtype=None if formats.key == formats.value else formats.value,
     )

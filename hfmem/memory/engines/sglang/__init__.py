@@ -13,7 +13,7 @@ from hfmem.memory.engines.sglang import compressed
 from hfmem.memory.engines.sglang.layout import Layout, layout, pages
 from hfmem.memory.engines.sglang.pool import pool, splits_windows, state_slot_bytes, token_pool_bytes
 from hfmem.memory.engines.sglang.support import slots_per_request
-from hfmem.memory.engines.sglang.windows import chunk_tokens, request_tokens
+from hfmem.memory.engines.sglang.windows import request_tokens, tokens_in_flight
 from hfmem.memory.result import CacheBytes, LayerGroup, count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -60,7 +60,7 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         whole = copies * (one * per_token + (slots + ahead) * state)
         alone += whole
         groups.append(
-            LayerGroup(kind, indices, per_token * serving.attn_tp, one if per_token else 0, whole, copies * state)
+            LayerGroup(kind, indices, per_token * serving.attn_tp, one if per_token else 0, whole, copies * state, size)
         )
     per_replica = serving.tp * sum(on_stage)
     return CacheBytes(
@@ -73,6 +73,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=tuple(groups),
         page_size=plan.page,
         stage_bytes=tuple(on_stage),
+        stage_layers=tuple((layers,) for layers in stages),
+        decoder_first=True,
     )
 
 
@@ -81,6 +83,9 @@ def _held(plan: Layout, kind: Cache, serving: Serving, num_seqs: int) -> int:
     whole = num_seqs * pages(plan.rows(serving), plan.page)
     if not plan.windowed(kind):
         return whole
-    chunk = min(chunk_tokens(serving), serving.context)
-    held = num_seqs * request_tokens(plan, kind, serving.speculative_tokens) + 2 * chunk + plan.page
+    held = (
+        num_seqs * request_tokens(plan, kind, serving.speculative_tokens)
+        + tokens_in_flight(serving, serving.context)
+        + plan.page
+    )
     return min(whole, pages(held, plan.page))

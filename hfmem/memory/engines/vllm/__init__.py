@@ -63,6 +63,7 @@ class _Structure:
 
     grouping: _Grouping
     stage_block_bytes: tuple[int, ...]
+    stages: tuple[range, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +199,7 @@ def _read_grouping(arch: Architecture, serving: Serving) -> _Grouping:
 
 def _over_stages(grouping: _Grouping, pp: int) -> _Structure:
     """Bytes of a block on each stage: the widest group's pages of the layers that run there, in whole strides."""
-    plan = grouping.plan
-    stages = list(pipeline_stages(plan.num_layers, pp) if pp > 1 else (range(plan.num_layers),))
-    end = max((layer for layer, _ in plan.caches), default=0) + 1
-    stages[-1] = range(stages[-1].start, end)  # with what drafts
+    stages = _stages(grouping.plan, pp)
     widest, strides = [0] * len(stages), [1] * len(stages)
     stage_of = [index for index, stage in enumerate(stages) for _ in stage]
     for group in grouping.groups:
@@ -213,7 +211,14 @@ def _over_stages(grouping: _Grouping, pp: int) -> _Structure:
                 strides[stage] = lcm(strides[stage], spec.stride)
         widest = [max(pair) for pair in zip(widest, here, strict=True)]
     sizes = (ceil_div(size, stride) * stride for size, stride in zip(widest, strides, strict=True))
-    return _Structure(grouping, tuple(sizes))
+    return _Structure(grouping, tuple(sizes), stages)
+
+
+def _stages(plan: Plan, pp: int) -> tuple[range, ...]:
+    """Layers of each pipeline stage, those that draft on the last."""
+    *stages, last = pipeline_stages(plan.num_layers, pp) if pp > 1 else (range(plan.num_layers),)
+    end = max((layer for layer, _ in plan.caches), default=0) + 1
+    return (*stages, range(last.start, end))
 
 
 def cache(arch: Architecture, serving: Serving) -> CacheBytes:
@@ -237,6 +242,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
         layer_groups=layers,
         page_size=found.plan.block_size if found.groups else None,
         stage_bytes=tuple(blocks * size * serving.num_seqs_per_replica for size in found.stage_block_bytes),
+        stage_layers=tuple((layers,) for layers in found.structure.stages),
+        decoder_first=True,
     )
 
 
@@ -267,8 +274,15 @@ def _layer_group(
     if isinstance(kind, CrossAttention):
         tokens = limits.encoder_tokens
         state = source_tokens(kind, serving.source_tokens) * len(layers) * token_bytes(kind, found.plan.kv_dtype)
+    count = max(len(layers), 1)
     return LayerGroup(
-        kind, layers, serving.tp // serving.dcp * rows // max(len(layers), 1), tokens, serving.tp * size, state
+        kind,
+        layers,
+        serving.tp // serving.dcp * rows // count,
+        tokens,
+        serving.tp * size,
+        state,
+        size // count * serving.num_seqs_per_replica,
     )
 
 

@@ -66,6 +66,11 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen
 
 
 def block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving: Serving) -> int:
+    """Tokens of a block of attention, before states have a say: the user's, or the smallest that the kernels take.
+
+    Raises:
+        UnsupportedError: a size that vLLM refuses, or a device whose pages are not known here.
+    """
     if arch.model_type in V41:
         if serving.compute_capability // 10 != 9:
             raise UnsupportedError("hfmem knows vLLM's cache of DeepSeek V4.1 as Hopper GPUs hold it only")

@@ -136,8 +136,9 @@ class Release:
 
     @property
     def caches_prefixes_of_states(self) -> bool:
-        """Whether prefix caching is on by default for models with recurrent layers (`is_prefix_caching_supported`, from 0.26)."""
-        return self.minor >= 26
+        """Whether prefix caching is on by default for models with recurrent layers (`arg_utils.py`: off until 0.27, where hybrid
+        models are said to support it from 0.26)."""
+        return self.minor >= 28
 
     @property
     def full_graphs(self) -> bool:
