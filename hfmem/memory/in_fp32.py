@@ -1,4 +1,4 @@
-"""What vLLM's classes keep in fp32 whatever the file has.
+"""What vLLM's classes keep in fp32, or in the model's dtype, whatever the file has.
 
 Read from vLLM 0.33.0: `params_dtype=torch.float32` of the routers in `models/{afmoe,bailing_moe_v3,ernie45_moe,ernie45_vl_moe,
 glm4_moe,hy_v3,minimax_m2,param2moe,step3p5}.py` and `models/{beam,hy_v4,minimax_m3,step5}/nvidia`; `layers/mamba/mamba_mixer.py`
@@ -38,6 +38,17 @@ _ROUTERS: Final = frozenset(
 _ROUTER: Final = re.compile(r"\.gate\.weight(?:_1)?$")
 _SCALES: Final = (".weight_scale", ".weight_scale_inv")
 _EIGHT_BITS: Final = frozenset({"F8_E4M3", "F8_E5M2", "I8"})
+
+#: types whose class has no quantized projections of latents: an fp8 file's are made plain again (`models/glm5next/common/model.py`)
+_PLAIN_LATENTS: Final = frozenset({"glm5_next", "glm5_next_text"})
+_LATENT_PROJECTION: Final = re.compile(r"\.self_attn\.(?:q_a_proj|q_b_proj|kv_a_proj_with_mqa|kv_b_proj|o_proj)\.")
+
+
+def dequantized(arch: Architecture, codes: TensorGroup) -> bool:
+    """Whether vLLM holds an fp8 file's matrix in the model's own dtype, and none of its scales."""
+    if arch.model_type not in _PLAIN_LATENTS or codes.dtype != "F8_E4M3":
+        return False
+    return _LATENT_PROJECTION.search(codes.pattern) is not None
 
 
 def in_fp32(arch: Architecture, pattern: str, codes: TensorGroup | None = None) -> bool:

@@ -17,7 +17,7 @@ from hfmem.dtypes import BITS, num_bytes
 from hfmem.memory import engines
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.fused import FusedProjections, fused_projections
-from hfmem.memory.in_fp32 import in_fp32
+from hfmem.memory.in_fp32 import dequantized, in_fp32
 from hfmem.memory.loaded import HeldTensors
 from hfmem.memory.model_classes import NOT_SERVED, SINK_HEADS
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
@@ -166,6 +166,8 @@ class RankTensors:
         dtype = _held_dtype(group, self.target_dtype if is_expected else None)
         size = num_bytes(dtype, group.elements)
         codes = self.modules.codes(group) if self.vllm else None
+        if codes is not None and dequantized(self.arch, codes):
+            return group.elements * 2 if group is codes else 0
         if codes is not None and (scales := expanded_scales(spec, group, codes, self.serving.compute_capability)):
             return scales
         if self.vllm and BITS.get(group.dtype) == 16 and in_fp32(self.arch, group.pattern, codes):

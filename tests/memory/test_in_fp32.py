@@ -66,3 +66,14 @@ def test_scales_of_eight_bit_codes() -> None:
         codes = TensorGroup(at + "weight", dtype, (512, 512), boxes)
         held = rank_weights(arch, [codes, scale], Serving(context=4096)).bytes
         assert held == 2 * (512 * 512 + 512 * size)
+
+
+def test_latent_projections_of_glm_5_next_are_plain_again() -> None:
+    """11 layers of 1536 × 4096 in fp8 with 12 × 32 scales: two bytes an element and no scales in vLLM."""
+    arch = architecture("zai-org/GLM-5.3-Flash")
+    spec = next(spec for spec in arch.tensors if spec.pattern.endswith(".self_attn.q_a_proj.weight"))
+    count = sum(len(box[spec.layer_axis or 0]) for box in spec.boxes)
+    codes = TensorGroup(spec.pattern, "F8_E4M3", spec.shape, spec.boxes)
+    scales = TensorGroup(spec.pattern + "_scale_inv", "F32", (12, 32), spec.boxes)
+    assert (count, spec.shape) == (11, (1536, 4096))
+    assert rank_weights(arch, [codes, scales], Serving(context=4096)).bytes == 11 * 1536 * 4096 * 2
