@@ -14,7 +14,6 @@ from typing import Final, Literal, NamedTuple
 
 from hfmem.memory import engines
 from hfmem.memory.activations import Peak, Sampler, forward_bytes, peak
-from hfmem.memory.compute_buffer import compute_buffer
 from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, GraphSizes, Release
@@ -40,6 +39,10 @@ _ENGINE_HOPPER: Final = (GIB * 5 // 100, GIB * 21 // 10, GIB * 25 // 10)
 _ENGINE_LINKED: Final = (GIB // 10, GIB, GIB * 15 // 10)
 #: … over PCIe: 0.08 GiB on RTX 3090s, 0.15 on T4s at TP 2, 0.21 on L40S at TP 4; 1.5 on RTX PRO 6000s at TP 4
 _ENGINE_UNLINKED: Final = (GIB * 5 // 100, GIB // 4, GIB * 15 // 10)
+#: … where the device's memory is the host's, whose free memory vLLM takes instead (`mem_utils.py`): 1.0 to 3.3 GiB in six of seven
+#: starts on DGX Sparks; in one the host gave 4 GiB back
+_ENGINE_SHARED: Final = (GIB, GIB * 2, GIB * 35 // 10)
+_SHARES_MEMORY: Final = "gb10"
 #: batches up to which vLLM captures graphs of a model of this type, in tokens (`models/config.py`, from 0.10)
 _OWN_GRAPHS: Final = {"gpt_oss": 1024}
 #: the driver's context and loaded kernels, which no allocator sees
@@ -125,6 +128,8 @@ def estimate_runtime(
     """
     match engines.engine(serving.engine).RUNTIME:
         case "compute buffer":
+            from hfmem.memory.compute_buffer import compute_buffer  # with llama.cpp's rules, which others do not need
+
             return {
                 "activations_bytes": _band(
                     *compute_buffer(arch, serving, build, outputs, cuda=host is None or host.vendor in _CUDA)
@@ -281,6 +286,8 @@ def _engine(
 ) -> Estimate:
     """Growth outside PyTorch, and the V2 runner's counts of each sequence's words (4 bytes, and a bit for the prompt's)."""
     sizes, source = _ENGINE_ALONE, "library buffers, from server logs"
+    if _SHARES_MEMORY in host.name.lower() and not several:
+        sizes, source = _ENGINE_SHARED, "what the host's free memory loses beside it, from server logs"
     if hopper and not several:
         middle = next(size for last, size in _ENGINE_HOPPER_ALONE if release.minor <= last)
         sizes = (sizes[0], middle, sizes[2])

@@ -78,7 +78,7 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         kv_dtype=serving.kv_dtype,
         checks=tuple(checks),
         flags=_flags(log, serving, checks),
-        assumptions=tuple(_assumptions(log)),
+        assumptions=tuple(_assumptions(log, device)),
     )
 
 
@@ -118,7 +118,7 @@ def _serving(read: Model, log: LogFacts) -> Serving:
     )
 
 
-def _assumptions(log: LogFacts) -> Iterator[str]:
+def _assumptions(log: LogFacts, device: Device | None) -> Iterator[str]:
     """What the comparison took for granted."""
     for name in log.others:
         yield f"lines of {name} are in the log too, and left out"
@@ -135,6 +135,9 @@ def _assumptions(log: LogFacts) -> Iterator[str]:
         yield f"the log names no version: {log.engine}'s rules of {engines.engine(log.engine).VERSION}"
     else:
         yield f"rules of {log.engine} {engines.engine(log.engine).VERSION}; the log is of {log.version}"
+    guess = guessed_device(log) if device is None and log.settings.capability is None else None
+    if guess is not None and guess.name:
+        yield f"no line names the device: taken for a {guess.name} by the memory that weights and pool hold; --gpu says another"
     if log.settings.context is None:
         yield "the context is not among the settings: the log's own lines or the model's positions"
     if log.starts > 1:

@@ -103,6 +103,11 @@ def weights_check(read: Model, log: LogFacts, serving: Serving) -> Check | None:
     if log.settings.rocm and by_free_memory and untied and abs(more - untied) <= NEAR * logged.value:
         reason = "on ROCm until 0.20 what was allocated and given up counts: an output head made before it was tied"
         return replace(result, reason=reason, met=compute(serving) + untied)
+    if by_free_memory and log.engine == "vllm" and 0 < more <= _OTHERS:
+        reason = (
+            "vLLM until 0.20 prints on ROCm how free memory fell, with what the allocator keeps of what was given up"
+        )
+        return replace(result, reason=reason)
     if log.engine == "sglang" and 0 < more <= _OTHERS:
         return replace(
             result, reason="SGLang prints how free memory fell: other programs on the device may have taken some"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from hfmem.checkpoint.whatif import names
+
 
 def model_names(text: str) -> tuple[str, ...]:
     """What a model that a log names may be called: as it stands, then what its path tells.
@@ -56,6 +58,12 @@ def base_of(name: str) -> tuple[str, str | None]:
 def is_publishers_own(name: str) -> bool:
     """Whether `name` is a quantized copy under its publisher's name: another may keep other tensors in 16 bit."""
     return base_of(name)[1] is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def gguf_type(name: str) -> str | None:
+    """The type that a GGUF's own name tells, of a file or as a tag (`org/Name-GGUF:Q4_K_M`), in lower case; None: none."""
+    found = re.search(r"[-._:/](i?q\d\w{0,8}|bf16|f16)(?:\.gguf)?$", name, re.IGNORECASE)
+    return found[1].lower() if found and "gguf" in name.lower() and found[1].lower() in names() else None
 
 
 #: what names the model where no setting does, the surest first: the loader's line, the banner, an image's argument, a snapshot

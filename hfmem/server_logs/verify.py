@@ -16,7 +16,7 @@ from hfmem.plan.devices import find_device
 from hfmem.records import dataclass, replace
 from hfmem.server_logs.checks import Verification
 from hfmem.server_logs.compare import verify
-from hfmem.server_logs.names import base_of, is_publishers_own, model_names
+from hfmem.server_logs.names import base_of, gguf_type, is_publishers_own, model_names
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.settings import Settings
 
@@ -75,6 +75,9 @@ def verify_log(
         read = read_model(model, revision=revision, assume=assume, fetch=fetch)
     else:
         read, notes = _told(log.settings, text, revision or log.settings.revision, assume, fetch)
+    if quant is None and log.engine == "vllm" and read.packing is None and read.quantization is None:
+        quant = gguf_type(log.settings.model or "")  # llama.cpp's logs say what each tensor is in
+        notes += [f"weights in {quant}, by the name of {log.settings.model}"] if quant else []
     read = in_format(read, quant)
     if read.facts.notice:
         notes.append(read.facts.notice)
@@ -106,10 +109,11 @@ def _told(
 
 
 def _mentioned(text: str) -> str | None:
-    """The only model of the catalogue that a text names in full."""
-    known = {name.lower(): name for name in catalog_names()}
-    found = {known[name] for name in map(str.lower, _REPO.findall(text[:_SEARCHED])) if name in known}
-    return found.pop() if len(found) == 1 else None
+    """The only model of the catalogue, or quantized copy of one, that a text names in full."""
+    known = {name.lower() for name in catalog_names()}
+    named = {name.strip("."): None for name in _REPO.findall(text[:_SEARCHED])}
+    found = [name for name in named if name.lower() in known or base_of(name)[0].lower() in known]
+    return found[0] if len({name.lower() for name in found}) == 1 else None
 
 
 def _named(name: str, revision: str | None, assume: str | None, fetch: FetchOptions | None) -> tuple[Model, list[str]]:

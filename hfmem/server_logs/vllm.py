@@ -112,8 +112,9 @@ def _budget(read: Model, log: LogFacts, serving: Serving, device: Device | None)
     profile = _Profile(read, log, serving, release, device, ranks, {})
     profile = profile._replace(estimates=profile.of(release))
     yield from _parts(profile)
-    if log.first("budget_bytes") or (device is not None and (log.settings.utilization or log.settings.complete)):
-        yield from _left(profile)
+    shared_out = device is not None and (log.settings.utilization or log.settings.complete)
+    if log.settings.kv_memory_bytes is None and (log.first("budget_bytes") or shared_out):
+        yield from _left(profile)  # else the pool's memory was set, whatever is left
 
 
 def _parts(profile: _Profile) -> Iterator[Check]:

@@ -53,8 +53,10 @@ def told(log: LogFacts) -> bool:
 
 def rivals(log: LogFacts) -> tuple[Release, ...]:
     """The releases at both ends of what a log may be of that names none: their estimates widen the band."""
-    if release_of(log.version) is not None or log.form:
+    if release_of(log.version) is not None:
         return ()
+    if log.form:  # of all later releases too, where only the pool's one line tells it
+        return (Release(LATEST, log.settings.flashinfer),) if log.form == _LAST_BETWEEN + 1 else ()
     newest = _LAST_BETWEEN if log.until_27 else LATEST
     sure = log.smallest("max_concurrency") is not None and old_capacity(log)
     ends = (V1 + 1, _OLD if sure else newest) if _looks_old(log) else (_NEW_CAPACITY, newest)

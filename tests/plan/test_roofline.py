@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hfmem.api.configuration import configure
+from hfmem.api.configuring import configure
 from hfmem.api.estimates import Model, estimate, read_model
 from hfmem.api.planning import plan, speed
 from hfmem.cli import main

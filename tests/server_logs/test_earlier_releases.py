@@ -8,10 +8,12 @@ from verified_logs import OFFLINE, by_name, compare
 from hfmem.api.reading import in_format, read_model
 from hfmem.memory.engines.vllm import layout
 from hfmem.memory.engines.vllm.earlier import earlier_admitted_bytes, earlier_pool
+from hfmem.memory.engines.vllm.releases import LATEST
 from hfmem.memory.serving import Serving
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.recipes import format_by_name, recipes
 from hfmem.server_logs.verify import verify_log
+from hfmem.server_logs.vllm_release import rivals
 from hfmem.units import GIB
 
 V4 = "deepseek-ai/DeepSeek-V4-Flash"
@@ -99,3 +101,34 @@ def test_scales_of_bitsandbytes(version: str, scale: float) -> None:
     table = 131_072 * 128 * 2
     expected = layers * (0.5 + scale) + 2 * (8_030_261_248 - layers) + table
     assert abs((found["weights"].predicted or 0) / expected - 1) < 0.002  # blocks of the allocator
+
+
+@pytest.mark.parametrize(
+    ("lines", "minors"),
+    [
+        (
+            "GPU KV cache size: 160 tokens, Maximum concurrency for 100 tokens per request: 1.60x",
+            (LATEST,),
+        ),  # 0.28 or later
+        (
+            "vLLM API server version 0.28.0\nGPU KV cache size: 160 tokens, Maximum concurrency for 100 tokens per request: 1.60x",
+            (),
+        ),
+        (
+            "GPU KV cache size: 160 tokens\nMaximum concurrency for 100 tokens per request: 1.60x",
+            (9, 27),
+        ),  # any: whole blocks
+        (
+            "GPU KV cache size: 151 tokens\nMaximum concurrency for 100 tokens per request: 1.51x",
+            (21, 27),
+        ),  # no whole block
+        (
+            "GPU KV cache size: 160 tokens\nMaximum concurrency for 100 tokens per request: 1.40x",
+            (9, 19),
+        ),  # no multiple either
+        ("Available KV cache memory: 4.00 GiB", (9, LATEST)),
+    ],
+)
+def test_what_a_log_without_release_may_be(lines: str, minors: tuple[int, ...]) -> None:
+    """From 0.21 the pool's tokens are concurrency x context, before it whole blocks; until 0.27 concurrency has its own line."""
+    assert tuple(release.minor for release in rivals(parse_log(f"INFO vLLM\n{lines}\n"))) == minors

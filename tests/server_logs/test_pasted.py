@@ -6,15 +6,16 @@ import gzip
 from pathlib import Path
 
 import pytest
-from verified_logs import compare
+from verified_logs import OFFLINE, by_name, compare
 
 from hfmem.errors import UsageError
 from hfmem.hub.logfile import read_log
 from hfmem.server_logs.lines import clean, one_stream, relevant
-from hfmem.server_logs.names import base_of, model_names, named_elsewhere
+from hfmem.server_logs.names import base_of, gguf_type, model_names, named_elsewhere
 from hfmem.server_logs.parse import parse_log
 from hfmem.server_logs.ranks import ranks_seen
 from hfmem.server_logs.speculation import without_speculation
+from hfmem.server_logs.verify import verify_log
 
 
 def test_lines_that_a_writer_broke() -> None:
@@ -231,3 +232,51 @@ def test_the_end_of_a_wrapped_line_that_fills_the_terminal_is_kept() -> None:
     row = "Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3-8B', max_seq_len=8192,"
     wide = "GPU KV cache size: 1,024 tokens ".ljust(len(row), ".")
     assert "1,024 tokens" in relevant("\n".join([row] * 4 + [wide]))[0]
+
+
+def test_a_copy_that_only_the_text_names() -> None:
+    """Figures of a published start: 1.66 GiB at 28 layers x 2 x 2 heads x 128 x 2 B a token are 62,16x tokens of 28,672 B."""
+    text = (
+        "Loading Qwen/Qwen2.5-1.5B-Instruct-AWQ with awq quantization...\nINFO: Model loading took 1.1 GiB memory\n"
+        "INFO: Available KV cache memory: 1.66 GiB\nINFO: GPU KV cache size: 62,208 tokens\n"
+    )
+    found = verify_log(text, fetch=OFFLINE)
+    tokens = by_name(found.result)["KV cache tokens"]
+    assert found.model == "Qwen/Qwen2.5-1.5B-Instruct" and tokens.predicted == int(1.66 * 2**30) // (28_672 * 16) * 16
+    with pytest.raises(UsageError, match="names no model"):  # two of them
+        verify_log(f"Qwen/Qwen2.5-1.5B-Instruct\n{text}", fetch=OFFLINE)
+
+
+def test_a_pool_that_was_set() -> None:
+    """With `--kv-cache-memory-bytes` what is left for the cache is not the pool."""
+    text = (
+        "vllm serve Qwen/Qwen3-8B --gpu-memory-utilization 0.9 --max-model-len 16000{}\nvLLM API server version 0.24.0\n"
+        "Model loading took 15.27 GiB memory\nAvailable KV cache memory: 5.68 GiB\n"
+    )
+    for flag, compared in ((" --kv-cache-memory-bytes 5820M", False), ("", True)):
+        found = verify_log(text.format(flag), fetch=OFFLINE, device="h100").result
+        assert ("memory left for the cache" in by_name(found)) == compared
+
+
+def test_a_gguf_that_vllm_serves() -> None:
+    """Figures of a published start of vLLM 0.8: a tied model, whose table vLLM keeps in the file's type too."""
+    text = (
+        "vllm serve /models/Llama-3.2-3B-Instruct-Q8_0.gguf --max-model-len 10000\n"
+        "INFO [model_runner.py:1146] Model loading took 3.2637 GB and 18.052839 seconds\n"
+    )
+    found = verify_log(text, fetch=OFFLINE)
+    assert abs(by_name(found.result)["weights"].difference or 1) < 0.005
+    assert any("q8_0" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("unsloth/Qwen3-0.6B-GGUF:Q4_K_M", "q4_k_m"),
+        ("/m/x-BF16.gguf", "bf16"),
+        ("/m/x-UD-Q9_Z.gguf", None),
+        ("org/Qwen3-8B-bf16", None),
+    ],
+)
+def test_types_of_gguf_names(name: str, kind: str | None) -> None:
+    assert gguf_type(name) == kind

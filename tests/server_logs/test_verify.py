@@ -337,5 +337,42 @@ def test_a_spark_that_no_line_names() -> None:
         ("google/gemma-4-31B-it", "fp8", "57.91", "22.61", "124,255", "15.17"),
     ):
         log = text.format(model=model, kv=kv, weights=weights, left=left, tokens=tokens, times=times)
-        item = by_name(verify_log(log, fetch=OFFLINE).result)["KV cache tokens"]
+        found = verify_log(log, fetch=OFFLINE).result
+        item = by_name(found)["KV cache tokens"]
         assert item.verdict in ("equal", "near") and abs(item.difference or 0) < 0.001, model
+        assert any("DGX Spark" in words for words in found.assumptions)
+        assert not any(
+            "DGX Spark" in words for words in verify_log(log, fetch=OFFLINE, device="h200").result.assumptions
+        )
+
+
+@pytest.mark.parametrize(
+    ("device", "start", "left", "inside"),
+    [  # figures of published starts on DGX Sparks, the second as if it were of another device
+        (
+            "gb10",
+            "vLLM API server version 0.27.1\nvllm serve Qwen/Qwen3-0.6B --gpu-memory-utilization 0.6",
+            "69.4",
+            True,
+        ),
+        (
+            "121.69GiB",
+            "vLLM API server version 0.27.1\nvllm serve Qwen/Qwen3-0.6B --gpu-memory-utilization 0.6",
+            "69.4",
+            False,
+        ),
+        (
+            "gb10",
+            "vLLM API server version 0.13.0\n"
+            "vllm serve Qwen/Qwen3-30B-A3B-FP8 --gpu-memory-utilization 0.3 --max-num-batched-tokens 2048",
+            "4.04",
+            True,
+        ),
+    ],
+)
+def test_memory_that_is_the_hosts(device: str, start: str, left: str, inside: bool) -> None:
+    """vLLM takes the host's free memory there, which falls by 1 to 3 GiB more than what it allocates."""
+    text = f"{start}\ntotal_gpu_memory (121.69GiB)\nAvailable KV cache memory: {left} GiB\n"
+    item = by_name(verify_log(text, fetch=OFFLINE, device=device).result)["memory left for the cache"]
+    assert item.low is not None and item.high is not None
+    assert (item.low <= item.logged <= item.high) == inside

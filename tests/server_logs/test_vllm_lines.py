@@ -198,3 +198,13 @@ def test_the_flags_of_a_pool_in_blocks() -> None:
     flags = verify_log(text, None, given={}, fetch=OFFLINE).result.flags
     assert (flags["--num-gpu-blocks-override"], flags["--cpu-offload-gb"]) == ("1200", "2.5")
     assert "--kv-memory" not in flags
+
+
+@pytest.mark.parametrize(("version", "explained"), [("0.19.0", True), ("0.21.0", False)])
+def test_what_the_allocator_keeps_on_rocm(version: str, explained: bool) -> None:
+    """0.8 GiB beyond the weights of Llama 3.1 8B (14.99 GiB), by free memory until 0.20; PyTorch's own count has no such rest."""
+    found = compare(
+        f"vLLM API server version {version}\n[rocm.py:100] ROCm\nModel loading took 15.79 GiB memory\n",
+        "meta-llama/Llama-3.1-8B",
+    )
+    assert (found["weights"].reason is not None and "ROCm" in found["weights"].reason) == explained
