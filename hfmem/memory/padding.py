@@ -30,6 +30,8 @@ _JOINT_ROWS: Final = 16
 _FP4_ROWS: Final = 128
 _FP4_GATED_ROWS, _FP4_GATED_RELEASE = 64, 28
 _FP4_COLUMNS, _FP4_COLUMNS_RELEASE = 256, 20
+#: the first devices that compute in fp8
+_ADA: Final = 89
 #: the first release that looks for a kernel for AWQ's dense layers (0.17's takes Marlin), and what Machete wants of a matrix
 _AWQ_BY_KERNEL: Final = 19
 #: the first release whose class for GPTQ holds no order of inputs
@@ -145,6 +147,20 @@ def copies_beside_codes(
     if not of_awq:
         return 1 if routed or by_machete else 0
     return 4 if by_machete and not routed and release.minor >= _AWQ_BY_KERNEL else 1
+
+
+def rows_of_scales(spec: TensorSpec, name: str, scales: tuple[int, ...], itemsize: int, capability: int) -> Fraction:
+    """How many times its own bytes a scale for blocks of fp8 takes in vLLM.
+
+    A device before Ada computes no fp8: Marlin then reads a 16-bit scale for each row of a block (`marlin_utils_fp8.py`).
+
+    Args:
+        scales: the shape of the stored scales `name`, `[…, out / block, in / block]`. itemsize: bytes of one.
+    """
+    blocks = name.endswith("weight_scale_inv") and len(scales) > 1 and len(spec.shape) > 1 and min(scales[-2:]) > 0
+    if not blocks or capability >= _ADA:
+        return Fraction(1)
+    return Fraction(spec.shape[-2] * 2, scales[-2] * itemsize)
 
 
 def _suits_machete(spec: TensorSpec, sharding: Sharding) -> bool:

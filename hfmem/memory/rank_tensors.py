@@ -19,7 +19,7 @@ from hfmem.memory.fused import FusedProjections, fused_projections
 from hfmem.memory.loaded import HeldTensors
 from hfmem.memory.model_classes import NOT_SERVED, SINK_HEADS
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
-from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32, padded_share, refined_scales
+from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32, padded_share, refined_scales, rows_of_scales
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import Sharding, check_blocks, in_image_attention, share
 from hfmem.memory.stages import Stages
@@ -147,6 +147,9 @@ class RankTensors:
         if not is_expected:
             size *= self._copies_beside_codes(group, spec)
         part = self._part(group, spec, is_expected=is_expected)
+        if not is_expected and self.vllm:
+            itemsize, capability = num_bytes(group.dtype, 1), self.serving.compute_capability
+            part *= rows_of_scales(spec, group.pattern, group.shape, itemsize, capability)
         on_rank = -(-size * part.numerator // part.denominator)
         axis = _folded_axis(expected)
         counts = tuple(self.stages.counts(spec, match.boxes, axis))

@@ -9,7 +9,7 @@ import pytest
 from hfmem.checkpoint.quantization_config import parse_quantization
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory.engines.vllm.releases import Release
-from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32
+from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32, rows_of_scales
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import Sharding
 from hfmem.memory.weights import rank_weights
@@ -142,3 +142,18 @@ def test_what_deepseek_v4_keeps_in_fp32() -> None:
     kept = ("layers.{}.hc_attn_fn", "mtp.{}.hc_head_scale", "layers.{}.attn.indexer.compressor.ape")
     assert all(map(in_fp32, kept))
     assert not in_fp32("layers.{}.attn.compressor.wkv.weight")
+
+
+@pytest.mark.parametrize(
+    ("name", "itemsize", "capability", "times"),
+    [
+        ("weight_scale_inv", 4, 80, Fraction(128 * 2, 4)),  # fp32 of a block → bf16 of each of its 128 rows
+        ("weight_scale_inv", 2, 86, Fraction(128)),
+        ("weight_scale_inv", 4, 89, Fraction(1)),
+        ("weight_scale", 4, 80, Fraction(1)),  # of a row already
+    ],
+)
+def test_scales_of_blocks_before_ada(name: str, itemsize: int, capability: int, times: Fraction) -> None:
+    """`prepare_fp8_layer_for_marlin`: `scales.repeat_interleave(block_n, 1)`, in the dtype that the model computes in."""
+    spec = TensorSpec("layers.{}.up_proj.weight", (12288, 4096), (), Component.MLP, Column())
+    assert rows_of_scales(spec, f"layers.{{}}.up_proj.{name}", (96, 32), itemsize, capability) == times
