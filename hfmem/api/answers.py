@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hfmem.api.configuration import Configuration, configure
+from hfmem.api.configuration import Configuration
+from hfmem.api.configuring import configure
 from hfmem.api.reading import Model
 from hfmem.api.remedies import Remedy, remedies
 from hfmem.plan.devices import Device

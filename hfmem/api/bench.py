@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from hfmem.api.bench_run import Measurement, measure, refusal
-from hfmem.api.configuration import DEFAULT_CONTEXT, Configuration, configure
+from hfmem.api.configuration import DEFAULT_CONTEXT, Configuration
+from hfmem.api.configuring import configure
 from hfmem.api.planning import speed
 from hfmem.api.reading import Model, read_model
 from hfmem.memory.serving import Serving

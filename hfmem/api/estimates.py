@@ -5,7 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
-from hfmem.api.configuration import Configuration, configure
+from hfmem.api.configuration import Configuration
+from hfmem.api.configuring import configure
 from hfmem.api.reading import Model, in_format, read_model
 from hfmem.hub import FetchOptions
 from hfmem.memory.drafts import cache_with, held_with, joined, weights_with

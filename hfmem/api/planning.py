@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from hfmem.api.configuration import Configuration, configure
+from hfmem.api.configuration import Configuration
+from hfmem.api.configuring import configure
 from hfmem.api.reading import Model
 from hfmem.api.solving import NODE, device_counts, layouts
 from hfmem.errors import UsageError

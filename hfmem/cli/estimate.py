@@ -35,7 +35,7 @@ def estimate(
     if emit is not None and kind != "table":
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
     settings["engine"] = settings["engine"] or engine_of(emit)
-    from hfmem.api.configuration import configure
+    from hfmem.api.configuring import configure
 
     results: list[Any] = []
     reports: list[Report] = []

@@ -46,7 +46,7 @@ def fit(
         raise UsageError(f"--emit prints a command and --{'json' if kind == 'json' else 'format'} a report: choose one")
     settings["engine"] = settings["engine"] or engine_of(emit)
     from hfmem.api.answers import answer
-    from hfmem.api.configuration import configure
+    from hfmem.api.configuring import configure
 
     fetching_as = {name: reading.pop(name) for name in FETCHING}
     verbose = reading.pop("verbose")

@@ -19,7 +19,7 @@ from hfmem.memory.engines.llama_cpp.flash import copies_bytes, heads_of, runs_fl
 from hfmem.memory.expert_workspaces import expert_width
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import Cache, ChunkedAttention, CompressedAttention, SlidingAttention
+from hfmem.model.layers import Cache, ChunkedAttention, CompressedAttention, IndexedAttention, SlidingAttention
 
 #: from about this build on (of May 2026) logits are reserved for the slots alone, not for every token of a micro-batch
 _OUTPUTS_BUILD: Final = 9300
@@ -117,15 +117,22 @@ def _attention(arch: Architecture, serving: Serving, tokens: int, build: int | N
     for kind, read in reads.items():
         cells = read.cells + read.rows
         size = copies_bytes(kind, cells * read.streams, formats.key, formats.value) if copied else 0
-        size += 0 if flash else scores_bytes(kind, tokens, cells)
+        if not flash:
+            size += scores_bytes(kind, tokens, cells)
+        elif isinstance(kind, IndexedAttention):  # a mask of the chosen blocks for each KV head, a stream at a time
+            size += num_bytes("F32", kind.num_kv_heads * tokens // read.streams * cells)
         beside = max(beside, size, num_bytes("F32", tokens * read.scored))
     masked = _masked(arch, reads)
     words = f" and mask of {masked:,} cells"
     if beside:
         words += "; a layer's cache in 16 bits or an indexer's scores" if flash else "; scores without flash attention"
         beside += tokens * 4 * _attention_width(arch)
-    scored = max((read.scored for read in reads.values()), default=0)
-    return _Attention(tokens * (width * masked + _NARROW_MASK * scored), beside, words)
+    more = _NARROW_MASK * max((read.scored for read in reads.values()), default=0)
+    if flash and any(
+        isinstance(kind, IndexedAttention) for kind in reads
+    ):  # the mask once more, and one by positions, in fp32
+        more += 2 * _PLAIN_MASK * masked
+    return _Attention(tokens * (width * masked + more), beside, words)
 
 
 def _reads(arch: Architecture, serving: Serving, tokens: int) -> dict[Cache, Seen]:

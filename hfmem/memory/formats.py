@@ -19,6 +19,7 @@ KV_BITS: Final[dict[str, int]] = {
     "int4": 4,
     "nvfp4": 4,
     "mxfp8": 8,
+    "fp4_mx_block16": 4,
     "q8_0": 8,
     "q5_1": 5,
     "q5_0": 5,
@@ -126,7 +127,7 @@ def vector_bytes(kv_dtype: str, size: int) -> int:
     - floating formats and `fp8`: elements only; fp8's scales are per tensor and live with the weights.
     - `int8`, `int4`, `fp8_per_token_head`: one fp32 scale beside each vector, as vLLM's `*_per_token_head` formats keep it
       (`TritonAttentionBackend.customize_spec`); int4 packs two elements in a byte.
-    - `nvfp4`: two elements in a byte and one fp8 scale for 16 elements (`nvfp4_kv_cache_full_dim`).
+    - `nvfp4`: two elements in a byte and one fp8 scale for 16 elements (`nvfp4_kv_cache_full_dim`); SGLang's `fp4_mx_block16` too.
     - `mxfp8`: SGLang's, a byte an element and one scale for 32 (`MHATokenToKVPoolMXFP8`).
     - llama.cpp's block types: whole blocks of 32.
     """
@@ -138,7 +139,7 @@ def vector_bytes(kv_dtype: str, size: int) -> int:
             return size + SCALE_BYTES
         case "int4":
             return size // 2 + SCALE_BYTES
-        case "nvfp4":
+        case "nvfp4" | "fp4_mx_block16":
             return size // 2 + size // 16
         case "mxfp8":
             return size + size // 32

@@ -14,7 +14,6 @@ from typing import Final, Literal, NamedTuple
 
 from hfmem.memory import engines
 from hfmem.memory.activations import Peak, Sampler, forward_bytes, peak
-from hfmem.memory.compute_buffer import compute_buffer
 from hfmem.memory.encoder import EncoderProfile, encoder_profile
 from hfmem.memory.engines.vllm.classes import batched_tokens, pools
 from hfmem.memory.engines.vllm.releases import DEFAULT_MAX_NUM_BATCHED_TOKENS, GraphSizes, Release
@@ -129,6 +128,8 @@ def estimate_runtime(
     """
     match engines.engine(serving.engine).RUNTIME:
         case "compute buffer":
+            from hfmem.memory.compute_buffer import compute_buffer  # with llama.cpp's rules, which others do not need
+
             return {
                 "activations_bytes": _band(
                     *compute_buffer(arch, serving, build, outputs, cuda=host is None or host.vendor in _CUDA)
@@ -159,8 +160,11 @@ def estimate_runtime(
 
 
 def engine_seqs(serving: Serving, host: Host, release: Release) -> int:
-    """vLLM's `max_num_seqs`: as set, else the device's default, or as many sequences as are asked for."""
+    """vLLM's `max_num_seqs`: as set, else the device's default within the tokens of a step that were set (`arg_utils.py`:
+    `_set_default_max_num_seqs_and_batched_tokens_args`), or as many sequences as are asked for."""
     default = release.max_num_seqs(host.memory_bytes, host.name)
+    if serving.engine == "vllm":
+        default = min(default, serving.max_num_batched_tokens or default)
     return serving.max_num_seqs or max(default, serving.num_seqs_per_replica)
 
 

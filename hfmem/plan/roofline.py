@@ -87,7 +87,7 @@ def roofline(
     device: Device,
 ) -> Roofline | None:
     """The bounds of `serving` on `device`; None where its bandwidth is not known, or the host computes some of the layers, or
-    holds some of their weights, whose link is not known.
+    holds some of their weights, whose link is not known; and where a step moves and computes nothing.
 
     Args:
         parameters, weights: as in the model's report.
@@ -112,6 +112,8 @@ def roofline(
     computing = None if rate is None else operations / (rate * together)
     linking = _over_link(link, device)
     step, bound = _slowest(memory=(moved + read + written) / device.bandwidth, compute=computing, link=linking)
+    if not step:  # no tensor of the files takes part: nothing bounds it
+        return None
     known = measured(device.name)
     reading = None if known is None else _measured_reading(arch, known, fmt, moved + written, read)
     real = None if reading is None else _slowest(memory=reading, compute=computing, link=linking)[0]

@@ -70,12 +70,14 @@ _TEXT_ALONE: Final = frozenset(
 
 #: classes that SGLang reads by a config of its own → what it finds as `num_hidden_layers` of `vision_config`, and as `hidden_size`
 #: whatever a checkpoint says (None: as it says, or 1152). `getattr` has ViT-L's as defaults: Qwen's says `depth`, MiniMax M3's
-#: stays a dict
+#: stays a dict; Gemma's are the class's own
 _OWN_VISION: Final = {
     "qwen3_5": (_VIT_LAYERS, None),
     "qwen3_5_moe": (_VIT_LAYERS, None),
     "qwen4_exp": (_VIT_LAYERS, None),
     "kimi_k3": (27, 1024),
+    "gemma3n": (_VIT_LAYERS, 2048),
+    "gemma4_unified": (16, 768),
     "minimax_m3_vl": (_VIT_LAYERS, _VIT_HIDDEN),
 }
 _QWEN_HIDDEN: Final = 1152
@@ -118,11 +120,12 @@ def served_model(arch: Architecture) -> ServedModel:
     if arch.model_type in _OWN_VISION:
         layers, own = _OWN_VISION[arch.model_type]
         hidden = own or hidden or _QWEN_HIDDEN
+    described = arch.vision_size is not None or arch.model_type in _OWN_VISION
     captured = not multimodal or not _CAPTURED.isdisjoint(arch.architectures)
     return ServedModel(
         latent=any(isinstance(cache, LatentAttention | SparseLatentAttention) for cache in caches),
         captures_prefill=captured and not compressed and not (delta and not arch.model_type.startswith("glm5_next")),
-        vision=(layers or _VIT_LAYERS, hidden or _VIT_HIDDEN) if towers and arch.vision_size else None,
+        vision=(layers or _VIT_LAYERS, hidden or _VIT_HIDDEN) if towers and described else None,
         most_captured=next((_SMALL_PREFILL[name] for name in arch.architectures if name in _SMALL_PREFILL), None),
         sized_after_capture=not _SIZED_AFTER_CAPTURE.isdisjoint(arch.architectures),
         multimodal=multimodal,
@@ -151,7 +154,7 @@ def static_fraction(memory_bytes: int, serving: Serving, model: ServedModel, *, 
     """The share of a device for weights and cache, to three digits (of models with a vision encoder to the last)."""
     memory = memory_bytes / MIB
     captured = cuda and serving.pp == 1 and model.captures_prefill and not serving.eager
-    if model.sized_after_capture and captured:
+    if model.sized_after_capture and captured and serving.max_total_tokens is None:
         reserved = _AFTER_CAPTURE + Fraction(serving.tp * serving.pp * 1024, 8)
         share = _rounded(memory, reserved)
         return share if model.vision is None else Fraction(float(share) - _VISION_AFTER_CAPTURE / memory)

@@ -142,6 +142,8 @@ def span(layers: Sequence[int]) -> str:
     if len(layers) == 1:
         return str(layers[0])
     step = layers[1] - layers[0]
+    if len(layers) == 2 and step > 1:
+        return f"{layers[0]}, {layers[1]} (2)"
     if all(b - a == step for a, b in pairwise(layers)):
         if step == 1:
             return f"{layers[0]}-{layers[-1]} ({len(layers)})"

@@ -17,6 +17,8 @@ _GGUF_UNIFIED: Final = re.compile(r"\bkv_unified +[=:] +(\w{1,10})")
 _GGUF_TYPE: Final = re.compile(r"(?:file type +=|model ftype +=) +([^\n]{1,40}?)\s*(?:\n|$|print_info|llm_)")
 _GGUF_BATCH: Final = re.compile(r"\bn_ubatch +[=:] +(\d{1,9})")
 _GGUF_FLASH: Final = re.compile(r"\bflash_attn +[=:] +(\w{1,10})")
+#: what `auto` came to: of releases of 2025, and of today's
+_GGUF_RESOLVED: Final = re.compile(r"Flash Attention (?:was auto|not supported), set to (\w{1,10})")
 _GGUF_TYPES: Final = re.compile(r"\bK \(([\w.]{2,12})\):[^V\n]{1,40}V \(([\w.]{2,12})\)")
 #: what a cache says of itself: cells of a stream, layers, sequences, streams (without them all sequences are in one)
 _GGUF_CELLS: Final = re.compile(
@@ -70,6 +72,8 @@ def put_gguf(said: dict[str, str], before: str, text: str) -> None:
         said["file_type"] = types[-1].strip(_AROUND)
     if flash := _GGUF_FLASH.findall(text):
         said["flash"] = flash[-1]
+    if resolved := _GGUF_RESOLVED.findall(text):
+        said["flash"] = resolved[-1]
     if types := _GGUF_TYPES.findall(text):
         said["key_type"], said["value_type"] = types[-1]
     if asked := _OLLAMA.search(text):

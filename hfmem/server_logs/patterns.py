@@ -57,6 +57,7 @@ SIZES: Final[tuple[tuple[str, str], ...]] = (
     ("value_bytes", rf"(?<!K)V size: {SIZE}"),
     ("cache_bytes", rf"(?:#tokens: \d{{1,15}}, )KV size: {SIZE}"),
     ("cache_bytes", rf"(?:KV self size|kv self size)\s{{0,4}}=\s{{0,8}}{SIZE}"),
+    ("reserved_bytes", rf"Reserving {SIZE} of the KV budget"),
     ("pools_bytes", rf"SWAKVPool mem usage: {SIZE}"),
     ("convolution_bytes", rf"\bconv_state size: {SIZE}"),
     ("ssm_bytes", rf"[, ]ssm_state size: {SIZE}"),

@@ -119,8 +119,8 @@ def _states(read: Model, log: LogFacts, serving: Serving) -> Check | None:
 
 
 def _memory(log: LogFacts) -> Reading | None:
-    """The memory of SGLang's pools: what is left after loading, less the share of what was free before that stays free. A draft
-    model is loaded after the ranks."""
+    """The memory of SGLang's pools: what is left after loading, less the share of what was free before that stays free, and less
+    what it reserves for a multimodal model's features. A draft model is loaded after the ranks."""
     ranks = log.settings.tp * log.settings.pp
     before, after = (
         min(log.readings.get(name, ())[:ranks], key=lambda reading: reading.value, default=None)
@@ -129,5 +129,7 @@ def _memory(log: LogFacts) -> Reading | None:
     share = log.settings.utilization
     if before is None or after is None or share is None:
         return None
-    kept = before.value * (1 - share)
-    return Reading(float(after.value - kept), after.slack + before.slack, after.line)
+    reserved = log.first("reserved_bytes")
+    kept = before.value * (1 - share) + (reserved.value if reserved else 0)
+    slack = after.slack + before.slack + (reserved.slack if reserved else 0)
+    return Reading(float(after.value - kept), slack, after.line)

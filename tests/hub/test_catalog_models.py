@@ -137,6 +137,22 @@ def test_contexts_are_the_publishers(name: str, tokens: int) -> None:
         ("deepseek-ai/DeepSeek-R1", 684_489_845_504, 59 * 256),
         ("zai-org/GLM-4.7-Flash", 31_221_488_576, 47 * 64),  # with an embedding and a head for its prediction layer
         ("zai-org/GLM-4.5V", 107_710_933_120, 45 * 128),
+        ("PrimeIntellect/INTELLECT-3", 106_852_251_264, 45 * 128),
+        ("deepseek-ai/DeepSeek-OCR", 3_336_106_240, 0),
+        ("moonshotai/Kimi-Linear-48B-A3B-Instruct", 49_122_681_728, 26 * 256),
+        ("Qwen/Qwen3-Omni-30B-A3B-Instruct", 35_259_818_545, 0),
+        ("Qwen/Qwen1.5-MoE-A2.7B", 14_315_784_192, 0),
+        ("MiniMaxAI/MiniMax-M1-80k", 456_089_655_296, 0),
+        ("inclusionAI/Ling-mini-2.0", 16_255_643_392, 19 * 256),
+        ("inclusionAI/Ling-flash-2.0", 102_889_705_216, 31 * 256),
+        ("inclusionAI/Ling-1T", 999_705_328_640, 76 * 256),
+        ("meituan-longcat/LongCat-Flash-Chat", 561_862_880_256, 28 * 768),
+        ("tencent/Hy3", 298_786_155_776, 80 * 192),
+        ("moonshotai/Moonlight-16B-A3B", 15_960_111_936, 26 * 64 + 27 * 64),  # and each layer's inverse frequencies
+        ("deepseek-ai/deepseek-moe-16b-base", 16_375_728_128, 0),
+        ("poolside/Laguna-XS.2", 33_442_617_088, 0),
+        ("poolside/Laguna-S-2.1", 117_561_977_600, 0),
+        ("stepfun-ai/Step-3.5-Flash", 199_384_301_376, 42 * 288),
     ],
 )
 def test_derived_parameters_against_published_counts(name: str, published: int, beside: int) -> None:
@@ -242,3 +258,16 @@ def test_deepseek_v4_flash_0731_as_stored() -> None:
     sizes = read.weights_by_dtype
     stored = sizes["U8"] + sizes["F8_E4M3"] + sizes["BF16"] // 2 + sizes["F32"] // 4
     assert stored + 3 * 129_280 * 6 + 43 * 256 == 165_265_454_782
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "beside"),
+    [
+        ("moonshotai/Kimi-K2.7-Code", 170_738_182_128, 60 * 384),  # eight int4 codes in one, two numbers for a shape
+        ("Qwen/Qwen3-32B-AWQ", 5_731_472_384, 0),
+    ],
+)
+def test_packed_elements_against_published_headers(name: str, stored: int, beside: int) -> None:
+    sizes = read_model(name, fetch=FetchOptions(offline=True)).parameters.weights_by_dtype
+    widths = {"I32": 4, "I64": 8, "BF16": 2, "F16": 2}
+    assert sum(size // widths[dtype] for dtype, size in sizes.items() if size) + beside == stored

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_models import CONFIG, FRESH, TENSOR_BYTES, TENSORS, add_sharded, add_single, weight_sizes
-from hub_server import Blob, Handler, HubServer, hold_until, shard, sharded
+from hub_server import Blob, Handler, HubServer, fail_times, hold_until, shard, sharded
 
 from hfmem.errors import (
     MissingFileError,
@@ -114,6 +115,27 @@ def test_elsewhere_the_index_is_asked_for_while_the_single_file_is_on_its_way(hu
     started = time.monotonic()
     assert load_model("org/sharded", options=FRESH).evidence == "headers"
     assert time.monotonic() - started < 4
+
+
+def test_on_the_official_hub_the_route_speaks_for_the_index(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, facts_dir: Path
+) -> None:
+    monkeypatch.setattr("hfmem.hub.settings.OFFICIAL_ENDPOINTS", frozenset({hub.url}))
+    add_single(hub)
+    add_sharded(hub, 3)
+
+    def indices() -> list[str]:
+        return [entry.path for entry in hub.requests() if "/resolve/" in entry.path and "index.json" in entry.path]
+
+    for trouble in (fail_times(99, 500, on="safetensors-metadata"), fail_times(99, 404, on="safetensors-metadata")):
+        hub.faults[:] = [trouble]
+        hub.clear()
+        assert load_model("org/single", options=FRESH).evidence == "headers"
+        assert indices() == []
+        found = load_model("org/sharded", options=FetchOptions(refresh=True))
+        assert found.checkpoint is not None and found.checkpoint.num_files == 3
+        assert len(indices()) == 1
+        assert not (facts_dir / "endpoints-1.json").exists()  # a fault of the moment
 
 
 def test_an_endpoint_without_the_route_is_remembered(hub: HubServer) -> None:

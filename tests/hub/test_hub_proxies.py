@@ -6,10 +6,12 @@ import base64
 import contextlib
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from raw_http import FRESH, client, reply
 
 from hfmem.errors import NetworkError
 from hfmem.hub import load_model
+from hfmem.hub.connection import origin_of, proxy_for
 
 
 class Proxy(BaseHTTPRequestHandler):
@@ -134,7 +137,7 @@ def test_certificates(tmp_path: Path, proxy: tuple[str, type[Proxy]], monkeypatc
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            reply(self, 200, b"secret")
+            reply(self, 200 if self.path == "/x" else 400, b"secret")  # in a tunnel no request names the whole address
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -163,7 +166,7 @@ def test_certificates(tmp_path: Path, proxy: tuple[str, type[Proxy]], monkeypatc
             http.close()
             assert set(proxy[1].seen) == {f"CONNECT 127.0.0.1:{server.server_port}"}
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
-        with pytest.raises(NetworkError, match="SSL_CERT_FILE"):
+        with pytest.raises(NetworkError, match=r"SSL_CERT_FILE=.*: no certificates could be read"):
             client(url).get(url + "/x", max_bytes=10)
     finally:
         server.shutdown()
@@ -175,3 +178,46 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("http_proxy", "http://somebody:secret@127.0.0.1:9")  # the discard port: nothing listens there
     with pytest.raises(NetworkError, match=r"^hub\.example cannot be reached through the proxy 127\.0\.0\.1:9: "):
         client("http://hub.example").get("http://hub.example/x", max_bytes=10)
+
+
+def test_a_machine_that_knows_no_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """certifi's certificates, else the system's by truststore, else none."""
+    import ssl
+
+    from hfmem.hub.connection import _tls_context
+
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(variable, raising=False)
+
+    class Bare(ssl.SSLContext):
+        loaded: Any = None
+
+        def get_ca_certs(self, binary_form: bool = False) -> Any:
+            return []
+
+        def load_verify_locations(self, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+            self.loaded = cafile
+
+    bare = Bare(ssl.PROTOCOL_TLS_CLIENT)
+    paths = ssl.get_default_verify_paths()._replace(capath=str(tmp_path))  # a folder without certificates
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: bare)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    system = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    monkeypatch.setitem(sys.modules, "certifi", None)
+    monkeypatch.setitem(sys.modules, "truststore", SimpleNamespace(SSLContext=lambda _: system))
+    assert _tls_context() is system
+    monkeypatch.setitem(sys.modules, "truststore", None)
+    assert _tls_context() is bare and bare.loaded is None
+    monkeypatch.setitem(sys.modules, "certifi", SimpleNamespace(where=lambda: "bundle.pem"))
+    assert _tls_context() is bare and bare.loaded == "bundle.pem"
+    bare.loaded = None
+    (tmp_path / "some.0").write_text("")
+    assert _tls_context() is bare and bare.loaded is None  # the folder's are looked up by name when they are needed
+
+
+def test_the_proxy_of_another_scheme_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ftp_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:10")
+    assert proxy_for(origin_of("https://hub.example")) is None
+    found = proxy_for(origin_of("http://hub.example"))
+    assert found is not None and found.port == 10

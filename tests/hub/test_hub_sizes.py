@@ -96,3 +96,21 @@ def test_quantization_settings_beside_the_config(hub: HubServer) -> None:
     hub.add("org/q", {"config.json": LLAMA, "model.safetensors": shard(TENSORS), "quantize_config.json": settings})
     assert load_model("org/q", options=SIZES).extra == {"quantize_config.json": settings}
     assert paths(hub) == ["config.json", "main", "quantize_config.json"]
+
+
+@pytest.mark.parametrize("words", ["", "fit --gpu h100", "plan", "layers", "explain"])
+def test_commands_that_take_it(hub: HubServer, run: Run, words: str) -> None:
+    hub.add("org/m", {"config.json": LLAMA, "model.safetensors": shard(TENSORS)})
+    status, out, _ = run(*words.split(), "org/m", "--no-headers", "--no-cache", "--json")
+    assert status == 0 and json.loads(out)
+    assert paths(hub) == ["config.json", "main"]
+
+
+def test_a_file_that_was_named_is_opened(hub: HubServer) -> None:
+    """Its name tells less than a repository's list, and reading it costs no more."""
+    other = shard([("w", "F16", (10, 10))])
+    hub.add("org/m", {"config.json": LLAMA, "model.safetensors": shard(TENSORS), "other.safetensors": other})
+    facts = load_model("org/m/other.safetensors", options=SIZES)
+    assert facts.checkpoint is not None and facts.checkpoint.total_bytes == 200
+    (asked,) = [entry.path for entry in hub.requests("hub") if "other" in entry.path]
+    assert f"/resolve/{hub.repos['org/m'].commit}/" in asked  # of the commit that the config is of

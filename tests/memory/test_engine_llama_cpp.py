@@ -201,3 +201,13 @@ def test_other_engines_have_no_such_settings() -> None:
 def test_refusals(arch: Architecture) -> None:
     with pytest.raises(UnsupportedError):
         held(arch, 256)
+
+
+def test_no_more_sequences_than_a_context_has() -> None:
+    """`LLAMA_MAX_SEQ` is 256: `llama_init_from_model` throws beyond; replicas have a context each."""
+    arch, rules = llama_3_8b(), engine("llama.cpp")
+    assert rules.cache(arch, Serving(256, 256, engine="llama.cpp")).bytes == 256 * 256 * 131_072
+    assert rules.cache(arch, Serving(256, 512, engine="llama.cpp", dp=2)).bytes == 512 * 256 * 131_072
+    for more in (Serving(256, 257, engine="llama.cpp"), Serving(256, 513, engine="llama.cpp", dp=2)):
+        with pytest.raises(UnsupportedError, match="n_seq_max must be <= 256, not 257"):
+            rules.cache(arch, more)

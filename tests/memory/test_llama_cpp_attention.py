@@ -15,7 +15,7 @@ from hfmem.memory.engines import engine
 from hfmem.memory.engines.llama_cpp.flash import runs_flash
 from hfmem.memory.serving import LlamaCpp, Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import FullAttention, LatentAttention, Layer, NoCache, SlidingAttention
+from hfmem.model.layers import FullAttention, IndexedAttention, LatentAttention, Layer, NoCache, SlidingAttention
 from hfmem.units import MIB
 
 llama_cpp = engine("llama.cpp")
@@ -95,6 +95,14 @@ def test_sparse_latents_are_scored_first() -> None:
     """8 bytes a cell and token: masks of attention and of the indexer in 16 bits, and its scores (llama.cpp's graph on a CPU)."""
     few, many = (compute_buffer(deepseek_v32(), served(count)).bytes for count in (131_072, 262_144))
     assert many - few == 131_072 * 512 * 8
+
+
+def test_blocks_that_an_indexer_chose_are_masked_by_head() -> None:
+    """MiniMax M3 of two KV heads: 18 bytes a cell and token with flash attention, 12 without (llama.cpp's graph on a CPU)."""
+    small = build("minimax_m3", one(IndexedAttention(2, 2, 128, 128, 128, 2048, 128), 2))
+    for asked, slope in (("on", 18), ("off", 12)):
+        few, many = (compute_buffer(small, served(n, flash_attention=asked)).bytes for n in (131_072, 262_144))
+        assert many - few == 131_072 * 512 * slope
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 import hfmem
 from hfmem.api.assembly import told_parameters, told_weights
-from hfmem.api.configuration import configure
+from hfmem.api.configuring import configure
 from hfmem.api.estimates import read_model
 from hfmem.errors import UsageError
 from hfmem.hub import FetchOptions

@@ -10,6 +10,7 @@ from recurrent_configs import NANO
 
 from hfmem.checkpoint.quantization_config import parse_quantization
 from hfmem.checkpoint.tensors import TensorGroup
+from hfmem.errors import UnsupportedError
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
@@ -157,3 +158,31 @@ def test_blocks_of_experts_are_cut_by_replicas_too() -> None:
     held = [rank_weights(arch, groups, Serving(100, engine="vllm", dp=dp)).bytes for dp in (1, 2, 4)]
     scales = (2 * 2, 1 * 2, 1 * 4)
     assert held == [matrices * (256 * 256 // dp + 4 * count) for dp, count in zip((1, 2, 4), scales, strict=True)]
+
+
+def test_experts_that_do_not_divide_are_dealt_out_by_vllm_and_refused_by_sglang() -> None:
+    """Six over four ranks: vLLM's fullest holds two, SGLang wants as many on each."""
+    arch = read_architecture({**MIXTURE, "tie_word_embeddings": False, "num_experts": 6, "hidden_size": 96})
+    found = rank_weights(arch, stored(arch), Serving(100, engine="vllm", tp=4, ep=True))
+    assert found.routed_bytes == 3 * 2 * 3 * 96 * 32 * 2
+    with pytest.raises(UnsupportedError, match="SGLang deals 6 experts out evenly: not over 4 ranks"):
+        rank_weights(arch, stored(arch), Serving(100, engine="sglang", tp=4, ep=True))
+    cut = rank_weights(arch, stored(arch), Serving(100, engine="sglang", tp=4))
+    assert cut.routed_bytes == 3 * 6 * 3 * 96 * 32 * 2 // 4
+
+
+@pytest.mark.parametrize(("engine", "biases"), [("vllm", 8), ("sglang", 8), ("transformers", 0)])
+def test_load_balancing_biases_are_parameters_where_engines_register_them(engine: str, biases: int) -> None:
+    """DeepSeek V3's `e_score_correction_bias`, a buffer of transformers: two layers of four experts."""
+    config = {
+        "model_type": "deepseek_v3", "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 32, "vocab_size": 128,
+        "num_hidden_layers": 3, "first_k_dense_replace": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 32,
+        "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4,
+        "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    attention = 32 * 64 + 32 + 4 * 16 * 32 + (16 + 8) * 64 + 16 + 4 * (8 + 8) * 16 + 64 * 4 * 8
+    dense, experts = 3 * 64 * 128, 4 * 64 + 5 * 3 * 64 * 32  # the router; four routed experts and a shared one
+    total = 2 * 128 * 64 + 64 + 3 * (attention + 2 * 64) + dense + 2 * experts
+    arch = read_architecture(config)
+    assert rank_weights(arch, stored(arch), Serving(100, engine=engine)).parameters == total + biases

@@ -91,11 +91,12 @@ def test_mxfp8_is_a_byte_and_a_scale_for_32() -> None:
             engine(name).cache(llama_3_8b(), Serving(1000, **asked | settings))
 
 
-def test_nvfp4_is_packed_in_one_pool_alone() -> None:
+@pytest.mark.parametrize("fmt", ["nvfp4", "fp4_mx_block16"])
+def test_fp4_is_packed_in_one_pool_alone(fmt: str) -> None:
     """`_build_hybrid_swa_kv_pool` gets no quantization method, `_build_mha_kv_pool` does: half a byte, a scale for 16."""
-    asked: dict[str, Any] = {"engine": "sglang", "kv_dtype": "nvfp4", "compute_capability": 100}
+    asked: dict[str, Any] = {"engine": "sglang", "kv_dtype": fmt, "compute_capability": 100}
     assert sglang.cache(llama_3_8b(), Serving(1024, **asked)).bytes == 1024 * 32 * 2 * 8 * (64 + 8)
     layers = [Layer((SlidingAttention(64, 8, 64, 64, 128),)), Layer((FullAttention(64, 8, 64, 64),))] * 12
     windowed = build("gpt_oss", layers, heads=64, architectures=("GptOssForCausalLM",))
-    with pytest.raises(UnsupportedError, match="packs no nvfp4 where windowed layers have a pool of their own"):
+    with pytest.raises(UnsupportedError, match=f"packs no {fmt} where windowed layers have a pool of their own"):
         sglang.cache(windowed, Serving(1000, **asked))

@@ -21,6 +21,21 @@ PUBLISHED: list[tuple[str, str, dict[str, Any], int]] = [
         {"n_embed": 14336, "n_layer": 70, "num_attention_heads": 112, "vocab_size": 250880},
         176_247_271_424,
     ),
+    (
+        "arcee-ai/Trinity-Large-Preview",
+        "afmoe",
+        {
+            **llama_keys(3072, 60, 48, 8, 12288, 200192, head_dim=128),
+            "num_dense_layers": 6,
+            "num_experts": 256,
+            "num_experts_per_tok": 4,
+            "num_shared_experts": 1,
+            "moe_intermediate_size": 3072,
+            "global_attn_every_n_layers": 4,
+            "sliding_window": 4096,
+        },
+        398_635_286_016,
+    ),
     ("internlm/internlm2-7b", "internlm2", llama_keys(4096, 32, 32, 8, 14336, 92544, bias=False), 7_737_708_544),
     ("internlm/internlm2-20b", "internlm2", llama_keys(6144, 48, 48, 8, 16384, 92544, bias=False), 19_861_149_696),
     (

@@ -238,7 +238,7 @@ def test_longcat_flash_lite_has_tables_of_ngrams() -> None:
         "moe_topk": 4,
     }
     tables = {"ngram_vocab_size_ratio": 3, "emb_split_num": 2, "emb_neighbor_num": 3}
-    plain = read_architecture(BASE | lite)
+    plain = read_architecture(BASE | lite | {"num_nextn_predict_layers": 0})
     ngram = read_architecture(BASE | lite | tables | {"model_type": "longcat_flash_ngram"})
     # two tables for each of 2- and 3-grams: 3 · 32000 + 1, 3, 5, 7 rows of 512 / 4, each projected to 512
     rows = sum(3 * 32000 + odd for odd in (1, 3, 5, 7))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llama_on_devices import GIB, WEIGHTS
 
 from hfmem.api.answers import fit
-from hfmem.api.configuration import configure
+from hfmem.api.configuring import configure
 from hfmem.api.estimates import Model, estimate
 from hfmem.errors import UnsupportedError, UsageError
 from hfmem.hub import FetchOptions

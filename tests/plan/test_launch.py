@@ -91,7 +91,7 @@ KNOWN = {
 CACHES = {
     "vllm": {"fp8", "fp8_e5m2", "fp8_per_token_head", "int8_per_token_head", "int4_per_token_head", "nvfp4", "bfloat16",
              "float16"},
-    "sglang": {"fp8_e5m2", "fp8_e4m3", "bf16", "nvfp4", "mxfp8"},
+    "sglang": {"fp8_e5m2", "fp8_e4m3", "bf16", "nvfp4", "mxfp8", "fp4_mx_block16"},
     "llama.cpp": {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"},
 }  # fmt: skip
 EVERYTHING: dict[str, Any] = {

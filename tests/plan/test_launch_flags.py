@@ -195,6 +195,8 @@ def test_states_need_as_many_blocks_as_vllm_captures_sequences(run: Run) -> None
     assert "max_num_seqs_exceeds_blocks" not in told("--max-num-seqs", str(blocks), "--batch", "1")[1]
     assert "max_num_seqs_exceeds_blocks" not in told("--engine", "sglang")[1]
     assert "max_num_seqs_exceeds_blocks" in told("--max-num-seqs", "1000", "--batch", "1")[1]
+    # steps of 512 tokens: no more sequences than that by default (`_set_default_max_num_seqs_and_batched_tokens_args`)
+    assert "max_num_seqs_exceeds_blocks" not in told("--max-num-batched-tokens", "512")[1]
     said = words(run(*asked.split(), "--emit", "vllm")[1])
     assert said[said.index("--max-num-seqs") + 1] == str(blocks)
     plain = words(run(*asked.replace(NEMOTRON, "meta-llama/Meta-Llama-3-8B").split(), "--emit", "vllm")[1])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from repository import ROOT
 
-from hfmem.api.configuration import configure
+from hfmem.api.configuring import configure
 from hfmem.api.estimates import Model, read_model
 from hfmem.api.planning import speed
 from hfmem.hub import FetchOptions

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import Run
 
-from hfmem.api.configuration import configure
+from hfmem.api.configuring import configure
 from hfmem.api.estimates import Model
 from hfmem.api.planning import Layout, plan
 from hfmem.api.remedies import remedies

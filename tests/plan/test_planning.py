@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfmem.api.configuration import configure
+from hfmem.api.configuring import configure
 from hfmem.api.estimates import Model, estimate, read_model
 from hfmem.api.planning import plan
 from hfmem.cli import main

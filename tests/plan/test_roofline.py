@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hfmem.api.configuration import configure
+from hfmem.api.configuring import configure
 from hfmem.api.estimates import Model, estimate, read_model
 from hfmem.api.planning import plan, speed
 from hfmem.cli import main
@@ -275,3 +276,13 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert (status, out) == (1, "") and "fits no layout" in err
     status, _, err = run("--gpu", "nosuch")
     assert status == 2 and "not a known device" in err
+
+
+def test_files_without_a_tensor_bound_nothing(tmp_path: Path) -> None:
+    """An encoder, which caches nothing, of a file that holds nothing: no byte moves."""
+    config = read_model("BAAI/bge-small-en-v1.5", fetch=OFFLINE).facts.config
+    (tmp_path / "config.json").write_text(json.dumps(dict(config)))
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    empty = read_model(str(tmp_path), fetch=OFFLINE)
+    assert empty.parameters.weights_bytes == 0
+    assert speed(configure(empty, device="h100")) is None

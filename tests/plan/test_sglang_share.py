@@ -106,6 +106,8 @@ def test_what_a_model_changes() -> None:
     # Qwen3.5's says `depth`, which is not read: ViT-L's 24 layers, of the width that the checkpoint's encoder has
     for name, width in (("Qwen/Qwen3.5-0.8B", 768), ("Qwen/Qwen3.5-2B", 1024), ("Qwen/Qwen3.5-27B", 1152)):
         assert served(name).vision == (24, width)
+    assert served("google/gemma-3n-E2B-it").vision == (24, 2048)
+    assert served("google/gemma-4-12B").vision == (16, 768)
     # SigLIP is left out unless told `--enable-multimodal`
     assert served("google/gemma-3-27b-it") == ServedModel()
 
@@ -153,6 +155,8 @@ def test_shares_that_sglang_resolves() -> None:
         (40_960, {"tp": 8, "max_num_seqs": 4, "max_num_batched_tokens": 1024, "ep": True}, plain, 0.88),
         (81_920, {"tp": 8, "pp": 3, "attn_dp": 2, "max_num_seqs": 37, "max_num_batched_tokens": 8192}, plain, 0.803),
         (81_559, {"tp": 1}, muse, 0.8795573756421732),
+        # told how many tokens, it sizes its pool before graphs are captured, as others do
+        (143_771, {"tp": 8, "attn_dp": 4, "max_num_seqs": 4, "max_total_tokens": 5000}, muse, 0.68476),
         (81_559, {"tp": 1}, ServedModel(vision=(50, 1536), most_captured=512), 0.63232),
     ):
         served = Serving(4096, engine="sglang", **settings)  # type: ignore[arg-type]

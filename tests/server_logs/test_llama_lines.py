@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from example_architectures import build, one
+from verified_logs import OFFLINE, by_name
 
 from hfmem.api.reading import read_model
 from hfmem.hub import FetchOptions
@@ -230,3 +231,24 @@ def test_states_to_roll_back_to_that_a_line_does_not_count() -> None:
     assert item.reason == (
         "fits with 6 states of each sequence to roll back to, as where a draft proposes as many tokens"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "megabytes"),
+    [
+        ("llama_context: flash_attn = disabled\n", 556),
+        ("llama_context: flash_attn = auto\nllama_context: Flash Attention was auto, set to disabled\n", 556),
+        ("llama_context: flash_attn = auto\nresolve_fused_ops: Flash Attention not supported, set to disabled\n", 556),
+        ("llama_context: flash_attn = auto\nllama_context: Flash Attention was auto, set to enabled\n", 120),
+    ],
+)
+def test_scores_are_in_the_buffer_where_flash_attention_is_off(said: str, megabytes: int) -> None:
+    """Llama 3 8B, 8,192 cells, 512 tokens (today's build): 32 heads × 8192 × 4 bytes each and a mask of 4 a cell; or one of 2."""
+    text = (
+        f"print_info: general.name = Meta Llama 3 8B\nllama_context: n_ctx = 8192\n{said}"
+        f"sched_reserve:      CUDA0 compute buffer size = {megabytes}.00 MiB\nsched_reserve: graph: nodes = 1000\n"
+    )
+    item = by_name(verify_log(text, "meta-llama/Meta-Llama-3-8B", fetch=OFFLINE).result)["compute buffer"]
+    attention = 512 * (8192 * 4 * 33 + 4 * (4096 + 2 * 4096 + 2 * 1024))
+    assert (item.predicted == attention == 556 * 2**20) is (megabytes == 556)
+    assert item.verdict == ("equal" if megabytes == 556 else "within")

@@ -90,3 +90,20 @@ def test_the_most_tokens_that_a_log_tells(told: str, verdict: str) -> None:
         f"Load weight begin. avail mem=78.43 GB\n{_LOADED}\nmax_total_num_tokens=32768, context_len=131072\n"
     )
     assert found["KV cache tokens"].verdict == verdict
+
+
+def test_what_a_multimodal_model_reserves_is_not_the_pools() -> None:
+    """Qwen2.5-VL 3B: 36 layers × 2 heads × 128 × 2 in bf16 are 36,864 bytes a token; 0.10 GB (of 2**30) are so many tokens less."""
+    found = []
+    for reserved in (
+        "",
+        "Reserving 0.10 GB of the KV budget for post-sizing multimodal allocations (feature pools).\n",
+    ):
+        text = (
+            "server_args=ServerArgs(model_path='Qwen/Qwen2.5-VL-3B-Instruct', mem_fraction_static=0.8, page_size=1)\n"
+            "Load weight begin. avail mem=78.00 GB\nLoad weight end. avail mem=70.90 GB, mem usage=7.10 GB.\n"
+            f"{reserved}max_total_num_tokens=1608000, context_len=128000\n"
+        )
+        found.append(by_name(verify_log(text, fetch=OFFLINE).result)["KV cache tokens"].predicted)
+    assert found[0] == int((70.90 - 78 * 0.2) * 2**30 / 36_864)
+    assert found[0] - found[1] == pytest.approx(0.1 * 2**30 / 36_864, abs=1)

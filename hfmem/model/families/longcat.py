@@ -10,13 +10,13 @@ from fractions import Fraction
 
 from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
-from hfmem.model.blocks import linear, routed_experts
+from hfmem.model.blocks import gated_mlp, linear, norm, routed_experts
 from hfmem.model.config import Config
 from hfmem.model.families.parts import COLUMN, ROW, Part
 from hfmem.model.inventory import Component, Inventory, Replicated, Vocab
-from hfmem.model.latent_blocks import latent_attention, latent_dims, read_latent
+from hfmem.model.latent_blocks import Latent, latent_attention, latent_dims, read_latent
 from hfmem.model.layers import Layer
-from hfmem.model.stack import open_stack
+from hfmem.model.stack import as_mtp, open_stack
 from hfmem.records import replace
 
 LAYER = "model.layers.{}"
@@ -50,8 +50,25 @@ def longcat_flash(cfg: Config) -> Architecture:
     stack.intermediate, stack.num_experts, stack.top_k = width, routed, top_k
     if cfg.published("ngram_vocab_size_ratio") is not None:
         _ngrams(inv, cfg, d.hidden, stack.vocab)
+    elif cfg.published("num_nextn_predict_layers") is None or cfg.opt_int("num_nextn_predict_layers"):
+        as_mtp(inv, lambda own: _prediction(own, d.hidden, stack.vocab, width, latent, bias=bias))
     stack.layers = [Layer((latent.cache(), latent.cache()))] * d.num_layers
     return stack.finish(cfg, "longcat_flash")
+
+
+def _prediction(inv: Inventory, hidden: int, vocab: int, width: int, latent: Latent, *, bias: bool) -> None:
+    """The prediction layer that checkpoints store whatever the config says: one dense block with an embedding of its own.
+
+    Names: vLLM 0.33.0 `longcat_flash_mtp.py`.
+    """
+    place = "model.mtp.layers.{}"
+    inv.add("model.mtp.embed_tokens.weight", (vocab, hidden), Component.MTP, Vocab())
+    latent_attention(inv, f"{place}.self_attn", [0], hidden, latent, bias=bias)
+    gated_mlp(inv, f"{place}.transformer_layer.mlp", [0], hidden, width)
+    linear(inv, f"{place}.eh_proj", [0], hidden, 2 * hidden, Component.MTP, Replicated())
+    for name in ("enorm.m", "hnorm.m", "input_layernorm", "post_attention_layernorm"):
+        norm(inv, f"{place}.{name}", [0], hidden)
+    norm(inv, "model.mtp.norm", None, hidden)
 
 
 def _ngrams(inv: Inventory, cfg: Config, hidden: int, vocab: int) -> None:

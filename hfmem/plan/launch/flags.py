@@ -30,7 +30,7 @@ _VLLM_CACHE: Final[dict[str, str]] = {
 }
 _SGLANG_CACHE: Final[dict[str, str]] = {
     "fp8": "fp8_e4m3",
-    **{name: name for name in ("fp8_e5m2", "bf16", "nvfp4", "mxfp8")},
+    **{name: name for name in ("fp8_e5m2", "bf16", "nvfp4", "mxfp8", "fp4_mx_block16")},
 }
 _LLAMA_CACHE: Final[dict[str, str]] = {
     "fp16": "f16",

@@ -32,6 +32,8 @@ HALVES_FP32: Final = False
 DRAFTS_IN_POOL: Final = False
 OLDEST: Final = None
 
+#: sequences of one context (`LLAMA_MAX_SEQ` in `src/llama-cparams.h`)
+_MOST_SEQS: Final = 256
 #: families without an implementation
 _NOT_SERVED: Final = frozenset(
     {
@@ -76,14 +78,16 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
     there.
 
     Raises:
-        UnsupportedError: a model or format llama.cpp does not have.
+        UnsupportedError: a model or format llama.cpp does not have, or more slots than it has sequences.
     """
     if arch.model_type in _NOT_SERVED:
         raise UnsupportedError(f"llama.cpp has no {arch.model_type} models")
+    seqs = serving.num_seqs_per_replica
+    if seqs > _MOST_SEQS:
+        raise UnsupportedError(f"llama.cpp: n_seq_max must be <= {_MOST_SEQS}, not {seqs}")
     formats = formats_of(serving)
     _check_formats(arch, formats, serving.llama_cpp.flash_attention)
     kinds, num_layers = decoding_kinds(arch), num_dealt_layers(arch)
-    seqs = serving.num_seqs_per_replica
     one = cells_of(arch, serving, 1)
     held = cells_of(arch, serving, seqs)
     where = placement(NAME, num_layers, serving)

@@ -13,7 +13,7 @@ from hfmem.memory.engines.sglang import compressed
 from hfmem.memory.engines.sglang.layout import Layout, layout, pages
 from hfmem.memory.engines.sglang.pool import pool, splits_windows, state_slot_bytes, token_pool_bytes
 from hfmem.memory.engines.sglang.support import slots_per_request
-from hfmem.memory.engines.sglang.windows import chunk_tokens, request_tokens
+from hfmem.memory.engines.sglang.windows import request_tokens, tokens_in_flight
 from hfmem.memory.result import CacheBytes, LayerGroup, count_in
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -83,6 +83,9 @@ def _held(plan: Layout, kind: Cache, serving: Serving, num_seqs: int) -> int:
     whole = num_seqs * pages(plan.rows(serving), plan.page)
     if not plan.windowed(kind):
         return whole
-    chunk = min(chunk_tokens(serving), serving.context)
-    held = num_seqs * request_tokens(plan, kind, serving.speculative_tokens) + 2 * chunk + plan.page
+    held = (
+        num_seqs * request_tokens(plan, kind, serving.speculative_tokens)
+        + tokens_in_flight(serving, serving.context)
+        + plan.page
+    )
     return min(whole, pages(held, plan.page))

@@ -15,7 +15,7 @@ from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.sglang import support
 from hfmem.memory.engines.sglang.layout import pages
-from hfmem.memory.engines.sglang.windows import EVICTION_INTERVAL, at_most, chunk_tokens
+from hfmem.memory.engines.sglang.windows import EVICTION_INTERVAL, at_most, tokens_in_flight
 from hfmem.memory.result import CacheBytes, LayerGroup, Pool, count_in, group_layers, memory_of_stages
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -121,8 +121,8 @@ def cache(arch: Architecture, serving: Serving) -> CacheBytes:
 def _layer(kind: CompressedAttention, rows: Rows, serving: Serving, seqs: int) -> int:
     """Bytes of one layer for so many sequences on a rank."""
     whole = seqs * pages(serving.context, _PAGE)
-    chunk = min(chunk_tokens(serving), serving.context)
-    held = min(whole, pages(seqs * _request(kind, serving) + 2 * chunk + _PAGE, _PAGE))
+    prefill = tokens_in_flight(serving, serving.context)
+    held = min(whole, pages(seqs * _request(kind, serving) + prefill + _PAGE, _PAGE))
     return (
         held // _PAGE * rows.windowed_page(1, rows.few)
         + whole // _PAGE * rows.full_page(rows.few, rows.many)
@@ -158,8 +158,8 @@ def pool(arch: Architecture, serving: Serving, memory_bytes_per_rank: int | Sequ
             f"sliding_window_size ({window}) + page_size ({_PAGE})"
         )
     whole = pages(serving.context, _PAGE)
-    chunk = min(chunk_tokens(serving), serving.context)
-    evicted = min((held - 2 * chunk - _PAGE) / _request(kind, serving) for kind, _ in kinds)
+    prefill = tokens_in_flight(serving, serving.context)
+    evicted = min((held - prefill - _PAGE) / _request(kind, serving) for kind, _ in kinds)
     return Pool(
         memory_bytes_per_rank=min(memory),
         page_size=_PAGE,

@@ -42,8 +42,8 @@ _FP8_SCALE_GROUP: Final = 128
 #: the first capability of the devices that `--kv-cache-dtype mxfp8` runs on
 _BLACKWELL: Final = 100
 #: formats with scales beside the elements
-_SCALED: Final = ("nvfp4", "mxfp8")
-_FORMATS: Final = frozenset({"bf16", "fp16", "fp32", "fp8", "fp8_e5m2", "nvfp4", "mxfp8"})
+_SCALED: Final = ("nvfp4", "mxfp8", "fp4_mx_block16")
+_FORMATS: Final = frozenset({"bf16", "fp16", "fp32", "fp8", "fp8_e5m2", *_SCALED})
 #: models whose index keys are pooled or compressed in a way that the layers here do not tell
 _POOLED_INDEX: Final = frozenset({"glm5_next", "glm5_next_text", "qwen4_exp", "qwen4_exp_text"})
 _HOPPER: Final = range(90, 100)
@@ -194,8 +194,8 @@ def _layout(
         raise UnsupportedError(f"SGLang has no {fmt} cache")
     if fmt == "mxfp8" and (capability < _BLACKWELL or attention.latent or attention.sparse):
         raise UnsupportedError("SGLang's mxfp8 cache is one of keys and values, on Blackwell GPUs (SM100 and later)")
-    if fmt == "nvfp4" and split:  # `_build_hybrid_swa_kv_pool` gets no quantization method, unlike the other pools
-        raise UnsupportedError("SGLang packs no nvfp4 where windowed layers have a pool of their own")
+    if "fp4" in fmt and split:  # `_build_hybrid_swa_kv_pool` gets no quantization method, unlike the other pools
+        raise UnsupportedError(f"SGLang packs no {fmt} where windowed layers have a pool of their own")
     page = kernels.page_size(arch, page_size, capability, attention, drafts=drafts, radix=radix)
     drafting = _drafts(arch, len(caches))
     return Layout(arch, fmt, page, tp, len(caches), capability, kinds, split, drafting, state_dtype)

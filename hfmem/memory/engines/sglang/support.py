@@ -127,9 +127,18 @@ _STATES: Final[dict[str, bool]] = {
     "qwen4_exp": True,
     "qwen4_exp_text": True,
 }
-#: model types whose config names its prediction layers by another key than `num_nextn_predict_layers`, or by none
+#: model types whose published configs name prediction layers by another key than `num_nextn_predict_layers`, or by none
 COUNTS_PREDICTIONS_OTHERWISE: Final = frozenset(
-    {"qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "minicpmv4_6"}
+    {
+        "mimo_v2",
+        "mimo_v2_flash",
+        "qwen3_next",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
+        "minicpmv4_6",
+    }
 )
 #: model types that keep attention's rows and have no class there, nor one that its Transformers backend takes
 _NOT_SERVED: Final = frozenset(

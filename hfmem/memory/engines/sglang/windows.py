@@ -46,6 +46,13 @@ def chunk_tokens(serving: Serving) -> int:
     return (serving.max_num_batched_tokens or _CHUNKED_PREFILL) // serving.attn_dp
 
 
+def tokens_in_flight(serving: Serving, most: int | None = None) -> int:
+    """Tokens of prefill that are under way: of two chunks, or of one where pipeline stages turn the overlap schedule off. `most`:
+    of a chunk, where prompts are no longer."""
+    chunk = min(chunk_tokens(serving), most or chunk_tokens(serving))
+    return chunk * (1 if serving.pp > 1 else 2)
+
+
 def ratio(serving: Serving) -> float:
     """Tokens of the windowed pool to those of the full one."""
     return serving.swa_full_tokens_ratio or _SWA_RATIO
@@ -66,13 +73,13 @@ def running_requests(serving: Serving) -> int | None:
 
 def cap(plan: Layout, serving: Serving) -> int | None:
     """Tokens of the windowed pool where the worst case of the requests sizes it, not the ratio (`SWARequestCapPoolConfigurator`):
-    two prefill chunks and a page beside what they hold. None: the ratio does, or no layer has a window or none is full."""
+    prefill chunks and a page beside what they hold. None: the ratio does, or no layer has a window or none is full."""
     running = running_requests(serving)
     windowed = [kind for kind, _ in plan.kinds if plan.windowed(kind)]
     if running is None or not windowed or not _some_full(plan):
         return None
     held = max(request_tokens(plan, kind, serving.speculative_tokens) for kind in windowed)
-    return pages(running * held + 2 * chunk_tokens(serving) + plan.page, plan.page)
+    return pages(running * held + tokens_in_flight(serving) + plan.page, plan.page)
 
 
 def _some_full(plan: Layout) -> bool:
@@ -89,7 +96,7 @@ def limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> list[float
     full = _some_full(plan)
     by_ratio = int(tokens * (ratio(serving) if full else 1)) // plan.page * plan.page
     held = at_most(cap(plan, serving) or by_ratio, serving)
-    chunk = min(chunk_tokens(serving), serving.context)
+    prefill = tokens_in_flight(serving, serving.context)
     for kind, _ in plan.kinds:
         if not plan.windowed(kind):
             continue
@@ -99,6 +106,6 @@ def limits(plan: Layout, serving: Serving, tokens: int, rows: int) -> list[float
                 f"SWA pool ({held} tokens) cannot hold even one request: the prefill admission floor is "
                 f"sliding_window_size ({window}) + page_size ({plan.page})"
             )
-        evicted = (held - 2 * chunk - plan.page) / request_tokens(plan, kind, serving.speculative_tokens)
+        evicted = (held - prefill - plan.page) / request_tokens(plan, kind, serving.speculative_tokens)
         found.append(max(held / rows, evicted))
     return found

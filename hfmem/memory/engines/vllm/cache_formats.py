@@ -46,8 +46,8 @@ def cache_format(arch: Architecture, serving: Serving, kinds: Iterable[Cache]) -
     fmt = resolve_kv_dtype(dtype, serving.kv_dtype, serving.declared_kv_dtype)
     if fmt in GGML_BLOCKS:
         raise UnsupportedError(f"vLLM has no {fmt} cache: that is llama.cpp's")
-    if fmt == "mxfp8":
-        raise UnsupportedError("vLLM has no mxfp8 cache: that is SGLang's")
+    if fmt in ("mxfp8", "fp4_mx_block16"):
+        raise UnsupportedError(f"vLLM has no {fmt} cache: that is SGLang's")
     if arch.model_type in _PLAIN_CACHE:
         fmt = resolve_kv_dtype(dtype, "auto", None)
     capability, kinds = serving.compute_capability, tuple(kinds)
