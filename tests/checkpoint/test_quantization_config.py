@@ -42,11 +42,36 @@ from hfmem.model.quantized import stored_as_said
             ("bitsandbytes", 4, 64),
         ),
         ({"config.json": {"quantization_config": {"quant_method": "never-heard"}}}, ("never-heard", None, None)),
+        ({"config.json": {"quantization_config": {"quant_method": "fp8"}}}, ("fp8", 8, None)),
+        ({"config.json": {"quantization_config": {"quant_method": "eetq"}}}, ("eetq", 8, None)),
+        ({"quanto_qmap.json": {"model.layers.0.mlp.up_proj": "left to chance"}}, None),
+        ({"quanto_map.json": {"model.layers.0.mlp.up_proj": {"weights": "qint8", "activations": "none"}}}, None),
     ],
 )
 def test_dialects(files: dict[str, Any], want: tuple[str, int | None, int | None] | None) -> None:
     said = parse_quantization(files)
     assert (said and (said.method, said.bits, said.group_size)) == want
+
+
+@pytest.mark.parametrize(
+    ("section", "ignored", "experts"),
+    [
+        # MiMo-V2.6: `ignored_layers` as vLLM and SGLang read it, FP4 experts by `store_dtype`
+        ({"ignored_layers": ["model.layers.0.self_attn.o_proj"], "store_dtype": "mxfp4"}, ("o_proj",), "mxfp4"),
+        (
+            {"ignored_layers": [], "modules_to_not_convert": ["lm_head"]},
+            ("lm_head",),
+            None,
+        ),  # vLLM: the next where it is empty
+        ({"ignored_layers": None, "modules_to_not_convert": ["lm_head"]}, ("lm_head",), None),
+        ({"ignored_layers": ["a"], "modules_to_not_convert": ["lm_head"]}, ("a",), None),
+        ({"expert_dtype": "fp4", "store_dtype": "mxfp4"}, (), "fp4"),
+    ],
+)
+def test_exceptions_and_experts_of_fp8(section: dict[str, Any], ignored: tuple[str, ...], experts: str | None) -> None:
+    said = parse_quantization({"config.json": {"quantization_config": {"quant_method": "fp8", **section}}})
+    assert said is not None
+    assert (tuple(name.rpartition(".")[2] for name in said.ignored), said.expert_dtype) == (ignored, experts)
 
 
 def test_details() -> None:

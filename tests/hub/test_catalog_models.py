@@ -271,3 +271,13 @@ def test_packed_elements_against_published_headers(name: str, stored: int, besid
     sizes = read_model(name, fetch=FetchOptions(offline=True)).parameters.weights_by_dtype
     widths = {"I32": 4, "I64": 8, "BF16": 2, "F16": 2}
     assert sum(size // widths[dtype] for dtype, size in sizes.items() if size) + beside == stored
+
+
+def test_minimax_m3_in_mxfp8() -> None:
+    """By its headers: codes of a byte, a byte for each 32 of a row; no gate, table, head or encoder (names in `ignored_layers`)."""
+    h, inner, wide, sparse = 6144, 3072, 8192, 57
+    attention = 60 * (2 * wide + 2 * 512) * h + sparse * (128 + 512) * h
+    dense, experts = 3 * 3 * h * 12_288, sparse * (128 + 1) * 3 * h * inner
+    sizes = read_model("MiniMaxAI/MiniMax-M3-MXFP8", fetch=FetchOptions(offline=True)).parameters.weights_by_dtype
+    assert sizes["F8_E4M3"] == attention + dense + experts
+    assert sizes["U8"] == sizes["F8_E4M3"] // 32
