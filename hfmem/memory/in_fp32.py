@@ -36,6 +36,8 @@ _ROUTERS: Final = frozenset(
     )
 )
 _ROUTER: Final = re.compile(r"\.gate\.weight(?:_1)?$")
+#: what ranks or classifies (`config/model.py`, `head_dtype`)
+_TASK_HEAD: Final = re.compile(r"(?:^|^bert\.)(?:pooler|classifier|score)\.")
 _SCALES: Final = (".weight_scale", ".weight_scale_inv")
 _EIGHT_BITS: Final = frozenset({"F8_E4M3", "F8_E5M2", "I8"})
 
@@ -61,6 +63,8 @@ def in_fp32(arch: Architecture, pattern: str, codes: TensorGroup | None = None) 
         return codes is not None and codes.dtype in _EIGHT_BITS
     if pattern.endswith(".A_log"):
         return any(isinstance(cache, Mamba1State) for cache in arch.kinds())
+    if _TASK_HEAD.search(pattern):
+        return any(name.endswith("SequenceClassification") for name in arch.architectures)
     if _ROUTER.search(pattern):
         return bool({arch.model_type, arch.text_type} & _ROUTERS)
     return _STREAMS.search(pattern) is not None

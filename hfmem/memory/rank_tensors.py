@@ -170,7 +170,7 @@ class RankTensors:
             return group.elements * 2 if group is codes else 0
         if codes is not None and (scales := expanded_scales(spec, group, codes, self.serving.compute_capability)):
             return scales
-        if self.vllm and BITS.get(group.dtype) == 16 and in_fp32(self.arch, group.pattern, codes):
+        if self.vllm and BITS.get(dtype) == 16 and in_fp32(self.arch, group.pattern, codes):
             size *= 2
         return size + num_bytes(dtype, self.fused.bias(spec)) if is_expected else size
 

@@ -77,3 +77,11 @@ def test_latent_projections_of_glm_5_next_are_plain_again() -> None:
     scales = TensorGroup(spec.pattern + "_scale_inv", "F32", (12, 32), spec.boxes)
     assert (count, spec.shape) == (11, (1536, 4096))
     assert rank_weights(arch, [codes, scales], Serving(context=4096)).bytes == 11 * 1536 * 4096 * 2
+
+
+def test_heads_that_classify() -> None:
+    """bge-reranker-large's dense layer of 1024 × 1024 in front of its one score."""
+    arch = architecture("BAAI/bge-reranker-large")
+    spec = next(spec for spec in arch.tensors if spec.pattern == "classifier.dense.weight")
+    group = TensorGroup(spec.pattern, "BF16", spec.shape, spec.boxes)
+    assert rank_weights(arch, [group], Serving(context=512)).bytes == 1024 * 1024 * 4
