@@ -1,7 +1,8 @@
 """What an engine keeps on a rank beside the weights once they are loaded, and counts as theirs.
 
-Read from vLLM 0.11 to 0.31: tables of rotations (`hfmem.memory.rotary`); `models/qwen3_vl.py` (outputs of the tower's inner layers,
-one buffer each for the tokens of a step); `models/deepseek_v2.py` (`topk_indices_buffer`); `layers/attention/mla_attention.py`
+Read from vLLM 0.11 to 0.33: tables of rotations (`hfmem.memory.rotary`); `models/{qwen3_vl,qwen3_omni_moe_thinker}.py` (outputs of
+the tower's inner layers, one buffer each for the tokens of a step); `models/{gemma3n_mm,gemma4_mm,gemma4_unified}.py` (a step's
+inputs of each layer); `models/deepseek_v2.py` (`topk_indices_buffer`); `layers/attention/mla_attention.py`
 (`process_weights_after_loading`: where a latent's second projection is quantized, both of its halves again in the model's dtype);
 `models/deepseek_v4/nvidia/model.py` (of 0.20 to 0.33: the picks of a step's tokens, and their residual streams for a draft, which
 until 0.25 are kept without one too); `models/{deepseek_v41,qwen4_exp}/nvidia/model.py`;
@@ -18,6 +19,7 @@ from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory.cache import decoding_layers
 from hfmem.memory.engines.vllm.classes import batched_tokens
 from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.model_classes import through_transformers
 from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
@@ -28,7 +30,10 @@ from hfmem.units import MIB
 _STREAMS: Final = frozenset({"deepseek_v4", "deepseek_v41", "qwen4_exp"})
 #: the last release that keeps DeepSeek V4's without a draft
 _STREAMS_KEPT: Final = 25
-_DEEPSTACK: Final = frozenset({"qwen3_vl", "qwen3_vl_moe"})
+_DEEPSTACK: Final = frozenset({"qwen3_vl", "qwen3_vl_moe", "qwen3_omni_moe"})
+#: model types that keep a step's inputs of each layer, where the layers have such, and the table that these come from
+_LAYER_INPUTS: Final = frozenset({"gemma3n", "gemma4", "gemma4_unified"})
+_LAYER_TABLE: Final = "embed_tokens_per_layer.weight"
 #: `FLASHINFER_MLA_WORKSPACE_BUFFER_SIZE`, of these releases
 _WORKSPACE: Final = 128 * MIB
 _WORKSPACE_RELEASES: Final = range(12, 25)
@@ -44,9 +49,12 @@ def kept_beside(
     release: Release | None = None,
 ) -> int:
     """Bytes on a rank, tables of rotations among them."""
-    found = rotary_table_bytes(arch, serving.engine)
+    backend = serving.engine == "vllm" and through_transformers(arch)  # whose module rotates without a table
+    found = 0 if backend else rotary_table_bytes(arch, serving.engine, release)
     if serving.engine == "vllm":
-        found += _deepstack(arch, serving) + _streams(arch, serving, release or Release())
+        found += (
+            _deepstack(arch, serving) + _layer_inputs(arch, serving) + _streams(arch, serving, release or Release())
+        )
     caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
     latents = [cache for cache in caches if isinstance(cache, LatentAttention | SparseLatentAttention)]
     if latents:
@@ -59,6 +67,11 @@ def _deepstack(arch: Architecture, serving: Serving) -> int:
     if arch.model_type not in _DEEPSTACK or tower is None or serving.language_model_only:
         return 0
     return batched_tokens(arch, serving) * arch.hidden_size * tower.inner_outputs * 2
+
+
+def _layer_inputs(arch: Architecture, serving: Serving) -> int:
+    tables = (spec.shape[1] for spec in arch.tensors if spec.pattern.endswith(_LAYER_TABLE))
+    return batched_tokens(arch, serving) * next(tables, 0) * 2 if arch.model_type in _LAYER_INPUTS else 0
 
 
 def _streams(arch: Architecture, serving: Serving, release: Release) -> int:

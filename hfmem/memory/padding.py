@@ -1,14 +1,13 @@
 """Where vLLM's classes and kernels hold more of a matrix on a rank than the checkpoint's share.
 
-Read from vLLM 0.33.0: `fused_moe/oracle/fp8.py`, `models/kimi_k3/nvidia/{model,kda}.py`; from 0.14, 0.17, 0.20 to 0.31 and 0.33:
-`quantization/utils/flashinfer_fp4_moe.py` (`prepare_nvfp4_moe_layer_for_fi_or_cutlass`); from 0.17 to 0.31:
+Read from vLLM 0.33.0: `fused_moe/oracle/fp8.py`, `models/kimi_k3/nvidia/{model,kda}.py`; from 0.17 to 0.31:
 `quantization/{awq_marlin,auto_awq}.py`, and 0.33 `quantization/auto_gptq.py`, with `kernels/linear/mixed_precision/
-{machete,marlin}.py`; SGLang 0.5.23 `hardware_backend/gpu/quantization/{gptq,awq}_kernels.py`. Experts in MXFP4: `mxfp4.py`.
+{machete,marlin}.py`; SGLang 0.5.23 `hardware_backend/gpu/quantization/{gptq,awq}_kernels.py`. Packed experts: `tiles.py`, in MXFP4
+`mxfp4.py`.
 """
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from math import gcd
 from typing import Final
@@ -26,18 +25,12 @@ _LEAST_EXPERT_ROWS: Final = 256
 #: rows that Kimi K3's joint projection of delta attention is padded to a multiple of
 _JOINT_ROWS: Final = 16
 
-#: rows that the kernels of NVFP4 want of an expert without a gate; of one with a gate, and columns, TensorRT-LLM's, and from when
-_FP4_ROWS: Final = 128
-_FP4_GATED_ROWS, _FP4_GATED_RELEASE = 64, 28
-_FP4_COLUMNS, _FP4_COLUMNS_RELEASE = 256, 20
 #: the first release that looks for a kernel for AWQ's dense layers (0.17's takes Marlin), and what Machete wants of a matrix
 _AWQ_BY_KERNEL: Final = 19
 #: the first release whose class for GPTQ holds no order of inputs
 _NO_ORDER: Final = 33
 _HOPPER: Final = 9
 _MACHETE_ROWS, _MACHETE_COLUMNS = 128, 64
-
-_WIDE: Final = re.compile(r"\bhc_(?:attn|ffn|head)_(?:fn|base|scale)$|\bcompressor\.ape$")
 
 #: the smallest block of fp8 that vLLM cuts the file's blocks into
 _LEAST_BLOCK: Final = 32
@@ -99,23 +92,6 @@ def padded_share(arch: Architecture, spec: TensorSpec, sharding: Sharding, part:
     return part
 
 
-def fp4_share(spec: TensorSpec, sharding: Sharding, capability: int, release: Release, *, gated: bool) -> Fraction:
-    """What an expert in NVFP4 takes on a device that computes in it, to what the file holds of it: its rank's rows, and under
-    TensorRT-LLM's kernels (compute capability 10.x) its columns, are padded to what the kernel wants."""
-    generation = capability // 10
-    if not isinstance(spec.split, ExpertSplit) or len(spec.shape) < 2 or generation not in (10, 12):
-        return Fraction(1)
-    out, inputs = spec.shape[-2:]
-    inner, hidden = (out, inputs) if isinstance(spec.split.inner, Column) else (inputs, out)
-    own = inner if sharding.expert_parallel else -(-inner // sharding.expert_ranks)
-    step, wide = 1 if gated else _FP4_ROWS, 1
-    if generation == 10:
-        if gated and release.minor >= _FP4_GATED_RELEASE:
-            step = _FP4_GATED_ROWS
-        wide = _FP4_COLUMNS if release.minor >= _FP4_COLUMNS_RELEASE else 1
-    return Fraction(_up(own, step) * _up(hidden, wide), own * hidden)
-
-
 def copies_beside_codes(
     spec: TensorSpec,
     leaf: str,
@@ -127,17 +103,18 @@ def copies_beside_codes(
 ) -> int:
     """How often the bytes of what a GPTQ or AWQ file stores beside a matrix's codes are held, once its kernel has them.
 
-    Of an AWQ file the zero points, as they are; on Hopper vLLM's Machete keeps each of four bits as a scaled half. Of a GPTQ file,
-    which is symmetric where a fast kernel serves it, Marlin drops them and the order of inputs that are in their order; Machete
-    leaves both unread (before 0.33, whose class has no such order). A bias of zeros that the model has not is passed over.
+    Of an AWQ file, and of an asymmetric one of compressed-tensors, the zero points, as they are; on Hopper vLLM's Machete keeps
+    each of four bits as a scaled half. Of a GPTQ file, which is symmetric where a fast kernel serves it, Marlin drops them and the
+    order of inputs that are in their order; Machete leaves both unread (before 0.33, whose class has no such order). A bias of
+    zeros that the model has not is passed over.
 
     Args:
-        leaf: `qzeros`, `g_idx`, or the `bias` of a matrix that has none.
+        leaf: `qzeros`, `weight_zero_point`, `g_idx`, or the `bias` of a matrix that has none.
         codes: the shape of the matrix's codes. AWQ packs a row's; GPTQ packs a column's.
     """
     if leaf == "bias":
         return 0
-    of_awq = codes[-2] == spec.shape[-1]
+    of_awq = leaf == "weight_zero_point" or codes[-2] == spec.shape[-1]
     routed = isinstance(spec.split, ExpertSplit) or len(spec.shape) < 2
     by_machete = engine == "vllm" and capability // 10 == _HOPPER and _suits_machete(spec, sharding)
     if leaf == "g_idx":
@@ -152,12 +129,3 @@ def _suits_machete(spec: TensorSpec, sharding: Sharding) -> bool:
     own = (rows // sharding.tp, columns) if isinstance(spec.split, Column) else (rows, columns)
     own = (rows, columns // sharding.tp) if isinstance(spec.split, Row) else own
     return own[0] % _MACHETE_ROWS == 0 and own[1] % _MACHETE_COLUMNS == 0
-
-
-def in_fp32(pattern: str) -> bool:
-    """Whether vLLM's DeepSeek V4 keeps the tensor in fp32, as its files do: what mixes residual streams, compressors' positions."""
-    return _WIDE.search(pattern) is not None
-
-
-def _up(size: int, step: int) -> int:
-    return -(-size // step) * step

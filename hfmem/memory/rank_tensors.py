@@ -6,6 +6,7 @@ none that the inventory knows: what is no module's is whole on every rank.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Final, Literal
@@ -16,23 +17,27 @@ from hfmem.dtypes import BITS, num_bytes
 from hfmem.memory import engines
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.fused import FusedProjections, fused_projections
+from hfmem.memory.in_fp32 import in_fp32
 from hfmem.memory.loaded import HeldTensors
 from hfmem.memory.model_classes import NOT_SERVED, SINK_HEADS
 from hfmem.memory.mxfp4 import PADDED_BY_DEVICE, held_share, is_packed, kernel_of
-from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32, padded_share, refined_scales
+from hfmem.memory.padding import copies_beside_codes, padded_share, refined_scales
+from hfmem.memory.quantized_modules import QuantizedModules
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import Sharding, check_blocks, in_image_attention, share
 from hfmem.memory.stages import Stages
+from hfmem.memory.tiles import expanded_scales, kernel_share
 from hfmem.model.architecture import Architecture
-from hfmem.model.inventory import Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
+from hfmem.model.inventory import Box, Component, ExpertSplit, Replicated, Row, TensorSpec, Vocab
 from hfmem.model.matching import Expected, Match, matcher_of
 from hfmem.model.names import core
 from hfmem.records import replace
 
-#: names of the codes of weights that are packed
-_CODES: Final = (".weight", ".qweight")
-#: what stands beside the codes of GPTQ and AWQ and is not held as it is stored
-_BESIDE_CODES: Final = ("qzeros", "g_idx", "bias")
+#: names of codes that are packed in words of 32 bits, and what stands beside them and is not held as it is stored
+_PACKED: Final = (".qweight", ".weight_packed")
+_BESIDE_CODES: Final = ("qzeros", "g_idx", "bias", "weight_zero_point")
+#: what an expert's gate is called: `gate_proj`, `gate_up_proj`, `w1` beside `w3`
+_GATE: Final = re.compile(r"gate|w13|\bw3\b")
 #: what SGLang shares out within a group of data-parallel attention, as it does an image encoder's attention
 #: (`layers/attention/vision.py`); the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
@@ -106,15 +111,12 @@ class RankTensors:
         self.own_classes = rules.OWN_CLASSES
         self.fused = fused_projections(arch, serving.engine)
         self.target_dtype = _target_dtype(arch, self.groups) if rules.HALVES_FP32 else None
-        self.gated = any(isinstance(spec.split, ExpertSplit) and "gate" in spec.pattern for spec in arch.tensors)
+        self.gated = any(isinstance(spec.split, ExpertSplit) and _GATE.search(spec.pattern) for spec in arch.tensors)
         self.places = {spec: place for place, spec in enumerate(arch.tensors)} if serving.cpu_offload_bytes else {}
         packed = arch.model_type in PADDED_BY_DEVICE and any(is_packed(g.pattern, g.dtype) for g in self.groups)
         kernel = packed and self.own_classes
         self.kernel = kernel_of(serving.engine, serving.compute_capability, release) if kernel else None
-        self.codes: dict[str, list[TensorGroup]] = {}
-        for group in self.groups if self.own_classes else ():
-            if group.pattern.endswith(_CODES):
-                self.codes.setdefault(core(group.pattern), []).append(group)
+        self.modules = QuantizedModules(self.groups if self.own_classes else ())
 
     def __iter__(self) -> Iterator[HeldTensors]:
         """Tensors of one pattern at a time.
@@ -125,22 +127,28 @@ class RankTensors:
         matcher = matcher_of(self.arch.tensors)
         for group in self.groups:
             for match in matcher.assign(group.pattern, group.boxes):
-                expected = match.expected or matcher.owner(group.pattern, match.boxes)
-                held = self._unknown(group, match) if expected is None else self._known(group, match, expected)
-                if held is not None:
-                    yield held
+                if match.expected is not None:
+                    yield from self._known(group, match.boxes, match.expected, is_expected=True)
+                    continue
+                for own in matcher.owners(group.pattern, match.boxes):
+                    if own.expected is None:
+                        yield self._unknown(group, own)
+                    else:
+                        yield from self._known(group, own.boxes, own.expected, is_expected=False)
 
     def _unknown(self, group: TensorGroup, match: Match) -> HeldTensors:
         counts = (match.count, *[0] * (self.stages.count - 1))
         return HeldTensors(group.pattern, group.tensor_bytes, counts, tuple(match.boxes), None)
 
-    def _known(self, group: TensorGroup, match: Match, expected: Expected) -> HeldTensors | None:
-        """Matches of a group that are an expected tensor's (`match.expected`) or stand beside it; None: they are not loaded."""
-        spec, is_expected = expected.spec, match.expected is not None
+    def _known(
+        self, group: TensorGroup, boxes: tuple[Box, ...], expected: Expected, *, is_expected: bool
+    ) -> Iterator[HeldTensors]:
+        """Tensors of a group that are the expected one's or stand beside it, if they are loaded."""
+        spec = expected.spec
         if is_expected and (spec.tied_to is not None or spec.pattern == self.stages.dropped):
-            return None
+            return
         if is_passed_over(spec, self.serving, self.fused):
-            return None
+            return
         size = self._stored_bytes(group, spec, is_expected=is_expected)
         if is_expected or _is_same_module(group.pattern, expected):
             size *= self.fused.copies(spec)
@@ -151,32 +159,30 @@ class RankTensors:
         part = self._part(group, spec, is_expected=is_expected)
         on_rank = -(-size * part.numerator // part.denominator)
         axis = _folded_axis(expected)
-        counts = tuple(self.stages.counts(spec, match.boxes, axis))
+        counts = tuple(self.stages.counts(spec, boxes, axis))
         place = self.stages.place(expected.spec, self.places.get(expected.spec))
-        return HeldTensors(group.pattern, on_rank, counts, tuple(match.boxes), axis, _use(spec, self.arch), place)
+        yield HeldTensors(group.pattern, on_rank, counts, boxes, axis, _use(spec, self.arch), place)
 
     def _stored_bytes(self, group: TensorGroup, spec: TensorSpec, *, is_expected: bool) -> int:
         """Bytes of the whole tensor in the dtype in which the engine holds it, with the bias that it adds."""
         dtype = _held_dtype(group, self.target_dtype if is_expected else None)
         size = num_bytes(dtype, group.elements)
-        if self.vllm and BITS.get(group.dtype) == 16 and in_fp32(group.pattern):
+        codes = self.modules.codes(group) if self.vllm else None
+        if codes is not None and (scales := expanded_scales(spec, group, codes, self.serving.compute_capability)):
+            return scales
+        if self.vllm and BITS.get(group.dtype) == 16 and in_fp32(self.arch, group.pattern, codes):
             size *= 2
         return size + num_bytes(dtype, self.fused.bias(spec)) if is_expected else size
 
     def _copies_beside_codes(self, group: TensorGroup, spec: TensorSpec) -> int:
-        module, _, leaf = core(group.pattern).rpartition(".")
-        codes = self._codes_beside(group, f"{module}.qweight") if leaf in _BESIDE_CODES else None
-        if codes is None:
+        leaf = group.pattern.rpartition(".")[2]
+        codes = self.modules.codes(group) if leaf in _BESIDE_CODES else None
+        if codes is None or not codes.pattern.endswith(_PACKED):
             return 1
         serving = self.serving
         return copies_beside_codes(
             spec, leaf, codes.shape, self.sharding, serving.compute_capability, self.release, serving.engine
         )
-
-    def _codes_beside(self, group: TensorGroup, name: str) -> TensorGroup | None:
-        """The codes of this name that a tensor stands beside: layers of two kinds have matrices of two shapes under one name."""
-        codes = self.codes.get(name, ())
-        return next((own for own in codes if own.boxes == group.boxes), codes[0] if codes else None)
 
     def _part(self, group: TensorGroup, spec: TensorSpec, *, is_expected: bool) -> Fraction:
         """A rank's part of the whole tensor's bytes, above 1 where a kernel pads it beyond that."""
@@ -201,19 +207,20 @@ class RankTensors:
             return None
         ranks = self.sharding.expert_ranks if routed else self.sharding.tp
         finer = refined_scales(spec, group.pattern, group.shape, ranks) if self.vllm else None
-        if finer is None:
+        codes = self.modules.codes(group)
+        makes_groups = self.vllm and routed and codes is not None and codes.pattern.endswith(".qweight")
+        if finer is None and not makes_groups:
             own_cut = self.vllm or self.arch.model_type in _CUT_BLOCKS
             check_blocks(spec, group.pattern, group.shape, ranks, merged=own_cut)
         return finer
 
     def _padded(self, group: TensorGroup, spec: TensorSpec, part: Fraction) -> Fraction:
-        """`part`, of codes of NVFP4 and what stands beside them, with what the device's kernel pads experts to."""
-        if group.elements <= 1:
+        """`part`, of packed codes and what stands beside them, with what the device's kernel pads experts to."""
+        codes = self.modules.codes(group)
+        if codes is None:
             return part
-        codes = self._codes_beside(group, f"{core(group.pattern).rpartition('.')[0]}.weight")
-        if codes is None or codes.dtype != "U8":
-            return part
-        return part * fp4_share(spec, self.sharding, self.serving.compute_capability, self.release, gated=self.gated)
+        size, capability = self.modules.group_size(spec, group), self.serving.compute_capability
+        return part * kernel_share(spec, group, codes, size, self.sharding, capability, self.release, gated=self.gated)
 
     def _by_extent(self, group: TensorGroup, spec: TensorSpec, *, is_expected: bool) -> Fraction:
         """A rank's share of a stored tensor: its logical tensor's, unless it has no extent in the split dimension.
@@ -233,7 +240,8 @@ class RankTensors:
         out, inputs = spec.shape[-2], spec.shape[-1]
         if group.pattern.endswith("g_idx"):
             return whole if isinstance(inner, Row) else Fraction(1)
-        if isinstance(inner, Row) and group.elements == out != inputs:
+        experts = spec.shape[0] if len(spec.shape) > 2 else 1
+        if isinstance(inner, Row) and group.elements == experts * out != experts * inputs:
             return Fraction(1)
         return whole
 

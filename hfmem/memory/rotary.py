@@ -1,8 +1,8 @@
 """Tables of cosines and sines that vLLM and SGLang keep beside the weights, each shared by the layers that rotate alike.
 
-Read from vLLM 0.33.0, `model_executor/layers/rotary_embedding/`: one row a position, as wide as the rotated part of a head, in the
-model's dtype; and from SGLang, `srt/layers/rotary_embedding/base.py`: in fp32. vLLM counts them as loaded weights: Llama 3.1 8B
-logs 14.9889 GiB of which 1/32 GiB are the table.
+Read from vLLM 0.30 to 0.33, `model_executor/layers/rotary_embedding/`: one row a position, as wide as the rotated part of a head,
+in the model's dtype; and from SGLang, `srt/layers/rotary_embedding/base.py`: in fp32. vLLM counts them as loaded weights: Llama 3.1
+8B logs 14.9889 GiB of which 1/32 GiB are the table.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hfmem.dtypes import BITS
+from hfmem.memory.engines.vllm.releases import Release
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
     ChunkedAttention,
@@ -26,24 +27,35 @@ from hfmem.records import replace
 
 #: positions of images and videos outrun those of the text (`mrope.py`)
 _MROPE_POSITIONS: Final = 4
+#: types whose positions never outrun their tokens (`qwen3_vl.py`, `mrope_positions_factor`), and the first release that knows
+_POSITIONS_OF_TOKENS: Final = frozenset(
+    (
+        *("qwen3_vl", "qwen3_vl_text", "qwen3_vl_moe", "qwen3_vl_moe_text", "qwen3_5", "qwen3_5_text"),
+        *("qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "qwen4_exp_text"),
+    )
+)
+_ONCE: Final = 32
+#: types whose attention rotates nothing, whatever the config names (`nemotron_h.py`)
+_NOT_ROTATED: Final = frozenset({"nemotron_h", "nemotron_h_puzzle"})
 #: scalings whose table holds `factor` times the positions before scaling
 _STRETCHED: Final = frozenset({"yarn", "linear", "dynamic", "deepseek_yarn"})
 
 
-def rotary_table_bytes(arch: Architecture, engine: str = "vllm") -> int:
-    """Bytes of all tables; 0 where neither the config nor its class names a rotary embedding.
+def rotary_table_bytes(arch: Architecture, engine: str = "vllm", release: Release | None = None) -> int:
+    """Bytes of all tables; 0 where neither the config nor its class names a rotary embedding, or the class rotates nothing.
 
     SGLang keeps them in fp32, and adds no rows for images.
     """
-    if arch.rotations is None:
+    if arch.rotations is None or arch.model_type in _NOT_ROTATED:
         return 0
     positions = arch.max_position_embeddings or 0
     if compressed := _compressed(arch, arch.rotations, positions):
         return compressed
     sglang = engine == "sglang"
+    once = (release or Release()).minor >= _ONCE and bool({arch.model_type, arch.text_type} & _POSITIONS_OF_TOKENS)
     width = 4 if sglang else 2 if arch.dtype in ("F32", "F64") else BITS[arch.dtype] // 8
     return sum(
-        _rows(rotation, positions, stretched=not sglang) * int(head * rotation.part) * width
+        _rows(rotation, positions, stretched=not sglang and not once) * int(head * rotation.part) * width
         for head, rotation in _kinds(arch, arch.rotations)
     )
 

@@ -63,7 +63,8 @@ class SparseLatentAttention:
     """Latent attention that reads `index_topk` tokens picked by an indexer (DeepSeek V3.2, GLM 5).
 
     A layer with its own indexer keeps one key of `index_head_dim` a token beside the latent row; a layer that reuses another
-    layer's choice has `has_indexer` False and keeps none.
+    layer's choice has `has_indexer` False and keeps none. `index_pool`: tokens whose keys a serving engine pools into one (GLM-5
+    Next, whose `index_head_dim` has the key, its score and a mark).
     """
 
     num_heads: int
@@ -74,6 +75,7 @@ class SparseLatentAttention:
     index_head_dim: int
     index_topk: int
     has_indexer: bool = True
+    index_pool: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,18 @@ class Matcher:
                 return here[0] if len({item.spec.component for item in here}) == 1 else None
         return None
 
+    def owners(self, pattern: str, boxes: Sequence[Box]) -> tuple[Match, ...]:
+        """Deal tensors that are none expected out to their modules' tensors, as `owner` finds them: a quantized matrix and those of
+        layers that predict further tokens have one name and two owners."""
+        matches: list[Match] = []
+        rest = tuple(boxes)
+        while rest:
+            item = self.owner(pattern, rest)
+            shared = intersect(rest, item.boxes) if item is not None else ()
+            matches.append(Match(item, shared or rest))
+            rest = subtract(rest, shared) if shared else ()
+        return tuple(matches)
+
 
 @remembered
 def matcher_of(specs: tuple[TensorSpec, ...]) -> Matcher:

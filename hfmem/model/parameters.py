@@ -80,14 +80,21 @@ class Locator:
 
     def locate(self, pattern: str, boxes: Sequence[Box]) -> list[Located]:
         """The tensors of one group, dealt out to components."""
-        return [self._locate(pattern, match) for match in self.matcher.assign(pattern, boxes)]
+        found: list[Located] = []
+        for match in self.matcher.assign(pattern, boxes):
+            if match.expected is not None:
+                found.append(self._locate(pattern, match, is_expected=True))
+            else:
+                owners = self.matcher.owners(pattern, match.boxes)
+                found += (self._locate(pattern, own, is_expected=False) for own in owners)
+        return found
 
-    def _locate(self, pattern: str, match: Match) -> Located:
-        expected = match.expected or self.matcher.owner(pattern, match.boxes)
+    def _locate(self, pattern: str, match: Match, *, is_expected: bool) -> Located:
+        expected = match.expected
         if expected is not None:
             component = expected.spec.component
             active = expected.spec.active
-            if match.expected is None and component is Component.EXPERTS:
+            if not is_expected and component is Component.EXPERTS:
                 active = Fraction(1) if is_router(pattern) else self._share
         else:
             component = Component.MTP if self._in_mtp(pattern, match.boxes) else classify(pattern)
@@ -95,7 +102,7 @@ class Locator:
             active = self._share if routed else Fraction(1)
         if component is Component.MTP:
             active = Fraction(0)
-        return Located(component, active, match.boxes, match.count, match.expected)
+        return Located(component, active, match.boxes, match.count, expected if is_expected else None)
 
     def _in_mtp(self, pattern: str, boxes: Sequence[Box]) -> bool:
         if "{}" not in pattern or not self._mtp_layers:

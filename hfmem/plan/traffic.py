@@ -49,14 +49,16 @@ def weights_read(arch: Architecture, serving: Serving, ranks: RankWeights, token
 def cache_moved(arch: Architecture, serving: Serving, kv_dtype: str) -> tuple[int, int]:
     """Bytes of one sequence's cache that one rank of each stage reads and writes in a step, all stages together.
 
-    Recurrent states are read and written back. Sparse attention reads the latents it selects, by keys it reads in full.
+    Recurrent states are read and written back. Sparse attention reads the latents it selects, by keys it reads in full. Ranks of
+    decode context parallelism each read the tokens that they hold, and one of them writes the new one.
     """
     tp = 1 if serving.engine in BY_LAYER else serving.attn_tp
     read = written = Fraction(0)
     for (kind, own), count in attended(arch).items():
         share = count * _rank_share(kind, tp)
         size = layer_bytes(kind, serving.context, kv_dtype, arch.dtype, serving.source_tokens)
-        read += share * (size - _unselected(kind, serving.context, kv_dtype))
+        shared_out = 1 if isinstance(kind, NoTokens | CrossAttention) else serving.dcp
+        read += share * (size - _unselected(kind, serving.context, kv_dtype)) / shared_out
         if own and not isinstance(kind, CrossAttention):
             written += share * constant_bytes(kind, kv_dtype, arch.dtype, serving.source_tokens)
     return -(-read.numerator // read.denominator), -(-written.numerator // written.denominator)

@@ -51,6 +51,7 @@ def verify(read: Model, log: LogFacts, *, device: Device | None = None) -> Verif
         read = replace(read, architecture=with_predictions(read.architecture, serving))
     if device is not None and device.compute_capability is not None:
         serving = replace(serving, compute_capability=device.compute_capability)
+        log = replace(log, settings=replace(log.settings, capability=device.compute_capability))
     elif log.settings.capability is not None:
         serving = replace(serving, compute_capability=log.settings.capability)
     elif log.settings.kernel_version == 2 or log.settings.rocm:

@@ -10,6 +10,7 @@ from hfmem.memory.serving import Serving
 from hfmem.records import replace
 from hfmem.server_logs.checks import Check, Measure, check
 from hfmem.server_logs.parse import LogFacts, Reading
+from hfmem.units import GIB
 
 if TYPE_CHECKING:
     pass
@@ -20,6 +21,8 @@ NEAR: Final = 0.01
 _BLACKWELL: Final = ((100, "B200 and kin"), (120, "RTX devices of Blackwell"))
 #: a device whose kernels export no states during prefill (`hfmem.memory.engines.vllm.states`)
 NO_CHECKPOINTS: Final = 89
+#: an A100's compute capability, and its memory
+_AMPERE, _MOST_AMPERE = 80, 80 * GIB
 _SIZES: Final = (2, 4, 8, 16)
 _ONE_STEP: Final = "fits with the windows of releases before 0.26, beside the tokens of one step"
 
@@ -149,16 +152,29 @@ def layouts_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Servi
         yield from more_ranks(serving)
     if log.settings.pp == 1:
         yield "fits if it ran in 2 stages: --pp 2", replace(serving, pp=2)
-    if serving.compute_capability > NO_CHECKPOINTS:
-        reason = "fits on devices before Hopper, whose kernels lay weights out otherwise"
-        yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
+    if log.settings.capability is None:
+        yield from _devices_to_try(log, serving)
     if serving.engine == "vllm" and not serving.language_model_only:
         yield "fits without the encoder: --language-model-only", replace(serving, language_model_only=True)
-    for capability, name in _BLACKWELL:
-        if serving.compute_capability < capability and serving.engine == "vllm":
-            yield (
-                f"fits on {name}, whose kernels lay weights out otherwise",
-                replace(serving, compute_capability=capability),
-            )
     if not serving.ep and serving.num_ranks > 1:
         yield "fits if experts are dealt out whole: --ep", replace(serving, ep=True)
+
+
+def _devices_to_try(log: LogFacts, serving: Serving) -> Iterator[tuple[str, Serving]]:
+    """Generations of devices, by what their kernels make of the files' tensors."""
+    capability = serving.compute_capability
+    if capability > NO_CHECKPOINTS:
+        reason = "fits on devices before Hopper, whose kernels lay weights out otherwise"
+        yield reason, replace(serving, compute_capability=NO_CHECKPOINTS)
+    if serving.engine != "vllm":
+        return
+    parts = (log.largest("weights_bytes"), log.smallest("available_bytes"))
+    if capability > _AMPERE and sum(part.value for part in parts if part is not None) <= _MOST_AMPERE:
+        reason = (
+            "fits on devices before Ada (A100, RTX 30), which keep a scale of each row where fp8 has one for a block"
+        )
+        yield reason, replace(serving, compute_capability=_AMPERE)
+    for later, name in _BLACKWELL:
+        if capability < later:
+            reason = f"fits on {name}, whose kernels lay weights out otherwise"
+            yield reason, replace(serving, compute_capability=later)

@@ -8,6 +8,7 @@ from hfmem.api.reading import Model, read_model
 from hfmem.hub import FetchOptions
 from hfmem.memory.beside import kept_beside
 from hfmem.memory.engines.vllm.releases import Release
+from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.memory.weights import rank_weights
 from hfmem.units import GIB
@@ -57,3 +58,15 @@ def test_streams_for_a_draft(flash: Model) -> None:
 
     assert size(25, 0) - size(31, 0) == 8192 * 4 * 4096 * 2
     assert size(31, 2) == size(25, 0)
+
+
+def test_inputs_of_each_layer_and_tables_of_the_backend() -> None:
+    """Gemma 4 E2B keeps a step's 8,192 inputs of 35 layers × 256; SmolLM3 runs as transformers' module, which has no table."""
+    fetch = FetchOptions(offline=True, no_cache=True)
+    serving = Serving(4096)
+    gemma = read_model("google/gemma-4-E2B", fetch=fetch)
+    tables = rotary_table_bytes(gemma.architecture)
+    assert kept_beside(gemma.architecture, gemma.parameters.groups, serving) == tables + 8192 * 35 * 256 * 2
+    smol = read_model("HuggingFaceTB/SmolLM3-3B-Base", fetch=fetch)
+    assert kept_beside(smol.architecture, smol.parameters.groups, serving) == 0
+    assert rotary_table_bytes(smol.architecture, "sglang") > 0

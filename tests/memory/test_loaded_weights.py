@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drafting_models import architecture
 from example_architectures import build, one
 
 from hfmem.api.reading import Model, read_model
@@ -117,6 +118,14 @@ def test_a_format_told_beside_a_lone_config(tmp_path: Path) -> None:
 def llama_like(positions: int = 131_072) -> Architecture:
     arch = build("llama", one(FullAttention(32, 8, 128, 128), 32), hidden_size=4096, vocab_size=128_256)
     return replace(arch, intermediate_size=14_336, max_position_embeddings=positions)
+
+
+def test_positions_of_qwen_3_vl() -> None:
+    """From 0.32 on one row a position (262,144 of 128 × 2 B), four before; Nemotron-H's attention rotates nothing."""
+    arch = architecture("Qwen/Qwen3-VL-30B-A3B-Instruct")
+    assert rotary_table_bytes(arch) == 262_144 * 128 * 2
+    assert rotary_table_bytes(arch, release=Release(31)) == 4 * 262_144 * 128 * 2
+    assert rotary_table_bytes(architecture("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16")) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import pytest
 
 from hfmem.checkpoint.quantization_config import parse_quantization
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory.engines.vllm.releases import Release
-from hfmem.memory.padding import copies_beside_codes, fp4_share, in_fp32
+from hfmem.memory.padding import copies_beside_codes
 from hfmem.memory.serving import Serving
 from hfmem.memory.shares import Sharding
 from hfmem.memory.weights import rank_weights
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Column, Component, ExpertSplit, Row, TensorSpec
 from hfmem.model.quantized import stored_as_said
-
-#: an expert of Nemotron 3 Nano: 1856 of 2688, without a gate
-_UP = TensorSpec("layers.{}.experts.{}.up_proj.weight", (1856, 2688), (), Component.MLP, ExpertSplit(1, Column()))
-
-
-@pytest.mark.parametrize(
-    ("capability", "minor", "tp", "ep", "rows", "columns"),
-    [
-        (120, 13, 2, False, 1024, 2688),  # 928 rows, in the swizzled order of scales: to 128 (RTX 5080, 5070 Ti)
-        (120, 33, 1, False, 1920, 2688),
-        (120, 33, 2, True, 1920, 2688),
-        (100, 17, 1, False, 1920, 2688),
-        (100, 33, 1, False, 1920, 2816),  # TensorRT-LLM's kernel: hidden sizes to 256, from 0.20
-        (90, 33, 1, False, 1856, 2688),  # Marlin
-    ],
-)
-def test_experts_of_nvfp4_without_a_gate(
-    capability: int, minor: int, tp: int, ep: bool, rows: int, columns: int
-) -> None:
-    ranks = Sharding(tp=tp, expert_ranks=tp, expert_parallel=ep, num_experts=128)
-    own = 1856 if ep else 1856 // tp
-    expected = Fraction(rows * columns, own * 2688)
-    assert fp4_share(_UP, ranks, capability, Release(minor), gated=False) == expected
-
-
-@pytest.mark.parametrize(("minor", "rows"), [(25, 704), (28, 704), (33, 704)])
-def test_gated_experts_of_nvfp4_are_whole_where_their_rows_suit(minor: int, rows: int) -> None:
-    """GLM-4.5-Air at TP 2: 704 = 11 × 64 rows of 4096."""
-    up = TensorSpec(
-        "layers.{}.mlp.experts.{}.up_proj.weight", (1408, 4096), (), Component.MLP, ExpertSplit(1, Column())
-    )
-    ranks = Sharding(tp=2, expert_ranks=2, num_experts=128)
-    for capability in (100, 120):
-        assert fp4_share(up, ranks, capability, Release(minor), gated=True) == Fraction(rows, 704)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +100,3 @@ def test_a_gptq_model_on_a_device_of_marlin_holds_codes_and_scales_alone() -> No
         rank_weights(arch, stored, Serving(engine="transformers", context=1024)).bytes
         == 32 * (codes + zeros + extra) + rest
     )
-
-
-def test_what_deepseek_v4_keeps_in_fp32() -> None:
-    kept = ("layers.{}.hc_attn_fn", "mtp.{}.hc_head_scale", "layers.{}.attn.indexer.compressor.ape")
-    assert all(map(in_fp32, kept))
-    assert not in_fp32("layers.{}.attn.compressor.wkv.weight")

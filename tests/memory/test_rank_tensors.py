@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from drafting_models import architecture
 from recurrent_configs import NANO
 
 from hfmem.checkpoint.quantization_config import parse_quantization
@@ -31,7 +32,7 @@ def stored(arch: Architecture) -> list[TensorGroup]:
 @pytest.mark.parametrize(
     ("engine", "capability", "rows", "columns"),
     [
-        ("vllm", 90, 1856, 2688),  # Marlin takes them as they are
+        ("vllm", 89, 1856, 2688),  # Marlin takes them as they are
         ("vllm", 120, 1920, 2688),  # rows to 128: the experts have no gate
         ("vllm", 100, 1920, 2816),  # TensorRT-LLM's kernel: columns to 256
         ("ideal", 120, 1856, 2688),
@@ -158,6 +159,35 @@ def test_blocks_of_experts_are_cut_by_replicas_too() -> None:
     held = [rank_weights(arch, groups, Serving(100, engine="vllm", dp=dp)).bytes for dp in (1, 2, 4)]
     scales = (2 * 2, 1 * 2, 1 * 4)
     assert held == [matrices * (256 * 256 // dp + 4 * count) for dp, count in zip((1, 2, 4), scales, strict=True)]
+
+
+def test_packed_experts_of_prediction_layers_are_left_out() -> None:
+    """GLM-4.5 Air: of 47 layers of experts 45 are the model's, one predicts; their codes have one name."""
+    arch = architecture("zai-org/GLM-4.5-Air")
+    spec = next(spec for spec in arch.tensors if spec.pattern.endswith("experts.{}.up_proj.weight"))
+    boxes = ((range(1, 47), range(128)),)
+    codes = TensorGroup(spec.pattern.replace("weight", "weight_packed"), "U8", (1408, 2048), boxes)
+    assert rank_weights(arch, [codes], Serving(100, compute_capability=80)).bytes == 45 * 128 * 1408 * 2048
+
+
+def test_scales_of_fp8_blocks() -> None:
+    """Of 1024 × 4096 in blocks of 128, 8 × 32 in fp32; Marlin has 1024 × 32 of 16 bits, DeepGEMM on Blackwell as many of 8."""
+    arch = architecture("meta-llama/Meta-Llama-3-8B")
+    at, boxes = "model.layers.{}.self_attn.k_proj.weight", ((range(32),),)
+    groups = [TensorGroup(at, "F8_E4M3", (1024, 4096), boxes), TensorGroup(f"{at}_scale_inv", "F32", (8, 32), boxes)]
+    for capability, scales in ((80, 1024 * 32 * 2), (89, 8 * 32 * 4), (100, 1024 * 32), (120, 8 * 32 * 4)):
+        for tp in (1, 2):
+            held = rank_weights(arch, groups, Serving(100, tp=tp, compute_capability=capability)).bytes
+            assert held == 32 * (1024 * 4096 + scales) // tp
+
+
+def test_scales_of_stacked_experts_are_shared_out_though_as_many_as_rows() -> None:
+    """32 experts of 1024 × 512, blocks of 128: 32 × 8 × 4 scales are as many as a matrix has rows."""
+    arch = architecture("ibm-granite/granite-3.1-1b-a400m-instruct")
+    at, boxes = "model.layers.{}.block_sparse_moe.output_linear.weight", ((range(24),),)
+    groups = [TensorGroup(at, "F8_E4M3", (32, 1024, 512), boxes), TensorGroup(f"{at}_scale", "F32", (32, 8, 4), boxes)]
+    held = rank_weights(arch, groups, Serving(100, tp=4)).bytes
+    assert held == 24 * 32 * (1024 * 512 + 8 * 4 * 4) // 4
 
 
 def test_experts_that_do_not_divide_are_dealt_out_by_vllm_and_refused_by_sglang() -> None:

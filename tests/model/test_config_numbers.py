@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from commands import Run
 
+from hfmem.api.reading import read_model
 from hfmem.errors import ContradictionError, MissingKeyError
+from hfmem.hub import FetchOptions
 from hfmem.model.config import Config
 from hfmem.model.families.registry import read_architecture
 from hfmem.model.inventory import Replicated, TensorSpec
@@ -59,10 +61,26 @@ def test_lists_of_towers_and_vocoders_that_do_not_fit() -> None:
     for config in (
         {"model_type": "csm", "codec_config": {"upsampling_ratios": [1, "a"]}},
         {"model_type": "seamless_m4t_v2", "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1], [3]]},
+        {"model_type": "seamless_m4t_v2", "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [None]},
         {"model_type": "swin", "depths": []},
+        {"model_type": "lfm2", "full_attn_idxs": [[1], 2]},
     ):
         with pytest.raises(ContradictionError):
             read_architecture(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "part", "key"),
+    [
+        ("nvidia/Qwen3.8-Flash-Next-NVFP4", "text_config", "ple_layer_ids"),
+        ("XiaomiMiMo/MiMo-V2.5", "vision_config", "fullatt_block_indexes"),
+    ],
+)
+def test_layers_by_number_that_are_none(model: str, part: str, key: str) -> None:
+    config = dict(read_model(model, fetch=FetchOptions(offline=True, no_cache=True)).facts.config)
+    config[part] = {**config[part], key: [[1], 2]}
+    with pytest.raises(ContradictionError, match=key):
+        read_architecture(config)
 
 
 @pytest.mark.parametrize("value", ["1e308", "Infinity", "NaN", "-1.0", "0"])

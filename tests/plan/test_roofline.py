@@ -218,6 +218,14 @@ def test_latents_are_read_whole_on_every_rank() -> None:
     assert grouped.cache_bytes_read == 8192 * 61 * (512 + 64) * 2  # each group its own sequence
 
 
+def test_context_ranks_read_a_part_of_the_tokens() -> None:
+    """DeepSeek V3 keeps 61 layers of 576 values: four context-parallel ranks each read a quarter of the tokens."""
+    model = read_model("deepseek-ai/DeepSeek-V3", fetch=OFFLINE)
+    for dcp in (1, 4):
+        found = bounds(model, context=8192, device="8xh200", tp=8, dcp=dcp)
+        assert found.cache_bytes_read == 61 * 8192 // dcp * 576 * 2
+
+
 def test_the_host_s_share_has_no_bound() -> None:
     model = read_model("Qwen/Qwen3-8B", fetch=OFFLINE)
     assert speed(configure(model, context=512, device="4090", gpu_layers=12)) is None

@@ -376,3 +376,20 @@ def test_memory_that_is_the_hosts(device: str, start: str, left: str, inside: bo
     item = by_name(verify_log(text, fetch=OFFLINE, device=device).result)["memory left for the cache"]
     assert item.low is not None and item.high is not None
     assert (item.low <= item.logged <= item.high) == inside
+
+
+def test_fp8_blocks_on_a_device_without_fp8() -> None:
+    """Qwen3 8B FP8: 36 layers of 2 x 4096² + 2 x 4096 x 1024 + 3 x 4096 x 12288 weights, two bytes for 128 of them on an A100."""
+    weights = 36 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 12288)
+    more = weights * 2 / 128 - weights * 4 / 128**2
+    logged = (8.80 * GIB + more) / GIB  # 8.80 GiB: a published start on a device that has it
+    text = f"vllm serve Qwen/Qwen3-8B-FP8\nvLLM API server version 0.19.0\nModel loading took {logged:.2f} GiB memory\n"
+    found = {
+        name: by_name(verify_log(text, fetch=OFFLINE, device=name).result)["weights"]
+        for name in ("a100-sxm-80gb", "h100")
+    }
+    assert abs(found["a100-sxm-80gb"].difference or 1) < 0.003  # the allocator rounds up
+    assert abs(float(found["h100"].predicted or 0) / GIB - 8.80) < 0.01
+    assert "before Ada" not in (found["h100"].reason or "")  # it is known that it is none
+    untold = by_name(verify_log(text, fetch=OFFLINE).result)["weights"]
+    assert untold.reason is not None and "before Ada" in untold.reason

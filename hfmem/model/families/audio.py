@@ -29,6 +29,22 @@ from hfmem.model.inventory import Column, Component, Inventory, Vocab
 from hfmem.model.layers import CrossAttention, FullAttention, Layer
 from hfmem.records import replace
 
+
+def dilations(cfg: Config, num_kernels: int) -> list[int]:
+    """How many dilated convolutions a vocoder's residual blocks have, of each kernel width; three where nothing is said.
+
+    Raises:
+        ContradictionError: `resblock_dilation_sizes` is no list of that many lists.
+    """
+    lists = (
+        cfg.published("resblock_dilation_sizes") or [[1, 3, 5]] * num_kernels
+    )  # nested: not in the table of defaults
+    if not isinstance(lists, list) or len(lists) != num_kernels or not all(isinstance(steps, list) for steps in lists):
+        text = f"'resblock_dilation_sizes' is no list for each of {num_kernels} in 'resblock_kernel_sizes'"
+        raise ContradictionError(f"{cfg.file}: {text}")
+    return [len(steps) for steps in lists]
+
+
 _WIDTH, _LAYERS = ("d_model", "hidden_size"), ("encoder_layers", "num_hidden_layers")
 _INNER = ("encoder_ffn_dim", "intermediate_size")
 

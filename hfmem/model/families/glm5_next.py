@@ -43,7 +43,8 @@ def glm5_next_text(cfg: Config) -> Architecture:
     width = part.opt_int("head_dim") or cfg.positive("linear_head_dim")
     heads = part.opt_int("num_heads") or cfg.positive("linear_num_heads")
     kernel = part.opt_int("short_conv_kernel_size") or cfg.positive("linear_conv_kernel_dim")
-    state = KimiDeltaState(heads, width, width, kernel, state_dtype(cfg))
+    bounded = "linear_lower_bound" not in cfg.data or cfg.published("linear_lower_bound") is not None
+    state = KimiDeltaState(heads, width, width, kernel, state_dtype(cfg), bounded)
     found = Inventory()
     delta_attention(found, mixer, indices_of(kinds, LINEAR), d.hidden, state, full_gate=False)
     decay = f"{mixer}.A_log"
@@ -70,8 +71,10 @@ def glm5_next_text(cfg: Config) -> Architecture:
         inv.each(f"{LAYER}.hc_{place}_base", every, (mixes,), Component.OTHER)
         inv.each(f"{LAYER}.hc_{place}_scale", every, (3,), Component.OTHER)
     packed = replace(index, head_dim=2 * index.head_dim + 1)  # key, score, and whether the token is there at all
+    pool = cfg.positive("index_kpool")
     stack.layers = [
-        Layer((state if kind == LINEAR else latent.sparse(packed, i in own),)) for i, kind in enumerate(kinds)
+        Layer((state if kind == LINEAR else replace(latent.sparse(packed, i in own), index_pool=pool),))
+        for i, kind in enumerate(kinds)
     ]
     return stack.finish(cfg, "glm5_next")
 

@@ -164,7 +164,7 @@ def _lfm2_kinds(cfg: Config, num_layers: int) -> list[str]:
     words = cfg.opt_list("layer_types")
     if words is not None:
         return layer_kinds(cfg, "layer_types", words, ("full_attention", "conv"), num_layers)
-    attending = cfg.opt_list("full_attn_idxs")
+    attending = cfg.numbers("full_attn_idxs")
     chosen = set(range(num_layers)) if attending is None else set(attending)
     return ["full_attention" if i in chosen else "conv" for i in range(num_layers)]
 

@@ -59,7 +59,7 @@ def _tower(part: Part, seen: Config) -> int:
     block.linear("attn.qkv", sum(parts), width, split=Column(parts, (None, kv_heads, kv_heads)))
     block.linear("attn.proj", width, heads * out, split=ROW)
     if seen.flag("use_sink"):
-        whole = set(seen.opt_list("fullatt_block_indexes") or ())
+        whole = set(seen.numbers("fullatt_block_indexes") or ())
         windowed = part.at("blocks.{}.", [i for i in range(depth) if i not in whole])
         windowed.tensor("attn.sinks", (heads,))
     vision.gated(block.at("mlp."), width, seen.positive("intermediate_size"), bias=True)

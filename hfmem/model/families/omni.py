@@ -9,7 +9,7 @@ from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture, Note
 from hfmem.model.config import Config
 from hfmem.model.families import vision
-from hfmem.model.families.audio import whisper_blocks
+from hfmem.model.families.audio import dilations, whisper_blocks
 from hfmem.model.families.bart import audio_convolutions
 from hfmem.model.families.multimodal import text_architecture, text_part, tower, tower_layers, wrap
 from hfmem.model.families.parts import Part
@@ -89,21 +89,19 @@ def _mel_to_wave(part: Part, cfg: Config) -> None:
     """BigVGAN: transposed convolutions that halve the channels, each followed by residual blocks of several kernel widths."""
     channels, mel = cfg.positive("upsample_initial_channel"), cfg.positive("mel_dim")
     kernels, strides = cfg.need_numbers("resblock_kernel_sizes"), cfg.need_numbers("upsample_kernel_sizes")
-    dilations = cfg.published("resblock_dilation_sizes") or [[1, 3, 5]] * len(
-        kernels
-    )  # nested: not in the table of defaults
+    counts = dilations(cfg, len(kernels))
     part.conv("conv_pre", channels, mel, (7,))
     for i, width in enumerate(strides):
         out = channels // 2
         part.tensor(f"ups.{i}.0.weight", (channels, out, width))
         part.tensor(f"ups.{i}.0.bias", (out,))
         channels = out
-        for j, (kernel, steps) in enumerate(zip(kernels, dilations, strict=True)):
+        for j, (kernel, count) in enumerate(zip(kernels, counts, strict=True)):
             at = part.at(f"resblocks.{i * len(kernels) + j}.")
             for name in ("convs1", "convs2"):
-                inner = at.at(f"{name}.{{}}", range(len(steps)))
+                inner = at.at(f"{name}.{{}}", range(count))
                 inner.conv("", channels, channels, (kernel,))
-            snake = at.at("activations.{}.act.", range(2 * len(steps)))
+            snake = at.at("activations.{}.act.", range(2 * count))
             snake.tensor("alpha", (channels,))
             snake.tensor("beta", (channels,))
     part.tensor("activation_post.act.alpha", (channels,))

@@ -93,7 +93,7 @@ def _ngram_layers(stack: Stack, cfg: Config) -> dict[int, Cache]:
     Each n-gram head hashes into a table of a prime size of its own, the primes from `ngram_vocab_size_base` on.
     """
     d, inv = stack.d, stack.inv
-    ids = sorted(set(cfg.opt_list("ple_layer_ids") or []))
+    ids = sorted(set(cfg.numbers("ple_layer_ids") or []))
     if not ids:
         return {}
     if any(not isinstance(i, int) or not 1 <= i <= d.num_layers for i in ids):

@@ -8,10 +8,10 @@ Source: transformers 5.23.0 `models/{seamless_m4t,seamless_m4t_v2}/modeling_*.py
 
 from __future__ import annotations
 
-from hfmem.errors import ContradictionError
 from hfmem.model.architecture import Architecture
 from hfmem.model.blocks import Dims, assemble
 from hfmem.model.config import Config
+from hfmem.model.families.audio import dilations
 from hfmem.model.families.bart import attention, decoder_layers, encoder_layers, read_heads
 from hfmem.model.families.heads import task
 from hfmem.model.families.multimodal import tower, tower_layers
@@ -139,19 +139,15 @@ def _vocoder(part: Part, cfg: Config) -> None:
     _durations(part.at("dur_predictor."), units, units, cfg.positive("variance_predictor_kernel_size"))
     wave, channels = part.at("hifi_gan."), cfg.positive("upsample_initial_channel")
     kernels = cfg.need_numbers("resblock_kernel_sizes")
-    # nested: not in the table of defaults
-    dilations = cfg.opt_list("resblock_dilation_sizes") or [[1, 3, 5]] * len(kernels)
-    if len(dilations) != len(kernels):
-        words = f"{len(dilations)} entries for {len(kernels)} of 'resblock_kernel_sizes'"
-        raise ContradictionError(f"{cfg.file}: 'resblock_dilation_sizes' has {words}")
+    counts = dilations(cfg, len(kernels))
     wave.conv("conv_pre", channels, units + language + speaker, (7,))
     for i, width in enumerate(cfg.need_numbers("upsample_kernel_sizes")):
         wave.tensor(f"upsampler.{i}.weight", (channels, channels // 2, width))
         wave.tensor(f"upsampler.{i}.bias", (channels // 2,))
         channels //= 2
-        for j, (kernel, steps) in enumerate(zip(kernels, dilations, strict=True)):
+        for j, (kernel, count) in enumerate(zip(kernels, counts, strict=True)):
             for name in ("convs1", "convs2"):
-                at = wave.at(f"resblocks.{i * len(kernels) + j}.{name}.{{}}", range(len(steps)))
+                at = wave.at(f"resblocks.{i * len(kernels) + j}.{name}.{{}}", range(count))
                 at.conv("", channels, channels, (kernel,))
     wave.conv("conv_post", 1, channels, (7,))
 

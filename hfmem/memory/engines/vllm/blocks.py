@@ -35,12 +35,13 @@ _IMAGE_PREFIX: Final = frozenset({"gemma3", "molmo2", "moondream3", "paligemma"}
 _IMAGE_PREFIX_BLOCK: Final = 64
 
 
-def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool) -> int:
+def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool, images: bool) -> int:
     """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16.
 
     Dense latent attention: FlashInfer's kernel on data-centre Blackwell, Triton's on Ampere, Ada and consumer Blackwell; on Hopper
     FlashAttention's, and FlashMLA's for an fp8 cache. A block that the user chose is Triton's where these do not take it.
-    Heads of 512 (Gemma 4): FlashAttention 4 reads an fp8 cache on Hopper in tiles of 64 (`flash_attn.py`).
+    Heads of 512 (Gemma 4): FlashAttention 4 reads an fp8 cache on Hopper in tiles of 64 (`flash_attn.py`), and leaves it to Triton
+    where `images` see each other.
     """
     block = DEFAULT_BLOCK
     for cache in kinds:
@@ -51,7 +52,7 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen
                 block = max(block, 128)
             case SparseLatentAttention():
                 block = max(block, 64)
-            case FullAttention(head_dim=512) if capability // 10 == 9 and fmt == "fp8":
+            case FullAttention(head_dim=512) if capability // 10 == 9 and fmt == "fp8" and not images:
                 block = max(block, 64)
             case LatentAttention() if chosen:
                 pass
@@ -78,8 +79,9 @@ def block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving: 
         return V41_BLOCK
     if arch.model_type in STEP5:
         return step5_block(serving, fmt)
-    kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None)
-    if serving.compute_capability // 10 == 10 and _sees_images(arch, kinds):
+    images = _sees_images(arch, kinds)
+    kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None, images=images)
+    if serving.compute_capability // 10 == 10 and images:
         kernel = max(kernel, _IMAGE_PREFIX_BLOCK)
     if serving.page_size is None:
         return kernel
@@ -89,7 +91,8 @@ def block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving: 
 
 
 def _sees_images(arch: Architecture, kinds: tuple[Cache, ...]) -> bool:
-    """Whether vLLM runs the model on Triton and FlashInfer together on data-centre Blackwell (`triton_flashinfer.py`)."""
+    """Whether a model's image tokens see each other, which Triton's kernel serves on Hopper from an fp8 cache, and with FlashInfer
+    on data-centre Blackwell (`triton_flashinfer.py`)."""
     heads = {c.head_dim for c in kinds if isinstance(c, FullAttention | SlidingAttention)}
     return (arch.image_prefix or arch.model_type in _IMAGE_PREFIX) and bool(heads) and heads <= {256, 512}
 
@@ -99,7 +102,7 @@ def hybrid_block(
 ) -> int:
     """The attention block whose page covers a state's page (`_align_hybrid_block_size`)."""
     step = block
-    if isinstance(attention, LatentAttention):
+    if isinstance(attention, LatentAttention | SparseLatentAttention):
         step = max(step, _HYBRID_MLA_BLOCK)
     if align and serving.prefill_checkpoints:
         step = lcm(step, checkpoint_alignment(arch, serving.compute_capability))

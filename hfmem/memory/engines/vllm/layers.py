@@ -22,6 +22,7 @@ from hfmem.memory.engines.vllm.cache_formats import (
     sparse_row_bytes,
 )
 from hfmem.memory.engines.vllm.compressed import V41, v4_specs, v41_specs
+from hfmem.memory.engines.vllm.glm5_next import glm5_next_specs, pools_index
 from hfmem.memory.engines.vllm.groups import Member
 from hfmem.memory.engines.vllm.paged_convs import PAGED_CONVOLUTIONS, paged_members
 from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
@@ -99,7 +100,7 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     declared = serving.kv_dtype == "auto" and serving.declared_kv_dtype not in (None, "auto")
     block = block_size(arch, kinds, fmt, serving)
     pages = _Pages(arch, fmt, block, serving.tp, serving.compute_capability, declared)
-    outermost = arch.model_type in STEP5 or any(isinstance(kind, CompressedAttention) for kind in kinds)
+    outermost = arch.model_type in STEP5 or any(isinstance(k, CompressedAttention) or pools_index(k) for k in kinds)
     if arch.model_type in PAGED_CONVOLUTIONS:
         paged = {cache: tuple(pages.specs(cache)) for cache in kinds if _is_attention(cache)}
         return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, num_layers, block, fmt, outermost)
@@ -207,7 +208,8 @@ def _as_held(arch: Architecture, cache: Cache) -> Cache:
 
 
 def _is_attention(cache: Cache) -> bool:
-    return isinstance(cache, FullAttention | SlidingAttention | ChunkedAttention | LatentAttention | IndexedAttention)
+    kinds = FullAttention | SlidingAttention | ChunkedAttention | LatentAttention | IndexedAttention
+    return isinstance(cache, kinds) or pools_index(cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,8 @@ class _Pages:
                 yield self._rows(index * BF16_BYTES, "index", index)
             case LatentAttention(kv_lora_rank=rank, qk_rope_head_dim=rope):
                 yield self._rows(latent_row_bytes(self.fmt, rank + rope), "latent", rank + rope, self.fmt)
+            case SparseLatentAttention() if pools_index(cache):
+                yield from glm5_next_specs(cache, self.fmt, self.block)
             case SparseLatentAttention(kv_lora_rank=rank, qk_rope_head_dim=rope, index_head_dim=index):
                 if cache.has_indexer:
                     key = index + ceil_div(index, _INDEX_SCALE_GROUP) * SCALE_BYTES
@@ -259,9 +263,8 @@ class _Pages:
 
     def token_bytes(self, cache: Cache) -> int:
         """Bytes one token takes in an attention layer: what a hybrid's block size is reckoned with."""
-        spec = next(replace(self, block=1).specs(cache))
-        assert isinstance(spec, PagedSpec)
-        return spec.content_page_bytes
+        specs = replace(self, block=1).specs(cache)
+        return max(spec.content_page_bytes for spec in specs if isinstance(spec, PagedSpec))
 
     def _heads(self, kind: Kind, num_kv_heads: int, head: int, head_v: int, window: int | None = None) -> PagedSpec:
         heads = kv_heads_per_rank(num_kv_heads, self.tp)
