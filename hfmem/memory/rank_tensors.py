@@ -41,6 +41,8 @@ _GATE: Final = re.compile(r"gate|w13|\bw3\b")
 #: what SGLang shares out within a group of data-parallel attention, as it does an image encoder's attention
 #: (`layers/attention/vision.py`); the head and feed-forward layers run on all ranks
 _IN_ATTENTION_GROUP: Final = frozenset({Component.ATTENTION, Component.EMBEDDING})
+#: whose queries, keys and values SGLang cuts between any heads, through blocks of scales (`mimo_v2.py`: `skip_block_quant_check`)
+_CUT_BLOCKS: Final = frozenset({"mimo_v2", "mimo_v2_flash"})
 #: BERT's pooler outside a task's model: vLLM embeds with the last layer's output (`bert.py`, `BertEmbeddingModel`)
 _POOLER: Final = "pooler."
 
@@ -210,7 +212,8 @@ class RankTensors:
         codes = self.modules.codes(group)
         makes_groups = self.vllm and routed and codes is not None and codes.pattern.endswith(".qweight")
         if finer is None and not makes_groups:
-            check_blocks(spec, group.pattern, group.shape, ranks, merged=self.vllm)
+            own_cut = self.vllm or self.arch.model_type in _CUT_BLOCKS
+            check_blocks(spec, group.pattern, group.shape, ranks, merged=own_cut)
         return finer
 
     def _padded(self, group: TensorGroup, spec: TensorSpec, part: Fraction) -> Fraction:

@@ -74,6 +74,13 @@ def test_exceptions_and_experts_of_fp8(section: dict[str, Any], ignored: tuple[s
     assert (tuple(name.rpartition(".")[2] for name in said.ignored), said.expert_dtype) == (ignored, experts)
 
 
+@pytest.mark.parametrize("key", ["packing_format", "backend"])
+def test_auto_round_says_whose_layout_it_packs(key: str) -> None:
+    section = {"quant_method": "auto-round", "bits": 4, "group_size": 128, key: "auto_round:auto_awq"}
+    said = parse_quantization({"config.json": {"quantization_config": section}})
+    assert said is not None and (said.algorithm, said.bits) == ("auto_round:auto_awq", 4)
+
+
 def test_details() -> None:
     said = parse_quantization(
         {

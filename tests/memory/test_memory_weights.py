@@ -225,16 +225,17 @@ def test_quantization_blocks_are_not_cut() -> None:
 
 
 def test_queries_keys_and_values_quantized_in_pieces() -> None:
-    """MiMo-V2.5-Pro's headers: 27,136 rows with 216 rows of scales, 27 for each of 8 pieces. vLLM cuts them, SGLang refuses to."""
+    """MiMo-V2.5-Pro's headers: 27,136 rows with 216 rows of scales, 27 for each of 8 pieces. vLLM cuts them, SGLang MiMo's only."""
     inv, split = Inventory(), Column((24_576, 1536, 1024), (None, 8, 8))
     inv.each("model.layers.{}.self_attn.qkv_proj.weight", range(2), (27_136, 6144), Component.ATTENTION, split)
     arch = replace(build("any", one(FullAttention(128, 8, 192, 128), 2), heads=128), tensors=tuple(inv.specs))
     stored = [TensorGroup("model.layers.{}.self_attn.qkv_proj.weight_scale_inv", "F32", (216, 48), ((range(2),),))]
 
-    def held(tp: int, engine: str) -> int:
-        return rank_weights(arch, stored, Serving(10, tp=tp, engine=engine)).bytes
+    def held(tp: int, engine: str, kind: str = "any") -> int:
+        return rank_weights(replace(arch, model_type=kind), stored, Serving(10, tp=tp, engine=engine)).bytes
 
     assert [held(tp, "vllm") for tp in (4, 8)] == [2 * 216 * 48 * 4 // tp for tp in (4, 8)]
+    assert held(8, "sglang", "mimo_v2") == 2 * 216 * 48 * 4 // 8
     assert held(4, "sglang") == 2 * 216 * 48 * 4 // 4  # 6144, 384 and 256 rows: whole blocks
     with pytest.raises(UnsupportedError, match="output_partition_size = 192 is not divisible"):
         held(8, "sglang")
