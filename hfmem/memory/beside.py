@@ -18,12 +18,13 @@ from typing import Final
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.memory.cache import decoding_layers
 from hfmem.memory.engines.vllm.classes import batched_tokens
+from hfmem.memory.engines.vllm.qwen4_exp import QWEN4
 from hfmem.memory.engines.vllm.releases import Release
 from hfmem.memory.model_classes import through_transformers
 from hfmem.memory.rotary import rotary_table_bytes
 from hfmem.memory.serving import Serving
 from hfmem.model.architecture import Architecture
-from hfmem.model.layers import CompressedAttention, LatentAttention, SparseLatentAttention
+from hfmem.model.layers import CompressedAttention, IndexedAttention, LatentAttention, SparseLatentAttention
 from hfmem.units import MIB
 
 #: model types that keep a step's residual streams for their draft
@@ -34,6 +35,8 @@ _DEEPSTACK: Final = frozenset({"qwen3_vl", "qwen3_vl_moe", "qwen3_omni_moe"})
 #: model types that keep a step's inputs of each layer, where the layers have such, and the table that these come from
 _LAYER_INPUTS: Final = frozenset({"gemma3n", "gemma4", "gemma4_unified"})
 _LAYER_TABLE: Final = "embed_tokens_per_layer.weight"
+#: what is merged with the mixing of residual streams (`qwen4_exp/nvidia/hyperconnection.py`)
+_MIXER: Final = "attn_hyper_connection.input_mix_weight_down.weight"
 #: `FLASHINFER_MLA_WORKSPACE_BUFFER_SIZE`, of these releases
 _WORKSPACE: Final = 128 * MIB
 _WORKSPACE_RELEASES: Final = range(12, 25)
@@ -53,7 +56,10 @@ def kept_beside(
     found = 0 if backend else rotary_table_bytes(arch, serving.engine, release)
     if serving.engine == "vllm":
         found += (
-            _deepstack(arch, serving) + _layer_inputs(arch, serving) + _streams(arch, serving, release or Release())
+            _deepstack(arch, serving)
+            + _layer_inputs(arch, serving)
+            + _streams(arch, serving, release or Release())
+            + _qwen4(arch, serving)
         )
     caches = (cache for layer in decoding_layers(arch) for cache in layer.caches)
     latents = [cache for cache in caches if isinstance(cache, LatentAttention | SparseLatentAttention)]
@@ -83,6 +89,19 @@ def _streams(arch: Architecture, serving: Serving, release: Release) -> int:
     drafts = serving.speculative_tokens > 0 or (kind == "deepseek_v4" and release.minor <= _STREAMS_KEPT)
     wide = (arch.residual_streams or 0) * arch.hidden_size * 2 if drafts else 0
     return batched_tokens(arch, serving) * (picked * 4 + wide)
+
+
+def _qwen4(arch: Architecture, serving: Serving) -> int:
+    """Qwen4-Exp's picks, a buffer of a step's tokens in each layer (a budget, the unfinished pool, a count), and the rows that its
+    residual mixers are padded by, to 16."""
+    if arch.model_type not in QWEN4:
+        return 0
+    layers = [layer for layer in decoding_layers(arch) if layer.stack == "decoder"]
+    indexed = [c for layer in layers for c in layer.caches if isinstance(c, IndexedAttention)]
+    picked = sum((c.index_topk or 0) + c.index_block for c in indexed) * 4
+    streams = arch.residual_streams or 0
+    rows = next((spec.shape[0] for spec in arch.tensors if spec.pattern.endswith(_MIXER)), 0) + streams
+    return batched_tokens(arch, serving) * picked + len(layers) * 2 * (-rows % 16) * streams * arch.hidden_size * 2
 
 
 def _latent(

@@ -11,6 +11,7 @@ from typing import Final
 
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.compressed import V41, V41_BLOCK
+from hfmem.memory.engines.vllm.qwen4_exp import QWEN4
 from hfmem.memory.engines.vllm.specs import ceil_div
 from hfmem.memory.engines.vllm.states import checkpoint_alignment
 from hfmem.memory.engines.vllm.step5 import STEP5, step5_block
@@ -35,7 +36,9 @@ _IMAGE_PREFIX: Final = frozenset({"gemma3", "molmo2", "moondream3", "paligemma"}
 _IMAGE_PREFIX_BLOCK: Final = 64
 
 
-def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool, images: bool) -> int:
+def _kernel_block(
+    kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen: bool, images: bool, qwen4: bool
+) -> int:
     """The smallest block every backend of the model takes, which is also vLLM's default where it is above 16.
 
     Dense latent attention: FlashInfer's kernel on data-centre Blackwell, Triton's on Ampere, Ada and consumer Blackwell; on Hopper
@@ -48,7 +51,7 @@ def _kernel_block(kinds: tuple[Cache, ...], fmt: str, capability: int, *, chosen
         match cache:
             case CompressedAttention():
                 block = max(block, 256)
-            case IndexedAttention():
+            case IndexedAttention() if not qwen4:
                 block = max(block, 128)
             case SparseLatentAttention():
                 block = max(block, 64)
@@ -80,7 +83,8 @@ def block_size(arch: Architecture, kinds: tuple[Cache, ...], fmt: str, serving: 
     if arch.model_type in STEP5:
         return step5_block(serving, fmt)
     images = _sees_images(arch, kinds)
-    kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=serving.page_size is not None, images=images)
+    chosen, qwen4 = serving.page_size is not None, arch.model_type in QWEN4
+    kernel = _kernel_block(kinds, fmt, serving.compute_capability, chosen=chosen, images=images, qwen4=qwen4)
     if serving.compute_capability // 10 == 10 and images:
         kernel = max(kernel, _IMAGE_PREFIX_BLOCK)
     if serving.page_size is None:

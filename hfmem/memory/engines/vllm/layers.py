@@ -25,8 +25,9 @@ from hfmem.memory.engines.vllm.compressed import V41, v4_specs, v41_specs
 from hfmem.memory.engines.vllm.glm5_next import glm5_next_specs, pools_index
 from hfmem.memory.engines.vllm.groups import Member
 from hfmem.memory.engines.vllm.paged_convs import PAGED_CONVOLUTIONS, paged_members
+from hfmem.memory.engines.vllm.qwen4_exp import QWEN4, index_specs
 from hfmem.memory.engines.vllm.specs import Kind, PagedSpec, Spec, StateSpec, ceil_div
-from hfmem.memory.engines.vllm.states import request_states, state_bytes
+from hfmem.memory.engines.vllm.states import is_replicated, request_states, state_bytes
 from hfmem.memory.engines.vllm.step5 import STEP5, step5_specs
 from hfmem.memory.engines.vllm.support import kv_heads_per_rank, pipeline_stages
 from hfmem.memory.formats import SCALE_BYTES, resolve_kv_dtype
@@ -99,8 +100,10 @@ def plan_layers(arch: Architecture, serving: Serving) -> Plan:
     fmt = cache_format(arch, serving, kinds)
     declared = serving.kv_dtype == "auto" and serving.declared_kv_dtype not in (None, "auto")
     block = block_size(arch, kinds, fmt, serving)
-    pages = _Pages(arch, fmt, block, serving.tp, serving.compute_capability, declared)
-    outermost = arch.model_type in STEP5 or any(isinstance(k, CompressedAttention) or pools_index(k) for k in kinds)
+    pages = _Pages(arch, fmt, block, serving, declared)
+    outermost = arch.model_type in STEP5 | QWEN4 or any(
+        isinstance(k, CompressedAttention) or pools_index(k) for k in kinds
+    )
     if arch.model_type in PAGED_CONVOLUTIONS:
         paged = {cache: tuple(pages.specs(cache)) for cache in kinds if _is_attention(cache)}
         return Plan(tuple(paged_members(layers, paged, serving.tp)), caches, num_layers, block, fmt, outermost)
@@ -139,7 +142,8 @@ def _told_state_bytes(arch: Architecture, serving: Serving, kinds: Iterable[Cach
     """Bytes of states as the class tells them before its layers are asked: LFM2's leaves the draft's tokens out."""
     for kind in kinds:
         if isinstance(kind, RecurrentCache):
-            ahead = 0 if isinstance(kind, ShortConvState) else serving.speculative_tokens
+            untold = isinstance(kind, ShortConvState) and not is_replicated(kind, arch)
+            ahead = 0 if untold else serving.speculative_tokens
             yield state_bytes(kind, arch, model_dtype(arch), serving.tp, serving.state_dtype, ahead=ahead)
 
 
@@ -161,7 +165,7 @@ def _state_spec(
         raise UnsupportedError(f"vLLM's pages of {page} bytes do not hold a state of {size} for {ahead} tokens ahead")
     states = request_states(state, arch, serving.compute_capability) if serving.prefill_checkpoints else 2
     span, pages = (serving.context, ahead + 1) if block is None else (block, ahead + states)
-    return StateSpec(span, size, pages, (state,), page if page != size else None)
+    return StateSpec(span, size, pages, (state,), page if page != size else None, is_replicated(state, arch))
 
 
 def _stages_of_states(layers: Sequence[Layer], num_layers: int, pp: int) -> frozenset[int]:
@@ -219,8 +223,7 @@ class _Pages:
     arch: Architecture
     fmt: str
     block: int
-    tp: int
-    capability: int
+    serving: Serving
     declared: bool
 
     def specs(self, cache: Cache) -> Iterator[Spec]:
@@ -237,7 +240,10 @@ class _Pages:
                 yield self._heads(Kind.CROSS, heads, d, d)
             case IndexedAttention() if self.arch.model_type in STEP5:
                 content = head_bytes(self.fmt, cache.head_dim, cache.v_head_dim)[1]
-                yield from step5_specs(cache, content, self.block, self.tp)
+                yield from step5_specs(cache, content, self.block, self.serving.tp)
+            case IndexedAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv) if self.arch.model_type in QWEN4:
+                yield from index_specs(cache, self.arch, self.serving, self.block)
+                yield self._heads(Kind.FULL, heads, d, dv)
             case IndexedAttention(num_kv_heads=heads, head_dim=d, v_head_dim=dv, index_head_dim=index):
                 yield self._heads(Kind.FULL, heads, d, dv)
                 yield self._rows(index * BF16_BYTES, "index", index)
@@ -249,7 +255,7 @@ class _Pages:
                 if cache.has_indexer:
                     key = index + ceil_div(index, _INDEX_SCALE_GROUP) * SCALE_BYTES
                     yield self._rows(key, "index", index)
-                row = sparse_row_bytes(cache, self.fmt, self.capability, declared=self.declared)
+                row = sparse_row_bytes(cache, self.fmt, self.serving.compute_capability, declared=self.declared)
                 yield self._rows(row, "latent", rank + rope, self.fmt, cache.has_indexer)
             case CompressedAttention():
                 if self.arch.model_type in V41:
@@ -267,7 +273,7 @@ class _Pages:
         return max(spec.content_page_bytes for spec in specs if isinstance(spec, PagedSpec))
 
     def _heads(self, kind: Kind, num_kv_heads: int, head: int, head_v: int, window: int | None = None) -> PagedSpec:
-        heads = kv_heads_per_rank(num_kv_heads, self.tp)
+        heads = kv_heads_per_rank(num_kv_heads, self.serving.tp)
         slots, content = head_bytes(self.fmt, head, head_v)
         block = self._windowed_block() if kind is Kind.SLIDING else self.block
         return PagedSpec(kind, block, heads * slots, content, (heads, head, head_v, self.fmt), window=window)
@@ -280,7 +286,7 @@ class _Pages:
         two; others divide any page of whole 16 (`_largest_kernel_block_within`). A page that is none is FlashInfer's only where no
         other backend has the format: FlashAttention has fp8 on Hopper."""
         block, fmt = self.block, self.fmt
-        flashinfer = fmt in ("fp8_e5m2", "nvfp4") or (fmt == "fp8" and self.capability // 10 != 9)
+        flashinfer = fmt in ("fp8_e5m2", "nvfp4") or (fmt == "fp8" and self.serving.compute_capability // 10 != 9)
         if not flashinfer or block < 16 or block & (block - 1) == 0:
             return block
         return min(1 << (block.bit_length() - 1), 64)

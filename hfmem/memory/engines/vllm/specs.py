@@ -64,13 +64,14 @@ class PagedSpec:
 @dataclass(frozen=True, slots=True)
 class StateSpec:
     """One state a page (`MambaSpec`). `request_pages` is how many of them one request holds: one, or in the cache mode `align`
-    (prefix caching) two and one for each prefill checkpoint the layer can export."""
+    (prefix caching) two and one for each prefill checkpoint the layer can export. `replicated`: whole on every rank."""
 
     block_size: int
     state_bytes: int
     request_pages: int
     shape: tuple[object, ...] = ()
     page_padded: int | None = None
+    replicated: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -132,6 +133,7 @@ def same_uniform_type(a: Spec, b: Spec) -> bool:
             isinstance(a, StateSpec)
             and isinstance(b, StateSpec)
             and (a.block_size, a.page_bytes, a.request_pages) == (b.block_size, b.page_bytes, b.request_pages)
+            and a.replicated == b.replicated
         )
     if a.block_size != b.block_size:
         return False

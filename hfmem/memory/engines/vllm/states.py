@@ -10,6 +10,7 @@ from typing import Final, assert_never
 
 from hfmem.dtypes import num_bytes
 from hfmem.errors import UnsupportedError
+from hfmem.memory.engines.vllm.qwen4_exp import QWEN4
 from hfmem.memory.engines.vllm.support import divide
 from hfmem.model.architecture import Architecture
 from hfmem.model.layers import (
@@ -89,11 +90,17 @@ def state_bytes(
                 state_dtype or cache.state_dtype or dtype, divide(heads, tp, "linear attention heads") * d * d
             )
         case ShortConvState(hidden_size=width, conv_kernel=k):
-            return num_bytes(dtype, divide(width, tp, "convolution channels") * (k - 1 + ahead))
+            own = width if is_replicated(cache, arch) else divide(width, tp, "convolution channels")
+            return num_bytes(dtype, own * (k - 1 + ahead))
         case RgLruState() | RwkvState() | CcaState() | MatrixMemoryState():
             raise UnsupportedError(f"there is no state cache for {arch.model_type} models")
         case _:
             assert_never(cache)
+
+
+def is_replicated(cache: RecurrentCache, arch: Architecture) -> bool:
+    """Whether every rank holds the whole state: the history of Qwen4-Exp's n-grams, a copy of which is its checkpoint."""
+    return isinstance(cache, ShortConvState) and arch.model_type in QWEN4
 
 
 def _state_dtype(cache: Mamba1State | Mamba2State | DeltaNetState, arch: Architecture, dtype: str) -> str:
@@ -112,8 +119,8 @@ def request_states(cache: RecurrentCache, arch: Architecture, capability: int) -
             return 3
         case KimiDeltaState(head_k_dim=width, bounded_gate=bounded):
             return 3 if bounded and width == _FLASHKDA_WIDTH and capability >= _HOPPER else 2
-        case DeltaNetState():
-            return 3 if _flashinfer_prefill(cache, arch, capability) else 2
+        case DeltaNetState() | ShortConvState():  # each exports one where all do
+            return 3 if checkpoint_alignment(arch, capability) > 1 else 2
         case _:
             return 2
 
@@ -128,4 +135,5 @@ def _flashinfer_prefill(cache: RecurrentCache, arch: Architecture, capability: i
 def checkpoint_alignment(arch: Architecture, capability: int) -> int:
     """Tokens that block boundaries must be a multiple of, so that every layer can export a state there; 1: no constraint."""
     states = [cache for cache in arch.caches() if isinstance(cache, RecurrentCache)]
-    return _GDN_ALIGNMENT if states and all(_flashinfer_prefill(s, arch, capability) for s in states) else 1
+    nets = [s for s in states if not is_replicated(s, arch)]
+    return _GDN_ALIGNMENT if nets and all(_flashinfer_prefill(s, arch, capability) for s in nets) else 1
