@@ -240,6 +240,9 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
 ALIASES: Final = {
     "fp8-dynamic": "fp8",
     "fp8_dynamic": "fp8",
+    "fp8-per-channel": "fp8",
+    "fp8-per-tensor": "fp8-tensor",
+    "fp8-per-block": "fp8-block",
     "w8a8": "int8",
     "w4a16": "int4",
     "gptq-int4": "gptq",

@@ -45,10 +45,13 @@ def as_loaded(read: Model, log: LogFacts) -> Model:
     told = log.settings.quantization
     if not told or read.quantization is not None or read.packing is not None:
         return read
-    release = release_of(log.version)
-    nested = release is not None and release.minor <= _NESTED_SCALES and log.engine == "vllm"
+    release, vllm = release_of(log.version), log.engine == "vllm"
+    nested = release is not None and release.minor <= _NESTED_SCALES and vllm
+    words = {"bitsandbytes": "nf4-double" if nested else "nf4"}
+    if vllm:  # one scale a matrix and expert: later `fp8_per_tensor` (`quantization/online/fp8.py`)
+        words["fp8"] = "fp8-tensor"
     try:
-        return in_format(read, {"bitsandbytes": "nf4-double" if nested else "nf4"}.get(told, told))
+        return in_format(read, words.get(told, told))
     except HfmemError:
         return read
 
