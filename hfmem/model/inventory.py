@@ -81,7 +81,7 @@ class TensorSpec:
     `active` is the share of the tensor's elements that one token uses (routed experts: top_k / num_experts; an embedding table is
     counted whole, as model cards do). `tied_to` names the pattern whose storage this tensor shares: a file may store it or not, and
     it counts once. `optional`: a file may leave it out. `buffer`: stored, and not a parameter. `layer_axis`: which `{}` is the
-    layer, for pipeline stages. `unread`: of a tower behind the last block that the text model sees, which vLLM does not build.
+    layer, for pipeline stages. `unread`: what vLLM does not build, as a tower behind the last block that the text model sees.
     `drafts`: of a prediction layer where these draft, which is loaded on the last pipeline stage.
     """
 

@@ -353,6 +353,20 @@ def test_vllm_embeds_without_berts_pooler() -> None:
     assert found[1].bytes - found[0].bytes == 2 * (1024 * 1024 + 1024 - (46 + 62 + 63) * 1024)
 
 
+def test_vllm_embeds_without_robertas_head() -> None:
+    """vLLM 0.33 builds `RobertaEmbeddingModel` of a masked-LM copy: 708,956,160 bytes of all-roberta-large-v1's."""
+    config = {
+        "model_type": "roberta", "architectures": ["RobertaForMaskedLM"], "dtype": "float16", "hidden_size": 1024,
+        "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 50265,
+        "max_position_embeddings": 514, "type_vocab_size": 1,
+    }  # fmt: skip
+    arch = read_architecture(config)
+    found = [rank_weights(arch, groups(arch), Serving(10, engine=engine)) for engine in ("vllm", "transformers")]
+    assert found[0].parameters * 2 == 708_956_160
+    # words, positions and types are padded to multiples of 64: 39, 62 and 63 rows; the head's dense layer, norm and bias
+    assert found[1].bytes - found[0].bytes == 2 * (1024 * 1024 + 3 * 1024 + 50_265 - (39 + 62 + 63) * 1024)
+
+
 def test_sglang_holds_projections_of_layers_that_share_a_cache() -> None:
     """SGLang 0.5.23's `gemma4_causal.py` makes queries, keys and values one projection in every layer; vLLM makes queries alone
     where a layer attends over another's cache."""

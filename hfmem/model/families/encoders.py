@@ -275,6 +275,8 @@ def bert(cfg: Config) -> Architecture:
     tied = cfg.flag("tie_word_embeddings", default=True)
     embedded = f"{part.prefix}embeddings.word_embeddings.weight" if tied else None
     _task_head(cfg, traits, what, Part(inv), (d.hidden, width, vocab, intermediate), embedded)
+    if cfg.model_type == "roberta" and what == "mlm":  # vLLM's class embeds (`roberta.py`, `RobertaEmbeddingModel`)
+        inv.specs[:] = [replace(s, unread=True) if s.pattern.startswith("lm_head.") else s for s in inv.specs]
     # what attends over an encoder's output keeps that too: `encoder_decoder` adds it, which knows the encoder
     layers = [Layer((full(d),))] * d.num_layers if decoder else encoder_layers(d.num_layers)
     return assemble(cfg, cfg, "encoder", d, layers, inv, vocab=vocab, tied=tied, intermediate=intermediate)
