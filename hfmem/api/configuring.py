@@ -14,6 +14,7 @@ from hfmem.errors import UnsupportedError, UsageError
 from hfmem.memory import engines
 from hfmem.memory.serving import LLAMA_CPP, LlamaCpp, Serving
 from hfmem.model.architecture import Note
+from hfmem.model.layers import FullAttention, SlidingAttention
 from hfmem.records import replace
 from hfmem.units import GIB
 
@@ -26,6 +27,8 @@ DEFAULT_ENGINES: Final = ("vllm", "transformers", "ideal")
 _GGUF_ENGINES: Final = ("llama.cpp", "ideal")
 #: of devices that vLLM's rules are not read for
 _APPLE_ENGINES: Final = ("llama.cpp", "transformers", "ideal")
+#: methods of checkpoints from which vLLM reads scales of the cache, declared or not; ModelOpt's mixed one where it declares them
+_READS_SCALES: Final = frozenset({"fp8", "modelopt", "quark"})
 
 
 def configure(model: str | Model, *, on_apple: bool = False, **settings: Any) -> Configuration:
@@ -54,11 +57,30 @@ def configure(model: str | Model, *, on_apple: bool = False, **settings: Any) ->
     )
     found = _placed(found, given)
     given.check_all_taken()
+    _check_cache_scales(read, found.serving)
     if unknown is None:
         return found
     from hfmem.api.solving import solved
 
     return solved(found, unknown)
+
+
+def _check_cache_scales(read: Model, serving: Serving) -> None:
+    """vLLM's rule of e5m2 caches (0.33.0 `attention.py`, `_init_kv_cache_quant`).
+
+    Raises:
+        UnsupportedError: the checkpoint's attention has scales, which are e4m3's.
+    """
+    said = read.quantization
+    if said is None or serving.engine != "vllm" or serving.kv_dtype != "fp8_e5m2":
+        return
+    plain = any(isinstance(cache, FullAttention | SlidingAttention) for cache in read.architecture.caches())
+    declared = said.kv_format is not None and said.method in (*_READS_SCALES, "compressed-tensors")
+    reads = said.method in _READS_SCALES and "MIXED" not in (said.algorithm or "").upper()
+    if plain and (declared or reads):
+        raise UnsupportedError(
+            f"vLLM has no fp8_e5m2 cache for {said.method} checkpoints, whose scales are of e4m3 (--kv-dtype fp8)"
+        )
 
 
 def _is_apple(device: str | Device | None) -> bool:
