@@ -171,10 +171,9 @@ def test_derived_parameters_against_published_counts(name: str, published: int, 
         # without the FP32 biases of its routers
         ("openai/gpt-oss-120b", 2 * 2_167_371_072 + 36 * 128 * 3 * 2880 * 2880 // 32 * 17),
         ("zai-org/GLM-5.2-FP8", 755_617_140_416 - 4 * 76 * 256),
-        # less what the files store in FP32 and in I64: decays, mixing weights and router biases (GLM 5.3 Flash, Kimi K3 counts
-        # 11,122,432 elements), 35 numbers that hash n-grams
-        ("zai-org/GLM-5.3-Flash", 328_326_771_576 - 2 * (45 * 2 * 27 + 34 * (64 + 64 * 128)) - 4 * 43 * 288),
-        ("moonshotai/Kimi-K3", 1_560_860_324_864 - 2 * (11_122_432 - 92 * 896) - 4 * 92 * 896),
+        # decays and mixing weights in FP32, too; less routers' biases, 35 numbers that hash n-grams (I64)
+        ("zai-org/GLM-5.3-Flash", 328_326_771_576 - 4 * 43 * 288),
+        ("moonshotai/Kimi-K3", 1_560_860_324_864 - 4 * 92 * 896),
         ("Qwen/Qwen3.8-Flash-Next", 359_999_963_128 - 8 * 35),
         # FP8 of Qwen: scales of its blocks are BF16 in the file, 300 an expert, and the n-gram table has one scale
         (
@@ -196,7 +195,7 @@ def test_glm_5_3_flash_part_by_part() -> None:
     parts = read_model("zai-org/GLM-5.3-Flash", fetch=FetchOptions(offline=True)).parameters.weights_by_component
     delta, latent, indexer = 9_366_356_992, 1_476_710_400, 164_381_184
     norms = 2 * (11 * (1536 + 512 + 2 * 128) + 34 * 128)  # of latents, the indexer's keys, the delta's heads
-    assert parts["attention"] == delta + latent + indexer - norms - 2 * 34 * (64 + 64 * 128)  # decays in FP32
+    assert parts["attention"] == delta + latent + indexer - norms
     assert parts["mlp"] == 1_057_222_656 + 453_095_424  # shared experts, dense layers
     assert parts["experts"] == 304_480_124_928 + 99_138_816 - 4 * 42 * 288  # with routers, without their biases
     assert parts["mtp"] == 243_872_384 + 7_249_526_784 - 4 * 288
@@ -285,3 +284,29 @@ def test_minimax_m3_in_mxfp8() -> None:
     sizes = read_model("MiniMaxAI/MiniMax-M3-MXFP8", fetch=FetchOptions(offline=True)).parameters.weights_by_dtype
     assert sizes["F8_E4M3"] == attention + dense + experts
     assert sizes["U8"] == sizes["F8_E4M3"] // 32
+
+
+def test_minimax_m2_7_with_its_scales() -> None:
+    """228,703,644,928 elements in 214.32 GiB (96,103 tensors): scales and corrections are no parameters; routers are in FP32."""
+    read = read_model("MiniMaxAI/MiniMax-M2.7", fetch=FetchOptions(offline=True)).parameters
+    routers, corrections = 62 * 256 * 3072, 62 * 256
+    scales = read.weights_by_dtype["F32"] // 4 - routers
+    assert read.total + scales + corrections == 228_703_644_928
+    assert f"{(read.weights_bytes + 4 * corrections) / 2**30:.2f}" == "214.32"
+
+
+@pytest.mark.parametrize(
+    ("name", "hashed", "size"),
+    [("DeepSeek-V4-Pro", 3 * 129_280 * 6, "805.32"), ("DeepSeek-V4-Flash", 3 * 129_280 * 6, "148.65")],
+)
+def test_deepseek_v4_mixes_its_streams_in_fp32(name: str, hashed: int, size: str) -> None:
+    """GiB of the published tensors, with the experts of each token's number (I64): of Pro 0.16 for mixing weights alone."""
+    read = read_model(f"deepseek-ai/{name}", fetch=FetchOptions(offline=True)).parameters
+    assert f"{(read.weights_bytes + 8 * hashed) / 2**30:.2f}" == size
+
+
+def test_kimi_linear_decays_in_fp32() -> None:
+    """49,122,681,728 elements, of which 20 layers' 32 decays and 4,096 biases of steps are in FP32; corrections are in BF16."""
+    read = read_model("moonshotai/Kimi-Linear-48B-A3B-Instruct", fetch=FetchOptions(offline=True)).parameters
+    assert read.weights_by_dtype["F32"] == 4 * 20 * (32 + 4096)
+    assert read.weights_bytes == 2 * (49_122_681_728 - 26 * 256) + 2 * 20 * (32 + 4096)
