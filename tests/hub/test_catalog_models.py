@@ -81,6 +81,7 @@ def test_contexts_are_the_publishers(name: str, tokens: int) -> None:
         ("Qwen/Qwen3-VL-8B-Instruct", 8_767_123_696, 0),
         ("Qwen/Qwen3-Next-80B-A3B-Instruct", 81_324_862_720, 0),
         ("deepseek-ai/DeepSeek-V2-Lite-Chat", 15_706_484_224, 0),
+        ("Qwen/Qwen3-Reranker-8B", 8_188_548_096, 0),
         ("Qwen/Qwen3-Embedding-0.6B", 595_776_512, 0),
         ("Qwen/Qwen3-Embedding-4B", 4_021_774_336, 0),
         ("Qwen/Qwen3-Embedding-8B", 7_567_295_488, 0),
@@ -310,3 +311,10 @@ def test_kimi_linear_decays_in_fp32() -> None:
     read = read_model("moonshotai/Kimi-Linear-48B-A3B-Instruct", fetch=FetchOptions(offline=True)).parameters
     assert read.weights_by_dtype["F32"] == 4 * 20 * (32 + 4096)
     assert read.weights_bytes == 2 * (49_122_681_728 - 26 * 256) + 2 * 20 * (32 + 4096)
+
+
+def test_qwen3_next_in_fp8_with_its_scales() -> None:
+    """81,329,784,384 elements in 76.40 GiB (151,479 tensors): `in_proj_ba`, convolutions, gates, head and `mtp.fc` stay in BF16."""
+    read = read_model("Qwen/Qwen3-Next-80B-A3B-Instruct-FP8", fetch=FetchOptions(offline=True)).parameters
+    assert read.total + read.weights_by_dtype["F32"] // 4 == 81_329_784_384
+    assert f"{read.weights_bytes / 2**30:.2f}" == "76.40"
