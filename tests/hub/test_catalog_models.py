@@ -318,3 +318,27 @@ def test_qwen3_next_in_fp8_with_its_scales() -> None:
     read = read_model("Qwen/Qwen3-Next-80B-A3B-Instruct-FP8", fetch=FetchOptions(offline=True)).parameters
     assert read.total + read.weights_by_dtype["F32"] // 4 == 81_329_784_384
     assert f"{read.weights_bytes / 2**30:.2f}" == "76.40"
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "buffers"),
+    [
+        ("Qwen/Qwen3-8B-FP8", 8_191_159_296, 0),
+        ("Qwen/Qwen3-30B-A3B-Thinking-2507-FP8", 30_533_947_392, 0),
+        ("deepseek-ai/DeepSeek-V3.2", 685_396_921_376, 59 * 256),
+        ("moonshotai/Kimi-K2-Instruct", 1_026_470_731_056, 60 * 384 + 61 * 56),  # and inverse frequencies
+    ],
+)
+def test_fp8_with_its_scales(name: str, stored: int, buffers: int) -> None:
+    """Elements in the published headers, one of a scale for each block of 128 × 128 and those of what is left of one."""
+    read = read_model(name, fetch=FetchOptions(offline=True)).parameters
+    assert read.total + read.weights_by_dtype["F32"] // 4 + buffers == stored
+
+
+def test_glm_4_5_in_fp8_with_its_scales() -> None:
+    """358,458,543,424 elements: a scale a row, in FP32 where others of its kind have the model's dtype; the second head in FP8."""
+    read = read_model("zai-org/GLM-4.5-FP8", fetch=FetchOptions(offline=True)).parameters
+    codes = read.weights_by_dtype["F8_E4M3"]
+    scales = read.weights_by_dtype["BF16"] // 2 - (read.total - codes)
+    assert read.total + scales + 90 * 160 == 358_458_543_424
+    assert f"{(read.weights_bytes + 2 * scales) / 2**30:.2f}" == "336.47"
