@@ -22,7 +22,7 @@ def flash() -> Model:
 def test_bytes_of_the_published_files(flash: Model) -> None:
     """The index names 159,609,485,896 bytes. Compressors and the indexer's weights are not in fp8, what mixes streams is in fp32.
 
-    A scale of 128 × 128 codes takes a byte there, 4 are assumed; what hashes tokens to experts and routers' corrections are buffers.
+    A scale takes a byte there, 4 are assumed; what hashes tokens to experts and routers' corrections are buffers.
     """
     total = sum(group.total_bytes for group in flash.parameters.groups)
     scales = flash.parameters.weights_by_dtype["F8_E4M3"] // 128**2
