@@ -1,4 +1,4 @@
-"""What would make a model fit, in order of least loss. Each change is weighed with the numbers it names before it is given.
+"""What would make a model fit: first on the devices at hand, by what is lost. Each change is weighed before it is given.
 
 A larger share of the device loses nothing; a shorter context or fewer sequences lose reach; a narrower cache, then narrower
 weights, lose precision; layers on the host lose speed; more devices cost. Where no change of that sort is enough alone, changes are

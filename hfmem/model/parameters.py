@@ -226,6 +226,9 @@ def _without_headers(
     quantization: Quantization | None,
 ) -> ParameterReport:
     notes: list[Note] = []
+    if known is None and quantization is None and not architecture.dtype_given:
+        counted = f"weights are counted in {architecture.dtype}, the default of transformers"
+        notes.append(Note("dtype_assumed", f"no dtype in the config, no headers at hand: {counted}"))
     plain = expected_groups(architecture, locator.matcher, None if quantization else known)
     if known and quantization is None and (code := uniform_dtype(plain, known, architecture.dtype)):
         plain = tuple(TensorGroup(g.pattern, code, g.shape, g.boxes) for g in plain)

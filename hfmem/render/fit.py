@@ -91,13 +91,13 @@ def allocation_lines(found: Sequence[Allocation]) -> list[Line]:
 
 
 def render_remedies(remedies: Sequence[Remedy]) -> list[Line]:
-    """What would make it fit, least loss first."""
+    """What would make it fit, on these devices first, by what is lost."""
     if not remedies:
         return [
             line("  nothing tried makes it fit: shorter context, fewer sequences, narrower formats, 64 devices", hang=4)
         ]
     width = max(len(remedy.flags) for remedy in remedies)
-    lines = [line(("would fit, each alone, least loss first:", "bold"))]
+    lines = [line(("would fit, each alone: on these devices first, by what is lost:", "bold"))]
     for remedy in remedies:
         left = f"{remedy.verdict.replace('-', ' ')}, {format_bytes(remedy.headroom_bytes)} free"
         lines.append(line("  ", (f"{remedy.flags:<{width}}", "cyan"), f"  {remedy.text} ({left})", hang=width + 4))

@@ -342,3 +342,24 @@ def test_glm_4_5_in_fp8_with_its_scales() -> None:
     scales = read.weights_by_dtype["BF16"] // 2 - (read.total - codes)
     assert read.total + scales + 90 * 160 == 358_458_543_424
     assert f"{(read.weights_bytes + 2 * scales) / 2**30:.2f}" == "336.47"
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        ("tiiuae/falcon-180B", 360),  # its card
+        ("MiniMaxAI/MiniMax-M1-80k", 912),  # the repository's 849.6 GiB
+        ("facebook/opt-66b", 131),  # 65.7 B parameters in float16
+        ("tiiuae/falcon-rw-1b", 2.6),
+    ],
+)
+def test_old_configs_are_in_the_dtype_of_their_files(name: str, gigabytes: float) -> None:
+    """Configs that name no dtype are read as float32, as transformers does: the catalogue names it where the files are in half."""
+    size = read_model(name, fetch=FetchOptions(offline=True)).parameters.weights_bytes / 10**9
+    assert abs(size - gigabytes) < 0.01 * gigabytes
+
+
+@pytest.mark.parametrize("name", catalog_names())
+def test_no_dtype_is_assumed(name: str) -> None:
+    read = read_model(name, fetch=FetchOptions(offline=True))
+    assert "dtype_assumed" not in {note.code for note in read.parameters.notes}

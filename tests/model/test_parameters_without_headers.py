@@ -107,3 +107,12 @@ def test_a_config_without_dtype_takes_the_files() -> None:
     assert with_stored_dtype(silent).dtype == "F32"
     assert with_stored_dtype(silent, quantized=True).dtype == "BF16"
     assert stored_dtype(checkpoint([("w", "I32", (4,))]).groups) is None
+
+
+def test_a_dtype_that_nothing_names_is_said() -> None:
+    silent = read_architecture({key: value for key, value in CONFIG.items() if key != "torch_dtype"})
+    report = count_parameters(silent)
+    assert [note.code for note in report.notes] == ["dtype_assumed"]
+    assert report.weights_bytes == 4 * TOTAL
+    assert not count_parameters(silent, total_size=2 * TOTAL).notes  # an index tells the bytes
+    assert not count_parameters(arch()).notes
