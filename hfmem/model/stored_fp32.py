@@ -12,15 +12,15 @@ from typing import Final
 from hfmem.model.architecture import Architecture
 
 _DEEPSEEK_V4: Final = re.compile(r"\bhc_\w+$|\.ape$|\.attn_sink$")
-_MINIMAX: Final = re.compile(r"\.block_sparse_moe\.gate\.weight$")
+_ROUTER: Final = r"\.block_sparse_moe\.gate\.weight$"
 _KEPT: Final[dict[str, re.Pattern[str]]] = {
     "deepseek_v4": _DEEPSEEK_V4,
     "deepseek_v41": _DEEPSEEK_V4,
     "glm5_next": re.compile(r"\.(?:A_log|dt_bias|hc_\w+_(?:base|scale))$"),
     "kimi_linear": re.compile(r"\.self_attn\.(?:A_log|dt_bias)$"),
     "kimi_k3": re.compile(r"\.self_attn\.(?:A_log|dt_bias|o_norm\.weight|[qkv]_conv1d\.weight)$"),
-    "minimax_m2": _MINIMAX,
-    "minimax_m3_vl": _MINIMAX,
+    "minimax_m2": re.compile(_ROUTER),
+    "minimax_m3_vl": re.compile(rf"{_ROUTER}|\.patch_embedding\.weight$"),
 }
 
 

@@ -285,6 +285,10 @@ def test_minimax_m3_in_mxfp8() -> None:
     sizes = read_model("MiniMaxAI/MiniMax-M3-MXFP8", fetch=FetchOptions(offline=True)).parameters.weights_by_dtype
     assert sizes["F8_E4M3"] == attention + dense + experts
     assert sizes["U8"] == sizes["F8_E4M3"] // 32
+    assert sizes["F32"] == 4 * (
+        57 * 128 * 6144 + 1280 * 3 * 2 * 14 * 14
+    )  # routers, what makes vectors of an image's patches
+    assert f"{(sum(sizes.values()) + 4 * 57 * 128) / 2**30:.2f}" == "413.27"  # with corrections
 
 
 def test_minimax_m2_7_with_its_scales() -> None:
