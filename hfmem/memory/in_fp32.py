@@ -1,9 +1,10 @@
 """What vLLM's classes keep in fp32, or in the model's dtype, whatever the file has.
 
 Read from vLLM 0.33.0: `params_dtype=torch.float32` of the routers in `models/{afmoe,bailing_moe_v3,ernie45_moe,ernie45_vl_moe,
-glm4_moe,hy_v3,minimax_m2,param2moe,step3p5}.py` and `models/{beam,hy_v4,minimax_m3,step5}/nvidia`; `layers/mamba/mamba_mixer.py`
-(`A`); `models/deepseek_v4`; scales of 8-bit weights in `quantization/fp8.py`, `fused_moe/oracle/*.py` and
-`quantization/compressed_tensors` (`schemes/compressed_tensors_w8a8_{fp8,int8}.py`).
+glm4_moe,hy_v3,minimax_m2,param2moe,step3p5}.py` and `models/{beam,hy_v4,minimax_m3,step5}/nvidia`, or what config.json names in
+`models/{bailing_moe,bailing_moe_linear,mimo_v2}.py`; `layers/mamba/mamba_mixer.py` (`A`); `models/deepseek_v4`; scales of 8-bit
+weights in `quantization/fp8.py`, `fused_moe/oracle/*.py` and `quantization/compressed_tensors`
+(`schemes/compressed_tensors_w8a8_{fp8,int8}.py`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ _ROUTERS: Final = frozenset(
         ),
     )
 )
+#: model types whose router is in what config.json names, and what that is without a name
+_ROUTERS_AS_TOLD: Final[dict[str, str | None]] = {
+    "bailing_hybrid": "fp32",
+    "bailing_moe": None,
+    "bailing_moe_v2": None,
+    "mimo_v2": "float32",
+    "mimo_v2_flash": "float32",
+    "sarvam_moe": None,
+}
 _ROUTER: Final = re.compile(r"\.gate\.weight(?:_1)?$")
 #: what ranks or classifies (`config/model.py`, `head_dtype`)
 _TASK_HEAD: Final = re.compile(r"(?:^|^bert\.)(?:pooler|classifier|score)\.")
@@ -66,5 +76,6 @@ def in_fp32(arch: Architecture, pattern: str, codes: TensorGroup | None = None) 
     if _TASK_HEAD.search(pattern):
         return any(name.endswith("SequenceClassification") for name in arch.architectures)
     if _ROUTER.search(pattern):
-        return bool({arch.model_type, arch.text_type} & _ROUTERS)
+        told = arch.router_dtype or _ROUTERS_AS_TOLD[arch.model_type] if arch.model_type in _ROUTERS_AS_TOLD else None
+        return told in ("fp32", "float32") or bool({arch.model_type, arch.text_type} & _ROUTERS)
     return _STREAMS.search(pattern) is not None

@@ -35,7 +35,7 @@ class Architecture:
     the config says that the tokens of an image see each other. `vision_size`: layers and hidden size of its `vision_config`, as
     far as that names them. `vision_tower`: what `vision_config` says of an encoder of images, `rotations` what the text model's
     part says of rotary embeddings; None where it says nothing. `residual_streams`: of a token, where there are several.
-    `drafted`: tokens that a head proposes at once which drafts whole blocks.
+    `drafted`: tokens that a head proposes at once which drafts whole blocks. `router_dtype`: as config.json names it.
     """
 
     family: str
@@ -70,6 +70,7 @@ class Architecture:
     rotations: Rotations | None = None
     residual_streams: int | None = None
     drafted: int | None = None
+    router_dtype: str | None = None
 
     @remembered
     def caches(self) -> tuple[Cache, ...]:

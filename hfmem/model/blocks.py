@@ -321,6 +321,7 @@ def assemble(
     architectures = tuple(a for a in published if isinstance(a, str)) if isinstance(published, list) else ()
     rope = text.published("rope_scaling", "rope_parameters")
     rope_type = (rope.get("rope_type") or rope.get("type")) if isinstance(rope, dict) else None
+    router_dtype = text.published("router_dtype", "moe_router_dtype")
     return Architecture(
         family=family,
         model_type=cfg.model_type,
@@ -342,4 +343,5 @@ def assemble(
         rope_scaled=rope_type not in (None, "default"),
         class_defaults=tuple(cfg.used_defaults),
         notes=tuple(notes),
+        router_dtype=router_dtype if isinstance(router_dtype, str) else None,
     )

@@ -9,6 +9,7 @@ from hfmem.checkpoint.tensors import Box, TensorGroup
 from hfmem.dtypes import canonical, num_bytes
 from hfmem.model.architecture import Architecture
 from hfmem.model.matching import Matcher, matcher_of
+from hfmem.model.stored_fp32 import stored_code
 
 if TYPE_CHECKING:
     from hfmem.checkpoint.index import Index
@@ -19,7 +20,7 @@ _FLOATS: Final = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
 def synthesise(
     architecture: Architecture, dtype: str | None = None, names: Iterable[TensorGroup] | None = None
 ) -> tuple[TensorGroup, ...]:
-    """The tensors that the inventory expects, as a checkpoint's groups at `dtype` (default: the config's).
+    """The tensors that the inventory expects, as a checkpoint's groups at `dtype` (default: the config's), or in fp32.
 
     With `names` (groups of which only pattern and boxes count) exactly the expected tensors among them, in their spelling; without,
     one of each set of tied tensors and no optional buffers.
@@ -36,7 +37,10 @@ def synthesise(
             for match in matcher.assign(group.pattern, group.boxes):
                 if match.expected is not None:
                     found.setdefault((group.pattern, match.expected.spec.shape), []).extend(match.boxes)
-    return tuple(TensorGroup(pattern, code, shape, tuple(boxes)) for (pattern, shape), boxes in found.items())
+    return tuple(
+        TensorGroup(pattern, stored_code(architecture, pattern, code), shape, tuple(boxes))
+        for (pattern, shape), boxes in found.items()
+    )
 
 
 def index_names(index: Index) -> tuple[TensorGroup, ...]:
@@ -60,7 +64,7 @@ def expected_groups(architecture: Architecture, matcher: Matcher, size: int | No
     )
     plain = tuple(group for group in everything if group.pattern not in optional)
     for candidate in (everything, plain, (*everything, *tied), (*plain, *tied)):
-        if uniform_dtype(candidate, size, architecture.dtype) is not None:
+        if uniform_dtype(candidate, size, architecture.dtype) or sum(g.total_bytes for g in candidate) == size:
             return candidate
     return everything
 

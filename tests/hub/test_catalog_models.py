@@ -77,6 +77,11 @@ def test_contexts_are_the_publishers(name: str, tokens: int) -> None:
         ("Qwen/Qwen3-Coder-480B-A35B-Instruct", 480_154_875_392, 0),
         ("Qwen/Qwen3-235B-A22B-Instruct-2507", 235_093_634_560, 0),
         ("Qwen/Qwen3-VL-30B-A3B-Instruct", 31_070_754_032, 0),
+        ("Qwen/Qwen3-VL-235B-A22B-Instruct", 235_670_022_896, 0),
+        ("Qwen/Qwen3-VL-8B-Instruct", 8_767_123_696, 0),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", 81_324_862_720, 0),
+        ("deepseek-ai/DeepSeek-V2-Lite-Chat", 15_706_484_224, 0),
+        ("Qwen/Qwen3-Reranker-8B", 8_188_548_096, 0),
         ("Qwen/Qwen3-Embedding-0.6B", 595_776_512, 0),
         ("Qwen/Qwen3-Embedding-4B", 4_021_774_336, 0),
         ("Qwen/Qwen3-Embedding-8B", 7_567_295_488, 0),
@@ -167,10 +172,9 @@ def test_derived_parameters_against_published_counts(name: str, published: int, 
         # without the FP32 biases of its routers
         ("openai/gpt-oss-120b", 2 * 2_167_371_072 + 36 * 128 * 3 * 2880 * 2880 // 32 * 17),
         ("zai-org/GLM-5.2-FP8", 755_617_140_416 - 4 * 76 * 256),
-        # less what the files store in FP32 and in I64: decays, mixing weights and router biases (GLM 5.3 Flash, Kimi K3 counts
-        # 11,122,432 elements), 35 numbers that hash n-grams
-        ("zai-org/GLM-5.3-Flash", 328_326_771_576 - 2 * (45 * 2 * 27 + 34 * (64 + 64 * 128)) - 4 * 43 * 288),
-        ("moonshotai/Kimi-K3", 1_560_860_324_864 - 2 * (11_122_432 - 92 * 896) - 4 * 92 * 896),
+        # decays and mixing weights in FP32, too; less routers' biases, 35 numbers that hash n-grams (I64)
+        ("zai-org/GLM-5.3-Flash", 328_326_771_576 - 4 * 43 * 288),
+        ("moonshotai/Kimi-K3", 1_560_860_324_864 - 4 * 92 * 896),
         ("Qwen/Qwen3.8-Flash-Next", 359_999_963_128 - 8 * 35),
         # FP8 of Qwen: scales of its blocks are BF16 in the file, 300 an expert, and the n-gram table has one scale
         (
@@ -192,7 +196,7 @@ def test_glm_5_3_flash_part_by_part() -> None:
     parts = read_model("zai-org/GLM-5.3-Flash", fetch=FetchOptions(offline=True)).parameters.weights_by_component
     delta, latent, indexer = 9_366_356_992, 1_476_710_400, 164_381_184
     norms = 2 * (11 * (1536 + 512 + 2 * 128) + 34 * 128)  # of latents, the indexer's keys, the delta's heads
-    assert parts["attention"] == delta + latent + indexer - norms - 2 * 34 * (64 + 64 * 128)  # decays in FP32
+    assert parts["attention"] == delta + latent + indexer - norms
     assert parts["mlp"] == 1_057_222_656 + 453_095_424  # shared experts, dense layers
     assert parts["experts"] == 304_480_124_928 + 99_138_816 - 4 * 42 * 288  # with routers, without their biases
     assert parts["mtp"] == 243_872_384 + 7_249_526_784 - 4 * 288
@@ -281,6 +285,67 @@ def test_minimax_m3_in_mxfp8() -> None:
     sizes = read_model("MiniMaxAI/MiniMax-M3-MXFP8", fetch=FetchOptions(offline=True)).parameters.weights_by_dtype
     assert sizes["F8_E4M3"] == attention + dense + experts
     assert sizes["U8"] == sizes["F8_E4M3"] // 32
+    assert sizes["F32"] == 4 * (
+        57 * 128 * 6144 + 1280 * 3 * 2 * 14 * 14
+    )  # routers, what makes vectors of an image's patches
+    assert f"{(sum(sizes.values()) + 4 * 57 * 128) / 2**30:.2f}" == "413.27"  # with corrections
+
+
+def test_minimax_m2_7_with_its_scales() -> None:
+    """228,703,644,928 elements in 214.32 GiB (96,103 tensors): scales and corrections are no parameters; routers are in FP32."""
+    read = read_model("MiniMaxAI/MiniMax-M2.7", fetch=FetchOptions(offline=True)).parameters
+    routers, corrections = 62 * 256 * 3072, 62 * 256
+    scales = read.weights_by_dtype["F32"] // 4 - routers
+    assert read.total + scales + corrections == 228_703_644_928
+    assert f"{(read.weights_bytes + 4 * corrections) / 2**30:.2f}" == "214.32"
+
+
+@pytest.mark.parametrize(
+    ("name", "hashed", "size"),
+    [("DeepSeek-V4-Pro", 3 * 129_280 * 6, "805.32"), ("DeepSeek-V4-Flash", 3 * 129_280 * 6, "148.65")],
+)
+def test_deepseek_v4_mixes_its_streams_in_fp32(name: str, hashed: int, size: str) -> None:
+    """GiB of the published tensors, with the experts of each token's number (I64): of Pro 0.16 for mixing weights alone."""
+    read = read_model(f"deepseek-ai/{name}", fetch=FetchOptions(offline=True)).parameters
+    assert f"{(read.weights_bytes + 8 * hashed) / 2**30:.2f}" == size
+
+
+def test_kimi_linear_decays_in_fp32() -> None:
+    """49,122,681,728 elements, of which 20 layers' 32 decays and 4,096 biases of steps are in FP32; corrections are in BF16."""
+    read = read_model("moonshotai/Kimi-Linear-48B-A3B-Instruct", fetch=FetchOptions(offline=True)).parameters
+    assert read.weights_by_dtype["F32"] == 4 * 20 * (32 + 4096)
+    assert read.weights_bytes == 2 * (49_122_681_728 - 26 * 256) + 2 * 20 * (32 + 4096)
+
+
+def test_qwen3_next_in_fp8_with_its_scales() -> None:
+    """81,329,784,384 elements in 76.40 GiB (151,479 tensors): `in_proj_ba`, convolutions, gates, head and `mtp.fc` stay in BF16."""
+    read = read_model("Qwen/Qwen3-Next-80B-A3B-Instruct-FP8", fetch=FetchOptions(offline=True)).parameters
+    assert read.total + read.weights_by_dtype["F32"] // 4 == 81_329_784_384
+    assert f"{read.weights_bytes / 2**30:.2f}" == "76.40"
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "buffers"),
+    [
+        ("Qwen/Qwen3-8B-FP8", 8_191_159_296, 0),
+        ("Qwen/Qwen3-30B-A3B-Thinking-2507-FP8", 30_533_947_392, 0),
+        ("deepseek-ai/DeepSeek-V3.2", 685_396_921_376, 59 * 256),
+        ("moonshotai/Kimi-K2-Instruct", 1_026_470_731_056, 60 * 384 + 61 * 56),  # and inverse frequencies
+    ],
+)
+def test_fp8_with_its_scales(name: str, stored: int, buffers: int) -> None:
+    """Elements in the published headers, one of a scale for each block of 128 × 128 and those of what is left of one."""
+    read = read_model(name, fetch=FetchOptions(offline=True)).parameters
+    assert read.total + read.weights_by_dtype["F32"] // 4 + buffers == stored
+
+
+def test_glm_4_5_in_fp8_with_its_scales() -> None:
+    """358,458,543,424 elements: a scale a row, in FP32 where others of its kind have the model's dtype; the second head in FP8."""
+    read = read_model("zai-org/GLM-4.5-FP8", fetch=FetchOptions(offline=True)).parameters
+    codes = read.weights_by_dtype["F8_E4M3"]
+    scales = read.weights_by_dtype["BF16"] // 2 - (read.total - codes)
+    assert read.total + scales + 90 * 160 == 358_458_543_424
+    assert f"{(read.weights_bytes + 2 * scales) / 2**30:.2f}" == "336.47"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from hfmem.memory.weights import rank_weights
 from hfmem.model.architecture import Architecture
 from hfmem.model.expected import synthesise
 from hfmem.model.families.registry import read_architecture
+from hfmem.model.inventory import Column, Component, TensorSpec
 from hfmem.model.layers import CrossAttention, FullAttention, Layer, NoCache, SharedCache, SlidingAttention
 from hfmem.units import GIB
 
@@ -358,3 +359,26 @@ def test_the_most_tokens_of_a_pool() -> None:
         pool(gpt_oss_20b(), MEMORY, page_size=1, max_total_tokens=160)
     with pytest.raises(UsageError, match="only SGLang has that setting"):
         Serving(1000, engine="vllm", max_total_tokens=1000)
+
+
+def test_mimo_v2s_fused_matrices_are_cut_for_so_many_ranks() -> None:
+    """`model_hook.py`: pieces of queries, keys and values were written for a rank each; 4 KV heads in full layers, 8 in others."""
+    fused = replace(
+        build("mimo_v2", one(FullAttention(64, 4, 192, 128), 2), heads=64),
+        num_kv_heads=4,
+        architectures=("MiMoV2ForCausalLM",),
+        tensors=(
+            TensorSpec(
+                "model.layers.{}.self_attn.qkv_proj.weight",
+                (13_568, 4096),
+                ((range(2),),),
+                Component.ATTENTION,
+                Column(),
+            ),
+        ),
+    )
+    with pytest.raises(UnsupportedError, match="4 KV heads, attention tp 8"):
+        sglang.cache(fused, Serving(10, tp=8))
+    assert sglang.cache(fused, Serving(10, tp=4)).bytes == 4 * 10 * 2 * (192 + 128) * 2
+    apart = replace(fused, tensors=())
+    assert sglang.cache(apart, Serving(10, tp=8)).bytes == 8 * 10 * 2 * (192 + 128) * 2  # a head on each rank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,6 +44,16 @@ def test_routers_take_two_bytes_more_an_element(model: str, wide: int) -> None:
     serving = Serving(context=4096)
     both = rank_weights(arch, [group], serving).bytes, rank_weights(arch, [group], Serving(4096, engine="sglang")).bytes
     assert both == (wide * 4, wide * 2)
+
+
+def test_routers_in_what_the_config_names() -> None:
+    """MiMo V2's are in fp32 unless `moe_router_dtype` says otherwise, Ling's where `router_dtype` says so."""
+    mimo, ling = architecture("XiaomiMiMo/MiMo-V2.6-Pro-RL"), architecture("inclusionAI/Ling-1T")
+    gate = "model.layers.{}.mlp.gate.weight"
+    assert in_fp32(mimo, gate) and not in_fp32(replace(mimo, router_dtype="bfloat16"), gate)
+    assert in_fp32(replace(ling, router_dtype="fp32"), gate) and not in_fp32(replace(ling, router_dtype=None), gate)
+    said = architecture({**LLAMA, "moe_router_dtype": "float32"})
+    assert said.router_dtype == "float32" and not in_fp32(said, gate)  # Llama's class does not ask
 
 
 def test_others_keep_the_files_type() -> None:

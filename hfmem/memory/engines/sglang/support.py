@@ -250,7 +250,7 @@ def slots_per_request(arch: Architecture, serving: Serving) -> int:
 
 
 def check_heads(arch: Architecture, tp: int) -> None:
-    """Refuse a tensor-parallel size that does not divide the attention heads.
+    """Refuse a tensor-parallel size that does not divide the attention heads, or MiMo V2's KV heads in fused matrices.
 
     Raises:
         UnsupportedError: with SGLang's condition.
@@ -258,6 +258,14 @@ def check_heads(arch: Architecture, tp: int) -> None:
     heads = arch.num_attention_heads
     if heads is not None and heads % tp:
         raise UnsupportedError(f"SGLang wants total_num_heads % tp_size == 0: {heads} heads, tp {tp}")
+    kv_heads = arch.num_kv_heads
+    if kv_heads is not None and kv_heads % tp and "MiMoV2ForCausalLM" in arch.architectures[:1] and _fuses_qkv(arch):
+        message = f"{kv_heads} KV heads, attention tp {tp}"  # the file's pieces are for so many ranks (`model_hook.py`)
+        raise UnsupportedError(f"SGLang wants MiMo V2's num_key_value_heads % attn_tp_size == 0: {message}")
+
+
+def _fuses_qkv(arch: Architecture) -> bool:
+    return any(spec.pattern.endswith(".qkv_proj.weight") for spec in arch.tensors)
 
 
 def kv_heads_per_rank(num_kv_heads: int, tp: int) -> int:
