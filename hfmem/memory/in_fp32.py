@@ -20,21 +20,9 @@ from hfmem.model.layers import Mamba1State
 _STREAMS: Final = re.compile(r"\bhc_(?:attn|ffn|head)_(?:fn|base|scale)$|\bcompressor\.ape$")
 #: model types whose router is in fp32, and its names
 _ROUTERS: Final = frozenset(
-    (
-        *("afmoe", "bailing_moe_v3_vl", "beam", "ernie4_5_moe", "ernie4_5_moe_vl", "ernie4_5_vl_moe"),
-        *("ernie4_5_vl_moe_text", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm4v_moe_text", "hy_v3", "hy_v4"),
-        *(
-            "hy_v4_vl",
-            "minimax_m2",
-            "minimax_m3",
-            "minimax_m3_vl",
-            "param2moe",
-            "step3p5",
-            "step3p7",
-            "step5",
-            "step5_vl",
-        ),
-    )
+    """afmoe bailing_moe_v3_vl beam ernie4_5_moe ernie4_5_moe_vl ernie4_5_vl_moe ernie4_5_vl_moe_text glm4_moe glm4_moe_lite
+    glm4v_moe glm4v_moe_text hy_v3 hy_v4 hy_v4_vl minimax_m2 minimax_m3 minimax_m3_vl param2moe step3p5 step3p7 step5
+    step5_vl""".split()  # noqa: SIM905
 )
 #: model types whose router is in what config.json names, and what that is without a name
 _ROUTERS_AS_TOLD: Final[dict[str, str | None]] = {

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Final
 
 from hfmem.memory.engines.vllm.releases import Release
-from hfmem.memory.shares import Sharding
+from hfmem.memory.shares import Sharding, rounded_up
 from hfmem.model.architecture import Architecture
 from hfmem.records import dataclass
 
@@ -88,8 +88,8 @@ def held_share(pattern: str, arch: Architecture, sharding: Sharding, kernel: Ker
     matrix, part = found
     hidden, inner, experts = arch.hidden_size, arch.intermediate_size, arch.num_experts
     assert inner is not None and experts
-    own_hidden = _up(hidden, kernel.hidden)
-    own_inner = _up(inner if sharding.expert_parallel else -(-inner // sharding.expert_ranks), kernel.inner)
+    own_hidden = rounded_up(hidden, kernel.hidden)
+    own_inner = rounded_up(inner if sharding.expert_parallel else -(-inner // sharding.expert_ranks), kernel.inner)
     if matrix == "gate_up_proj":
         rows, columns, own_rows, own_columns = 2 * inner, hidden, 2 * own_inner, own_hidden
     else:
@@ -97,14 +97,14 @@ def held_share(pattern: str, arch: Architecture, sharding: Sharding, kernel: Ker
     if part == "bias":
         expert = Fraction(own_rows * (2 if kernel.wide_biases else 1), rows)
     elif part == "scales" and kernel.ordered_scales is not None:
-        ordered = _up(own_rows, _HOPPER_ROWS) * _up(own_columns // _BLOCK, kernel.ordered_scales)
+        ordered = rounded_up(own_rows, _HOPPER_ROWS) * rounded_up(own_columns // _BLOCK, kernel.ordered_scales)
         kept = own_rows * own_columns // _BLOCK if kernel.keeps_scales else 0
         expert = Fraction((ordered + kept) * _BLOCK, rows * columns)
     elif part == "scales":
         expert = Fraction(own_rows * own_columns, rows * columns)
     else:
         width, height = kernel.ordered_values
-        expert = Fraction(_up(own_rows, height) * _up(own_columns // 2, width) * 2, rows * columns)
+        expert = Fraction(rounded_up(own_rows, height) * rounded_up(own_columns // 2, width) * 2, rows * columns)
     on_rank = -(-experts // sharding.expert_ranks) if sharding.expert_parallel else experts
     return expert * Fraction(on_rank, experts)
 
@@ -121,7 +121,3 @@ def _tensor_of_experts(pattern: str) -> tuple[str, str] | None:
         if (rest := pattern.rpartition(f".experts.{matrix}")[2]) in _PARTS:
             return matrix, _PARTS[rest]
     return None
-
-
-def _up(size: int, step: int) -> int:
-    return -(-size // step) * step

@@ -174,3 +174,8 @@ def block_size(size: int, blocks: int) -> int:
     """The block size: 128 where that gives as many blocks, of the whole or of equal pieces one by one, else what the shape says."""
     pieces = (n for n in _PIECES if n == 1 or size >= n * 128)
     return 128 if any(n * -(-size // (n * 128)) == blocks for n in pieces) else -(-size // blocks)
+
+
+def rounded_up(size: int, step: int) -> int:
+    """The least multiple of `step` that is not below `size`."""
+    return -(-size // step) * step

@@ -16,7 +16,7 @@ from typing import Final
 from hfmem.checkpoint.tensors import TensorGroup
 from hfmem.errors import UnsupportedError
 from hfmem.memory.engines.vllm.releases import Release
-from hfmem.memory.shares import Sharding
+from hfmem.memory.shares import Sharding, rounded_up
 from hfmem.model.inventory import Column, ExpertSplit, TensorSpec
 from hfmem.records import dataclass
 
@@ -93,10 +93,10 @@ def kernel_share(
         return Fraction(0)  # of a symmetric GPTQ file: what is not Marlin's does without
     rows, columns = Fraction(part.rows), part.columns
     if humming:
-        rows = Fraction(_up(part.rows * part.merged, _HUMMING_ROWS), part.merged)
-        columns = _up(columns, _HUMMING_COLUMNS)
+        rows = Fraction(rounded_up(part.rows * part.merged, _HUMMING_ROWS), part.merged)
+        columns = rounded_up(columns, _HUMMING_COLUMNS)
     elif by_marlin and release.minor >= (_MARLIN_FP4_RELEASE if size == 16 else _MARLIN_RELEASE):
-        inner = _up(own, _FP4_ROWS if hidden % _MARLIN_HIDDEN else lcm(_MARLIN_INNER, max(size, 1)))
+        inner = rounded_up(own, _FP4_ROWS if hidden % _MARLIN_HIDDEN else lcm(_MARLIN_INNER, max(size, 1)))
         rows, columns = (rows, inner) if part.is_down else (Fraction(inner), columns)
     taller = rows / part.rows
     if group is codes:
@@ -159,8 +159,4 @@ def _fp4_share(part: _Part, generation: int, release: Release, *, gated: bool) -
             step = _FP4_GATED_ROWS
         wide = _FP4_COLUMNS if release.minor >= _FP4_COLUMNS_RELEASE else 1
     inner, hidden = (part.columns, part.rows) if part.is_down else (part.rows, part.columns)
-    return Fraction(_up(inner, step) * _up(hidden, wide), inner * hidden)
-
-
-def _up(size: int, step: int) -> int:
-    return -(-size // step) * step
+    return Fraction(rounded_up(inner, step) * rounded_up(hidden, wide), inner * hidden)
